@@ -1,0 +1,59 @@
+# make demo | make test | make check: each sets up what it needs in .venv and nothing else is touched.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+RUN ?= runs/demo-$(shell date +%Y%m%d-%H%M%S)
+RUN := $(RUN)
+DEMO_FLAGS ?=
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test check clean
+
+help:
+	@echo "make demo    train on Shakespeare on the CPU, evaluate, generate, write a report"
+	@echo "make test    run the tests"
+	@echo "make check   formatting, lint, types and import rules"
+	@echo "make clean   remove the virtual environment and all caches (runs/ and data/ stay)"
+
+demo: $(VENV)/installed
+	$(BIN)/atat train demo --out $(RUN) $(DEMO_FLAGS)
+	$(BIN)/atat eval $(RUN)
+	$(BIN)/atat generate $(RUN) --length 400 --steps 128 --watch --seed 1
+	@echo
+	@echo "run folder: $(RUN)"
+
+test: $(VENV)/installed-dev
+	$(BIN)/python -m pytest
+
+check: $(VENV)/installed-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+clean:
+	rm -rf $(VENV) dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	find src tests -name __pycache__ -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	    echo "error: Python 3.11 or newer is needed, $(PYTHON) is not; try: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; \
+	    exit 2; }
+	@echo "creating $(VENV) with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv $(VENV) || { \
+	    echo "error: $(PYTHON) cannot make virtual environments; on Debian and Ubuntu: apt install python3-venv" >&2; \
+	    rm -rf $(VENV); exit 2; }
+
+$(VENV)/installed: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing mdlm-atat and what it needs into $(VENV): some minutes the first time"
+	@$(PIP_INSTALL) -e .
+	@touch $@
+
+# pyright[nodejs] brings Node as a wheel; plain pyright would look for one on the machine, or download it elsewhere
+$(VENV)/installed-dev: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing mdlm-atat, what it needs and its development tools into $(VENV): some minutes the first time"
+	@$(PIP_INSTALL) -e '.[dev]' 'pyright[nodejs]'
+	@touch $@ $(VENV)/installed

@@ -1,0 +1,40 @@
+"""Masked diffusion language models: training, likelihood, sampling."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mdlm_atat.errors import UserError
+    from mdlm_atat.lm import CausalLM, MaskedDiffusionLM
+    from mdlm_atat.models.ar import CausalTransformer
+    from mdlm_atat.models.dit import ATATDiT
+
+    __version__: str
+
+__all__ = ["ATATDiT", "CausalLM", "CausalTransformer", "MaskedDiffusionLM", "UserError", "__version__"]
+
+_HOMES = {
+    "ATATDiT": "mdlm_atat.models.dit",
+    "CausalLM": "mdlm_atat.lm",
+    "CausalTransformer": "mdlm_atat.models.ar",
+    "MaskedDiffusionLM": "mdlm_atat.lm",
+    "UserError": "mdlm_atat.errors",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # importing torch takes seconds, so a name's module is loaded when the name is first asked for
+    if name == "__version__":
+        from importlib.metadata import version
+
+        value: Any = version("mdlm-atat")
+    elif name in _HOMES:
+        value = getattr(import_module(_HOMES[name]), name)
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

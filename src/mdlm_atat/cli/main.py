@@ -1,0 +1,89 @@
+"""`atat COMMAND ...`: finds the command; what a person can mend becomes one message and an exit code."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from difflib import get_close_matches
+from importlib import import_module
+
+from mdlm_atat.errors import UserError
+
+COMMANDS = {  # name: (module with main(argv), what it does)
+    "data": ("mdlm_atat.cli.data", "prepare a corpus, or train a tokenizer on it"),
+    "train": ("mdlm_atat.cli.train", "train a model from a preset, a YAML file or where a run stopped"),
+    "eval": ("mdlm_atat.cli.eval", "bound the likelihood of the validation text, or of your own"),
+    "generate": ("mdlm_atat.cli.generate", "write text with a trained model, and watch it appear"),
+}
+
+HELP = f"""\
+atat: masked diffusion language models, from text to samples
+
+usage: atat COMMAND ...
+       atat COMMAND --help
+
+commands:
+{chr(10).join(f"  {name:<10} {what}" for name, (_, what) in COMMANDS.items())}
+
+options:
+  -h, --help   show this help and exit
+  --version    show the version and exit
+
+for example:
+  atat train demo --out runs/demo                 Shakespeare on the CPU
+  atat eval runs/demo                             nats and bits per character
+  atat generate runs/demo --length 400 --watch    text appears mask by mask
+"""
+
+# What the machine refuses and a person can mend; any other OSError is our fault and keeps its traceback.
+ADVICE = {
+    errno.ENOSPC: "make room and run the command again",
+    errno.EDQUOT: "make room and run the command again",
+    errno.EACCES: "choose another place or change its permissions",
+    errno.EPERM: "choose another place or change its permissions",
+    errno.EROFS: "choose a place that can be written",
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a command. Returns the exit code: 0 done, 2 a mistake in what was asked, 130 interrupted."""
+    try:
+        code = _dispatch(sys.argv[1:] if argv is None else argv)
+        sys.stdout.flush()  # a closed pipe shows here, not at the interpreter's exit
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # the reader has left, as in `atat ... | head`; the interpreter flushes once more at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except OSError as error:
+        if error.errno not in ADVICE:
+            raise
+        where = f": {error.filename}" if error.filename else ""
+        print(f"error: {error.strerror}{where}; {ADVICE[error.errno]}", file=sys.stderr)
+        return 2
+    return code
+
+
+def _dispatch(argv: list[str]) -> int:
+    match argv:
+        case [] | ["-h" | "--help" | "help", *_]:
+            print(HELP, end="")
+            return 0
+        case ["--version", *_]:
+            from mdlm_atat import __version__
+
+            print(f"atat {__version__}")
+            return 0
+        case [name, *rest] if name in COMMANDS:
+            return import_module(COMMANDS[name][0]).main(rest) or 0
+        case [name, *_]:
+            close = get_close_matches(name, COMMANDS, n=1)
+            hint = f"did you mean atat {close[0]}?" if close else "see atat --help"
+            raise UserError(f"unknown command {name!r}; commands: {', '.join(COMMANDS)}; {hint}")
+    raise AssertionError(argv)

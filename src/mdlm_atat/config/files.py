@@ -1,0 +1,428 @@
+"""What a person writes about a run (a preset's name, a YAML file, dotted flags) read as a `RunConfig`.
+
+Files and flags take one road: a tree of plain values, then every mistake in it at once, then the dataclasses.
+A flag is spelled like the path in the file, and takes the value that the file would hold.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import is_dataclass
+from difflib import get_close_matches
+from functools import cache
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import yaml
+from cattrs import AttributeValidationNote, BaseValidationError, Converter
+
+from mdlm_atat.config.schema import RunConfig
+from mdlm_atat.errors import UserError
+
+Tree = dict[Any, Any]  # a file's keys are whatever a person wrote
+Mistake = tuple[str, str]  # (dotted path, what is wrong); no path where the message names its fields itself
+
+
+def load_config(name_or_path: str) -> RunConfig:
+    """Read a preset, a YAML file or the configuration of a run folder, with the files that it builds on.
+
+    Raises UserError with every mistake at once, a line each with its dotted path.
+    """
+    layers = _read_layers(name_or_path)
+    tree: Tree = {}
+    for _, layer in reversed(layers):
+        tree = _merge(tree, layer)
+    config, mistakes = _build(tree)
+    if config is None:
+        top = layers[0][0]
+        lines = []
+        for path, message in mistakes:
+            # a mistake that was inherited is mended in another file than the one asked for
+            owner = next((label for label, layer in layers if _holds(layer, path)), top)
+            lines.append(_line(path, message) + ("" if owner == top else f" (in {owner})"))
+        raise UserError(_report(top, lines))
+    return config
+
+
+def save_config(config: RunConfig, path: str | Path) -> None:
+    """Write every setting, in the order of the schema; `load_config(path)` gives the same configuration."""
+    text = yaml.dump(
+        _converter().unstructure(config),
+        Dumper=_Dumper,
+        sort_keys=False,
+        allow_unicode=True,
+        width=110,
+    )
+    Path(path).write_text(
+        "# Every setting of a run, resolved. `atat train FILE` starts the same run again.\n" + text,
+        encoding="utf-8",
+    )
+
+
+def preset_names() -> list[str]:
+    """Names that `load_config` knows without a path."""
+    names = [preset.name for preset in _preset_folder().iterdir()]
+    return sorted(name.removesuffix(".yaml") for name in names if name.endswith(".yaml"))
+
+
+def describe_presets() -> dict[str, str]:
+    """What each preset is for: the first line of its file's comment."""
+    return {
+        name: (_preset_folder() / f"{name}.yaml").read_text(encoding="utf-8").partition("\n")[0].lstrip("# ")
+        for name in preset_names()
+    }
+
+
+def split_flags(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Split a command line into the command's own arguments and the dotted flags with their values.
+
+    `--optim.lr 1e-3 char --out runs/a` -> `["char", "--out", "runs/a"]`, `["--optim.lr", "1e-3"]`.
+    """
+    own: list[str] = []
+    dotted: list[str] = []
+    rest = list(argv)
+    while rest:
+        name = rest[0].partition("=")[0]
+        if name.startswith("--") and "." in name:
+            words = len(rest)
+            _take_flag(rest)
+            dotted += argv[len(argv) - words : len(argv) - len(rest)]
+        else:
+            own.append(rest.pop(0))
+    return own, dotted
+
+
+def override(config: RunConfig, argv: Sequence[str], prog: str, description: str = "") -> RunConfig:
+    """Apply dotted flags: `["--optim.lr", "1e-3", "--model.tied", "false"]`; later ones win.
+
+    `--help` prints every flag with this configuration's values as defaults and exits. Raises UserError with
+    every mistake at once, a line each.
+    """
+    if "--help" in argv or "-h" in argv:
+        _print_help(config, prog, description)
+        raise SystemExit(0)
+    tree: Tree = {}
+    mistakes: list[Mistake] = []
+    rest = list(argv)
+    while rest:
+        name, words = _take_flag(rest)
+        path = name.removeprefix("--")
+        hint = _settings().get(path)
+        if path == name or hint is None:
+            mistakes.append(("", f"{name}: unknown flag{_did_you_mean(path, dashes='--')}"))
+        elif not words and not _is_list(hint):
+            mistakes.append(("", f"{name}: expected {_kind(hint)} after it"))
+        else:
+            value: Any = _value_of_words(hint, words)
+            for key in reversed(path.split(".")):
+                value = {key: value}
+            tree = _merge(tree, value)
+    changed, wrong = _build(_merge(_converter().unstructure(config), tree))
+    mistakes += [(path and f"--{path}", message) for path, message in wrong]
+    if changed is None or mistakes:
+        raise UserError(_report(prog, [_line(path, message) for path, message in mistakes]))
+    return changed
+
+
+def _take_flag(rest: list[str]) -> tuple[str, list[str]]:
+    """Take a flag and the values that belong to it from the front of a command line."""
+    name, equals, value = rest.pop(0).partition("=")
+    if equals:
+        return name, [value]
+    hint = _settings().get(name.removeprefix("--"))
+    most = len(rest) if _is_list(hint) else len(get_args(hint)) if get_origin(hint) is tuple else 1
+    words: list[str] = []
+    while len(words) < most and rest and not rest[0].startswith("--"):
+        words.append(rest.pop(0))
+    return name, words
+
+
+def _value_of_words(hint: Any, words: list[str]) -> Any:
+    """Read a flag's words as the value that a file would hold."""
+    if get_origin(hint) is tuple:
+        return [_value_of_words(get_args(hint)[0], [word]) for word in words]
+    if hint not in (bool, int, float):  # a text stays as it is typed: no quotes around 1984 or no
+        return None if words[0] in ("None", "null") and type(None) in get_args(hint) else words[0]
+    try:
+        return yaml.load(words[0], _Loader)
+    except yaml.YAMLError:
+        return words[0]
+
+
+def _print_help(config: RunConfig, prog: str, description: str) -> None:
+    import tyro  # 0.2 s with its page of help: nobody else waits for it
+
+    tyro.cli(
+        RunConfig,
+        default=config,
+        args=["--help"],
+        use_underscores=True,
+        prog=prog,
+        description=description,
+        config=(tyro.conf.FlagConversionOff,),  # `--model.tied false`, the value that the file would hold
+    )
+
+
+# --- files
+
+
+def _preset_folder() -> Traversable:
+    return files("mdlm_atat.config") / "presets"
+
+
+def _locate(name: str, folder: Path) -> tuple[str, Traversable]:
+    """Find the file behind a name, and what to call it in a message; paths are relative to `folder`."""
+    if name in preset_names():
+        return f"preset {name}", _preset_folder() / f"{name}.yaml"
+    path = folder / name
+    if path.is_dir():
+        path = path / "config.yaml"
+        if not path.is_file():
+            raise UserError(f"{path.parent} is no run folder: it holds no config.yaml")
+    if path.is_file():
+        return str(path), path
+    if "/" in name or name.endswith((".yaml", ".yml")):
+        raise UserError(f"there is no file or run folder {path}")
+    raise UserError(
+        f"unknown preset {name!r}{_closest(name, preset_names())}\n"
+        f"presets: {', '.join(preset_names())}; a YAML file or a run folder will do as well"
+    )
+
+
+def _read_layers(name: str) -> list[tuple[str, Tree]]:
+    """Read a file and all that it builds on through `base:`, nearest first."""
+    layers: list[tuple[str, Tree]] = []
+    seen: list[Traversable] = []
+    folder = Path()
+    while True:
+        label, source = _locate(name, folder)
+        if isinstance(source, Path):
+            folder = source.parent
+            source = source.resolve()
+        if source in seen:
+            names = " -> ".join([*(label for label, _ in layers), label])
+            raise UserError(f"base goes round in a circle: {names}")
+        seen.append(source)
+        tree = _read_yaml(label, source)
+        name = tree.pop("base", None)
+        layers.append((label, tree))
+        if name is None:
+            return layers
+        if not isinstance(name, str):
+            raise UserError(f"{label}: base: expected a preset's name or a path, found {_show(name)}")
+
+
+def _read_yaml(label: str, source: Traversable) -> Tree:
+    try:
+        tree = yaml.load(source.read_bytes().decode("utf-8"), _Loader)
+    except UnicodeDecodeError as error:
+        raise UserError(f"{label}: not UTF-8 text (byte {error.start}); save it as UTF-8") from None
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+        raise UserError(f"{label}: {where}{error.problem or error.context}") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{label}: not YAML: {error}") from None
+    if tree is None:
+        raise UserError(f"{label}: the file is empty; it should hold settings, e.g. `base: char`")
+    if not isinstance(tree, dict):
+        raise UserError(f"{label}: expected sections of settings (data, model, train, ...), found {_show(tree)}")
+    return tree
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader; 1e-3 is a number, and a key given twice is a mistake."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        lines: dict[str, int] = {}
+        for key, _ in node.value:
+            if key.value in lines:
+                problem = f"{key.value!r} is given twice, first in line {lines[key.value]}"
+                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+            if isinstance(key, yaml.ScalarNode):
+                lines[key.value] = key.start_mark.line + 1
+        return super().construct_mapping(node, deep)
+
+
+class _Dumper(yaml.SafeDumper):
+    """PyYAML's safe dumper; pairs take one line, texts that `_Loader` would take for numbers get quotes."""
+
+
+_EXPONENT = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+$")
+for _side in (_Loader, _Dumper):
+    # YAML 1.1, which PyYAML speaks, has no number without a point: 1e-3 would be a text
+    _side.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+.0123456789"))
+_Dumper.add_representer(
+    tuple, lambda dumper, pair: dumper.represent_sequence("tag:yaml.org,2002:seq", pair, flow_style=True)
+)
+
+
+# --- from plain values to dataclasses
+
+
+@cache
+def _settings(section: type = RunConfig, prefix: str = "") -> dict[str, Any]:
+    """Type of every setting by its dotted path, in the order of the schema."""
+    settings: dict[str, Any] = {}
+    for name, hint in get_type_hints(section).items():
+        settings |= _settings(hint, f"{prefix}{name}.") if is_dataclass(hint) else {prefix + name: hint}
+    return settings
+
+
+def _build(tree: Tree) -> tuple[RunConfig | None, list[Mistake]]:
+    """Build the configuration, or say all that is wrong with it."""
+    known, mistakes = _without_unknown_keys(tree, RunConfig)
+    try:
+        config = _converter().structure(known, RunConfig)
+    except BaseValidationError as group:
+        return None, mistakes + _flatten(group)
+    return (None if mistakes else config), mistakes
+
+
+def _without_unknown_keys(tree: Tree, section: Any, prefix: str = "") -> tuple[Tree, list[Mistake]]:
+    """Part of the tree that the schema has a place for, so that the rest of a section is checked too."""
+    known: Tree = {}
+    mistakes: list[Mistake] = []
+    hints = get_type_hints(section)
+    for key, value in tree.items():
+        path = f"{prefix}{key}"
+        hint = hints.get(key)
+        if hint is None:
+            mistakes.append((path, "unknown key" + _did_you_mean(path)))
+        elif not is_dataclass(hint):
+            known[key] = value
+        elif isinstance(value, dict):
+            known[key], below = _without_unknown_keys(value, hint, f"{path}.")
+            mistakes += below
+        elif value is not None:  # a section whose every line is commented out changes nothing
+            mistakes.append((path, f"expected a section of settings, found {_show(value)}"))
+    return known, mistakes
+
+
+def _flatten(error: BaseException, path: str = "") -> list[Mistake]:
+    if isinstance(error, BaseValidationError):
+        mistakes: list[Mistake] = []
+        for inner in error.exceptions:
+            notes = getattr(inner, "__notes__", ())
+            name = next((note.name for note in notes if isinstance(note, AttributeValidationNote)), None)
+            if name is None:
+                mistakes += _flatten(inner)
+            else:
+                mistakes += _flatten(inner, f"{path}.{name}" if path else name)
+        return mistakes
+    if isinstance(error, UserError):
+        return [(path, str(error))]
+    raise error
+
+
+@cache
+def _converter() -> Converter:
+    """Converter that takes a value only for what it is: neither "6" nor 6.5 nor true is the number 6."""
+    converter = Converter()
+    for kind in (bool, int, float, str):
+        converter.register_structure_hook(kind, _expect)
+    converter.register_structure_hook_func(lambda hint: get_origin(hint) in (Literal, tuple), _expect)
+    converter.register_unstructure_hook_func(lambda hint: get_origin(hint) is tuple, tuple)
+    return converter
+
+
+def _expect(value: Any, hint: Any) -> Any:
+    """Return the value if it is what the setting asks for. No conversion, but int to float."""
+    if hint is float and type(value) in (int, float) and math.isfinite(value):
+        return float(value)
+    if hint in (bool, int, str) and type(value) is hint:
+        return value
+    if get_origin(hint) is Literal and isinstance(value, str):
+        if value in get_args(hint):
+            return value
+        raise UserError(f"{value!r} is not {_kind(hint)}{_closest(value, get_args(hint))}")
+    if get_origin(hint) is tuple and isinstance(value, (list, tuple)):
+        kinds = get_args(hint)[:1] * len(value) if _is_list(hint) else get_args(hint)
+        if len(kinds) == len(value):
+            return tuple(_expect(item, kind) for item, kind in zip(value, kinds, strict=True))
+    quotes = "; put it in quotes" if hint is str and not isinstance(value, (list, dict)) else ""
+    raise UserError(f"expected {_kind(hint)}, found {_show(value)}{quotes}")
+
+
+def _is_list(hint: Any) -> bool:
+    """Whether the setting takes any number of values: tuple[X, ...]."""
+    return get_origin(hint) is tuple and get_args(hint)[-1] is ...
+
+
+def _merge(tree: Tree, over: Tree) -> Tree:
+    """Tree with the values of `over` in place of its own, section by section."""
+    merged = dict(tree)
+    for key, value in over.items():
+        if isinstance(tree.get(key), dict) and isinstance(value, dict):
+            merged[key] = _merge(tree[key], value)
+        elif not (isinstance(tree.get(key), dict) and value is None):  # a section with no line changes nothing
+            merged[key] = value
+    return merged
+
+
+def _holds(tree: Any, path: str) -> bool:
+    for key in path.split(".") if path else ():
+        if not isinstance(tree, dict) or key not in tree:
+            return False
+        tree = tree[key]
+    return True
+
+
+# --- words for a person
+
+
+def _kind(hint: Any) -> str:
+    if get_origin(hint) is Literal:
+        return f"one of {', '.join(get_args(hint))}"
+    if _is_list(hint):
+        return f"a list, each {_kind(get_args(hint)[0])}"
+    if get_origin(hint) is tuple:
+        return f"{len(get_args(hint))} numbers"
+    return {bool: "true or false", int: "a whole number", float: "a number"}.get(hint, "text")
+
+
+def _show(value: Any) -> str:
+    """Value as a person would write it in YAML."""
+    if value is None:
+        return "nothing"
+    return str(value).lower() if isinstance(value, bool) else repr(value)
+
+
+def _did_you_mean(path: str, dashes: str = "") -> str:
+    """Spelling hint for an unknown setting, or else what there is in its place."""
+    section, _, key = path.rpartition(".")
+    siblings = {name.rpartition(".")[2]: name for name in _settings() if name.rpartition(".")[0] == section}
+    by_key: dict[str, list[str]] = {}
+    for name in _settings():
+        by_key.setdefault(name.rpartition(".")[2], []).append(name)
+    tops = list(dict.fromkeys(name.partition(".")[0] for name in _settings()))
+    if close := get_close_matches(key, siblings, n=1):
+        return f"; did you mean {dashes}{siblings[close[0]]}?"
+    if key in by_key:
+        return f"; did you mean {' or '.join(dashes + name for name in by_key[key])}?"
+    if not section and not dashes and (close := get_close_matches(key, [*tops, "base"], n=1)):
+        return f"; did you mean {close[0]}?"
+    if close := get_close_matches(key, by_key, n=1, cutoff=0.7):
+        return f"; did you mean {' or '.join(dashes + name for name in by_key[close[0]])}?"
+    if siblings:
+        return f"; {section} has {', '.join(siblings)}"
+    return f"; sections are {', '.join(tops)}"
+
+
+def _closest(word: str, options: Sequence[str]) -> str:
+    close = get_close_matches(word, options, n=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _line(path: str, message: str) -> str:
+    return f"{path}: {message}" if path else message
+
+
+def _report(label: str, lines: list[str]) -> str:
+    if len(lines) == 1:
+        return f"{label}: {lines[0]}"
+    return "\n  ".join([f"{label}: {len(lines)} mistakes", *lines])

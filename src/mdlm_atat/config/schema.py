@@ -1,0 +1,241 @@
+"""Every setting of a run, with its unit: frozen dataclasses that never touch torch.
+
+A preset (YAML), the command line's dotted flags and the `config.yaml` of a run folder all describe a
+`RunConfig`. `config.files` reads and writes it; `config.build` is the one place that turns it into objects.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from mdlm_atat.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    source: str = "shakespeare"
+    """`shakespeare` (built in), a .txt / .jsonl[.gz|.xz|.zst] / .parquet file or a folder of them, a folder made by
+    `atat data prepare`, or a hub data set by short name (wikitext-2, lm1b, ...) or as hub:OWNER/NAME."""
+    tokenizer: str = "char"
+    """`char`, `byte`, `gpt2`, `bert-base-uncased`, or a folder with tokenizer.json, vocab.bpe + encoder.json or vocab.txt."""
+    length: int = 256
+    """Tokens in one training sequence; the model's maximum length."""
+    mode: Literal["wrap", "pad"] = "wrap"
+    """`wrap`: documents joined and cut to length; `pad`: a document a row, padding never scored."""
+    validation: str | None = None
+    """Validation text: a path like source's, or a split's name for a hub data set. None: cut from the source."""
+    validation_fraction: float = 0.05
+    """Share of the source that is held out where validation is None: by document hash, or the end of a single text."""
+    split: str = "train"
+    """Hub data sets: the split to train on."""
+    column: str = "text"
+    """JSONL, Parquet and hub data sets: the column that holds the text."""
+    documents: Literal["file", "line"] = "file"
+    """.txt files: a document is the whole file, or each line that is not empty."""
+
+    def __post_init__(self) -> None:
+        _at_least("data.length", self.length, 2)
+        if not 0 < self.validation_fraction < 1:
+            raise UserError(
+                f"data.validation_fraction is {self.validation_fraction}, expected between 0 and 1, e.g. 0.05"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    kind: Literal["masked", "causal"] = "masked"
+    """`masked`: the bidirectional diffusion denoiser ATATDiT; `causal`: the left-to-right baseline of the same blocks."""
+    num_layers: int = 6
+    """Transformer blocks."""
+    width: int = 384
+    """Width of the residual stream."""
+    num_heads: int = 6
+    """Attention heads; must divide width."""
+    mlp_ratio: int = 4
+    """Hidden width of the MLP over width."""
+    norm: Literal["layer", "rms"] = "layer"
+    """LayerNorm or RMSNorm, both with a scale and no bias."""
+    qk_norm: bool = False
+    """Normalise queries and keys per head (RMS) before attention."""
+    dropout: float = 0.0
+    """Dropout probability after attention and after the MLP, in training."""
+    time_conditioning: bool = False
+    """Tell the denoiser t (sinusoidal embedding, adaLN). A scalar schedule's optimal denoiser does not need it."""
+    time_width: int = 128
+    """Width of the adaLN conditioning vector."""
+    tied: bool = True
+    """One matrix for the token embeddings and the output layer."""
+    extra_outputs: int = 0
+    """Output rows beyond the vocabulary, cut off unread; MDLM's published weights have 1, for [MASK]."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_layers", "width", "num_heads", "mlp_ratio", "time_width"):
+            _at_least(f"model.{name}", getattr(self, name), 1)
+        if self.width % self.num_heads or (self.width // self.num_heads) % 2:
+            raise UserError(
+                f"model.width = {self.width} cannot be split over model.num_heads = {self.num_heads} heads of even "
+                f"width; try --model.width {max(1, self.width // (2 * self.num_heads)) * 2 * self.num_heads}"
+            )
+        _probability("model.dropout", self.dropout)
+        if self.kind == "causal" and self.time_conditioning:
+            raise UserError("model.kind = causal has no diffusion time: set model.time_conditioning to false")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectiveConfig:
+    schedule: Literal["linear", "cosine", "geometric", "polynomial"] = "linear"
+    """Noise schedule: how the mask rate rises with t. It changes the bound's variance, not its value."""
+    exponent: float = 2.0
+    """polynomial only: mask_rate(t) = t ** exponent."""
+    time_sampling: Literal["uniform", "beta", "window"] = "uniform"
+    """Density that training draws t from."""
+    beta: tuple[float, float] = (3.0, 3.0)
+    """beta only: the two shape parameters."""
+    uniform_share: float = 0.05
+    """beta only: share of draws that stay uniform, so that generation's first and last steps are trained too."""
+    window: tuple[float, float] = (0.3, 0.7)
+    """window only: lowest and highest t."""
+    weighting: Literal["elbo", "flat", "clipped"] = "elbo"
+    """Weight of the loss at t: elbo is the bound's own (1/t for linear), flat is 1, clipped is 1 / max(t, clip)."""
+    clip: float = 0.1
+    """clipped only: the t below which the weight stops growing."""
+
+    def __post_init__(self) -> None:
+        if self.exponent <= 0:
+            raise UserError(f"objective.exponent is {self.exponent}, expected above 0")
+        if min(self.beta) <= 0:
+            raise UserError(f"objective.beta is {self.beta}, expected two numbers above 0, e.g. 3 3")
+        _probability("objective.uniform_share", self.uniform_share)
+        low, high = self.window
+        if not 0 <= low < high <= 1:
+            raise UserError(f"objective.window is {low} {high}, expected 0 <= low < high <= 1")
+        if not 0 < self.clip <= 1:
+            raise UserError(f"objective.clip is {self.clip}, expected above 0 and at most 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    lr: float = 1e-3
+    """Peak learning rate of AdamW."""
+    betas: tuple[float, float] = (0.9, 0.98)
+    """AdamW's decay of the first and second moment."""
+    weight_decay: float = 0.01
+    """AdamW's weight decay, on matrices only (not on norms, biases and embeddings)."""
+    warmup_steps: int = 100
+    """Steps over which the learning rate rises linearly from 0."""
+    decay: Literal["cosine", "constant", "wsd"] = "cosine"
+    """After warm-up: cosine to the final rate, constant, or constant with a linear cool-down at the end (WSD)."""
+    cooldown_fraction: float = 0.2
+    """wsd only: share of all steps that the final cool-down takes."""
+    final_lr_ratio: float = 0.1
+    """Learning rate at the last step over the peak (cosine and wsd)."""
+    grad_clip: float = 1.0
+    """Largest gradient norm; longer gradients are scaled down to it. 0: no clipping."""
+
+    def __post_init__(self) -> None:
+        if self.lr <= 0:
+            raise UserError(f"optim.lr is {self.lr}, expected above 0, e.g. 1e-3")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise UserError(
+                f"optim.betas is {self.betas}, expected two numbers from 0 to below 1, e.g. 0.9 0.98"
+            )
+        for name in ("warmup_steps", "weight_decay", "grad_clip"):
+            _at_least(f"optim.{name}", getattr(self, name), 0)
+        _probability("optim.cooldown_fraction", self.cooldown_fraction)
+        _probability("optim.final_lr_ratio", self.final_lr_ratio)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    num_steps: int = 1000
+    """Optimizer steps."""
+    batch_size: int = 64
+    """Sequences in one optimizer step, over all processes and micro-batches."""
+    num_micro_batches: int = 1
+    """Gradient accumulation: parts into which each process cuts its share of a batch."""
+    precision: Literal["auto", "float32", "bf16"] = "auto"
+    """Arithmetic of the network; auto is bf16 on a GPU that has it and float32 elsewhere. Weights stay float32."""
+    seed: int = 0
+    """Seed of initial weights, data order, times, masks and dropout."""
+    ema_decay: float = 0.999
+    """Decay of the weights' exponential moving average, which evaluation and generation use. 0: no average."""
+    log_interval_steps: int = 10
+    """Steps between two lines of metrics.jsonl."""
+    eval_interval_steps: int = 500
+    """Steps between two evaluations on the validation split."""
+    checkpoint_interval_steps: int = 500
+    """Steps between two checkpoints; the newest two and the best are kept."""
+    keep_interval_steps: int = 0
+    """Checkpoints at multiples of this many steps are kept for good. 0: none."""
+    max_minutes: float = 0.0
+    """Stop with a checkpoint after this many minutes. 0: no limit."""
+    loggers: tuple[Literal["tensorboard", "wandb"], ...] = ()
+    """Also log to these, under the names in metrics.jsonl."""
+
+    def __post_init__(self) -> None:
+        for name in (
+            "num_steps",
+            "batch_size",
+            "num_micro_batches",
+            "log_interval_steps",
+            "eval_interval_steps",
+            "checkpoint_interval_steps",
+        ):
+            _at_least(f"train.{name}", getattr(self, name), 1)
+        for name in ("keep_interval_steps", "max_minutes", "seed"):
+            _at_least(f"train.{name}", getattr(self, name), 0)
+        if self.batch_size % self.num_micro_batches:
+            raise UserError(
+                f"train.batch_size = {self.batch_size} cannot be cut into train.num_micro_batches = "
+                f"{self.num_micro_batches} equal parts; try --train.batch_size "
+                f"{max(1, self.batch_size // self.num_micro_batches) * self.num_micro_batches}"
+            )
+        if not 0 <= self.ema_decay < 1:
+            raise UserError(f"train.ema_decay is {self.ema_decay}, expected from 0 to below 1, e.g. 0.999")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalConfig:
+    num_draws: int = 2048
+    """Masked sequences drawn for one estimate of the bound during training; the same for every run and step."""
+    final_num_draws: int = 4096
+    """Masked sequences drawn for the estimate at the end of training and by `atat eval`."""
+    batch_size: int = 64
+    """Sequences in one call of the network."""
+    num_samples: int = 3
+    """Texts generated for the report at the end of training."""
+    sample_steps: int = 128
+    """Reverse-time steps of those texts."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_draws", "final_num_draws", "batch_size", "sample_steps"):
+            _at_least(f"eval.{name}", getattr(self, name), 1)
+        _at_least("eval.num_samples", self.num_samples, 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+
+    def __post_init__(self) -> None:
+        if self.optim.warmup_steps > self.train.num_steps:
+            raise UserError(
+                f"optim.warmup_steps = {self.optim.warmup_steps} is more than train.num_steps = {self.train.num_steps}: "
+                "the learning rate would never reach its peak; lower one or raise the other"
+            )
+
+
+def _at_least(name: str, value: float, lowest: float) -> None:
+    if value < lowest:
+        raise UserError(f"{name} is {value}, expected at least {lowest}")
+
+
+def _probability(name: str, value: float) -> None:
+    if not 0 <= value <= 1:
+        raise UserError(f"{name} is {value}, expected between 0 and 1")

@@ -1,0 +1,91 @@
+"""`manifest.json` of a prepared folder: what the tokens are, where they came from, how many there are."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from mdlm_atat.errors import UserError
+
+FORMAT = 1
+FILE_NAME = "manifest.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Split:
+    documents: int
+    """Documents; one that is cut between train and valid counts in both."""
+    tokens: int
+    """Tokens in the .bin file, eos included."""
+    rows: int
+    """pad: stored rows. wrap: 0, rows are cut when read."""
+    words: int
+    """Words separated by whitespace."""
+    characters: int
+    """Unicode code points of the text."""
+    bytes: int
+    """UTF-8 bytes of the text."""
+    sha256: str
+    """Hash of the .bin file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    format: int
+    """Version of this layout."""
+    fingerprint: str
+    """Hash of everything the preparation was asked for; the same request finds this folder again."""
+    source: dict[str, Any]
+    """Where the text came from: files with size and hash, or hub id and revision."""
+    validation: dict[str, Any]
+    """Which text was held out: rule, and fraction, plays or source."""
+    tokenizer: dict[str, Any]
+    """Name, vocabulary size (mask not counted), mask id and hash of behaviour."""
+    mode: str
+    """wrap or pad."""
+    length: int | None
+    """pad: tokens in the longest row. wrap: None, chosen when read."""
+    eos: bool
+    """Whether documents are followed by eos."""
+    dtype: str
+    """Little-endian unsigned integer of the .bin files: <u1, <u2 or <u4."""
+    splits: dict[str, Split]
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of a prepared folder; UserError where there is none or another version wrote it."""
+    path = folder / FILE_NAME
+    if not path.is_file():
+        raise UserError(
+            f"{folder} is not a prepared corpus (it has no {FILE_NAME}); "
+            f"make one with: atat data prepare SOURCE --tokenizer char --out {folder}"
+        )
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        if data["format"] != FORMAT:
+            raise UserError(
+                f"{path} has format {data['format']}, this version reads {FORMAT}: prepare the corpus again"
+            )
+        splits = {name: Split(**split) for name, split in data.pop("splits").items()}
+        return Manifest(splits=splits, **data)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is damaged ({error}): delete {folder} and prepare the corpus again") from error
+
+
+def is_prepared(folder: Path) -> bool:
+    """Whether `atat data prepare` made this folder: its manifest is written last."""
+    path = folder / FILE_NAME
+    if not path.is_file():
+        return False
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return False
+    return isinstance(data, dict) and "fingerprint" in data and "splits" in data
+
+
+def manifest_json(manifest: Manifest) -> str:
+    """The text of manifest.json."""
+    return json.dumps(asdict(manifest), indent=2, ensure_ascii=False) + "\n"

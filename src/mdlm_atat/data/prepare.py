@@ -1,0 +1,581 @@
+"""A corpus as a folder of memory-mapped tokens: written aside, checked, then renamed into place.
+
+    train.bin, valid.bin    the tokens of a split, flat little-endian integers, as small as the vocabulary allows
+    train.idx, valid.idx    pad mode: where each row starts in the .bin, and its end, little-endian 64-bit
+    counts.npy              how often each token occurs in train
+    tokenizer/              what `load_tokenizer` needs
+    manifest.json           see manifest.py; written last
+
+Wrap: every document is followed by eos, except that a split of a single document has none.
+Pad: every document is followed by eos; one that is longer than a row goes on in further rows.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from mdlm_atat.data.manifest import (
+    FILE_NAME,
+    FORMAT,
+    Manifest,
+    Split,
+    is_prepared,
+    manifest_json,
+    read_manifest,
+)
+from mdlm_atat.data.progress import Progress, Silent
+from mdlm_atat.data.sources import PIECE_CHARACTERS, HubSet, Piece, Source, open_source
+from mdlm_atat.data.tokenizers import CharTokenizer, Tokenizer, load_tokenizer
+from mdlm_atat.errors import UserError
+
+MIN_DOCUMENTS_TO_HASH = 20
+"""Below, a single document is too large a share: the end of the text is held out instead."""
+SURVEYED_DOCUMENTS = 1000
+"""Up to here the held-out documents are those of the smallest hashes, so that there is at least one."""
+MAX_WORKERS = 16  # a worker holds about 20 MB
+
+
+def prepare(
+    source: str,
+    tokenizer: str | Tokenizer,
+    out: str | Path,
+    *,
+    mode: Literal["wrap", "pad"] = "wrap",
+    length: int | None = None,
+    validation: str | None = None,
+    validation_fraction: float = 0.05,
+    split: str = "train",
+    column: str = "text",
+    documents: Literal["file", "line"] = "file",
+    whole: bool = False,
+    num_workers: int | None = None,
+    progress: Progress | None = None,
+) -> Path:
+    """Tokenize a source into the folder `out` and return it; an `out` of the same request is reused.
+
+    Validation is, in this order: `validation`; what comes with the source (valid.* in a folder, a hub split, the two
+    held-out plays); documents chosen by a hash of their text; of fewer than 20 documents, the end of the text.
+    `whole` makes one split, valid, for scoring: a hub set's `split`, the validation that comes with another
+    source, else all of it.
+    """
+    request = _Request(
+        source=source,
+        tokenizer=tokenizer,
+        mode=mode,
+        length=length,
+        validation=validation,
+        validation_fraction=validation_fraction,
+        split=split,
+        column=column,
+        documents=documents,
+        whole=whole,
+    )
+    return _prepare(request, Path(out), num_workers, progress or Silent())
+
+
+def ensure_prepared(
+    source: str,
+    tokenizer: str | Tokenizer | None,
+    *,
+    mode: Literal["wrap", "pad"] | None = "wrap",
+    length: int | None = None,
+    validation: str | None = None,
+    validation_fraction: float = 0.05,
+    split: str = "train",
+    column: str = "text",
+    documents: Literal["file", "line"] = "file",
+    whole: bool = False,
+    num_workers: int | None = None,
+    progress: Progress | None = None,
+    cache: str | Path | None = None,
+) -> Path:
+    """The prepared folder of a request: `source` itself if it is one, else one in the cache, made if it is missing.
+
+    A prepared `source` has to agree with `tokenizer`, `mode` and, in pad mode, `length`; None agrees with all.
+    The cache is `cache`, else $ATAT_CACHE, else ~/.cache/mdlm-atat.
+    """
+    folder = Path(source).expanduser()
+    if folder.is_dir() and is_prepared(folder):
+        _check_agrees(folder, read_manifest(folder), tokenizer, mode, length)
+        return folder
+    request = _Request(
+        source=source,
+        tokenizer="char" if tokenizer is None else tokenizer,
+        mode=mode or "wrap",
+        length=length,
+        validation=validation,
+        validation_fraction=validation_fraction,
+        split=split,
+        column=column,
+        documents=documents,
+        whole=whole,
+    )
+    root = Path(cache or os.environ.get("ATAT_CACHE") or "~/.cache/mdlm-atat").expanduser()
+    out = root / "data" / request.fingerprint()[:16]
+    return _prepare(request, out, num_workers, progress or Silent())
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Request:
+    source: str
+    tokenizer: str | Tokenizer
+    mode: Literal["wrap", "pad"]
+    length: int | None
+    validation: str | None
+    validation_fraction: float
+    split: str
+    column: str
+    documents: Literal["file", "line"]
+    whole: bool
+
+    def __post_init__(self) -> None:
+        if self.mode == "pad" and (self.length is None or self.length < 2):
+            raise UserError("pad mode needs --length, the tokens of a row, at least 2")
+        if not 0 < self.validation_fraction < 1:
+            raise UserError(f"validation_fraction is {self.validation_fraction}, expected between 0 and 1, e.g. 0.05")
+
+    def open(self) -> Source:
+        return open_source(self.source, split=self.split, column=self.column, documents=self.documents)
+
+    def open_validation(self, source: Source) -> Source | None:
+        """The held-out text that was named; None where there is none."""
+        if self.validation is None:
+            return None
+        if isinstance(source, HubSet) and not Path(self.validation).exists() and ":" not in self.validation:
+            return source.with_split(self.validation)
+        return open_source(self.validation, column=self.column, documents=self.documents)
+
+    def fingerprint(self) -> str:
+        source = self.open()
+        validation = self.open_validation(source)
+        named = isinstance(self.tokenizer, str) and not Path(self.tokenizer).expanduser().is_dir()
+        request = {
+            "format": FORMAT,
+            "source": source.identity(),
+            "validation": validation.identity() if validation else None,
+            "fraction": self.validation_fraction,
+            "tokenizer": self.tokenizer if named else self.load_tokenizer().fingerprint(),
+            "mode": self.mode,
+            "length": self.length if self.mode == "pad" else None,
+            "whole": self.whole,
+        }
+        return hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
+
+    def load_tokenizer(self) -> Tokenizer:
+        return load_tokenizer(self.tokenizer) if isinstance(self.tokenizer, str) else self.tokenizer
+
+
+def _prepare(request: _Request, out: Path, num_workers: int | None, progress: Progress) -> Path:
+    out = out.expanduser().resolve()
+    fingerprint = request.fingerprint()
+    if _is_done(out, fingerprint):
+        progress.say(f"{out} holds the same text already prepared: used as it is")
+        return out
+    with _claimed(out, progress) as partial:
+        if not _is_done(out, fingerprint):  # another process may have just made it
+            try:
+                _write(request, fingerprint, partial, num_workers, progress)
+            finally:
+                progress.done()
+            _sync_folder(partial)
+            partial.rename(out)
+            _sync(out.parent)
+    return out
+
+
+def _is_done(out: Path, fingerprint: str) -> bool:
+    if out.is_file():
+        raise UserError(f"{out} is a file; --out is a folder to make")
+    if not out.is_dir() or not any(out.iterdir()):
+        return False
+    if is_prepared(out) and read_manifest(out).fingerprint == fingerprint:
+        return True
+    what = "holds a corpus prepared from other text or settings" if is_prepared(out) else "is not empty"
+    raise UserError(f"{out} {what}: choose another --out or delete it first")
+
+
+@contextmanager
+def _claimed(out: Path, progress: Progress) -> Iterator[Path]:
+    """An empty folder beside `out` that no other process writes to; gone afterwards unless it was renamed."""
+    partial = out.with_name(f"{out.name}.partial")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        partial.mkdir(exist_ok=True)
+        try:
+            handle = os.open(partial, os.O_RDONLY)
+        except FileNotFoundError:  # renamed by the process that finished it
+            continue
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            progress.say(f"another process is preparing {out}: waiting for it")
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        if partial.is_dir() and os.path.samestat(os.fstat(handle), partial.stat()):
+            break
+        os.close(handle)
+    try:
+        for stale in partial.iterdir():  # of a process that was killed: the kernel dropped its lock
+            shutil.rmtree(stale) if stale.is_dir() else stale.unlink()
+        yield partial
+    finally:
+        if partial.is_dir() and os.path.samestat(os.fstat(handle), partial.stat()):
+            shutil.rmtree(partial)
+        os.close(handle)
+
+
+def _write(request: _Request, fingerprint: str, folder: Path, num_workers: int | None, progress: Progress) -> None:
+    source = request.open()
+    stream, rule = _splits(request, source, progress)
+    if request.tokenizer == "char":
+        tokenizer: Tokenizer = CharTokenizer.from_texts(_counted(stream(), progress))
+    else:
+        tokenizer = request.load_tokenizer()
+    names = ("valid",) if request.whole else ("train", "valid")
+    writers = {name: _SplitWriter(folder, name, tokenizer, request) for name in names}
+    try:
+        num_characters = num_tokens = 0
+        for name, chunk in _encoded(stream(), tokenizer, num_workers):
+            writers[name].add(chunk)
+            num_characters += chunk.characters
+            num_tokens += sum(map(len, chunk.ids))
+            progress.update("tokenizing", num_characters, num_tokens)
+        splits = {name: writer.finish() for name, writer in writers.items()}
+    finally:
+        for writer in writers.values():
+            writer.close()
+    _check_not_empty(request, splits, rule)
+    tokenizer.save(folder / "tokenizer")
+    if "train" in writers:
+        np.save(folder / "counts.npy", writers["train"].counts, allow_pickle=False)
+    manifest = Manifest(
+        format=FORMAT,
+        fingerprint=fingerprint,
+        source={"spec": request.source, **source.describe()},
+        validation=rule,
+        tokenizer={
+            "name": tokenizer.name,
+            "vocab_size": tokenizer.vocab_size,
+            "mask_id": tokenizer.mask_id,
+            "hash": tokenizer.fingerprint(),
+        },
+        mode=request.mode,
+        length=request.length if request.mode == "pad" else None,
+        eos=tokenizer.eos_id is not None and any(writer.num_eos for writer in writers.values()),
+        dtype=_dtype(tokenizer.vocab_size),
+        splits=splits,
+    )
+    (folder / FILE_NAME).write_text(manifest_json(manifest), encoding="utf-8")
+
+
+def _check_not_empty(request: _Request, splits: dict[str, Split], rule: dict[str, Any]) -> None:
+    if not any(split.documents for split in splits.values()):
+        raise UserError(f"{request.source} holds no text: expected at least one document that is not empty")
+    for name, split in splits.items():
+        if not split.documents:
+            raise UserError(
+                f"the {name} split of {request.source} is empty (validation: {rule['rule']}): use more text, "
+                "another validation_fraction, or name the validation text with --validation"
+            )
+
+
+# --- which text is held out ---
+
+_Stream = Callable[[], Iterator[tuple[str, Piece]]]
+
+
+def _splits(request: _Request, source: Source, progress: Progress) -> tuple[_Stream, dict[str, Any]]:
+    """The pieces with the split that each goes to, as often as asked for, and the rule in words."""
+    if request.whole and isinstance(source, HubSet):
+        return lambda: _named("valid", source), {"rule": "the whole split"}
+    held_out, rule = request.open_validation(source), {"rule": "given", "source": request.validation}
+    if held_out is None:
+        held_out, rule = source.held_out(), {"rule": "comes with the source"}
+    if held_out is not None:
+        rule = {**rule, **held_out.describe()}
+    if request.whole:
+        return lambda: _named("valid", held_out or source), rule if held_out else {"rule": "the whole source"}
+    if held_out is not None:
+        return lambda: chain(_named("train", source), _named("valid", held_out)), rule
+    fraction = request.validation_fraction
+    hashes, num_characters = _survey(source, progress)
+    if len(hashes) < MIN_DOCUMENTS_TO_HASH:
+        place = int(num_characters * (1 - fraction))
+        return lambda: _cut_at(place, source), {"rule": "the end of the text", "fraction": fraction}
+    few = len(hashes) < SURVEYED_DOCUMENTS
+    cutoff = sorted(hashes)[max(1, round(fraction * len(hashes))) - 1] if few else int(fraction * 2**64)
+    return lambda: _cut_by_hash(cutoff, source), {"rule": "documents by hash", "fraction": fraction}
+
+
+def _named(name: str, source: Source) -> Iterator[tuple[str, Piece]]:
+    return ((name, piece) for piece in source)
+
+
+def _survey(source: Source, progress: Progress) -> tuple[list[int], int]:
+    """Hashes of the first 1000 documents; where there are fewer, the characters of all."""
+    hashes: list[int] = []
+    num_characters, starts = 0, True
+    for piece in source:
+        if starts:
+            hashes.append(_document_hash(piece))
+        starts = piece.ends_document
+        num_characters += len(piece.text)
+        progress.update("reading", num_characters, 0)
+        if len(hashes) >= SURVEYED_DOCUMENTS:
+            break
+    return hashes, num_characters
+
+
+def _document_hash(first: Piece) -> int:
+    """64 bits of the document's text; of its first piece where it is long, to know them when writing starts."""
+    return int.from_bytes(hashlib.sha256(first.text.encode()).digest()[:8], "little")
+
+
+def _cut_by_hash(cutoff: int, source: Source) -> Iterator[tuple[str, Piece]]:
+    name, starts = "train", True
+    for piece in source:
+        if starts:
+            name = "valid" if _document_hash(piece) <= cutoff else "train"
+        starts = piece.ends_document
+        yield name, piece
+
+
+def _cut_at(place: int, source: Source) -> Iterator[tuple[str, Piece]]:
+    """Train up to `place`, moved to the next end of line, or to the last where none is left in the piece."""
+    name, seen = "train", 0
+    for piece in source:
+        text = piece.text
+        if name == "train" and seen + len(text) > place:
+            name = "valid"
+            at = text.find("\n", place - seen) + 1
+            if at in (0, len(text)):
+                at = text.rfind("\n", 0, place - seen) + 1 or place - seen
+            if at:
+                yield "train", Piece(text[:at], ends_document=True)
+            piece = Piece(text[at:], piece.ends_document)
+        seen += len(text)
+        yield name, piece
+
+
+def _counted(stream: Iterable[tuple[str, Piece]], progress: Progress) -> Iterator[str]:
+    num_characters = 0
+    for _, piece in stream:
+        num_characters += len(piece.text)
+        progress.update("collecting the alphabet", num_characters, 0)
+        yield piece.text
+
+
+# --- tokens ---
+
+
+class _Chunk(NamedTuple):
+    """Pieces of one split and their ids."""
+
+    ids: list[np.ndarray]
+    ends_document: list[bool]
+    words: int
+    characters: int
+    bytes: int
+
+
+def _encoded(
+    stream: Iterable[tuple[str, Piece]], tokenizer: Tokenizer, num_workers: int | None
+) -> Iterator[tuple[str, _Chunk]]:
+    """Chunks in the order of the stream; at most two a worker are in flight, so that memory stays bounded.
+
+    Threads, not processes: the tokenizers library runs without the GIL, and there is nothing to start.
+    """
+    num_workers = num_workers or min(_num_cores(), MAX_WORKERS)
+    if num_workers < 1:
+        raise UserError(f"num_workers is {num_workers}, expected at least 1")
+    waiting: deque[tuple[str, Future[_Chunk]]] = deque()
+    with _serial_tokenizers(), ThreadPoolExecutor(num_workers) as pool:
+        try:
+            for name, batch in _batches(stream):
+                waiting.append((name, pool.submit(_encode, batch, tokenizer)))
+                if len(waiting) >= 2 * num_workers:
+                    name, future = waiting.popleft()
+                    yield name, future.result()
+            while waiting:
+                name, future = waiting.popleft()
+                yield name, future.result()
+        finally:
+            for _, future in waiting:
+                future.cancel()
+
+
+def _batches(stream: Iterable[tuple[str, Piece]]) -> Iterator[tuple[str, list[Piece]]]:
+    batches: dict[str, list[Piece]] = {}
+    sizes: dict[str, int] = {}
+    for name, piece in stream:
+        batches.setdefault(name, []).append(piece)
+        sizes[name] = sizes.get(name, 0) + len(piece.text) + 100  # very short documents have a price too
+        if sizes[name] >= PIECE_CHARACTERS:
+            yield name, batches.pop(name)
+            del sizes[name]
+    yield from batches.items()
+
+
+def _encode(batch: list[Piece], tokenizer: Tokenizer) -> _Chunk:
+    texts = [piece.text for piece in batch]
+    return _Chunk(
+        ids=tokenizer.encode_batch(texts),
+        ends_document=[piece.ends_document for piece in batch],
+        words=sum(len(text.split()) for text in texts),
+        characters=sum(map(len, texts)),
+        bytes=sum(len(text.encode()) for text in texts),
+    )
+
+
+def _num_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def _serial_tokenizers() -> Iterator[None]:
+    """Each call of the tokenizers library in its own thread: as many cores as there are workers, no more."""
+    before = os.environ.get("TOKENIZERS_PARALLELISM")
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["TOKENIZERS_PARALLELISM"]
+        else:
+            os.environ["TOKENIZERS_PARALLELISM"] = before
+
+
+def _dtype(vocab_size: int) -> str:
+    """The smallest unsigned integer that also holds the mask, vocab_size."""
+    return next(dtype for dtype in ("<u1", "<u2", "<u4") if vocab_size <= np.iinfo(dtype).max)
+
+
+class _SplitWriter:
+    def __init__(self, folder: Path, name: str, tokenizer: Tokenizer, request: _Request) -> None:
+        self._dtype = _dtype(tokenizer.vocab_size)
+        self._row_length = request.length if request.mode == "pad" else None
+        self._eos = None if tokenizer.eos_id is None else np.array([tokenizer.eos_id], self._dtype)
+        self._tokens = (folder / f"{name}.bin").open("wb")
+        self._rows = (folder / f"{name}.idx").open("wb") if self._row_length else None
+        self._hash = hashlib.sha256()
+        self._in_document = 0  # tokens of the document that is being written
+        self._starts = True
+        self.counts = np.zeros(tokenizer.vocab_size, np.int64)
+        self.num_eos = self._num_rows = self._num_tokens = 0
+        self._documents = self._words = self._characters = self._bytes = 0
+
+    def add(self, chunk: _Chunk) -> None:
+        parts: list[np.ndarray] = []
+        for ids, ends in zip(chunk.ids, chunk.ends_document, strict=True):
+            if self._starts:
+                if self._documents and not self._row_length:
+                    self._end_document(parts)
+                self._documents += 1
+            self._append(parts, ids)
+            self._starts = ends
+            if ends and self._row_length:
+                self._end_document(parts)
+                self._in_document = 0
+        self._write(parts)
+        self._words += chunk.words
+        self._characters += chunk.characters
+        self._bytes += chunk.bytes
+
+    def finish(self) -> Split:
+        if not self._row_length and self._documents > 1:
+            parts: list[np.ndarray] = []
+            self._end_document(parts)
+            self._write(parts)
+        if self._rows:
+            self._rows.write(np.array([self._num_tokens], "<u8").tobytes())
+        self.close()
+        return Split(
+            documents=self._documents,
+            tokens=self._num_tokens,
+            rows=self._num_rows,
+            words=self._words,
+            characters=self._characters,
+            bytes=self._bytes,
+            sha256=self._hash.hexdigest(),
+        )
+
+    def close(self) -> None:
+        self._tokens.close()
+        if self._rows:
+            self._rows.close()
+
+    def _end_document(self, parts: list[np.ndarray]) -> None:
+        if self._eos is not None:
+            self._append(parts, self._eos)
+            self.num_eos += 1
+
+    def _append(self, parts: list[np.ndarray], ids: np.ndarray) -> None:
+        if self._rows and self._row_length:
+            first = -self._in_document % self._row_length  # the next token that starts a row
+            starts = self._num_tokens + np.arange(first, len(ids), self._row_length)
+            self._rows.write(starts.astype("<u8").tobytes())
+            self._num_rows += len(starts)
+        parts.append(ids)
+        self._in_document += len(ids)
+        self._num_tokens += len(ids)
+
+    def _write(self, parts: list[np.ndarray]) -> None:
+        if not parts:
+            return
+        ids = np.concatenate(parts)
+        self.counts += np.bincount(ids, minlength=len(self.counts))
+        data = ids.astype(self._dtype).tobytes()
+        self._hash.update(data)
+        self._tokens.write(data)
+
+
+def _check_agrees(
+    folder: Path, manifest: Manifest, tokenizer: str | Tokenizer | None, mode: str | None, length: int | None
+) -> None:
+    if mode is not None and mode != manifest.mode:
+        raise UserError(
+            f"{folder} was prepared in {manifest.mode} mode, not {mode}: set data.mode to {manifest.mode} or "
+            "prepare the corpus again"
+        )
+    if manifest.mode == "pad" and length not in (None, manifest.length):
+        raise UserError(
+            f"{folder} was padded to rows of {manifest.length} tokens, not {length}: set data.length to "
+            f"{manifest.length} or prepare the corpus again"
+        )
+    stored = manifest.tokenizer
+    if tokenizer is None or tokenizer == stored["name"]:
+        return
+    named = isinstance(tokenizer, str) and not Path(tokenizer).expanduser().is_dir()
+    loaded = load_tokenizer(tokenizer) if isinstance(tokenizer, str) and not named else tokenizer
+    if isinstance(loaded, str) or loaded.fingerprint() != stored["hash"]:
+        name = tokenizer if isinstance(tokenizer, str) else tokenizer.name
+        raise UserError(
+            f"{folder} was prepared with the tokenizer {stored['name']}, not {name}: set data.tokenizer to "
+            f"{stored['name']} or prepare the corpus again"
+        )
+
+
+def _sync_folder(folder: Path) -> None:
+    for file in [*folder.rglob("*"), folder]:
+        _sync(file)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

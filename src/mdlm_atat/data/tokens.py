@@ -1,0 +1,176 @@
+"""Prepared tokens as memory-mapped rows, and `batch_at`: the data order as a function of (seed, step, rank)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Int
+
+from mdlm_atat.data.manifest import Manifest, read_manifest
+from mdlm_atat.errors import UserError
+
+if TYPE_CHECKING:
+    from mdlm_atat.data.tokenizers import Tokenizer
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TokenDataset:
+    """One split of a prepared folder, cut into rows of `length` tokens.
+
+    wrap: the tokens are one stream. Training rows are all full: row i at offset o is
+    tokens[o + i * length : o + (i + 1) * length]. Evaluation rows hold every token exactly once, the last may
+    be short.
+    pad: a row is a document, or a part of one longer than `length`; both kinds of rows are the stored ones.
+    """
+
+    folder: Path
+    split: str
+    length: int
+    manifest: Manifest
+    tokens: np.ndarray
+    """The memory-mapped stream, (num_tokens,) unsigned."""
+    row_starts: np.ndarray | None
+    """pad: (num_rows + 1,) positions in `tokens`."""
+
+    @classmethod
+    def open(cls, folder: str | Path, split: str, length: int | None = None) -> TokenDataset:
+        """Map a split; `length` may be left out in pad mode. UserError where it is shorter than one row."""
+        folder = Path(folder)
+        manifest = read_manifest(folder)
+        if split not in manifest.splits:
+            raise UserError(f"{folder} has no split {split!r}, only {', '.join(manifest.splits)}")
+        tokens = _map(folder / f"{split}.bin", manifest.dtype, manifest.splits[split].tokens)
+        row_starts = None
+        if manifest.mode == "pad":
+            if length not in (None, manifest.length):
+                raise UserError(
+                    f"{folder} was padded to rows of {manifest.length} tokens, not {length}: set "
+                    f"data.length to {manifest.length} or prepare the corpus again with --length {length}"
+                )
+            row_starts = _map(folder / f"{split}.idx", "<u8", manifest.splits[split].rows + 1)
+            length = manifest.length
+        if length is None:
+            raise TypeError("length is needed in wrap mode")
+        if manifest.mode == "wrap" and len(tokens) < length:
+            raise UserError(
+                f"the {split} split of {folder} has {len(tokens)} tokens, less than one sequence of "
+                f"{length}: use more text or a shorter data.length"
+            )
+        return cls(folder=folder, split=split, length=length, manifest=manifest, tokens=tokens, row_starts=row_starts)
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.tokens)
+
+    @property
+    def num_rows(self) -> int:
+        """Training rows of one epoch: the same number at every offset."""
+        if self.row_starts is not None:
+            return len(self.row_starts) - 1
+        return max(1, (self.num_tokens - self.length + 1) // self.length)
+
+    @property
+    def num_offsets(self) -> int:
+        """Offsets that `rows` takes: `length` of them, fewer where the stream is shorter than two rows."""
+        if self.row_starts is not None:
+            return 1
+        return min(self.length, self.num_tokens - self.num_rows * self.length + 1)
+
+    @property
+    def num_evaluation_rows(self) -> int:
+        if self.row_starts is not None:
+            return self.num_rows
+        return -(-self.num_tokens // self.length)
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        from mdlm_atat.data.tokenizers import load_tokenizer
+
+        return load_tokenizer(str(self.folder / "tokenizer"))
+
+    @cached_property
+    def counts(self) -> Int[np.ndarray, " vocabulary"]:
+        """How often each token occurs in the train split (eos included)."""
+        return np.load(self.folder / "counts.npy", allow_pickle=False)
+
+    def rows(
+        self, indices: Int[np.ndarray, " batch"], offset: int = 0
+    ) -> tuple[Int[np.ndarray, "batch length"], Int[np.ndarray, " batch"]]:
+        """Training rows and how many tokens of each are real; 0 fills the rest (pad mode)."""
+        if not 0 <= offset < self.num_offsets:
+            raise IndexError(f"offset {offset} is outside 0 .. {self.num_offsets - 1}")
+        _check_indices(indices, self.num_rows)
+        return self._gather(indices, offset)
+
+    def evaluation_rows(
+        self, indices: Int[np.ndarray, " batch"]
+    ) -> tuple[Int[np.ndarray, "batch length"], Int[np.ndarray, " batch"]]:
+        """Like `rows`, over the cut that holds every token of the split exactly once."""
+        _check_indices(indices, self.num_evaluation_rows)
+        return self._gather(indices, 0)
+
+    def _gather(self, indices: np.ndarray, offset: int) -> tuple[np.ndarray, np.ndarray]:
+        if self.row_starts is not None:
+            starts = self.row_starts[indices].astype(np.int64)  # (B,)
+            ends = self.row_starts[indices + 1].astype(np.int64)  # (B,)
+        else:
+            starts = offset + indices * self.length  # (B,)
+            ends = np.minimum(starts + self.length, self.num_tokens)  # (B,)
+        lengths = ends - starts  # (B,)
+        column = np.arange(self.length)  # (L,)
+        positions = np.minimum(starts[:, None] + column, self.num_tokens - 1)  # (B, L)
+        ids = self.tokens[positions].astype(np.int64)  # (B, L)
+        ids[column >= lengths[:, None]] = 0
+        return ids, lengths
+
+
+def batch_at(
+    dataset: TokenDataset, *, seed: int, step: int, batch_size: int, rank: int = 0, num_ranks: int = 1
+) -> tuple[Int[np.ndarray, "batch length"], Int[np.ndarray, " batch"]]:
+    """The rows that process `rank` trains on at `step`: ids and how many tokens of each row are real.
+
+    The data is an endless chain of epochs, each a permutation of all rows drawn from (seed, epoch); in wrap mode
+    the cuts also shift by an offset drawn from (seed, epoch). Step s is positions [s * batch_size,
+    (s + 1) * batch_size) of the chain, and rank r takes the r-th of `num_ranks` equal parts. There is no state:
+    any step can be asked for.
+    """
+    if batch_size % num_ranks:
+        raise UserError(
+            f"a batch of {batch_size} sequences cannot be split over {num_ranks} processes; "
+            f"try --train.batch_size {max(1, batch_size // num_ranks) * num_ranks}"
+        )
+    share = batch_size // num_ranks
+    first = step * batch_size + rank * share
+    epochs, places = np.divmod(np.arange(first, first + share), dataset.num_rows)  # (B,), (B,)
+    parts = []
+    for epoch in range(int(epochs[0]), int(epochs[-1]) + 1):
+        order, offset = _epoch(dataset.num_rows, dataset.num_offsets, seed, epoch)
+        parts.append(dataset.rows(order[places[epochs == epoch]], offset))
+    return np.concatenate([ids for ids, _ in parts]), np.concatenate([lengths for _, lengths in parts])
+
+
+@lru_cache(maxsize=2)
+def _epoch(num_rows: int, num_offsets: int, seed: int, epoch: int) -> tuple[np.ndarray, int]:
+    # sorting raw 64-bit draws: unlike Generator.permutation, they never change between NumPy versions
+    draws = np.random.PCG64(np.random.SeedSequence([seed, epoch])).random_raw(num_rows + 1)
+    return np.argsort(draws[1:], kind="stable"), int(draws[0] % np.uint64(num_offsets))
+
+
+def _map(path: Path, dtype: str, num_items: int) -> np.ndarray:
+    expected = num_items * np.dtype(dtype).itemsize
+    size = path.stat().st_size if path.is_file() else None
+    if size != expected:
+        found = "is missing" if size is None else f"has {size} bytes"
+        raise UserError(f"{path} {found}, its manifest says {expected}: delete the folder and prepare the corpus again")
+    if not num_items:  # an empty file cannot be mapped
+        return np.empty(0, dtype)
+    return np.memmap(path, dtype=dtype, mode="r")
+
+
+def _check_indices(indices: np.ndarray, num_rows: int) -> None:
+    if len(indices) and not (indices.min() >= 0 and indices.max() < num_rows):
+        raise IndexError(f"row indices must be in 0 .. {num_rows - 1}")

@@ -1,0 +1,368 @@
+"""The Python interface: load a trained model, generate, score, save.
+
+    lm = MaskedDiffusionLM.from_pretrained("runs/demo")
+    print(lm.generate(["ROMEO:"], length=200, seed=1)[0].text)
+    print(lm.score(["To be, or not to be"])[0].nats)
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import save_file
+from torch import Tensor
+
+from mdlm_atat.config.build import build_model, build_schedule
+from mdlm_atat.config.files import load_config, save_config
+from mdlm_atat.config.schema import RunConfig
+from mdlm_atat.data.tokenizers import Tokenizer, load_tokenizer
+from mdlm_atat.errors import UserError
+from mdlm_atat.evaluate.likelihood import Likelihood, OnProgress, Rows, draw_nll, exact_nll
+from mdlm_atat.models.ar import CausalTransformer
+from mdlm_atat.models.dit import ATATDiT
+from mdlm_atat.samplers.ancestral import Ancestral
+from mdlm_atat.samplers.canvas import Canvas
+from mdlm_atat.samplers.causal import LeftToRight, as_denoiser
+from mdlm_atat.samplers.draw import TokenDraw
+from mdlm_atat.samplers.loop import OnStep, StepRule, sample
+from mdlm_atat.train.checkpoint import Checkpoint, load_weights, newest_sound
+
+Precision = Literal["auto", "float32", "bf16"]
+
+
+@dataclass(frozen=True)
+class Generated:
+    """One generated text and how it came about."""
+
+    text: str
+    tokens: list[int]
+    seed: int
+    nfe: int
+    """Network evaluations."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """How likely a model finds a text. For masked diffusion `nats` estimates an upper bound on -log p(text)."""
+
+    nats: float
+    standard_error: float
+    num_tokens: int
+    num_draws: int
+
+    @property
+    def nats_per_token(self) -> float:
+        return self.nats / self.num_tokens
+
+
+class LanguageModel(ABC):
+    """A network with its tokenizer and the configuration it was trained by. Use a subclass's `from_pretrained`."""
+
+    kind: ClassVar[Literal["masked", "causal"]]
+
+    def __init__(
+        self,
+        network: ATATDiT | CausalTransformer,
+        tokenizer: Tokenizer,
+        config: RunConfig,
+        *,
+        device: torch.device | str = "cpu",
+        precision: Precision = "auto",
+    ) -> None:
+        self.device = torch.device(device)
+        self.network = network.to(self.device).eval()
+        self.tokenizer, self.config = tokenizer, config
+        wants_bf16 = precision == "bf16" or (precision == "auto" and self.device.type == "cuda")
+        self.precision: Literal["float32", "bf16"] = "bf16" if wants_bf16 else "float32"
+        self.checkpoint: Checkpoint | None = None
+        """The run's checkpoint that the weights came from; None for a folder made by save_pretrained."""
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        folder: str | Path,
+        *,
+        device: torch.device | str | None = None,
+        precision: Precision = "auto",
+        say: Callable[[str], None] = lambda _: None,
+    ) -> Self:
+        """Load a run folder (its newest sound checkpoint), one of its checkpoints, or a folder made by save_pretrained.
+
+        Averaged (EMA) weights where the run kept them. `device` None: a GPU if there is one. `say` hears of damaged
+        checkpoints that were passed over. Raises UserError for anything that is not such a folder, or of the other kind.
+        """
+        found = locate(Path(folder), say)
+        config = load_config(str(found.config))
+        if config.model.kind != cls.kind:
+            other = next(c.__name__ for c in (MaskedDiffusionLM, CausalLM) if c.kind == config.model.kind)
+            raise UserError(f"{folder} holds a {config.model.kind} model; load it with {other}.from_pretrained")
+        return cls._load(found, config, device, precision)
+
+    @classmethod
+    def _load(
+        cls, found: Located, config: RunConfig, device: torch.device | str | None, precision: Precision
+    ) -> Self:
+        tokenizer = load_tokenizer(str(found.tokenizer))
+        with torch.random.fork_rng(devices=[]):  # the weights drawn here are overwritten at once
+            network = build_model(config.model, tokenizer.vocab_size, config.data.length)
+        if found.checkpoint is not None:
+            found.checkpoint.load_weights(network, average=True)
+        else:
+            load_weights(network, found.folder / "model.safetensors")
+        lm = cls(network, tokenizer, config, device=checked_device(device), precision=precision)
+        lm.checkpoint = found.checkpoint
+        return lm
+
+    def save_pretrained(self, folder: str | Path) -> Path:
+        """Write weights (safetensors), configuration (YAML) and tokenizer (JSON): all that from_pretrained needs."""
+        folder = Path(folder)
+        if folder.exists() and any(folder.iterdir()):
+            raise UserError(f"{folder} is not empty; choose a new folder to save the model in")
+        folder.mkdir(parents=True, exist_ok=True)
+        weights = {name: p.detach().cpu().contiguous() for name, p in self.network.named_parameters()}
+        save_file(weights, folder / "model.safetensors")
+        save_config(self.config, folder / "config.yaml")
+        self.tokenizer.save(folder / "tokenizer")
+        return folder
+
+    @property
+    def device_name(self) -> str:
+        return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "CPU"
+
+    @property
+    def max_length(self) -> int:
+        return self.config.data.length
+
+    def generate(
+        self,
+        prompts: Sequence[str] = ("",),
+        *,
+        length: int | None = None,
+        num_steps: int = 128,
+        seed: int = 0,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        cache: bool = True,
+        on_step: OnStep | None = None,
+    ) -> list[Generated]:
+        """One text for each prompt, which it begins with ("" for none). Row i is drawn from seed + i.
+
+        `length`: tokens in all, prompt included (default: the model's). `num_steps`: reverse-time steps T; fewer are faster
+        and worse. temperature, top_k, top_p: see TokenDraw; the defaults sample the model as it is. `cache`: skip the
+        network for rows in which a step reveals nothing (same tokens). Raises UserError for a prompt longer than length.
+        """
+        length = self._checked_length(length)
+        if num_steps < 1:
+            raise UserError(f"num_steps is {num_steps}, expected at least 1, e.g. 128")
+        canvas = Canvas.with_prefixes(
+            [self.tokenizer.encode(prompt) for prompt in prompts], length, self.tokenizer.mask_id
+        )
+        draw = TokenDraw(temperature, top_k, top_p)
+        seeds = [seed + row for row in range(len(prompts))]
+        rule, denoise = self._sampler(length, num_steps, draw, cache)
+        with self._inference():
+            result = sample(
+                denoise, canvas.to(self.device), rule, mask_id=self.tokenizer.mask_id, seeds=seeds, on_step=on_step
+            )
+        rows, nfe = result.tokens.tolist(), result.trace.nfe.tolist()
+        return [
+            Generated(self.tokenizer.decode(row), row, row_seed, row_nfe)
+            for row, row_seed, row_nfe in zip(rows, seeds, nfe, strict=True)
+        ]
+
+    def score(self, texts: Sequence[str], *, num_draws: int = 128, seed: int = 0) -> list[Score]:
+        """-log p of each text in nats: an unbiased estimate of its upper bound (masked), or its exact value (causal).
+
+        A text longer than the model's length is cut into independent pieces. Raises UserError for an empty text.
+        """
+        scores = []
+        for index, text in enumerate(texts):
+            tokens = self.tokenizer.encode(text)
+            if not tokens:
+                raise UserError(f"text {index + 1} is empty: there is nothing to score")
+            rows = Pieces(tokens, self.max_length)
+            found = self.likelihood(rows, num_draws=num_draws, seed=seed)
+            error = 0.0 if found.kind == "exact" else found.standard_error * len(tokens)
+            scores.append(Score(found.nats_per_token * len(tokens), error, len(tokens), found.num_draws))
+        return scores
+
+    @abstractmethod
+    def likelihood(
+        self,
+        rows: Rows,
+        *,
+        num_draws: int,
+        seed: int = 0,
+        batch_size: int = 64,
+        on_progress: OnProgress | None = None,
+    ) -> Likelihood:
+        """What the model pays for the rows of a data set, in nats per token; see evaluate.likelihood."""
+
+    @abstractmethod
+    def _sampler(
+        self, length: int, num_steps: int, draw: TokenDraw, cache: bool
+    ) -> tuple[StepRule, Callable[..., Tensor]]: ...
+
+    def _checked_length(self, length: int | None) -> int:
+        if length is None:
+            return self.max_length
+        if not 1 <= length <= self.max_length:
+            raise UserError(
+                f"length is {length}, expected from 1 to {self.max_length}, the length this model was trained at"
+            )
+        return length
+
+    def _inference(self) -> AbstractContextManager[Any]:
+        if self.precision == "bf16":
+            return torch.autocast(self.device.type, dtype=torch.bfloat16)
+        return nullcontext()
+
+
+class MaskedDiffusionLM(LanguageModel):
+    """A masked diffusion language model: `generate` unmasks by ancestral sampling, `score` estimates the bound."""
+
+    kind = "masked"
+    network: ATATDiT
+
+    def likelihood(
+        self,
+        rows: Rows,
+        *,
+        num_draws: int,
+        seed: int = 0,
+        batch_size: int = 64,
+        on_progress: OnProgress | None = None,
+    ) -> Likelihood:
+        with self._inference():
+            draws = draw_nll(
+                self.network,
+                rows,
+                num_draws=num_draws,
+                mask_id=self.tokenizer.mask_id,
+                batch_size=batch_size,
+                seed=seed,
+                device=self.device,
+                on_progress=on_progress,
+            )
+        return draws.likelihood()
+
+    def _sampler(
+        self, length: int, num_steps: int, draw: TokenDraw, cache: bool
+    ) -> tuple[StepRule, Callable[..., Tensor]]:
+        del length
+        return Ancestral(build_schedule(self.config.objective), num_steps, draw, cache=cache), self.network
+
+
+class CausalLM(LanguageModel):
+    """The causal baseline: `generate` goes left to right, a token a step, and `score` is exact."""
+
+    kind = "causal"
+    network: CausalTransformer
+
+    def likelihood(
+        self,
+        rows: Rows,
+        *,
+        num_draws: int,
+        seed: int = 0,
+        batch_size: int = 64,
+        on_progress: OnProgress | None = None,
+    ) -> Likelihood:
+        with self._inference():
+            return exact_nll(
+                self.network,
+                rows,
+                num_draws=num_draws,
+                batch_size=batch_size,
+                seed=seed,
+                device=self.device,
+                on_progress=on_progress,
+            )
+
+    def _sampler(
+        self, length: int, num_steps: int, draw: TokenDraw, cache: bool
+    ) -> tuple[StepRule, Callable[..., Tensor]]:
+        del num_steps, cache
+        return LeftToRight(length, draw), as_denoiser(self.network)
+
+
+def load_lm(
+    folder: str | Path,
+    *,
+    device: torch.device | str | None = None,
+    precision: Precision = "auto",
+    say: Callable[[str], None] = lambda _: None,
+) -> MaskedDiffusionLM | CausalLM:
+    """The model in a folder, of whichever kind it is."""
+    config = load_config(str(locate(Path(folder), say).config))
+    kind = MaskedDiffusionLM if config.model.kind == "masked" else CausalLM
+    return kind.from_pretrained(folder, device=device, precision=precision, say=say)
+
+
+@dataclass(frozen=True)
+class Located:
+    """Where the parts of a model are."""
+
+    folder: Path
+    config: Path
+    tokenizer: Path
+    checkpoint: Checkpoint | None
+
+
+def locate(folder: Path, say: Callable[[str], None]) -> Located:
+    """Find config, tokenizer and weights in a run folder, a checkpoint folder or one made by save_pretrained."""
+    if not folder.is_dir():
+        raise UserError(f"there is no folder {folder}; expected a run such as runs/demo, or a checkpoint of one")
+    if (folder / "model.safetensors").exists() and (folder / "config.yaml").exists():
+        return Located(folder, folder / "config.yaml", folder / "tokenizer", None)
+    if folder.name.startswith("step-") and folder.parent.name == "checkpoints":
+        run, checkpoint = folder.parent.parent, Checkpoint(folder)
+        fault = checkpoint.fault()
+        if fault is not None:
+            raise UserError(f"checkpoint {folder} is damaged: {fault}; name the run {run} to use the one before")
+    elif (folder / "config.yaml").exists():
+        run, checkpoint = folder, newest_sound(folder / "checkpoints", say)
+    else:
+        raise UserError(
+            f"{folder} is neither a run folder (no config.yaml), nor one of its checkpoints, nor a saved model"
+        )
+    return Located(folder, run / "config.yaml", run / "tokenizer", checkpoint)
+
+
+class Pieces:
+    """One text as rows for scoring: pieces of at most `length` tokens."""
+
+    def __init__(self, tokens: Sequence[int], length: int) -> None:
+        self.width = min(length, len(tokens))
+        self._tokens = np.asarray(tokens, dtype=np.int64)
+        self.num_evaluation_rows = -(-len(tokens) // self.width)
+
+    def evaluation_rows(self, indices: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        ids = np.zeros((len(indices), self.width), dtype=np.int64)
+        lengths = np.zeros(len(indices), dtype=np.int64)
+        for row, index in enumerate(indices):
+            piece = self._tokens[index * self.width : (index + 1) * self.width]
+            ids[row, : len(piece)], lengths[row] = piece, len(piece)
+        return ids, lengths
+
+
+def checked_device(wanted: torch.device | str | None) -> torch.device:
+    """The device asked for, if this machine has it; None: a GPU if there is one."""
+    if wanted is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(wanted)
+    except RuntimeError as error:
+        raise UserError(f"unknown device {wanted}; expected cpu or cuda") from error
+    if device.type not in ("cpu", "cuda") or (device.type == "cuda" and not torch.cuda.is_available()):
+        raise UserError(f"device {wanted} is not available here; use --device cpu")
+    return device

@@ -1,0 +1,40 @@
+"""Where masks are drawn: which tokens of a clean sequence are hidden. Randomness comes in as numbers, so that the
+same numbers give the same masks on every device and number of processes."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+
+def scored_positions(lengths: Int[Tensor, " batch"], length: int) -> Bool[Tensor, "batch length"]:
+    """True where a row holds text, False where it holds padding (which is never masked and never scored)."""
+    return torch.arange(length, device=lengths.device)[None, :] < lengths[:, None]
+
+
+def mask_independently(
+    uniform: Float[Tensor, "batch length"],
+    mask_rate: Float[Tensor, " batch"],
+    scored: Bool[Tensor, "batch length"],
+) -> Bool[Tensor, "batch length"]:
+    """q(z_t | x0): every scored token is masked with probability mask_rate(t), independently (Sahoo et al. 2024, eq. 4)."""
+    return (uniform < mask_rate[:, None]) & scored
+
+
+def mask_exactly(
+    uniform: Float[Tensor, "batch length"],
+    num_masked: Int[Tensor, " batch"],
+    scored: Bool[Tensor, "batch length"],
+) -> Bool[Tensor, "batch length"]:
+    """Mask exactly num_masked scored positions of each row, every subset of that size being equally likely."""
+    keys = uniform.masked_fill(~scored, torch.inf)
+    rank = keys.argsort(dim=1).argsort(dim=1)  # (B, L): 0 for the smallest number of the row
+    return (rank < num_masked[:, None]) & scored
+
+
+def hide(
+    x0: Int[Tensor, "batch length"], is_masked: Bool[Tensor, "batch length"], mask_id: int
+) -> Int[Tensor, "batch length"]:
+    """z_t: the clean tokens with [MASK] where is_masked."""
+    return torch.where(is_masked, mask_id, x0)

@@ -1,0 +1,171 @@
+"""The blocks both networks are made of. Networks know nothing of diffusion."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+Norm = Literal["layer", "rms"]
+
+
+def make_norm(kind: Norm, width: int) -> nn.Module:
+    """A norm with a scale and no bias."""
+    return nn.LayerNorm(width, bias=False) if kind == "layer" else nn.RMSNorm(width, eps=1e-5)
+
+
+class Rotary(nn.Module):
+    """Rotary position embedding (arXiv 2104.09864), halves rotated against each other, angles in float32."""
+
+    def __init__(self, head_width: int, max_length: int) -> None:
+        super().__init__()
+        frequency = 10_000.0 ** (-torch.arange(0, head_width, 2) / head_width)  # (Dh / 2,)
+        angle = torch.arange(max_length)[:, None] * frequency[None, :]  # (L, Dh / 2)
+        self.register_buffer("cos", angle.cos(), persistent=False)
+        self.register_buffer("sin", angle.sin(), persistent=False)
+        self.cos: Tensor
+        self.sin: Tensor
+
+    def forward(
+        self, x: Float[Tensor, "batch heads length head_width"]
+    ) -> Float[Tensor, "batch heads length head_width"]:
+        cos, sin = self.cos[: x.shape[2]], self.sin[: x.shape[2]]
+        left, right = x.float().chunk(2, dim=-1)
+        return torch.cat([left * cos - right * sin, right * cos + left * sin], dim=-1).to(x.dtype)
+
+
+class Attention(nn.Module):
+    """Multi-head attention through torch's SDPA, no biases; bidirectional or causal."""
+
+    def __init__(self, width: int, num_heads: int, qk_norm: bool, causal: bool) -> None:
+        super().__init__()
+        self.num_heads, self.causal = num_heads, causal
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.out = nn.Linear(width, width, bias=False)
+        head_width = width // num_heads
+        self.norm_q = nn.RMSNorm(head_width, eps=1e-5) if qk_norm else nn.Identity()
+        self.norm_k = nn.RMSNorm(head_width, eps=1e-5) if qk_norm else nn.Identity()
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch length width"],
+        rotary: Rotary,
+        attend: Bool[Tensor, "batch 1 1 length"] | None,
+    ) -> Float[Tensor, "batch length width"]:
+        batch, length, width = x.shape
+        qkv = self.qkv(x).view(batch, length, 3, self.num_heads, width // self.num_heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, H, L, Dh)
+        q, k = rotary(self.norm_q(q)), rotary(self.norm_k(k))
+        y = F.scaled_dot_product_attention(
+            q, k.to(q.dtype), v.to(q.dtype), attn_mask=attend, is_causal=self.causal
+        )
+        return self.out(y.transpose(1, 2).reshape(batch, length, width))
+
+
+class MLP(nn.Sequential):
+    """Linear, GELU (tanh), Linear, with biases."""
+
+    def __init__(self, width: int, ratio: int) -> None:
+        super().__init__(
+            nn.Linear(width, ratio * width), nn.GELU(approximate="tanh"), nn.Linear(ratio * width, width)
+        )
+
+
+class TimeEmbedding(nn.Module):
+    """Sinusoidal features of t in [0, 1], then an MLP, to the conditioning vector of adaLN (arXiv 2212.09748)."""
+
+    def __init__(self, width: int, num_frequencies: int = 128) -> None:
+        super().__init__()
+        self.num_frequencies = num_frequencies
+        self.mlp = nn.Sequential(nn.Linear(2 * num_frequencies, width), nn.SiLU(), nn.Linear(width, width))
+
+    def forward(self, t: Float[Tensor, " batch"]) -> Float[Tensor, "batch time_width"]:
+        index = torch.arange(self.num_frequencies, device=t.device, dtype=torch.float32)
+        frequency = torch.exp(-math.log(10_000) * index / self.num_frequencies)
+        angle = (
+            1000 * t.float()[:, None] * frequency
+        )  # t in [0, 1] spread over the range the frequencies were made for
+        features = torch.cat([angle.cos(), angle.sin()], dim=-1)
+        return F.silu(self.mlp(features.to(self.mlp[0].weight.dtype)))
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block. With a conditioning vector, adaLN-zero: shift, scale and gate for attention and MLP."""
+
+    def __init__(
+        self,
+        width: int,
+        num_heads: int,
+        *,
+        mlp_ratio: int,
+        norm: Norm,
+        qk_norm: bool,
+        dropout: float,
+        causal: bool,
+        time_width: int | None,
+    ) -> None:
+        super().__init__()
+        self.norm_attention = make_norm(norm, width)
+        self.attention = Attention(width, num_heads, qk_norm, causal)
+        self.norm_mlp = make_norm(norm, width)
+        self.mlp = MLP(width, mlp_ratio)
+        self.dropout = dropout
+        self.modulation = None if time_width is None else zero_linear(time_width, 6 * width)
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch length width"],
+        rotary: Rotary,
+        attend: Bool[Tensor, "batch 1 1 length"] | None = None,
+        condition: Float[Tensor, "batch time_width"] | None = None,
+    ) -> Float[Tensor, "batch length width"]:
+        if self.modulation is None or condition is None:
+            x = x + self._drop(self.attention(self.norm_attention(x), rotary, attend))
+            return x + self._drop(self.mlp(self.norm_mlp(x)))
+        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.modulation(condition)[:, None].chunk(
+            6, dim=-1
+        )
+        h = modulate(self.norm_attention(x), shift_a, scale_a)
+        x = x + gate_a * self._drop(self.attention(h, rotary, attend))
+        h = modulate(self.norm_mlp(x), shift_m, scale_m)
+        return x + gate_m * self._drop(self.mlp(h))
+
+    def _drop(self, x: Tensor) -> Tensor:
+        return F.dropout(x, self.dropout, self.training)
+
+
+def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    return x * (1 + scale) + shift
+
+
+def zero_linear(in_width: int, out_width: int) -> nn.Linear:
+    """A linear layer that starts at zero, so that what it gates or adds starts at nothing."""
+    layer = nn.Linear(in_width, out_width)
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def initialise(blocks: nn.ModuleList, embedding: nn.Embedding) -> None:
+    """Embeddings N(0, 0.02²); torch's own uniform init for linear layers, with zero biases, and the two projections
+    back into the residual stream scaled by 1 / sqrt(2 num_layers), so that depth does not grow its variance (GPT-2)."""
+    nn.init.normal_(embedding.weight, std=0.02)
+    for block in blocks:
+        assert isinstance(block, Block)
+        for layer in (block.mlp[0], block.mlp[2]):
+            nn.init.zeros_(layer.bias)
+        for layer in (block.attention.out, block.mlp[2]):
+            layer.weight.data /= math.sqrt(2 * len(blocks))
+
+
+def attend_mask(
+    lengths: Int[Tensor, " batch"] | None, length: int
+) -> Bool[Tensor, "batch 1 1 length"] | None:
+    """True where a key may be attended to: everywhere but on padding."""
+    if lengths is None:
+        return None
+    return (torch.arange(length, device=lengths.device)[None, :] < lengths[:, None])[:, None, None, :]

@@ -1,0 +1,60 @@
+"""Drawing tokens from logits: temperature, top-k, top-p, and an inverse-CDF draw in float64.
+
+The Gumbel trick in float32 cannot reach the tails: -log(-log(u)) of a 24-bit u is at most 16.6, so tokens much rarer
+than 1e-7 are never drawn and the text looks better than the model is (arXiv 2409.02908, section 5).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from mdlm_atat.errors import UserError
+
+
+@dataclass(frozen=True)
+class TokenDraw:
+    """How a token is drawn from its logits. The defaults draw from the model's own distribution, unchanged."""
+
+    temperature: float = 1.0
+    """Logits are divided by this; 0 always takes the most likely token."""
+    top_k: int = 0
+    """Only the k most likely tokens may be drawn. 0: all."""
+    top_p: float = 1.0
+    """Only the most likely tokens that together reach this probability may be drawn. 1: all."""
+
+    def __post_init__(self) -> None:
+        if self.temperature < 0:
+            raise UserError(
+                f"temperature is {self.temperature}, expected 0 (greedy) or more; 1 is the model's own"
+            )
+        if self.top_k < 0:
+            raise UserError(f"top_k is {self.top_k}, expected 0 (all tokens) or more")
+        if not 0 < self.top_p <= 1:
+            raise UserError(f"top_p is {self.top_p}, expected above 0 and at most 1 (all tokens)")
+
+    def probabilities(self, logits: Float[Tensor, "n vocab"]) -> Float[Tensor, "n vocab"]:
+        """The distribution that is drawn from, in float64."""
+        if self.temperature == 0:
+            best = logits.argmax(dim=-1, keepdim=True)
+            return torch.zeros_like(logits, dtype=torch.float64).scatter_(-1, best, 1.0)
+        probs = torch.softmax(logits.double() / self.temperature, dim=-1)
+        if 0 < self.top_k < probs.shape[-1]:
+            kept = probs.topk(self.top_k, dim=-1)
+            probs = torch.zeros_like(probs).scatter_(-1, kept.indices, kept.values)
+        if self.top_p < 1:
+            ordered, order = probs.sort(dim=-1, descending=True)
+            # a token is kept while those before it have not reached top_p yet: at least one always is
+            before = ordered.cumsum(-1) - ordered
+            ordered = ordered.masked_fill(before >= self.top_p * ordered.sum(-1, keepdim=True), 0.0)
+            probs = torch.zeros_like(probs).scatter_(-1, order, ordered)
+        return probs / probs.sum(-1, keepdim=True)
+
+    def __call__(self, logits: Float[Tensor, "n vocab"], uniform: Float[Tensor, " n"]) -> Int[Tensor, " n"]:
+        """The token whose interval of the distribution function holds `uniform` (float64, in [0, 1))."""
+        cdf = self.probabilities(logits).cumsum(-1)
+        token = torch.searchsorted(cdf, uniform.double()[:, None] * cdf[:, -1:], right=True)
+        return token[:, 0].clamp_max(logits.shape[-1] - 1)

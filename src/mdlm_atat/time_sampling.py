@@ -1,0 +1,109 @@
+"""Which t training draws, and how it weights the loss there.
+
+The conditional distributions that masked training teaches are the same for every density and every weight, so
+training may choose both freely; evaluation may not. The effective emphasis is density(t) * weighting(t).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, Protocol, assert_never, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mdlm_atat.schedules import Schedule
+
+WeightingKind = Literal["elbo", "flat", "clipped"]
+NUM_KNOTS = (
+    4097  # of the tabulated inverse distribution function: its error in t is below 1e-6 for Beta(20, 20)
+)
+
+
+@runtime_checkable
+class TimeDensity(Protocol):
+    """A density of t on [0, 1], given by its inverse distribution function."""
+
+    def quantile(self, u: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        """The t below which a share u of all draws falls."""
+        ...
+
+
+@dataclass(frozen=True)
+class UniformTime:
+    """t uniform on [low, high]: the bound's own density for (0, 1), a mask-rate window otherwise."""
+
+    low: float = 0.0
+    high: float = 1.0
+
+    def quantile(self, u: Tensor) -> Tensor:
+        return self.low + (self.high - self.low) * u
+
+
+class BetaTime:
+    """t from Beta(a, b), mixed with a share of uniform draws so that generation's first and last steps are trained too."""
+
+    def __init__(self, a: float, b: float, uniform_share: float = 0.05) -> None:
+        # smoothstep spacing puts knots where a distribution function can be steep or flat: at both ends
+        x = torch.linspace(0, 1, NUM_KNOTS, dtype=torch.float64)
+        self._knots = x * x * (3 - 2 * x)
+        middle = (self._knots[1:] + self._knots[:-1]) / 2
+        log_density = (a - 1) * middle.log() + (b - 1) * (1 - middle).log()
+        mass = torch.exp(log_density - log_density.max()) * self._knots.diff()
+        beta_cdf = torch.cat([torch.zeros(1, dtype=torch.float64), mass.cumsum(0) / mass.sum()])
+        self._cdf = (1 - uniform_share) * beta_cdf + uniform_share * self._knots
+
+    def quantile(self, u: Tensor) -> Tensor:
+        cdf, knots = self._cdf.to(u.device), self._knots.to(u.device)
+        position = u.to(torch.float64).contiguous()
+        right = torch.searchsorted(cdf, position).clamp(1, NUM_KNOTS - 1)
+        share = (position - cdf[right - 1]) / (cdf[right] - cdf[right - 1]).clamp_min(1e-300)
+        t = knots[right - 1] + share.clamp(0, 1) * (knots[right] - knots[right - 1])
+        return t.to(u.dtype)
+
+
+def low_discrepancy_times(
+    density: TimeDensity, batch_size: int, generator: torch.Generator
+) -> Float[Tensor, " batch"]:
+    """One t per row, t_i = quantile(1 - (u + i) / B) with a single uniform u: evenly spread, each one marginally ~ density.
+
+    Never 0, where weights are infinite. float64, because (u + i) / B rounds to 1 in float32. Kingma et al. 2021 (arXiv 2107.00630, I.1).
+    """
+    u = torch.rand(1, generator=generator, dtype=torch.float64, device=generator.device)
+    rows = torch.arange(batch_size, dtype=torch.float64, device=generator.device)
+    return density.quantile(1 - (u + rows) / batch_size)  # (B,)
+
+
+class Weighting:
+    """Weight of the masked tokens' loss at time t, scaled so that every token is expected to be scored exactly once.
+
+    elbo: schedule.weight(t), the bound's own (1/t for linear); flat: 1; clipped: min(schedule.weight(t), 1/clip).
+    The scale is 1 / E[mask_rate(t) * weight(t)] under the training density, so the training loss is always in nats per
+    token. With uniform t and elbo the scale is 1 and the loss is an unbiased estimate of the bound; with anything else it is not.
+    """
+
+    def __init__(
+        self, kind: WeightingKind, schedule: Schedule, density: TimeDensity, clip: float = 0.1
+    ) -> None:
+        self.kind, self.schedule, self.clip = kind, schedule, clip
+        u = (torch.arange(100_000, dtype=torch.float64) + 0.5) / 100_000
+        t = density.quantile(u)
+        self.scale = 1 / (schedule.mask_rate(t) * self._unscaled(t)).mean().item()
+        if not math.isfinite(self.scale):
+            raise ValueError(f"weighting {kind} has no finite mean under this density")
+
+    def _unscaled(self, t: Tensor) -> Tensor:
+        match self.kind:
+            case "elbo":
+                return self.schedule.weight(t)
+            case "flat":
+                return torch.ones_like(t)
+            case "clipped":
+                return self.schedule.weight(t).clamp_max(1 / self.clip)
+            case _:
+                assert_never(self.kind)
+
+    def __call__(self, t: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        return self.scale * self._unscaled(t)

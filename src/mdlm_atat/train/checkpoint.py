@@ -1,0 +1,197 @@
+"""Checkpoints: the one place where they are written and read.
+
+A run keeps them in `checkpoints/step-00001000/`: `model.safetensors` (the weights), `ema.safetensors` (their average),
+`optimizer.safetensors`, `state.json`, and `checksums.json`, written last. A checkpoint is written aside, synced to disk and
+renamed, so a folder under its final name is complete; its checksums are verified when it is read. Nothing is pickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from mdlm_atat.errors import UserError
+from mdlm_atat.models.ema import EMA
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A complete checkpoint folder on disk."""
+
+    folder: Path
+
+    @property
+    def step(self) -> int:
+        return int(self.folder.name.removeprefix("step-"))
+
+    def state(self) -> dict[str, Any]:
+        return json.loads((self.folder / "state.json").read_text())
+
+    def checksum(self) -> str:
+        """sha256 over the whole checkpoint, to be stored with numbers that come from it."""
+        return hashlib.sha256((self.folder / "checksums.json").read_bytes()).hexdigest()
+
+    def fault(self) -> str | None:
+        """What is wrong with it: a file missing or not the bytes that were written. None: nothing."""
+        try:
+            checksums = json.loads((self.folder / "checksums.json").read_text())
+            for name, expected in checksums.items():
+                if sha256(self.folder / name) != expected:
+                    return f"{name} is not what was written (truncated or altered)"
+        except FileNotFoundError as error:
+            return f"{Path(error.filename).name} is missing"
+        except (json.JSONDecodeError, AttributeError):
+            return "checksums.json cannot be read"
+        return None
+
+    def load_weights(self, model: nn.Module, *, average: bool) -> None:
+        """Into a model of the same shape: the averaged weights if asked for and kept, the trained ones otherwise."""
+        ema = self.folder / "ema.safetensors"
+        load_weights(model, ema if average and ema.exists() else self.folder / "model.safetensors")
+
+    def load_training(self, model: nn.Module, ema: EMA, optimizer: Optimizer) -> None:
+        """Everything `save` stored, so that training continues as if it had not stopped."""
+        load_weights(model, self.folder / "model.safetensors")
+        if ema.decay > 0:
+            for name, tensor in load_file(self.folder / "ema.safetensors").items():
+                ema.average[name].copy_(tensor)
+        moments = load_file(self.folder / "optimizer.safetensors")
+        state: dict[int, dict[str, Tensor]] = {}
+        for index, name in enumerate(_names_in_optimizer_order(model, optimizer)):
+            prefix = name + "/"
+            state[index] = {k.removeprefix(prefix): v for k, v in moments.items() if k.startswith(prefix)}
+        optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+
+
+def load_weights(model: nn.Module, file: Path) -> None:
+    """Weights from a safetensors file, every name and shape accounted for."""
+    weights = load_file(file)
+    expected = {name: tuple(p.shape) for name, p in model.named_parameters()}
+    found = {name: tuple(p.shape) for name, p in weights.items()}
+    if expected != found:
+        name = sorted(n for n in expected.keys() | found.keys() if expected.get(n) != found.get(n))[0]
+        raise UserError(
+            f"{file} does not fit this model: {name} has shape {found.get(name, 'missing')} in the file, "
+            f"{expected.get(name, 'missing')} in the model; was the configuration changed?"
+        )
+    model.load_state_dict(weights, strict=True)
+
+
+def save(
+    folder: Path, *, step: int, model: nn.Module, ema: EMA, optimizer: Optimizer, state: dict[str, Any]
+) -> Checkpoint:
+    """Write `folder/step-STEP` whole or not at all."""
+    final = folder / f"step-{step:08d}"
+    aside = folder / f".writing-{final.name}"
+    with _explain_write_errors(folder):
+        shutil.rmtree(aside, ignore_errors=True)
+        try:
+            aside.mkdir(parents=True)
+            save_file(_contiguous(dict(model.named_parameters())), aside / "model.safetensors")
+            if ema.decay > 0:
+                save_file(_contiguous(ema.average), aside / "ema.safetensors")
+            save_file(_optimizer_tensors(model, optimizer), aside / "optimizer.safetensors")
+            (aside / "state.json").write_text(json.dumps({"format": FORMAT, "step": step, **state}, indent=1))
+            checksums = {file.name: sha256(file) for file in sorted(aside.iterdir())}
+            (aside / "checksums.json").write_text(json.dumps(checksums, indent=1))
+            for file in aside.iterdir():
+                _sync(file)
+            _sync(aside)
+            if final.exists():  # an older write of the same step, e.g. by the run that was resumed
+                shutil.rmtree(final)
+            aside.rename(final)
+            _sync(folder)
+        except BaseException:
+            shutil.rmtree(aside, ignore_errors=True)
+            raise
+    return Checkpoint(final)
+
+
+def all_checkpoints(folder: Path) -> list[Checkpoint]:
+    """Complete checkpoints, oldest first."""
+    return [Checkpoint(path) for path in sorted(folder.glob("step-*"))]
+
+
+def newest_sound(folder: Path, say: Callable[[str], None]) -> Checkpoint:
+    """The newest checkpoint whose checksums hold; says which ones it passed over and why."""
+    candidates = all_checkpoints(folder)
+    for checkpoint in reversed(candidates):
+        fault = checkpoint.fault()
+        if fault is None:
+            return checkpoint
+        say(f"checkpoint {checkpoint.folder} is damaged: {fault}; falling back to the one before")
+    if candidates:
+        raise UserError(
+            f"every checkpoint in {folder} is damaged; train again or restore the folder from a copy"
+        )
+    raise UserError(
+        f"{folder} holds no checkpoint yet; start the run again without --resume, in another folder"
+    )
+
+
+def prune(folder: Path, *, best_step: int | None, keep_interval_steps: int) -> None:
+    """Keep the newest two, the best, and the multiples of keep_interval_steps (0: none)."""
+    for checkpoint in all_checkpoints(folder)[:-2]:
+        kept = keep_interval_steps and checkpoint.step % keep_interval_steps == 0
+        if not kept and checkpoint.step != best_step:
+            shutil.rmtree(checkpoint.folder)
+
+
+def sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _names_in_optimizer_order(model: nn.Module, optimizer: Optimizer) -> list[str]:
+    name_of = {id(p): name for name, p in model.named_parameters()}
+    return [name_of[id(p)] for group in optimizer.param_groups for p in group["params"]]
+
+
+def _optimizer_tensors(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
+    names = _names_in_optimizer_order(model, optimizer)
+    state: dict[int, dict[str, Tensor]] = optimizer.state_dict()["state"]
+    return _contiguous(
+        {f"{names[i]}/{key}": value for i, entry in state.items() for key, value in entry.items()}
+    )
+
+
+def _contiguous(tensors: dict[str, Any]) -> dict[str, Tensor]:
+    return {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+
+
+def _sync(path: Path) -> None:
+    """Flush a file or a folder's entries to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _explain_write_errors(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, safetensors.SafetensorError) as error:
+        sound = all_checkpoints(folder)
+        kept = (
+            f"the last good checkpoint is {sound[-1].folder}" if sound else "no checkpoint was written before"
+        )
+        raise UserError(
+            f"could not write a checkpoint to {folder}: {error}; {kept}. Free some space, then continue with\n"
+            f"  atat train --resume {folder.parent}"
+        ) from error

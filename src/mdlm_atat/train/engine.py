@@ -1,0 +1,137 @@
+"""The distributed engine: the only file that knows Lightning Fabric, devices, ranks and mixed precision."""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Literal
+
+import torch
+from lightning.fabric import Fabric
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from mdlm_atat.errors import UserError
+
+Precision = Literal["auto", "float32", "bf16"]
+
+
+class Engine:
+    """One process of a training run, alone or one of many that torchrun or SLURM started.
+
+    Devices are chosen from the environment: a GPU if there is one, and as many processes as were launched.
+    """
+
+    def __init__(self, precision: Precision) -> None:
+        accelerator = "cuda" if torch.cuda.is_available() else "cpu"
+        num_ranks = int(os.environ.get("WORLD_SIZE") or os.environ.get("SLURM_NTASKS") or 1)
+        per_node = int(
+            os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("SLURM_NTASKS_PER_NODE") or num_ranks
+        )
+        if precision == "auto":
+            precision = "bf16" if accelerator == "cuda" and torch.cuda.is_bf16_supported() else "float32"
+        self.precision: Literal["float32", "bf16"] = precision
+        self._fabric = Fabric(
+            accelerator=accelerator,
+            devices=per_node,
+            num_nodes=num_ranks // per_node,
+            strategy="ddp" if num_ranks > 1 else "auto",
+            precision="bf16-mixed" if precision == "bf16" else "32-true",
+        )
+        if num_ranks > 1:
+            self._fabric.launch()
+        self.device: torch.device = self._fabric.device
+        self.rank: int = self._fabric.global_rank
+        self.num_ranks: int = self._fabric.world_size
+        self.is_main: bool = self.rank == 0
+        self._module: nn.Module | None = None
+
+    def setup(self, model: nn.Module, optimizer: Optimizer) -> tuple[nn.Module, Optimizer]:
+        """Move to the device and wrap for this precision and number of processes; the raw model shares its weights."""
+        wrapped, wrapped_optimizer = self._fabric.setup(model, optimizer)
+        self._module = wrapped
+        return wrapped, wrapped_optimizer
+
+    def autocast(self) -> AbstractContextManager[None]:
+        return self._fabric.autocast()
+
+    def accumulate(self, model: nn.Module, more: bool) -> AbstractContextManager[None]:
+        """Around all but the last micro-batch: gradients are not exchanged yet."""
+        return self._fabric.no_backward_sync(model, enabled=more) if self.num_ranks > 1 else nullcontext()
+
+    def backward(self, loss: Tensor) -> None:
+        self._fabric.backward(loss)
+
+    def sum(self, value: Tensor) -> Tensor:
+        """Sum over all processes."""
+        return self._reduce(value, "sum")
+
+    def mean(self, value: Tensor) -> Tensor:
+        """Mean over all processes."""
+        return self._reduce(value, "mean")
+
+    def _reduce(self, value: Tensor, operation: Literal["sum", "mean"]) -> Tensor:
+        if self.num_ranks == 1:
+            return value
+        reduced = self._fabric.all_reduce(value, reduce_op=operation)
+        assert isinstance(reduced, Tensor)
+        return reduced
+
+    def gather(self, value: Tensor) -> Tensor:
+        """Concatenate over processes along the first axis, where shares may differ in length."""
+        if self.num_ranks == 1:
+            return value
+        shares: list[Tensor | None] = [None] * self.num_ranks
+        torch.distributed.all_gather_object(shares, value.cpu())
+        return torch.cat([share for share in shares if share is not None]).to(value.device)
+
+    def barrier(self) -> None:
+        self._fabric.barrier()
+
+    @contextmanager
+    def main_first(self) -> Iterator[None]:
+        """The main process runs the block before the others, e.g. to prepare data that they then find ready."""
+        if not self.is_main:
+            self.barrier()
+        yield
+        if self.is_main:
+            self.barrier()
+
+    def describe(self) -> dict[str, str | int]:
+        """The machine, as stored with every number."""
+        cuda = self.device.type == "cuda"
+        return {
+            "cpu": f"{platform.machine()}, {os.cpu_count()} cores",
+            "device": torch.cuda.get_device_name(self.device) if cuda else "CPU",
+            "precision": self.precision,
+            "num_processes": self.num_ranks,
+        }
+
+    def peak_memory_bytes(self) -> int:
+        """Most memory used so far: on the device for a GPU, by this process otherwise."""
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device)
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+    def synchronize(self) -> None:
+        """Wait for the device, so that a clock read afterwards counts finished work."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+
+@contextmanager
+def explain_out_of_memory(advice: Callable[[], str]) -> Iterator[None]:
+    """Turn the device's out-of-memory error into a message that says what to try."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise UserError(f"out of memory on the device; {advice()}") from error
+    except RuntimeError as error:  # the CPU's allocator has no error class of its own
+        if "can't allocate memory" not in str(error):
+            raise
+        raise UserError(f"out of memory; {advice()}") from error

@@ -1,0 +1,146 @@
+"""Where a run's numbers go: metrics.jsonl always, TensorBoard and Weights & Biases if asked, a progress line for people."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from mdlm_atat.errors import UserError
+
+PLAIN_LINE_INTERVAL_S = 15.0  # between two progress lines where the output is no terminal
+
+
+@runtime_checkable
+class Writer(Protocol):
+    def write(self, step: int, values: dict[str, float]) -> None: ...
+    def close(self) -> None: ...
+
+
+class JsonLines:
+    """metrics.jsonl: one object a line, `step` first; lines after `resume_step` are dropped when a run is resumed."""
+
+    def __init__(self, file: Path, resume_step: int) -> None:
+        if file.exists():
+            kept = [line for line in file.read_text().splitlines() if _step_of(line) <= resume_step]
+            aside = file.with_suffix(".tmp")
+            aside.write_text("".join(line + "\n" for line in kept))
+            aside.replace(file)
+        self._stream = file.open("a")
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        self._stream.write(json.dumps({"step": step, **values}) + "\n")
+        self._stream.flush()
+
+    def close(self) -> None:
+        self._stream.close()
+
+
+def _step_of(line: str) -> float:
+    try:
+        return json.loads(line)["step"]
+    except (json.JSONDecodeError, KeyError):
+        return float("inf")  # the half-written last line of a killed process
+
+
+class TensorBoard:
+    def __init__(self, folder: Path, resume_step: int) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise UserError(
+                "TensorBoard is not installed; run: pip install 'mdlm-atat[tensorboard]'"
+            ) from error
+        self._writer = SummaryWriter(str(folder), purge_step=resume_step + 1 if resume_step else None)
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class WeightsAndBiases:
+    def __init__(self, folder: Path, name: str, config: dict[str, Any]) -> None:
+        try:
+            import wandb
+        except ImportError as error:
+            raise UserError(
+                "Weights & Biases is not installed; run: pip install 'mdlm-atat[wandb]'"
+            ) from error
+        folder.mkdir(exist_ok=True)
+        self._run = wandb.init(
+            project="mdlm-atat", name=name, id=name, dir=str(folder), config=config, resume="allow"
+        )
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        self._run.log(values, step=step)
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+def open_writers(run: Path, loggers: Sequence[str], resume_step: int, config: dict[str, Any]) -> list[Writer]:
+    """metrics.jsonl and the loggers by name; all carry the same names."""
+    writers: list[Writer] = [JsonLines(run / "metrics.jsonl", resume_step)]
+    for logger in loggers:
+        match logger:
+            case "tensorboard":
+                writers.append(TensorBoard(run / "tensorboard", resume_step))
+            case "wandb":
+                writers.append(WeightsAndBiases(run / "wandb", run.name, config))
+            case _:
+                raise ValueError(f"unknown logger {logger}")
+    return writers
+
+
+class ProgressLine:
+    """Loss, speed and time left: a live bar on a terminal, a line now and then elsewhere."""
+
+    def __init__(self, console: Console, num_steps: int, start_step: int) -> None:
+        self._console = console
+        self._num_steps, self._start_step = num_steps, start_step
+        self._start_s = self._last_line_s = 0.0
+        self._bar: Progress | None = None
+        self._task = TaskID(0)
+        if console.is_terminal:
+            self._bar = Progress(
+                TextColumn("step {task.completed}/{task.total}"),
+                BarColumn(bar_width=24),
+                TextColumn("{task.description}"),
+                TimeRemainingColumn(compact=True),
+                TextColumn("left"),
+                console=console,
+                transient=True,
+            )
+            self._task = self._bar.add_task("", total=num_steps, completed=start_step)
+
+    def start(self) -> None:
+        self._start_s = self._last_line_s = time.perf_counter()
+        if self._bar is not None:
+            self._bar.start()
+
+    def update(self, step: int, loss: float, tokens_per_s: float) -> None:
+        text = f"loss {loss:.3f} nats/token · {tokens_per_s:,.0f} tokens/s"
+        if self._bar is not None:
+            self._bar.update(self._task, completed=step, description=text)
+            return
+        now_s = time.perf_counter()
+        if now_s - self._last_line_s > PLAIN_LINE_INTERVAL_S or step == self._num_steps:
+            self._last_line_s = now_s
+            left_s = (now_s - self._start_s) / max(1, step - self._start_step) * (self._num_steps - step)
+            self.say(f"step {step}/{self._num_steps} · {text} · {left_s:.0f} s left")
+
+    def say(self, text: str) -> None:
+        """A line that stays, above the bar."""
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()

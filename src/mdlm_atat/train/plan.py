@@ -1,0 +1,70 @@
+"""What a run will do, with the numbers worked out, said before it starts."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from mdlm_atat.data.tokens import TokenDataset
+from mdlm_atat.train.engine import explain_out_of_memory
+from mdlm_atat.train.loop import Training, forward_backward
+
+
+@dataclass(frozen=True)
+class DryRun:
+    step_s: float
+    """Seconds of one forward and backward pass over a batch, after a first one that warms up."""
+    memory_bytes: int
+    """Peak with gradients, optimizer moments and averages added."""
+
+
+def dry_run(run: Training, step: int) -> DryRun:
+    """Gradients of a real batch, thrown away: finds out time and memory before the run depends on them.
+
+    It changes no weight and no random number of the run.
+    """
+    config, engine = run.config.train, run.engine
+    rows = config.batch_size // engine.num_ranks // config.num_micro_batches
+
+    def advice() -> str:
+        return (
+            f"a micro-batch has {rows} sequences; the same training in less memory: "
+            f"--train.num_micro_batches {config.num_micro_batches * 2}, or a smaller batch: "
+            f"--train.batch_size {max(1, config.batch_size // 2)}"
+        )
+
+    with explain_out_of_memory(advice):
+        forward_backward(run, step)
+        engine.synchronize()
+        start_s = time.perf_counter()
+        forward_backward(run, step)
+        engine.synchronize()
+    step_s = time.perf_counter() - start_s
+    run.optimizer.zero_grad(set_to_none=True)
+    weight_bytes = sum(p.numel() * p.element_size() for p in run.raw_model.parameters())
+    moments_bytes = 2 * weight_bytes  # AdamW's two; the average is there already
+    return DryRun(step_s, engine.peak_memory_bytes() + moments_bytes)
+
+
+def plan(run: Training, train_data: TokenDataset, valid_data: TokenDataset, measured: DryRun, start_step: int) -> str:
+    config, machine = run.config, run.engine.describe()
+    num_parameters = sum(p.numel() for p in run.raw_model.parameters())
+    tokens_per_step = config.train.batch_size * train_data.length
+    steps = config.train.num_steps - start_step
+    epochs = config.train.num_steps * config.train.batch_size / train_data.num_rows
+    left_minutes = steps * measured.step_s / 60
+    source, tokenizer = config.data.source, train_data.manifest.tokenizer
+    processes = f", {machine['num_processes']} processes" if run.engine.num_ranks > 1 else ""
+    return "\n".join(
+        [
+            f"data       {source}, {tokenizer['name']} tokenizer with {tokenizer['vocab_size']:,} tokens: "
+            f"{train_data.num_tokens:,} to train on, {valid_data.num_tokens:,} to validate",
+            f"model      {config.model.kind}, {num_parameters:,} parameters: {config.model.num_layers} layers, "
+            f"width {config.model.width}, {config.model.num_heads} heads, length {config.data.length}",
+            f"training   {steps:,} steps of {config.train.batch_size} x {train_data.length} = {tokens_per_step:,} tokens: "
+            f"{steps * tokens_per_step / 1e6:,.1f}M tokens, {epochs:.2f} epochs in all",
+            f"machine    {machine['device']}, {machine['precision']}{processes}; a step takes about "
+            f"{measured.step_s * 1000:,.0f} ms: {left_minutes:,.1f} minutes, and "
+            f"{measured.memory_bytes / 2**30:.1f} GiB at the peak",
+        ]
+    )

@@ -1,0 +1,142 @@
+"""The folder of a run: what is written when it starts, and what may change when it is resumed.
+
+    config.yaml      every setting, resolved        metrics.jsonl    what was measured, a line a record
+    run.json         command, data, machine         checkpoints/     see train.checkpoint
+    tokenizer/       as the data was prepared       evals/           one JSON for each evaluation
+    counts.npy       each token's training count    samples.jsonl    texts generated at the end
+    report.html      all of it on one page
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mdlm_atat.config.files import save_config
+from mdlm_atat.config.schema import RunConfig
+from mdlm_atat.data.tokens import TokenDataset
+from mdlm_atat.errors import UserError
+
+COUNTS_FILE = "counts.npy"
+RESUMABLE = {
+    "train.num_steps",
+    "train.num_micro_batches",
+    "train.precision",
+    "train.log_interval_steps",
+    "train.eval_interval_steps",
+    "train.checkpoint_interval_steps",
+    "train.keep_interval_steps",
+    "train.max_minutes",
+    "train.loggers",
+    "eval.num_draws",
+    "eval.final_num_draws",
+    "eval.batch_size",
+    "eval.num_samples",
+    "eval.sample_steps",
+}
+"""Settings that a resumed run may change: they alter neither the weights' shapes nor the order of the data."""
+EXACT = RESUMABLE - {"train.num_steps", "train.num_micro_batches", "train.precision"}
+"""Of these, the ones that leave the remaining steps the same bit for bit."""
+
+
+def create_run_folder(folder: Path) -> None:
+    """Make an empty folder for a new run."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        what = "holds another run" if (folder / "config.yaml").exists() else "is not empty"
+        resume = f", or continue that run with: atat train --resume {folder}" if "another" in what else ""
+        raise UserError(f"{folder} {what}, which is left as it is; choose another --out{resume}")
+    folder.mkdir(parents=True, exist_ok=True)
+    if not os.access(folder, os.W_OK):
+        raise UserError(f"{folder} cannot be written to; choose another --out")
+
+
+def describe_data(train_data: TokenDataset, valid_data: TokenDataset) -> dict[str, Any]:
+    """The data of a run as stored in run.json; `hash` changes with any token of either split."""
+    manifest, valid = train_data.manifest, valid_data.manifest.splits[valid_data.split]
+    return {
+        "source": manifest.source.get("spec", str(train_data.folder)),
+        "hash": manifest.splits[train_data.split].sha256[:32] + valid.sha256[:32],
+        "tokenizer": manifest.tokenizer["name"],
+        "tokenizer_hash": manifest.tokenizer["hash"],
+        "train_tokens": train_data.num_tokens,
+        "valid_tokens": valid.tokens,
+        "valid_words": valid.words,
+        "valid_characters": valid.characters,
+        "valid_bytes": valid.bytes,
+    }
+
+
+def write_start(folder: Path, config: RunConfig, train_data: TokenDataset, record: dict[str, Any]) -> None:
+    """Configuration, provenance and tokenizer: enough to tell what the run is, before its first step."""
+    save_config(config, folder / "config.yaml")
+    write_json(folder / "run.json", {"started": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **record})
+    train_data.tokenizer.save(folder / "tokenizer")
+    np.save(folder / COUNTS_FILE, train_data.counts, allow_pickle=False)
+
+
+def read_counts(folder: Path) -> NDArray[np.int64]:
+    """How often each token occurs in a run's training text."""
+    return np.load(folder / COUNTS_FILE, allow_pickle=False)
+
+
+def check_same_data(folder: Path, found: dict[str, Any]) -> None:
+    """A resumed run must see the tokens it was trained on."""
+    stored = json.loads((folder / "run.json").read_text())["data"]
+    if stored["tokenizer_hash"] != found["tokenizer_hash"]:
+        raise UserError(
+            f"{folder} was trained with another tokenizer ({stored['tokenizer']}) than the data now has "
+            f"({found['tokenizer']}, or another vocabulary): restore the data it was trained on, or start a new run"
+        )
+    if stored["hash"] != found["hash"]:
+        raise UserError(
+            f"the data of {folder} has changed since the run began ({stored['train_tokens']:,} training tokens then, "
+            f"{found['train_tokens']:,} now): restore it, or start a new run"
+        )
+
+
+def changes(before: RunConfig, after: RunConfig) -> dict[str, tuple[Any, Any]]:
+    """Dotted path -> (old, new) of every setting that differs."""
+    return {
+        f"{section.name}.{setting.name}": (old, new)
+        for section in fields(RunConfig)
+        for setting in fields(getattr(before, section.name))
+        if (old := getattr(getattr(before, section.name), setting.name))
+        != (new := getattr(getattr(after, section.name), setting.name))
+    }
+
+
+def check_resumable(before: RunConfig, after: RunConfig, num_ranks_before: int, num_ranks: int) -> list[str]:
+    """What a resumed run does differently, a line each; UserError where it would be another run."""
+    changed = changes(before, after)
+    forbidden = sorted(changed.keys() - RESUMABLE)
+    if forbidden:
+        raise UserError(
+            "a resumed run cannot change "
+            + ", ".join(f"{path} ({changed[path][0]} to {changed[path][1]})" for path in forbidden)
+            + "; leave it out, or start a new run"
+        )
+    lines = [
+        f"{path}: {old} before, {new} now"
+        + ("" if path in EXACT else "; from here on it is not the same run bit for bit")
+        + (", and the learning rate follows the new length" if path == "train.num_steps" else "")
+        for path, (old, new) in changed.items()
+    ]
+    if num_ranks_before != num_ranks:
+        lines.append(
+            f"processes: {num_ranks_before} before, {num_ranks} now; the batches are the same, sums round differently"
+        )
+    return lines
+
+
+def write_json(file: Path, content: Any) -> None:
+    """Whole or not at all."""
+    aside = file.with_name(f".{file.name}.writing")
+    aside.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    aside.replace(file)

