@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -36,6 +36,7 @@ from mdlm_atat.samplers.loop import OnStep, StepRule, sample
 from mdlm_atat.train.checkpoint import Checkpoint, load_weights, newest_sound
 
 Precision = Literal["auto", "float32", "bf16"]
+AnyLM = TypeVar("AnyLM", bound="LanguageModel")
 
 
 @dataclass(frozen=True)
@@ -87,13 +88,13 @@ class LanguageModel(ABC):
 
     @classmethod
     def from_pretrained(
-        cls,
+        cls: type[AnyLM],
         folder: str | Path,
         *,
         device: torch.device | str | None = None,
         precision: Precision = "auto",
         say: Callable[[str], None] = lambda _: None,
-    ) -> Self:
+    ) -> AnyLM:
         """Load a run folder (its newest sound checkpoint), one of its checkpoints, or a folder made by save_pretrained.
 
         Averaged (EMA) weights where the run kept them. `device` None: a GPU if there is one. `say` hears of damaged
@@ -104,12 +105,6 @@ class LanguageModel(ABC):
         if config.model.kind != cls.kind:
             other = next(c.__name__ for c in (MaskedDiffusionLM, CausalLM) if c.kind == config.model.kind)
             raise UserError(f"{folder} holds a {config.model.kind} model; load it with {other}.from_pretrained")
-        return cls._load(found, config, device, precision)
-
-    @classmethod
-    def _load(
-        cls, found: Located, config: RunConfig, device: torch.device | str | None, precision: Precision
-    ) -> Self:
         tokenizer = load_tokenizer(str(found.tokenizer))
         with torch.random.fork_rng(devices=[]):  # the weights drawn here are overwritten at once
             network = build_model(config.model, tokenizer.vocab_size, config.data.length)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from tiny import WORDS
 
+
 @pytest.fixture(scope="session")
 def gpt2_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """vocab.bpe + encoder.json in GPT-2's layout: 256 bytes, six merges, <|endoftext|> last."""
@@ -15,7 +16,11 @@ def gpt2_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("tiny-gpt2")
     merges = ["t h", "th e", "Ġ the", "a t", "c at", "Ċ Ċ"]
-    tokens = [*sorted(pre_tokenizers.ByteLevel.alphabet()), *(merge.replace(" ", "") for merge in merges), "<|endoftext|>"]
+    tokens = [
+        *sorted(pre_tokenizers.ByteLevel.alphabet()),
+        *(merge.replace(" ", "") for merge in merges),
+        "<|endoftext|>",
+    ]
     (folder / "encoder.json").write_text(json.dumps({token: i for i, token in enumerate(tokens)}))
     (folder / "vocab.bpe").write_text("#version: 0.2\n" + "\n".join(merges) + "\n", encoding="utf-8")
     return folder

@@ -121,6 +121,8 @@ def test_a_packed_file_that_is_cut_short_is_named(suffix: str, tmp_path: Path) -
     path.write_bytes(pack(os.urandom(5000).hex().encode())[:-500])
     with pytest.raises(UserError, match=f"cut.txt{suffix} is damaged or cut short"):
         texts(open_source(str(path)))
+    path.write_bytes(pack(b"whole") + pack(b" and whole"))
+    assert texts(open_source(str(path))) == ["whole and whole"]
     path.write_bytes(b"this is not packed at all")
     with pytest.raises(UserError, match=f"cut.txt{suffix} is damaged or cut short"):
         texts(open_source(str(path)))
@@ -206,7 +208,7 @@ def test_a_folder_keeps_valid_apart_and_never_reads_test(tmp_path: Path) -> None
 def test_sources_that_are_not_there_say_what_is_expected(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no file or folder nowhere\.txt.*shakespeare, wikitext-2"):
         open_source("nowhere.txt")
-    with pytest.raises(UserError, match="holds no file that can be read: expected .txt"):
+    with pytest.raises(UserError, match=r"holds no file that can be read: expected \.txt"):
         open_source(str(tmp_path))
     (tmp_path / "test.txt").write_text("x")
     with pytest.raises(UserError, match="holds only validation and test files"):
@@ -246,7 +248,7 @@ def test_pieces_of_100_characters_give_the_ids_of_the_whole(
     parts = cut(text, 100, monkeypatch)
     assert "".join(part.text for part in parts) == text
     assert [part.ends_document for part in parts] == [False] * (len(parts) - 1) + [True]
-    assert len(parts) > 20
+    assert len(parts) > 10
     ids = [i for part in parts for i in loaded.encode(part.text)]
     assert ids == loaded.encode(text)
     assert sum(len(part.text.split()) for part in parts) == len(text.split())
@@ -282,7 +284,7 @@ for arguments in ({{"split": "nope"}}, {{"column": "nope"}}):
 try:
     list(open_source("hub:{tmp_path}/set:other"))
 except UserError as error:
-    print(str(error)[:60])
+    print(str(error))
 """
     environment = {**os.environ, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"}
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], env=environment, capture_output=True, text=True)

@@ -124,7 +124,9 @@ def test_xz_compressed_vocabularies_load_too(gpt2_folder: Path, bert_folder: Pat
         assert load_tokenizer(str(packed)).fingerprint() == load_tokenizer(str(folder)).fingerprint()
 
 
-def test_merges_txt_and_vocab_json_are_the_same_as_vocab_bpe_and_encoder_json(gpt2_folder: Path, tmp_path: Path) -> None:
+def test_merges_txt_and_vocab_json_are_the_same_as_vocab_bpe_and_encoder_json(
+    gpt2_folder: Path, tmp_path: Path
+) -> None:
     (tmp_path / "merges.txt").write_bytes((gpt2_folder / "vocab.bpe").read_bytes())
     (tmp_path / "vocab.json").write_bytes((gpt2_folder / "encoder.json").read_bytes())
     assert load_tokenizer(str(tmp_path)).fingerprint() == load_tokenizer(str(gpt2_folder)).fingerprint()
@@ -215,7 +217,7 @@ def test_a_folder_without_a_whole_tokenizer_is_refused(files: dict[str, str], me
 def test_names_that_are_no_tokenizer_say_what_to_give_instead(bert_folder: Path) -> None:
     with pytest.raises(UserError, match="built from a corpus"):
         load_tokenizer("char")
-    with pytest.raises(UserError, match="there is no tokenizer folder ./nowhere"):
+    with pytest.raises(UserError, match=r"there is no tokenizer folder ./nowhere"):
         load_tokenizer("./nowhere")
     with pytest.raises(UserError, match="takes the folder"):
         load_tokenizer(str(bert_folder / "vocab.txt"))

@@ -5,6 +5,7 @@ import pytest
 import torch
 from toys import Joint, ListRows, uniform_denoiser
 
+from mdlm_atat.errors import UserError
 from mdlm_atat.evaluate.likelihood import (
     BLOCK_SIZE,
     TextCounts,
@@ -51,8 +52,8 @@ def test_the_draws_are_the_same_for_every_batch_size_and_number_of_processes():
 
 
 def test_draws_are_rounded_up_to_whole_blocks_and_spread_over_all_counts():
-    draws = draw_nll(uniform_denoiser(5), ListRows(np.zeros((9, BLOCK_SIZE), dtype=np.int64)), num_draws=17, mask_id=5)
-    assert len(draws.nll) == 2 * BLOCK_SIZE
+    draws = draw_nll(uniform_denoiser(5), ListRows(np.zeros((9, BLOCK_SIZE), dtype=np.int64)), num_draws=33, mask_id=5)
+    assert len(draws.nll) == 3 * BLOCK_SIZE
     assert sorted(draws.num_masked[:BLOCK_SIZE].tolist()) == list(range(1, BLOCK_SIZE + 1))
 
 
@@ -148,3 +149,8 @@ def test_the_error_of_a_ratio_of_equal_sizes_is_the_usual_standard_error():
     ratio, error = ratio_with_standard_error(total, torch.ones(4, dtype=torch.float64))
     assert ratio == 3.0
     assert error == pytest.approx(total.std().item() / 2)
+
+
+def test_fewer_than_32_draws_are_refused_because_they_have_no_standard_error():
+    with pytest.raises(UserError, match="31 draws are too few"):
+        draw_nll(JOINT.denoise, JOINT.rows(), num_draws=31, mask_id=3)

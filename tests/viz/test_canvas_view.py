@@ -98,9 +98,7 @@ def test_numpy_rows_and_lists_give_the_same_frame():
     for convert in (list, np.array):
         console = plain_console()
         with CanvasView(console, letters, MASK, "demo") as view:
-            view.show(
-                1, 2, convert([0, MASK, 2]), convert([True, False, True]), convert([True, False, False])
-            )
+            view.show(1, 2, convert([0, MASK, 2]), convert([True, False, True]), convert([True, False, False]))
         outputs.append(written(console))
     assert outputs[0] == outputs[1]
 
@@ -155,13 +153,15 @@ def test_of_100_steps_faster_than_a_frame_only_the_first_and_the_last_are_drawn(
 
 def test_an_interrupted_sampler_leaves_the_cursor_visible_and_its_latest_state_of_2_letters():
     console = terminal()
-    with (
-        pytest.raises(KeyboardInterrupt),
-        CanvasView(console, letters, MASK, "demo", min_frame_s=60.0) as view,
-    ):
-        view.show(0, 9, [MASK] * 4, [False] * 4)
-        view.show(1, 9, [0, 1, MASK, MASK], [True, True, False, False])
-        raise KeyboardInterrupt
+
+    def interrupted() -> None:
+        with CanvasView(console, letters, MASK, "demo", min_frame_s=60.0) as view:
+            view.show(0, 9, [MASK] * 4, [False] * 4)
+            view.show(1, 9, [0, 1, MASK, MASK], [True, True, False, False])
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     output = written(console)
     assert "2 of 4 revealed" in output
     assert output.rindex("\x1b[?25h") > output.rindex("\x1b[?25l")

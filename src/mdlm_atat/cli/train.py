@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -103,35 +104,18 @@ def run(config: RunConfig, folder: Path, *, resumed_from: RunConfig | None, pres
     train_data = TokenDataset.open(data_folder, "train", config.data.length)
     valid_data = TokenDataset.open(data_folder, "valid", config.data.length)
     described = describe_data(train_data, valid_data)
-    machine: dict[str, Any] = {**engine.describe(), "cpu": cpu()}
 
     checkpoint: Checkpoint | None = None
     if resumed_from is None:
         with engine.main_first():
             if engine.is_main:
                 create_run_folder(folder)
-                record = {
-                    "command": shlex.join(["atat", *sys.argv[1:]]),
-                    "preset": preset,
-                    "versions": {
-                        "mdlm_atat": code_version(),
-                        "torch": torch.__version__,
-                        "python": sys.version.split()[0],
-                    },
-                    "machine": machine,
-                    "commit": commit(),
-                    "data": described,
-                    "unigram": unigram_record(valid_data, train_data.counts),
-                }
-                write_start(folder, config, train_data, record)
     else:
         check_same_data(folder, described)
         ranks_before = json.loads((folder / "run.json").read_text())["machine"]["num_processes"]
         for line in check_resumable(resumed_from, config, ranks_before, engine.num_ranks):
             say(line)
         checkpoint = newest_sound(folder / "checkpoints", say)
-        if engine.is_main:
-            save_config(config, folder / "config.yaml")
 
     torch.manual_seed(config.train.seed)
     model = build_model(config.model, train_data.tokenizer.vocab_size, config.data.length)
@@ -156,43 +140,64 @@ def run(config: RunConfig, folder: Path, *, resumed_from: RunConfig | None, pres
             )
         engine.barrier()
 
+    training = Training(
+        config=config,
+        engine=engine,
+        model=wrapped,
+        raw_model=model,
+        optimizer=wrapped_optimizer,
+        ema=ema,
+        objective=build_objective(config, train_data.tokenizer.vocab_size),
+        batch_at=lambda step: batch_at(
+            train_data,
+            seed=config.train.seed,
+            step=step,
+            batch_size=config.train.batch_size,
+            rank=engine.rank,
+            num_ranks=engine.num_ranks,
+        ),
+        evaluate=lambda: score_validation(config, engine, wrapped, valid_data),
+        save=save_checkpoint,
+    )
+    try:
+        measured = dry_run(training, progress.step)
+    except BaseException:
+        if resumed_from is None and engine.is_main:
+            folder.rmdir()  # still empty: the same command can be given again
+        raise
+    say(plan(training, train_data, valid_data, measured, progress.step))
+    say(f"run        {folder}")
+    if engine.is_main:
+        if resumed_from is None:
+            record = {
+                "command": shlex.join(["atat", *sys.argv[1:]]),
+                "preset": preset,
+                "versions": {
+                    "mdlm_atat": code_version(),
+                    "torch": torch.__version__,
+                    "python": sys.version.split()[0],
+                },
+                "machine": {**engine.describe(), "cpu": cpu()},
+                "commit": commit(),
+                "parameters": sum(p.numel() for p in model.parameters()),
+                "data": described,
+                "unigram": unigram_record(valid_data, train_data.counts),
+            }
+            write_start(folder, config, train_data, record)
+        else:
+            save_config(config, folder / "config.yaml")
+
     line = ProgressLine(console, config.train.num_steps, progress.step) if engine.is_main else None
-    with stop_requests(config.train.max_minutes) as should_stop:
-        training = Training(
-            config=config,
-            engine=engine,
-            model=wrapped,
-            raw_model=model,
-            optimizer=wrapped_optimizer,
-            ema=ema,
-            objective=build_objective(config, train_data.tokenizer.vocab_size),
-            batch_at=lambda step: batch_at(
-                train_data,
-                seed=config.train.seed,
-                step=step,
-                batch_size=config.train.batch_size,
-                rank=engine.rank,
-                num_ranks=engine.num_ranks,
-            ),
-            evaluate=lambda: score_validation(config, engine, wrapped, valid_data),
-            save=save_checkpoint,
-            writers=open_writers(folder, config.train.loggers, progress.step, {"preset": preset})
-            if engine.is_main
-            else [],
-            line=line,
-            should_stop=should_stop,
-        )
-        say(plan(training, train_data, valid_data, dry_run(training, progress.step), progress.step))
-        say(f"run        {folder}")
-        if line is not None:
-            line.start()
-        try:
+    writers = open_writers(folder, config.train.loggers, progress.step, {"preset": preset}) if engine.is_main else []
+    try:
+        with stop_requests(config.train.max_minutes) as should_stop:
+            training = replace(training, writers=writers, line=line, should_stop=should_stop)
             reason = train(training, progress)
-        finally:
-            if line is not None:
-                line.close()
-            for writer in training.writers:
-                writer.close()
+    finally:
+        if line is not None:
+            line.close()
+        for writer in writers:
+            writer.close()
     if reason is not None:
         say(f"stopped at step {progress.step} of {config.train.num_steps} ({reason}); a checkpoint is written. Continue with")
         say(f"  atat train --resume {folder}")

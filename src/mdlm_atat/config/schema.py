@@ -209,7 +209,9 @@ class EvalConfig:
     """Reverse-time steps of those texts."""
 
     def __post_init__(self) -> None:
-        for name in ("num_draws", "final_num_draws", "batch_size", "sample_steps"):
+        for name in ("num_draws", "final_num_draws"):
+            _at_least(f"eval.{name}", getattr(self, name), 32)  # two blocks of 16, for a standard error
+        for name in ("batch_size", "sample_steps"):
             _at_least(f"eval.{name}", getattr(self, name), 1)
         _at_least("eval.num_samples", self.num_samples, 0)
 

@@ -285,7 +285,7 @@ def _check_not_empty(request: _Request, splits: dict[str, Split], rule: dict[str
     if not any(split.documents for split in splits.values()):
         raise UserError(f"{request.source} holds no text: expected at least one document that is not empty")
     for name, split in splits.items():
-        if not split.documents:
+        if not split.tokens:
             raise UserError(
                 f"the {name} split of {request.source} is empty (validation: {rule['rule']}): use more text, "
                 "another validation_fraction, or name the validation text with --validation"
@@ -354,7 +354,7 @@ def _cut_by_hash(cutoff: int, source: Source) -> Iterator[tuple[str, Piece]]:
 
 
 def _cut_at(place: int, source: Source) -> Iterator[tuple[str, Piece]]:
-    """Train up to `place`, moved to the next end of line, or to the last where none is left in the piece."""
+    """Train up to `place`, moved to the next line's start in the piece, else the last one's, else the piece's."""
     name, seen = "train", 0
     for piece in source:
         text = piece.text
@@ -362,7 +362,7 @@ def _cut_at(place: int, source: Source) -> Iterator[tuple[str, Piece]]:
             name = "valid"
             at = text.find("\n", place - seen) + 1
             if at in (0, len(text)):
-                at = text.rfind("\n", 0, place - seen) + 1 or place - seen
+                at = text.rfind("\n", 0, place - seen) + 1 or (0 if seen else place)
             if at:
                 yield "train", Piece(text[:at], ends_document=True)
             piece = Piece(text[at:], piece.ends_document)

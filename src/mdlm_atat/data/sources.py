@@ -221,9 +221,9 @@ class HubSet:
 def pieces(chunks: Iterable[str]) -> Iterator[Piece]:
     """One document, given in chunks of any size, as pieces of about 256 Ki characters.
 
-    A cut goes before a single space between two words, or after a line end between two words: tokenizers that
-    split at spaces (GPT-2's and BERT's among them) then give the same ids as for the whole. Only a text that has
-    no such place for 16 pieces is cut anywhere.
+    A cut goes before the space that starts a word, or after a single line end: tokenizers that split at spaces
+    (GPT-2's and BERT's among them) then give the same ids as for the whole. Only a text that has no such place for
+    16 pieces is cut anywhere.
     """
     waiting = ""
     for part in (chunk[i : i + PIECE_CHARACTERS] for chunk in chunks for i in range(0, len(chunk), PIECE_CHARACTERS)):
@@ -242,15 +242,15 @@ def pieces(chunks: Iterable[str]) -> Iterator[Piece]:
 
 def _last_cut(text: str) -> int | None:
     # the last place in the first piece, else the first one after it
-    for start in (PIECE_CHARACTERS - 4096, 0):
+    for start in (max(1, PIECE_CHARACTERS - 4096), 1):
         places = [match.start() for match in _CUT.finditer(text, start, PIECE_CHARACTERS)]
         if places:
             return places[-1]
-    after = _CUT.search(text, PIECE_CHARACTERS - 2)
+    after = _CUT.search(text, max(1, PIECE_CHARACTERS - 2))
     return after.start() if after else None
 
 
-_CUT = re.compile(r"(?<=\S)(?= \S)|(?<=\S\n)(?=\S)")
+_CUT = re.compile(r"(?= \S)|(?<=\S\n)(?=\S)")
 
 
 def _open_folder(folder: Path, column: str, documents: Literal["file", "line"]) -> Files:
@@ -295,12 +295,44 @@ def _open_bytes(path: Path) -> io.BufferedIOBase:
         case ".xz":
             return lzma.open(path)
         case ".zst":
-            import zstandard
-
-            reader = zstandard.ZstdDecompressor().stream_reader(path.open("rb"), read_across_frames=True, closefd=True)
-            return io.BufferedReader(reader)  # pyright: ignore[reportArgumentType]
+            return io.BufferedReader(_Chunks(_zst_chunks(path)))
         case _:
             return path.open("rb")
+
+
+class _Chunks(io.RawIOBase):
+    """A file to read from an iterator of bytes."""
+
+    def __init__(self, chunks: Iterator[bytes]) -> None:
+        self._chunks, self._left = chunks, b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._left:
+            chunk = next(self._chunks, None)
+            if chunk is None:
+                return 0
+            self._left = chunk
+        part, self._left = self._left[: len(buffer)], self._left[len(buffer) :]
+        buffer[: len(part)] = part
+        return len(part)
+
+
+def _zst_chunks(path: Path) -> Iterator[bytes]:
+    # the library's own reader ends a file that was cut short as if it were whole
+    import zstandard
+
+    frame = None
+    with path.open("rb") as file:
+        while data := file.read(1 << 14):
+            while data:
+                frame = frame or zstandard.ZstdDecompressor().decompressobj()
+                yield frame.decompress(data)
+                data, frame = (frame.unused_data, None) if frame.eof else (b"", frame)
+    if frame is not None:
+        raise EOFError("the last frame does not end")
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mdlm_atat.denoiser import Denoiser
+from mdlm_atat.errors import UserError
 from mdlm_atat.masking import hide, mask_exactly, scored_positions
 from mdlm_atat.objective import causal_nll, count_weights, masked_nll
 
@@ -137,6 +138,8 @@ def draw_nll(
     numbers masked are n_i = 1 + floor(L (u + i) / BLOCK_SIZE), spread evenly over 1..L with one uniform u.
     `gather` brings the processes' shares together; the result is the same for any number of them.
     """
+    if num_draws < 2 * BLOCK_SIZE:
+        raise UserError(f"{num_draws} draws are too few for a standard error; ask for at least {2 * BLOCK_SIZE}")
     num_blocks = -(-num_draws // BLOCK_SIZE)
     mine = list(range(rank, num_blocks, num_ranks))
     blocks_per_call = max(1, batch_size // BLOCK_SIZE)

@@ -106,7 +106,7 @@ class ProgressLine:
     def __init__(self, console: Console, num_steps: int, start_step: int) -> None:
         self._console = console
         self._num_steps, self._start_step = num_steps, start_step
-        self._start_s = self._last_line_s = 0.0
+        self._start_s = self._last_line_s = time.perf_counter()
         self._bar: Progress | None = None
         self._task = TaskID(0)
         if console.is_terminal:
@@ -120,10 +120,6 @@ class ProgressLine:
                 transient=True,
             )
             self._task = self._bar.add_task("", total=num_steps, completed=start_step)
-
-    def start(self) -> None:
-        self._start_s = self._last_line_s = time.perf_counter()
-        if self._bar is not None:
             self._bar.start()
 
     def update(self, step: int, loss: float, tokens_per_s: float) -> None:

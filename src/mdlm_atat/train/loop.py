@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -52,9 +52,9 @@ class Training:
     evaluate: Callable[[], dict[str, float]]
     """Scores self.model, which holds the averaged weights while it runs; must return the key `eval/nelbo_nats_per_token`."""
     save: Callable[[Progress], None]
-    writers: list[Writer]
-    line: ProgressLine | None
-    should_stop: Callable[[], str | None]
+    writers: Sequence[Writer] = ()
+    line: ProgressLine | None = None
+    should_stop: Callable[[], str | None] = lambda: None
     """A reason to end now with a checkpoint, or None."""
 
 

@@ -117,9 +117,7 @@ class CanvasView:
         text = Text(overflow="fold")
         text.append(self._printable(self.title), style=_FIXED)
         text.append(
-            self._printable(
-                f"  step {frame.step}/{frame.num_steps} · {num_revealed} of {num_free} revealed\n"
-            ),
+            self._printable(f"  step {frame.step}/{frame.num_steps} · {num_revealed} of {num_free} revealed\n"),
             style=_MASKED,
         )
         known_before = np.zeros_like(frame.revealed) if since is None else since.revealed
@@ -149,9 +147,7 @@ class CanvasView:
         """Line ends and tabs stay; other control codes, half characters and what the console cannot encode go."""
         shown = "".join(
             # Cc are control codes (ESC would steer the terminal), Cs halves of a character in UTF-16
-            "\N{REPLACEMENT CHARACTER}"
-            if unicodedata.category(char) in ("Cc", "Cs") and char not in "\n\t"
-            else char
+            "\N{REPLACEMENT CHARACTER}" if unicodedata.category(char) in ("Cc", "Cs") and char not in "\n\t" else char
             for char in text
         )
         encoding = self.console.encoding

@@ -1,4 +1,4 @@
-"""The figures of a run: numbers in, a matplotlib Figure out; no pyplot, so nothing is global and no display is needed."""
+"""The figures of a run: numbers in, a matplotlib Figure out; no pyplot, so nothing is global and no display needed."""
 
 import html
 import re
@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float, Num
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 # One accent and greys: the accent is the blue of Okabe and Ito's colour-blind safe set, and every line also differs
 # from the others by width, dash or marker, so that a black-and-white print stays readable.
@@ -50,7 +51,7 @@ def training_curves(
         for series, name in ((lr, "learning rate"), (grad_norm, "gradient norm"))
         if series is not None and len(series.x)
     ]
-    figure = _figure(height_in=5.6 if below else 3.9)
+    figure = _figure(height_in=5.0 if below else 3.7)
     grid = figure.add_gridspec(2 if below else 1, max(len(below), 1), height_ratios=[3, 1] if below else [1])
     main = figure.add_subplot(grid[0, :])
     if loss_nats is not None and len(loss_nats.x):
@@ -70,13 +71,16 @@ def training_curves(
     _draw_unigram(main, unigram_nats)
     _fit_height(main, loss_nats, bound_nats, unigram_nats)
     _label(main, x="step", y="nats per token")
+    main.xaxis.set_major_locator(MaxNLocator(9, integer=True, steps=[1, 2, 2.5, 5, 10]))
     _legend(main)
     for column, (series, name) in enumerate(below):
-        axes = figure.add_subplot(grid[1, column], sharex=main)
+        axes = figure.add_subplot(grid[1, column])
         drawn = _thinned(series)
-        axes.plot(drawn.x, drawn.y, color=MUTED, linewidth=1)
+        axes.plot(drawn.x, drawn.y, color=MUTED, linewidth=1, marker=_marker(drawn))
+        axes.set_xlim(main.get_xlim())
         axes.set_ylim(bottom=0)
         _label(axes, x="step", y=name)
+        axes.xaxis.set_major_locator(MaxNLocator(4, integer=True, steps=[1, 2, 5, 10]))
     return figure
 
 
@@ -87,7 +91,7 @@ def mask_rate_profile(
     standard_error: Float[np.ndarray, " bins"] | None = None,
     unigram_nats: float | None = None,
 ) -> Figure:
-    """Mean cost of a masked token, in nats, against the share of tokens that is masked; bars are two standard errors."""
+    """Mean cost of a masked token, in nats, against the share of tokens masked; bars are two standard errors."""
     figure = _figure(height_in=3.7)
     axes = figure.add_subplot()
     axes.errorbar(
@@ -130,13 +134,14 @@ def svg(figure: Figure, *, name: str, title: str) -> str:
     text = re.sub(r' xmlns(:xlink)?="[^"]*"', "", text)  # an HTML parser knows both
     text = re.sub(r'\bid="', f'id="{name}-', text)
     text = re.sub(r'(url\(#|href="#)', rf"\g<1>{name}-", text)
-    text = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font-size: \1", text)
+    text = re.sub(r"font-family: [^;\"]*;? ?", "", text)
     for colour, css_name in _CSS_NAMES.items():
         text = text.replace(colour, f"var(--{css_name}, {colour})")
-    # width and height in points would fix the size on the page; the viewBox keeps the proportions
-    text = re.sub(r'<svg height="[^"]*" ', "<svg ", text, count=1)
-    text = re.sub(r'(<svg [^>]*?)width="[^"]*"', r"\1", text, count=1)
-    return text.replace("<svg ", f'<svg role="img" aria-label="{html.escape(title)}" ', 1).strip()
+    # a width and height in points would fix the size on the page; the viewBox alone keeps the proportions
+    head, body = text.split(">", 1)
+    head = re.sub(r' (width|height|version)="[^"]*"', "", head)
+    head = head.replace("<svg", f'<svg role="img" aria-label="{html.escape(title)}"', 1)
+    return f"{head}>{body}".strip()
 
 
 def running_mean(values: Float[np.ndarray, " points"], window: int) -> Float[np.ndarray, " points"]:
@@ -159,10 +164,11 @@ def _draw_loss(axes: Axes, loss_nats: Series) -> None:
     smooth = _thinned(Series(x=loss.x, y=running_mean(loss.y, window)))
     drawn = _thinned(loss)
     if window == 1:
-        axes.plot(drawn.x, drawn.y, color=MUTED, linewidth=1.4, label="training loss")
+        axes.plot(drawn.x, drawn.y, color=MUTED, linewidth=1.4, marker=_marker(drawn), label="training loss")
         return
-    axes.plot(drawn.x, drawn.y, color=FAINT, linewidth=0.7, label="training loss, as logged", zorder=1)
-    axes.plot(smooth.x, smooth.y, color=MUTED, linewidth=1.6, label=f"mean of {window} lines", zorder=3)
+    axes.plot(drawn.x, drawn.y, color=FAINT, linewidth=0.7, zorder=1)
+    label = f"training loss, mean of {window} lines"
+    axes.plot(smooth.x, smooth.y, color=MUTED, linewidth=1.6, label=label, zorder=3)
 
 
 def _draw_band(axes: Axes, bound_nats: Series) -> None:
@@ -176,7 +182,6 @@ def _draw_band(axes: Axes, bound_nats: Series) -> None:
         color=ACCENT,
         alpha=0.22,
         linewidth=0,
-        label="±2 s.e.",
     )
 
 
@@ -224,6 +229,10 @@ def _fit_height(axes: Axes, loss: Series | None, bound: Series | None, unigram_n
 def _thinned(series: Series) -> Series:
     every = -(-len(series.x) // MAX_DRAWN_POINTS)
     return Series(x=series.x[::every], y=series.y[::every]) if every > 1 else series
+
+
+def _marker(series: Series) -> str:
+    return "." if len(series.x) < 20 else ""  # a single point makes no line
 
 
 def _label(axes: Axes, *, x: str, y: str) -> None:

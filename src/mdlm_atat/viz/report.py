@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import math
-import os
 import shlex
 from collections.abc import Mapping
 from importlib import resources
@@ -20,6 +19,13 @@ from mdlm_atat.viz import plots
 from mdlm_atat.viz.run_folder import RunFolder, number_at, read_run
 
 MAX_SAMPLES = 6
+SAMPLE_WORDING = {
+    "step": "trained for {} steps",
+    "sampler": "{} sampler",
+    "num_steps": "{} sampling steps",
+    "nfe": "{} network calls",
+    "seed": "seed {}",
+}
 
 
 class KeyNumber(NamedTuple):
@@ -44,7 +50,7 @@ def write_report(run: Path) -> Path:
     path = run / "report.html"
     aside = path.with_name("report.html.partial")
     aside.write_text(page, encoding="utf-8")
-    os.replace(aside, path)  # noqa: PTH105 -- Path.replace returns a path that nobody needs
+    aside.replace(path)
     return path
 
 
@@ -90,7 +96,9 @@ def _contents(run: RunFolder) -> dict[str, Any]:
         gaps.append("metrics.jsonl holds no training loss yet.")
     lost = sum(not math.isfinite(line["train/loss"]) for line in run.training)
     if lost:
-        gaps.append(f"The training loss was not a finite number on {lost} logged lines; they are left out of the curve.")
+        gaps.append(
+            f"The training loss was not a finite number on {lost} logged lines; they are left out of the curve."
+        )
     if not _unigram_nats(unigram):
         gaps.append("No unigram model is stored, so there is no floor to compare with.")
     return {
@@ -151,14 +159,15 @@ def _main_numbers(result: Mapping[str, Any], *, is_exact: bool) -> list[KeyNumbe
     if nats is None:
         return []
     error = number_at(result, "standard_error")
-    split = result.get("split") or "validation"
+    split = "validation" if result.get("split") in (None, "valid") else result["split"]
     what = f"{split} {'loss, exact' if is_exact else 'bound'}"
     num_draws = number_at(result, "num_draws")
-    draws = f"{num_draws:,.0f} draws" if num_draws and not is_exact else ""
+    draws = f"{num_draws:,.0f} {'sequences' if is_exact else 'draws'}" if num_draws else ""
     step = number_at(result, "step")
     note = " · ".join(part for part in (f"step {step:,.0f}" if step is not None else "", draws) if part)
     numbers = [KeyNumber(f"{what}, nats per token", with_error(nats, error), note)]
-    for key, unit in (("bits_per_character", "bits per character"), ("perplexity_per_token", "perplexity per token")):
+    perplexity = "perplexity per token" if is_exact else "perplexity per token, at most"
+    for key, unit in (("bits_per_character", "bits per character"), ("perplexity_per_token", perplexity)):
         value = number_at(result, key)
         if value is not None:
             # bits per character is proportional to the bound, perplexity its exponential
@@ -172,13 +181,13 @@ def _floor_numbers(result: Mapping[str, Any], unigram: Mapping[str, Any]) -> lis
     if floor is None:
         return []
     bits = number_at(unigram, "bits_per_character")
-    note = f"{with_error(bits, None)} bits per character" if bits is not None else ""
-    numbers = [KeyNumber("unigram model, nats per token", with_error(floor, None), note)]
+    note = "nats per token" + (f"; {with_error(bits, None)} bits per character" if bits is not None else "")
+    numbers = [KeyNumber("unigram model", with_error(floor, None), note)]
     nats = number_at(result, "nelbo_nats_per_token")
     if nats is not None and floor > 0:
         verdict = "below the unigram model" if nats < floor else "no better than the unigram model"
         percent = abs(floor - nats) / floor
-        numbers.append(KeyNumber(verdict, f"{nats - floor:+.4f}".replace("-", "−"), f"nats per token, {percent:.0%}"))
+        numbers.append(KeyNumber(verdict, f"{nats - floor:+.4f}".replace("-", "−"), f"nats per token, {percent:.1%}"))
     return numbers
 
 
@@ -200,7 +209,7 @@ def _run_numbers(run: RunFolder, result: Mapping[str, Any]) -> list[KeyNumber]:
     speeds = [speed for line in run.training if (speed := number_at(line, "train/tokens_per_s")) is not None]
     if speeds:
         tokens = number_at(run.training[-1], "train/tokens")
-        note = "" if tokens is None else f"median; {significant(tokens / 1e6, 3)} M tokens in all"
+        note = "" if tokens is None else f"median; {significant(tokens / 1e6, 3)} million in all"
         numbers.append(KeyNumber("tokens per second", f"{median(speeds):,.0f}", note))
     return numbers
 
@@ -275,16 +284,10 @@ def _evaluation_table(run: RunFolder) -> list[dict[str, str]]:
 def _samples(run: RunFolder) -> list[dict[str, str]]:
     shown = []
     for sample in run.samples[:MAX_SAMPLES]:
-        wording = {
-            "step": "step {}",
-            "sampler": "{} sampler",
-            "num_steps": "{} sampling steps",
-            "nfe": "{} network calls",
-            "seed": "seed {}",
-        }
-        settings = [
-            wording[key].format(_plain(sample[key])) for key in wording if sample.get(key) not in (None, "")
-        ] + [f"{key} {_plain(value)}" for key, value in sample.items() if key not in wording and key != "text"]
+        known = [key for key in SAMPLE_WORDING if sample.get(key) not in (None, "")]
+        others = [key for key in sample if key not in SAMPLE_WORDING and key != "text"]
+        settings = [SAMPLE_WORDING[key].format(_plain(sample[key])) for key in known]
+        settings += [f"{key} {_plain(sample[key])}" for key in others]
         shown.append({"text": sample["text"], "settings": " · ".join(settings)})
     return shown
 
@@ -294,7 +297,9 @@ def _how_to_read(run: RunFolder, *, is_exact: bool) -> list[str]:
     if is_exact:
         sentences = [
             "The validation loss is the exact negative log-likelihood of the text under the model, by the chain rule: "
-            "no draws are involved, and it may be compared directly with other models' likelihoods on the same text."
+            "not a bound, so it may be compared directly with other models' likelihoods on the same text.",
+            "Its standard error is between the sequences of this validation text; it says nothing about other training "
+            "seeds.",
         ]
     else:
         sentences = [
@@ -374,8 +379,6 @@ def _plain(value: object) -> str:
         return "none"
     if isinstance(value, bool):
         return "true" if value else "false"
-    if isinstance(value, int):
-        return f"{value:,}"
     return str(value)
 
 

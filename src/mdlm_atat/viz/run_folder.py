@@ -35,9 +35,7 @@ class RunFolder:
 def read_run(path: Path) -> RunFolder:
     """Read a run folder; UserError if it is not there or holds none of a run's files."""
     if not path.is_dir():
-        raise UserError(
-            f"{path} is not a folder; expected the folder of a run, the one that `atat train` prints"
-        )
+        raise UserError(f"{path} is not a folder; expected the folder of a run, the one that `atat train` prints")
     names = ("config.yaml", "run.json", "metrics.jsonl", "samples.jsonl", "evals")
     if not any((path / name).exists() for name in names):
         raise UserError(f"{path} is not a run folder: it holds none of {', '.join(names)}")
@@ -46,10 +44,8 @@ def read_run(path: Path) -> RunFolder:
     info = _mapping(path / "run.json", gaps)
     lines = _json_lines(path / "metrics.jsonl", gaps)
     data = info.get("data")
-    evals = _evals(path / "evals", data.get("hash") if isinstance(data, dict) else None, gaps)
-    samples = [
-        line for line in _json_lines(path / "samples.jsonl", gaps) if isinstance(line.get("text"), str)
-    ]
+    evals = _evals(path / "evals", str(data.get("hash")) if isinstance(data, dict) else "", gaps)
+    samples = [line for line in _json_lines(path / "samples.jsonl", gaps) if isinstance(line.get("text"), str)]
     elapsed = [value for line in lines if (value := number_at(line, "elapsed_s")) is not None]
     return RunFolder(
         path=path,
@@ -113,22 +109,23 @@ def _json_lines(path: Path, gaps: list[str]) -> list[dict[str, Any]]:
         if isinstance(content, dict):
             parsed.append(content)
         else:
-            num_broken += (
-                1  # a killed process leaves half a line, in the middle of the file once it is resumed
-            )
+            num_broken += 1  # a killed process leaves half a line, in the middle of the file once it is resumed
     if num_broken:
         lines = "1 line was" if num_broken == 1 else f"{num_broken} lines were"
         gaps.append(f"{path.name}: {lines} cut off and left out.")
     return parsed
 
 
-def _evals(folder: Path, corpus_hash: str | None, gaps: list[str]) -> dict[str, dict[str, Any]]:
-    """The run's own data before other data, then validation before other splits, then late, precise and new first."""
+def _evals(folder: Path, data_hash: str, gaps: list[str]) -> dict[str, dict[str, Any]]:
+    """The run's own data before other data, then validation before other splits, then late, precise and new first.
+
+    data_hash is run.json's: the first 32 digits of the training split's hash, then of the validation split's.
+    """
 
     def rank(path: Path) -> tuple[bool, bool, float, float, float]:
         evaluation = contents[path]
         return (
-            corpus_hash is not None and evaluation.get("corpus_hash") == corpus_hash,
+            str(evaluation.get("corpus_hash") or "none")[:32] in data_hash,
             str(evaluation.get("split", "")).startswith("valid"),
             number_at(evaluation, "step") or 0.0,
             number_at(evaluation, "num_draws") or 0.0,

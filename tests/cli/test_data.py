@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mdlm_atat.cli.data import main
+from mdlm_atat.data.tokenizers import load_tokenizer
+from mdlm_atat.errors import UserError
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> str:
+    path = tmp_path / "text.txt"
+    path.write_text("".join(f"the cat {i:03d} sat on the mat\n" for i in range(200)))
+    return str(path)
+
+
+def test_prepare_ends_with_a_table_and_the_next_command(
+    text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = str(tmp_path / "out")
+    assert main(["prepare", text, "--tokenizer", "char", "--out", out]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["split", "documents", "tokens", "words", "characters", "bytes"]
+    assert lines[1].split() == ["train", "1", "5,157", "1,337", "5,157", "5,157"]
+    assert lines[-1].split(maxsplit=1) == ["next", f"atat train char --data.source {out}"]
+    assert main(["prepare", text, "--tokenizer", "char", "--out", out]) == 0
+    assert "already prepared" in capsys.readouterr().err
+
+
+def test_the_next_command_names_a_tokenizer_and_mode_that_presets_do_not_have(
+    text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--mode", "pad", "--length", "64", "--documents", "line"]
+    main(["prepare", text, "--tokenizer", "byte", "--out", str(tmp_path / "out"), *flags])
+    assert capsys.readouterr().out.rstrip().endswith("--data.tokenizer byte --data.mode pad --data.length 64")
+
+
+def test_a_trained_tokenizer_prepares_a_corpus(text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tokenizer = str(tmp_path / "bpe")
+    assert main(["train-tokenizer", text, "--vocab_size", "2000", "--out", tokenizer]) == 0
+    assert "fewer than the 2,000 asked for" in capsys.readouterr().out
+    assert load_tokenizer(tokenizer).decode(load_tokenizer(tokenizer).encode("the cat")) == "the cat"
+    assert main(["prepare", text, "--tokenizer", tokenizer, "--out", str(tmp_path / "out")]) == 0
+    with pytest.raises(UserError, match="is not an empty folder"):
+        main(["train-tokenizer", text, "--vocab_size", "300", "--out", tokenizer])
+
+
+def test_an_unknown_command_and_a_missing_flag_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UserError, match="no command atat data prep; expected prepare or train-tokenizer"):
+        main(["prep"])
+    with pytest.raises(SystemExit) as stop:
+        main(["prepare", "shakespeare"])
+    assert stop.value.code == 2
+    assert "--tokenizer" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("argv", [["--help"], ["prepare", "--help"], ["train-tokenizer", "--help"]])
+def test_help_imports_nothing_heavy(argv: list[str]) -> None:
+    code = (
+        "import sys\nfrom mdlm_atat.cli.data import main\n"
+        f"try:\n    main({argv})\nexcept SystemExit:\n    pass\n"
+        "assert not {'torch', 'numpy', 'pyarrow', 'datasets', 'tokenizers'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "atat data" in done.stdout

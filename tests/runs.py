@@ -1,0 +1,48 @@
+"""Tiny runs through the real command line, for tests."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+from mdlm_atat.cli.main import main
+
+WORDS = "the cat dog sat on a mat and ran to see if you can be so kind as that old man was then".split()
+
+TINY = {
+    "data.tokenizer": "char",
+    "data.length": 16,
+    "model.num_layers": 1,
+    "model.width": 16,
+    "model.num_heads": 2,
+    "optim.warmup_steps": 2,
+    "train.num_steps": 8,
+    "train.batch_size": 4,
+    "train.log_interval_steps": 1,
+    "train.eval_interval_steps": 4,
+    "train.checkpoint_interval_steps": 4,
+    "eval.num_draws": 32,
+    "eval.final_num_draws": 32,
+    "eval.num_samples": 1,
+    "eval.sample_steps": 4,
+}
+
+
+def write_text(file: Path, num_words: int = 3000, seed: int = 0) -> Path:
+    rng = random.Random(seed)
+    lines = [" ".join(rng.choices(WORDS, k=8)) for _ in range(num_words // 8)]
+    file.write_text("\n".join(lines) + "\n")
+    return file
+
+
+def tiny_flags(source: Path | str, **changed: object) -> list[str]:
+    """Flags of a run of a second; `train__num_steps=4` changes train.num_steps."""
+    settings = {"data.source": str(source), **TINY, **{k.replace("__", "."): v for k, v in changed.items()}}
+    flags = []
+    for path, value in settings.items():
+        flags += [f"--{path}", *(map(str, value) if isinstance(value, (list, tuple)) else [str(value)])]
+    return flags
+
+
+def train(source: Path | str, out: Path, **changed: object) -> int:
+    return main(["train", "demo", "--out", str(out), *tiny_flags(source, **changed)])

@@ -1,0 +1,247 @@
+"""Whole runs, as a user starts them."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from runs import tiny_flags, train, write_text
+from safetensors.torch import load_file
+
+from mdlm_atat.cli.main import main
+from mdlm_atat.train.checkpoint import all_checkpoints
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory, monkeypatch):
+    monkeypatch.setenv("ATAT_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.fixture()
+def text(tmp_path) -> Path:
+    return write_text(tmp_path / "text.txt")
+
+
+def weights_of(run: Path) -> dict[str, torch.Tensor]:
+    """Every tensor of the newest checkpoint: weights, averages and optimizer moments."""
+    folder = all_checkpoints(run / "checkpoints")[-1].folder
+    return {
+        f"{file.stem}/{name}": tensor.clone()  # not the mapped file, which a test may damage
+        for file in sorted(folder.glob("*.safetensors"))
+        for name, tensor in load_file(file).items()
+    }
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(a[name].equal(b[name]) for name in a)
+
+
+def losses_of(run: Path) -> list[float]:
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [line["train/loss"] for line in lines if "train/loss" in line]
+
+
+def test_a_run_leaves_everything_a_reader_needs_and_lowers_the_bound(text, tmp_path, capsys):
+    run = tmp_path / "run"
+    settings = {"train__num_steps": 150, "train__batch_size": 32, "optim__lr": 2e-2, "model__width": 32}
+    assert train(text, run, **settings, train__eval_interval_steps=50, eval__final_num_draws=512) == 0
+    names = {"config.yaml", "run.json", "metrics.jsonl", "tokenizer", "checkpoints", "evals", "samples.jsonl"}
+    assert names | {"report.html", "counts.npy"} == {path.name for path in run.iterdir()}
+    (record,) = [json.loads(file.read_text()) for file in (run / "evals").iterdir()]
+    assert record["nelbo_nats_per_token"] < record["unigram"]["nats_per_token"] - 0.05
+    output = capsys.readouterr().out
+    for part in ("data ", "model ", "training ", "machine ", "bound ", "unigram ", "report "):
+        assert part in output
+
+
+def test_resuming_repeats_the_run_bit_for_bit(text, tmp_path, capsys):
+    dropout = {"model__dropout": 0.2}  # its random numbers have to come back too
+    assert train(text, tmp_path / "whole", **dropout) == 0
+    assert train(text, tmp_path / "parts", train__num_steps=8, train__max_minutes=1e-9, **dropout) == 0
+    assert "1e-09 minutes are over" in capsys.readouterr().out
+    assert all_checkpoints(tmp_path / "parts" / "checkpoints")[-1].step == 1
+    assert main(["train", "--resume", str(tmp_path / "parts"), "--train.max_minutes", "0"]) == 0
+    assert same(weights_of(tmp_path / "whole"), weights_of(tmp_path / "parts"))
+    assert losses_of(tmp_path / "whole") == losses_of(tmp_path / "parts")
+
+
+def test_a_run_killed_with_signal_9_at_a_random_moment_resumes_bit_for_bit(text, tmp_path):
+    settings = {"train__num_steps": 60, "train__checkpoint_interval_steps": 3, "train__eval_interval_steps": 60}
+    assert train(text, tmp_path / "whole", **settings) == 0
+    killed = tmp_path / "killed"
+    command = [sys.executable, "-m", "mdlm_atat", "train", "demo", "--out", str(killed)]
+    process = subprocess.Popen(command + tiny_flags(text, **settings), stdout=subprocess.DEVNULL)
+    wait_for(lambda: len(all_checkpoints(killed / "checkpoints")) >= 2)
+    time.sleep(random.random() * 0.3)
+    process.kill()
+    process.wait()
+    before = all_checkpoints(killed / "checkpoints")[-1].step
+    assert main(["train", "--resume", str(killed)]) == 0
+    assert before < 60 or process.returncode == 0
+    assert same(weights_of(tmp_path / "whole"), weights_of(killed))
+    assert losses_of(tmp_path / "whole") == losses_of(killed)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_with_a_checkpoint_and_the_command_that_resumes(text, tmp_path, number, code):
+    run = tmp_path / "run"
+    command = [sys.executable, "-m", "mdlm_atat", "train", "demo", "--out", str(run)]
+    flags = tiny_flags(text, train__num_steps=100_000, train__checkpoint_interval_steps=100_000)
+    process = subprocess.Popen(command + flags, stdout=subprocess.PIPE, text=True)
+    wait_for(lambda: (run / "metrics.jsonl").exists() and (run / "metrics.jsonl").stat().st_size > 500)
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert f"atat train --resume {run}" in output
+    (checkpoint,) = all_checkpoints(run / "checkpoints")
+    assert checkpoint.fault() is None
+    assert f"stopped at step {checkpoint.step} of 100000" in output
+
+
+def test_two_processes_match_one(text, tmp_path):
+    settings = {"train__num_steps": 12, "train__num_micro_batches": 2, "train__batch_size": 8}
+    assert train(text, tmp_path / "one", **settings) == 0
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "mdlm_atat"]
+    flags = ["train", "demo", "--out", str(tmp_path / "two"), *tiny_flags(text, **settings)]
+    done = subprocess.run(torchrun + flags, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert losses_of(tmp_path / "two") == pytest.approx(losses_of(tmp_path / "one"), abs=1e-5)
+    bounds = [json.loads(next((tmp_path / run / "evals").iterdir()).read_text()) for run in ("one", "two")]
+    assert bounds[0]["nelbo_nats_per_token"] == pytest.approx(bounds[1]["nelbo_nats_per_token"], abs=1e-4)
+    assert json.loads((tmp_path / "two" / "run.json").read_text())["machine"]["num_processes"] == 2
+    # one process goes on where two stopped, and says what that changes
+    more = ["train", "--resume", str(tmp_path / "two"), "--train.num_steps", "14"]
+    done = subprocess.run([sys.executable, "-m", "mdlm_atat", *more], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "processes: 2 before, 1 now" in done.stdout
+    assert "train.num_steps: 12 before, 14 now" in done.stdout
+
+
+def test_micro_batches_give_the_gradients_of_the_whole_batch(text, tmp_path):
+    for parts in (1, 2, 4):
+        assert train(text, tmp_path / str(parts), train__num_micro_batches=parts, train__num_steps=6) == 0
+    assert losses_of(tmp_path / "2") == pytest.approx(losses_of(tmp_path / "1"), abs=1e-5)
+    assert losses_of(tmp_path / "4") == pytest.approx(losses_of(tmp_path / "1"), abs=1e-5)
+
+
+def test_padded_documents_train_without_their_padding(tmp_path):
+    lines = tmp_path / "lines.txt"
+    lines.write_text("".join(f"line {i} {'x' * (i % 9)}\n" for i in range(200)))
+    flags = {"data__mode": "pad", "data__documents": "line", "train__num_micro_batches": 2}
+    assert train(lines, tmp_path / "run", **flags) == 0
+    (record,) = [json.loads(file.read_text()) for file in (tmp_path / "run" / "evals").iterdir()]
+    assert record["mode"] == "pad"
+    tokens = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-2])["train/tokens"]
+    assert 8 * 4 * 5 < tokens < 8 * 4 * 16  # real tokens are counted, not rows of 16
+
+
+def test_the_causal_baseline_trains_in_the_same_loop(text, tmp_path):
+    assert train(text, tmp_path / "run", model__kind="causal", train__num_steps=60, optim__lr=1e-2) == 0
+    (record,) = [json.loads(file.read_text()) for file in (tmp_path / "run" / "evals").iterdir()]
+    assert record["kind"] == "exact"
+    assert record["nelbo_nats_per_token"] < record["unigram"]["nats_per_token"]
+
+
+def test_a_loss_that_is_not_finite_names_the_step_and_the_last_good_checkpoint(text, tmp_path, capsys):
+    good = {"train__num_steps": 4}
+    assert train(text, tmp_path / "run", **good) == 0
+    capsys.readouterr()
+    flags = tiny_flags(text, optim__lr=1e38, optim__warmup_steps=0, optim__grad_clip=0, train__num_steps=20)
+    assert main(["train", "demo", "--out", str(tmp_path / "bad"), *flags]) == 2
+    message = capsys.readouterr().err
+    assert "not a finite number in step" in message
+    assert "no checkpoint was written before" in message or "the last good checkpoint is step" in message
+    assert all(c.fault() is None for c in all_checkpoints(tmp_path / "bad" / "checkpoints"))
+
+
+def test_a_truncated_newest_checkpoint_falls_back_to_the_one_before_and_says_so(text, tmp_path, capsys):
+    assert train(text, tmp_path / "run") == 0
+    whole = weights_of(tmp_path / "run")
+    newest = all_checkpoints(tmp_path / "run" / "checkpoints")[-1].folder / "model.safetensors"
+    newest.write_bytes(newest.read_bytes()[:-50])
+    capsys.readouterr()
+    assert main(["train", "--resume", str(tmp_path / "run")]) == 0
+    output = capsys.readouterr().out
+    assert "step-00000008 is damaged" in output
+    assert "after step 4" in output
+    assert same(whole, weights_of(tmp_path / "run"))
+
+
+REFUSALS = {
+    "another run": (["--out", "{run}"], "holds another run"),
+    "not empty": (["--out", "{text_folder}"], "is not empty"),
+    "batch over heads": (["--out", "{new}", "--model.num_heads", "3"], "model.width"),
+    "micro-batches": (["--out", "{new}", "--train.num_micro_batches", "3"], "cannot be cut into"),
+    "missing file": (["--out", "{new}", "--data.source", "nowhere.txt"], "nowhere.txt"),
+    "too short": (["--out", "{new}", "--data.length", "100000"], "shorter data.length"),
+    "unknown flag": (["--out", "{new}", "--optim.lrr", "1"], "--optim.lr?"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSALS)
+def test_a_mistake_is_one_message_with_exit_code_2_and_leaves_no_folder(case, text, tmp_path, capsys):
+    run, new, folder = tmp_path / "run", tmp_path / "new", tmp_path / "folder"
+    run.mkdir()
+    (run / "config.yaml").write_text("data: {}\n")
+    folder.mkdir()
+    (folder / "mine").write_text("precious")
+    flags, expected = REFUSALS[case]
+    flags = [flag.format(run=run, new=new, text_folder=folder) for flag in flags]
+    assert main(["train", "demo", *tiny_flags(text), *flags]) == 2
+    message = capsys.readouterr().err
+    assert expected in message
+    assert "Traceback" not in message
+    assert not new.exists()
+    assert (folder / "mine").read_text() == "precious"
+
+
+def test_a_resumed_run_refuses_other_data_and_other_shapes(text, tmp_path, capsys):
+    assert train(text, tmp_path / "run", train__num_steps=4) == 0
+    assert main(["train", "--resume", str(tmp_path / "run"), "--model.width", "32"]) == 2
+    assert "cannot change model.width (16 to 32)" in capsys.readouterr().err
+    write_text(text, seed=1)
+    assert main(["train", "--resume", str(tmp_path / "run"), "--train.num_steps", "8"]) == 2
+    assert "has changed since the run began" in capsys.readouterr().err
+    text.write_text(text.read_text().replace("a", "ä"))
+    assert main(["train", "--resume", str(tmp_path / "run"), "--train.num_steps", "8"]) == 2
+    assert "trained with another tokenizer" in capsys.readouterr().err
+
+
+def test_out_of_memory_names_settings_to_try(text, tmp_path, capsys, monkeypatch):
+    def out_of_memory(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("mdlm_atat.train.plan.forward_backward", out_of_memory)
+    assert train(text, tmp_path / "run") == 2
+    message = capsys.readouterr().err
+    assert "--train.num_micro_batches 2" in message
+    assert "--train.batch_size 2" in message
+
+
+def test_the_configuration_of_a_run_starts_the_same_run_again(text, tmp_path):
+    assert train(text, tmp_path / "first", train__num_steps=4) == 0
+    assert main(["train", str(tmp_path / "first"), "--out", str(tmp_path / "second")]) == 0
+    assert same(weights_of(tmp_path / "first"), weights_of(tmp_path / "second"))
+
+
+def test_tensorboard_carries_the_names_of_metrics_jsonl(text, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    assert train(text, tmp_path / "run", train__loggers=["tensorboard"]) == 0
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert set(events.Tags()["scalars"]) == {name for line in lines for name in line} - {"step"}
+    assert len(events.Scalars("train/loss")) == 8
+
+
+def wait_for(happened, timeout_s: float = 90.0) -> None:
+    end_s = time.monotonic() + timeout_s
+    while not happened():
+        assert time.monotonic() < end_s, "it did not happen in time"
+        time.sleep(0.02)
