@@ -52,8 +52,7 @@ $(VENV)/installed: pyproject.toml constraints.txt | $(BIN)/python
 	@$(PIP_INSTALL) -e .
 	@touch $@
 
-# pyright[nodejs] brings Node as a wheel; plain pyright would look for one on the machine, or download it elsewhere
 $(VENV)/installed-dev: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "installing mdlm-atat, what it needs and its development tools into $(VENV): some minutes the first time"
-	@$(PIP_INSTALL) -e '.[dev]' 'pyright[nodejs]'
+	@$(PIP_INSTALL) -e '.[dev]'
 	@touch $@ $(VENV)/installed

@@ -1,4 +1,5 @@
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -58,7 +59,7 @@ def test_t_step_bounds_fall_monotonically_to_the_continuous_bound(schedule):
     for num_steps in (1, 2, 4, 16, 64, 1024):
         weights = t_step_count_weights(schedule, 3, num_steps).tolist()
         bounds.append(sum(w * nll for w, nll in zip(weights, by_count, strict=True)))
-    assert all(later < earlier for earlier, later in zip(bounds, bounds[1:], strict=False))
+    assert all(later < earlier for earlier, later in pairwise(bounds))
     assert bounds[0] == pytest.approx(by_count[3])  # one step: everything from nothing, independently
     assert bounds[0] > joint.entropy_nats + 0.05
     assert bounds[-1] > joint.entropy_nats

@@ -35,7 +35,9 @@ def test_weights_are_finite_and_accurate_in_float32_down_to_a_millionth(schedule
     t = torch.tensor([1e-6, 1e-4, 0.5])
     exact = schedule.weight(t.double())
     assert torch.isfinite(schedule.weight(t)).all()
-    torch.testing.assert_close(schedule.weight(t).double(), exact, rtol=2e-2 if isinstance(schedule, Cosine) else 1e-5, atol=0)
+    torch.testing.assert_close(
+        schedule.weight(t).double(), exact, rtol=2e-2 if isinstance(schedule, Cosine) else 1e-5, atol=0
+    )
 
 
 def test_a_masked_token_is_revealed_with_the_share_of_the_mask_rate_that_the_step_removes():

@@ -13,7 +13,8 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Joint:
-    """A distribution over sequences of `length` tokens from `vocab`, whose probabilities are whole multiples of 1 / total."""
+    """A distribution over sequences of `length` tokens from `vocab`, whose probabilities are whole multiples
+    of 1 / total."""
 
     sequences: Tensor  # (N, L)
     counts: Tensor  # (N,)
@@ -69,7 +70,7 @@ class ListRows:
 def uniform_denoiser(vocab: int):
     """Knows nothing: every token is equally likely everywhere."""
 
-    def denoise(z_t: Tensor, t: Tensor, lengths: Tensor | None = None) -> Tensor:  # noqa: ARG001
+    def denoise(z_t: Tensor, t: Tensor, lengths: Tensor | None = None) -> Tensor:
         return torch.zeros(*z_t.shape, vocab, dtype=torch.float64)
 
     return denoise

@@ -1,4 +1,5 @@
-"""What the objective and the samplers ask of a denoiser: a callable. Networks, tables and hand-made toys all qualify."""
+"""What the objective and the samplers ask of a denoiser: a callable. Networks, tables and hand-made toys all
+qualify."""
 
 from __future__ import annotations
 
@@ -19,6 +20,7 @@ class Denoiser(Protocol):
         """Logits of the clean token at every position, given the partly masked tokens z_t at time t.
 
         Only the logits at masked positions are ever read. The mask token has no logit: its id is `vocab`, one past the
-        last. `lengths`: where rows end and padding begins, None when no row is padded; padding must not change the logits.
+        last. `lengths`: where rows end and padding begins, None when no row is padded; padding must not change
+        the logits.
         """
         ...

@@ -18,7 +18,8 @@ def mask_independently(
     mask_rate: Float[Tensor, " batch"],
     scored: Bool[Tensor, "batch length"],
 ) -> Bool[Tensor, "batch length"]:
-    """q(z_t | x0): every scored token is masked with probability mask_rate(t), independently (Sahoo et al. 2024, eq. 4)."""
+    """q(z_t | x0): every scored token is masked with probability mask_rate(t), independently (Sahoo et al.
+    2024, eq. 4)."""
     return (uniform < mask_rate[:, None]) & scored
 
 

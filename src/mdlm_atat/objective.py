@@ -35,9 +35,7 @@ def subs_log_probs(
     """
     log_probs = F.log_softmax(logits.to(torch.promote_types(logits.dtype, torch.float32)), dim=-1)
     visible = z_t != mask_id
-    copied = torch.full_like(log_probs, -torch.inf).scatter_(
-        -1, z_t.clamp_max(logits.shape[-1] - 1)[..., None], 0.0
-    )
+    copied = torch.full_like(log_probs, -torch.inf).scatter_(-1, z_t.clamp_max(logits.shape[-1] - 1)[..., None], 0.0)
     return torch.where(visible[..., None], copied, log_probs)
 
 
@@ -116,11 +114,7 @@ class MaskedDiffusion:
         draw: Draw,
         num_tokens: float,
     ) -> TrainingLoss:
-        scored = (
-            torch.ones_like(x0, dtype=torch.bool)
-            if lengths is None
-            else scored_positions(lengths, x0.shape[1])
-        )
+        scored = torch.ones_like(x0, dtype=torch.bool) if lengths is None else scored_positions(lengths, x0.shape[1])
         is_masked = mask_independently(draw.uniform, self.schedule.mask_rate(draw.t), scored)  # (B, L)
         z_t = hide(x0, is_masked, self.mask_id)  # (B, L)
         logits = model(z_t, draw.t.float(), lengths)  # (B, L, V)
@@ -156,9 +150,7 @@ def causal_nll(
     lengths: Int[Tensor, " batch"] | None,
 ) -> Float[Tensor, "batch length"]:
     """-log p(x_i | x_<i) at every position that is not padding."""
-    scored = (
-        torch.ones_like(x0, dtype=torch.bool) if lengths is None else scored_positions(lengths, x0.shape[1])
-    )
+    scored = torch.ones_like(x0, dtype=torch.bool) if lengths is None else scored_positions(lengths, x0.shape[1])
     return masked_nll(logits, x0, scored)
 
 

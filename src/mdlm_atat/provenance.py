@@ -16,7 +16,8 @@ def code_version() -> str:
 
 @cache
 def commit() -> str | None:
-    """The git commit of the checkout this code runs from, with `+changes` where it was edited; None outside a checkout."""
+    """The git commit of the checkout this code runs from, with `+changes` where it was edited; None outside a
+    checkout."""
     here = Path(__file__).parent
     try:
         found = subprocess.run(
@@ -42,6 +43,8 @@ def cpu() -> str:
     name = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():
-        names = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+        names = [
+            line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")
+        ]
         name = names[0] if names else name
     return f"{name}, {cores} cores"

@@ -42,7 +42,8 @@ class Linear:
 
 @dataclass(frozen=True)
 class Cosine:
-    """mask_rate = 1 - cos²(θ) / cos²(θ0), θ = π/2 (t + s) / (1 + s), θ0 = θ(0) (Nichol & Dhariwal, arXiv 2102.09672, eq. 17)."""
+    """mask_rate = 1 - cos²(θ) / cos²(θ0), θ = π/2 (t + s) / (1 + s), θ0 = θ(0) (Nichol & Dhariwal, arXiv
+    2102.09672, eq. 17)."""
 
     offset: float = 0.008
 
@@ -63,7 +64,8 @@ class Cosine:
 
 @dataclass(frozen=True)
 class Geometric:
-    """1 - mask_rate ∝ exp(-sigma), sigma = sigma_min^(1-t) sigma_max^t, rescaled to 0 at t = 0 and 1 at t = 1 (arXiv 2310.16834)."""
+    """1 - mask_rate ∝ exp(-sigma), sigma = sigma_min^(1-t) sigma_max^t, rescaled to 0 at t = 0 and 1 at t = 1
+    (arXiv 2310.16834)."""
 
     sigma_min: float = 1e-4
     sigma_max: float = 20.0

@@ -17,9 +17,7 @@ from torch import Tensor
 from mdlm_atat.schedules import Schedule
 
 WeightingKind = Literal["elbo", "flat", "clipped"]
-NUM_KNOTS = (
-    4097  # of the tabulated inverse distribution function: its error in t is below 1e-6 for Beta(20, 20)
-)
+NUM_KNOTS = 4097  # of the tabulated inverse distribution function: its error in t is below 1e-6 for Beta(20, 20)
 
 
 @runtime_checkable
@@ -43,7 +41,8 @@ class UniformTime:
 
 
 class BetaTime:
-    """t from Beta(a, b), mixed with a share of uniform draws so that generation's first and last steps are trained too."""
+    """t from Beta(a, b), mixed with a share of uniform draws so that generation's first and last steps are
+    trained too."""
 
     def __init__(self, a: float, b: float, uniform_share: float = 0.05) -> None:
         # smoothstep spacing puts knots where a distribution function can be steep or flat: at both ends
@@ -64,12 +63,12 @@ class BetaTime:
         return t.to(u.dtype)
 
 
-def low_discrepancy_times(
-    density: TimeDensity, batch_size: int, generator: torch.Generator
-) -> Float[Tensor, " batch"]:
-    """One t per row, t_i = quantile(1 - (u + i) / B) with a single uniform u: evenly spread, each one marginally ~ density.
+def low_discrepancy_times(density: TimeDensity, batch_size: int, generator: torch.Generator) -> Float[Tensor, " batch"]:
+    """One t per row, t_i = quantile(1 - (u + i) / B) with a single uniform u: evenly spread, each one
+    marginally ~ density.
 
-    Never 0, where weights are infinite. float64, because (u + i) / B rounds to 1 in float32. Kingma et al. 2021 (arXiv 2107.00630, I.1).
+    Never 0, where weights are infinite. float64, because (u + i) / B rounds to 1 in float32. Kingma et al.
+    2021 (arXiv 2107.00630, I.1).
     """
     u = torch.rand(1, generator=generator, dtype=torch.float64, device=generator.device)
     rows = torch.arange(batch_size, dtype=torch.float64, device=generator.device)
@@ -81,13 +80,13 @@ class Weighting:
 
     elbo: schedule.weight(t), the bound's own (1/t for linear); flat: 1; clipped: min(schedule.weight(t), 1/clip).
     The scale is 1 / E[mask_rate(t) * weight(t)] under the training density, so the training loss is always in nats per
-    token. With uniform t and elbo the scale is 1 and the loss is an unbiased estimate of the bound; with anything else it is not.
+    token. With uniform t and elbo the scale is 1 and the loss is an unbiased estimate of the bound; with
+    anything else it is not.
     """
 
-    def __init__(
-        self, kind: WeightingKind, schedule: Schedule, density: TimeDensity, clip: float = 0.1
-    ) -> None:
-        self.kind, self.schedule, self.clip = kind, schedule, clip
+    def __init__(self, kind: WeightingKind, schedule: Schedule, density: TimeDensity, clip: float = 0.1) -> None:
+        self.kind: WeightingKind = kind
+        self.schedule, self.clip = schedule, clip
         u = (torch.arange(100_000, dtype=torch.float64) + 0.5) / 100_000
         t = density.quantile(u)
         self.scale = 1 / (schedule.mask_rate(t) * self._unscaled(t)).mean().item()

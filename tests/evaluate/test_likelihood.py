@@ -3,7 +3,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from toys import Joint, ListRows, uniform_denoiser
 
 from mdlm_atat.errors import UserError
 from mdlm_atat.evaluate.likelihood import (
@@ -17,6 +16,7 @@ from mdlm_atat.evaluate.likelihood import (
 from mdlm_atat.evaluate.unigram import unigram_nll
 from mdlm_atat.objective import t_step_count_weights
 from mdlm_atat.schedules import Linear
+from toys import Joint, ListRows, uniform_denoiser
 
 JOINT = Joint.random(length=3, vocab=3)
 
@@ -29,7 +29,9 @@ def test_the_estimated_bound_is_the_entropy_within_four_standard_errors():
 
 
 def test_the_standard_error_is_the_spread_of_repeated_estimates():
-    estimates = [draw_nll(JOINT.denoise, JOINT.rows(), num_draws=480, mask_id=3, seed=seed).nelbo() for seed in range(60)]
+    estimates = [
+        draw_nll(JOINT.denoise, JOINT.rows(), num_draws=480, mask_id=3, seed=seed).nelbo() for seed in range(60)
+    ]
     values, errors = torch.tensor(estimates, dtype=torch.float64).T
     assert values.std().item() == pytest.approx(errors.mean().item(), rel=0.35)
 

@@ -1,10 +1,10 @@
 import torch
-from toys import Joint
 from torch import Tensor
 
 from mdlm_atat.samplers.canvas import Canvas
 from mdlm_atat.samplers.causal import LeftToRight, as_denoiser
 from mdlm_atat.samplers.loop import sample
+from toys import Joint
 
 
 def exact_causal(joint: Joint):
@@ -41,9 +41,7 @@ def test_left_to_right_sampling_reproduces_the_joint_in_exactly_3_evaluations():
 def test_a_prefix_is_kept_and_costs_no_evaluations():
     joint = Joint.random(length=3, vocab=2, seed=3)
     canvas = Canvas.with_prefixes([[1, 0], [0]], 3, joint.mask_id)
-    result = sample(
-        as_denoiser(exact_causal(joint)), canvas, LeftToRight(3), mask_id=joint.mask_id, seeds=[0, 1]
-    )
+    result = sample(as_denoiser(exact_causal(joint)), canvas, LeftToRight(3), mask_id=joint.mask_id, seeds=[0, 1])
     assert result.tokens[0, :2].tolist() == [1, 0]
     assert result.tokens[1, 0] == 0
     assert result.trace.nfe.tolist() == [1, 2]

@@ -39,8 +39,8 @@ def test_weight_decay_acts_on_the_matrices_of_linear_layers_alone():
     decayed, spared = make_optimizer(network, OptimConfig(weight_decay=0.1)).param_groups
     assert (decayed["weight_decay"], spared["weight_decay"]) == (0.1, 0.0)
     names = {id(p): name for name, p in network.named_parameters()}
-    assert {names[id(p)].split(".")[-2] for p in decayed["params"]} == {"qkv", "out", "0", "2", "output"}
-    assert {names[id(p)] for p in spared["params"]} >= {"embedding.weight", "norm.weight", "blocks.0.mlp.0.bias"}
+    assert {names[id(p)].split(".")[-2] for p in decayed["params"]} == {"qkv", "out", "up", "down", "output"}
+    assert {names[id(p)] for p in spared["params"]} >= {"embedding.weight", "norm.weight", "blocks.0.mlp.up.bias"}
     num_grouped = sum(len(group["params"]) for group in (decayed, spared))
     assert num_grouped == len(list(network.parameters()))
     assert all(isinstance(p, torch.nn.Parameter) for p in decayed["params"])

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from runs import tiny_flags, train, write_text
 from safetensors.torch import load_file
 
 from mdlm_atat.cli.main import main
 from mdlm_atat.train.checkpoint import all_checkpoints
+from runs import tiny_flags, train, write_text
 
 
 @pytest.fixture(autouse=True)
@@ -23,7 +23,7 @@ def cache(tmp_path_factory, monkeypatch):
     monkeypatch.setenv("ATAT_CACHE", str(tmp_path_factory.mktemp("cache")))
 
 
-@pytest.fixture()
+@pytest.fixture
 def text(tmp_path) -> Path:
     return write_text(tmp_path / "text.txt")
 
@@ -98,7 +98,7 @@ def test_a_signal_ends_with_a_checkpoint_and_the_command_that_resumes(text, tmp_
     process.send_signal(number)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == code
-    assert f"atat train --resume {run}" in output
+    assert f"continue   atat train --resume {run}" in output
     (checkpoint,) = all_checkpoints(run / "checkpoints")
     assert checkpoint.fault() is None
     assert f"stopped at step {checkpoint.step} of 100000" in output
@@ -107,7 +107,16 @@ def test_a_signal_ends_with_a_checkpoint_and_the_command_that_resumes(text, tmp_
 def test_two_processes_match_one(text, tmp_path):
     settings = {"train__num_steps": 12, "train__num_micro_batches": 2, "train__batch_size": 8}
     assert train(text, tmp_path / "one", **settings) == 0
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "mdlm_atat"]
+    torchrun = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        "-m",
+        "mdlm_atat",
+    ]
     flags = ["train", "demo", "--out", str(tmp_path / "two"), *tiny_flags(text, **settings)]
     done = subprocess.run(torchrun + flags, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr[-3000:]

@@ -42,7 +42,7 @@ def reveal_one_by_one(view: CanvasView, text: list[int], *, num_free: int | None
     for step in range(length - num_fixed + 1):
         revealed = [position < num_fixed + step for position in range(length)]
         tokens = [token if known else MASK for token, known in zip(text, revealed, strict=True)]
-        view.show(step, length - num_fixed, tokens, revealed, fixed)
+        view.show(step, length - num_fixed, tokens, fixed)
 
 
 def test_a_log_file_gets_three_frames_at_25_60_and_100_percent():
@@ -59,16 +59,16 @@ def test_a_log_file_gets_three_frames_at_25_60_and_100_percent():
 def test_one_step_that_reveals_everything_is_one_frame():
     console = plain_console()
     with CanvasView(console, letters, MASK, "demo") as view:
-        view.show(0, 1, [MASK] * 4, [False] * 4)
-        view.show(1, 1, [0, 1, 2, 3], [True] * 4)
+        view.show(0, 1, [MASK] * 4)
+        view.show(1, 1, [0, 1, 2, 3])
     assert written(console) == "demo  step 1/1 · 4 of 4 revealed\nabcd\n\n"
 
 
 def test_a_sampler_that_stops_at_3_of_4_still_has_its_last_frame_in_the_log():
     console = plain_console()
     with CanvasView(console, letters, MASK, "demo") as view:
-        view.show(1, 9, [0, 1, MASK, 3], [True, True, False, True])
-        view.show(2, 9, [0, 1, MASK, 4], [True, True, False, True])
+        view.show(1, 9, [0, 1, MASK, 3])
+        view.show(2, 9, [0, 1, MASK, 4])
     assert written(console).endswith("step 2/9 · 3 of 4 revealed\nab░e\n\n")
 
 
@@ -82,14 +82,14 @@ def test_a_prompt_of_3_fixed_positions_does_not_count_as_revealed():
 def test_a_revealed_newline_breaks_the_line_and_a_masked_one_does_not():
     console = plain_console()
     with CanvasView(console, letters, MASK, "demo") as view:
-        view.show(1, 1, [0, 26, 1, MASK, 2], [True, True, True, False, True])
+        view.show(1, 1, [0, 26, 1, MASK, 2])
     assert "\na\nb░c\n" in written(console)
 
 
 def test_a_canvas_of_25_wraps_at_width_10():
     console = plain_console(width=10)
     with CanvasView(console, lambda _: "x", MASK, "t") as view:
-        view.show(1, 1, [0] * 25, [True] * 25)
+        view.show(1, 1, [0] * 25)
     assert written(console).rstrip("\n").split("\n")[-3:] == ["x" * 10, "x" * 10, "x" * 5]
 
 
@@ -98,7 +98,7 @@ def test_numpy_rows_and_lists_give_the_same_frame():
     for convert in (list, np.array):
         console = plain_console()
         with CanvasView(console, letters, MASK, "demo") as view:
-            view.show(1, 2, convert([0, MASK, 2]), convert([True, False, True]), convert([True, False, False]))
+            view.show(1, 2, convert([0, MASK, 2]), convert([True, False, False]))
         outputs.append(written(console))
     assert outputs[0] == outputs[1]
 
@@ -107,7 +107,7 @@ def test_markup_and_escape_codes_in_the_text_do_nothing():
     texts = {0: "[bold]", 1: "\x1b[2J", 2: "[/nonsense]", 3: "\ud800", 4: "\x9b1m"}
     console = plain_console(width=80)
     with CanvasView(console, texts.__getitem__, MASK, "[red]title") as view:
-        view.show(1, 1, [0, 1, 2, 3, 4], [True] * 5)
+        view.show(1, 1, [0, 1, 2, 3, 4])
     output = written(console)
     assert "[red]title" in output
     assert "[bold]�[2J[/nonsense]��1m" in output
@@ -120,7 +120,7 @@ def test_a_console_that_knows_only_ascii_gets_dots_for_masks():
 
     console = Console(file=Ascii(), force_terminal=False, force_interactive=False, width=60)
     with CanvasView(console, lambda _: "é", MASK, "demo") as view:
-        view.show(1, 2, [0, MASK], [True, False])
+        view.show(1, 2, [0, MASK])
     assert "step 1/2 ? 1 of 2 revealed\n?.\n" in written(console)
 
 
@@ -145,7 +145,7 @@ def test_of_100_steps_faster_than_a_frame_only_the_first_and_the_last_are_drawn(
     console = terminal()
     with CanvasView(console, letters, MASK, "demo", min_frame_s=1.0) as view:
         for step in range(101):
-            view.show(step, 100, [0, MASK] if step < 100 else [0, 1], [True, step == 100])
+            view.show(step, 100, [0, MASK] if step < 100 else [0, 1])
     output = written(console)
     drawn = {step for step in range(101) if f"step {step}/100 " in output}
     assert drawn == {0, 100}
@@ -156,8 +156,8 @@ def test_an_interrupted_sampler_leaves_the_cursor_visible_and_its_latest_state_o
 
     def interrupted() -> None:
         with CanvasView(console, letters, MASK, "demo", min_frame_s=60.0) as view:
-            view.show(0, 9, [MASK] * 4, [False] * 4)
-            view.show(1, 9, [0, 1, MASK, MASK], [True, True, False, False])
+            view.show(0, 9, [MASK] * 4)
+            view.show(1, 9, [0, 1, MASK, MASK])
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -171,6 +171,6 @@ def test_a_canvas_of_40_lines_in_a_terminal_of_10_ends_up_complete():
     console = terminal(height=10)
     with CanvasView(console, letters, MASK, "demo", min_frame_s=0.0) as view:
         for step in (1, 2):
-            view.show(step, 2, [0, 26] * 40, [True] * 80)
+            view.show(step, 2, [0, 26] * 40)
     final = written(console).rsplit("step 2/2", 1)[1]
     assert final.count("a\n") == 40

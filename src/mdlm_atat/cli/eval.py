@@ -29,10 +29,14 @@ def make_parser() -> argparse.ArgumentParser:
 """,
     )
     parser.add_argument("model", type=Path, help="a run folder, one of its checkpoints, or a saved model")
-    parser.add_argument("--data", help="score this text instead: a source as for atat data prepare, or a prepared folder")
+    parser.add_argument(
+        "--data", help="score this text instead: a source as for atat data prepare, or a prepared folder"
+    )
     parser.add_argument("--column", default="text", help="column of --data that holds the text (default: text)")
     parser.add_argument("--split", help="split of --data: of a prepared folder (default: valid), or of a hub data set")
-    parser.add_argument("--num_draws", type=int, help="masked sequences drawn (default: eval.final_num_draws of the run)")
+    parser.add_argument(
+        "--num_draws", type=int, help="masked sequences drawn (default: eval.final_num_draws of the run)"
+    )
     parser.add_argument("--batch_size", type=int, help="sequences in one call of the network (default: the run's)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the draws (default: 0)")
     parser.add_argument("--device", help="cpu or cuda (default: a GPU if there is one)")
@@ -104,8 +108,9 @@ def open_data(
         stored = lm.tokenizer.fingerprint()
     if dataset.manifest.tokenizer["hash"] != stored:
         raise UserError(
-            f"{dataset.folder} was prepared with another tokenizer ({dataset.manifest.tokenizer['name']}) than the model "
-            f"was trained with ({lm.tokenizer.name}); name the text itself with --data, and it is encoded as the model needs"
+            f"{dataset.folder} was prepared with another tokenizer ({dataset.manifest.tokenizer['name']}) than the "
+            f"model was trained with ({lm.tokenizer.name}); name the text itself with --data, and it is encoded "
+            "as the model needs"
         )
     return dataset
 
@@ -153,26 +158,25 @@ def evaluate_run(
 
 def result_table(record: dict[str, Any]) -> list[str]:
     """The result as aligned lines for a person."""
-    bound = "at most " if record["kind"] == "nelbo" else ""
-    error, error_bits = record["standard_error"], record["standard_error_bits_per_character"]
-    draws = "draws" if record["kind"] == "nelbo" else "sequences"
+    is_bound = record["kind"] == "nelbo"
+    unigram, machine = record["unigram"], record["machine"]
     lines = [
-        f"bound      {record['nelbo_nats_per_token']:.4f} ± {error:.4f} nats per token, "
-        f"perplexity {bound}{record['perplexity_per_token']:.2f}",
-        f"           {record['nats_per_character']:.4f} nats and {record['bits_per_character']:.4f} ± {error_bits:.4f} bits "
-        f"per character, {record['bits_per_byte']:.4f} bits per byte, perplexity per word {record['perplexity_per_word']:,.1f}",
+        f"{'bound' if is_bound else 'exact':10} {record['nelbo_nats_per_token']:.4f} ± {record['standard_error']:.4f} "
+        f"nats per token, perplexity {'at most ' if is_bound else ''}{record['perplexity_per_token']:,.2f}",
+        f"{'':10} {record['nats_per_character']:.4f} nats and {record['bits_per_character']:.4f} ± "
+        f"{record['standard_error_bits_per_character']:.4f} bits per character, {record['bits_per_byte']:.4f} bits per "
+        f"byte, perplexity per word {record['perplexity_per_word']:,.0f}",
+        f"{'scored':10} {record['num_draws']:,} {'draws' if is_bound else 'sequences'} from {record['num_tokens']:,} "
+        f"tokens, {record['num_characters']:,} characters ({record['split']}, seed {record['seed']}); "
+        f"{machine['device']}, {machine['precision']}",
+        f"{'stored':10} {record['file']}",
     ]
-    if record["unigram"] is not None:
-        unigram = record["unigram"]
-        lines.append(
-            f"unigram    {unigram['nats_per_token']:.4f} ± {unigram['standard_error']:.4f} nats per token, "
+    if unigram is not None:
+        floor = (
+            f"{'unigram':10} {unigram['nats_per_token']:.4f} ± {unigram['standard_error']:.4f} nats per token, "
             f"{unigram['bits_per_character']:.4f} bits per character: the floor to beat"
         )
-    lines.append(
-        f"scored     {record['num_draws']:,} {draws} from {record['num_tokens']:,} tokens, {record['num_characters']:,} characters "
-        f"({record['split']}, seed {record['seed']}); {record['machine']['device']}, {record['machine']['precision']}"
-    )
-    lines.append(f"stored     {record['file']}")
+        lines.insert(2, floor)
     return lines
 
 

@@ -32,10 +32,14 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--prompts", type=Path, help="a file of prompts, one a line")
     parser.add_argument("--num_samples", type=int, default=1, help="texts for each prompt (default: 1)")
     parser.add_argument("--length", type=int, help="tokens in all, prompt included (default: the model's length)")
-    parser.add_argument("--steps", type=int, default=128, help="reverse-time steps: fewer are faster and worse (default: 128)")
+    parser.add_argument(
+        "--steps", type=int, default=128, help="reverse-time steps: fewer are faster and worse (default: 128)"
+    )
     parser.add_argument("--temperature", type=float, default=1.0, help="below 1: safer; 0: most likely (default: 1)")
     parser.add_argument("--top_k", type=int, default=0, help="draw among the k most likely tokens (default: 0, all)")
-    parser.add_argument("--top_p", type=float, default=1.0, help="draw among the likeliest tokens that reach p (default: 1, all)")
+    parser.add_argument(
+        "--top_p", type=float, default=1.0, help="draw among the likeliest tokens that reach p (default: 1, all)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="text i is drawn from seed + i (default: 0)")
     parser.add_argument("--batch_size", type=int, default=16, help="texts generated together (default: 16)")
     parser.add_argument("--no_cache", action="store_true", help="ask the network at every step (same texts, slower)")
@@ -126,7 +130,6 @@ def generate_batch(
                 step,
                 num_steps,
                 z_t[0].tolist(),
-                (z_t[0] != mask_id).tolist(),
                 fixed=[position < num_fixed for position in range(z_t.shape[1])],
             ),
         )

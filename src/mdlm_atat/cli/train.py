@@ -199,8 +199,8 @@ def run(config: RunConfig, folder: Path, *, resumed_from: RunConfig | None, pres
         for writer in writers:
             writer.close()
     if reason is not None:
-        say(f"stopped at step {progress.step} of {config.train.num_steps} ({reason}); a checkpoint is written. Continue with")
-        say(f"  atat train --resume {folder}")
+        say(f"stopped at step {progress.step} of {config.train.num_steps} ({reason}); a checkpoint is written")
+        say(f"continue   atat train --resume {folder}")
         return {"Ctrl-C": 130, "SIGTERM": 143}.get(reason, 0)
     if engine.is_main:
         finish(folder, engine, config, valid_data, say)
@@ -294,7 +294,7 @@ def stop_requests(max_minutes: float) -> Iterator[Callable[[], str | None]]:
     start_s = time.monotonic()
     reasons: list[str] = []
 
-    def on_signal(number: int, frame: object) -> None:
+    def on_signal(number: int, _: object) -> None:
         if reasons and number == signal.SIGINT:
             raise KeyboardInterrupt
         reasons.append("Ctrl-C" if number == signal.SIGINT else "SIGTERM")

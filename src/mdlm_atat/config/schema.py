@@ -18,7 +18,8 @@ class DataConfig:
     """`shakespeare` (built in), a .txt / .jsonl[.gz|.xz|.zst] / .parquet file or a folder of them, a folder made by
     `atat data prepare`, or a hub data set by short name (wikitext-2, lm1b, ...) or as hub:OWNER/NAME."""
     tokenizer: str = "char"
-    """`char`, `byte`, `gpt2`, `bert-base-uncased`, or a folder with tokenizer.json, vocab.bpe + encoder.json or vocab.txt."""
+    """`char`, `byte`, `gpt2`, `bert-base-uncased`, or a folder with tokenizer.json, vocab.bpe + encoder.json
+    or vocab.txt."""
     length: int = 256
     """Tokens in one training sequence; the model's maximum length."""
     mode: Literal["wrap", "pad"] = "wrap"
@@ -45,7 +46,8 @@ class DataConfig:
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     kind: Literal["masked", "causal"] = "masked"
-    """`masked`: the bidirectional diffusion denoiser ATATDiT; `causal`: the left-to-right baseline of the same blocks."""
+    """`masked`: the bidirectional diffusion denoiser ATATDiT; `causal`: the left-to-right baseline of the same
+    blocks."""
     num_layers: int = 6
     """Transformer blocks."""
     width: int = 384
@@ -137,9 +139,7 @@ class OptimConfig:
         if self.lr <= 0:
             raise UserError(f"optim.lr is {self.lr}, expected above 0, e.g. 1e-3")
         if not all(0 <= beta < 1 for beta in self.betas):
-            raise UserError(
-                f"optim.betas is {self.betas}, expected two numbers from 0 to below 1, e.g. 0.9 0.98"
-            )
+            raise UserError(f"optim.betas is {self.betas}, expected two numbers from 0 to below 1, e.g. 0.9 0.98")
         for name in ("warmup_steps", "weight_decay", "grad_clip"):
             _at_least(f"optim.{name}", getattr(self, name), 0)
         _probability("optim.cooldown_fraction", self.cooldown_fraction)
@@ -228,8 +228,8 @@ class RunConfig:
     def __post_init__(self) -> None:
         if self.optim.warmup_steps > self.train.num_steps:
             raise UserError(
-                f"optim.warmup_steps = {self.optim.warmup_steps} is more than train.num_steps = {self.train.num_steps}: "
-                "the learning rate would never reach its peak; lower one or raise the other"
+                f"optim.warmup_steps = {self.optim.warmup_steps} is more than train.num_steps = "
+                f"{self.train.num_steps}: the learning rate would never reach its peak; lower one or raise the other"
             )
 
 

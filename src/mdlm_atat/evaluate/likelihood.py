@@ -22,9 +22,7 @@ from mdlm_atat.errors import UserError
 from mdlm_atat.masking import hide, mask_exactly, scored_positions
 from mdlm_atat.objective import causal_nll, count_weights, masked_nll
 
-BLOCK_SIZE = (
-    16  # draws whose mask counts are spread evenly together; standard errors are taken between blocks
-)
+BLOCK_SIZE = 16  # draws whose mask counts are spread evenly together; standard errors are taken between blocks
 NUM_PROFILE_BINS = 10
 
 
@@ -56,13 +54,12 @@ class Draws:
     lengths: Int[Tensor, " draws"]
     block: Int[Tensor, " draws"]
 
-    def nelbo(
-        self, weights: Callable[[int], Float[Tensor, " length_plus_1"]] = count_weights
-    ) -> tuple[float, float]:
+    def nelbo(self, weights: Callable[[int], Float[Tensor, " length_plus_1"]] = count_weights) -> tuple[float, float]:
         """Bound in nats per token, and its standard error, under the weights w(n) of the number masked.
 
-        n is uniform on 1..L, so each draw scores L w(n) * nll; with w(n) = 1/n that is the continuous-time bound. The estimate
-        is the ratio of summed scores to summed lengths; its error is taken between blocks, which are independent (delta method).
+        n is uniform on 1..L, so each draw scores L w(n) * nll; with w(n) = 1/n that is the continuous-time bound.
+        The estimate is the ratio of summed scores to summed lengths; its error is taken between blocks, which are
+        independent (delta method).
         """
         score = torch.empty_like(self.nll)
         for length in self.lengths.unique().tolist():
@@ -108,7 +105,7 @@ class Likelihood:
 
 
 def ratio_with_standard_error(total: Float[Tensor, " n"], size: Float[Tensor, " n"]) -> tuple[float, float]:
-    """sum(total) / sum(size) over independent parts, and its standard error by the delta method (NaN for a single part)."""
+    """sum(total) / sum(size) over independent parts, and its standard error by the delta method (NaN for one part)."""
     ratio = (total.sum() / size.sum()).item()
     n = len(total)
     if n < 2:

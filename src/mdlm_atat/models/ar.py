@@ -10,7 +10,8 @@ from mdlm_atat.models.layers import Block, Norm, Rotary, initialise, make_norm, 
 
 
 class CausalTransformer(nn.Module):
-    """p(x) = product over i of p(x_i | x_<i), exactly. The first token is predicted from a start symbol, which takes the
+    """p(x) = product over i of p(x_i | x_<i), exactly. The first token is predicted from a start symbol, which
+    takes the
     embedding with id `vocab_size`: the one the denoiser gives to [MASK]. So both models score the same L tokens."""
 
     def __init__(
@@ -55,6 +56,4 @@ class CausalTransformer(nn.Module):
         for block in self.blocks:
             h = block(h, self.rotary)
         h = self.norm(h)
-        return (
-            F.linear(h, self.embedding.weight[: self.vocab_size]) if self.output is None else self.output(h)
-        )
+        return F.linear(h, self.embedding.weight[: self.vocab_size]) if self.output is None else self.output(h)

@@ -73,7 +73,8 @@ class ATATDiT(nn.Module):
         t: Float[Tensor, " batch"],
         lengths: Int[Tensor, " batch"] | None = None,
     ) -> Float[Tensor, "batch length vocab"]:
-        """Logits of the clean tokens. `t` is not used without time conditioning; padding beyond `lengths` is not attended to."""
+        """Logits of the clean tokens. `t` is not used without time conditioning; padding beyond `lengths` is
+        not attended to."""
         x = self.embedding(z_t)  # (B, L, D)
         condition = None if self.time_embedding is None else self.time_embedding(t)  # (B, time_width)
         attend = attend_mask(lengths, z_t.shape[1])

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 class EMA:
     """average <- d * average + (1 - d) * weights after every step, d = min(decay, (1 + step) / (10 + step)).
 
-    The warm-up of d keeps the random initial weights out of the average of a short run. decay = 0: the weights themselves.
+    The warm-up of d keeps the random initial weights out of the average of a short run. decay 0: no average is kept.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -24,7 +24,7 @@ class EMA:
         """`step`: optimizer steps taken so far, this one included."""
         decay = min(self.decay, (1 + step) / (10 + step))
         weights = [p.detach() for p in model.parameters()]
-        torch._foreach_lerp_(list(self.average.values()), weights, 1 - decay)
+        torch._foreach_lerp_(list(self.average.values()), weights, 1 - decay)  # pyright: ignore[reportPrivateImportUsage]
 
     @contextmanager
     def swapped_in(self, model: nn.Module) -> Iterator[None]:

@@ -13,9 +13,20 @@ from torch import Tensor, nn
 Norm = Literal["layer", "rms"]
 
 
+class RMSNorm(nn.RMSNorm):
+    """Root-mean-square norm with a scale, in float32 whatever the input's type, which it gives back (arXiv
+    1910.07467)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width, eps=1e-5)
+
+    def forward(self, x: Float[Tensor, "*shape width"]) -> Float[Tensor, "*shape width"]:
+        return super().forward(x.float()).to(x.dtype)
+
+
 def make_norm(kind: Norm, width: int) -> nn.Module:
     """A norm with a scale and no bias."""
-    return nn.LayerNorm(width, bias=False) if kind == "layer" else nn.RMSNorm(width, eps=1e-5)
+    return nn.LayerNorm(width, bias=False) if kind == "layer" else RMSNorm(width)
 
 
 class Rotary(nn.Module):
@@ -47,8 +58,8 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.out = nn.Linear(width, width, bias=False)
         head_width = width // num_heads
-        self.norm_q = nn.RMSNorm(head_width, eps=1e-5) if qk_norm else nn.Identity()
-        self.norm_k = nn.RMSNorm(head_width, eps=1e-5) if qk_norm else nn.Identity()
+        self.norm_q = RMSNorm(head_width) if qk_norm else nn.Identity()
+        self.norm_k = RMSNorm(head_width) if qk_norm else nn.Identity()
 
     def forward(
         self,
@@ -60,19 +71,20 @@ class Attention(nn.Module):
         qkv = self.qkv(x).view(batch, length, 3, self.num_heads, width // self.num_heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, H, L, Dh)
         q, k = rotary(self.norm_q(q)), rotary(self.norm_k(k))
-        y = F.scaled_dot_product_attention(
-            q, k.to(q.dtype), v.to(q.dtype), attn_mask=attend, is_causal=self.causal
-        )
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=attend, is_causal=self.causal)
         return self.out(y.transpose(1, 2).reshape(batch, length, width))
 
 
-class MLP(nn.Sequential):
+class MLP(nn.Module):
     """Linear, GELU (tanh), Linear, with biases."""
 
     def __init__(self, width: int, ratio: int) -> None:
-        super().__init__(
-            nn.Linear(width, ratio * width), nn.GELU(approximate="tanh"), nn.Linear(ratio * width, width)
-        )
+        super().__init__()
+        self.up = nn.Linear(width, ratio * width)
+        self.down = nn.Linear(ratio * width, width)
+
+    def forward(self, x: Float[Tensor, "batch length width"]) -> Float[Tensor, "batch length width"]:
+        return self.down(F.gelu(self.up(x), approximate="tanh"))
 
 
 class TimeEmbedding(nn.Module):
@@ -81,20 +93,20 @@ class TimeEmbedding(nn.Module):
     def __init__(self, width: int, num_frequencies: int = 128) -> None:
         super().__init__()
         self.num_frequencies = num_frequencies
-        self.mlp = nn.Sequential(nn.Linear(2 * num_frequencies, width), nn.SiLU(), nn.Linear(width, width))
+        self.up = nn.Linear(2 * num_frequencies, width)
+        self.out = nn.Linear(width, width)
 
     def forward(self, t: Float[Tensor, " batch"]) -> Float[Tensor, "batch time_width"]:
         index = torch.arange(self.num_frequencies, device=t.device, dtype=torch.float32)
         frequency = torch.exp(-math.log(10_000) * index / self.num_frequencies)
-        angle = (
-            1000 * t.float()[:, None] * frequency
-        )  # t in [0, 1] spread over the range the frequencies were made for
+        angle = 1000 * t.float()[:, None] * frequency  # t in [0, 1] spread over the range the frequencies were made for
         features = torch.cat([angle.cos(), angle.sin()], dim=-1)
-        return F.silu(self.mlp(features.to(self.mlp[0].weight.dtype)))
+        return F.silu(self.out(F.silu(self.up(features.to(self.up.weight.dtype)))))
 
 
 class Block(nn.Module):
-    """Pre-norm transformer block. With a conditioning vector, adaLN-zero: shift, scale and gate for attention and MLP."""
+    """Pre-norm transformer block. With a conditioning vector, adaLN-zero: shift, scale and gate for attention
+    and MLP."""
 
     def __init__(
         self,
@@ -126,9 +138,7 @@ class Block(nn.Module):
         if self.modulation is None or condition is None:
             x = x + self._drop(self.attention(self.norm_attention(x), rotary, attend))
             return x + self._drop(self.mlp(self.norm_mlp(x)))
-        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.modulation(condition)[:, None].chunk(
-            6, dim=-1
-        )
+        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.modulation(condition)[:, None].chunk(6, dim=-1)
         h = modulate(self.norm_attention(x), shift_a, scale_a)
         x = x + gate_a * self._drop(self.attention(h, rotary, attend))
         h = modulate(self.norm_mlp(x), shift_m, scale_m)
@@ -156,15 +166,13 @@ def initialise(blocks: nn.ModuleList, embedding: nn.Embedding) -> None:
     nn.init.normal_(embedding.weight, std=0.02)
     for block in blocks:
         assert isinstance(block, Block)
-        for layer in (block.mlp[0], block.mlp[2]):
+        for layer in (block.mlp.up, block.mlp.down):
             nn.init.zeros_(layer.bias)
-        for layer in (block.attention.out, block.mlp[2]):
+        for layer in (block.attention.out, block.mlp.down):
             layer.weight.data /= math.sqrt(2 * len(blocks))
 
 
-def attend_mask(
-    lengths: Int[Tensor, " batch"] | None, length: int
-) -> Bool[Tensor, "batch 1 1 length"] | None:
+def attend_mask(lengths: Int[Tensor, " batch"] | None, length: int) -> Bool[Tensor, "batch 1 1 length"] | None:
     """True where a key may be attended to: everywhere but on padding."""
     if lengths is None:
         return None

@@ -1,4 +1,5 @@
-"""The canvas a sampler fills: tokens, [MASK] where nothing is known yet, and positions that are fixed from the start."""
+"""The canvas a sampler fills: tokens, [MASK] where nothing is known yet, and positions that are fixed from the
+start."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ from mdlm_atat.errors import UserError
 
 @dataclass(frozen=True)
 class Canvas:
-    """What is known before generation. Prompts, infilling templates and single locked tokens are all fixed positions."""
+    """What is known before generation. Prompts, infilling templates and single locked tokens are all fixed
+    positions."""
 
     tokens: Int[Tensor, "batch length"]
     fixed: Bool[Tensor, "batch length"]

@@ -28,9 +28,7 @@ class TokenDraw:
 
     def __post_init__(self) -> None:
         if self.temperature < 0:
-            raise UserError(
-                f"temperature is {self.temperature}, expected 0 (greedy) or more; 1 is the model's own"
-            )
+            raise UserError(f"temperature is {self.temperature}, expected 0 (greedy) or more; 1 is the model's own")
         if self.top_k < 0:
             raise UserError(f"top_k is {self.top_k}, expected 0 (all tokens) or more")
         if not 0 < self.top_p <= 1:

@@ -18,7 +18,8 @@ DRAWS_AHEAD = 32  # random numbers are drawn on the CPU, the same for every devi
 
 
 class Reverse:
-    """The state of a reverse process: the partly masked rows, their random numbers, and the count of network evaluations.
+    """The state of a reverse process: the partly masked rows, their random numbers, and the count of network
+    evaluations.
 
     Every row draws from a generator of its own, so its text does not depend on the batch it is in.
     """

@@ -1,7 +1,8 @@
 """Checkpoints: the one place where they are written and read.
 
 A run keeps them in `checkpoints/step-00001000/`: `model.safetensors` (the weights), `ema.safetensors` (their average),
-`optimizer.safetensors`, `state.json`, and `checksums.json`, written last. A checkpoint is written aside, synced to disk and
+`optimizer.safetensors`, `state.json`, and `checksums.json`, written last. A checkpoint is written aside,
+synced to disk and
 renamed, so a folder under its final name is complete; its checksums are verified when it is read. Nothing is pickled.
 """
 
@@ -135,12 +136,8 @@ def newest_sound(folder: Path, say: Callable[[str], None]) -> Checkpoint:
             return checkpoint
         say(f"checkpoint {checkpoint.folder} is damaged: {fault}; falling back to the one before")
     if candidates:
-        raise UserError(
-            f"every checkpoint in {folder} is damaged; train again or restore the folder from a copy"
-        )
-    raise UserError(
-        f"{folder} holds no checkpoint yet; start the run again without --resume, in another folder"
-    )
+        raise UserError(f"every checkpoint in {folder} is damaged; train again or restore the folder from a copy")
+    raise UserError(f"{folder} holds no checkpoint yet; start the run again without --resume, in another folder")
 
 
 def prune(folder: Path, *, best_step: int | None, keep_interval_steps: int) -> None:
@@ -164,9 +161,7 @@ def _names_in_optimizer_order(model: nn.Module, optimizer: Optimizer) -> list[st
 def _optimizer_tensors(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
     names = _names_in_optimizer_order(model, optimizer)
     state: dict[int, dict[str, Tensor]] = optimizer.state_dict()["state"]
-    return _contiguous(
-        {f"{names[i]}/{key}": value for i, entry in state.items() for key, value in entry.items()}
-    )
+    return _contiguous({f"{names[i]}/{key}": value for i, entry in state.items() for key, value in entry.items()})
 
 
 def _contiguous(tensors: dict[str, Any]) -> dict[str, Tensor]:
@@ -188,9 +183,7 @@ def _explain_write_errors(folder: Path) -> Iterator[None]:
         yield
     except (OSError, safetensors.SafetensorError) as error:
         sound = all_checkpoints(folder)
-        kept = (
-            f"the last good checkpoint is {sound[-1].folder}" if sound else "no checkpoint was written before"
-        )
+        kept = f"the last good checkpoint is {sound[-1].folder}" if sound else "no checkpoint was written before"
         raise UserError(
             f"could not write a checkpoint to {folder}: {error}; {kept}. Free some space, then continue with\n"
             f"  atat train --resume {folder.parent}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
 import resource
@@ -12,12 +13,16 @@ from typing import Literal
 
 import torch
 from lightning.fabric import Fabric
+from lightning.fabric.wrappers import _FabricModule
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from mdlm_atat.errors import UserError
 
 Precision = Literal["auto", "float32", "bf16"]
+logging.getLogger("lightning.fabric").setLevel(
+    logging.WARNING
+)  # it greets every run with hints about settings we choose
 
 
 class Engine:
@@ -29,9 +34,7 @@ class Engine:
     def __init__(self, precision: Precision) -> None:
         accelerator = "cuda" if torch.cuda.is_available() else "cpu"
         num_ranks = int(os.environ.get("WORLD_SIZE") or os.environ.get("SLURM_NTASKS") or 1)
-        per_node = int(
-            os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("SLURM_NTASKS_PER_NODE") or num_ranks
-        )
+        per_node = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("SLURM_NTASKS_PER_NODE") or num_ranks)
         if precision == "auto":
             precision = "bf16" if accelerator == "cuda" and torch.cuda.is_bf16_supported() else "float32"
         self.precision: Literal["float32", "bf16"] = precision
@@ -48,12 +51,10 @@ class Engine:
         self.rank: int = self._fabric.global_rank
         self.num_ranks: int = self._fabric.world_size
         self.is_main: bool = self.rank == 0
-        self._module: nn.Module | None = None
 
     def setup(self, model: nn.Module, optimizer: Optimizer) -> tuple[nn.Module, Optimizer]:
         """Move to the device and wrap for this precision and number of processes; the raw model shares its weights."""
         wrapped, wrapped_optimizer = self._fabric.setup(model, optimizer)
-        self._module = wrapped
         return wrapped, wrapped_optimizer
 
     def autocast(self) -> AbstractContextManager[None]:
@@ -61,7 +62,10 @@ class Engine:
 
     def accumulate(self, model: nn.Module, more: bool) -> AbstractContextManager[None]:
         """Around all but the last micro-batch: gradients are not exchanged yet."""
-        return self._fabric.no_backward_sync(model, enabled=more) if self.num_ranks > 1 else nullcontext()
+        if self.num_ranks == 1:
+            return nullcontext()
+        assert isinstance(model, _FabricModule)
+        return self._fabric.no_backward_sync(model, enabled=more)
 
     def backward(self, loss: Tensor) -> None:
         self._fabric.backward(loss)

@@ -1,4 +1,5 @@
-"""Where a run's numbers go: metrics.jsonl always, TensorBoard and Weights & Biases if asked, a progress line for people."""
+"""Where a run's numbers go: metrics.jsonl always, TensorBoard and Weights & Biases if asked, a progress line
+for people."""
 
 from __future__ import annotations
 
@@ -53,9 +54,7 @@ class TensorBoard:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
-            raise UserError(
-                "TensorBoard is not installed; run: pip install 'mdlm-atat[tensorboard]'"
-            ) from error
+            raise UserError("TensorBoard is not installed; run: pip install 'mdlm-atat[tensorboard]'") from error
         self._writer = SummaryWriter(str(folder), purge_step=resume_step + 1 if resume_step else None)
 
     def write(self, step: int, values: dict[str, float]) -> None:
@@ -69,15 +68,11 @@ class TensorBoard:
 class WeightsAndBiases:
     def __init__(self, folder: Path, name: str, config: dict[str, Any]) -> None:
         try:
-            import wandb
+            import wandb  # pyright: ignore[reportMissingImports]
         except ImportError as error:
-            raise UserError(
-                "Weights & Biases is not installed; run: pip install 'mdlm-atat[wandb]'"
-            ) from error
+            raise UserError("Weights & Biases is not installed; run: pip install 'mdlm-atat[wandb]'") from error
         folder.mkdir(exist_ok=True)
-        self._run = wandb.init(
-            project="mdlm-atat", name=name, id=name, dir=str(folder), config=config, resume="allow"
-        )
+        self._run = wandb.init(project="mdlm-atat", name=name, id=name, dir=str(folder), config=config, resume="allow")
 
     def write(self, step: int, values: dict[str, float]) -> None:
         self._run.log(values, step=step)

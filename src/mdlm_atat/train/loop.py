@@ -1,4 +1,5 @@
-"""The training loop, top to bottom. It knows optimizer steps; what a loss, an evaluation and a checkpoint are comes in."""
+"""The training loop, top to bottom. It knows optimizer steps; what a loss, an evaluation and a checkpoint are
+comes in."""
 
 from __future__ import annotations
 
@@ -50,7 +51,8 @@ class Training:
     objective: Objective
     batch_at: BatchAt
     evaluate: Callable[[], dict[str, float]]
-    """Scores self.model, which holds the averaged weights while it runs; must return the key `eval/nelbo_nats_per_token`."""
+    """Scores self.model, which holds the averaged weights while it runs; must return the key
+    `eval/nelbo_nats_per_token`."""
     save: Callable[[Progress], None]
     writers: Sequence[Writer] = ()
     line: ProgressLine | None = None
@@ -119,9 +121,7 @@ class Lap:
     since_tokens: int
 
 
-def log_step(
-    run: Training, progress: Progress, lap: Lap, loss: TrainingLoss, lr: float, grad_norm: Tensor
-) -> None:
+def log_step(run: Training, progress: Progress, lap: Lap, loss: TrainingLoss, lr: float, grad_norm: Tensor) -> None:
     total = run.engine.mean(loss.total).item()
     terms = {f"train/{name}": run.engine.mean(value).item() for name, value in loss.terms.items()}
     now_s = time.perf_counter()  # the device is done with the step: its loss was read
@@ -143,7 +143,8 @@ def log_step(
 
 
 def forward_backward(run: Training, step: int) -> tuple[TrainingLoss, int]:
-    """Gradients of one batch, over micro-batches and processes; the loss of this process's rows and the batch's tokens."""
+    """Gradients of one batch, over micro-batches and processes; the loss of this process's rows and the
+    batch's tokens."""
     config, engine = run.config.train, run.engine
     ids, row_lengths = run.batch_at(step)
     x0, lengths = torch.from_numpy(ids).to(engine.device), torch.from_numpy(row_lengths).to(engine.device)
@@ -218,7 +219,9 @@ def stop_if_not_finite(run: Training, first_bad_step: Tensor, saved_step: int | 
     if step < 0:
         return
     batch = run.config.train.batch_size
-    good = "no checkpoint was written before" if saved_step is None else f"the last good checkpoint is step {saved_step}"
+    good = (
+        "no checkpoint was written before" if saved_step is None else f"the last good checkpoint is step {saved_step}"
+    )
     raise UserError(
         f"the loss or its gradient was not a finite number in step {step + 1} (sequences {step * batch} to "
         f"{(step + 1) * batch - 1} of the shuffled training data); {good}, and nothing was saved after it. "
@@ -239,6 +242,4 @@ def as_state(progress: Progress) -> dict[str, float | int | None]:
 
 def from_state(state: dict[str, float | int | None]) -> Progress:
     known = {name: state[name] for name in Progress.__dataclass_fields__}
-    return Progress(
-        **{**known, "best_bound": math.inf if known["best_bound"] is None else known["best_bound"]}
-    )  # type: ignore[arg-type]
+    return Progress(**{**known, "best_bound": math.inf if known["best_bound"] is None else known["best_bound"]})  # type: ignore[arg-type]

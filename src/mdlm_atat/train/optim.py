@@ -23,7 +23,8 @@ def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
 
 
 def learning_rate(step: int, num_steps: int, config: OptimConfig) -> float:
-    """Rate of step 0 .. num_steps - 1: linear warm-up, then constant, cosine, or constant with a linear cool-down (WSD)."""
+    """Rate of step 0 .. num_steps - 1: linear warm-up, then constant, cosine, or constant with a linear
+    cool-down (WSD)."""
     if step < config.warmup_steps:
         return config.lr * (step + 1) / config.warmup_steps
     lowest = config.lr * config.final_lr_ratio

@@ -61,8 +61,8 @@ def plan(run: Training, train_data: TokenDataset, valid_data: TokenDataset, meas
             f"{train_data.num_tokens:,} to train on, {valid_data.num_tokens:,} to validate",
             f"model      {config.model.kind}, {num_parameters:,} parameters: {config.model.num_layers} layers, "
             f"width {config.model.width}, {config.model.num_heads} heads, length {config.data.length}",
-            f"training   {steps:,} steps of {config.train.batch_size} x {train_data.length} = {tokens_per_step:,} tokens: "
-            f"{steps * tokens_per_step / 1e6:,.1f}M tokens, {epochs:.2f} epochs in all",
+            f"training   {steps:,} steps of {config.train.batch_size} x {train_data.length} = {tokens_per_step:,} "
+            f"tokens: {steps * tokens_per_step / 1e6:,.1f}M tokens, {epochs:.2f} epochs in all",
             f"machine    {machine['device']}, {machine['precision']}{processes}; a step takes about "
             f"{measured.step_s * 1000:,.0f} ms: {left_minutes:,.1f} minutes, and "
             f"{measured.memory_bytes / 2**30:.1f} GiB at the peak",

@@ -1,10 +1,10 @@
 """The folder of a run: what is written when it starts, and what may change when it is resumed.
 
-    config.yaml      every setting, resolved        metrics.jsonl    what was measured, a line a record
-    run.json         command, data, machine         checkpoints/     see train.checkpoint
-    tokenizer/       as the data was prepared       evals/           one JSON for each evaluation
-    counts.npy       each token's training count    samples.jsonl    texts generated at the end
-    report.html      all of it on one page
+config.yaml      every setting, resolved        metrics.jsonl    what was measured, a line a record
+run.json         command, data, machine         checkpoints/     see train.checkpoint
+tokenizer/       as the data was prepared       evals/           one JSON for each evaluation
+counts.npy       each token's training count    samples.jsonl    texts generated at the end
+report.html      all of it on one page
 """
 
 from __future__ import annotations

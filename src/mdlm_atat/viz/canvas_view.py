@@ -84,16 +84,15 @@ class CanvasView:
         step: int,
         num_steps: int,
         tokens: Sequence[int] | np.ndarray,
-        revealed: Sequence[bool] | np.ndarray,
         fixed: Sequence[bool] | np.ndarray | None = None,
     ) -> None:
-        """One row after `step` of `num_steps`: tokens, which of them are known by now, which were given beforehand."""
+        """One row after `step` of `num_steps`: tokens, and which of them were given beforehand."""
         row = np.asarray(tokens, dtype=np.int64)
         frame = self._latest = _Frame(
             step=step,
             num_steps=num_steps,
             tokens=row,
-            revealed=np.asarray(revealed, dtype=bool) & (row != self.mask_id),
+            revealed=row != self.mask_id,
             fixed=np.zeros(len(row), dtype=bool) if fixed is None else np.asarray(fixed, dtype=bool),
         )
         if self._live is None:
