@@ -20,9 +20,8 @@ from torch.optim import Optimizer
 from mdlm_atat.errors import UserError
 
 Precision = Literal["auto", "float32", "bf16"]
-logging.getLogger("lightning.fabric").setLevel(
-    logging.WARNING
-)  # it greets every run with hints about settings we choose
+for _name in ("lightning.fabric", "lightning.pytorch"):  # they greet every run with hints about settings we chose
+    logging.getLogger(_name).setLevel(logging.WARNING)
 
 
 class Engine:
