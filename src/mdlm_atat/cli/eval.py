@@ -87,6 +87,7 @@ def open_data(
     """The text to score, as tokens of this model's own tokenizer."""
     from mdlm_atat.data.manifest import is_prepared
     from mdlm_atat.data.prepare import ensure_prepared
+    from mdlm_atat.data.progress import TerminalProgress
     from mdlm_atat.data.tokens import TokenDataset
 
     data = lm.config.data
@@ -95,14 +96,21 @@ def open_data(
             raise UserError("a saved model has no validation text of its own; name one with --data")
         from mdlm_atat.cli.train import prepare_data
 
-        dataset = TokenDataset.open(prepare_data(lm.config), split or "valid", data.length)
+        dataset = TokenDataset.open(prepare_data(lm.config, TerminalProgress()), split or "valid", data.length)
         stored = json.loads((run / "run.json").read_text())["data"]["tokenizer_hash"]
     elif is_prepared(Path(source)):
         dataset = TokenDataset.open(source, split or "valid", data.length)
         stored = lm.tokenizer.fingerprint()
     else:
         folder = ensure_prepared(
-            source, lm.tokenizer, mode=data.mode, length=data.length, column=column, split=split or "train", whole=True
+            source,
+            lm.tokenizer,
+            mode=data.mode,
+            length=data.length,
+            column=column,
+            split=split or "train",
+            whole=True,
+            progress=TerminalProgress(),
         )
         dataset = TokenDataset.open(folder, "valid", data.length)
         stored = lm.tokenizer.fingerprint()

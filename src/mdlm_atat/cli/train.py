@@ -18,6 +18,7 @@ from mdlm_atat.config.files import describe_presets, load_config, override, save
 
 if TYPE_CHECKING:
     from mdlm_atat.config.schema import RunConfig
+    from mdlm_atat.data.progress import Progress
     from mdlm_atat.data.tokens import TokenDataset
     from mdlm_atat.train.checkpoint import Checkpoint
     from mdlm_atat.train.engine import Engine
@@ -43,7 +44,7 @@ examples:
     parser.add_argument("preset", nargs="?", help="a preset's name, a YAML file, or a run folder to repeat")
     parser.add_argument("--out", type=Path, help="run folder (default: runs/PRESET-DATE-TIME)")
     parser.add_argument("--resume", type=Path, metavar="RUN", help="continue a run from its newest checkpoint")
-    parser.add_argument("--max-minutes", type=float, help="the same as --train.max_minutes")
+    parser.add_argument("--max-minutes", "--max_minutes", type=float, help="the same as --train.max_minutes")
     parser.add_argument("--settings", action="store_true", help="list every setting of the preset, and exit")
     return parser
 
@@ -75,6 +76,7 @@ def run(config: RunConfig, folder: Path, *, resumed_from: RunConfig | None, pres
     from rich.console import Console
 
     from mdlm_atat.config.build import build_model, build_objective
+    from mdlm_atat.data.progress import Silent, TerminalProgress
     from mdlm_atat.data.tokens import TokenDataset, batch_at
     from mdlm_atat.evaluate.record import unigram_record
     from mdlm_atat.models.ema import EMA
@@ -82,7 +84,8 @@ def run(config: RunConfig, folder: Path, *, resumed_from: RunConfig | None, pres
     from mdlm_atat.train.checkpoint import newest_sound, prune, save
     from mdlm_atat.train.engine import Engine
     from mdlm_atat.train.log import ProgressLine, open_writers
-    from mdlm_atat.train.loop import Progress, Training, as_state, from_state, train
+    from mdlm_atat.train.loop import Progress as TrainingProgress
+    from mdlm_atat.train.loop import Training, as_state, from_state, train
     from mdlm_atat.train.optim import make_optimizer
     from mdlm_atat.train.plan import dry_run, plan
     from mdlm_atat.train.run_folder import (
@@ -100,7 +103,7 @@ def run(config: RunConfig, folder: Path, *, resumed_from: RunConfig | None, pres
         console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     with engine.main_first():
-        data_folder = prepare_data(config)
+        data_folder = prepare_data(config, TerminalProgress() if engine.is_main else Silent())
     train_data = TokenDataset.open(data_folder, "train", config.data.length)
     valid_data = TokenDataset.open(data_folder, "valid", config.data.length)
     described = describe_data(train_data, valid_data)
@@ -122,13 +125,13 @@ def run(config: RunConfig, folder: Path, *, resumed_from: RunConfig | None, pres
     optimizer = make_optimizer(model, config.optim)
     wrapped, wrapped_optimizer = engine.setup(model, optimizer)
     ema = EMA(model, config.train.ema_decay)
-    progress = Progress()
+    progress = TrainingProgress()
     if checkpoint is not None:
         checkpoint.load_training(model, ema, optimizer)
         progress = from_state(checkpoint.state()["progress"])
         say(f"continuing {folder} after step {progress.step}")
 
-    def save_checkpoint(progress: Progress) -> None:
+    def save_checkpoint(progress: TrainingProgress) -> None:
         engine.barrier()
         if engine.is_main:
             state = {"progress": as_state(progress), "num_processes": engine.num_ranks}
@@ -208,7 +211,7 @@ def run(config: RunConfig, folder: Path, *, resumed_from: RunConfig | None, pres
     return 0
 
 
-def prepare_data(config: RunConfig) -> Path:
+def prepare_data(config: RunConfig, progress: Progress) -> Path:
     """The prepared tokens of this configuration, from the cache if they are there."""
     from mdlm_atat.data.prepare import ensure_prepared
 
@@ -223,6 +226,7 @@ def prepare_data(config: RunConfig) -> Path:
         split=data.split,
         column=data.column,
         documents=data.documents,
+        progress=progress,
     )
 
 

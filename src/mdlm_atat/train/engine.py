@@ -7,7 +7,7 @@ import os
 import platform
 import resource
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Literal
 
@@ -32,8 +32,7 @@ class Engine:
 
     def __init__(self, precision: Precision) -> None:
         accelerator = "cuda" if torch.cuda.is_available() else "cpu"
-        num_ranks = int(os.environ.get("WORLD_SIZE") or os.environ.get("SLURM_NTASKS") or 1)
-        per_node = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("SLURM_NTASKS_PER_NODE") or num_ranks)
+        num_ranks, per_node = launched_processes(os.environ)
         if precision == "auto":
             precision = "bf16" if accelerator == "cuda" and torch.cuda.is_bf16_supported() else "float32"
         self.precision: Literal["float32", "bf16"] = precision
@@ -125,6 +124,21 @@ class Engine:
         """Wait for the device, so that a clock read afterwards counts finished work."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
+
+
+def launched_processes(environment: Mapping[str, str]) -> tuple[int, int]:
+    """(processes in all, processes on this machine) that torchrun or srun started; (1, 1) for a plain command.
+
+    Inside a SLURM job but outside srun there is one process, whatever number of tasks the job was given.
+    """
+    if "WORLD_SIZE" in environment:
+        num_ranks = int(environment["WORLD_SIZE"])
+        return num_ranks, int(environment.get("LOCAL_WORLD_SIZE", num_ranks))
+    if "SLURM_STEP_ID" in environment and "SLURM_NTASKS" in environment:
+        num_ranks = int(environment["SLURM_NTASKS"])
+        per_node = environment.get("SLURM_STEP_TASKS_PER_NODE", str(num_ranks))  # such as 8(x2)
+        return num_ranks, int(per_node.partition("(")[0].partition(",")[0])
+    return 1, 1
 
 
 @contextmanager
