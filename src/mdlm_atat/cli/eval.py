@@ -94,9 +94,9 @@ def open_data(
     if source is None:
         if lm.checkpoint is None:
             raise UserError("a saved model has no validation text of its own; name one with --data")
-        from mdlm_atat.cli.train import prepare_data
+        from mdlm_atat.config.build import prepare_data
 
-        dataset = TokenDataset.open(prepare_data(lm.config, TerminalProgress()), split or "valid", data.length)
+        dataset = TokenDataset.open(prepare_data(data, TerminalProgress()), split or "valid", data.length)
         stored = json.loads((run / "run.json").read_text())["data"]["tokenizer_hash"]
     elif is_prepared(Path(source)):
         dataset = TokenDataset.open(source, split or "valid", data.length)

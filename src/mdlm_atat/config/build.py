@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import assert_never
 
-from mdlm_atat.config.schema import ModelConfig, ObjectiveConfig, RunConfig
+from mdlm_atat.config.schema import DataConfig, ModelConfig, ObjectiveConfig, RunConfig
+from mdlm_atat.data.prepare import ensure_prepared
+from mdlm_atat.data.progress import Progress
 from mdlm_atat.models.ar import CausalTransformer
 from mdlm_atat.models.dit import ATATDiT
 from mdlm_atat.objective import CausalNLL, MaskedDiffusion, Objective
@@ -80,3 +83,19 @@ def build_objective(config: RunConfig, vocab_size: int) -> Objective:
     schedule, density = build_schedule(config.objective), build_time_density(config.objective)
     weighting = Weighting(config.objective.weighting, schedule, density, config.objective.clip)
     return MaskedDiffusion(schedule, density, weighting, mask_id=vocab_size)
+
+
+def prepare_data(data: DataConfig, progress: Progress) -> Path:
+    """The folder of prepared tokens: the source itself if it is one, else one in the cache, made if it is missing."""
+    return ensure_prepared(
+        data.source,
+        data.tokenizer,
+        mode=data.mode,
+        length=data.length,
+        validation=data.validation,
+        validation_fraction=data.validation_fraction,
+        split=data.split,
+        column=data.column,
+        documents=data.documents,
+        progress=progress,
+    )

@@ -1,0 +1,268 @@
+"""One training run from start to finish: data, folder, objects, loop, and what is made of the trained model."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from mdlm_atat.cli.eval import evaluate_run, result_table
+from mdlm_atat.config.build import build_model, build_objective, prepare_data
+from mdlm_atat.config.files import save_config
+from mdlm_atat.config.schema import RunConfig
+from mdlm_atat.data.progress import Silent, TerminalProgress
+from mdlm_atat.data.tokens import TokenDataset, batch_at
+from mdlm_atat.evaluate.likelihood import draw_nll, exact_nll, in_every_unit
+from mdlm_atat.evaluate.record import text_counts, unigram_record
+from mdlm_atat.lm import CausalLM, MaskedDiffusionLM, load_lm
+from mdlm_atat.models.ema import EMA
+from mdlm_atat.provenance import code_version, commit, cpu
+from mdlm_atat.train.checkpoint import Checkpoint, newest_sound, prune, save
+from mdlm_atat.train.engine import Engine
+from mdlm_atat.train.log import ProgressLine, open_writers
+from mdlm_atat.train.loop import Progress, Training, as_state, from_state, train
+from mdlm_atat.train.optim import make_optimizer
+from mdlm_atat.train.plan import dry_run, plan
+from mdlm_atat.train.run_folder import (
+    check_resumable,
+    check_same_data,
+    create_run_folder,
+    describe_data,
+    write_start,
+)
+from mdlm_atat.viz.report import write_report
+
+Say = Callable[[str], None]
+EXIT_CODES = {"Ctrl-C": 130, "SIGTERM": 143}
+
+
+def run(config: RunConfig, folder: Path, *, resumed_from: RunConfig | None, preset: str) -> int:
+    """Train and, when it got to the end, evaluate, generate and write the report. Returns the exit code."""
+    engine = Engine(config.train.precision)
+    console = Console(quiet=not engine.is_main)
+
+    def say(text: str) -> None:
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    train_data, valid_data = open_data(config, engine)
+    checkpoint = None
+    if resumed_from is None:
+        with engine.main_first():
+            if engine.is_main:
+                create_run_folder(folder)
+    else:
+        checkpoint = find_resume_point(folder, resumed_from, config, engine, describe_data(train_data, valid_data), say)
+
+    training, progress = assemble(config, engine, folder, train_data, valid_data, checkpoint)
+    try:
+        measured = dry_run(training, progress.step)
+    except BaseException:
+        if resumed_from is None and engine.is_main:
+            folder.rmdir()  # still empty: the same command can be given again
+        raise
+    say(plan(training, train_data, valid_data, measured, progress.step))
+    say(f"run        {folder}")
+    if engine.is_main and resumed_from is None:
+        write_start(folder, config, train_data, start_record(training, preset, train_data, valid_data))
+    elif engine.is_main:
+        say(f"continuing after step {progress.step}")
+        save_config(config, folder / "config.yaml")
+
+    line = ProgressLine(console, config.train.num_steps, progress.step) if engine.is_main else None
+    writers = open_writers(folder, config.train.loggers, progress.step, {"preset": preset}) if engine.is_main else []
+    try:
+        with stop_requests(config.train.max_minutes) as should_stop:
+            reason = train(replace(training, writers=writers, line=line, should_stop=should_stop), progress)
+    finally:
+        if line is not None:
+            line.close()
+        for writer in writers:
+            writer.close()
+    if reason is not None:
+        say(f"stopped at step {progress.step} of {config.train.num_steps} ({reason}); a checkpoint is written")
+        say(f"continue   atat train --resume {folder}")
+        return EXIT_CODES.get(reason, 0)
+    if engine.is_main:
+        finish(folder, engine, config, valid_data, say)
+    engine.barrier()
+    return 0
+
+
+def open_data(config: RunConfig, engine: Engine) -> tuple[TokenDataset, TokenDataset]:
+    """The training and the validation split, prepared by the main process if they are not there yet."""
+    with engine.main_first():
+        folder = prepare_data(config.data, TerminalProgress() if engine.is_main else Silent())
+    return (
+        TokenDataset.open(folder, "train", config.data.length),
+        TokenDataset.open(folder, "valid", config.data.length),
+    )
+
+
+def find_resume_point(
+    folder: Path, before: RunConfig, config: RunConfig, engine: Engine, data: dict[str, Any], say: Say
+) -> Checkpoint:
+    """The newest sound checkpoint of a run, if this run may continue it; says what it will do differently."""
+    check_same_data(folder, data)
+    checkpoint = newest_sound(folder / "checkpoints", say)
+    for line in check_resumable(before, config, checkpoint.state()["num_processes"], engine.num_ranks):
+        say(line)
+    return checkpoint
+
+
+def assemble(
+    config: RunConfig,
+    engine: Engine,
+    folder: Path,
+    train_data: TokenDataset,
+    valid_data: TokenDataset,
+    checkpoint: Checkpoint | None,
+) -> tuple[Training, Progress]:
+    """The objects of a run, fresh from the seed or as the checkpoint left them."""
+    vocab_size = train_data.tokenizer.vocab_size
+    torch.manual_seed(config.train.seed)
+    model = build_model(config.model, vocab_size, config.data.length)
+    optimizer = make_optimizer(model, config.optim)
+    wrapped, wrapped_optimizer = engine.setup(model, optimizer)
+    ema = EMA(model, config.train.ema_decay)
+    progress = Progress()
+    if checkpoint is not None:
+        checkpoint.load_training(model, ema, optimizer)
+        progress = from_state(checkpoint.state()["progress"])
+
+    def save_checkpoint(progress: Progress) -> None:
+        engine.barrier()
+        if engine.is_main:
+            checkpoints = folder / "checkpoints"
+            state = {"progress": as_state(progress), "num_processes": engine.num_ranks}
+            save(checkpoints, step=progress.step, model=model, ema=ema, optimizer=optimizer, state=state)
+            prune(checkpoints, best_step=progress.best_step, keep_interval_steps=config.train.keep_interval_steps)
+        engine.barrier()
+
+    training = Training(
+        config=config,
+        engine=engine,
+        model=wrapped,
+        raw_model=model,
+        optimizer=wrapped_optimizer,
+        ema=ema,
+        objective=build_objective(config, vocab_size),
+        batch_at=lambda step: batch_at(
+            train_data,
+            seed=config.train.seed,
+            step=step,
+            batch_size=config.train.batch_size,
+            rank=engine.rank,
+            num_ranks=engine.num_ranks,
+        ),
+        evaluate=lambda: score_validation(config, engine, wrapped, valid_data),
+        save=save_checkpoint,
+    )
+    return training, progress
+
+
+def start_record(training: Training, preset: str, train_data: TokenDataset, valid_data: TokenDataset) -> dict[str, Any]:
+    """run.json: what was asked for, on what, where, and the floor to beat."""
+    return {
+        "command": shlex.join(["atat", *sys.argv[1:]]),
+        "preset": preset,
+        "versions": {
+            "mdlm_atat": code_version(),
+            "torch": torch.__version__,
+            "python": sys.version.split()[0],
+        },
+        "machine": {**training.engine.describe(), "cpu": cpu()},
+        "commit": commit(),
+        "parameters": sum(p.numel() for p in training.raw_model.parameters()),
+        "data": describe_data(train_data, valid_data),
+        "unigram": unigram_record(valid_data, train_data.counts),
+    }
+
+
+def score_validation(config: RunConfig, engine: Engine, model: Any, data: TokenDataset) -> dict[str, float]:
+    """The validation bound under the names it is logged by, over all processes."""
+    common: dict[str, Any] = {
+        "num_draws": config.eval.num_draws,
+        "batch_size": config.eval.batch_size,
+        "device": engine.device,
+        "rank": engine.rank,
+        "num_ranks": engine.num_ranks,
+        "gather": engine.gather,
+    }
+    if config.model.kind == "causal":
+        found = exact_nll(model, data, **common)
+    else:
+        found = draw_nll(model, data, mask_id=data.tokenizer.mask_id, **common).likelihood()
+    units = in_every_unit(found.nats_per_token, text_counts(data))
+    return {
+        "eval/nelbo_nats_per_token": found.nats_per_token,
+        "eval/standard_error": found.standard_error,
+        "eval/perplexity": units["perplexity_per_token"],
+        "eval/bits_per_character": units["bits_per_character"],
+    }
+
+
+def finish(folder: Path, engine: Engine, config: RunConfig, valid_data: TokenDataset, say: Say) -> None:
+    """The final evaluation, samples and report of a run that reached its last step."""
+    say("scoring the validation text ...")
+    lm = load_lm(folder, device=engine.device, precision=engine.precision, say=say)
+    record = evaluate_run(lm, folder, valid_data, num_draws=config.eval.final_num_draws, seed=0)
+    write_samples(lm, folder, config)
+    for line in result_table(record):
+        say(line)
+    say(f"report     {write_report(folder)}")
+    say(f"next       atat generate {folder} --watch")
+
+
+def write_samples(lm: MaskedDiffusionLM | CausalLM, folder: Path, config: RunConfig) -> None:
+    """Texts for the report, in samples.jsonl."""
+    if not config.eval.num_samples:
+        return
+    assert lm.checkpoint is not None
+    texts = lm.generate([""] * config.eval.num_samples, num_steps=config.eval.sample_steps, seed=0)
+    with (folder / "samples.jsonl").open("w", encoding="utf-8") as stream:
+        for text in texts:
+            line = {
+                "text": text.text,
+                "step": lm.checkpoint.step,
+                "seed": text.seed,
+                "num_steps": config.eval.sample_steps,
+                "nfe": text.nfe,
+                "sampler": "ancestral" if lm.kind == "masked" else "left to right",
+            }
+            stream.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+
+@contextmanager
+def stop_requests(max_minutes: float) -> Iterator[Callable[[], str | None]]:
+    """Within the block, Ctrl-C and SIGTERM ask for a stop after the current step; a second Ctrl-C stops at once."""
+    start_s = time.monotonic()
+    reasons: list[str] = []
+
+    def on_signal(number: int, _: object) -> None:
+        if reasons and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        reasons.append("Ctrl-C" if number == signal.SIGINT else "SIGTERM")
+
+    def should_stop() -> str | None:
+        if reasons:
+            return reasons[0]
+        if max_minutes > 0 and time.monotonic() - start_s > 60 * max_minutes:
+            return f"{max_minutes:g} minutes are over"
+        return None
+
+    previous = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield should_stop
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
