@@ -13,6 +13,9 @@ from mdlm_atat.objective import (
     subs_log_probs,
     t_step_count_weights,
 )
+from mdlm_atat.samplers.ancestral import Ancestral
+from mdlm_atat.samplers.canvas import Canvas
+from mdlm_atat.samplers.loop import sample
 from mdlm_atat.schedules import Cosine, Geometric, Linear, Polynomial, Schedule
 from mdlm_atat.time_sampling import UniformTime, Weighting
 from toys import Joint, all_masks, expected_nll, uniform_denoiser
@@ -155,3 +158,25 @@ def test_independent_masks_hide_at_the_mask_rate():
 def test_any_callable_of_the_right_form_is_a_denoiser():
     denoise: Denoiser = Joint.random(2, 2).denoise
     assert denoise(torch.tensor([[2, 2]]), torch.ones(1)).shape == (1, 2, 2)
+
+
+def test_a_time_conditioned_denoiser_is_told_the_mask_rate_whatever_the_schedule():
+    told = {}
+
+    def denoise(z_t, t, lengths=None):
+        told["t"] = t
+        return torch.zeros(*z_t.shape, 7)
+
+    schedule, density = Polynomial(2.0), UniformTime()
+    objective = MaskedDiffusion(schedule, density, Weighting("elbo", schedule, density), mask_id=7)
+    draw = objective.draw(4, 5, torch.Generator().manual_seed(0))
+    objective.loss(denoise, torch.zeros(4, 5, dtype=torch.int64), None, draw, num_tokens=20)
+    torch.testing.assert_close(told["t"], (draw.t**2).float())
+    seen = []
+
+    def watched(z_t, t, lengths=None):
+        seen.append(t[0].item())
+        return torch.zeros(*z_t.shape, 7)
+
+    sample(watched, Canvas.blank(1, 50, 7), Ancestral(schedule, 4, cache=False), mask_id=7, seeds=[0])
+    assert seen == pytest.approx([1.0, 0.75**2, 0.5**2, 0.25**2])

@@ -19,8 +19,9 @@ class Denoiser(Protocol):
     ) -> Float[Tensor, "batch length vocab"]:
         """Logits of the clean token at every position, given the partly masked tokens z_t at time t.
 
-        Only the logits at masked positions are ever read. The mask token has no logit: its id is `vocab`, one past the
-        last. `lengths`: where rows end and padding begins, None when no row is padded; padding must not change
-        the logits.
+        Only the logits at masked positions are ever read. The mask token has no logit: its id is `vocab`, one past
+        the last. `t` is the expected share of masked tokens: the linear schedule's time, whatever the schedule, so that
+        it means the same in training, evaluation and generation. `lengths`: where rows end and padding begins, None
+        when no row is padded; padding must not change the logits.
         """
         ...

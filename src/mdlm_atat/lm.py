@@ -24,6 +24,7 @@ from mdlm_atat.config.build import build_model, build_schedule
 from mdlm_atat.config.files import load_config, save_config
 from mdlm_atat.config.schema import RunConfig
 from mdlm_atat.data.tokenizers import Tokenizer, load_tokenizer
+from mdlm_atat.device import Precision, choose_device, choose_precision
 from mdlm_atat.errors import UserError
 from mdlm_atat.evaluate.likelihood import Likelihood, OnProgress, Rows, draw_nll, exact_nll
 from mdlm_atat.models.ar import CausalTransformer
@@ -33,9 +34,8 @@ from mdlm_atat.samplers.canvas import Canvas
 from mdlm_atat.samplers.causal import LeftToRight, as_denoiser
 from mdlm_atat.samplers.draw import TokenDraw
 from mdlm_atat.samplers.loop import OnStep, StepRule, sample
-from mdlm_atat.train.checkpoint import Checkpoint, load_weights, newest_sound
+from mdlm_atat.train.checkpoint import Checkpoint, find_fault, load_weights, newest_sound, write_checksums
 
-Precision = Literal["auto", "float32", "bf16"]
 AnyLM = TypeVar("AnyLM", bound="LanguageModel")
 
 
@@ -81,8 +81,9 @@ class LanguageModel(ABC):
         self.device = torch.device(device)
         self.network = network.to(self.device).eval()
         self.tokenizer, self.config = tokenizer, config
-        wants_bf16 = precision == "bf16" or (precision == "auto" and self.device.type == "cuda")
-        self.precision: Literal["float32", "bf16"] = "bf16" if wants_bf16 else "float32"
+        self.precision = choose_precision(precision, self.device)
+        self.home: Path | None = None
+        """The run or saved folder that it was loaded from."""
         self.checkpoint: Checkpoint | None = None
         """The run's checkpoint that the weights came from; None for a folder made by save_pretrained."""
 
@@ -101,20 +102,9 @@ class LanguageModel(ABC):
         checkpoints that were passed over. Raises UserError for anything that is not such a folder, or of the
         other kind.
         """
-        found = locate(Path(folder), say)
-        config = load_config(str(found.config))
-        if config.model.kind != cls.kind:
-            other = next(c.__name__ for c in (MaskedDiffusionLM, CausalLM) if c.kind == config.model.kind)
-            raise UserError(f"{folder} holds a {config.model.kind} model; load it with {other}.from_pretrained")
-        tokenizer = load_tokenizer(str(found.tokenizer))
-        with torch.random.fork_rng(devices=[]):  # the weights drawn here are overwritten at once
-            network = build_model(config.model, tokenizer.vocab_size, config.data.length)
-        if found.checkpoint is not None:
-            found.checkpoint.load_weights(network, average=True)
-        else:
-            load_weights(network, found.folder / "model.safetensors")
-        lm = cls(network, tokenizer, config, device=checked_device(device), precision=precision)
-        lm.checkpoint = found.checkpoint
+        lm = load_lm(folder, device=device, precision=precision, say=say)
+        if not isinstance(lm, cls):
+            raise UserError(f"{folder} holds a {lm.kind} model; load it with {type(lm).__name__}.from_pretrained")
         return lm
 
     def save_pretrained(self, folder: str | Path) -> Path:
@@ -127,6 +117,7 @@ class LanguageModel(ABC):
         save_file(weights, folder / "model.safetensors")
         save_config(self.config, folder / "config.yaml")
         self.tokenizer.save(folder / "tokenizer")
+        write_checksums(folder)
         return folder
 
     @property
@@ -188,7 +179,9 @@ class LanguageModel(ABC):
             if not tokens:
                 raise UserError(f"text {index + 1} is empty: there is nothing to score")
             rows = Pieces(tokens, self.max_length)
-            found = self.likelihood(rows, num_draws=num_draws, seed=seed)
+            # the causal value is exact: every piece is scored, once
+            draws = num_draws if self.kind == "masked" else rows.num_evaluation_rows
+            found = self.likelihood(rows, num_draws=draws, seed=seed)
             error = 0.0 if found.kind == "exact" else found.standard_error * len(tokens)
             scores.append(Score(found.nats_per_token * len(tokens), error, len(tokens), found.num_draws))
         return scores
@@ -300,40 +293,56 @@ def load_lm(
     precision: Precision = "auto",
     say: Callable[[str], None] = lambda _: None,
 ) -> MaskedDiffusionLM | CausalLM:
-    """The model in a folder, of whichever kind it is."""
-    config = load_config(str(locate(Path(folder), say).config))
+    """The model in a folder, of whichever kind it is; see LanguageModel.from_pretrained."""
+    found = locate(Path(folder), say)
+    config = load_config(str(found.home / "config.yaml"))
+    tokenizer = load_tokenizer(str(found.home / "tokenizer"))
+    with torch.random.fork_rng(devices=[]):  # the weights drawn here are overwritten at once
+        network = build_model(config.model, tokenizer.vocab_size, config.data.length)
+    if found.checkpoint is not None:
+        found.checkpoint.load_weights(network, average=True)
+    else:
+        load_weights(network, found.home / "model.safetensors")
     kind = MaskedDiffusionLM if config.model.kind == "masked" else CausalLM
-    return kind.from_pretrained(folder, device=device, precision=precision, say=say)
+    lm = kind(network, tokenizer, config, device=choose_device(device), precision=precision)
+    lm.home, lm.checkpoint = found.home, found.checkpoint
+    return lm
 
 
 @dataclass(frozen=True)
 class Located:
-    """Where the parts of a model are."""
+    """Where a model is: a run with the checkpoint to use, or a folder made by save_pretrained."""
 
-    folder: Path
-    config: Path
-    tokenizer: Path
+    home: Path
     checkpoint: Checkpoint | None
 
 
 def locate(folder: Path, say: Callable[[str], None]) -> Located:
-    """Find config, tokenizer and weights in a run folder, a checkpoint folder or one made by save_pretrained."""
+    """Find a model in a run folder, a checkpoint (also the links `best` and `last`) or a saved folder."""
     if not folder.is_dir():
         raise UserError(f"there is no folder {folder}; expected a run such as runs/demo, or a checkpoint of one")
-    if (folder / "model.safetensors").exists() and (folder / "config.yaml").exists():
-        return Located(folder, folder / "config.yaml", folder / "tokenizer", None)
-    if folder.name.startswith("step-") and folder.parent.name == "checkpoints":
-        run, checkpoint = folder.parent.parent, Checkpoint(folder)
+    real = folder.resolve()
+    if real.name.startswith("step-") and real.parent.name == "checkpoints":
+        home, checkpoint = real.parent.parent, Checkpoint(real)
         fault = checkpoint.fault()
         if fault is not None:
-            raise UserError(f"checkpoint {folder} is damaged: {fault}; name the run {run} to use the one before")
+            raise UserError(f"checkpoint {folder} is damaged: {fault}; name the run {home} to use another one")
+    elif (folder / "model.safetensors").exists():
+        home, checkpoint = folder, None
+        fault = find_fault(folder, {"model.safetensors", "config.yaml"})
+        if fault is not None:
+            raise UserError(f"the saved model {folder} is damaged: {fault}; save it again or restore it from a copy")
     elif (folder / "config.yaml").exists():
-        run, checkpoint = folder, newest_sound(folder / "checkpoints", say)
+        home, checkpoint = folder, newest_sound(folder / "checkpoints", say)
+        if checkpoint is None:
+            raise UserError(f"{folder} holds no checkpoint yet; go on with: atat train --resume {folder}")
     else:
         raise UserError(
             f"{folder} is neither a run folder (no config.yaml), nor one of its checkpoints, nor a saved model"
         )
-    return Located(folder, run / "config.yaml", run / "tokenizer", checkpoint)
+    if not (home / "tokenizer").is_dir():
+        raise UserError(f"{home} has lost its folder tokenizer; restore it from a copy")
+    return Located(home, checkpoint)
 
 
 class Pieces:
@@ -351,16 +360,3 @@ class Pieces:
             piece = self._tokens[index * self.width : (index + 1) * self.width]
             ids[row, : len(piece)], lengths[row] = piece, len(piece)
         return ids, lengths
-
-
-def checked_device(wanted: torch.device | str | None) -> torch.device:
-    """The device asked for, if this machine has it; None: a GPU if there is one."""
-    if wanted is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(wanted)
-    except RuntimeError as error:
-        raise UserError(f"unknown device {wanted}; expected cpu or cuda") from error
-    if device.type not in ("cpu", "cuda") or (device.type == "cuda" and not torch.cuda.is_available()):
-        raise UserError(f"device {wanted} is not available here; use --device cpu")
-    return device

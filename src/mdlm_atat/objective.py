@@ -115,9 +115,10 @@ class MaskedDiffusion:
         num_tokens: float,
     ) -> TrainingLoss:
         scored = torch.ones_like(x0, dtype=torch.bool) if lengths is None else scored_positions(lengths, x0.shape[1])
-        is_masked = mask_independently(draw.uniform, self.schedule.mask_rate(draw.t), scored)  # (B, L)
+        mask_rate = self.schedule.mask_rate(draw.t)  # (B,)
+        is_masked = mask_independently(draw.uniform, mask_rate, scored)  # (B, L)
         z_t = hide(x0, is_masked, self.mask_id)  # (B, L)
-        logits = model(z_t, draw.t.float(), lengths)  # (B, L, V)
+        logits = model(z_t, mask_rate.float(), lengths)  # (B, L, V)
         nll = masked_nll(logits, x0, is_masked)  # (B, L)
         weight = self.weighting(draw.t).float()  # (B,)
         diffusion = (weight[:, None] * nll).sum() / num_tokens  # Sahoo et al. 2024, eq. 10

@@ -43,7 +43,7 @@ class Linear:
 @dataclass(frozen=True)
 class Cosine:
     """mask_rate = 1 - cos²(θ) / cos²(θ0), θ = π/2 (t + s) / (1 + s), θ0 = θ(0) (Nichol & Dhariwal, arXiv
-    2102.09672, eq. 17)."""
+    2102.09672, eq. 17), without their clip at 0.999: a token that stays visible at t = 1 makes the bound infinite."""
 
     offset: float = 0.008
 

@@ -1,6 +1,7 @@
 """`atat eval` and `atat generate` on a trained run, and the Python interface to the same."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -61,7 +62,7 @@ def test_eval_scores_another_text_whole_with_the_runs_own_tokenizer(folder, tmp_
 
 
 def test_one_checkpoint_can_be_named(folder, tmp_path):
-    checkpoint = sorted((folder / "masked" / "checkpoints").iterdir())[0]
+    checkpoint = sorted((folder / "masked" / "checkpoints").glob("step-*"))[0]
     assert main(["eval", str(checkpoint), "--num_draws", "32", "--json", str(tmp_path / "r.json")]) == 0
     record = json.loads((tmp_path / "r.json").read_text())
     assert record["checkpoint"] == checkpoint.name
@@ -132,6 +133,26 @@ def test_a_text_longer_than_the_model_is_scored_in_pieces(lm):
     assert 20 < score.nats < 300
 
 
+def test_the_causal_score_of_more_pieces_than_draws_is_still_exact(folder):
+    causal = CausalLM.from_pretrained(folder / "causal")
+    text = "the cat sat on a mat and ran to see " * 60
+    first, second = causal.score([text], num_draws=4, seed=0)[0], causal.score([text], num_draws=4, seed=1)[0]
+    assert first.num_draws == -(-len(text) // 16)
+    assert first.nats == pytest.approx(second.nats, rel=1e-9)
+    assert first.standard_error == 0
+
+
+def test_a_truncated_saved_model_and_a_lost_tokenizer_are_found_out(folder, lm, tmp_path):
+    saved = lm.save_pretrained(tmp_path / "saved")
+    (saved / "model.safetensors").write_bytes((saved / "model.safetensors").read_bytes()[:-10])
+    with pytest.raises(UserError, match=r"model.safetensors is not what was written"):
+        MaskedDiffusionLM.from_pretrained(saved)
+    shutil.copytree(folder / "masked", tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "tokenizer")
+    with pytest.raises(UserError, match="has lost its folder tokenizer"):
+        MaskedDiffusionLM.from_pretrained(tmp_path / "run")
+
+
 def test_temperature_0_generates_the_same_text_for_every_seed_in_one_step(lm):
     texts = lm.generate(["", ""], num_steps=1, temperature=0, seed=0)
     assert texts[0].text == texts[1].text
@@ -161,6 +182,11 @@ REFUSALS = {
     "no samples": (["generate", "{folder}/masked", "--num_samples", "0"], "--num_samples is 0"),
     "no prompts": (["generate", "{folder}/masked", "--prompts", "{folder}/none.txt"], "there is no file"),
     "two prompts": (["generate", "{folder}/masked", "--prompt", "a", "--prompts", "x"], "not both"),
+    "not a temperature": (["generate", "{folder}/masked", "--temperature", "nan"], "temperature is nan"),
+    "out is a folder": (["generate", "{folder}/masked", "--out", "{folder}"], "is a folder"),
+    "json nowhere": (["eval", "{folder}/masked", "--json", "{folder}/x/y.json"], "is not there"),
+    "no batch": (["eval", "{folder}/masked", "--batch_size", "0"], "--batch_size is 0"),
+    "resume nowhere": (["train", "--resume", "{folder}/nowhere"], "there is no run folder"),
     "no out folder": (["generate", "{folder}/masked", "--out", "{folder}/x/y.txt"], "make it first"),
 }
 

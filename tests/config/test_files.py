@@ -111,7 +111,7 @@ eval: {batch_size: true, num_draws: 0}
         "objective.schedule: 'lineer' is not one of linear, cosine, geometric, polynomial; did you mean linear?",
         "data: expected a section of settings, found 3",
         "trian: unknown key; did you mean train?",
-        "train.batch_size = 128 cannot be cut into train.num_micro_batches = 7 equal parts; try --train.batch_size 126",
+        "train.batch_size = 64 cannot be cut into train.num_micro_batches = 7 equal parts; try --train.batch_size 63",
         "eval.batch_size: expected a whole number, found true",
     }
 

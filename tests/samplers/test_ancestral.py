@@ -25,7 +25,8 @@ def draw_joint(joint: Joint, num_steps: int, num_rows: int) -> Tensor:
 def chi_square_per_degree(observed: Tensor, probs: Tensor) -> float:
     expected = probs * observed.sum()
     likely = expected > 0
-    assert observed[~likely].sum() == 0 or bool((observed[~likely] > 0).any())
+    if not likely.all():
+        assert observed[~likely].sum() <= 0.01 * observed.sum()  # what the last coarse steps let through
     statistic = ((observed - expected)[likely] ** 2 / expected[likely]).sum().item()
     return statistic / (int(likely.sum()) - 1)
 

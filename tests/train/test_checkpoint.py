@@ -10,7 +10,7 @@ from mdlm_atat.errors import UserError
 from mdlm_atat.models.dit import ATATDiT
 from mdlm_atat.models.ema import EMA
 from mdlm_atat.train import checkpoint as module
-from mdlm_atat.train.checkpoint import all_checkpoints, newest_sound, prune, save
+from mdlm_atat.train.checkpoint import all_checkpoints, newest_sound, save, tidy
 from mdlm_atat.train.optim import make_optimizer
 
 
@@ -63,7 +63,8 @@ FAULTS = {
     ),
     "altered": lambda folder: flip_a_bit(folder / "optimizer.safetensors"),
     "missing": lambda folder: (folder / "state.json").unlink(),
-    "no checksums": lambda folder: (folder / "checksums.json").write_text("{"),
+    "no checksums": lambda folder: (folder / "checksums.json").write_bytes(b"\xff{"),
+    "empty checksums": lambda folder: (folder / "checksums.json").write_text("{}"),
 }
 
 
@@ -78,7 +79,9 @@ def test_a_damaged_checkpoint_is_found_out_and_the_one_before_is_used(tmp_path, 
     write(tmp_path, 1)
     FAULTS[fault](write(tmp_path, 2).folder)
     said = []
-    assert newest_sound(tmp_path, said.append).step == 1
+    found = newest_sound(tmp_path, said.append)
+    assert found is not None
+    assert found.step == 1
     assert len(said) == 1
     assert "step-00000002 is damaged" in said[0]
     assert "falling back" in said[0]
@@ -103,15 +106,32 @@ def test_the_last_good_checkpoint_survives_a_full_disk(tmp_path, monkeypatch):
         write(tmp_path, 2)
     assert [c.step for c in all_checkpoints(tmp_path)] == [1]
     assert not list(tmp_path.glob(".writing*"))
-    assert newest_sound(tmp_path, pytest.fail).step == 1
+    assert all_checkpoints(tmp_path)[0].fault() is None
 
 
-def test_pruning_keeps_the_newest_two_the_best_and_every_fourth(tmp_path):
+def test_tidying_keeps_the_newest_two_the_best_and_every_fourth_and_links_last_and_best(tmp_path):
     parts = trained(1)
-    for step in range(1, 11):
+    for step in range(1, 10):
         write(tmp_path, step, parts)
-    prune(tmp_path, best_step=3, keep_interval_steps=4)
+    newest = write(tmp_path, 10, parts)
+    tidy(tmp_path, newest=newest, best_step=3, keep_interval_steps=4)
     assert [c.step for c in all_checkpoints(tmp_path)] == [3, 4, 8, 9, 10]
+    assert (tmp_path / "last").resolve() == newest.folder
+    assert (tmp_path / "best").resolve().name == "step-00000003"
+
+
+def test_a_damaged_checkpoint_that_a_run_fell_back_from_does_not_push_out_sound_ones(tmp_path):
+    parts = trained(1)
+    for step in (20, 30, 40):
+        write(tmp_path, step, parts)
+    FAULTS["altered"](tmp_path / "step-00000040")
+    resumed = write(tmp_path, 34, parts)
+    tidy(tmp_path, newest=resumed, best_step=None, keep_interval_steps=0)
+    assert [c.step for c in all_checkpoints(tmp_path)] == [30, 34]
+
+
+def test_no_checkpoint_at_all_is_none(tmp_path):
+    assert newest_sound(tmp_path, pytest.fail) is None
 
 
 def test_weights_of_another_shape_are_refused_with_the_name_and_both_shapes(tmp_path):

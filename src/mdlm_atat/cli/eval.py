@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import json
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -47,11 +47,15 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str]) -> int:
     arguments = make_parser().parse_args(argv)
-    if arguments.num_draws is not None and arguments.num_draws < 1:
-        raise UserError(f"--num_draws is {arguments.num_draws}, expected at least 1, e.g. 4096")
+    for name in ("num_draws", "batch_size"):
+        if getattr(arguments, name) is not None and getattr(arguments, name) < 1:
+            raise UserError(f"--{name} is {getattr(arguments, name)}, expected at least 1")
+    if arguments.json is not None and (arguments.json.is_dir() or not arguments.json.parent.is_dir()):
+        raise UserError(f"--json: {arguments.json} is a folder, or the folder it should be in is not there")
     from rich.console import Console
 
-    from mdlm_atat.lm import load_lm, locate
+    from mdlm_atat.device import explain_out_of_memory
+    from mdlm_atat.lm import load_lm
     from mdlm_atat.viz.report import write_report
 
     console = Console(stderr=True)
@@ -61,71 +65,69 @@ def main(argv: list[str]) -> int:
         precision=arguments.precision,
         say=lambda text: console.print(f"warning: {text}", style="yellow", markup=False, soft_wrap=True),
     )
-    found = locate(arguments.model, lambda _: None)
-    run = found.config.parent
-    data = open_data(lm, run, arguments.data, column=arguments.column, split=arguments.split)
-    with progress_bar("scoring") as on_progress:
+    assert lm.home is not None
+    data = open_data(lm, arguments.data, column=arguments.column, split=arguments.split)
+    batch_size = arguments.batch_size or lm.config.eval.batch_size
+    with (
+        progress_bar("scoring") as on_progress,
+        explain_out_of_memory(f"try --batch_size {max(1, batch_size // 2)}"),
+    ):
         record = evaluate_run(
             lm,
-            run,
             data,
             num_draws=arguments.num_draws or lm.config.eval.final_num_draws,
-            batch_size=arguments.batch_size,
+            batch_size=batch_size,
             seed=arguments.seed,
             file=arguments.json,
             on_progress=on_progress,
         )
     print("\n".join(result_table(record)))
-    if arguments.data is None and (run / "run.json").exists():
-        print(f"report     {write_report(run)}")
+    if arguments.data is None and (lm.home / "run.json").exists():
+        print(f"report     {write_report(lm.home)}")
     return 0
 
 
-def open_data(
-    lm: MaskedDiffusionLM | CausalLM, run: Path, source: str | None, *, column: str, split: str | None
-) -> TokenDataset:
+def open_data(lm: MaskedDiffusionLM | CausalLM, source: str | None, *, column: str, split: str | None) -> TokenDataset:
     """The text to score, as tokens of this model's own tokenizer."""
+    from mdlm_atat.config.build import prepare_data
     from mdlm_atat.data.manifest import is_prepared
     from mdlm_atat.data.prepare import ensure_prepared
     from mdlm_atat.data.progress import TerminalProgress
     from mdlm_atat.data.tokens import TokenDataset
+    from mdlm_atat.train.run_folder import check_same_data, describe_data
 
     data = lm.config.data
     if source is None:
-        if lm.checkpoint is None:
+        if lm.checkpoint is None or lm.home is None:
             raise UserError("a saved model has no validation text of its own; name one with --data")
-        from mdlm_atat.config.build import prepare_data
-
-        dataset = TokenDataset.open(prepare_data(data, TerminalProgress()), split or "valid", data.length)
-        stored = json.loads((run / "run.json").read_text())["data"]["tokenizer_hash"]
-    elif is_prepared(Path(source)):
+        folder = prepare_data(data, TerminalProgress())
+        train_data, valid_data = (TokenDataset.open(folder, name, data.length) for name in ("train", "valid"))
+        check_same_data(lm.home, describe_data(train_data, valid_data))
+        return train_data if split == "train" else valid_data
+    if is_prepared(Path(source)):
         dataset = TokenDataset.open(source, split or "valid", data.length)
-        stored = lm.tokenizer.fingerprint()
-    else:
-        folder = ensure_prepared(
-            source,
-            lm.tokenizer,
-            mode=data.mode,
-            length=data.length,
-            column=column,
-            split=split or "train",
-            whole=True,
-            progress=TerminalProgress(),
-        )
-        dataset = TokenDataset.open(folder, "valid", data.length)
-        stored = lm.tokenizer.fingerprint()
-    if dataset.manifest.tokenizer["hash"] != stored:
-        raise UserError(
-            f"{dataset.folder} was prepared with another tokenizer ({dataset.manifest.tokenizer['name']}) than the "
-            f"model was trained with ({lm.tokenizer.name}); name the text itself with --data, and it is encoded "
-            "as the model needs"
-        )
-    return dataset
+        if dataset.manifest.tokenizer["hash"] != lm.tokenizer.fingerprint():
+            raise UserError(
+                f"{source} was prepared with another tokenizer ({dataset.manifest.tokenizer['name']}) than the model "
+                f"was trained with ({lm.tokenizer.name}); name the text itself with --data, and it is encoded as the "
+                "model needs"
+            )
+        return dataset
+    folder = ensure_prepared(
+        source,
+        lm.tokenizer,
+        mode=data.mode,
+        length=data.length,
+        column=column,
+        split=split or "train",
+        whole=True,
+        progress=TerminalProgress(),
+    )
+    return TokenDataset.open(folder, "valid", data.length)
 
 
 def evaluate_run(
     lm: MaskedDiffusionLM | CausalLM,
-    run: Path,
     data: TokenDataset,
     *,
     num_draws: int,
@@ -135,10 +137,13 @@ def evaluate_run(
     on_progress: OnProgress | None = None,
 ) -> dict[str, Any]:
     """Score a data set, store the record as JSON (in the run's evals/ unless `file` says where), and return it."""
+    from mdlm_atat.atomic import write_json
     from mdlm_atat.evaluate.record import evaluation_record, unigram_record
     from mdlm_atat.provenance import cpu
-    from mdlm_atat.train.run_folder import COUNTS_FILE, read_counts, write_json
+    from mdlm_atat.train.run_folder import COUNTS_FILE, read_counts
 
+    home = lm.home
+    assert home is not None
     found = lm.likelihood(
         data,
         num_draws=num_draws,
@@ -149,16 +154,16 @@ def evaluate_run(
     record = evaluation_record(
         found,
         data,
-        unigram=unigram_record(data, read_counts(run)) if (run / COUNTS_FILE).exists() else None,
+        unigram=unigram_record(data, read_counts(home)) if (home / COUNTS_FILE).exists() else None,
         step=lm.checkpoint.step if lm.checkpoint else None,
-        checkpoint=lm.checkpoint.folder.name if lm.checkpoint else str(run),
+        checkpoint=lm.checkpoint.folder.name if lm.checkpoint else str(home),
         checkpoint_hash=lm.checkpoint.checksum() if lm.checkpoint else None,
         seed=seed,
         machine={"cpu": cpu(), "device": lm.device_name, "precision": lm.precision},
     )
     if file is None:
-        (run / "evals").mkdir(exist_ok=True)
-        file = run / "evals" / f"{record['checkpoint']}-{record['corpus_hash'][:8]}-{found.num_draws}-{seed}.json"
+        (home / "evals").mkdir(exist_ok=True)
+        file = home / "evals" / f"{record['checkpoint']}-{record['corpus_hash'][:8]}-{found.num_draws}-{seed}.json"
     record["file"] = str(file)
     write_json(file, record)
     return record
@@ -168,11 +173,12 @@ def result_table(record: dict[str, Any]) -> list[str]:
     """The result as aligned lines for a person."""
     is_bound = record["kind"] == "nelbo"
     unigram, machine = record["unigram"], record["machine"]
+    bits = with_error(record["bits_per_character"], record["standard_error_bits_per_character"])
     lines = [
-        f"{'bound' if is_bound else 'exact':10} {record['nelbo_nats_per_token']:.4f} ± {record['standard_error']:.4f} "
+        f"{'bound' if is_bound else 'exact':10} {with_error(record['nelbo_nats_per_token'], record['standard_error'])} "
         f"nats per token, perplexity {'at most ' if is_bound else ''}{record['perplexity_per_token']:,.2f}",
-        f"{'':10} {record['nats_per_character']:.4f} nats and {record['bits_per_character']:.4f} ± "
-        f"{record['standard_error_bits_per_character']:.4f} bits per character, {record['bits_per_byte']:.4f} bits per "
+        f"{'':10} {record['nats_per_character']:.4f} nats and "
+        f"{bits} bits per character, {record['bits_per_byte']:.4f} bits per "
         f"byte, perplexity per word {record['perplexity_per_word']:,.0f}",
         f"{'scored':10} {record['num_draws']:,} {'draws' if is_bound else 'sequences'} from {record['num_tokens']:,} "
         f"tokens, {record['num_characters']:,} characters ({record['split']}, seed {record['seed']}); "
@@ -181,11 +187,16 @@ def result_table(record: dict[str, Any]) -> list[str]:
     ]
     if unigram is not None:
         floor = (
-            f"{'unigram':10} {unigram['nats_per_token']:.4f} ± {unigram['standard_error']:.4f} nats per token, "
+            f"{'unigram':10} {with_error(unigram['nats_per_token'], unigram['standard_error'])} nats per token, "
             f"{unigram['bits_per_character']:.4f} bits per character: the floor to beat"
         )
         lines.insert(2, floor)
     return lines
+
+
+def with_error(value: float, standard_error: float) -> str:
+    """Four decimals, with the error where there is one: a single sequence has none."""
+    return f"{value:.4f}" if math.isnan(standard_error) else f"{value:.4f} ± {standard_error:.4f}"
 
 
 @contextmanager

@@ -29,7 +29,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("model", type=Path, help="a run folder, one of its checkpoints, or a saved model")
     parser.add_argument("--prompt", default="", help=r"text to begin with; \n stands for a new line")
-    parser.add_argument("--prompts", type=Path, help="a file of prompts, one a line")
+    parser.add_argument("--prompts", type=Path, help="a file of prompts, one a line, \\n as in --prompt")
     parser.add_argument("--num_samples", type=int, default=1, help="texts for each prompt (default: 1)")
     parser.add_argument("--length", type=int, help="tokens in all, prompt included (default: the model's length)")
     parser.add_argument(
@@ -57,11 +57,14 @@ def main(argv: list[str]) -> int:
             raise UserError(f"--{name} is {getattr(arguments, name)}, expected at least 1")
     given = read_prompts(arguments.prompt, arguments.prompts)
     prompts = [prompt for prompt in given for _ in range(arguments.num_samples)]
+    if arguments.out is not None and arguments.out.is_dir():
+        raise UserError(f"--out: {arguments.out} is a folder; name a file in it")
     if arguments.out is not None and not arguments.out.parent.is_dir():
         raise UserError(f"--out: there is no folder {arguments.out.parent}; make it first")
 
     from rich.console import Console
 
+    from mdlm_atat.device import explain_out_of_memory
     from mdlm_atat.lm import load_lm
 
     console = Console(stderr=True)
@@ -75,7 +78,8 @@ def main(argv: list[str]) -> int:
     for start in range(0, len(prompts), arguments.batch_size):
         batch = prompts[start : start + arguments.batch_size]
         watch = arguments.watch and start == 0
-        texts += generate_batch(lm, batch, arguments, seed=arguments.seed + start, watch=watch)
+        with explain_out_of_memory(f"try --batch_size {max(1, arguments.batch_size // 2)}"):
+            texts += generate_batch(lm, batch, arguments, seed=arguments.seed + start, watch=watch)
     write_texts(texts, prompts, arguments)
     return 0
 
@@ -86,14 +90,14 @@ def read_prompts(prompt: str, file: Path | None) -> list[str]:
     if prompt:
         raise UserError("give --prompt or --prompts, not both")
     try:
-        prompts = file.read_text(encoding="utf-8").splitlines()
+        prompts = file.read_text(encoding="utf-8").removesuffix("\n").split("\n")
     except FileNotFoundError as error:
         raise UserError(f"--prompts: there is no file {file}") from error
     except UnicodeDecodeError as error:
         raise UserError(f"--prompts: {file} is not UTF-8 at byte {error.start}; convert it first") from error
-    if not prompts:
+    if prompts == [""]:
         raise UserError(f"--prompts: {file} is empty; expected a prompt on each line")
-    return prompts
+    return [prompt.replace("\\n", "\n") for prompt in prompts]
 
 
 def generate_batch(

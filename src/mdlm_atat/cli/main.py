@@ -40,6 +40,9 @@ for example:
 ADVICE = {
     errno.ENOSPC: "make room and run the command again",
     errno.EDQUOT: "make room and run the command again",
+    errno.EFBIG: "make room and run the command again",
+    errno.EISDIR: "name a file, not a folder",
+    errno.ENOTDIR: "a folder on the way there is a file",
     errno.EACCES: "choose another place or change its permissions",
     errno.EPERM: "choose another place or change its permissions",
     errno.EROFS: "choose a place that can be written",

@@ -16,20 +16,24 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from mdlm_atat.atomic import write_text
 from mdlm_atat.cli.eval import evaluate_run, result_table
 from mdlm_atat.config.build import build_model, build_objective, prepare_data
-from mdlm_atat.config.files import save_config
-from mdlm_atat.config.schema import RunConfig
+from mdlm_atat.config.schema import DataConfig, RunConfig
 from mdlm_atat.data.progress import Silent, TerminalProgress
+from mdlm_atat.data.sources import HUB_SETS
+from mdlm_atat.data.tokenizers import HUB_NAMES
 from mdlm_atat.data.tokens import TokenDataset, batch_at
+from mdlm_atat.device import explain_out_of_memory
+from mdlm_atat.errors import UserError
 from mdlm_atat.evaluate.likelihood import draw_nll, exact_nll, in_every_unit
 from mdlm_atat.evaluate.record import text_counts, unigram_record
 from mdlm_atat.lm import CausalLM, MaskedDiffusionLM, load_lm
 from mdlm_atat.models.ema import EMA
 from mdlm_atat.provenance import code_version, commit, cpu
-from mdlm_atat.train.checkpoint import Checkpoint, newest_sound, prune, save
+from mdlm_atat.train.checkpoint import Checkpoint, newest_sound, save, tidy
 from mdlm_atat.train.engine import Engine
-from mdlm_atat.train.log import ProgressLine, open_writers
+from mdlm_atat.train.log import ProgressLine, check_installed, open_writers
 from mdlm_atat.train.loop import Progress, Training, as_state, from_state, train
 from mdlm_atat.train.optim import make_optimizer
 from mdlm_atat.train.plan import dry_run, plan
@@ -38,6 +42,7 @@ from mdlm_atat.train.run_folder import (
     check_same_data,
     create_run_folder,
     describe_data,
+    write_config,
     write_start,
 )
 from mdlm_atat.viz.report import write_report
@@ -48,46 +53,37 @@ EXIT_CODES = {"Ctrl-C": 130, "SIGTERM": 143}
 
 def run(config: RunConfig, folder: Path, *, resumed_from: RunConfig | None, preset: str) -> int:
     """Train and, when it got to the end, evaluate, generate and write the report. Returns the exit code."""
+    config = replace(config, data=with_absolute_paths(config.data))
     engine = Engine(config.train.precision)
     console = Console(quiet=not engine.is_main)
 
     def say(text: str) -> None:
         console.print(text, highlight=False, markup=False, soft_wrap=True)
 
+    check_installed(config.train.loggers)
     train_data, valid_data = open_data(config, engine)
     checkpoint = None
-    if resumed_from is None:
-        with engine.main_first():
-            if engine.is_main:
-                create_run_folder(folder)
-    else:
-        checkpoint = find_resume_point(folder, resumed_from, config, engine, describe_data(train_data, valid_data), say)
-
-    training, progress = assemble(config, engine, folder, train_data, valid_data, checkpoint)
-    try:
-        measured = dry_run(training, progress.step)
-    except BaseException:
-        if resumed_from is None and engine.is_main:
-            folder.rmdir()  # still empty: the same command can be given again
-        raise
-    say(plan(training, train_data, valid_data, measured, progress.step))
-    say(f"run        {folder}")
-    if engine.is_main and resumed_from is None:
-        write_start(folder, config, train_data, start_record(training, preset, train_data, valid_data))
+    if resumed_from is not None:
+        data = describe_data(train_data, valid_data)
+        checkpoint = find_resume_point(folder, resumed_from, config, engine, data, say)
     elif engine.is_main:
-        say(f"continuing after step {progress.step}")
-        save_config(config, folder / "config.yaml")
-
-    line = ProgressLine(console, config.train.num_steps, progress.step) if engine.is_main else None
-    writers = open_writers(folder, config.train.loggers, progress.step, {"preset": preset}) if engine.is_main else []
-    try:
-        with stop_requests(config.train.max_minutes) as should_stop:
-            reason = train(replace(training, writers=writers, line=line, should_stop=should_stop), progress)
-    finally:
-        if line is not None:
-            line.close()
-        for writer in writers:
-            writer.close()
+        create_run_folder(folder)
+    training, progress = assemble(config, engine, folder, train_data, valid_data, checkpoint)
+    with explain_out_of_memory(memory_advice(config, engine)):
+        try:
+            measured = dry_run(training, progress.step)
+        except BaseException:
+            if resumed_from is None and engine.is_main:
+                folder.rmdir()  # still empty: the same command can be given again
+            raise
+        say(plan(training, train_data, valid_data, measured, progress.step))
+        say(f"run        {folder}")
+        if engine.is_main and resumed_from is None:
+            write_start(folder, config, train_data, start_record(training, preset, train_data, valid_data))
+        elif engine.is_main:
+            say(f"continuing after step {progress.step}")
+            write_config(folder, config)
+        reason = train_and_log(training, progress, folder, preset, console)
     if reason is not None:
         say(f"stopped at step {progress.step} of {config.train.num_steps} ({reason}); a checkpoint is written")
         say(f"continue   atat train --resume {folder}")
@@ -96,6 +92,50 @@ def run(config: RunConfig, folder: Path, *, resumed_from: RunConfig | None, pres
         finish(folder, engine, config, valid_data, say)
     engine.barrier()
     return 0
+
+
+def with_absolute_paths(data: DataConfig) -> DataConfig:
+    """Paths that hold wherever the run is resumed or scored from; names of corpora and tokenizers stay names."""
+
+    def absolute(spec: str) -> str:
+        is_name = spec in {"shakespeare", "char", "byte", *HUB_SETS, *HUB_NAMES}
+        return str(Path(spec).resolve()) if Path(spec).exists() and not is_name else spec
+
+    return replace(
+        data,
+        source=absolute(data.source),
+        tokenizer=absolute(data.tokenizer),
+        validation=None if data.validation is None else absolute(data.validation),
+    )
+
+
+def memory_advice(config: RunConfig, engine: Engine) -> str:
+    train = config.train
+    rows = train.batch_size // engine.num_ranks // train.num_micro_batches
+    return (
+        f"training uses {rows} sequences at once; the same in less memory: --train.num_micro_batches "
+        f"{train.num_micro_batches * 2}, or a smaller batch: --train.batch_size {max(1, train.batch_size // 2)}. "
+        f"Scoring uses {config.eval.batch_size}: --eval.batch_size {max(1, config.eval.batch_size // 2)}"
+    )
+
+
+def train_and_log(training: Training, progress: Progress, folder: Path, preset: str, console: Console) -> str | None:
+    """The loop, with its log files and progress line open and signals heard; why it stopped early, if it did."""
+    config, is_main = training.config, training.engine.is_main
+    line = ProgressLine(console, config.train.num_steps, progress.step) if is_main else None
+    writers = open_writers(folder, config.train.loggers, progress.step, {"preset": preset}) if is_main else []
+    try:
+        with stop_requests(config.train.max_minutes) as should_stop:
+            return train(replace(training, writers=writers, line=line, should_stop=should_stop), progress)
+    except OSError as error:
+        raise UserError(
+            f"could not write to {folder}: {error}. Mend that, then continue with\n  atat train --resume {folder}"
+        ) from error
+    finally:
+        if line is not None:
+            line.close()
+        for writer in writers:
+            writer.close()
 
 
 def open_data(config: RunConfig, engine: Engine) -> tuple[TokenDataset, TokenDataset]:
@@ -110,11 +150,15 @@ def open_data(config: RunConfig, engine: Engine) -> tuple[TokenDataset, TokenDat
 
 def find_resume_point(
     folder: Path, before: RunConfig, config: RunConfig, engine: Engine, data: dict[str, Any], say: Say
-) -> Checkpoint:
+) -> Checkpoint | None:
     """The newest sound checkpoint of a run, if this run may continue it; says what it will do differently."""
     check_same_data(folder, data)
     checkpoint = newest_sound(folder / "checkpoints", say)
-    for line in check_resumable(before, config, checkpoint.state()["num_processes"], engine.num_ranks):
+    if checkpoint is None:
+        say("there is no checkpoint yet: the run starts again from its first step")
+        return None
+    state = checkpoint.state()
+    for line in check_resumable(before, config, checkpoint.step, state["machine"], engine.describe()):
         say(line)
     return checkpoint
 
@@ -143,9 +187,10 @@ def assemble(
         engine.barrier()
         if engine.is_main:
             checkpoints = folder / "checkpoints"
-            state = {"progress": as_state(progress), "num_processes": engine.num_ranks}
-            save(checkpoints, step=progress.step, model=model, ema=ema, optimizer=optimizer, state=state)
-            prune(checkpoints, best_step=progress.best_step, keep_interval_steps=config.train.keep_interval_steps)
+            state = {"progress": as_state(progress), "machine": engine.describe()}
+            saved = save(checkpoints, step=progress.step, model=model, ema=ema, optimizer=optimizer, state=state)
+            keep_interval_steps = config.train.keep_interval_steps
+            tidy(checkpoints, newest=saved, best_step=progress.best_step, keep_interval_steps=keep_interval_steps)
         engine.barrier()
 
     training = Training(
@@ -164,7 +209,7 @@ def assemble(
             rank=engine.rank,
             num_ranks=engine.num_ranks,
         ),
-        evaluate=lambda: score_validation(config, engine, wrapped, valid_data),
+        evaluate=lambda: score_validation(config, engine, model, valid_data),
         save=save_checkpoint,
     )
     return training, progress
@@ -198,10 +243,12 @@ def score_validation(config: RunConfig, engine: Engine, model: Any, data: TokenD
         "num_ranks": engine.num_ranks,
         "gather": engine.gather,
     }
-    if config.model.kind == "causal":
-        found = exact_nll(model, data, **common)
-    else:
-        found = draw_nll(model, data, mask_id=data.tokenizer.mask_id, **common).likelihood()
+    # the raw model: the wrapped one would wait for processes that have nothing left to score
+    with engine.autocast():
+        if config.model.kind == "causal":
+            found = exact_nll(model, data, **common)
+        else:
+            found = draw_nll(model, data, mask_id=data.tokenizer.mask_id, **common).likelihood()
     units = in_every_unit(found.nats_per_token, text_counts(data))
     return {
         "eval/nelbo_nats_per_token": found.nats_per_token,
@@ -214,12 +261,17 @@ def score_validation(config: RunConfig, engine: Engine, model: Any, data: TokenD
 def finish(folder: Path, engine: Engine, config: RunConfig, valid_data: TokenDataset, say: Say) -> None:
     """The final evaluation, samples and report of a run that reached its last step."""
     say("scoring the validation text ...")
-    lm = load_lm(folder, device=engine.device, precision=engine.precision, say=say)
-    record = evaluate_run(lm, folder, valid_data, num_draws=config.eval.final_num_draws, seed=0)
-    write_samples(lm, folder, config)
-    for line in result_table(record):
-        say(line)
-    say(f"report     {write_report(folder)}")
+    try:
+        lm = load_lm(folder, device=engine.device, precision=engine.precision, say=say)
+        record = evaluate_run(lm, valid_data, num_draws=config.eval.final_num_draws, seed=0)
+        write_samples(lm, folder, config)
+        report = write_report(folder)
+    except KeyboardInterrupt:
+        say(f"\ntraining is done, scoring was interrupted; for the rest: atat train --resume {folder}")
+        raise
+    for text in result_table(record):
+        say(text)
+    say(f"report     {report}")
     say(f"next       atat generate {folder} --watch")
 
 
@@ -229,17 +281,18 @@ def write_samples(lm: MaskedDiffusionLM | CausalLM, folder: Path, config: RunCon
         return
     assert lm.checkpoint is not None
     texts = lm.generate([""] * config.eval.num_samples, num_steps=config.eval.sample_steps, seed=0)
-    with (folder / "samples.jsonl").open("w", encoding="utf-8") as stream:
-        for text in texts:
-            line = {
-                "text": text.text,
-                "step": lm.checkpoint.step,
-                "seed": text.seed,
-                "num_steps": config.eval.sample_steps,
-                "nfe": text.nfe,
-                "sampler": "ancestral" if lm.kind == "masked" else "left to right",
-            }
-            stream.write(json.dumps(line, ensure_ascii=False) + "\n")
+    lines = [
+        {
+            "text": text.text,
+            "step": lm.checkpoint.step,
+            "seed": text.seed,
+            "num_steps": config.eval.sample_steps,
+            "nfe": text.nfe,
+            "sampler": "ancestral" if lm.kind == "masked" else "left to right",
+        }
+        for text in texts
+    ]
+    write_text(folder / "samples.jsonl", "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
 
 
 @contextmanager

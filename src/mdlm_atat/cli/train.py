@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 from mdlm_atat.config.files import describe_presets, load_config, override, split_flags
+from mdlm_atat.errors import UserError
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -45,6 +46,8 @@ def main(argv: list[str]) -> int:
     if arguments.settings:
         dotted = ["--help"]
     name = str(arguments.resume or arguments.preset)
+    if arguments.resume is not None and not arguments.resume.is_dir():
+        raise UserError(f"--resume: there is no run folder {arguments.resume}")
     before = load_config(name)
     config = override(before, dotted, prog=f"atat train {name}")
     if arguments.resume is not None and arguments.out is not None:

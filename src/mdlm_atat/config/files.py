@@ -20,6 +20,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import yaml
 from cattrs import AttributeValidationNote, BaseValidationError, Converter
 
+from mdlm_atat.atomic import write_text
 from mdlm_atat.config.schema import RunConfig
 from mdlm_atat.errors import UserError
 
@@ -57,9 +58,9 @@ def save_config(config: RunConfig, path: str | Path) -> None:
         allow_unicode=True,
         width=110,
     )
-    Path(path).write_text(
+    write_text(
+        Path(path),
         "# Every setting of a run, resolved. `atat train FILE` starts the same run again.\n" + text,
-        encoding="utf-8",
     )
 
 

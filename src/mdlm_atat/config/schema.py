@@ -99,9 +99,9 @@ class ObjectiveConfig:
     window: tuple[float, float] = (0.3, 0.7)
     """window only: lowest and highest t."""
     weighting: Literal["elbo", "flat", "clipped"] = "elbo"
-    """Weight of the loss at t: elbo is the bound's own (1/t for linear), flat is 1, clipped is 1 / max(t, clip)."""
+    """Weight of the loss at t: elbo is the bound's own (1/t for linear), flat is 1, clipped is elbo up to 1 / clip."""
     clip: float = 0.1
-    """clipped only: the t below which the weight stops growing."""
+    """clipped only: 1 / the largest weight; with the linear schedule the t below which it stops growing."""
 
     def __post_init__(self) -> None:
         if self.exponent <= 0:

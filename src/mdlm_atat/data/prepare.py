@@ -28,6 +28,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from mdlm_atat.atomic import sync
 from mdlm_atat.data.manifest import (
     FILE_NAME,
     FORMAT,
@@ -193,7 +194,7 @@ def _prepare(request: _Request, out: Path, num_workers: int | None, progress: Pr
                 progress.done()
             _sync_folder(partial)
             partial.rename(out)
-            _sync(out.parent)
+            sync(out.parent)
     return out
 
 
@@ -570,12 +571,4 @@ def _check_agrees(
 
 def _sync_folder(folder: Path) -> None:
     for file in [*folder.rglob("*"), folder]:
-        _sync(file)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        sync(file)

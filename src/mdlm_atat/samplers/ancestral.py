@@ -37,5 +37,6 @@ class Ancestral:
         rows = reveal.any(dim=1) if self.cache else torch.ones_like(reveal[:, 0])
         if not rows.any():
             return
-        logits = state.logits(t, rows)  # (R, L, V)
+        mask_rate = self.schedule.mask_rate(torch.tensor(t, dtype=torch.float64)).item()
+        logits = state.logits(mask_rate, rows)  # (R, L, V)
         state.set(reveal, self.draw(logits[reveal[rows]], token_uniform[reveal]))

@@ -27,7 +27,7 @@ class TokenDraw:
     """Only the most likely tokens that together reach this probability may be drawn. 1: all."""
 
     def __post_init__(self) -> None:
-        if self.temperature < 0:
+        if not self.temperature >= 0:
             raise UserError(f"temperature is {self.temperature}, expected 0 (greedy) or more; 1 is the model's own")
         if self.top_k < 0:
             raise UserError(f"top_k is {self.top_k}, expected 0 (all tokens) or more")

@@ -1,7 +1,8 @@
 """Checkpoints: the one place where they are written and read.
 
 A run keeps them in `checkpoints/step-00001000/`: `model.safetensors` (the weights), `ema.safetensors` (their average),
-`optimizer.safetensors`, `state.json`, and `checksums.json`, written last. A checkpoint is written aside,
+`optimizer.safetensors`, `state.json`, and `checksums.json`, written last; `last` and `best` are links. A checkpoint is
+written aside,
 synced to disk and
 renamed, so a folder under its final name is complete; its checksums are verified when it is read. Nothing is pickled.
 """
@@ -10,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,6 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from mdlm_atat.atomic import sync
 from mdlm_atat.errors import UserError
 from mdlm_atat.models.ema import EMA
 
@@ -48,16 +49,7 @@ class Checkpoint:
 
     def fault(self) -> str | None:
         """What is wrong with it: a file missing or not the bytes that were written. None: nothing."""
-        try:
-            checksums = json.loads((self.folder / "checksums.json").read_text())
-            for name, expected in checksums.items():
-                if sha256(self.folder / name) != expected:
-                    return f"{name} is not what was written (truncated or altered)"
-        except FileNotFoundError as error:
-            return f"{Path(error.filename).name} is missing"
-        except (json.JSONDecodeError, AttributeError):
-            return "checksums.json cannot be read"
-        return None
+        return find_fault(self.folder, {"model.safetensors", "optimizer.safetensors", "state.json"})
 
     def load_weights(self, model: nn.Module, *, average: bool) -> None:
         """Into a model of the same shape: the averaged weights if asked for and kept, the trained ones otherwise."""
@@ -76,6 +68,29 @@ class Checkpoint:
             prefix = name + "/"
             state[index] = {k.removeprefix(prefix): v for k, v in moments.items() if k.startswith(prefix)}
         optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+
+
+def write_checksums(folder: Path) -> None:
+    """checksums.json: the sha256 of every file in a folder, by name; the last file to be written."""
+    checksums = {file.name: sha256(file) for file in sorted(folder.iterdir()) if file.is_file()}
+    (folder / "checksums.json").write_text(json.dumps(checksums, indent=1))
+
+
+def find_fault(folder: Path, required: set[str]) -> str | None:
+    """What is wrong with a folder that has checksums: a file missing, or not the bytes that were written."""
+    try:
+        checksums = json.loads((folder / "checksums.json").read_bytes())
+        missing = sorted(required - checksums.keys())
+        if missing:
+            return f"checksums.json does not list {missing[0]}"
+        for name, expected in checksums.items():
+            if sha256(folder / name) != expected:
+                return f"{name} is not what was written (truncated or altered)"
+    except FileNotFoundError as error:
+        return f"{Path(error.filename).name} is missing"
+    except (ValueError, AttributeError):
+        return "checksums.json cannot be read"
+    return None
 
 
 def load_weights(model: nn.Module, file: Path) -> None:
@@ -107,15 +122,14 @@ def save(
                 save_file(_contiguous(ema.average), aside / "ema.safetensors")
             save_file(_optimizer_tensors(model, optimizer), aside / "optimizer.safetensors")
             (aside / "state.json").write_text(json.dumps({"format": FORMAT, "step": step, **state}, indent=1))
-            checksums = {file.name: sha256(file) for file in sorted(aside.iterdir())}
-            (aside / "checksums.json").write_text(json.dumps(checksums, indent=1))
+            write_checksums(aside)
             for file in aside.iterdir():
-                _sync(file)
-            _sync(aside)
+                sync(file)
+            sync(aside)
             if final.exists():  # an older write of the same step, e.g. by the run that was resumed
                 shutil.rmtree(final)
             aside.rename(final)
-            _sync(folder)
+            sync(folder)
         except BaseException:
             shutil.rmtree(aside, ignore_errors=True)
             raise
@@ -127,8 +141,8 @@ def all_checkpoints(folder: Path) -> list[Checkpoint]:
     return [Checkpoint(path) for path in sorted(folder.glob("step-*"))]
 
 
-def newest_sound(folder: Path, say: Callable[[str], None]) -> Checkpoint:
-    """The newest checkpoint whose checksums hold; says which ones it passed over and why."""
+def newest_sound(folder: Path, say: Callable[[str], None]) -> Checkpoint | None:
+    """The newest checkpoint whose checksums hold; says which it passed over and why. None: there is none at all."""
     candidates = all_checkpoints(folder)
     for checkpoint in reversed(candidates):
         fault = checkpoint.fault()
@@ -137,15 +151,32 @@ def newest_sound(folder: Path, say: Callable[[str], None]) -> Checkpoint:
         say(f"checkpoint {checkpoint.folder} is damaged: {fault}; falling back to the one before")
     if candidates:
         raise UserError(f"every checkpoint in {folder} is damaged; train again or restore the folder from a copy")
-    raise UserError(f"{folder} holds no checkpoint yet; start the run again without --resume, in another folder")
+    return None
 
 
-def prune(folder: Path, *, best_step: int | None, keep_interval_steps: int) -> None:
-    """Keep the newest two, the best, and the multiples of keep_interval_steps (0: none)."""
-    for checkpoint in all_checkpoints(folder)[:-2]:
+def tidy(folder: Path, *, newest: Checkpoint, best_step: int | None, keep_interval_steps: int) -> None:
+    """Keep the newest two, the best, and the multiples of keep_interval_steps (0: none); link `last` and `best`.
+
+    Checkpoints beyond the newest are damaged ones that a resumed run fell back from: it writes them again.
+    """
+    checkpoints = all_checkpoints(folder)
+    for checkpoint in checkpoints:
+        if checkpoint.step > newest.step:
+            shutil.rmtree(checkpoint.folder)
+    for checkpoint in [c for c in checkpoints if c.step < newest.step][:-1]:
         kept = keep_interval_steps and checkpoint.step % keep_interval_steps == 0
         if not kept and checkpoint.step != best_step:
             shutil.rmtree(checkpoint.folder)
+    _link(folder / "last", newest.folder.name)
+    if best_step is not None:
+        _link(folder / "best", f"step-{best_step:08d}")
+
+
+def _link(path: Path, target: str) -> None:
+    aside = path.with_name(f".{path.name}.writing")
+    aside.unlink(missing_ok=True)
+    aside.symlink_to(target)
+    aside.replace(path)
 
 
 def sha256(file: Path) -> str:
@@ -168,22 +199,13 @@ def _contiguous(tensors: dict[str, Any]) -> dict[str, Tensor]:
     return {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
 
 
-def _sync(path: Path) -> None:
-    """Flush a file or a folder's entries to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 @contextmanager
 def _explain_write_errors(folder: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, safetensors.SafetensorError) as error:
-        sound = all_checkpoints(folder)
-        kept = f"the last good checkpoint is {sound[-1].folder}" if sound else "no checkpoint was written before"
+        written = all_checkpoints(folder)
+        kept = f"the last good checkpoint is {written[-1].folder}" if written else "no checkpoint was written before"
         raise UserError(
             f"could not write a checkpoint to {folder}: {error}; {kept}. Free some space, then continue with\n"
             f"  atat train --resume {folder.parent}"

@@ -7,7 +7,7 @@ import os
 import platform
 import resource
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Literal
 
@@ -17,9 +17,8 @@ from lightning.fabric.wrappers import _FabricModule
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from mdlm_atat.errors import UserError
+from mdlm_atat.device import Precision, choose_device, choose_precision
 
-Precision = Literal["auto", "float32", "bf16"]
 for _name in ("lightning.fabric", "lightning.pytorch"):  # they greet every run with hints about settings we chose
     logging.getLogger(_name).setLevel(logging.WARNING)
 
@@ -31,17 +30,15 @@ class Engine:
     """
 
     def __init__(self, precision: Precision) -> None:
-        accelerator = "cuda" if torch.cuda.is_available() else "cpu"
         num_ranks, per_node = launched_processes(os.environ)
-        if precision == "auto":
-            precision = "bf16" if accelerator == "cuda" and torch.cuda.is_bf16_supported() else "float32"
-        self.precision: Literal["float32", "bf16"] = precision
+        device = choose_device()
+        self.precision: Literal["float32", "bf16"] = choose_precision(precision, device)
         self._fabric = Fabric(
-            accelerator=accelerator,
+            accelerator=device.type,
             devices=per_node,
             num_nodes=num_ranks // per_node,
             strategy="ddp" if num_ranks > 1 else "auto",
-            precision="bf16-mixed" if precision == "bf16" else "32-true",
+            precision="bf16-mixed" if self.precision == "bf16" else "32-true",
         )
         if num_ranks > 1:
             self._fabric.launch()
@@ -56,6 +53,7 @@ class Engine:
         return wrapped, wrapped_optimizer
 
     def autocast(self) -> AbstractContextManager[None]:
+        """This engine's arithmetic for the raw model, which each process may call as often as it has work."""
         return self._fabric.autocast()
 
     def accumulate(self, model: nn.Module, more: bool) -> AbstractContextManager[None]:
@@ -96,12 +94,17 @@ class Engine:
 
     @contextmanager
     def main_first(self) -> Iterator[None]:
-        """The main process runs the block before the others, e.g. to prepare data that they then find ready."""
+        """The main process runs the block before the others, e.g. to prepare data that they then find ready.
+
+        After an error there the others go on, and meet the same one.
+        """
         if not self.is_main:
             self.barrier()
-        yield
-        if self.is_main:
-            self.barrier()
+        try:
+            yield
+        finally:
+            if self.is_main:
+                self.barrier()
 
     def describe(self) -> dict[str, str | int]:
         """The machine, as stored with every number."""
@@ -139,16 +142,3 @@ def launched_processes(environment: Mapping[str, str]) -> tuple[int, int]:
         per_node = environment.get("SLURM_STEP_TASKS_PER_NODE", str(num_ranks))  # such as 8(x2)
         return num_ranks, int(per_node.partition("(")[0].partition(",")[0])
     return 1, 1
-
-
-@contextmanager
-def explain_out_of_memory(advice: Callable[[], str]) -> Iterator[None]:
-    """Turn the device's out-of-memory error into a message that says what to try."""
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        raise UserError(f"out of memory on the device; {advice()}") from error
-    except RuntimeError as error:  # the CPU's allocator has no error class of its own
-        if "can't allocate memory" not in str(error):
-            raise
-        raise UserError(f"out of memory; {advice()}") from error

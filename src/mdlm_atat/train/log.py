@@ -6,12 +6,14 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from mdlm_atat.atomic import write_text
 from mdlm_atat.errors import UserError
 
 PLAIN_LINE_INTERVAL_S = 15.0  # between two progress lines where the output is no terminal
@@ -29,9 +31,7 @@ class JsonLines:
     def __init__(self, file: Path, resume_step: int) -> None:
         if file.exists():
             kept = [line for line in file.read_text().splitlines() if _step_of(line) <= resume_step]
-            aside = file.with_suffix(".tmp")
-            aside.write_text("".join(line + "\n" for line in kept))
-            aside.replace(file)
+            write_text(file, "".join(line + "\n" for line in kept))
         self._stream = file.open("a")
 
     def write(self, step: int, values: dict[str, float]) -> None:
@@ -49,12 +49,17 @@ def _step_of(line: str) -> float:
         return float("inf")  # the half-written last line of a killed process
 
 
+def check_installed(loggers: Sequence[str]) -> None:
+    """Before anything is written: a logger that was asked for and is not there."""
+    for logger in loggers:
+        if find_spec(logger) is None:
+            raise UserError(f"the logger {logger} is not installed; run: pip install 'mdlm-atat[{logger}]'")
+
+
 class TensorBoard:
     def __init__(self, folder: Path, resume_step: int) -> None:
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError as error:
-            raise UserError("TensorBoard is not installed; run: pip install 'mdlm-atat[tensorboard]'") from error
+        from torch.utils.tensorboard import SummaryWriter
+
         self._writer = SummaryWriter(str(folder), purge_step=resume_step + 1 if resume_step else None)
 
     def write(self, step: int, values: dict[str, float]) -> None:
@@ -67,10 +72,8 @@ class TensorBoard:
 
 class WeightsAndBiases:
     def __init__(self, folder: Path, name: str, config: dict[str, Any]) -> None:
-        try:
-            import wandb  # pyright: ignore[reportMissingImports]
-        except ImportError as error:
-            raise UserError("Weights & Biases is not installed; run: pip install 'mdlm-atat[wandb]'") from error
+        import wandb  # pyright: ignore[reportMissingImports]
+
         folder.mkdir(exist_ok=True)
         self._run = wandb.init(project="mdlm-atat", name=name, id=name, dir=str(folder), config=config, resume="allow")
 

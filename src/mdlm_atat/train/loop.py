@@ -103,7 +103,7 @@ def train(run: Training, progress: Progress) -> str | None:
             log_step(run, progress, lap, loss, lr, grad_norm)
         if evaluate_now:
             paused_s = time.perf_counter()
-            evaluate(run, progress)
+            save_now |= evaluate(run, progress)  # a new best is kept
             lap.since_s += time.perf_counter() - paused_s  # tokens/s counts training alone
         if save_now or reason:
             progress.elapsed_s = time.perf_counter() - lap.run_start_s
@@ -184,18 +184,21 @@ def clip_gradients(model: nn.Module, largest_norm: float) -> Tensor:
     return nn.utils.clip_grad_norm_(model.parameters(), largest_norm if largest_norm > 0 else math.inf)
 
 
-def evaluate(run: Training, progress: Progress) -> None:
+def evaluate(run: Training, progress: Progress) -> bool:
+    """Score the averaged weights; whether they are the best so far."""
     run.raw_model.eval()
     with run.ema.swapped_in(run.raw_model):
         values = run.evaluate()
     run.raw_model.train()
     bound = values["eval/nelbo_nats_per_token"]
-    if bound < progress.best_bound:
+    is_best = bound < progress.best_bound
+    if is_best:
         progress.best_bound, progress.best_step = bound, progress.step
     write(run, progress.step, {**values, "elapsed_s": progress.elapsed_s})
     if run.line is not None:
         error = values["eval/standard_error"]
         run.line.say(f"step {progress.step}: validation {bound:.4f} ± {error:.4f} nats/token")
+    return is_best
 
 
 def write(run: Training, step: int, values: dict[str, float]) -> None:

@@ -6,7 +6,6 @@ import time
 from dataclasses import dataclass
 
 from mdlm_atat.data.tokens import TokenDataset
-from mdlm_atat.train.engine import explain_out_of_memory
 from mdlm_atat.train.loop import Training, forward_backward
 
 
@@ -23,22 +22,12 @@ def dry_run(run: Training, step: int) -> DryRun:
 
     It changes no weight and no random number of the run.
     """
-    config, engine = run.config.train, run.engine
-    rows = config.batch_size // engine.num_ranks // config.num_micro_batches
-
-    def advice() -> str:
-        return (
-            f"a micro-batch has {rows} sequences; the same training in less memory: "
-            f"--train.num_micro_batches {config.num_micro_batches * 2}, or a smaller batch: "
-            f"--train.batch_size {max(1, config.batch_size // 2)}"
-        )
-
-    with explain_out_of_memory(advice):
-        forward_backward(run, step)
-        engine.synchronize()
-        start_s = time.perf_counter()
-        forward_backward(run, step)
-        engine.synchronize()
+    engine = run.engine
+    forward_backward(run, step)
+    engine.synchronize()
+    start_s = time.perf_counter()
+    forward_backward(run, step)
+    engine.synchronize()
     step_s = time.perf_counter() - start_s
     run.optimizer.zero_grad(set_to_none=True)
     weight_bytes = sum(p.numel() * p.element_size() for p in run.raw_model.parameters())
@@ -49,7 +38,8 @@ def dry_run(run: Training, step: int) -> DryRun:
 def plan(run: Training, train_data: TokenDataset, valid_data: TokenDataset, measured: DryRun, start_step: int) -> str:
     config, machine = run.config, run.engine.describe()
     num_parameters = sum(p.numel() for p in run.raw_model.parameters())
-    tokens_per_step = config.train.batch_size * train_data.length
+    tokens_per_row = train_data.length if config.data.mode == "wrap" else train_data.num_tokens / train_data.num_rows
+    tokens_per_step = config.train.batch_size * tokens_per_row
     steps = config.train.num_steps - start_step
     epochs = config.train.num_steps * config.train.batch_size / train_data.num_rows
     left_minutes = steps * measured.step_s / 60
@@ -61,7 +51,7 @@ def plan(run: Training, train_data: TokenDataset, valid_data: TokenDataset, meas
             f"{train_data.num_tokens:,} to train on, {valid_data.num_tokens:,} to validate",
             f"model      {config.model.kind}, {num_parameters:,} parameters: {config.model.num_layers} layers, "
             f"width {config.model.width}, {config.model.num_heads} heads, length {config.data.length}",
-            f"training   {steps:,} steps of {config.train.batch_size} x {train_data.length} = {tokens_per_step:,} "
+            f"training   {steps:,} steps of {config.train.batch_size} x {tokens_per_row:,.0f} = {tokens_per_step:,.0f} "
             f"tokens: {steps * tokens_per_step / 1e6:,.1f}M tokens, {epochs:.2f} epochs in all",
             f"machine    {machine['device']}, {machine['precision']}{processes}; a step takes about "
             f"{measured.step_s * 1000:,.0f} ms: {left_minutes:,.1f} minutes, and "

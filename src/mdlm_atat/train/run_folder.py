@@ -12,13 +12,14 @@ from __future__ import annotations
 import json
 import os
 import time
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mdlm_atat.atomic import write_json
 from mdlm_atat.config.files import save_config
 from mdlm_atat.config.schema import RunConfig
 from mdlm_atat.data.tokens import TokenDataset
@@ -75,20 +76,36 @@ def describe_data(train_data: TokenDataset, valid_data: TokenDataset) -> dict[st
 
 def write_start(folder: Path, config: RunConfig, train_data: TokenDataset, record: dict[str, Any]) -> None:
     """Configuration, provenance and tokenizer: enough to tell what the run is, before its first step."""
-    save_config(config, folder / "config.yaml")
     write_json(folder / "run.json", {"started": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **record})
     train_data.tokenizer.save(folder / "tokenizer")
     np.save(folder / COUNTS_FILE, train_data.counts, allow_pickle=False)
+    write_config(folder, config)  # last: what has it is a run
+
+
+def write_config(folder: Path, config: RunConfig) -> None:
+    """config.yaml, without the time limit: that belongs to one call of the command, not to the run."""
+    save_config(replace(config, train=replace(config.train, max_minutes=0.0)), folder / "config.yaml")
 
 
 def read_counts(folder: Path) -> NDArray[np.int64]:
     """How often each token occurs in a run's training text."""
-    return np.load(folder / COUNTS_FILE, allow_pickle=False)
+    try:
+        return np.load(folder / COUNTS_FILE, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise UserError(f"{folder / COUNTS_FILE} is damaged ({error}); restore it from a copy, or delete it") from error
+
+
+def read_start(folder: Path) -> dict[str, Any]:
+    """run.json, as written when the run began."""
+    try:
+        return json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder / 'run.json'} cannot be read ({error}); restore it from a copy") from error
 
 
 def check_same_data(folder: Path, found: dict[str, Any]) -> None:
-    """A resumed run must see the tokens it was trained on."""
-    stored = json.loads((folder / "run.json").read_text())["data"]
+    """A run that is resumed or scored again must see the tokens it was trained and scored on."""
+    stored = read_start(folder)["data"]
     if stored["tokenizer_hash"] != found["tokenizer_hash"]:
         raise UserError(
             f"{folder} was trained with another tokenizer ({stored['tokenizer']}) than the data now has "
@@ -112,7 +129,9 @@ def changes(before: RunConfig, after: RunConfig) -> dict[str, tuple[Any, Any]]:
     }
 
 
-def check_resumable(before: RunConfig, after: RunConfig, num_ranks_before: int, num_ranks: int) -> list[str]:
+def check_resumable(
+    before: RunConfig, after: RunConfig, step: int, machine_before: dict[str, Any], machine: dict[str, Any]
+) -> list[str]:
     """What a resumed run does differently, a line each; UserError where it would be another run."""
     changed = changes(before, after)
     forbidden = sorted(changed.keys() - RESUMABLE)
@@ -122,21 +141,17 @@ def check_resumable(before: RunConfig, after: RunConfig, num_ranks_before: int, 
             + ", ".join(f"{path} ({changed[path][0]} to {changed[path][1]})" for path in forbidden)
             + "; leave it out, or start a new run"
         )
+    if after.train.num_steps < step:
+        raise UserError(
+            f"train.num_steps is {after.train.num_steps}, but the run has taken {step} steps already; ask for more"
+        )
     lines = [
         f"{path}: {old} before, {new} now"
         + ("" if path in EXACT else "; from here on it is not the same run bit for bit")
         + (", and the learning rate follows the new length" if path == "train.num_steps" else "")
         for path, (old, new) in changed.items()
     ]
-    if num_ranks_before != num_ranks:
-        lines.append(
-            f"processes: {num_ranks_before} before, {num_ranks} now; the batches are the same, sums round differently"
-        )
+    for name, old in machine_before.items():
+        if old != machine[name]:
+            lines.append(f"{name}: {old} before, {machine[name]} now; the batches are the same, sums round differently")
     return lines
-
-
-def write_json(file: Path, content: Any) -> None:
-    """Whole or not at all."""
-    aside = file.with_name(f".{file.name}.writing")
-    aside.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    aside.replace(file)

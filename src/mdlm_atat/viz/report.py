@@ -14,6 +14,7 @@ import jinja2
 import numpy as np
 from markupsafe import Markup
 
+from mdlm_atat.atomic import write_text
 from mdlm_atat.config.schema import RunConfig
 from mdlm_atat.viz import plots
 from mdlm_atat.viz.run_folder import RunFolder, number_at, read_run
@@ -48,9 +49,7 @@ def write_report(run: Path) -> Path:
     """
     page = _template().render(**_contents(read_run(run)))
     path = run / "report.html"
-    aside = path.with_name("report.html.partial")
-    aside.write_text(page, encoding="utf-8")
-    aside.replace(path)
+    write_text(path, page)
     return path
 
 

@@ -1,0 +1,49 @@
+"""Files that are whole or not there: written aside, synced to the disk, renamed."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+
+def write_text(file: Path, content: str) -> None:
+    """Replace a file's content at once: whoever reads it, whatever happens, it is the old or the new one."""
+    aside = file.with_name(f".{file.name}.writing")
+    try:
+        with aside.open("w", encoding="utf-8") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        aside.replace(file)
+    finally:
+        aside.unlink(missing_ok=True)
+    sync(file.parent)
+
+
+def write_json(file: Path, content: Any) -> None:
+    """As JSON; a number that is none (no standard error from a single draw, say) is null."""
+    write_text(file, json.dumps(_finite(content), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def _finite(content: Any) -> Any:
+    match content:
+        case dict():
+            return {key: _finite(value) for key, value in content.items()}
+        case list() | tuple():
+            return [_finite(value) for value in content]
+        case float() if not math.isfinite(content):
+            return None
+        case _:
+            return content
+
+
+def sync(path: Path) -> None:
+    """Flush a file, or a folder's list of names, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
