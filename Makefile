@@ -20,7 +20,6 @@ help:
 
 demo: $(VENV)/installed
 	$(BIN)/atat train demo --out $(RUN) $(DEMO_FLAGS)
-	$(BIN)/atat eval $(RUN)
 	$(BIN)/atat generate $(RUN) --length 400 --steps 128 --watch --seed 1
 	@echo
 	@echo "run folder: $(RUN)"

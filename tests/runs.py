@@ -16,6 +16,7 @@ TINY = {
     "model.width": 16,
     "model.num_heads": 2,
     "optim.warmup_steps": 2,
+    "train.precision": "float32",
     "train.num_steps": 8,
     "train.batch_size": 4,
     "train.log_interval_steps": 1,
