@@ -10,7 +10,7 @@ import torch
 
 from mdlm_atat import CausalLM, MaskedDiffusionLM, UserError
 from mdlm_atat.cli.main import main
-from runs import train, write_text
+from tiny_runs import train, write_text
 
 
 @pytest.fixture(scope="module")

@@ -69,7 +69,7 @@ def run(config: RunConfig, folder: Path, *, resumed_from: RunConfig | None, pres
     elif engine.is_main:
         create_run_folder(folder)
     training, progress = assemble(config, engine, folder, train_data, valid_data, checkpoint)
-    with explain_out_of_memory(memory_advice(config, engine)):
+    with explain_out_of_memory(memory_advice(config, engine)), engine.deterministic(config.train.deterministic):
         try:
             measured = dry_run(training, progress.step)
         except BaseException:

@@ -156,6 +156,8 @@ class TrainConfig:
     """Gradient accumulation: parts into which each process cuts its share of a batch."""
     precision: Literal["auto", "float32", "bf16"] = "auto"
     """Arithmetic of the network; auto is bf16 on a GPU that has it and float32 elsewhere. Weights stay float32."""
+    deterministic: bool = True
+    """Repeat a run bit for bit on a GPU too, by its slower deterministic kernels; on a CPU it is so anyway."""
     seed: int = 0
     """Seed of initial weights, data order, times, masks and dropout."""
     ema_decay: float = 0.999

@@ -58,8 +58,9 @@ class Draws:
         """Bound in nats per token, and its standard error, under the weights w(n) of the number masked.
 
         n is uniform on 1..L, so each draw scores L w(n) * nll; with w(n) = 1/n that is the continuous-time bound.
-        The estimate is the ratio of summed scores to summed lengths; its error is taken between blocks, which are
-        independent (delta method).
+        The estimate is the ratio of summed scores to summed lengths. Its error is taken between blocks by the delta
+        method, as if each had drawn sequences and masks anew: it is too large, never too small, as an error of the
+        bound of this very text where draws take its sequences several times; it says nothing of other texts.
         """
         score = torch.empty_like(self.nll)
         for length in self.lengths.unique().tolist():

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from mdlm_atat.device import Precision, choose_device, choose_precision
+from mdlm_atat.errors import UserError
 
 for _name in ("lightning.fabric", "lightning.pytorch"):  # they greet every run with hints about settings we chose
     logging.getLogger(_name).setLevel(logging.WARNING)
@@ -30,8 +31,13 @@ class Engine:
     """
 
     def __init__(self, precision: Precision) -> None:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what deterministic() asks of matrix products
         num_ranks, per_node = launched_processes(os.environ)
         device = choose_device()
+        if device.type == "cuda" and per_node > torch.cuda.device_count():
+            raise UserError(
+                f"{per_node} processes were started on a machine with {torch.cuda.device_count()} GPUs; start one a GPU"
+            )
         self.precision: Literal["float32", "bf16"] = choose_precision(precision, device)
         self._fabric = Fabric(
             accelerator=device.type,
@@ -55,6 +61,16 @@ class Engine:
     def autocast(self) -> AbstractContextManager[None]:
         """This engine's arithmetic for the raw model, which each process may call as often as it has work."""
         return self._fabric.autocast()
+
+    @contextmanager
+    def deterministic(self, wanted: bool) -> Iterator[None]:
+        """Inside the block the device's kernels give the same bits every time, or refuse to run."""
+        before = torch.are_deterministic_algorithms_enabled()
+        torch.use_deterministic_algorithms(wanted)
+        try:
+            yield
+        finally:
+            torch.use_deterministic_algorithms(before)
 
     def accumulate(self, model: nn.Module, more: bool) -> AbstractContextManager[None]:
         """Around all but the last micro-batch: gradients are not exchanged yet."""
