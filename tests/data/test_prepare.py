@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 from tiny import corpus
 
-from mdlm_atat.data import prepare as module
 from mdlm_atat.data.manifest import Manifest, is_prepared, read_manifest
 from mdlm_atat.data.prepare import ensure_prepared, prepare
 from mdlm_atat.data.tokenizers import ByteTokenizer, CharTokenizer, load_tokenizer, train_bpe
@@ -111,7 +110,7 @@ def test_long_documents_in_many_pieces_are_stored_as_one(
     arguments: dict[str, Any] = {"validation": source, "mode": mode, "length": 16}
     whole = prepare(source, str(gpt2_folder), tmp_path / "whole", **arguments)
     monkeypatch.setattr("mdlm_atat.data.sources.PIECE_CHARACTERS", 100)
-    monkeypatch.setattr(module, "PIECE_CHARACTERS", 100)
+    monkeypatch.setattr("mdlm_atat.data.encode.PIECE_CHARACTERS", 100)
     parts = prepare(source, str(gpt2_folder), tmp_path / "parts", **arguments)
     assert contents(parts) == contents(whole)
     assert read_manifest(parts).splits["train"].documents == 3
@@ -119,7 +118,7 @@ def test_long_documents_in_many_pieces_are_stored_as_one(
 
 def test_1_and_4_workers_write_the_same_bytes(text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mdlm_atat.data.sources.PIECE_CHARACTERS", 500)
-    monkeypatch.setattr(module, "PIECE_CHARACTERS", 500)
+    monkeypatch.setattr("mdlm_atat.data.encode.PIECE_CHARACTERS", 500)
     tokenizer = train_bpe([corpus(500)], 280)
     one = prepare(str(text), tokenizer, tmp_path / "one", num_workers=1)
     four = prepare(str(text), tokenizer, tmp_path / "four", num_workers=4)

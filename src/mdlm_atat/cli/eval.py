@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mdlm_atat.cli.model import add_model_arguments, load_model
 from mdlm_atat.errors import UserError
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def make_parser() -> argparse.ArgumentParser:
   atat eval runs/demo --data other.txt --json other.json
 """,
     )
-    parser.add_argument("model", type=Path, help="a run folder, one of its checkpoints, or a saved model")
+    add_model_arguments(parser)
     parser.add_argument(
         "--data", help="score this text instead: a source as for atat data prepare, or a prepared folder"
     )
@@ -39,8 +40,6 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--batch_size", type=int, help="sequences in one call of the network (default: the run's)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the draws (default: 0)")
-    parser.add_argument("--device", help="cpu or cuda (default: a GPU if there is one)")
-    parser.add_argument("--precision", choices=["auto", "float32", "bf16"], default="auto")
     parser.add_argument("--json", type=Path, help="write the result here (default: in the run's evals/)")
     return parser
 
@@ -52,19 +51,10 @@ def main(argv: list[str]) -> int:
             raise UserError(f"--{name} is {getattr(arguments, name)}, expected at least 1")
     if arguments.json is not None and (arguments.json.is_dir() or not arguments.json.parent.is_dir()):
         raise UserError(f"--json: {arguments.json} is a folder, or the folder it should be in is not there")
-    from rich.console import Console
-
     from mdlm_atat.device import explain_out_of_memory
-    from mdlm_atat.lm import load_lm
     from mdlm_atat.viz.report import write_report
 
-    console = Console(stderr=True)
-    lm = load_lm(
-        arguments.model,
-        device=arguments.device,
-        precision=arguments.precision,
-        say=lambda text: console.print(f"warning: {text}", style="yellow", markup=False, soft_wrap=True),
-    )
+    lm = load_model(arguments)
     assert lm.home is not None
     data = open_data(lm, arguments.data, column=arguments.column, split=arguments.split)
     batch_size = arguments.batch_size or lm.config.eval.batch_size

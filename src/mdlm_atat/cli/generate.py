@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mdlm_atat.cli.model import add_model_arguments, load_model
 from mdlm_atat.errors import UserError
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ def make_parser() -> argparse.ArgumentParser:
   atat generate runs/demo --prompts prompts.txt --out texts.jsonl
 """,
     )
-    parser.add_argument("model", type=Path, help="a run folder, one of its checkpoints, or a saved model")
+    add_model_arguments(parser)
     parser.add_argument("--prompt", default="", help=r"text to begin with; \n stands for a new line")
     parser.add_argument("--prompts", type=Path, help="a file of prompts, one a line, \\n as in --prompt")
     parser.add_argument("--num_samples", type=int, default=1, help="texts for each prompt (default: 1)")
@@ -45,8 +46,6 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--no_cache", action="store_true", help="ask the network at every step (same texts, slower)")
     parser.add_argument("--watch", action="store_true", help="show the first text while it is being filled in")
     parser.add_argument("--out", type=Path, help="write to this file: .jsonl with details, anything else as text")
-    parser.add_argument("--device", help="cpu or cuda (default: a GPU if there is one)")
-    parser.add_argument("--precision", choices=["auto", "float32", "bf16"], default="auto")
     return parser
 
 
@@ -62,18 +61,9 @@ def main(argv: list[str]) -> int:
     if arguments.out is not None and not arguments.out.parent.is_dir():
         raise UserError(f"--out: there is no folder {arguments.out.parent}; make it first")
 
-    from rich.console import Console
-
     from mdlm_atat.device import explain_out_of_memory
-    from mdlm_atat.lm import load_lm
 
-    console = Console(stderr=True)
-    lm = load_lm(
-        arguments.model,
-        device=arguments.device,
-        precision=arguments.precision,
-        say=lambda text: console.print(f"warning: {text}", style="yellow", markup=False, soft_wrap=True),
-    )
+    lm = load_model(arguments)
     texts: list[Generated] = []
     for start in range(0, len(prompts), arguments.batch_size):
         batch = prompts[start : start + arguments.batch_size]

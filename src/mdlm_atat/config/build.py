@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import assert_never
+from typing import Any, assert_never
 
 from mdlm_atat.config.schema import DataConfig, ModelConfig, ObjectiveConfig, RunConfig
 from mdlm_atat.data.prepare import ensure_prepared
@@ -17,36 +17,28 @@ from mdlm_atat.time_sampling import BetaTime, TimeDensity, UniformTime, Weightin
 
 def build_model(config: ModelConfig, vocab_size: int, max_length: int) -> ATATDiT | CausalTransformer:
     """A network with fresh weights from torch's global generator."""
+    shape: dict[str, Any] = {
+        "num_layers": config.num_layers,
+        "width": config.width,
+        "num_heads": config.num_heads,
+        "mlp_ratio": config.mlp_ratio,
+        "norm": config.norm,
+        "qk_norm": config.qk_norm,
+        "dropout": config.dropout,
+        "tied": config.tied,
+    }
     match config.kind:
         case "masked":
             return ATATDiT(
                 vocab_size,
                 max_length,
-                num_layers=config.num_layers,
-                width=config.width,
-                num_heads=config.num_heads,
-                mlp_ratio=config.mlp_ratio,
-                norm=config.norm,
-                qk_norm=config.qk_norm,
-                dropout=config.dropout,
+                **shape,
                 time_conditioning=config.time_conditioning,
                 time_width=config.time_width,
-                tied=config.tied,
                 extra_outputs=config.extra_outputs,
             )
         case "causal":
-            return CausalTransformer(
-                vocab_size,
-                max_length,
-                num_layers=config.num_layers,
-                width=config.width,
-                num_heads=config.num_heads,
-                mlp_ratio=config.mlp_ratio,
-                norm=config.norm,
-                qk_norm=config.qk_norm,
-                dropout=config.dropout,
-                tied=config.tied,
-            )
+            return CausalTransformer(vocab_size, max_length, **shape)
         case _:
             assert_never(config.kind)
 

@@ -17,18 +17,17 @@ import hashlib
 import json
 import os
 import shutil
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 
 from mdlm_atat.atomic import sync
+from mdlm_atat.data.encode import Chunk, encoded
 from mdlm_atat.data.manifest import (
     FILE_NAME,
     FORMAT,
@@ -39,7 +38,7 @@ from mdlm_atat.data.manifest import (
     read_manifest,
 )
 from mdlm_atat.data.progress import Progress, Silent
-from mdlm_atat.data.sources import PIECE_CHARACTERS, HubSet, Piece, Source, open_source
+from mdlm_atat.data.sources import HubSet, Piece, Source, open_source
 from mdlm_atat.data.tokenizers import CharTokenizer, Tokenizer, load_tokenizer
 from mdlm_atat.errors import UserError
 
@@ -47,7 +46,6 @@ MIN_DOCUMENTS_TO_HASH = 20
 """Below, a single document is too large a share: the end of the text is held out instead."""
 SURVEYED_DOCUMENTS = 1000
 """Up to here the held-out documents are those of the smallest hashes, so that there is at least one."""
-MAX_WORKERS = 16  # a worker holds about 20 MB
 
 
 def prepare(
@@ -249,7 +247,7 @@ def _write(request: _Request, fingerprint: str, folder: Path, num_workers: int |
     writers = {name: _SplitWriter(folder, name, tokenizer, request) for name in names}
     try:
         num_characters = num_tokens = 0
-        for name, chunk in _encoded(stream(), tokenizer, num_workers):
+        for name, chunk in encoded(stream(), tokenizer, num_workers):
             writers[name].add(chunk)
             num_characters += chunk.characters
             num_tokens += sum(map(len, chunk.ids))
@@ -379,86 +377,6 @@ def _counted(stream: Iterable[tuple[str, Piece]], progress: Progress) -> Iterato
         yield piece.text
 
 
-# --- tokens ---
-
-
-class _Chunk(NamedTuple):
-    """Pieces of one split and their ids."""
-
-    ids: list[np.ndarray]
-    ends_document: list[bool]
-    words: int
-    characters: int
-    bytes: int
-
-
-def _encoded(
-    stream: Iterable[tuple[str, Piece]], tokenizer: Tokenizer, num_workers: int | None
-) -> Iterator[tuple[str, _Chunk]]:
-    """Chunks in the order of the stream; at most two a worker are in flight, so that memory stays bounded.
-
-    Threads, not processes: the tokenizers library runs without the GIL, and there is nothing to start.
-    """
-    num_workers = num_workers or min(_num_cores(), MAX_WORKERS)
-    if num_workers < 1:
-        raise UserError(f"num_workers is {num_workers}, expected at least 1")
-    waiting: deque[tuple[str, Future[_Chunk]]] = deque()
-    with _serial_tokenizers(), ThreadPoolExecutor(num_workers) as pool:
-        try:
-            for name, batch in _batches(stream):
-                waiting.append((name, pool.submit(_encode, batch, tokenizer)))
-                if len(waiting) >= 2 * num_workers:
-                    name, future = waiting.popleft()
-                    yield name, future.result()
-            while waiting:
-                name, future = waiting.popleft()
-                yield name, future.result()
-        finally:
-            for _, future in waiting:
-                future.cancel()
-
-
-def _batches(stream: Iterable[tuple[str, Piece]]) -> Iterator[tuple[str, list[Piece]]]:
-    batches: dict[str, list[Piece]] = {}
-    sizes: dict[str, int] = {}
-    for name, piece in stream:
-        batches.setdefault(name, []).append(piece)
-        sizes[name] = sizes.get(name, 0) + len(piece.text) + 100  # very short documents have a price too
-        if sizes[name] >= PIECE_CHARACTERS:
-            yield name, batches.pop(name)
-            del sizes[name]
-    yield from batches.items()
-
-
-def _encode(batch: list[Piece], tokenizer: Tokenizer) -> _Chunk:
-    texts = [piece.text for piece in batch]
-    return _Chunk(
-        ids=tokenizer.encode_batch(texts),
-        ends_document=[piece.ends_document for piece in batch],
-        words=sum(len(text.split()) for text in texts),
-        characters=sum(map(len, texts)),
-        bytes=sum(len(text.encode()) for text in texts),
-    )
-
-
-def _num_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-@contextmanager
-def _serial_tokenizers() -> Iterator[None]:
-    """Each call of the tokenizers library in its own thread: as many cores as there are workers, no more."""
-    before = os.environ.get("TOKENIZERS_PARALLELISM")
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["TOKENIZERS_PARALLELISM"]
-        else:
-            os.environ["TOKENIZERS_PARALLELISM"] = before
-
-
 def _dtype(vocab_size: int) -> str:
     """The smallest unsigned integer that also holds the mask, vocab_size."""
     return next(dtype for dtype in ("<u1", "<u2", "<u4") if vocab_size <= np.iinfo(dtype).max)
@@ -478,7 +396,7 @@ class _SplitWriter:
         self.num_eos = self._num_rows = self._num_tokens = 0
         self._documents = self._words = self._characters = self._bytes = 0
 
-    def add(self, chunk: _Chunk) -> None:
+    def add(self, chunk: Chunk) -> None:
         parts: list[np.ndarray] = []
         for ids, ends in zip(chunk.ids, chunk.ends_document, strict=True):
             if self._starts:

@@ -304,8 +304,8 @@ def _how_to_read(run: RunFolder, *, is_exact: bool) -> list[str]:
         sentences = [
             "The validation number is an upper bound (negative ELBO): the model's true negative log-likelihood is at "
             "most this, in expectation over the masks. How far below it lies is not known.",
-            "Its standard error is over the random draws of sequences and masks from this validation text; it says nothing about "
-            "other texts or other training seeds.",
+            "Its standard error is over the random draws of sequences and masks from this validation text; it says "
+            "nothing about other texts or other training seeds.",
         ]
     is_bound = objective.get("weighting", "elbo") == "elbo" and objective.get("time_sampling", "uniform") == "uniform"
     averaged = number_at(train, "ema_decay") != 0

@@ -1,0 +1,31 @@
+"""What the commands that use a trained model have in common."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mdlm_atat.lm import CausalLM, MaskedDiffusionLM
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", type=Path, help="a run folder, one of its checkpoints, or a saved model")
+    parser.add_argument("--device", help="cpu or cuda (default: a GPU if there is one)")
+    parser.add_argument("--precision", choices=["auto", "float32", "bf16"], default="auto")
+
+
+def load_model(arguments: argparse.Namespace) -> MaskedDiffusionLM | CausalLM:
+    """The model that was named; damaged checkpoints that were passed over are warned of."""
+    from rich.console import Console
+
+    from mdlm_atat.lm import load_lm
+
+    console = Console(stderr=True)
+    return load_lm(
+        arguments.model,
+        device=arguments.device,
+        precision=arguments.precision,
+        say=lambda text: console.print(f"warning: {text}", style="yellow", markup=False, soft_wrap=True),
+    )
