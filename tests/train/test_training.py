@@ -167,9 +167,13 @@ def test_a_loss_that_is_not_finite_names_the_step_and_saves_nothing_after_it(tex
     flags = tiny_flags(text, optim__lr=1e38, optim__warmup_steps=0, optim__grad_clip=0, train__num_steps=20)
     assert main(["train", "demo", "--out", str(tmp_path / "bad"), *flags]) == 2
     message = capsys.readouterr().err
-    assert "not a finite number in step 2 (sequences 4 to 7 of the shuffled training data)" in message
+    assert "not finite numbers in step 2 (sequences 4 to 7 of the shuffled training data)" in message
     assert "no checkpoint was written before" in message
     assert not all_checkpoints(tmp_path / "bad" / "checkpoints")
+    saved_at_once = [*flags, "--train.checkpoint_interval_steps", "1"]  # the first step's weights overflow already
+    assert main(["train", "demo", "--out", str(tmp_path / "worse"), *saved_at_once]) == 2
+    assert "not finite numbers in step 1" in capsys.readouterr().err
+    assert not all_checkpoints(tmp_path / "worse" / "checkpoints")
 
 
 def test_a_truncated_newest_checkpoint_falls_back_to_the_one_before_and_says_so(text, tmp_path, capsys):

@@ -106,6 +106,9 @@ def train(run: Training, progress: Progress) -> str | None:
             save_now |= evaluate(run, progress)  # a new best is kept
             lap.since_s += time.perf_counter() - paused_s  # tokens/s counts training alone
         if save_now or reason:
+            if not has_finite_weights(run.raw_model):  # a finite gradient can still overflow them
+                first_bad_step = torch.where(first_bad_step < 0, progress.step - 1, first_bad_step)
+            stop_if_not_finite(run, first_bad_step, saved_step)
             progress.elapsed_s = time.perf_counter() - lap.run_start_s
             run.save(progress)
             saved_step = progress.step
@@ -215,6 +218,10 @@ def agreed_reason(run: Training) -> str | None:
     return (reason or "another process was asked to stop") if wanted else None
 
 
+def has_finite_weights(model: nn.Module) -> bool:
+    return bool(torch.stack([p.detach().isfinite().all() for p in model.parameters()]).all())
+
+
 def stop_if_not_finite(run: Training, first_bad_step: Tensor, saved_step: int | None) -> None:
     step = int(first_bad_step.item())
     if run.engine.num_ranks > 1:
@@ -226,7 +233,7 @@ def stop_if_not_finite(run: Training, first_bad_step: Tensor, saved_step: int | 
         "no checkpoint was written before" if saved_step is None else f"the last good checkpoint is step {saved_step}"
     )
     raise UserError(
-        f"the loss or its gradient was not a finite number in step {step + 1} (sequences {step * batch} to "
+        f"the loss, its gradient or the weights were not finite numbers in step {step + 1} (sequences {step * batch} to "
         f"{(step + 1) * batch - 1} of the shuffled training data); {good}, and nothing was saved after it. "
         "Start again with a lower --optim.lr, or with --train.precision float32"
     )
