@@ -56,9 +56,10 @@ class TokenDataset:
         if length is None:
             raise TypeError("length is needed in wrap mode")
         if manifest.mode == "wrap" and split == "train" and len(tokens) < length:  # scoring takes short rows
+            source = manifest.source.get("spec", folder)
             raise UserError(
-                f"the {split} split of {folder} has {len(tokens)} tokens, less than one sequence of "
-                f"{length}: use more text or a shorter data.length"
+                f"the {split} split of {source} has {len(tokens)} tokens, less than one sequence of {length}: "
+                f"use more text or a shorter data.length"
             )
         return cls(folder=folder, split=split, length=length, manifest=manifest, tokens=tokens, row_starts=row_starts)
 
