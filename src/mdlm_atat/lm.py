@@ -1,8 +1,8 @@
 """The Python interface: load a trained model, generate, score, save.
 
-lm = MaskedDiffusionLM.from_pretrained("runs/demo")
-print(lm.generate(["ROMEO:"], length=200, seed=1)[0].text)
-print(lm.score(["To be, or not to be"])[0].nats)
+>>> lm = MaskedDiffusionLM.from_pretrained("runs/demo")
+>>> lm.generate(["ROMEO:"], length=200, seed=1)[0].text
+>>> lm.score(["To be, or not to be"])[0].nats
 """
 
 from __future__ import annotations
@@ -143,10 +143,9 @@ class LanguageModel(ABC):
     ) -> list[Generated]:
         """One text for each prompt, which it begins with ("" for none). Row i is drawn from seed + i.
 
-        `length`: tokens in all, prompt included (default: the model's). `num_steps`: reverse-time steps T;
-        fewer are faster
-        and worse. temperature, top_k, top_p: see TokenDraw; the defaults sample the model as it is. `cache`: skip the
-        network for rows in which a step reveals nothing (same tokens). Raises UserError for a prompt longer
+        `length`: tokens in all, prompt included (default: the model's). `num_steps`: reverse-time steps T; fewer are
+        faster and worse. temperature, top_k, top_p: see TokenDraw; the defaults sample the model as it is. `cache`:
+        skip the network for rows in which a step reveals nothing (same tokens). Raises UserError for a prompt longer
         than length.
         """
         length = self._checked_length(length)

@@ -10,9 +10,9 @@ from mdlm_atat.models.layers import Block, Norm, Rotary, initialise, make_norm, 
 
 
 class CausalTransformer(nn.Module):
-    """p(x) = product over i of p(x_i | x_<i), exactly. The first token is predicted from a start symbol, which
-    takes the
-    embedding with id `vocab_size`: the one the denoiser gives to [MASK]. So both models score the same L tokens."""
+    """p(x) = product over i of p(x_i | x_<i), exactly. The first token is predicted from a start symbol, which takes
+    the embedding with id `vocab_size`: the one the denoiser gives to [MASK]. So both models score the same L
+    tokens."""
 
     def __init__(
         self,

@@ -10,15 +10,13 @@ from mdlm_atat.schedules import Schedule, reveal_probability
 
 
 class Ancestral:
-    """From t = k/T to s = (k-1)/T, reveal each masked position with probability 1 - mask_rate(s) /
-    mask_rate(t), drawing its
-    token from p(x0_i | z_t) (Sahoo et al. 2024, eq. 7). All of a step's tokens are drawn independently: exact
-    as T grows.
+    """From t = k/T to s = (k-1)/T, reveal each masked position with probability 1 - mask_rate(s) / mask_rate(t),
+    drawing its token from p(x0_i | z_t) (Sahoo et al. 2024, eq. 7). All of a step's tokens are drawn independently:
+    exact as T grows.
 
     Which positions are revealed does not depend on the network, so with `cache` it is asked only about rows in which
-    something is revealed: the same tokens from at most L evaluations a row instead of T. This is the paper's
-    cache, a row
-    at a time, with nothing to store, and it holds for time-conditioned denoisers too.
+    something is revealed: the same tokens from at most L evaluations a row instead of T. This is the paper's cache, a
+    row at a time, with nothing to store, and it holds for time-conditioned denoisers too.
     """
 
     def __init__(

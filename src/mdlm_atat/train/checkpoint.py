@@ -1,10 +1,9 @@
 """Checkpoints: the one place where they are written and read.
 
-A run keeps them in `checkpoints/step-00001000/`: `model.safetensors` (the weights), `ema.safetensors` (their average),
-`optimizer.safetensors`, `state.json`, and `checksums.json`, written last; `last` and `best` are links. A checkpoint is
-written aside,
-synced to disk and
-renamed, so a folder under its final name is complete; its checksums are verified when it is read. Nothing is pickled.
+A run keeps them in `checkpoints/step-00001000/`: `model.safetensors` (the weights), `ema.safetensors` (their
+average), `optimizer.safetensors`, `state.json`, and `checksums.json`, written last; `last` and `best` are links. A
+checkpoint is written aside, synced to disk and renamed, so a folder under its final name is complete; its checksums
+are verified when it is read. Nothing is pickled.
 """
 
 from __future__ import annotations
