@@ -144,3 +144,10 @@ def test_nothing_in_a_checkpoint_is_pickled(tmp_path):
     folder = write(tmp_path, 1).folder
     assert {file.suffix for file in folder.iterdir()} == {".safetensors", ".json"}
     assert json.loads((folder / "state.json").read_text())["format"] == 1
+
+
+def test_a_checkpoint_of_another_format_says_which_it_is(tmp_path):
+    saved = write(tmp_path, 1)
+    (saved.folder / "state.json").write_text(json.dumps({"format": 99}))
+    with pytest.raises(UserError, match="was written in format 99, this version reads 1"):
+        saved.state()

@@ -230,10 +230,11 @@ def test_a_resumed_run_refuses_other_data_and_other_shapes(text, tmp_path, capsy
 
 
 def test_out_of_memory_names_settings_to_try(text, tmp_path, capsys, monkeypatch):
-    def out_of_memory(*_):
+    def out_of_memory(*_, **__):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    for where in ("mdlm_atat.train.loop.evaluate", "mdlm_atat.train.plan.forward_backward"):
+    places = ("train.loop.evaluate", "train.plan.forward_backward", "cli.run.evaluate_run")
+    for where in (f"mdlm_atat.{place}" for place in places):
         with monkeypatch.context() as patch:
             patch.setattr(where, out_of_memory)
             assert train(text, tmp_path / where) == 2
@@ -258,6 +259,8 @@ def test_a_run_killed_before_its_first_checkpoint_starts_again_from_its_first_st
     assert train(text, tmp_path / "run") == 0
     whole = weights_of(tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "checkpoints")
+    assert main(["train", "--resume", str(tmp_path / "run"), "--model.width", "32"]) == 2
+    assert "cannot change model.width" in capsys.readouterr().err
     assert main(["train", "--resume", str(tmp_path / "run")]) == 0
     assert "starts again from its first step" in capsys.readouterr().out
     assert same(whole, weights_of(tmp_path / "run"))

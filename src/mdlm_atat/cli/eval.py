@@ -163,9 +163,9 @@ def result_table(record: dict[str, Any]) -> list[str]:
     """The result as aligned lines for a person."""
     is_bound = record["kind"] == "nelbo"
     unigram, machine = record["unigram"], record["machine"]
-    bits = with_error(record["bits_per_character"], record["standard_error_bits_per_character"])
+    bits = plus_minus(record["bits_per_character"], record["standard_error_bits_per_character"])
     lines = [
-        f"{'bound' if is_bound else 'exact':10} {with_error(record['nelbo_nats_per_token'], record['standard_error'])} "
+        f"{'bound' if is_bound else 'exact':10} {plus_minus(record['nelbo_nats_per_token'], record['standard_error'])} "
         f"nats per token, perplexity {'at most ' if is_bound else ''}{record['perplexity_per_token']:,.2f}",
         f"{'':10} {record['nats_per_character']:.4f} nats and "
         f"{bits} bits per character, {record['bits_per_byte']:.4f} bits per "
@@ -177,14 +177,14 @@ def result_table(record: dict[str, Any]) -> list[str]:
     ]
     if unigram is not None:
         floor = (
-            f"{'unigram':10} {with_error(unigram['nats_per_token'], unigram['standard_error'])} nats per token, "
+            f"{'unigram':10} {plus_minus(unigram['nats_per_token'], unigram['standard_error'])} nats per token, "
             f"{unigram['bits_per_character']:.4f} bits per character: the floor to beat"
         )
         lines.insert(2, floor)
     return lines
 
 
-def with_error(value: float, standard_error: float) -> str:
+def plus_minus(value: float, standard_error: float) -> str:
     """Four decimals, with the error where there is one: a single sequence has none."""
     return f"{value:.4f}" if math.isnan(standard_error) else f"{value:.4f} ± {standard_error:.4f}"
 

@@ -30,7 +30,7 @@ from mdlm_atat.evaluate.likelihood import draw_nll, exact_nll, in_every_unit
 from mdlm_atat.evaluate.record import text_counts, unigram_record
 from mdlm_atat.lm import CausalLM, MaskedDiffusionLM, load_lm
 from mdlm_atat.models.ema import EMA
-from mdlm_atat.provenance import code_version, commit, cpu
+from mdlm_atat.provenance import code_version, commit
 from mdlm_atat.train.checkpoint import Checkpoint, newest_sound, save, tidy
 from mdlm_atat.train.engine import Engine
 from mdlm_atat.train.log import ProgressLine, check_installed, open_writers
@@ -38,9 +38,9 @@ from mdlm_atat.train.loop import Progress, Training, as_state, from_state, train
 from mdlm_atat.train.optim import make_optimizer
 from mdlm_atat.train.plan import dry_run, plan
 from mdlm_atat.train.run_folder import (
+    check_free,
     check_resumable,
     check_same_data,
-    create_run_folder,
     describe_data,
     write_config,
     write_start,
@@ -66,16 +66,12 @@ def run(config: RunConfig, folder: Path, *, resumed_from: RunConfig | None, pres
     if resumed_from is not None:
         data = describe_data(train_data, valid_data)
         checkpoint = find_resume_point(folder, resumed_from, config, engine, data, say)
-    elif engine.is_main:
-        create_run_folder(folder)
+    else:
+        check_free(folder)
     training, progress = assemble(config, engine, folder, train_data, valid_data, checkpoint)
-    with explain_out_of_memory(memory_advice(config, engine)), engine.deterministic(config.train.deterministic):
-        try:
-            measured = dry_run(training, progress.step)
-        except BaseException:
-            if resumed_from is None and engine.is_main:
-                folder.rmdir()  # still empty: the same command can be given again
-            raise
+    advice = memory_advice(config, engine)
+    with explain_out_of_memory(advice), engine.deterministic(config.train.deterministic):
+        measured = dry_run(training, progress.step)
         say(plan(training, train_data, valid_data, measured, progress.step))
         say(f"run        {folder}")
         if engine.is_main and resumed_from is None:
@@ -89,7 +85,8 @@ def run(config: RunConfig, folder: Path, *, resumed_from: RunConfig | None, pres
         say(f"continue   atat train --resume {folder}")
         return EXIT_CODES.get(reason, 0)
     if engine.is_main:
-        finish(folder, engine, config, valid_data, say)
+        with explain_out_of_memory(advice):
+            finish(folder, engine, config, valid_data, say)
     engine.barrier()
     return 0
 
@@ -154,12 +151,11 @@ def find_resume_point(
     """The newest sound checkpoint of a run, if this run may continue it; says what it will do differently."""
     check_same_data(folder, data)
     checkpoint = newest_sound(folder / "checkpoints", say)
+    step, machine = (0, {}) if checkpoint is None else (checkpoint.step, checkpoint.state()["machine"])
+    for line in check_resumable(before, config, step, machine, engine.describe()):
+        say(line)
     if checkpoint is None:
         say("there is no checkpoint yet: the run starts again from its first step")
-        return None
-    state = checkpoint.state()
-    for line in check_resumable(before, config, checkpoint.step, state["machine"], engine.describe()):
-        say(line)
     return checkpoint
 
 
@@ -225,7 +221,7 @@ def start_record(training: Training, preset: str, train_data: TokenDataset, vali
             "torch": torch.__version__,
             "python": sys.version.split()[0],
         },
-        "machine": {**training.engine.describe(), "cpu": cpu()},
+        "machine": training.engine.describe(),
         "commit": commit(),
         "parameters": sum(p.numel() for p in training.raw_model.parameters()),
         "data": describe_data(train_data, valid_data),

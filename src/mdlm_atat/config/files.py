@@ -97,14 +97,14 @@ def split_flags(argv: Sequence[str]) -> tuple[list[str], list[str]]:
     return own, dotted
 
 
-def override(config: RunConfig, argv: Sequence[str], prog: str, description: str = "") -> RunConfig:
+def override(config: RunConfig, argv: Sequence[str], prog: str) -> RunConfig:
     """Apply dotted flags: `["--optim.lr", "1e-3", "--model.tied", "false"]`; later ones win.
 
     `--help` prints every flag with this configuration's values as defaults and exits. Raises UserError with
     every mistake at once, a line each.
     """
     if "--help" in argv or "-h" in argv:
-        _print_help(config, prog, description)
+        _print_help(config, prog)
         raise SystemExit(0)
     tree: Tree = {}
     mistakes: list[Mistake] = []
@@ -154,7 +154,7 @@ def _value_of_words(hint: Any, words: list[str]) -> Any:
         return words[0]
 
 
-def _print_help(config: RunConfig, prog: str, description: str) -> None:
+def _print_help(config: RunConfig, prog: str) -> None:
     import tyro  # 0.2 s with its page of help: nobody else waits for it
 
     tyro.cli(
@@ -163,7 +163,6 @@ def _print_help(config: RunConfig, prog: str, description: str) -> None:
         args=["--help"],
         use_underscores=True,
         prog=prog,
-        description=description,
         config=(tyro.conf.FlagConversionOff,),  # `--model.tied false`, the value that the file would hold
     )
 

@@ -40,7 +40,13 @@ class Checkpoint:
         return int(self.folder.name.removeprefix("step-"))
 
     def state(self) -> dict[str, Any]:
-        return json.loads((self.folder / "state.json").read_text())
+        state = json.loads((self.folder / "state.json").read_text())
+        if state["format"] != FORMAT:
+            raise UserError(
+                f"{self.folder} was written in format {state['format']}, this version reads {FORMAT}; "
+                "continue it with the version that wrote it"
+            )
+        return state
 
     def checksum(self) -> str:
         """sha256 over the whole checkpoint, to be stored with numbers that come from it."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import platform
 import resource
 import sys
 from collections.abc import Iterator, Mapping
@@ -19,6 +18,7 @@ from torch.optim import Optimizer
 
 from mdlm_atat.device import Precision, choose_device, choose_precision
 from mdlm_atat.errors import UserError
+from mdlm_atat.provenance import cpu
 
 for _name in ("lightning.fabric", "lightning.pytorch"):  # they greet every run with hints about settings we chose
     logging.getLogger(_name).setLevel(logging.WARNING)
@@ -126,7 +126,7 @@ class Engine:
         """The machine, as stored with every number."""
         cuda = self.device.type == "cuda"
         return {
-            "cpu": f"{platform.machine()}, {os.cpu_count()} cores",
+            "cpu": cpu(),
             "device": torch.cuda.get_device_name(self.device) if cuda else "CPU",
             "precision": self.precision,
             "num_processes": self.num_ranks,

@@ -157,9 +157,8 @@ def forward_backward(run: Training, step: int) -> tuple[TrainingLoss, int]:
     seed = step_seed(config.seed, step)
     torch.manual_seed(step_seed(seed, engine.rank))  # dropout: another mask in each process
     generator = torch.Generator(engine.device).manual_seed(seed)
-    draw = run.objective.draw(
-        config.batch_size, x0.shape[1], generator
-    )  # for all processes' rows: any number draws alike
+    # for the rows of all processes: any number of them draws alike
+    draw = run.objective.draw(config.batch_size, x0.shape[1], generator)
     draw = draw[slice(engine.rank * len(x0), (engine.rank + 1) * len(x0))]
 
     rows_per_part = len(x0) // config.num_micro_batches

@@ -10,7 +10,6 @@ report.html      all of it on one page
 from __future__ import annotations
 
 import json
-import os
 import time
 from dataclasses import fields, replace
 from pathlib import Path
@@ -48,15 +47,12 @@ EXACT = RESUMABLE - {"train.num_steps", "train.num_micro_batches", "train.precis
 """Of these, the ones that leave the remaining steps the same bit for bit."""
 
 
-def create_run_folder(folder: Path) -> None:
-    """Make an empty folder for a new run."""
+def check_free(folder: Path) -> None:
+    """A new run needs a folder that is not there yet, or empty; `write_start` makes it once the run is known to fit."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         what = "holds another run" if (folder / "config.yaml").exists() else "is not empty"
         resume = f", or continue that run with: atat train --resume {folder}" if "another" in what else ""
         raise UserError(f"{folder} {what}, which is left as it is; choose another --out{resume}")
-    folder.mkdir(parents=True, exist_ok=True)
-    if not os.access(folder, os.W_OK):
-        raise UserError(f"{folder} cannot be written to; choose another --out")
 
 
 def describe_data(train_data: TokenDataset, valid_data: TokenDataset) -> dict[str, Any]:
@@ -77,6 +73,7 @@ def describe_data(train_data: TokenDataset, valid_data: TokenDataset) -> dict[st
 
 def write_start(folder: Path, config: RunConfig, train_data: TokenDataset, record: dict[str, Any]) -> None:
     """Configuration, provenance and tokenizer: enough to tell what the run is, before its first step."""
+    folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "run.json", {"started": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **record})
     train_data.tokenizer.save(folder / "tokenizer")
     np.save(folder / COUNTS_FILE, train_data.counts, allow_pickle=False)
