@@ -313,10 +313,9 @@ def test_flags_with_dots_are_told_from_the_command_s_own_arguments():
 
 def test_help_lists_every_setting_with_its_meaning_and_the_preset_s_value(capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit) as stop:
-        override(load_config("small"), ["--help"], "atat train", description="Train a model.")
+        override(load_config("small"), ["--help"], "atat train")
     assert stop.value.code == 0
     page = capsys.readouterr().out
-    assert "Train a model." in page
     assert "30522" not in page
     for section in dataclasses.fields(RunConfig):
         for field in dataclasses.fields(getattr(RunConfig(), section.name)):
