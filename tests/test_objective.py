@@ -7,7 +7,6 @@ import torch
 from mdlm_atat.denoiser import Denoiser
 from mdlm_atat.masking import hide, mask_exactly, mask_independently, scored_positions
 from mdlm_atat.objective import (
-    MaskedDiffusion,
     count_weights,
     masked_nll,
     subs_log_probs,
@@ -18,7 +17,7 @@ from mdlm_atat.samplers.canvas import Canvas
 from mdlm_atat.samplers.loop import sample
 from mdlm_atat.schedules import Cosine, Geometric, Linear, Polynomial, Schedule
 from mdlm_atat.time_sampling import UniformTime, Weighting
-from toys import Joint, all_masks, expected_nll, uniform_denoiser
+from toys import Joint, all_masks, expected_nll, mdlm, uniform_denoiser
 
 SCHEDULES = [Linear(), Cosine(), Geometric(), Polynomial(2.0)]
 
@@ -77,7 +76,7 @@ def test_one_step_from_fully_masked_costs_the_marginals_and_1024_steps_almost_no
 def test_the_training_loss_estimates_the_entropy_within_four_standard_errors():
     joint = Joint.random(length=3, vocab=3)
     schedule, density = Linear(), UniformTime()
-    objective = MaskedDiffusion(schedule, density, Weighting("elbo", schedule, density), joint.mask_id)
+    objective = mdlm(schedule, density, Weighting("elbo", schedule, density), joint.mask_id)
     x0 = joint.sequences.repeat_interleave(joint.counts, dim=0)
     generator = torch.Generator().manual_seed(0)
     losses = torch.stack([
@@ -92,7 +91,7 @@ def test_the_training_loss_estimates_the_entropy_within_four_standard_errors():
 @pytest.mark.parametrize("kind", ["elbo", "flat", "clipped"])
 def test_a_denoiser_that_knows_nothing_costs_log_vocab_nats_per_token_in_training(kind):
     schedule, density = Linear(), UniformTime()
-    objective = MaskedDiffusion(schedule, density, Weighting(kind, schedule, density), mask_id=7)
+    objective = mdlm(schedule, density, Weighting(kind, schedule, density), mask_id=7)
     x0 = torch.zeros(4000, 16, dtype=torch.int64)
     draw = objective.draw(4000, 16, torch.Generator().manual_seed(0))
     loss = objective.loss(uniform_denoiser(7), x0, None, draw, num_tokens=x0.numel())
@@ -102,7 +101,7 @@ def test_a_denoiser_that_knows_nothing_costs_log_vocab_nats_per_token_in_trainin
 
 def test_padding_is_neither_masked_nor_scored():
     schedule, density = Linear(), UniformTime()
-    objective = MaskedDiffusion(schedule, density, Weighting("elbo", schedule, density), mask_id=7)
+    objective = mdlm(schedule, density, Weighting("elbo", schedule, density), mask_id=7)
     lengths = torch.tensor([2, 5])
     seen = {}
 
@@ -149,7 +148,7 @@ def test_exact_masks_have_the_asked_size_and_every_subset_is_equally_likely():
 
 def test_independent_masks_hide_at_the_mask_rate():
     uniform = torch.rand(2, 50_000, generator=torch.Generator().manual_seed(0))
-    masks = mask_independently(uniform, torch.tensor([0.2, 1.0]), torch.ones(2, 50_000, dtype=torch.bool))
+    masks = mask_independently(uniform, torch.tensor([[0.2], [1.0]]), torch.ones(2, 50_000, dtype=torch.bool))
     assert masks[0].double().mean().item() == pytest.approx(0.2, abs=0.01)
     assert masks[1].all()
     assert (hide(torch.zeros(2, 50_000, dtype=torch.int64), masks, 9) == 9).equal(masks)
@@ -168,7 +167,7 @@ def test_a_time_conditioned_denoiser_is_told_the_mask_rate_whatever_the_schedule
         return torch.zeros(*z_t.shape, 7)
 
     schedule, density = Polynomial(2.0), UniformTime()
-    objective = MaskedDiffusion(schedule, density, Weighting("elbo", schedule, density), mask_id=7)
+    objective = mdlm(schedule, density, Weighting("elbo", schedule, density), mask_id=7)
     draw = objective.draw(4, 5, torch.Generator().manual_seed(0))
     objective.loss(denoise, torch.zeros(4, 5, dtype=torch.int64), None, draw, num_tokens=20)
     torch.testing.assert_close(told["t"], (draw.t**2).float())

@@ -10,6 +10,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mdlm_atat.atat.masking.uniform import UniformMasking
+from mdlm_atat.objective import MaskedDiffusion, TimePlan
+from mdlm_atat.schedules import Schedule
+from mdlm_atat.time_sampling import TimeDensity, Weighting
+
 
 @dataclass(frozen=True)
 class Joint:
@@ -87,3 +92,9 @@ def expected_nll(joint: Joint, is_masked: Tensor) -> float:
 
 def all_masks(length: int) -> list[Tensor]:
     return [torch.tensor(mask, dtype=torch.bool) for mask in itertools.product([False, True], repeat=length)]
+
+
+def mdlm(schedule: Schedule, density: TimeDensity, weighting: Weighting, mask_id: int) -> MaskedDiffusion:
+    """The objective with every part of ATAT off."""
+    plan = TimePlan(density, weighting)
+    return MaskedDiffusion(schedule, lambda _: plan, mask_id, UniformMasking(schedule))

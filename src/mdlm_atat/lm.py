@@ -7,10 +7,11 @@
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
@@ -20,13 +21,23 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor
 
-from mdlm_atat.config.build import build_model, build_schedule
+from mdlm_atat.atat.curriculum import Stage
+from mdlm_atat.atomic import write_json
+from mdlm_atat.config.build import build_model, build_schedule, own_schedule
 from mdlm_atat.config.files import load_config, save_config
 from mdlm_atat.config.schema import RunConfig
 from mdlm_atat.data.tokenizers import Tokenizer, load_tokenizer
 from mdlm_atat.device import Precision, choose_device, choose_precision
 from mdlm_atat.errors import UserError
-from mdlm_atat.evaluate.likelihood import Likelihood, OnProgress, Rows, draw_nll, exact_nll
+from mdlm_atat.evaluate.likelihood import (
+    Likelihood,
+    OnProgress,
+    Rows,
+    ScheduleDraws,
+    draw_nll,
+    draw_schedule_nll,
+    exact_nll,
+)
 from mdlm_atat.models.ar import CausalTransformer
 from mdlm_atat.models.dit import ATATDiT
 from mdlm_atat.samplers.ancestral import Ancestral
@@ -35,7 +46,9 @@ from mdlm_atat.samplers.causal import LeftToRight, as_denoiser
 from mdlm_atat.samplers.draw import TokenDraw
 from mdlm_atat.samplers.loop import OnStep, StepRule, sample
 from mdlm_atat.train.checkpoint import Checkpoint, find_fault, load_weights, newest_sound, write_checksums
+from mdlm_atat.train.run_folder import COUNTS_FILE, read_counts
 
+STAGE_FILE = "stage.json"
 AnyLM = TypeVar("AnyLM", bound="LanguageModel")
 
 
@@ -86,6 +99,10 @@ class LanguageModel(ABC):
         """The run or saved folder that it was loaded from."""
         self.checkpoint: Checkpoint | None = None
         """The run's checkpoint that the weights came from; None for a folder made by save_pretrained."""
+        self.counts: NDArray[np.int64] | None = None
+        """How often each token occurs in the training text, where that is stored."""
+        self.stage: Stage | None = None
+        """The stage of its curriculum, if it had one, that it was last trained in."""
 
     @classmethod
     def from_pretrained(
@@ -108,7 +125,8 @@ class LanguageModel(ABC):
         return lm
 
     def save_pretrained(self, folder: str | Path) -> Path:
-        """Write weights (safetensors), configuration (YAML) and tokenizer (JSON): all that from_pretrained needs."""
+        """Write weights (safetensors), configuration (YAML), tokenizer (JSON), token counts and the curriculum's stage:
+        all that from_pretrained needs."""
         folder = Path(folder)
         if folder.exists() and any(folder.iterdir()):
             raise UserError(f"{folder} is not empty; choose a new folder to save the model in")
@@ -117,6 +135,10 @@ class LanguageModel(ABC):
         save_file(weights, folder / "model.safetensors")
         save_config(self.config, folder / "config.yaml")
         self.tokenizer.save(folder / "tokenizer")
+        if self.counts is not None:
+            np.save(folder / COUNTS_FILE, self.counts, allow_pickle=False)
+        if self.stage is not None:
+            write_json(folder / STAGE_FILE, asdict(self.stage))
         write_checksums(folder)
         return folder
 
@@ -196,6 +218,36 @@ class LanguageModel(ABC):
         on_progress: OnProgress | None = None,
     ) -> Likelihood:
         """What the model pays for the rows of a data set, in nats per token; see evaluate.likelihood."""
+
+    def schedule_draws(
+        self,
+        rows: Rows,
+        *,
+        num_draws: int,
+        seed: int = 0,
+        batch_size: int = 64,
+        form: Literal["continuous", "order"] = "continuous",
+        on_progress: OnProgress | None = None,
+    ) -> ScheduleDraws | None:
+        """The bound under the model's own masking schedule, with its rate terms (PPL-S); None where it has none of its
+        own, or one whose loss is no bound. See evaluate.likelihood.draw_schedule_nll."""
+        masking = own_schedule(self.config, self.tokenizer.vocab_size, self.counts, self.network)
+        if masking is None:
+            return None
+        with self._inference():
+            return draw_schedule_nll(
+                self.network,
+                rows,
+                masking=masking,
+                stage=self.stage,
+                form=form,
+                num_draws=num_draws,
+                mask_id=self.tokenizer.mask_id,
+                batch_size=batch_size,
+                seed=seed,
+                device=self.device,
+                on_progress=on_progress,
+            )
 
     @abstractmethod
     def _sampler(
@@ -296,8 +348,9 @@ def load_lm(
     found = locate(Path(folder), say)
     config = load_config(str(found.home / "config.yaml"))
     tokenizer = load_tokenizer(str(found.home / "tokenizer"))
+    counts = read_counts(found.home)
     with torch.random.fork_rng(devices=[]):  # the weights drawn here are overwritten at once
-        network = build_model(config.model, tokenizer.vocab_size, config.data.length)
+        network = build_model(config, tokenizer.vocab_size, counts)
     if found.checkpoint is not None:
         found.checkpoint.load_weights(network, average=True)
     else:
@@ -305,6 +358,7 @@ def load_lm(
     kind = MaskedDiffusionLM if config.model.kind == "masked" else CausalLM
     lm = kind(network, tokenizer, config, device=choose_device(device), precision=precision)
     lm.home, lm.checkpoint = found.home, found.checkpoint
+    lm.counts, lm.stage = counts, read_stage(found)
     return lm
 
 
@@ -342,6 +396,17 @@ def locate(folder: Path, say: Callable[[str], None]) -> Located:
     if not (home / "tokenizer").is_dir():
         raise UserError(f"{home} has lost its folder tokenizer; restore it from a copy")
     return Located(home, checkpoint)
+
+
+def read_stage(found: Located) -> Stage | None:
+    """The curriculum's stage as the checkpoint or the saved model holds it."""
+    if found.checkpoint is not None:
+        stored = found.checkpoint.state().get("stage")
+    elif (found.home / STAGE_FILE).exists():
+        stored = json.loads((found.home / STAGE_FILE).read_text())
+    else:
+        stored = None
+    return None if stored is None else Stage.from_json(stored)
 
 
 class Pieces:

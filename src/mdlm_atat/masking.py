@@ -15,12 +15,17 @@ def scored_positions(lengths: Int[Tensor, " batch"], length: int) -> Bool[Tensor
 
 def mask_independently(
     uniform: Float[Tensor, "batch length"],
-    mask_rate: Float[Tensor, " batch"],
+    mask_rate: Float[
+        Tensor,
+        (
+            batch  # length
+        ),
+    ],
     scored: Bool[Tensor, "batch length"],
 ) -> Bool[Tensor, "batch length"]:
-    """q(z_t | x0): every scored token is masked with probability mask_rate(t), independently (Sahoo et al.
-    2024, eq. 4)."""
-    return (uniform < mask_rate[:, None]) & scored
+    """q(z_t | x0): every scored token is masked with its probability, independently: mask_rate(t) for all of a row
+    (Sahoo et al. 2024, eq. 4), or one for each token."""
+    return (uniform < mask_rate) & scored
 
 
 def mask_exactly(

@@ -7,20 +7,27 @@ Everything is in nats. The bound of one sequence x0 is, for any noise schedule,
 (Sahoo et al. 2024, arXiv 2406.07524, eq. 10), or, summed over the number n of masked tokens instead of t,
 
     NELBO(x0) = sum over n = 1..L of 1/n E_{|M| = n} [ sum over i in M of -log p(x0_i | z) ].
+
+A masking schedule that gives every token a hazard of its own, A_i = speed_i weight(t), has to predict it where it
+depends on hidden tokens, A_hat_i = speed_hat_i(z_t, t) weight(t), and pays for its mistakes (docs/method.md):
+
+    NELBO(x0) = integral over t of
+        E sum over masked i of [ -A_i log p(x0_i | z_t) + A_i log(A_i / A_hat_i) - A_i + A_hat_i ].
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from mdlm_atat.denoiser import Denoiser
+from mdlm_atat.atat.curriculum import Curriculum, Stage
+from mdlm_atat.atat.masking.rates import ExponentMasking, MaskingRates, MaskingScheduler
 from mdlm_atat.masking import hide, mask_independently, scored_positions
 from mdlm_atat.schedules import Schedule
 from mdlm_atat.time_sampling import TimeDensity, Weighting, low_discrepancy_times
@@ -50,23 +57,48 @@ def masked_nll(
     return torch.where(is_masked, nll, 0.0)
 
 
+def rate_mismatch(
+    speed: Float[Tensor, "batch length"],
+    log_speed_hat: Float[Tensor, "batch length"],
+    is_masked: Bool[Tensor, "batch length"],
+) -> Float[Tensor, "batch length"]:
+    """speed log(speed / speed_hat) - speed + speed_hat at masked positions: what predicting the rates costs, over
+    weight(t). Never negative, and 0 where they are predicted exactly."""
+    mismatch = speed * (speed.log() - log_speed_hat) - speed + log_speed_hat.exp()
+    return torch.where(is_masked, mismatch, 0.0)
+
+
+def mask_log_prob(
+    mask_rate: Float[Tensor, "batch length"],
+    is_masked: Bool[Tensor, "batch length"],
+    scored: Bool[Tensor, "batch length"],
+) -> Float[Tensor, " batch"]:
+    """log q(z_t | x0) of independent masks, for the gradient of the rates. float64 in, float64 out."""
+    log_masked, log_visible = mask_rate.log(), torch.log1p(-mask_rate.clamp_max(1 - 1e-12))
+    return torch.where(scored, torch.where(is_masked, log_masked, log_visible), 0.0).sum(1)
+
+
 @dataclass(frozen=True)
 class TrainingLoss:
     """The loss to minimise, and its terms, detached, under the names they are logged by."""
 
     total: Float[Tensor, ""]
     terms: dict[str, Tensor]
+    """Parts of the loss: they add up over micro-batches."""
+    metrics: dict[str, Tensor] = field(default_factory=dict)
+    """Other numbers about the batch: averaged over micro-batches."""
 
 
 @dataclass(frozen=True)
 class Draw:
-    """The random numbers of one training batch, a row a sequence."""
+    """The random numbers of one training batch, a row a sequence, and the optimizer step they are for."""
 
     t: Float[Tensor, " batch"]
     uniform: Float[Tensor, "batch length"]
+    step: int = 0
 
     def __getitem__(self, rows: slice) -> Draw:
-        return Draw(self.t[rows], self.uniform[rows])
+        return Draw(self.t[rows], self.uniform[rows], self.step)
 
 
 @runtime_checkable
@@ -74,64 +106,220 @@ class Objective(Protocol):
     """What a network is trained by. `draw` makes the numbers of a whole batch, whatever number of processes share it;
     `loss` scores some of its rows."""
 
-    def draw(self, batch_size: int, length: int, generator: torch.Generator) -> Draw: ...
+    def draw(self, batch_size: int, length: int, generator: torch.Generator, step: int = 0) -> Draw: ...
 
     def loss(
         self,
-        model: Callable[..., Tensor],
+        model: Any,
         x0: Int[Tensor, "batch length"],
         lengths: Int[Tensor, " batch"] | None,
         draw: Draw,
         num_tokens: float,
+        *,
+        measure: bool = False,
     ) -> TrainingLoss:
-        """The rows' summed loss over `num_tokens`, nats per token."""
+        """The rows' summed loss over `num_tokens`, nats per token; with `measure`, its metrics too."""
         ...
 
 
 @dataclass(frozen=True)
-class MaskedDiffusion:
-    """MDLM's training loss, in nats per token: sum over masked tokens of weighting(t) * -log p(x0_i | z_t).
+class TimePlan:
+    """Which t a stage of training draws, and how it weights them."""
 
-    With uniform t and the elbo weighting it is an unbiased estimate of the bound.
+    density: TimeDensity
+    weighting: Weighting
+
+
+@dataclass(frozen=True)
+class MaskedDiffusion:
+    """The training loss of masked diffusion, in nats per token; MDLM is the case with every part of ATAT off.
+
+    diffusion: sum over masked tokens of speed_i weighting(t) * -log p(x0_i | z_t);
+    rate_mismatch: what predicting speed_i costs, with the same weights, where the masking reads hidden content;
+    importance: mean squared error of the estimator's score against the standardised loss of the masked tokens, on the
+    masked and on the clean input (not part of the bound; it trains nothing but the estimator).
+
+    With uniform t and the elbo weighting, diffusion + rate_mismatch is an unbiased estimate of the bound under the
+    masking's own schedule. The model is any denoiser; ATATDiT where parts are on.
     """
 
     schedule: Schedule
-    density: TimeDensity
-    weighting: Weighting
+    time_plan: Callable[[Stage | None], TimePlan]
     mask_id: int
+    masking: MaskingScheduler
+    importance_weight: float = 0.0
+    """Weight of the importance loss; 0 where there is no estimator."""
+    through_bound: bool = False
+    """Train what drives the masking through the bound too: each sequence is masked twice (RLOO)."""
+    curriculum: Curriculum | None = None
 
-    def draw(self, batch_size: int, length: int, generator: torch.Generator) -> Draw:
-        t = low_discrepancy_times(self.density, batch_size, generator)
+    def stage(self, step: int) -> Stage | None:
+        return None if self.curriculum is None else self.curriculum.stage(step)
+
+    def draw(self, batch_size: int, length: int, generator: torch.Generator, step: int = 0) -> Draw:
+        t = low_discrepancy_times(self.time_plan(self.stage(step)).density, batch_size, generator)
         # shuffled, so that no process and no micro-batch gets all of the heavily masked rows
         t = t[torch.randperm(batch_size, generator=generator, device=generator.device)]
-        return Draw(t, torch.rand(batch_size, length, generator=generator, device=generator.device))
+        return Draw(t, torch.rand(batch_size, length, generator=generator, device=generator.device), step)
 
     def loss(
         self,
-        model: Denoiser,
+        model: Any,
         x0: Int[Tensor, "batch length"],
         lengths: Int[Tensor, " batch"] | None,
         draw: Draw,
         num_tokens: float,
+        *,
+        measure: bool = False,
     ) -> TrainingLoss:
+        t, stage = draw.t, self.stage(draw.step)
+        if self.through_bound:
+            x0, lengths, t = _twice(x0), None if lengths is None else _twice(lengths), _twice(t)
         scored = torch.ones_like(x0, dtype=torch.bool) if lengths is None else scored_positions(lengths, x0.shape[1])
-        mask_rate = self.schedule.mask_rate(draw.t)  # (B,)
-        is_masked = mask_independently(draw.uniform, mask_rate, scored)  # (B, L)
+        score, importance = self._importance(model, x0, lengths)  # (B, L), of the clean text
+        rates = self.masking(t, importance, scored, stage)  # (B, L)
+        is_masked = mask_independently(draw.uniform, rates.mask_rate.detach(), scored)  # (B, L)
         z_t = hide(x0, is_masked, self.mask_id)  # (B, L)
-        logits = model(z_t, mask_rate.float(), lengths)  # (B, L, V)
+        told = self.schedule.mask_rate(t).float()  # (B,)
+        logits, log_speed_hat = denoise_under(self.masking, model, z_t, t, told, lengths, stage)  # (B, L, V), (B, L)
         nll = masked_nll(logits, x0, is_masked)  # (B, L)
-        weight = self.weighting(draw.t).float()  # (B,)
-        diffusion = (weight[:, None] * nll).sum() / num_tokens  # Sahoo et al. 2024, eq. 10
-        return TrainingLoss(total=diffusion, terms={"diffusion": diffusion.detach()})
+
+        weight = self.time_plan(stage).weighting(t).float()[:, None]  # (B, 1)
+        speed = rates.speed.float()  # (B, L); 1 everywhere for MDLM
+        diffusion = (weight * speed * nll).sum(1)  # (B,); Sahoo et al. 2024, eq. 10
+        row_loss, terms = diffusion, {"diffusion": diffusion.sum()}
+        if log_speed_hat is not None:
+            mismatch = (weight * rate_mismatch(speed, log_speed_hat, is_masked)).sum(1)  # (B,)
+            row_loss, terms["rate_mismatch"] = row_loss + mismatch, mismatch.sum()
+        total = row_loss.sum()
+        if self.through_bound:
+            total = total + leave_one_out(row_loss, mask_log_prob(rates.mask_rate, is_masked, scored).float())
+        total = total / num_tokens
+        terms = {name: term.detach() / num_tokens for name, term in terms.items()}
+        metrics: dict[str, Tensor] = {}
+        if score is not None:
+            score_masked = model.importance_score(z_t, told, lengths)  # (B, L)
+            target = standardised(nll.detach(), is_masked)
+            share = scored.sum() / num_tokens  # of the batch: the mean over micro-batches weighs each by its tokens
+            error = importance_error(score, target, is_masked) + importance_error(score_masked, target, is_masked)
+            total = total + self.importance_weight * share * error
+            terms["importance"] = (share * error).detach()
+            if measure:
+                metrics["importance/correlation"] = correlation(score.detach(), target, is_masked)
+                metrics["importance/correlation_masked_input"] = correlation(score_masked.detach(), target, is_masked)
+        if measure:
+            metrics |= masking_metrics(rates, is_masked, scored, importance)
+            if stage is not None:
+                metrics["curriculum/stage"] = torch.full((), float(stage.index), device=x0.device)
+                metrics["curriculum/temperature"] = torch.full((), stage.temperature, device=x0.device)
+        return TrainingLoss(total, terms, metrics)
+
+    def _importance(
+        self, model: Any, x0: Tensor, lengths: Tensor | None
+    ) -> tuple[Float[Tensor, "batch length"] | None, Float[Tensor, "batch length"] | None]:
+        """The estimator's score and the importance of the clean text; the gradient reaches importance through the bound
+        only if it is asked to."""
+        if not (self.masking.needs_importance or self.importance_weight > 0):
+            return None, None
+        score = model.importance_score(x0, torch.zeros(len(x0), device=x0.device), lengths)
+        driving = score if self.through_bound or score is None else score.detach()
+        return score, model.importance(x0, driving)
+
+
+def denoise_under(
+    masking: MaskingScheduler,
+    model: Any,
+    z_t: Int[Tensor, "batch length"],
+    t: Float[Tensor, " batch"],
+    told: Float[Tensor, " batch"],
+    lengths: Int[Tensor, " batch"] | None,
+    stage: Stage | None = None,
+) -> tuple[Float[Tensor, "batch length vocab"], Float[Tensor, "batch length"] | None]:
+    """Logits of the clean tokens under a masking's own schedule at time t, and the predicted log-speeds where they are
+    not known. `told` is the time as the denoiser is told it: the mask rate of the noise schedule."""
+    if not (isinstance(masking, ExponentMasking) and masking.reads_content):
+        return model(z_t, told, lengths), None
+    logits, log_speed_hat = model.logits_and_log_speed(z_t, told, lengths)
+    correction = masking.token_correction(t, stage)
+    if correction is not None:
+        logits = logits + correction[:, None, :].to(logits.dtype)
+    return logits, log_speed_hat
+
+
+def leave_one_out(row_loss: Float[Tensor, " batch"], log_prob: Float[Tensor, " batch"]) -> Float[Tensor, ""]:
+    """The part of the loss whose gradient is that of the masks' distribution: for each pair of masks of one sequence at
+    one t (row i and row i + B/2), 1/2 stopgrad(L1 - L2) (log q(z1 | x0) - log q(z2 | x0)), times two masks.
+
+    Its value is zeroed. Leave-one-out REINFORCE (RLOO, arXiv 1903.00383): unbiased, each loss a baseline for the other.
+    """
+    loss_1, loss_2 = row_loss.detach().chunk(2)
+    log_1, log_2 = log_prob.chunk(2)
+    surrogate = ((loss_1 - loss_2) * (log_1 - log_2)).sum()
+    return surrogate - surrogate.detach()
+
+
+def standardised(
+    nll: Float[Tensor, "batch length"], is_masked: Bool[Tensor, "batch length"]
+) -> Float[Tensor, "batch length"]:
+    """The losses of the masked tokens with mean 0 and variance 1; 0 elsewhere. No gradient."""
+    count = is_masked.sum().clamp_min(1)
+    mean = torch.where(is_masked, nll, 0.0).sum() / count
+    centred = torch.where(is_masked, nll - mean, 0.0)
+    return centred / (centred.square().sum() / count).sqrt().clamp_min(1e-6)
+
+
+def importance_error(
+    score: Float[Tensor, "batch length"],
+    target: Float[Tensor, "batch length"],
+    is_masked: Bool[Tensor, "batch length"],
+) -> Float[Tensor, ""]:
+    """Mean squared error of the estimator's score over the masked tokens."""
+    return torch.where(is_masked, (score - target).square(), 0.0).sum() / is_masked.sum().clamp_min(1)
+
+
+def correlation(
+    score: Float[Tensor, "batch length"],
+    target: Float[Tensor, "batch length"],
+    is_masked: Bool[Tensor, "batch length"],
+) -> Float[Tensor, ""]:
+    """Pearson's, over the masked tokens."""
+    product = standardised(score, is_masked) * standardised(target, is_masked)
+    return product.sum() / is_masked.sum().clamp_min(1)
+
+
+def masking_metrics(
+    rates: MaskingRates,
+    is_masked: Bool[Tensor, "batch length"],
+    scored: Bool[Tensor, "batch length"],
+    importance: Float[Tensor, "batch length"] | None,
+) -> dict[str, Tensor]:
+    """Expected and realised share of masked tokens, and the distribution of importance."""
+    metrics = {
+        "masking/expected_rate": torch.where(scored, rates.mask_rate.detach(), 0.0).sum().float() / scored.sum(),
+        "masking/realised_rate": is_masked.sum() / scored.sum(),
+    }
+    if importance is None:
+        return metrics
+    values = importance.detach()[scored].float().sort().values
+    metrics |= {"importance/mean": values.mean(), "importance/std": values.std(correction=0)}
+    for percent in (10, 50, 90):
+        metrics[f"importance/q{percent}"] = values[(len(values) - 1) * percent // 100]
+    return metrics
+
+
+def _twice(rows: Tensor) -> Tensor:
+    """The first half of the rows, twice over."""
+    half = rows[: len(rows) // 2]
+    return torch.cat([half, half])
 
 
 @dataclass(frozen=True)
 class CausalNLL:
     """The causal baseline's loss: its exact negative log-likelihood, nats per token. It draws nothing."""
 
-    def draw(self, batch_size: int, length: int, generator: torch.Generator) -> Draw:
+    def draw(self, batch_size: int, length: int, generator: torch.Generator, step: int = 0) -> Draw:
         empty = torch.zeros(batch_size, device=generator.device)
-        return Draw(empty, empty[:, None].expand(batch_size, length))
+        return Draw(empty, empty[:, None].expand(batch_size, length), step)
 
     def loss(
         self,
@@ -140,6 +328,8 @@ class CausalNLL:
         lengths: Int[Tensor, " batch"] | None,
         draw: Draw,  # noqa: ARG002
         num_tokens: float,
+        *,
+        measure: bool = False,  # noqa: ARG002
     ) -> TrainingLoss:
         total = causal_nll(model(x0), x0, lengths).sum() / num_tokens
         return TrainingLoss(total=total, terms={"nll": total.detach()})

@@ -112,6 +112,7 @@ def test_a_saved_model_gives_the_same_texts_and_scores_as_its_run(folder, lm, tm
         ".safetensors",
         ".json",
         ".yaml",
+        ".npy",
     }
     again = MaskedDiffusionLM.from_pretrained(tmp_path / "saved")
     assert again.generate(["a", ""], num_steps=8, seed=3) == lm.generate(["a", ""], num_steps=8, seed=3)

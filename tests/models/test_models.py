@@ -29,14 +29,14 @@ def test_each_preset_has_the_promised_number_of_parameters(preset):
     vocab_size, promised = SIZES[preset]
     config = load_config(preset)
     with torch.device("meta"):
-        network = build_model(config.model, vocab_size, config.data.length)
+        network = build_model(config, vocab_size)
     assert num_parameters(network) == promised
 
 
 def test_mdlms_published_ddit_has_its_169_6_million_parameters_shape_by_shape():
     config = load_config("mdlm-owt")
     with torch.device("meta"):
-        network = build_model(config.model, 50_257, 1024)
+        network = build_model(config, 50_257)
     shapes = {name: tuple(p.shape) for name, p in network.named_parameters()}
     assert shapes["embedding.weight"] == (50_258, 768)
     assert shapes["output.weight"] == (50_258, 768)

@@ -128,23 +128,25 @@ def evaluate_run(
 ) -> dict[str, Any]:
     """Score a data set, store the record as JSON (in the run's evals/ unless `file` says where), and return it."""
     from mdlm_atat.atomic import write_json
-    from mdlm_atat.evaluate.record import evaluation_record, unigram_record
+    from mdlm_atat.evaluate.record import evaluation_record, schedule_record, unigram_record
     from mdlm_atat.provenance import cpu
-    from mdlm_atat.train.run_folder import COUNTS_FILE, read_counts
 
     home = lm.home
     assert home is not None
-    found = lm.likelihood(
-        data,
-        num_draws=num_draws,
-        seed=seed,
-        batch_size=batch_size or lm.config.eval.batch_size,
-        on_progress=on_progress,
-    )
+    common: dict[str, Any] = {
+        "num_draws": num_draws,
+        "seed": seed,
+        "batch_size": batch_size or lm.config.eval.batch_size,
+        "on_progress": on_progress,
+    }
+    found = lm.likelihood(data, **common)
+    own = lm.schedule_draws(data, **common) if lm.kind == "masked" else None
+    masking = lm.config.masking
     record = evaluation_record(
         found,
         data,
-        unigram=unigram_record(data, read_counts(home)) if (home / COUNTS_FILE).exists() else None,
+        schedule=schedule_record(own, found, data, strategy=masking.strategy, is_bound=masking.is_bound),
+        unigram=None if lm.counts is None else unigram_record(data, lm.counts),
         step=lm.checkpoint.step if lm.checkpoint else None,
         checkpoint=lm.checkpoint.folder.name if lm.checkpoint else str(home),
         checkpoint_hash=lm.checkpoint.checksum() if lm.checkpoint else None,
@@ -166,22 +168,39 @@ def result_table(record: dict[str, Any]) -> list[str]:
     bits = plus_minus(record["bits_per_character"], record["standard_error_bits_per_character"])
     lines = [
         f"{'bound' if is_bound else 'exact':10} {plus_minus(record['nelbo_nats_per_token'], record['standard_error'])} "
-        f"nats per token, perplexity {'at most ' if is_bound else ''}{record['perplexity_per_token']:,.2f}",
+        f"nats per token, perplexity {'at most ' if is_bound else ''}{record['perplexity_per_token']:,.2f}"
+        + (" (PPL-U)" if is_bound else ""),
         f"{'':10} {record['nats_per_character']:.4f} nats and "
         f"{bits} bits per character, {record['bits_per_byte']:.4f} bits per "
         f"byte, perplexity per word {record['perplexity_per_word']:,.0f}",
+    ]
+    if is_bound:
+        lines += schedule_lines(record["schedule"])
+    if unigram is not None:
+        lines.append(
+            f"{'unigram':10} {plus_minus(unigram['nats_per_token'], unigram['standard_error'])} nats per token, "
+            f"{unigram['bits_per_character']:.4f} bits per character: the floor to beat"
+        )
+    return [
+        *lines,
         f"{'scored':10} {record['num_draws']:,} {'draws' if is_bound else 'sequences'} from {record['num_tokens']:,} "
         f"tokens, {record['num_characters']:,} characters ({record['split']}, seed {record['seed']}); "
         f"{machine['device']}, {machine['precision']}",
         f"{'stored':10} {record['file']}",
     ]
-    if unigram is not None:
-        floor = (
-            f"{'unigram':10} {plus_minus(unigram['nats_per_token'], unigram['standard_error'])} nats per token, "
-            f"{unigram['bits_per_character']:.4f} bits per character: the floor to beat"
-        )
-        lines.insert(2, floor)
-    return lines
+
+
+def schedule_lines(schedule: dict[str, Any] | None) -> list[str]:
+    """PPL-S, where it is another number than PPL-U, or why there is none."""
+    if schedule is None:
+        return [f"{'':10} no bound under its own masking schedule, which leaks what it hides: only PPL-U is reported"]
+    if schedule["strategy"] == "uniform":
+        return []
+    return [
+        f"{'schedule':10} {plus_minus(schedule['nelbo_nats_per_token'], schedule['standard_error'])} nats per token, "
+        f"perplexity at most {schedule['perplexity_per_token']:,.2f} (PPL-S), under its own masking schedule "
+        f"({schedule['strategy']}); predicting the rates costs {schedule['rate_nats_per_token']:.4f} of it"
+    ]
 
 
 def plus_minus(value: float, standard_error: float) -> str:

@@ -9,16 +9,18 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
 
+from mdlm_atat.atat.curriculum import Stage
+from mdlm_atat.atat.masking.rates import ExponentMasking
 from mdlm_atat.atomic import write_text
 from mdlm_atat.cli.eval import evaluate_run, result_table
-from mdlm_atat.config.build import build_model, build_objective, prepare_data
+from mdlm_atat.config.build import build_model, build_objective, own_schedule, prepare_data
 from mdlm_atat.config.schema import DataConfig, RunConfig
 from mdlm_atat.data.progress import Silent, TerminalProgress
 from mdlm_atat.data.sources import HUB_SETS
@@ -26,10 +28,11 @@ from mdlm_atat.data.tokenizers import HUB_NAMES
 from mdlm_atat.data.tokens import TokenDataset, batch_at
 from mdlm_atat.device import explain_out_of_memory
 from mdlm_atat.errors import UserError
-from mdlm_atat.evaluate.likelihood import draw_nll, exact_nll, in_every_unit
+from mdlm_atat.evaluate.likelihood import draw_nll, draw_schedule_nll, exact_nll, in_every_unit
 from mdlm_atat.evaluate.record import text_counts, unigram_record
 from mdlm_atat.lm import CausalLM, MaskedDiffusionLM, load_lm
 from mdlm_atat.models.ema import EMA
+from mdlm_atat.objective import MaskedDiffusion
 from mdlm_atat.provenance import code_version, commit
 from mdlm_atat.train.checkpoint import Checkpoint, newest_sound, save, tidy
 from mdlm_atat.train.engine import Engine
@@ -170,20 +173,29 @@ def assemble(
     """The objects of a run, fresh from the seed or as the checkpoint left them."""
     vocab_size = train_data.tokenizer.vocab_size
     torch.manual_seed(config.train.seed)
-    model = build_model(config.model, vocab_size, config.data.length)
+    counts = train_data.counts
+    model = build_model(config, vocab_size, counts)
+    objective = build_objective(config, vocab_size, counts, model)
+    curriculum = objective.curriculum if isinstance(objective, MaskedDiffusion) else None
     optimizer = make_optimizer(model, config.optim)
     wrapped, wrapped_optimizer = engine.setup(model, optimizer)
     ema = EMA(model, config.train.ema_decay)
     progress = Progress()
     if checkpoint is not None:
         checkpoint.load_training(model, ema, optimizer)
-        progress = from_state(checkpoint.state()["progress"])
+        state = checkpoint.state()
+        progress = from_state(state["progress"])
+        if curriculum is not None:
+            curriculum.load_state(state["curriculum"])
 
     def save_checkpoint(progress: Progress) -> None:
         engine.barrier()
         if engine.is_main:
             checkpoints = folder / "checkpoints"
             state = {"progress": as_state(progress), "machine": engine.describe()}
+            if curriculum is not None:
+                state["curriculum"] = curriculum.state()
+                state["stage"] = asdict(curriculum.stage(progress.step - 1))  # the last that was trained
             saved = save(checkpoints, step=progress.step, model=model, ema=ema, optimizer=optimizer, state=state)
             keep_interval_steps = config.train.keep_interval_steps
             tidy(checkpoints, newest=saved, best_step=progress.best_step, keep_interval_steps=keep_interval_steps)
@@ -196,7 +208,8 @@ def assemble(
         raw_model=model,
         optimizer=wrapped_optimizer,
         ema=ema,
-        objective=build_objective(config, vocab_size),
+        objective=objective,
+        curriculum=curriculum,
         batch_at=lambda step: batch_at(
             train_data,
             seed=config.train.seed,
@@ -205,7 +218,14 @@ def assemble(
             rank=engine.rank,
             num_ranks=engine.num_ranks,
         ),
-        evaluate=lambda: score_validation(config, engine, model, valid_data),
+        evaluate=lambda step: score_validation(
+            config,
+            engine,
+            model,
+            valid_data,
+            own_schedule(config, vocab_size, counts, model),
+            None if curriculum is None else curriculum.stage(step - 1),
+        ),
         save=save_checkpoint,
     )
     return training, progress
@@ -229,8 +249,16 @@ def start_record(training: Training, preset: str, train_data: TokenDataset, vali
     }
 
 
-def score_validation(config: RunConfig, engine: Engine, model: Any, data: TokenDataset) -> dict[str, float]:
-    """The validation bound under the names it is logged by, over all processes."""
+def score_validation(
+    config: RunConfig,
+    engine: Engine,
+    model: Any,
+    data: TokenDataset,
+    schedule: ExponentMasking | None,
+    stage: Stage | None,
+) -> dict[str, float]:
+    """The validation bounds under the names they are logged by, over all processes: under the uniform schedule, and
+    under the method's own where it has one."""
     common: dict[str, Any] = {
         "num_draws": config.eval.num_draws,
         "batch_size": config.eval.batch_size,
@@ -239,19 +267,30 @@ def score_validation(config: RunConfig, engine: Engine, model: Any, data: TokenD
         "num_ranks": engine.num_ranks,
         "gather": engine.gather,
     }
+    counts, mask_id = text_counts(data), data.tokenizer.mask_id
     # the raw model: the wrapped one would wait for processes that have nothing left to score
     with engine.autocast():
         if config.model.kind == "causal":
             found = exact_nll(model, data, **common)
         else:
-            found = draw_nll(model, data, mask_id=data.tokenizer.mask_id, **common).likelihood()
-    units = in_every_unit(found.nats_per_token, text_counts(data))
-    return {
-        "eval/nelbo_nats_per_token": found.nats_per_token,
-        "eval/standard_error": found.standard_error,
-        "eval/perplexity": units["perplexity_per_token"],
-        "eval/bits_per_character": units["bits_per_character"],
-    }
+            found = draw_nll(model, data, mask_id=mask_id, **common).likelihood()
+        units = in_every_unit(found.nats_per_token, counts)
+        values = {
+            "eval/nelbo_nats_per_token": found.nats_per_token,
+            "eval/standard_error": found.standard_error,
+            "eval/perplexity": units["perplexity_per_token"],
+            "eval/bits_per_character": units["bits_per_character"],
+        }
+        if schedule is not None:
+            own = draw_schedule_nll(model, data, masking=schedule, stage=stage, mask_id=mask_id, **common)
+            bound, error = own.nelbo()
+            values |= {
+                "eval/schedule_nelbo_nats_per_token": bound,
+                "eval/schedule_standard_error": error,
+                "eval/schedule_perplexity": in_every_unit(bound, counts)["perplexity_per_token"],
+                "eval/schedule_rate_nats": own.rate_nats()[0],
+            }
+    return values
 
 
 def finish(folder: Path, engine: Engine, config: RunConfig, valid_data: TokenDataset, say: Say) -> None:

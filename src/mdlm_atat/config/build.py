@@ -2,43 +2,196 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, assert_never
 
-from mdlm_atat.config.schema import DataConfig, ModelConfig, ObjectiveConfig, RunConfig
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mdlm_atat.atat.curriculum import (
+    Curriculum,
+    CurriculumScheduler,
+    DynamicCurriculumScheduler,
+    Stage,
+    three_stages,
+)
+from mdlm_atat.atat.masking.curriculum import CurriculumMasking
+from mdlm_atat.atat.masking.importance import AdaptiveMaskingScheduler
+from mdlm_atat.atat.masking.literal import LiteralMasking
+from mdlm_atat.atat.masking.position import PositionAwareMaskingScheduler, position_bias
+from mdlm_atat.atat.masking.rates import ExponentMasking, MaskingScheduler
+from mdlm_atat.atat.masking.uniform import UniformMasking
+from mdlm_atat.atat.prior import mean_importance, prior_importance
+from mdlm_atat.config.schema import CurriculumConfig, DataConfig, ImportanceConfig, ObjectiveConfig, RunConfig
 from mdlm_atat.data.prepare import ensure_prepared
 from mdlm_atat.data.progress import Progress
+from mdlm_atat.errors import UserError
 from mdlm_atat.models.ar import CausalTransformer
-from mdlm_atat.models.dit import ATATDiT
-from mdlm_atat.objective import CausalNLL, MaskedDiffusion, Objective
+from mdlm_atat.models.dit import ATATDiT, ImportanceParts
+from mdlm_atat.models.importance import AdaptiveImportanceEstimator, ImportanceEstimator
+from mdlm_atat.objective import CausalNLL, MaskedDiffusion, Objective, TimePlan
 from mdlm_atat.schedules import Cosine, Geometric, Linear, Polynomial, Schedule
-from mdlm_atat.time_sampling import BetaTime, TimeDensity, UniformTime, Weighting
+from mdlm_atat.time_sampling import BetaTime, TimeDensity, UniformTime, Weighting, WeightingKind
 
 
-def build_model(config: ModelConfig, vocab_size: int, max_length: int) -> ATATDiT | CausalTransformer:
-    """A network with fresh weights from torch's global generator."""
+def build_model(
+    config: RunConfig, vocab_size: int, counts: NDArray[np.int64] | None = None
+) -> ATATDiT | CausalTransformer:
+    """A network with fresh weights from torch's global generator. `counts`: how often each token occurs in the training
+    text; needed where importance has a prior."""
+    model, max_length = config.model, config.data.length
     shape: dict[str, Any] = {
-        "num_layers": config.num_layers,
-        "width": config.width,
-        "num_heads": config.num_heads,
-        "mlp_ratio": config.mlp_ratio,
-        "norm": config.norm,
-        "qk_norm": config.qk_norm,
-        "dropout": config.dropout,
-        "tied": config.tied,
+        "num_layers": model.num_layers,
+        "width": model.width,
+        "num_heads": model.num_heads,
+        "mlp_ratio": model.mlp_ratio,
+        "norm": model.norm,
+        "qk_norm": model.qk_norm,
+        "dropout": model.dropout,
+        "tied": model.tied,
     }
-    match config.kind:
+    match model.kind:
         case "masked":
             return ATATDiT(
                 vocab_size,
                 max_length,
                 **shape,
-                time_conditioning=config.time_conditioning,
-                time_width=config.time_width,
-                extra_outputs=config.extra_outputs,
+                time_conditioning=model.time_conditioning,
+                time_through=model.time_through,
+                time_width=model.time_width,
+                extra_outputs=model.extra_outputs,
+                importance=build_importance(config, vocab_size, counts),
+                predict_speed=config.masking.reads_importance and config.masking.is_bound,
+                position_table=config.masking.position == "table",
             )
         case "causal":
             return CausalTransformer(vocab_size, max_length, **shape)
+        case _:
+            assert_never(model.kind)
+
+
+def build_importance(config: RunConfig, vocab_size: int, counts: NDArray[np.int64] | None) -> ImportanceParts | None:
+    importance = config.importance
+    if importance.mode == "none":
+        return None
+
+    def make_estimator() -> ImportanceEstimator:
+        kind = AdaptiveImportanceEstimator if importance.time else ImportanceEstimator
+        return kind(
+            config.model.width,
+            config.data.length,
+            width=importance.width,
+            num_layers=importance.num_layers,
+            num_heads=importance.num_heads,
+        )
+
+    prior = None
+    if importance.mode != "learned_only":
+        by_token, mean = _prior(importance, vocab_size, counts)
+        prior = torch.cat([by_token, torch.tensor([mean])])
+    return ImportanceParts(make_estimator if importance.has_estimator else None, prior, importance.prior_share)
+
+
+def _prior(
+    config: ImportanceConfig, vocab_size: int, counts: NDArray[np.int64] | None
+) -> tuple[Float[Tensor, " vocab"], float]:
+    """Every token's importance by frequency, and its mean over the training text."""
+    if counts is None or len(counts) != vocab_size:
+        found = "none are stored with this model" if counts is None else f"those stored are of {len(counts)} tokens"
+        raise UserError(
+            f"importance.mode = {config.mode} needs the training counts of this tokenizer's {vocab_size} tokens, and "
+            f"{found}: restore counts.npy of the run, or use importance.mode = learned_only"
+        )
+    prior = prior_importance(counts, config.prior)
+    return prior, mean_importance(prior, counts)
+
+
+def build_masking(
+    config: RunConfig,
+    schedule: Schedule,
+    vocab_size: int,
+    counts: NDArray[np.int64] | None,
+    network: ATATDiT | None,
+) -> MaskingScheduler:
+    """The masking strategy. `network` holds the table of a learned one."""
+    masking = config.masking
+    bias = None
+    if masking.position in ("slope", "u_shape"):
+        bias = position_bias(masking.position, masking.position_strength, config.data.length)
+    match masking.strategy:
+        case "uniform":
+            return UniformMasking(schedule)
+        case "importance":
+            # the prior alone makes importance a function of the token: a constant center keeps the rates one too
+            by_token, mean = None, None
+            if config.importance.mode == "frequency_only":
+                by_token, mean = _prior(config.importance, vocab_size, counts)
+            return AdaptiveMaskingScheduler(
+                schedule,
+                masking.direction,
+                masking.temperature,
+                center=mean,
+                position_bias=bias,
+                token_importance=by_token if masking.logit_correction else None,
+            )
+        case "position":
+            assert masking.position != "none"
+            table = None if network is None else network.position_table
+            return PositionAwareMaskingScheduler(schedule, masking.position, masking.position_strength, table=table)
+        case "curriculum":
+            return CurriculumMasking(schedule, masking.temperature)
+        case "literal_importance" | "literal_curriculum":
+            return LiteralMasking(
+                schedule, masking.strategy, masking.direction, masking.temperature, position_bias=bias
+            )
+        case _:
+            assert_never(masking.strategy)
+
+
+def own_schedule(
+    config: RunConfig, vocab_size: int, counts: NDArray[np.int64] | None, network: ATATDiT | CausalTransformer
+) -> ExponentMasking | None:
+    """The masking that PPL-S is taken under, for `draw_schedule_nll`; None where the loss is no bound, or where it is
+    the uniform schedule, whose bound is PPL-U."""
+    if config.masking.strategy == "uniform" or not isinstance(network, ATATDiT):
+        return None
+    masking = build_masking(config, Linear(), vocab_size, counts, network)
+    return masking if isinstance(masking, ExponentMasking) else None
+
+
+def build_curriculum(config: CurriculumConfig, num_steps: int) -> Curriculum | None:
+    stages = three_stages(
+        ranges_low=config.ranges_low,
+        ranges_high=config.ranges_high,
+        temperatures=config.temperatures,
+        windows_low=config.windows_low,
+        windows_high=config.windows_high,
+        weight_in_range=config.weight_in_range,
+        time_sampling=config.time_sampling,
+        weighting=config.weighting,
+    )
+    match config.kind:
+        case "none":
+            return None
+        case "fixed":
+            return CurriculumScheduler(
+                stages, num_steps=num_steps, boundaries=config.boundaries, progress=config.progress
+            )
+        case "dynamic":
+            return DynamicCurriculumScheduler(
+                stages,
+                patience=config.patience,
+                min_steps=config.min_steps,
+                max_steps=config.max_steps,
+                smoothing=config.smoothing,
+                tolerance=config.tolerance,
+                setback=config.setback,
+            )
         case _:
             assert_never(config.kind)
 
@@ -69,12 +222,31 @@ def build_time_density(config: ObjectiveConfig) -> TimeDensity:
             assert_never(config.time_sampling)
 
 
-def build_objective(config: RunConfig, vocab_size: int) -> Objective:
-    if config.model.kind == "causal":
+def build_objective(
+    config: RunConfig, vocab_size: int, counts: NDArray[np.int64], network: ATATDiT | CausalTransformer
+) -> Objective:
+    if isinstance(network, CausalTransformer):
         return CausalNLL()
-    schedule, density = build_schedule(config.objective), build_time_density(config.objective)
-    weighting = Weighting(config.objective.weighting, schedule, density, config.objective.clip)
-    return MaskedDiffusion(schedule, density, weighting, mask_id=vocab_size)
+    schedule = build_schedule(config.objective)
+
+    @lru_cache(maxsize=8)  # a stage whose temperature moves has the same times
+    def plan(time_sampling: str, window: tuple[float, float], weighting: WeightingKind) -> TimePlan:
+        density = build_time_density(replace(config.objective, time_sampling=time_sampling, window=window))
+        return TimePlan(density, Weighting(weighting, schedule, density, config.objective.clip))
+
+    def time_plan(stage: Stage | None) -> TimePlan:
+        settings = config.objective if stage is None else stage
+        return plan(settings.time_sampling, settings.window, settings.weighting)
+
+    return MaskedDiffusion(
+        schedule,
+        time_plan,
+        mask_id=vocab_size,
+        masking=build_masking(config, schedule, vocab_size, counts, network),
+        importance_weight=config.importance.loss_weight if config.importance.has_estimator else 0.0,
+        through_bound=config.importance.through_bound,
+        curriculum=build_curriculum(config.curriculum, config.train.num_steps),
+    )
 
 
 def prepare_data(data: DataConfig, progress: Progress) -> Path:

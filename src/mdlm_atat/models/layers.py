@@ -97,11 +97,16 @@ class TimeEmbedding(nn.Module):
         self.out = nn.Linear(width, width)
 
     def forward(self, t: Float[Tensor, " batch"]) -> Float[Tensor, "batch time_width"]:
-        index = torch.arange(self.num_frequencies, device=t.device, dtype=torch.float32)
-        frequency = torch.exp(-math.log(10_000) * index / self.num_frequencies)
-        angle = 1000 * t.float()[:, None] * frequency  # t in [0, 1] spread over the range the frequencies were made for
-        features = torch.cat([angle.cos(), angle.sin()], dim=-1)
+        features = sinusoidal_features(t, self.num_frequencies)
         return F.silu(self.out(F.silu(self.up(features.to(self.up.weight.dtype)))))
+
+
+def sinusoidal_features(t: Float[Tensor, " batch"], num_frequencies: int) -> Float[Tensor, "batch features"]:
+    """cos and sin of 1000 t at geometrically falling frequencies, float32 (B, 2 num_frequencies)."""
+    index = torch.arange(num_frequencies, device=t.device, dtype=torch.float32)
+    frequency = torch.exp(-math.log(10_000) * index / num_frequencies)
+    angle = 1000 * t.float()[:, None] * frequency  # t in [0, 1] spread over the range the frequencies were made for
+    return torch.cat([angle.cos(), angle.sin()], dim=-1)
 
 
 class Block(nn.Module):

@@ -6,9 +6,9 @@ import logging
 import os
 import resource
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from lightning.fabric import Fabric
@@ -22,6 +22,17 @@ from mdlm_atat.provenance import cpu
 
 for _name in ("lightning.fabric", "lightning.pytorch"):  # they greet every run with hints about settings we chose
     logging.getLogger(_name).setLevel(logging.WARNING)
+
+
+class Applied(nn.Module):
+    """A model as a module that is called with what is to be done with it."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, function: Callable[[nn.Module], Any]) -> Any:
+        return function(self.model)
 
 
 class Engine:
@@ -54,8 +65,12 @@ class Engine:
         self.is_main: bool = self.rank == 0
 
     def setup(self, model: nn.Module, optimizer: Optimizer) -> tuple[nn.Module, Optimizer]:
-        """Move to the device and wrap for this precision and number of processes; the raw model shares its weights."""
-        wrapped, wrapped_optimizer = self._fabric.setup(model, optimizer)
+        """Move to the device and wrap for this precision and number of processes; the raw model shares its weights.
+
+        The wrapped module is called with a function of the raw model, `wrapped(lambda model: loss of model)`, so that
+        all a loss asks of a model, however often, is one forward pass to the engine.
+        """
+        wrapped, wrapped_optimizer = self._fabric.setup(Applied(model), optimizer)
         return wrapped, wrapped_optimizer
 
     def autocast(self) -> AbstractContextManager[None]:

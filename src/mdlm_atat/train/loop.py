@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from mdlm_atat.atat.curriculum import Curriculum
 from mdlm_atat.config.schema import RunConfig
 from mdlm_atat.errors import UserError
 from mdlm_atat.models.ema import EMA
-from mdlm_atat.objective import Objective, TrainingLoss
+from mdlm_atat.objective import Draw, Objective, TrainingLoss
 from mdlm_atat.train.engine import Engine
 from mdlm_atat.train.log import ProgressLine, Writer
 from mdlm_atat.train.optim import learning_rate
@@ -50,10 +51,12 @@ class Training:
     ema: EMA
     objective: Objective
     batch_at: BatchAt
-    evaluate: Callable[[], dict[str, float]]
-    """Scores self.model, which holds the averaged weights while it runs; must return the key
-    `eval/nelbo_nats_per_token`."""
+    evaluate: Callable[[int], dict[str, float]]
+    """Scores the raw model after so many steps, which holds the averaged weights while it runs; must return the key
+    `eval/nelbo_nats_per_token`, and `eval/schedule_nelbo_nats_per_token` where the method has a schedule of its own."""
     save: Callable[[Progress], None]
+    curriculum: Curriculum | None = None
+    """Whose stage the objective follows; told the loss now and then."""
     writers: Sequence[Writer] = ()
     line: ProgressLine | None = None
     should_stop: Callable[[], str | None] = lambda: None
@@ -74,7 +77,8 @@ def train(run: Training, progress: Progress) -> str | None:
         lr = learning_rate(progress.step, config.num_steps, run.config.optim)
         for group in run.optimizer.param_groups:
             group["lr"] = lr
-        loss, num_tokens = forward_backward(run, progress.step)
+        log_now = is_due(progress.step + 1, config.log_interval_steps, config.num_steps)
+        loss, num_tokens = forward_backward(run, progress.step, measure=log_now)
         grad_norm = clip_gradients(run.raw_model, run.config.optim.grad_clip)
         run.optimizer.step()
         run.optimizer.zero_grad(set_to_none=True)
@@ -85,15 +89,10 @@ def train(run: Training, progress: Progress) -> str | None:
         progress.num_tokens += num_tokens
         if run.ema.decay > 0:
             run.ema.update(run.raw_model, progress.step)
+        observe_loss(run, progress.step, loss)
 
-        log_now, evaluate_now, save_now = (
-            progress.step == config.num_steps or progress.step % interval_steps == 0
-            for interval_steps in (
-                config.log_interval_steps,
-                config.eval_interval_steps,
-                config.checkpoint_interval_steps,
-            )
-        )
+        evaluate_now = is_due(progress.step, config.eval_interval_steps, config.num_steps)
+        save_now = is_due(progress.step, config.checkpoint_interval_steps, config.num_steps)
         waits_now = log_now or evaluate_now or save_now
         if waits_now or engine.num_ranks == 1:  # many processes agree to stop only where they wait for each other
             reason = agreed_reason(run)
@@ -115,6 +114,17 @@ def train(run: Training, progress: Progress) -> str | None:
     return reason
 
 
+def is_due(step: int, interval_steps: int, num_steps: int) -> bool:
+    return step == num_steps or step % interval_steps == 0
+
+
+def observe_loss(run: Training, step: int, loss: TrainingLoss) -> None:
+    """Tell a curriculum that goes by the loss; only there does the loop wait for the number."""
+    config = run.config.curriculum
+    if run.curriculum is not None and config.kind == "dynamic" and step % config.interval_steps == 0:
+        run.curriculum.observe(step, run.engine.mean(loss.terms["diffusion"]).item())
+
+
 @dataclass
 class Lap:
     """Clock readings between two log lines."""
@@ -127,6 +137,7 @@ class Lap:
 def log_step(run: Training, progress: Progress, lap: Lap, loss: TrainingLoss, lr: float, grad_norm: Tensor) -> None:
     total = run.engine.mean(loss.total).item()
     terms = {f"train/{name}": run.engine.mean(value).item() for name, value in loss.terms.items()}
+    terms |= {name: run.engine.mean(value).item() for name, value in loss.metrics.items()}
     now_s = time.perf_counter()  # the device is done with the step: its loss was read
     tokens_per_s = (progress.num_tokens - lap.since_tokens) / (now_s - lap.since_s)
     lap.since_s, lap.since_tokens = now_s, progress.num_tokens
@@ -145,9 +156,9 @@ def log_step(run: Training, progress: Progress, lap: Lap, loss: TrainingLoss, lr
         run.line.update(progress.step, total, tokens_per_s)
 
 
-def forward_backward(run: Training, step: int) -> tuple[TrainingLoss, int]:
+def forward_backward(run: Training, step: int, *, measure: bool = False) -> tuple[TrainingLoss, int]:
     """Gradients of one batch, over micro-batches and processes; the loss of this process's rows and the
-    batch's tokens."""
+    batch's tokens. `measure`: the loss's metrics too."""
     config, engine = run.config.train, run.engine
     ids, row_lengths = run.batch_at(step)
     x0, lengths = torch.from_numpy(ids).to(engine.device), torch.from_numpy(row_lengths).to(engine.device)
@@ -158,7 +169,7 @@ def forward_backward(run: Training, step: int) -> tuple[TrainingLoss, int]:
     torch.manual_seed(step_seed(seed, engine.rank))  # dropout: another mask in each process
     generator = torch.Generator(engine.device).manual_seed(seed)
     # for the rows of all processes: any number of them draws alike
-    draw = run.objective.draw(config.batch_size, x0.shape[1], generator)
+    draw = run.objective.draw(config.batch_size, x0.shape[1], generator, step)
     draw = draw[slice(engine.rank * len(x0), (engine.rank + 1) * len(x0))]
 
     rows_per_part = len(x0) // config.num_micro_batches
@@ -168,17 +179,31 @@ def forward_backward(run: Training, step: int) -> tuple[TrainingLoss, int]:
         more = start + rows_per_part < len(x0)
         with engine.accumulate(run.model, more):
             # gradients are averaged over processes, so each divides by its mean share of the tokens
-            part = run.objective.loss(
-                run.model,
+            part = loss_of_rows(
+                run,
                 x0[rows],
                 lengths[rows] if is_padded else None,
                 draw[rows],
                 num_tokens / engine.num_ranks,
+                measure,
             )
             engine.backward(part.total)
         parts.append(part)
     terms = {name: torch.stack([part.terms[name] for part in parts]).sum() for name in parts[0].terms}
-    return TrainingLoss(torch.stack([part.total.detach() for part in parts]).sum(), terms), num_tokens
+    metrics = {name: torch.stack([part.metrics[name] for part in parts]).mean() for name in parts[0].metrics}
+    return TrainingLoss(torch.stack([part.total.detach() for part in parts]).sum(), terms, metrics), num_tokens
+
+
+def loss_of_rows(
+    run: Training, x0: Tensor, lengths: Tensor | None, draw: Draw, num_tokens: float, measure: bool
+) -> TrainingLoss:
+    """The objective of some rows, in one forward pass of the wrapped model."""
+
+    def parts(model: nn.Module) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+        loss = run.objective.loss(model, x0, lengths, draw, num_tokens, measure=measure)
+        return loss.total, loss.terms, loss.metrics
+
+    return TrainingLoss(*run.model(parts))
 
 
 def clip_gradients(model: nn.Module, largest_norm: float) -> Tensor:
@@ -187,19 +212,21 @@ def clip_gradients(model: nn.Module, largest_norm: float) -> Tensor:
 
 
 def evaluate(run: Training, progress: Progress) -> bool:
-    """Score the averaged weights; whether they are the best so far."""
+    """Score the averaged weights; whether they are the best so far, by the bound under the method's own schedule."""
     run.raw_model.eval()
     with run.ema.swapped_in(run.raw_model):
-        values = run.evaluate()
+        values = run.evaluate(progress.step)
     run.raw_model.train()
-    bound = values["eval/nelbo_nats_per_token"]
+    own = "schedule_" if "eval/schedule_nelbo_nats_per_token" in values else ""
+    bound = values[f"eval/{own}nelbo_nats_per_token"]
     is_best = bound < progress.best_bound
     if is_best:
         progress.best_bound, progress.best_step = bound, progress.step
     write(run, progress.step, {**values, "elapsed_s": progress.elapsed_s})
     if run.line is not None:
-        error = values["eval/standard_error"]
-        run.line.say(f"step {progress.step}: validation {bound:.4f} ± {error:.4f} nats/token")
+        error = values[f"eval/{own}standard_error"]
+        uniform = f" (uniform schedule {values['eval/nelbo_nats_per_token']:.4f})" if own else ""
+        run.line.say(f"step {progress.step}: validation {bound:.4f} ± {error:.4f} nats/token{uniform}")
     return is_best
 
 

@@ -85,8 +85,10 @@ def write_config(folder: Path, config: RunConfig) -> None:
     save_config(replace(config, train=replace(config.train, max_minutes=0.0)), folder / "config.yaml")
 
 
-def read_counts(folder: Path) -> NDArray[np.int64]:
-    """How often each token occurs in a run's training text."""
+def read_counts(folder: Path) -> NDArray[np.int64] | None:
+    """How often each token occurs in the training text of the model in a folder; None where that is not stored."""
+    if not (folder / COUNTS_FILE).exists():
+        return None
     try:
         return np.load(folder / COUNTS_FILE, allow_pickle=False)
     except (ValueError, EOFError) as error:

@@ -1,0 +1,1 @@
+"""Masking strategies, one a file: `rates.MaskingScheduler` says what a strategy is."""
