@@ -149,6 +149,8 @@ class MaskedDiffusion:
     masking: MaskingScheduler
     importance_weight: float = 0.0
     """Weight of the importance loss; 0 where there is no estimator."""
+    importance_share: float = 1.0
+    """Share of the rows that the estimator is trained on."""
     through_bound: bool = False
     """Train what drives the masking through the bound too: each sequence is masked twice (RLOO)."""
     curriculum: Curriculum | None = None
@@ -176,7 +178,7 @@ class MaskedDiffusion:
         if self.through_bound:
             x0, lengths, t = _twice(x0), None if lengths is None else _twice(lengths), _twice(t)
         scored = torch.ones_like(x0, dtype=torch.bool) if lengths is None else scored_positions(lengths, x0.shape[1])
-        score, importance = self._importance(model, x0, lengths)  # (B, L), of the clean text
+        importance = self._importance(model, x0, lengths)  # (B, L), of the clean text
         rates = self.masking(t, importance, scored, stage)  # (B, L)
         is_masked = mask_independently(draw.uniform, rates.mask_rate.detach(), scored)  # (B, L)
         z_t = hide(x0, is_masked, self.mask_id)  # (B, L)
@@ -197,33 +199,29 @@ class MaskedDiffusion:
         total = total / num_tokens
         terms = {name: term.detach() / num_tokens for name, term in terms.items()}
         metrics: dict[str, Tensor] = {}
-        if score is not None:
-            score_masked = model.importance_score(z_t, told, lengths)  # (B, L)
-            target = standardised(nll.detach(), is_masked)
+        if self.importance_weight > 0:
+            rows = slice(max(1, round(self.importance_share * len(x0))))
+            error, metrics = importance_loss(
+                model, x0[rows], z_t[rows], told[rows], None if lengths is None else lengths[rows], nll[rows].detach()
+            )
             share = scored.sum() / num_tokens  # of the batch: the mean over micro-batches weighs each by its tokens
-            error = importance_error(score, target, is_masked) + importance_error(score_masked, target, is_masked)
             total = total + self.importance_weight * share * error
             terms["importance"] = (share * error).detach()
-            if measure:
-                metrics["importance/correlation"] = correlation(score.detach(), target, is_masked)
-                metrics["importance/correlation_masked_input"] = correlation(score_masked.detach(), target, is_masked)
-        if measure:
+        if not measure:
+            metrics = {}
+        else:
             metrics |= masking_metrics(rates, is_masked, scored, importance)
             if stage is not None:
                 metrics["curriculum/stage"] = torch.full((), float(stage.index), device=x0.device)
                 metrics["curriculum/temperature"] = torch.full((), stage.temperature, device=x0.device)
         return TrainingLoss(total, terms, metrics)
 
-    def _importance(
-        self, model: Any, x0: Tensor, lengths: Tensor | None
-    ) -> tuple[Float[Tensor, "batch length"] | None, Float[Tensor, "batch length"] | None]:
-        """The estimator's score and the importance of the clean text; the gradient reaches importance through the bound
-        only if it is asked to."""
+    def _importance(self, model: Any, x0: Tensor, lengths: Tensor | None) -> Float[Tensor, "batch length"] | None:
+        """Importance of the clean text; with a gradient only if it is to come through the bound."""
         if not (self.masking.needs_importance or self.importance_weight > 0):
-            return None, None
-        score = model.importance_score(x0, torch.zeros(len(x0), device=x0.device), lengths)
-        driving = score if self.through_bound or score is None else score.detach()
-        return score, model.importance(x0, driving)
+            return None
+        with torch.set_grad_enabled(self.through_bound and torch.is_grad_enabled()):
+            return model.importance(x0, model.importance_score(x0, torch.zeros(len(x0), device=x0.device), lengths))
 
 
 def denoise_under(
@@ -256,6 +254,27 @@ def leave_one_out(row_loss: Float[Tensor, " batch"], log_prob: Float[Tensor, " b
     log_1, log_2 = log_prob.chunk(2)
     surrogate = ((loss_1 - loss_2) * (log_1 - log_2)).sum()
     return surrogate - surrogate.detach()
+
+
+def importance_loss(
+    model: Any,
+    x0: Int[Tensor, "batch length"],
+    z_t: Int[Tensor, "batch length"],
+    told: Float[Tensor, " batch"],
+    lengths: Int[Tensor, " batch"] | None,
+    nll: Float[Tensor, "batch length"],
+) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
+    """Mean squared error of the estimator's scores against the standardised losses of the masked tokens: of the clean
+    input (t = 0), which drives the masking, and of the masked one, for samplers. And both correlations."""
+    is_masked = z_t != x0
+    target = standardised(nll, is_masked)
+    clean = model.importance_score(x0, torch.zeros(len(x0), device=x0.device), lengths)  # (B, L)
+    masked = model.importance_score(z_t, told, lengths)  # (B, L)
+    error = importance_error(clean, target, is_masked) + importance_error(masked, target, is_masked)
+    return error, {
+        "importance/correlation": correlation(clean.detach(), target, is_masked),
+        "importance/correlation_masked_input": correlation(masked.detach(), target, is_masked),
+    }
 
 
 def standardised(

@@ -158,7 +158,10 @@ def test_a_mistake_that_was_inherited_names_the_file_that_holds_it(write):
         ("batch_size: 3", "batch_size: unknown key; did you mean train.batch_size or eval.batch_size?"),
         ("eval: {qqq: 3}", "eval.qqq: unknown key; eval has num_draws, final_num_draws, batch_size"),
         ("bas: char", "bas: unknown key; did you mean base?"),
-        ("3: 4", "3: unknown key; sections are data, model, objective, importance, masking, curriculum, optim, train, eval"),
+        (
+            "3: 4",
+            "3: unknown key; sections are data, model, objective, importance, masking, curriculum, optim, train, eval",
+        ),
         ("base: 3", "base: expected a preset's name or a path, found 3"),
         ("- 3", "expected sections of settings (data, model, train, ...), found [3]"),
         ("", "the file is empty"),

@@ -35,7 +35,7 @@ from mdlm_atat.models.ema import EMA
 from mdlm_atat.objective import MaskedDiffusion
 from mdlm_atat.provenance import code_version, commit
 from mdlm_atat.train.checkpoint import Checkpoint, newest_sound, save, tidy
-from mdlm_atat.train.engine import Engine
+from mdlm_atat.train.engine import Engine, compile_blocks
 from mdlm_atat.train.log import ProgressLine, check_installed, open_writers
 from mdlm_atat.train.loop import Progress, Training, as_state, from_state, train
 from mdlm_atat.train.optim import make_optimizer
@@ -175,6 +175,8 @@ def assemble(
     torch.manual_seed(config.train.seed)
     counts = train_data.counts
     model = build_model(config, vocab_size, counts)
+    if config.train.compile:
+        compile_blocks(model)
     objective = build_objective(config, vocab_size, counts, model)
     curriculum = objective.curriculum if isinstance(objective, MaskedDiffusion) else None
     optimizer = make_optimizer(model, config.optim)

@@ -6,12 +6,13 @@ import argparse
 import time
 from pathlib import Path
 
-from mdlm_atat.config.files import describe_presets, load_config, override, split_flags
+from mdlm_atat.config.files import describe_methods, describe_presets, load_config, override, split_flags
 from mdlm_atat.errors import UserError
 
 
 def make_parser() -> argparse.ArgumentParser:
     presets = "\n".join(f"  {name:12} {text}" for name, text in describe_presets().items())
+    methods = "\n".join(f"  {name:18} {text}" for name, text in describe_methods().items())
     parser = argparse.ArgumentParser(
         prog="atat train",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -19,15 +20,20 @@ def make_parser() -> argparse.ArgumentParser:
         epilog=f"""presets:
 {presets}
 
+methods:
+{methods}
+
 examples:
   atat train demo                                  Shakespeare, on a laptop, in minutes
   atat train char --data.source mine.txt           your own text
+  atat train char --method atat                    adaptive masking, on the same preset
   atat train char --optim.lr 3e-4 --train.num_steps 2000
   atat train char --settings                       every setting of a preset, with its flag and meaning
   torchrun --nproc-per-node 8 -m mdlm_atat train small    8 GPUs of one machine
 """,
     )
     parser.add_argument("preset", nargs="?", help="a preset's name, a YAML file, or a run folder to repeat")
+    parser.add_argument("--method", help="a training method's name, or a YAML file (default: as the preset says)")
     parser.add_argument("--out", type=Path, help="run folder (default: runs/PRESET-DATE-TIME)")
     parser.add_argument("--resume", type=Path, metavar="RUN", help="continue a run from its newest checkpoint")
     parser.add_argument("--max-minutes", "--max_minutes", type=float, help="the same as --train.max_minutes")
@@ -48,7 +54,9 @@ def main(argv: list[str]) -> int:
     name = str(arguments.resume or arguments.preset)
     if arguments.resume is not None and not arguments.resume.is_dir():
         raise UserError(f"--resume: there is no run folder {arguments.resume}")
-    before = load_config(name)
+    if arguments.resume is not None and arguments.method is not None:
+        parser.error("a resumed run keeps its method: leave out --method")
+    before = load_config(name, arguments.method)
     config = override(before, dotted, prog=f"atat train {name}")
     if arguments.resume is not None and arguments.out is not None:
         parser.error("a resumed run stays in its folder: leave out --out")
@@ -57,5 +65,7 @@ def main(argv: list[str]) -> int:
 
     if arguments.resume is not None:
         return run(config, arguments.resume, resumed_from=before, preset=name)
-    out = arguments.out or Path("runs") / f"{Path(name).stem}-{time.strftime('%Y%m%d-%H%M%S')}"
-    return run(config, out, resumed_from=None, preset=name)
+    stem = "-".join(Path(part).stem for part in (name, arguments.method) if part is not None)
+    out = arguments.out or Path("runs") / f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+    preset = name if arguments.method is None else f"{name} --method {arguments.method}"
+    return run(config, out, resumed_from=None, preset=preset)

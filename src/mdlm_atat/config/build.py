@@ -244,6 +244,7 @@ def build_objective(
         mask_id=vocab_size,
         masking=build_masking(config, schedule, vocab_size, counts, network),
         importance_weight=config.importance.loss_weight if config.importance.has_estimator else 0.0,
+        importance_share=config.importance.train_share,
         through_bound=config.importance.through_bound,
         curriculum=build_curriculum(config.curriculum, config.train.num_steps),
     )

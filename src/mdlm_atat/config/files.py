@@ -28,12 +28,15 @@ Tree = dict[Any, Any]  # a file's keys are whatever a person wrote
 Mistake = tuple[str, str]  # (dotted path, what is wrong); no path where the message names its fields itself
 
 
-def load_config(name_or_path: str) -> RunConfig:
+def load_config(name_or_path: str, method: str | None = None) -> RunConfig:
     """Read a preset, a YAML file or the configuration of a run folder, with the files that it builds on.
 
-    Raises UserError with every mistake at once, a line each with its dotted path.
+    `method`: a training method's name, or a YAML file that begins with `base: METHOD`; what it says goes over the
+    preset. Raises UserError with every mistake at once, a line each with its dotted path.
     """
-    layers = _read_layers(name_or_path)
+    layers = _read_layers(name_or_path, PRESETS)
+    if method is not None:
+        layers = _read_layers(method, METHODS) + layers
     tree: Tree = {}
     for _, layer in reversed(layers):
         tree = _merge(tree, layer)
@@ -66,16 +69,22 @@ def save_config(config: RunConfig, path: str | Path) -> None:
 
 def preset_names() -> list[str]:
     """Names that `load_config` knows without a path."""
-    names = [preset.name for preset in _preset_folder().iterdir()]
-    return sorted(name.removesuffix(".yaml") for name in names if name.endswith(".yaml"))
+    return _names(PRESETS)
+
+
+def method_names() -> list[str]:
+    """Training methods that `load_config` knows without a path."""
+    return _names(METHODS)
 
 
 def describe_presets() -> dict[str, str]:
     """What each preset is for: the first line of its file's comment."""
-    return {
-        name: (_preset_folder() / f"{name}.yaml").read_text(encoding="utf-8").partition("\n")[0].lstrip("# ")
-        for name in preset_names()
-    }
+    return _first_lines(PRESETS)
+
+
+def describe_methods() -> dict[str, str]:
+    """What each training method is: the first line of its file's comment."""
+    return _first_lines(METHODS)
 
 
 def split_flags(argv: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -170,14 +179,30 @@ def _print_help(config: RunConfig, prog: str) -> None:
 # --- files
 
 
-def _preset_folder() -> Traversable:
-    return files("mdlm_atat.config") / "presets"
+PRESETS, METHODS = "presets", "methods"  # folders of this package
 
 
-def _locate(name: str, folder: Path) -> tuple[str, Traversable]:
+def _shipped(kind: str) -> Traversable:
+    return files("mdlm_atat.config") / kind
+
+
+def _names(kind: str) -> list[str]:
+    names = [file.name for file in _shipped(kind).iterdir()]
+    return sorted(name.removesuffix(".yaml") for name in names if name.endswith(".yaml"))
+
+
+def _first_lines(kind: str) -> dict[str, str]:
+    return {
+        name: (_shipped(kind) / f"{name}.yaml").read_text(encoding="utf-8").partition("\n")[0].lstrip("# ")
+        for name in _names(kind)
+    }
+
+
+def _locate(name: str, folder: Path, kind: str) -> tuple[str, Traversable]:
     """Find the file behind a name, and what to call it in a message; paths are relative to `folder`."""
-    if name in preset_names():
-        return f"preset {name}", _preset_folder() / f"{name}.yaml"
+    known, word = _names(kind), kind.removesuffix("s")
+    if name in known:
+        return f"{word} {name}", _shipped(kind) / f"{name}.yaml"
     path = folder / name
     if path.is_dir():
         path = path / "config.yaml"
@@ -188,18 +213,18 @@ def _locate(name: str, folder: Path) -> tuple[str, Traversable]:
     if "/" in name or name.endswith((".yaml", ".yml")):
         raise UserError(f"there is no file or run folder {path}")
     raise UserError(
-        f"unknown preset {name!r}{_closest(name, preset_names())}\n"
-        f"presets: {', '.join(preset_names())}; a YAML file or a run folder will do as well"
+        f"unknown {word} {name!r}{_closest(name, known)}\n"
+        f"{kind}: {', '.join(known)}; a YAML file{' or a run folder' if kind == PRESETS else ''} will do as well"
     )
 
 
-def _read_layers(name: str) -> list[tuple[str, Tree]]:
+def _read_layers(name: str, kind: str) -> list[tuple[str, Tree]]:
     """Read a file and all that it builds on through `base:`, nearest first."""
     layers: list[tuple[str, Tree]] = []
     seen: list[Traversable] = []
     folder = Path()
     while True:
-        label, source = _locate(name, folder)
+        label, source = _locate(name, folder, kind)
         if isinstance(source, Path):
             folder = source.parent
             source = source.resolve()

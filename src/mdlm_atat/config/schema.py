@@ -136,6 +136,8 @@ class ImportanceConfig:
     """Attention heads of the estimator; must divide width."""
     loss_weight: float = 0.1
     """Weight of the estimator's own loss, which trains nothing else."""
+    train_share: float = 0.25
+    """Share of a batch's sequences that the estimator is trained on; it needs fewer than the denoiser."""
     through_bound: bool = False
     """Train what drives the masking through the bound too (RLOO): every sequence is masked twice, so a step sees half
     as many."""
@@ -150,6 +152,8 @@ class ImportanceConfig:
                 f"{max(1, self.width // (2 * self.num_heads)) * 2 * self.num_heads}"
             )
         _probability("importance.prior_share", self.prior_share)
+        if not 0 < self.train_share <= 1:
+            raise UserError(f"importance.train_share is {self.train_share}, expected above 0 and at most 1")
         if self.loss_weight <= 0:
             raise UserError(f"importance.loss_weight is {self.loss_weight}, expected above 0, e.g. 0.1")
 
@@ -325,6 +329,8 @@ class TrainConfig:
     """Gradient accumulation: parts into which each process cuts its share of a batch."""
     precision: Literal["auto", "float32", "bf16"] = "auto"
     """Arithmetic of the network; auto is bf16 on a GPU that has it and float32 elsewhere. Weights stay float32."""
+    compile: bool = False
+    """Compile the transformer blocks (torch.compile): faster steps on a GPU, after a minute."""
     deterministic: bool = True
     """Repeat a run bit for bit on a GPU too, by its slower deterministic kernels; on a CPU it is so anyway."""
     seed: int = 0

@@ -29,6 +29,7 @@ RESUMABLE = {
     "train.num_steps",
     "train.num_micro_batches",
     "train.precision",
+    "train.compile",
     "train.deterministic",
     "train.log_interval_steps",
     "train.eval_interval_steps",
@@ -43,7 +44,13 @@ RESUMABLE = {
     "eval.sample_steps",
 }
 """Settings that a resumed run may change: they alter neither the weights' shapes nor the order of the data."""
-EXACT = RESUMABLE - {"train.num_steps", "train.num_micro_batches", "train.precision", "train.deterministic"}
+EXACT = RESUMABLE - {
+    "train.num_steps",
+    "train.num_micro_batches",
+    "train.precision",
+    "train.compile",
+    "train.deterministic",
+}
 """Of these, the ones that leave the remaining steps the same bit for bit."""
 
 

@@ -106,11 +106,13 @@ class AdaptiveMaskingScheduler(ExponentMasking):
     def token_correction(
         self, t: Float[Tensor, " batch"], stage: Stage | None = None
     ) -> Float[Tensor, "batch vocab"] | None:
-        """w_v log mask_rate(t): how much less likely a masked token is to be v than under uniform masking."""
+        """log w_v + w_v log mask_rate(t): how much less likely the token revealed at t is to be v than under uniform
+        masking. Masked at t is evidence mask_rate ** w_v about it, and revealed just then, w_v."""
         if self.token_importance is None:
             return None
         every_token = self.token_importance.to(t.device)[None, :].expand(len(t), -1)
-        return self(t, every_token, torch.ones_like(every_token, dtype=torch.bool), stage).mask_rate.log()
+        rates = self(t, every_token, torch.ones_like(every_token, dtype=torch.bool), stage)
+        return rates.speed.log() + rates.mask_rate.log()
 
     def _biased(self, log_exponent: Float[Tensor, "batch length"]) -> Float[Tensor, "batch length"]:
         if self.position_bias is None:

@@ -101,7 +101,7 @@ class ExponentMasking(ABC):
         t: Float[Tensor, " batch"],  # noqa: ARG002
         stage: Stage | None = None,  # noqa: ARG002
     ) -> Float[Tensor, "batch vocab"] | None:
-        """log of the mask rate by token identity, to be added to the logits of a denoiser that models the uniform
+        """log (speed * mask rate) by token identity, to be added to the logits of a denoiser that models the uniform
         schedule; None where the rates depend on more than the token itself, or on nothing hidden."""
         return None
 
