@@ -50,8 +50,8 @@ def make_training(config: RunConfig, engine: Engine) -> Training:
         ema=EMA(model, config.train.ema_decay),
         objective=build_objective(config, vocab_size, counts, model),
         batch_at=lambda step: (batches[step % len(batches)], lengths),
-        evaluate=lambda step: {},
-        save=lambda progress: None,
+        evaluate=lambda _: {},
+        save=lambda _: None,
     )
 
 

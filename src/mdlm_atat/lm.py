@@ -22,13 +22,15 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mdlm_atat.atat.curriculum import Stage
+from mdlm_atat.atat.masking.rates import ExponentMasking
 from mdlm_atat.atomic import write_json
-from mdlm_atat.config.build import build_model, build_schedule, own_schedule
+from mdlm_atat.config.build import build_masking, build_model, build_schedule, own_schedule
 from mdlm_atat.config.files import load_config, save_config
 from mdlm_atat.config.schema import RunConfig
 from mdlm_atat.data.tokenizers import Tokenizer, load_tokenizer
 from mdlm_atat.device import Precision, choose_device, choose_precision
 from mdlm_atat.errors import UserError
+from mdlm_atat.evaluate.inspection import DEFAULT_TIMES, Inspection, check_inspection, inspect_rows
 from mdlm_atat.evaluate.likelihood import (
     Likelihood,
     OnProgress,
@@ -40,11 +42,14 @@ from mdlm_atat.evaluate.likelihood import (
 )
 from mdlm_atat.models.ar import CausalTransformer
 from mdlm_atat.models.dit import ATATDiT
+from mdlm_atat.objective import denoise_under
 from mdlm_atat.samplers.ancestral import Ancestral
 from mdlm_atat.samplers.canvas import Canvas
 from mdlm_atat.samplers.causal import LeftToRight, as_denoiser
 from mdlm_atat.samplers.draw import TokenDraw
+from mdlm_atat.samplers.follow_rates import FollowRates
 from mdlm_atat.samplers.loop import OnStep, StepRule, sample
+from mdlm_atat.schedules import Linear
 from mdlm_atat.train.checkpoint import Checkpoint, find_fault, load_weights, newest_sound, write_checksums
 from mdlm_atat.train.run_folder import COUNTS_FILE, read_counts
 
@@ -252,7 +257,7 @@ class LanguageModel(ABC):
     @abstractmethod
     def _sampler(
         self, length: int, num_steps: int, draw: TokenDraw, cache: bool
-    ) -> tuple[StepRule, Callable[..., Tensor]]: ...
+    ) -> tuple[StepRule, Callable[..., Any]]: ...
 
     def _checked_length(self, length: int | None) -> int:
         if length is None:
@@ -270,7 +275,8 @@ class LanguageModel(ABC):
 
 
 class MaskedDiffusionLM(LanguageModel):
-    """A masked diffusion language model: `generate` unmasks by ancestral sampling, `score` estimates the bound."""
+    """A masked diffusion language model: `generate` unmasks by ancestral sampling, at the rates of the model's own
+    masking schedule where it has one; `score` estimates the bound under the uniform schedule."""
 
     kind = "masked"
     network: ATATDiT
@@ -297,11 +303,82 @@ class MaskedDiffusionLM(LanguageModel):
             )
         return draws.likelihood()
 
+    def inspect(
+        self,
+        text: str,
+        *,
+        times: Sequence[float] = DEFAULT_TIMES,
+        num_draws: int = 4,
+        seed: int = 0,
+        batch_size: int = 64,
+        on_progress: OnProgress | None = None,
+    ) -> Inspection:
+        """Every token's importance, and what it costs when it is masked at each of `times`.
+
+        A text longer than the model's length is cut into independent pieces. Raises UserError for an empty text, for
+        times outside (0, 1] and for a model without importance.
+        """
+        check_inspection(times, num_draws)
+        tokens = self.tokenizer.encode(text)
+        if not tokens:
+            raise UserError("the text is empty: there is nothing to inspect")
+        pieces = Pieces(tokens, self.max_length)
+        ids, lengths = pieces.evaluation_rows(np.arange(pieces.num_evaluation_rows))
+        return self.inspect_rows(
+            ids,
+            lengths,
+            times=times,
+            num_draws=num_draws,
+            seed=seed,
+            batch_size=batch_size,
+            on_progress=on_progress,
+        )
+
+    def inspect_rows(
+        self,
+        ids: NDArray[np.int64],
+        lengths: NDArray[np.int64],
+        *,
+        times: Sequence[float] = DEFAULT_TIMES,
+        num_draws: int = 4,
+        seed: int = 0,
+        batch_size: int = 64,
+        on_progress: OnProgress | None = None,
+    ) -> Inspection:
+        """The same of rows of tokens, padded beyond their lengths; see evaluate.inspection."""
+        if self.config.importance.mode == "none":
+            raise UserError(
+                "this model knows no importance (importance.mode is none); train one with atat train ... --method atat"
+            )
+        masking = build_masking(self.config, Linear(), self.tokenizer.vocab_size, self.counts, self.network)
+        with self._inference():
+            return inspect_rows(
+                self.network,
+                ids,
+                lengths,
+                masking=masking,
+                stage=self.stage,
+                times=times,
+                num_draws=num_draws,
+                mask_id=self.tokenizer.mask_id,
+                batch_size=batch_size,
+                seed=seed,
+                device=self.device,
+                on_progress=on_progress,
+            )
+
     def _sampler(
         self, length: int, num_steps: int, draw: TokenDraw, cache: bool
-    ) -> tuple[StepRule, Callable[..., Tensor]]:
+    ) -> tuple[StepRule, Callable[..., Any]]:
         del length
-        return Ancestral(build_schedule(self.config.objective), num_steps, draw, cache=cache), self.network
+        masking = own_schedule(self.config, self.tokenizer.vocab_size, self.counts, self.network)
+        if masking is None:
+            return Ancestral(build_schedule(self.config.objective), num_steps, draw, cache=cache), self.network
+
+        def predict(z_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+            return predict_under(masking, self.network, z_t, t, self.stage)
+
+        return FollowRates(num_steps, draw), predict
 
 
 class CausalLM(LanguageModel):
@@ -332,7 +409,7 @@ class CausalLM(LanguageModel):
 
     def _sampler(
         self, length: int, num_steps: int, draw: TokenDraw, cache: bool
-    ) -> tuple[StepRule, Callable[..., Tensor]]:
+    ) -> tuple[StepRule, Callable[..., Any]]:
         del num_steps, cache
         return LeftToRight(length, draw), as_denoiser(self.network)
 
@@ -360,6 +437,16 @@ def load_lm(
     lm.home, lm.checkpoint = found.home, found.checkpoint
     lm.counts, lm.stage = counts, read_stage(found)
     return lm
+
+
+def predict_under(
+    masking: ExponentMasking, network: ATATDiT, z_t: Tensor, r: Tensor, stage: Stage | None
+) -> tuple[Tensor, Tensor]:
+    """Logits (B, L, V) and speeds (B, L) of the reverse process of a masking schedule at mask rate r."""
+    logits, log_speed = denoise_under(masking, network, z_t, r.double(), r, None, stage)
+    if log_speed is None:  # known: it reads nothing hidden
+        return logits, masking(r.double(), None, torch.ones_like(z_t, dtype=torch.bool), stage).speed
+    return logits, log_speed.exp()
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,7 @@ def scored_positions(lengths: Int[Tensor, " batch"], length: int) -> Bool[Tensor
 
 def mask_independently(
     uniform: Float[Tensor, "batch length"],
-    mask_rate: Float[
-        Tensor,
-        (
-            batch  # length
-        ),
-    ],
+    mask_rate: Float[Tensor, "batch columns"],
     scored: Bool[Tensor, "batch length"],
 ) -> Bool[Tensor, "batch length"]:
     """q(z_t | x0): every scored token is masked with its probability, independently: mask_rate(t) for all of a row

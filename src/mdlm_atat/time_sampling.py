@@ -55,7 +55,8 @@ class BetaTime:
         self._cdf = (1 - uniform_share) * beta_cdf + uniform_share * self._knots
 
     def quantile(self, u: Tensor) -> Tensor:
-        cdf, knots = self._cdf.to(u.device), self._knots.to(u.device)
+        self._cdf, self._knots = self._cdf.to(u.device), self._knots.to(u.device)  # moved once, not every step
+        cdf, knots = self._cdf, self._knots
         position = u.to(torch.float64).contiguous()
         right = torch.searchsorted(cdf, position).clamp(1, NUM_KNOTS - 1)
         share = (position - cdf[right - 1]) / (cdf[right] - cdf[right - 1]).clamp_min(1e-300)

@@ -56,7 +56,7 @@ def test_an_unknown_command_exits_2_with_a_hint_and_no_traceback():
     done = run("tran")
     assert done.returncode == 2
     assert done.stderr == (
-        "error: unknown command 'tran'; commands: data, train, eval, generate; did you mean atat train?\n"
+        "error: unknown command 'tran'; commands: data, train, eval, generate, inspect; did you mean atat train?\n"
     )
 
 

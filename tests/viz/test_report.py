@@ -86,6 +86,54 @@ def evaluation(step: int, num_draws: int, nats: float = 1.7231, split: str = "va
     }
 
 
+def inspection(num_tokens: int = 200) -> dict[str, Any]:
+    rng = np.random.default_rng(0)
+    importance = rng.random(num_tokens)
+    times = [0.25, 0.5, 0.75]
+    return {
+        "texts": ["<i>", "e", "\n", " "] * (num_tokens // 4),
+        "importance": importance.round(4).tolist(),
+        "times": times,
+        "masked_importance": rng.random((3, num_tokens)).round(4).tolist(),
+        "nll": (3 * importance + rng.random((3, num_tokens))).round(4).tolist(),
+        "mask_rate": [(t ** np.exp(importance - 0.5)).round(4).tolist() for t in times],
+        "correlation": {"pearson": 0.6789, "spearman": 0.5432},
+    }
+
+
+SCHEDULE = {
+    "strategy": "importance",
+    "nelbo_nats_per_token": 1.6543,
+    "standard_error": 0.0051,
+    "rate_nats_per_token": 0.0345,
+    "perplexity_per_token": math.exp(1.6543),
+    "bits_per_character": 1.6543 / math.log(2),
+}
+
+
+@pytest.fixture
+def atat_run(run: Path) -> Path:
+    """The same run with adaptive masking: an inspection, a schedule of its own, and what the curriculum logs."""
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config |= {"importance": {"mode": "full"}, "masking": {"strategy": "importance"}}
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    (run / "inspection.json").write_text(json.dumps(inspection()))
+    stored = json.loads((run / "evals" / "step-002000.json").read_text())
+    (run / "evals" / "step-002000.json").write_text(json.dumps(stored | {"schedule": SCHEDULE}))
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    for line in lines:
+        share = line["step"] / 2000
+        if "train/loss" in line:
+            line |= {"curriculum/stage": int(3 * share * 0.999), "curriculum/temperature": 2 - share}
+            line |= {"importance/q10": 0.4 - 0.2 * share, "importance/q50": 0.4, "importance/q90": 0.4 + 0.3 * share}
+            line["importance/correlation"] = 0.8 * share
+        else:
+            line |= {"eval/schedule_nelbo_nats_per_token": line["eval/nelbo_nats_per_token"] - 0.07}
+            line |= {"eval/schedule_standard_error": 0.01, "eval/schedule_perplexity": 5.2}
+    write_lines(run / "metrics.jsonl", lines)
+    return run
+
+
 def write_lines(path: Path, lines: list[dict[str, Any]]) -> None:
     path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
 
@@ -325,6 +373,85 @@ def test_writing_twice_gives_the_same_bytes_and_leaves_1_new_file(run: Path):
     before = set(run.iterdir())
     assert page_of(run) == page_of(run)
     assert set(run.iterdir()) - before == {run / "report.html"}
+
+
+def test_a_run_with_importance_has_3_more_figures_and_a_heatmap_of_128_tokens(atat_run: Path):
+    page = page_of(atat_run)
+    assert page.count("<svg ") == page.count("</svg>") == 5
+    text = text_of(page)
+    assert "tokens: correlation 0.68 (Pearson), 0.54 (Spearman)" in text
+    hard = sorted(inspection()["importance"])[170:190]  # 85% to 95%
+    assert f"hard tokens, importance {np.mean(hard):.2f}" in text
+    assert "The first 128 of 200 tokens." in text
+    assert ">temperature factor</text>" in page
+    assert ">hard</text>" in page  # the last stage
+    assert ">10th to 90th percentile</text>" in page
+    stored = inspection()
+    for n in (0, 127):
+        title = f"t 0.5: importance {stored['masked_importance'][1][n]:.4f}, loss {stored['nll'][1][n]:.4f}"
+        assert f'title="{title}"' in page
+    assert "<i>" not in page
+    ids = re.findall(r'\bid="([^"]*)"', page)
+    assert len(ids) == len(set(ids))
+
+
+def test_ppl_s_stands_beside_ppl_u_and_is_the_second_line_of_the_curves(atat_run: Path):
+    page = page_of(atat_run)
+    text = text_of(page)
+    headline = text[: text.index("Curves")]
+    for expected in (
+        "1.7231 ± 0.0043",
+        "1.6543 ± 0.0051",
+        f"{math.exp(1.6543):.3f} ± {0.0051 * math.exp(1.6543):.3f}",
+        f"{1.6543 / math.log(2):.4f} ± {0.0051 / math.log(2):.4f}",
+        "0.0345 of it for predicting the rates",
+        "perplexity per token, at most (PPL-U)",
+        "perplexity per token, at most (PPL-S)",
+    ):
+        assert headline.count(expected) == 1
+    assert ">validation bound, uniform schedule (PPL-U)</text>" in page
+    assert ">validation bound, own schedule (PPL-S)</text>" in page
+    assert "PPL-S is the bound under the model's own masking schedule (importance)" in text
+
+
+def test_before_the_last_evaluation_ppl_s_comes_from_the_metrics(atat_run: Path):
+    (atat_run / "evals" / "step-002000.json").unlink()
+    text = text_of(page_of(atat_run))
+    assert with_error(evaluation_line(2000)["eval/nelbo_nats_per_token"] - 0.07, 0.01) in text
+    assert "PPL-S" in text
+
+
+def test_a_masking_that_leaks_has_ppl_u_alone_and_the_page_says_why(atat_run: Path):
+    config = yaml.safe_load((atat_run / "config.yaml").read_text())
+    config["masking"]["strategy"] = "literal_importance"
+    (atat_run / "config.yaml").write_text(yaml.safe_dump(config))
+    (atat_run / "evals" / "step-002000.json").write_text(json.dumps(evaluation(2000, 4096) | {"schedule": None}))
+    lines = [line for line in (atat_run / "metrics.jsonl").read_text().splitlines() if "schedule_" not in line]
+    (atat_run / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    text = text_of(page_of(atat_run))
+    assert "Only PPL-U is reported: the masking strategy literal_importance leaks what it hides" in text
+    assert "at most (PPL-U)" in text
+    assert "PPL-S" not in text
+
+
+def test_the_uniform_schedules_ppl_s_is_ppl_u_and_not_shown_twice(run: Path):
+    before = page_of(run)
+    uniform = SCHEDULE | {"strategy": "uniform", "nelbo_nats_per_token": 1.7231}
+    stored = evaluation(2000, 4096) | {"schedule": uniform}
+    (run / "evals" / "step-002000.json").write_text(json.dumps(stored))
+    assert "PPL" not in text_of(page_of(run))
+    assert page_of(run).split("Provenance")[0] == before.split("Provenance")[0]
+
+
+@pytest.mark.parametrize("content", [None, "", "{", '{"texts": ["a"]}', "[]"])
+def test_a_lost_or_damaged_inspection_costs_its_2_figures_and_is_named(atat_run: Path, content: str | None):
+    (atat_run / "inspection.json").unlink()
+    if content is not None:
+        (atat_run / "inspection.json").write_text(content)
+    page = page_of(atat_run)
+    assert page.count("<svg ") == 3
+    assert "inspection.json " in text_of(page)
+    assert 'class="heatmap"' not in page
 
 
 def test_importing_the_report_imports_neither_torch_nor_pyplot():

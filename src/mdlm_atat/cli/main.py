@@ -15,6 +15,7 @@ COMMANDS = {  # name: (module with main(argv), what it does)
     "train": ("mdlm_atat.cli.train", "train a model from a preset, a YAML file or where a run stopped"),
     "eval": ("mdlm_atat.cli.eval", "bound the likelihood of the validation text, or of your own"),
     "generate": ("mdlm_atat.cli.generate", "write text with a trained model, and watch it appear"),
+    "inspect": ("mdlm_atat.cli.inspect", "colour a text by importance, and compare with the loss"),
 }
 
 HELP = f"""\

@@ -13,13 +13,15 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from rich.console import Console
 
 from mdlm_atat.atat.curriculum import Stage
 from mdlm_atat.atat.masking.rates import ExponentMasking
-from mdlm_atat.atomic import write_text
+from mdlm_atat.atomic import write_json, write_text
 from mdlm_atat.cli.eval import evaluate_run, result_table
+from mdlm_atat.cli.inspect import inspection_record
 from mdlm_atat.config.build import build_model, build_objective, own_schedule, prepare_data
 from mdlm_atat.config.schema import DataConfig, RunConfig
 from mdlm_atat.data.progress import Silent, TerminalProgress
@@ -52,6 +54,7 @@ from mdlm_atat.viz.report import write_report
 
 Say = Callable[[str], None]
 EXIT_CODES = {"Ctrl-C": 130, "SIGTERM": 143}
+NUM_INSPECTED_TOKENS = 512  # of the validation text, for the report: each is scored in 124 masked rows
 
 
 def run(config: RunConfig, folder: Path, *, resumed_from: RunConfig | None, preset: str) -> int:
@@ -302,6 +305,7 @@ def finish(folder: Path, engine: Engine, config: RunConfig, valid_data: TokenDat
         lm = load_lm(folder, device=engine.device, precision=engine.precision, say=say)
         record = evaluate_run(lm, valid_data, num_draws=config.eval.final_num_draws, seed=0)
         write_samples(lm, folder, config)
+        write_inspection(lm, folder, config, valid_data)
         report = write_report(folder)
     except KeyboardInterrupt:
         say(f"\ntraining is done, scoring was interrupted; for the rest: atat train --resume {folder}")
@@ -330,6 +334,18 @@ def write_samples(lm: MaskedDiffusionLM | CausalLM, folder: Path, config: RunCon
         for text in texts
     ]
     write_text(folder / "samples.jsonl", "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+
+
+def write_inspection(
+    lm: MaskedDiffusionLM | CausalLM, folder: Path, config: RunConfig, valid_data: TokenDataset
+) -> None:
+    """Importance and loss of the beginning of the validation text, in inspection.json, where there is importance."""
+    if config.importance.mode == "none" or not isinstance(lm, MaskedDiffusionLM):
+        return
+    num_rows = min(valid_data.num_evaluation_rows, max(1, NUM_INSPECTED_TOKENS // valid_data.length))
+    ids, lengths = valid_data.evaluation_rows(np.arange(num_rows))
+    found = lm.inspect_rows(ids, lengths, num_draws=2, batch_size=config.eval.batch_size)
+    write_json(folder / "inspection.json", inspection_record(lm, found, split=valid_data.split))
 
 
 @contextmanager

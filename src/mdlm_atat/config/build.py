@@ -121,8 +121,9 @@ def build_masking(
     """The masking strategy. `network` holds the table of a learned one."""
     masking = config.masking
     bias = None
-    if masking.position in ("slope", "u_shape"):
-        bias = position_bias(masking.position, masking.position_strength, config.data.length)
+    if masking.position not in ("none", "table"):
+        positions = torch.arange(config.data.length)[None, :]
+        bias = position_bias(masking.position, masking.position_strength, positions, config.data.length)[0]
     match masking.strategy:
         case "uniform":
             return UniformMasking(schedule)
@@ -236,7 +237,8 @@ def build_objective(
 
     def time_plan(stage: Stage | None) -> TimePlan:
         settings = config.objective if stage is None else stage
-        return plan(settings.time_sampling, settings.window, settings.weighting)
+        window = settings.window if settings.time_sampling == "window" else (0.0, 1.0)  # which moves, and is not used
+        return plan(settings.time_sampling, window, settings.weighting)
 
     return MaskedDiffusion(
         schedule,

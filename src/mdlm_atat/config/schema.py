@@ -175,10 +175,10 @@ class MaskingConfig:
     temperature: float = 1.0
     """Importance is divided by it before the exponential: lower is a stronger effect; a curriculum multiplies it."""
     position: Literal["none", "slope", "u_shape", "table"] = "none"
-    """position: the shape of its bias; importance and literal_importance: slope or u_shape, added to theirs."""
+    """position: the shape of its bias (slope: the left is revealed first; u_shape: both ends; table: learned);
+    importance and literal_importance: a shape that is added to theirs."""
     position_strength: float = 2.0
-    """Log of the ratio of the first token's exponent to the last's (slope) or to the middle's (u_shape); negative: the
-    other way round."""
+    """Log of the ratio of the exponents of what is revealed first and last; negative: the other way round."""
     logit_correction: bool = False
     """The network models the uniform schedule, and the known effect of its own schedule is added to its logits; for
     importance.mode frequency_only, where it is known."""

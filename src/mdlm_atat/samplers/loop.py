@@ -5,13 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from mdlm_atat.denoiser import Denoiser
 from mdlm_atat.samplers.canvas import Canvas
 
 DRAWS_AHEAD = 32  # random numbers are drawn on the CPU, the same for every device, and sent there this many at a time
@@ -24,7 +23,7 @@ class Reverse:
     Every row draws from a generator of its own, so its text does not depend on the batch it is in.
     """
 
-    def __init__(self, denoise: Denoiser, canvas: Canvas, mask_id: int, seeds: Sequence[int]) -> None:
+    def __init__(self, denoise: Callable[..., Any], canvas: Canvas, mask_id: int, seeds: Sequence[int]) -> None:
         self.z_t = torch.where(canvas.fixed, canvas.tokens, mask_id)  # (B, L)
         self.mask_id = mask_id
         self.nfe = torch.zeros(len(self.z_t), dtype=torch.int64, device=self.z_t.device)
@@ -48,6 +47,11 @@ class Reverse:
 
     def logits(self, t: float, rows: Bool[Tensor, " batch"]) -> Float[Tensor, "rows length vocab"]:
         """The denoiser's logits for the chosen rows only; each of them counts one network evaluation."""
+        return self.evaluate(t, rows)
+
+    def evaluate(self, t: float, rows: Bool[Tensor, " batch"]) -> Any:
+        """Whatever the denoiser gives for the chosen rows: for a rule that is used with one that gives more than
+        logits."""
         self.nfe += rows
         z_t = self.z_t[rows]
         return self._denoise(z_t, torch.full((len(z_t),), t, device=z_t.device))
@@ -91,7 +95,7 @@ OnStep = Callable[[int, Tensor, Tensor], None]
 
 @torch.no_grad()
 def sample(
-    denoise: Denoiser,
+    denoise: Callable[..., Any],
     canvas: Canvas,
     rule: StepRule,
     *,
@@ -99,7 +103,10 @@ def sample(
     seeds: Sequence[int],
     on_step: OnStep | None = None,
 ) -> Sample:
-    """Fill a canvas by a step rule: one seed a row. Fixed positions never change and no mask survives."""
+    """Fill a canvas by a step rule: one seed a row. Fixed positions never change and no mask survives.
+
+    `denoise` is a Denoiser; rules that follow predicted rates take a callable that gives those too.
+    """
     start_s = time.perf_counter()
     state = Reverse(denoise, canvas, mask_id, seeds)
     revealed_at_step = torch.zeros_like(state.z_t)

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 from lightning.fabric import Fabric
 from lightning.fabric.wrappers import _FabricModule
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -79,6 +80,13 @@ class Engine:
         """
         wrapped, wrapped_optimizer = self._fabric.setup(Applied(model), optimizer)
         return wrapped, wrapped_optimizer
+
+    def to_device(self, array: NDArray[Any]) -> Tensor:
+        """The array on this device, without waiting for the work that is queued there."""
+        tensor = torch.from_numpy(array)
+        if self.device.type == "cuda":
+            return tensor.pin_memory().to(self.device, non_blocking=True)
+        return tensor.to(self.device)
 
     def autocast(self) -> AbstractContextManager[None]:
         """This engine's arithmetic for the raw model, which each process may call as often as it has work."""

@@ -161,7 +161,7 @@ def forward_backward(run: Training, step: int, *, measure: bool = False) -> tupl
     batch's tokens. `measure`: the loss's metrics too."""
     config, engine = run.config.train, run.engine
     ids, row_lengths = run.batch_at(step)
-    x0, lengths = torch.from_numpy(ids).to(engine.device), torch.from_numpy(row_lengths).to(engine.device)
+    x0, lengths = engine.to_device(ids), engine.to_device(row_lengths)
     is_padded = run.config.data.mode == "pad"
     num_tokens = int(engine.sum(lengths.sum()).item()) if is_padded else config.batch_size * x0.shape[1]
 

@@ -4,7 +4,7 @@ config.yaml      every setting, resolved        metrics.jsonl    what was measur
 run.json         command, data, machine         checkpoints/     see train.checkpoint
 tokenizer/       as the data was prepared       evals/           one JSON for each evaluation
 counts.npy       each token's training count    samples.jsonl    texts generated at the end
-report.html      all of it on one page
+inspection.json  importance of some text      report.html      all of it on one page
 """
 
 from __future__ import annotations

@@ -143,14 +143,17 @@ class CanvasView:
         return self._texts[token]
 
     def _printable(self, text: str, instead: str = "?") -> str:
-        """Line ends and tabs stay; other control codes, half characters and what the console cannot encode go."""
-        shown = "".join(
-            # Cc are control codes (ESC would steer the terminal), Cs halves of a character in UTF-16
-            "\N{REPLACEMENT CHARACTER}" if unicodedata.category(char) in ("Cc", "Cs") and char not in "\n\t" else char
-            for char in text
-        )
-        encoding = self.console.encoding
-        return "".join(char if _can_encode(char, encoding) else instead for char in shown)
+        return printable(text, self.console.encoding, instead)
+
+
+def printable(text: str, encoding: str = "utf-8", instead: str = "?") -> str:
+    """Line ends and tabs stay; other control codes, half characters and what the encoding lacks go."""
+    shown = "".join(
+        # Cc are control codes (ESC would steer the terminal), Cs halves of a character in UTF-16
+        "\N{REPLACEMENT CHARACTER}" if unicodedata.category(char) in ("Cc", "Cs") and char not in "\n\t" else char
+        for char in text
+    )
+    return "".join(char if _can_encode(char, encoding) else instead for char in shown)
 
 
 def _progress(frame: _Frame) -> tuple[int, int]:

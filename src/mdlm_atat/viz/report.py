@@ -5,21 +5,23 @@ import json
 import math
 import shlex
 from collections.abc import Mapping
-from importlib import resources
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
-import jinja2
 import numpy as np
 from markupsafe import Markup
 
 from mdlm_atat.atomic import write_text
 from mdlm_atat.config.schema import RunConfig
 from mdlm_atat.viz import plots
+from mdlm_atat.viz.importance import InspectedText, figures, heatmap
+from mdlm_atat.viz.page import template
 from mdlm_atat.viz.run_folder import RunFolder, number_at, read_run
 
 MAX_SAMPLES = 6
+MAX_HEATMAP_TOKENS = 128  # some 70 bytes a cell
+STAGE_NAMES = ("easy", "medium", "hard")
 SAMPLE_WORDING = {
     "step": "trained for {} steps",
     "sampler": "{} sampler",
@@ -47,7 +49,7 @@ def write_report(run: Path) -> Path:
 
     Works on an unfinished or damaged run too: the page names what is missing. UserError if `run` is not a run folder.
     """
-    page = _template().render(**_contents(read_run(run)))
+    page = template("report.html.j2").render(**_contents(read_run(run)))
     path = run / "report.html"
     write_text(path, page)
     return path
@@ -78,14 +80,6 @@ def duration(elapsed_s: float) -> str:
     return f"{total_s // 3600} h {total_s % 3600 // 60:02} min"
 
 
-def _template() -> jinja2.Template:
-    source = resources.files("mdlm_atat.viz").joinpath("report.html.j2").read_text(encoding="utf-8")
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    return environment.from_string(source)
-
-
 def _contents(run: RunFolder) -> dict[str, Any]:
     result = _result(run)
     unigram = _unigram(run, result)
@@ -100,19 +94,24 @@ def _contents(run: RunFolder) -> dict[str, Any]:
         )
     if not _unigram_nats(unigram):
         gaps.append("No unigram model is stored, so there is no floor to compare with.")
+    inspected = _inspected(run, gaps)
     return {
         "name": run.path.resolve().name,
         "subtitle": _subtitle(run),
-        "main_numbers": _main_numbers(result, is_exact=is_exact),
+        "main_numbers": _main_numbers(run, result, is_exact=is_exact),
+        "schedule_numbers": _schedule_numbers(result),
         "numbers": _floor_numbers(result, unigram) + _run_numbers(run, result),
         "gaps": gaps,
         "curves": _curves(run, unigram, is_exact=is_exact),
         "profile": _profile(result, unigram),
         "is_exact": is_exact,
+        "importance": _importance(inspected),
+        "is_by_frequency": run.inspection.get("importance") == "frequency_only",
+        "progress": _progress(run),
         "evaluations": _evaluation_table(run),
         "samples": _samples(run),
         "num_samples": len(run.samples),
-        "reading": _how_to_read(run, is_exact=is_exact),
+        "reading": _how_to_read(run, result, is_exact=is_exact),
         "config": _config_tables(run.config),
         "provenance": _provenance(run, result),
         "commands": _commands(run),
@@ -127,7 +126,21 @@ def _result(run: RunFolder) -> dict[str, Any]:
         return {}
     line = run.evaluations[-1]
     result = {key.removeprefix("eval/"): value for key, value in line.items() if key.startswith("eval/")}
+    if "schedule_nelbo_nats_per_token" in result:
+        result["schedule"] = {
+            "strategy": _section(run.config, "masking").get("strategy"),
+            "nelbo_nats_per_token": result.get("schedule_nelbo_nats_per_token"),
+            "standard_error": result.get("schedule_standard_error"),
+            "perplexity_per_token": result.get("schedule_perplexity"),
+            "rate_nats_per_token": result.get("schedule_rate_nats"),
+        }
     return {"step": line["step"], "perplexity_per_token": result.pop("perplexity", None), **result}
+
+
+def _own_schedule(result: Mapping[str, Any]) -> dict[str, Any]:
+    """The bound under the method's own masking schedule, where that is not the uniform one."""
+    schedule = _section(result, "schedule")
+    return schedule if schedule.get("strategy") != "uniform" else {}
 
 
 def _unigram(run: RunFolder, result: Mapping[str, Any]) -> dict[str, Any]:
@@ -152,7 +165,7 @@ def _subtitle(run: RunFolder) -> str:
     return " · ".join(part for part in parts if part)
 
 
-def _main_numbers(result: Mapping[str, Any], *, is_exact: bool) -> list[KeyNumber]:
+def _main_numbers(run: RunFolder, result: Mapping[str, Any], *, is_exact: bool) -> list[KeyNumber]:
     """What was measured, in nats per token and bits per character; a bound's error scales with its unit."""
     nats = number_at(result, "nelbo_nats_per_token")
     if nats is None:
@@ -166,13 +179,38 @@ def _main_numbers(result: Mapping[str, Any], *, is_exact: bool) -> list[KeyNumbe
     note = " · ".join(part for part in (f"step {step:,.0f}" if step is not None else "", draws) if part)
     numbers = [KeyNumber(f"{what}, nats per token", with_error(nats, error), note)]
     perplexity = "perplexity per token" if is_exact else "perplexity per token, at most"
-    for key, unit in (("bits_per_character", "bits per character"), ("perplexity_per_token", perplexity)):
-        value = number_at(result, key)
+    if _about_schedules(run, result):
+        perplexity += " (PPL-U)"
+    return numbers + _other_units(
+        result, {"bits_per_character": "bits per character", "perplexity_per_token": perplexity}
+    )
+
+
+def _other_units(bound: Mapping[str, Any], names: Mapping[str, str]) -> list[KeyNumber]:
+    """A bound as bits per character, proportional to it, and as perplexity, its exponential, where they are stored."""
+    nats, error = number_at(bound, "nelbo_nats_per_token"), number_at(bound, "standard_error")
+    numbers = []
+    for key, unit in names.items():
+        value = number_at(bound, key)
         if value is not None:
-            # bits per character is proportional to the bound, perplexity its exponential
             slope = value if key == "perplexity_per_token" else value / nats if nats else None
             numbers.append(KeyNumber(unit, with_error(value, error * slope if error and slope else None)))
     return numbers
+
+
+def _schedule_numbers(result: Mapping[str, Any]) -> list[KeyNumber]:
+    """PPL-S beside PPL-U: the same numbers under the method's own masking schedule."""
+    schedule = _own_schedule(result)
+    nats, rates = (number_at(schedule, key) for key in ("nelbo_nats_per_token", "rate_nats_per_token"))
+    if nats is None:
+        return []
+    note = "" if rates is None else f"{rates:.4f} of it for predicting the rates"
+    value = with_error(nats, number_at(schedule, "standard_error"))
+    names = {
+        "bits_per_character": "own schedule, bits per character",
+        "perplexity_per_token": "perplexity per token, at most (PPL-S)",
+    }
+    return [KeyNumber("own schedule, nats per token", value, note), *_other_units(schedule, names)]
 
 
 def _floor_numbers(result: Mapping[str, Any], unigram: Mapping[str, Any]) -> list[KeyNumber]:
@@ -219,6 +257,9 @@ def _curves(run: RunFolder, unigram: Mapping[str, Any], *, is_exact: bool) -> Ma
     figure = plots.training_curves(
         loss_nats=_series(run.training, "train/loss"),
         bound_nats=_series(run.evaluations, "eval/nelbo_nats_per_token", error_key="eval/standard_error"),
+        schedule_bound_nats=_series(
+            run.evaluations, "eval/schedule_nelbo_nats_per_token", error_key="eval/schedule_standard_error"
+        ),
         unigram_nats=_unigram_nats(unigram),
         lr=_series(run.training, "train/lr"),
         grad_norm=_series(run.training, "train/grad_norm"),
@@ -261,6 +302,40 @@ def _profile(result: Mapping[str, Any], unigram: Mapping[str, Any]) -> Markup | 
     return Markup(plots.svg(figure, name="profile", title=title))
 
 
+def _inspected(run: RunFolder, gaps: list[str]) -> InspectedText | None:
+    if not run.inspection:
+        return None
+    try:
+        return InspectedText.from_record(run.inspection)
+    except ValueError:
+        gaps.append("inspection.json could not be read: it is cut off or altered.")
+        return None
+
+
+def _importance(inspected: InspectedText | None) -> dict[str, Markup]:
+    if inspected is None:
+        return {}
+    return {"heatmap": heatmap(inspected, MAX_HEATMAP_TOKENS), **figures(inspected)}
+
+
+def _progress(run: RunFolder) -> Markup | None:
+    """What the curriculum and importance did during training, where either was on."""
+    low, median, high = (_series(run.training, f"importance/q{percent}") for percent in (10, 50, 90))
+    stage = _series(run.training, "curriculum/stage")
+    quantiles = (low, median, high) if low and median and high else None
+    if stage is None and quantiles is None:
+        return None
+    figure = plots.curriculum_progress(
+        stage=stage,
+        temperature=_series(run.training, "curriculum/temperature"),
+        importance=quantiles,
+        correlation=_series(run.training, "importance/correlation"),
+        stage_names=STAGE_NAMES,
+    )
+    title = "Curriculum stage and temperature, importance and its correlation with the loss against the step"
+    return Markup(plots.svg(figure, name="progress", title=title))
+
+
 def _evaluation_table(run: RunFolder) -> list[dict[str, str]]:
     """Every stored evaluation, if there is more than the one that the headline tells."""
     rows = []
@@ -291,7 +366,7 @@ def _samples(run: RunFolder) -> list[dict[str, str]]:
     return shown
 
 
-def _how_to_read(run: RunFolder, *, is_exact: bool) -> list[str]:
+def _how_to_read(run: RunFolder, result: Mapping[str, Any], *, is_exact: bool) -> list[str]:
     train, objective = _section(run.config, "train"), _section(run.config, "objective")
     if is_exact:
         sentences = [
@@ -306,6 +381,7 @@ def _how_to_read(run: RunFolder, *, is_exact: bool) -> list[str]:
             "most this, in expectation over the masks. How far below it lies is not known.",
             "Its standard error is over the random draws of sequences and masks from this validation text; it says "
             "nothing about other texts or other training seeds.",
+            *_about_schedules(run, result),
         ]
     is_bound = objective.get("weighting", "elbo") == "elbo" and objective.get("time_sampling", "uniform") == "uniform"
     averaged = number_at(train, "ema_decay") != 0
@@ -321,6 +397,24 @@ def _how_to_read(run: RunFolder, *, is_exact: bool) -> list[str]:
         "on the same text."
     )
     return sentences
+
+
+def _about_schedules(run: RunFolder, result: Mapping[str, Any]) -> list[str]:
+    """What PPL-U and PPL-S are, where they are two numbers, or why there is only one."""
+    strategy = str(_section(run.config, "masking").get("strategy", "uniform"))
+    if _own_schedule(result):
+        return [
+            "PPL-U is the bound when every token is as likely to be masked as any other: the same question for every "
+            f"method. PPL-S is the bound under the model's own masking schedule ({strategy}), and includes what it "
+            "costs to predict which token is revealed when. Compare like with like; for a model whose own schedule is "
+            "the uniform one the two are one number."
+        ]
+    if strategy.startswith("literal_"):
+        return [
+            f"Only PPL-U is reported: the masking strategy {strategy} leaks what it hides, so the loss under it is no "
+            "bound."
+        ]
+    return []
 
 
 def _config_tables(config: Mapping[str, Any]) -> dict[str, list[Setting]]:

@@ -28,6 +28,8 @@ class RunFolder:
     """evals/*.json by file name, the most telling first."""
     samples: list[dict[str, Any]]
     """Lines of samples.jsonl that hold a text, the latest step's first."""
+    inspection: dict[str, Any]
+    """inspection.json: importance and loss of some validation text; empty where there is none."""
     gaps: list[str]
     """What is missing or could not be read, a sentence each."""
 
@@ -45,6 +47,7 @@ def read_run(path: Path) -> RunFolder:
     lines = _json_lines(path / "metrics.jsonl", gaps)
     data = info.get("data")
     evals = _evals(path / "evals", str(data.get("hash")) if isinstance(data, dict) else "", gaps)
+    inspection = _mapping(path / "inspection.json", gaps) if _has_importance(path, config) else {}
     samples = [line for line in _json_lines(path / "samples.jsonl", gaps) if isinstance(line.get("text"), str)]
     elapsed = [value for line in lines if (value := number_at(line, "elapsed_s")) is not None]
     return RunFolder(
@@ -56,8 +59,16 @@ def read_run(path: Path) -> RunFolder:
         elapsed_s=elapsed[-1] if elapsed else None,
         evals=evals,
         samples=sorted(samples, key=lambda sample: number_at(sample, "step") or 0.0, reverse=True),
+        inspection=inspection,
         gaps=gaps,
     )
+
+
+def _has_importance(path: Path, config: Mapping[str, Any]) -> bool:
+    """Whether an inspection is stored, or would be at the end of training."""
+    importance = config.get("importance")
+    mode = importance.get("mode", "none") if isinstance(importance, dict) else "none"
+    return mode != "none" or (path / "inspection.json").exists()
 
 
 def number_at(mapping: Mapping[str, Any], key: str) -> float | None:

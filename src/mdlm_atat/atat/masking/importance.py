@@ -110,7 +110,8 @@ class AdaptiveMaskingScheduler(ExponentMasking):
         masking. Masked at t is evidence mask_rate ** w_v about it, and revealed just then, w_v."""
         if self.token_importance is None:
             return None
-        every_token = self.token_importance.to(t.device)[None, :].expand(len(t), -1)
+        self.token_importance = self.token_importance.to(t.device)  # moved once, not every step
+        every_token = self.token_importance[None, :].expand(len(t), -1)
         rates = self(t, every_token, torch.ones_like(every_token, dtype=torch.bool), stage)
         return rates.speed.log() + rates.mask_rate.log()
 

@@ -1,0 +1,170 @@
+"""`atat inspect` on a trained run, and what training stores for its report."""
+
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+
+from mdlm_atat import MaskedDiffusionLM, UserError
+from mdlm_atat.cli.main import main
+from tiny_runs import train, write_text
+
+ATAT = {
+    "importance__mode": "full",
+    "importance__width": 16,
+    "importance__num_layers": 1,
+    "importance__num_heads": 2,
+    "masking__strategy": "importance",
+    "model__time_conditioning": True,
+    "curriculum__kind": "fixed",
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("runs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ATAT_CACHE", str(folder / "cache"))
+        text = write_text(folder / "text.txt")
+        settings = {"train__num_steps": 60, "train__batch_size": 16, "optim__lr": 1e-2, "importance__train_share": 1}
+        assert train(text, folder / "atat", **ATAT, **settings, train__eval_interval_steps=50) == 0
+        assert train(text, folder / "mdlm") == 0
+        assert train(text, folder / "causal", model__kind="causal") == 0
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def lm(folder) -> MaskedDiffusionLM:
+    return MaskedDiffusionLM.from_pretrained(folder / "atat")
+
+
+def inspect(folder: Path, *arguments: object) -> int:
+    return main(["inspect", str(folder / "atat"), *map(str, arguments)])
+
+
+def test_the_text_its_correlation_5_tokens_of_either_end_and_3_files_are_told(folder, tmp_path, capsys):
+    assert inspect(folder, "the cat\\nsat on", "--out", tmp_path / "out") == 0
+    output = capsys.readouterr().out
+    record = json.loads((tmp_path / "out" / "inspection.json").read_text())
+    assert "".join(record["texts"]) == "the cat\nsat on"
+    assert "the cat↵\nsat on\n" in output
+    assert f"correlation with the loss  {record['correlation']['pearson']:.2f} (Pearson)" in output
+    order = np.argsort(record["importance"], kind="stable")
+    mean_nll = np.mean(record["nll"], axis=0)
+    lines = [line for line in output.splitlines() if re.search(r"\d\.\d{3} +\d+\.\d{3} ", line)]
+    assert len(lines) == 10
+    for line, place in zip(lines, [*order[::-1][:5], *order[:5]], strict=True):
+        assert f" {place + 1} " in line
+        assert f" {record['importance'][place]:.3f} " in line
+        assert f" {mean_nll[place]:.3f} " in line or f" {mean_nll[place] + 1e-4:.3f} " in line  # of rounded numbers
+    assert lines[0].startswith("most important")
+    assert lines[5].startswith("least important")
+    written = sorted(file.name for file in (tmp_path / "out").iterdir())
+    assert written == ["heatmap.html", "heatmap.png", "inspection.json"]
+    assert all(str(tmp_path / "out" / name) in output for name in written)
+
+
+def test_the_page_holds_the_stored_numbers_and_the_picture_opens(folder, tmp_path):
+    assert inspect(folder, "the cat", "--times", 0.5, 0.25, 0.5, "--out", tmp_path / "out") == 0
+    record = json.loads((tmp_path / "out" / "inspection.json").read_text())
+    assert record["times"] == [0.25, 0.5]
+    page = (tmp_path / "out" / "heatmap.html").read_text()
+    for n in range(7):
+        assert f"clean: importance {record['importance'][n]:.4f}" in page
+        for k, t in enumerate(record["times"]):
+            assert f"t {t}: importance {record['masked_importance'][k][n]:.4f}, loss {record['nll'][k][n]:.4f}" in page
+    assert imread(tmp_path / "out" / "heatmap.png").shape[1] == 1140
+
+
+def test_the_files_go_into_the_run_unless_told_otherwise_and_a_file_may_hold_the_text(folder, lm, tmp_path):
+    (tmp_path / "text.txt").write_text("the cat\nsat\n")
+    shutil.copytree(folder / "atat", tmp_path / "atat")
+    assert inspect(tmp_path, "--file", tmp_path / "text.txt", "--seed", 3, "--num_draws", 2) == 0
+    record = json.loads((tmp_path / "atat" / "inspect" / "inspection.json").read_text())
+    assert "".join(record["texts"]) == "the cat\nsat\n"
+    found = lm.inspect("the cat\nsat\n", seed=3, num_draws=2)
+    assert record["nll"] == found.nll.round(4).tolist()
+    assert record["checkpoint"] == "step-00000060"
+    assert record["stage"] == "hard"
+
+
+def test_a_text_of_40_tokens_is_3_pieces_of_a_model_of_16(lm):
+    found = lm.inspect("the cat sat on a mat and ran to see him.".replace("him.", "then"), num_draws=1)
+    assert found.lengths.tolist() == [16, 16, 8]
+    assert found.nll.shape == (9, 40)
+    first = lm.inspect("the cat sat on a", num_draws=1)
+    assert np.allclose(first.importance, found.importance[:16], atol=1e-6)
+    assert np.allclose(first.nll, found.nll[:, :16], atol=1e-5)
+
+
+def test_the_mean_of_the_loss_over_t_is_near_the_bound_of_the_same_text(lm):
+    text = "the cat sat on a"
+    found, score = lm.inspect(text, num_draws=20), lm.score([text], num_draws=2048)[0]
+    # the bound is the integral over t, which the midpoints of 9 intervals leave the ends out of
+    assert found.nll.mean() == pytest.approx(score.nats_per_token, rel=0.1)
+
+
+def test_important_tokens_are_masked_late_by_the_inverse_direction(lm):
+    found = lm.inspect("the cat sat on a")
+    easy, hard = found.importance.argmin(), found.importance.argmax()
+    assert (found.mask_rate[:, hard] < found.mask_rate[:, easy]).all()
+
+
+def test_the_end_of_training_inspects_512_validation_tokens_for_the_report(folder):
+    record = json.loads((folder / "atat" / "inspection.json").read_text())
+    assert len(record["texts"]) == 512
+    assert record["lengths"] == [16] * 32
+    assert record["split"] == "valid"
+    report = (folder / "atat" / "report.html").read_text()
+    assert f"correlation {record['correlation']['pearson']:.2f} (Pearson)" in report
+    assert f"clean: importance {record['importance'][0]:.4f}" in report
+    assert "PPL-S" in report
+    assert not (folder / "mdlm" / "inspection.json").exists()
+    assert 'class="heatmap"' not in (folder / "mdlm" / "report.html").read_text()
+
+
+REFUSALS = {
+    "no text": ("atat", [], "give a text"),
+    "two texts": ("atat", ["a", "--file", "x"], "not both"),
+    "empty text": ("atat", [""], "the text is empty"),
+    "no such file": ("atat", ["--file", "{folder}/none.txt"], "there is no file"),
+    "a folder": ("atat", ["--file", "{folder}"], "is a folder"),
+    "not text": ("atat", ["--file", "{folder}/latin.txt"], "is not UTF-8 at byte 3"),
+    "alien character": ("atat", ["caf\u00e9"], "U+00E9"),
+    "time above 1": ("atat", ["a", "--times", "0.5", "1.5"], "above 0 and at most 1"),
+    "time 0": ("atat", ["a", "--times", "0"], "above 0 and at most 1"),
+    "no draws": ("atat", ["a", "--num_draws", "0"], "--num_draws is 0"),
+    "no batch": ("atat", ["a", "--batch_size", "0"], "--batch_size is 0"),
+    "negative seed": ("atat", ["a", "--seed", "-1"], "--seed is -1"),
+    "out is a file": ("atat", ["a", "--out", "{folder}/text.txt"], "is a file"),
+    "out nowhere": ("atat", ["a", "--out", "{folder}/x/y"], "is not there"),
+    "no run": ("nowhere", ["a"], "there is no folder"),
+    "no importance": ("mdlm", ["a"], "--method atat"),
+    "causal": ("causal", ["a"], "--method atat"),
+    "unknown device": ("atat", ["a", "--device", "tpu9"], "expected cpu or cuda"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSALS)
+def test_a_mistake_is_one_message_with_exit_code_2_and_nothing_is_written(case, folder, capsys):
+    (folder / "latin.txt").write_bytes("caf\u00e9".encode("latin-1"))
+    run, arguments, expected = REFUSALS[case]
+    before = sorted(folder.rglob("*"))
+    assert main(["inspect", str(folder / run), *(argument.format(folder=folder) for argument in arguments)]) == 2
+    message = capsys.readouterr().err
+    assert expected in message
+    assert message.count("error:") == 1
+    assert "Traceback" not in message
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_python_refuses_the_same(folder, lm):
+    with pytest.raises(UserError, match="the text is empty"):
+        lm.inspect("")
+    with pytest.raises(UserError, match="--method atat"):
+        MaskedDiffusionLM.from_pretrained(folder / "mdlm").inspect("a")
