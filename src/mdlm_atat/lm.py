@@ -152,6 +152,11 @@ class LanguageModel(ABC):
         return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "CPU"
 
     @property
+    @abstractmethod
+    def sampler_name(self) -> str:
+        """How `generate` goes about it, as stored with samples."""
+
+    @property
     def max_length(self) -> int:
         return self.config.data.length
 
@@ -281,6 +286,11 @@ class MaskedDiffusionLM(LanguageModel):
     kind = "masked"
     network: ATATDiT
 
+    @property
+    def sampler_name(self) -> str:
+        own = own_schedule(self.config, self.tokenizer.vocab_size, self.counts, self.network)
+        return "ancestral" if own is None else "ancestral at its own rates"
+
     def likelihood(
         self,
         rows: Rows,
@@ -386,6 +396,10 @@ class CausalLM(LanguageModel):
 
     kind = "causal"
     network: CausalTransformer
+
+    @property
+    def sampler_name(self) -> str:
+        return "left to right"
 
     def likelihood(
         self,

@@ -74,7 +74,8 @@ def mask_log_prob(
     scored: Bool[Tensor, "batch length"],
 ) -> Float[Tensor, " batch"]:
     """log q(z_t | x0) of independent masks, for the gradient of the rates. float64 in, float64 out."""
-    log_masked, log_visible = mask_rate.log(), torch.log1p(-mask_rate.clamp_max(1 - 1e-12))
+    # clamped: an infinite logarithm in the branch not taken makes the gradient NaN
+    log_masked, log_visible = mask_rate.clamp_min(1e-300).log(), torch.log1p(-mask_rate.clamp_max(1 - 1e-12))
     return torch.where(scored, torch.where(is_masked, log_masked, log_visible), 0.0).sum(1)
 
 
@@ -178,7 +179,7 @@ class MaskedDiffusion:
         if self.through_bound:
             x0, lengths, t = _twice(x0), None if lengths is None else _twice(lengths), _twice(t)
         scored = torch.ones_like(x0, dtype=torch.bool) if lengths is None else scored_positions(lengths, x0.shape[1])
-        importance = self._importance(model, x0, lengths)  # (B, L), of the clean text
+        importance = self._importance(model, x0, lengths, measure)  # (B, L), of the clean text
         rates = self.masking(t, importance, scored, stage)  # (B, L)
         is_masked = mask_independently(draw.uniform, rates.mask_rate.detach(), scored)  # (B, L)
         z_t = hide(x0, is_masked, self.mask_id)  # (B, L)
@@ -207,18 +208,16 @@ class MaskedDiffusion:
             share = scored.sum() / num_tokens  # of the batch: the mean over micro-batches weighs each by its tokens
             total = total + self.importance_weight * share * error
             terms["importance"] = (share * error).detach()
-        if not measure:
-            metrics = {}
-        else:
-            metrics |= masking_metrics(rates, is_masked, scored, importance)
-            if stage is not None:
-                metrics["curriculum/stage"] = torch.full((), float(stage.index), device=x0.device)
-                metrics["curriculum/temperature"] = torch.full((), stage.temperature, device=x0.device)
-        return TrainingLoss(total, terms, metrics)
+        if measure:
+            metrics |= masking_metrics(rates, is_masked, scored, importance, stage)
+        return TrainingLoss(total, terms, metrics if measure else {})
 
-    def _importance(self, model: Any, x0: Tensor, lengths: Tensor | None) -> Float[Tensor, "batch length"] | None:
-        """Importance of the clean text; with a gradient only if it is to come through the bound."""
-        if not (self.masking.needs_importance or self.importance_weight > 0):
+    def _importance(
+        self, model: Any, x0: Tensor, lengths: Tensor | None, measure: bool
+    ) -> Float[Tensor, "batch length"] | None:
+        """Importance of the clean text, where the masking or the log wants it; with a gradient only if it is to come
+        through the bound."""
+        if not (self.masking.needs_importance or (measure and self.importance_weight > 0)):
             return None
         with torch.set_grad_enabled(self.through_bound and torch.is_grad_enabled()):
             return model.importance(x0, model.importance_score(x0, torch.zeros(len(x0), device=x0.device), lengths))
@@ -240,6 +239,7 @@ def denoise_under(
     logits, log_speed_hat = model.logits_and_log_speed(z_t, told, lengths)
     correction = masking.token_correction(t, stage)
     if correction is not None:
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         logits = logits + correction[:, None, :].to(logits.dtype)
     return logits, log_speed_hat
 
@@ -265,7 +265,10 @@ def importance_loss(
     nll: Float[Tensor, "batch length"],
 ) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
     """Mean squared error of the estimator's scores against the standardised losses of the masked tokens: of the clean
-    input (t = 0), which drives the masking, and of the masked one, for samplers. And both correlations."""
+    input (t = 0), which drives the masking, and of the masked one, for samplers. And both correlations.
+
+    Mean and variance are those of the rows at hand, so more processes or micro-batches make nearly the same run.
+    """
     is_masked = z_t != x0
     target = standardised(nll, is_masked)
     clean = model.importance_score(x0, torch.zeros(len(x0), device=x0.device), lengths)  # (B, L)
@@ -280,7 +283,7 @@ def importance_loss(
 def standardised(
     nll: Float[Tensor, "batch length"], is_masked: Bool[Tensor, "batch length"]
 ) -> Float[Tensor, "batch length"]:
-    """The losses of the masked tokens with mean 0 and variance 1; 0 elsewhere. No gradient."""
+    """The losses of the masked tokens with mean 0 and variance 1; 0 elsewhere."""
     count = is_masked.sum().clamp_min(1)
     mean = torch.where(is_masked, nll, 0.0).sum() / count
     centred = torch.where(is_masked, nll - mean, 0.0)
@@ -311,12 +314,16 @@ def masking_metrics(
     is_masked: Bool[Tensor, "batch length"],
     scored: Bool[Tensor, "batch length"],
     importance: Float[Tensor, "batch length"] | None,
+    stage: Stage | None,
 ) -> dict[str, Tensor]:
-    """Expected and realised share of masked tokens, and the distribution of importance."""
+    """Expected and realised share of masked tokens, the distribution of importance, the stage of the curriculum."""
     metrics = {
         "masking/expected_rate": torch.where(scored, rates.mask_rate.detach(), 0.0).sum().float() / scored.sum(),
         "masking/realised_rate": is_masked.sum() / scored.sum(),
     }
+    if stage is not None:
+        metrics["curriculum/stage"] = torch.full((), float(stage.index), device=scored.device)
+        metrics["curriculum/temperature"] = torch.full((), stage.temperature, device=scored.device)
     if importance is None:
         return metrics
     values = importance.detach()[scored].float().sort().values

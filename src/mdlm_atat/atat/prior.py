@@ -16,8 +16,8 @@ def prior_importance(counts: NDArray, kind: PriorKind) -> Float[Tensor, " vocab"
     """Importance in [0, 1] of every token, from its count in the training text. float32.
 
     frequency: 1 - count / largest count, as the source has it: nearly 1 for all but a few tokens.
-    surprisal: -log of the frequency, linear between the commonest token (0) and a token seen once (1); tokens that
-    were never seen count as seen once.
+    surprisal: -log of the frequency, linear between the commonest token (0) and a token seen once (1).
+    Tokens that were never seen count as seen once.
     """
     seen = torch.from_numpy(counts).double().clamp_min(1)
     match kind:

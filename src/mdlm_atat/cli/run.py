@@ -174,6 +174,13 @@ def assemble(
     checkpoint: Checkpoint | None,
 ) -> tuple[Training, Progress]:
     """The objects of a run, fresh from the seed or as the checkpoint left them."""
+    rows = config.train.batch_size // engine.num_ranks // config.train.num_micro_batches
+    if config.importance.through_bound and rows % 2:
+        raise UserError(
+            f"importance.through_bound masks every sequence twice, and {config.train.batch_size} sequences over "
+            f"{engine.num_ranks} processes and {config.train.num_micro_batches} micro-batches are {rows} at once, not "
+            "an even number: change --train.batch_size"
+        )
     vocab_size = train_data.tokenizer.vocab_size
     torch.manual_seed(config.train.seed)
     counts = train_data.counts
@@ -329,7 +336,7 @@ def write_samples(lm: MaskedDiffusionLM | CausalLM, folder: Path, config: RunCon
             "seed": text.seed,
             "num_steps": config.eval.sample_steps,
             "nfe": text.nfe,
-            "sampler": "ancestral" if lm.kind == "masked" else "left to right",
+            "sampler": lm.sampler_name,
         }
         for text in texts
     ]

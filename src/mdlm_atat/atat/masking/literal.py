@@ -20,10 +20,10 @@ class LiteralMasking:
     """p_i = mask_rate(t) L softmax(± importance / temperature + position_bias)_i, filled up to at most 1.
 
     The source masks with gamma_t * softmax(...), about one token a sequence; multiplied by L and water-filled, the
-    expected number masked is mask_rate(t) L at every t. balanced mixes inverse and proportional by 1 - t and t. Which
-    tokens are masked then depends on what they are, and the usual weights (weight(t); times the stage's
-    weight_in_range for `literal_curriculum`) do not make a bound of it: a fair coin masked at t and t^3 reads 0.573
-    nats, below its entropy of 0.693.
+    expected number masked is mask_rate(t) L at every t. balanced mixes inverse and proportional by 1 - t and t, and a
+    token's rate need not rise with t then. Which tokens are masked depends on what they are, and the usual weights
+    (weight(t); times the stage's weight_in_range for `literal_curriculum`) do not make a bound of it: a fair coin
+    whose sides are masked at t and t^3 reads 0.319 nats so, below its entropy of 0.693.
     """
 
     is_bound = False

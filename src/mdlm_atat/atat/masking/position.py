@@ -57,7 +57,8 @@ class PositionAwareMaskingScheduler(ExponentMasking):
         position = torch.arange(scored.shape[1], device=scored.device)[None, :]
         if self.table is not None:
             return self.table[position].double().expand(scored.shape)
-        return position_bias(self.shape, self.strength, position, scored.sum(1, keepdim=True))
+        bias = position_bias(self.shape, self.strength, position, scored.sum(1, keepdim=True))
+        return torch.where(scored, bias, 0.0)  # beyond the text it would grow without end
 
     def __call__(
         self,

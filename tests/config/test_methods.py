@@ -1,0 +1,218 @@
+"""Training methods are layers over a preset: each changes what it says and nothing else, and no mixture of their parts
+is accepted whose bound or gradient would be wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mdlm_atat.cli.main import main
+from mdlm_atat.config.files import describe_methods, load_config, method_names, preset_names, save_config
+from mdlm_atat.errors import UserError
+from mdlm_atat.train.run_folder import changes
+
+MASKED = [name for name in preset_names() if load_config(name).model.kind == "masked"]
+
+# method: (its base, every setting in which it differs from it on the preset char)
+ABLATIONS = {
+    "time_sampling_only": ("mdlm", {"objective.time_sampling", "objective.weighting"}),
+    "importance_only": ("atat", {"objective.time_sampling", "objective.weighting", "curriculum.kind"}),
+    "no_curriculum": ("atat", {"curriculum.kind"}),
+    "learned_only": ("no_curriculum", {"importance.mode"}),
+    "frequency_only": (
+        "no_curriculum",
+        {"importance.mode", "model.time_conditioning", "masking.logit_correction"},
+    ),
+    "no_importance": ("atat", {"importance.mode", "model.time_conditioning", "masking.strategy"}),
+    "literal_importance": (
+        "mdlm",
+        {"importance.mode", "masking.strategy", "masking.direction", "masking.temperature"},
+    ),
+    "position_slope": ("mdlm", {"masking.strategy", "masking.position"}),
+}
+SECTIONS = {  # where what changes is many settings
+    "atat": ("time_sampling_only", {"model", "importance", "masking", "curriculum"}),
+    "literal_curriculum": ("literal_importance", {"masking", "curriculum"}),
+}
+
+
+def mistakes_in(preset: str, method: str) -> list[str]:
+    with pytest.raises(UserError) as caught:
+        load_config(preset, method)
+    return str(caught.value).splitlines()
+
+
+@pytest.mark.parametrize("method", method_names())
+def test_every_method_loads_over_every_masked_preset_and_is_read_back_from_its_run(method: str, tmp_path: Path):
+    assert len(MASKED) == 7
+    assert describe_methods()[method]
+    for preset in MASKED:
+        config = load_config(preset, method)
+        save_config(config, tmp_path / "config.yaml")
+        assert load_config(str(tmp_path)) == config
+
+
+@pytest.mark.parametrize("method", method_names())
+def test_a_method_leaves_data_optimizer_steps_and_evaluation_to_the_preset(method: str):
+    for preset in MASKED:
+        changed = changes(load_config(preset), load_config(preset, method))
+        assert {path.partition(".")[0] for path in changed} <= {
+            "model",
+            "objective",
+            "importance",
+            "masking",
+            "curriculum",
+        }
+        assert {path for path in changed if path.startswith("model.")} <= {
+            "model.time_conditioning",
+            "model.time_through",
+        }
+
+
+def test_mdlm_is_the_preset_char_with_no_method_at_all():
+    assert load_config("char", "mdlm") == load_config("char")
+
+
+def test_a_method_s_times_win_over_the_preset_s():
+    assert load_config("demo").objective.time_sampling == "beta"
+    assert load_config("demo", "mdlm").objective.time_sampling == "uniform"
+
+
+@pytest.mark.parametrize("method", ABLATIONS)
+def test_an_ablation_differs_from_its_base_in_the_named_settings_and_no_other(method: str):
+    base, expected = ABLATIONS[method]
+    assert changes(load_config("char", base), load_config("char", method)).keys() == expected
+
+
+@pytest.mark.parametrize("method", SECTIONS)
+def test_a_method_of_several_parts_differs_from_its_base_in_these_sections(method: str):
+    base, expected = SECTIONS[method]
+    changed = changes(load_config("char", base), load_config("char", method))
+    assert {path.partition(".")[0] for path in changed} == expected
+
+
+def test_every_shipped_method_is_the_base_or_one_of_the_ablations():
+    assert {*ABLATIONS, *SECTIONS, "mdlm"} == set(method_names())
+
+
+def test_an_unknown_method_is_answered_with_the_list_and_a_hint(tmp_path: Path):
+    first, second = mistakes_in("char", "atta")
+    assert first == "unknown method 'atta'; did you mean atat?"
+    assert second.startswith(f"methods: {', '.join(method_names())}; ")
+    (missing,) = mistakes_in("char", str(tmp_path / "mine.yaml"))
+    assert missing == f"there is no file or run folder {tmp_path / 'mine.yaml'}"
+
+
+@pytest.mark.parametrize("method", method_names())
+def test_a_masking_method_on_the_causal_baseline_is_refused_in_one_line(method: str):
+    (message,) = mistakes_in("causal-char", method)
+    assert message.startswith(f"method {method}: model.kind = causal ")
+    # it is the masking that does not go with it; what the method says about t is not the person's to mend
+    assert "time_conditioning" not in message
+
+
+def test_a_file_that_builds_on_a_method_is_a_method(tmp_path: Path):
+    file = tmp_path / "sharp.yaml"
+    file.write_text("# atat with sharper masks\nbase: atat\nmasking:\n  temperature: 0.3\n")
+    changed = changes(load_config("tiny", "atat"), load_config("tiny", str(file)))
+    assert {path: new for path, (_, new) in changed.items()} == {"masking.temperature": 0.3}
+
+
+def test_a_mistake_that_a_method_file_inherits_names_the_file_that_holds_it(tmp_path: Path):
+    (tmp_path / "parent.yaml").write_text("base: atat\nmasking:\n  temprature: 0.3\n")
+    (tmp_path / "child.yaml").write_text("base: parent.yaml\ncurriculum:\n  kind: none\n")
+    (message,) = mistakes_in("char", str(tmp_path / "child.yaml"))
+    assert "masking.temprature: unknown key; did you mean masking.temperature?" in message
+    assert message.endswith("parent.yaml)")
+
+
+def test_a_resumed_run_refuses_a_method(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    save_config(load_config("char"), tmp_path / "config.yaml")
+    with pytest.raises(SystemExit) as stop:
+        main(["train", "--resume", str(tmp_path), "--method", "atat"])
+    assert stop.value.code == 2
+    assert "a resumed run keeps its method: leave out --method" in capsys.readouterr().err
+
+
+CONTRADICTIONS = {
+    "importance masking, estimator off": (
+        "atat --importance.mode none",
+        "masking.strategy = importance needs an importance, and importance.mode is none",
+    ),
+    "literal masking, estimator off": (
+        "literal_importance --importance.mode none",
+        "masking.strategy = literal_importance needs an importance",
+    ),
+    "boundaries out of order": (
+        "atat --curriculum.boundaries 0.8 0.2",
+        "curriculum.boundaries is 0.8 0.2, expected 0 < first < second < 1",
+    ),
+    "a boundary at the end": ("atat --curriculum.boundaries 0.2 1.0", "curriculum.boundaries is 0.2 1.0"),
+    "negative temperature": ("atat --masking.temperature -1", "masking.temperature is -1.0, expected above 0"),
+    "a stage of negative temperature": (
+        "atat --curriculum.temperatures 2 0 1",
+        "curriculum.temperatures is (2.0, 0.0, 1.0), expected three numbers above 0",
+    ),
+    "table not learned": (
+        "position_slope --masking.position table",
+        "masking.position = table is learned through the bound: set importance.through_bound to true",
+    ),
+    "a table beside importance": (
+        "atat --masking.position table --importance.through_bound true",
+        "masking.position = table needs masking.strategy = position, not importance",
+    ),
+    "position without a shape": (
+        "mdlm --masking.strategy position",
+        "masking.strategy = position needs a shape: set masking.position to slope, u_shape or table",
+    ),
+    "a shape that nothing uses": (
+        "mdlm --masking.position slope",
+        "masking.position = slope has no effect with masking.strategy = uniform",
+    ),
+    "not told the time": ("atat --model.time_conditioning false", "set model.time_conditioning to true"),
+    "frequency, not corrected and not told": (
+        "frequency_only --masking.logit_correction false",
+        "set model.time_conditioning to true",
+    ),
+    "correction of a learned importance": (
+        "learned_only --masking.logit_correction true",
+        "masking.logit_correction is known only where the rates depend on the token itself",
+    ),
+    "odd micro-batch through the bound": (
+        "atat --importance.through_bound true --train.batch_size 6 --train.num_micro_batches 2",
+        "train.batch_size / train.num_micro_batches must be even, not 3",
+    ),
+    "nothing to train through the bound": (
+        "mdlm --importance.through_bound true",
+        "importance.through_bound has nothing to train",
+    ),
+    "balanced and sharp": (
+        "no_curriculum --masking.direction balanced --masking.temperature 0.7",
+        "masking.temperature = 0.7 is too low for masking.direction = balanced",
+    ),
+    "curriculum masking without stages": (
+        "no_curriculum --masking.strategy curriculum",
+        "masking.strategy = curriculum needs a curriculum: set curriculum.kind to fixed or dynamic",
+    ),
+    "literal curriculum without stages": (
+        "literal_curriculum --curriculum.kind none",
+        "masking.strategy = literal_curriculum needs a curriculum",
+    ),
+    "estimator heads": ("atat --importance.num_heads 3", "importance.width = 256 cannot be split"),
+}
+
+
+@pytest.mark.parametrize("case", CONTRADICTIONS)
+def test_parts_that_do_not_fit_are_one_message_with_exit_code_2_and_leave_no_folder(
+    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.chdir(tmp_path)
+    flags, expected = CONTRADICTIONS[case]
+    assert main(["train", "char", "--out", "run", "--method", *flags.split()]) == 2
+    output = capsys.readouterr()
+    (message,) = output.err.splitlines()
+    assert message.startswith("error: atat train char: ")
+    assert expected in message
+    assert not output.out
+    assert not list(tmp_path.iterdir())
