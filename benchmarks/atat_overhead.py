@@ -51,7 +51,7 @@ def make_training(config: RunConfig, engine: Engine) -> Training:
         objective=build_objective(config, vocab_size, counts, model),
         batch_at=lambda step: (batches[step % len(batches)], lengths),
         evaluate=lambda _: {},
-        save=lambda _: None,
+        save=lambda _, __: None,
     )
 
 

@@ -47,3 +47,13 @@ def tiny_flags(source: Path | str, **changed: object) -> list[str]:
 
 def train(source: Path | str, out: Path, **changed: object) -> int:
     return main(["train", "demo", "--out", str(out), *tiny_flags(source, **changed)])
+
+
+def method_flags(method: str, source: Path | str, **changed: object) -> list[str]:
+    """Flags of a tiny run of a training method, its estimator tiny too."""
+    estimator = {"importance__width": 16, "importance__num_layers": 1, "importance__num_heads": 2}
+    return ["--method", method, *tiny_flags(source, **{**estimator, **changed})]
+
+
+def train_method(method: str, source: Path | str, out: Path, **changed: object) -> int:
+    return main(["train", "demo", "--out", str(out), *method_flags(method, source, **changed)])

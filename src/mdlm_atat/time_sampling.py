@@ -88,7 +88,7 @@ class Weighting:
     def __init__(self, kind: WeightingKind, schedule: Schedule, density: TimeDensity, clip: float = 0.1) -> None:
         self.kind: WeightingKind = kind
         self.schedule, self.clip = schedule, clip
-        u = (torch.arange(100_000, dtype=torch.float64) + 0.5) / 100_000
+        u = (torch.arange(10_000, dtype=torch.float64) + 0.5) / 10_000
         t = density.quantile(u)
         self.scale = 1 / (schedule.mask_rate(t) * self._unscaled(t)).mean().item()
         if not math.isfinite(self.scale):

@@ -180,8 +180,12 @@ CONTRADICTIONS = {
         "masking.logit_correction is known only where the rates depend on the token itself",
     ),
     "odd micro-batch through the bound": (
-        "atat --importance.through_bound true --train.batch_size 6 --train.num_micro_batches 2",
+        "importance_only --importance.through_bound true --train.batch_size 6 --train.num_micro_batches 2",
         "train.batch_size / train.num_micro_batches must be even, not 3",
+    ),
+    "times that are not the bound's, through the bound": (
+        "atat --importance.through_bound true",
+        "objective.weighting = elbo (in every stage of a curriculum); they are beta and flat",
     ),
     "nothing to train through the bound": (
         "mdlm --importance.through_bound true",
@@ -199,7 +203,10 @@ CONTRADICTIONS = {
         "literal_curriculum --curriculum.kind none",
         "masking.strategy = literal_curriculum needs a curriculum",
     ),
-    "estimator heads": ("atat --importance.num_heads 3", "importance.width = 256 cannot be split"),
+    "estimator heads": (
+        "atat --importance.width 256 --importance.num_heads 3",
+        "importance.width = 256 cannot be split",
+    ),
 }
 
 

@@ -16,7 +16,6 @@ from mdlm_atat.config.schema import RunConfig
 from mdlm_atat.errors import UserError
 from mdlm_atat.models.dit import ATATDiT
 from mdlm_atat.models.importance import AdaptiveImportanceEstimator, ImportanceEstimator
-from mdlm_atat.models.layers import sinusoidal_features
 from mdlm_atat.objective import importance_loss
 
 VOCAB, LENGTH = 13, 20
@@ -32,14 +31,14 @@ TINY = {
 }
 
 
-def tiny_config(method: str, preset: str = "char", **changed: object) -> RunConfig:
+def tiny_config(method: str, **changed: object) -> RunConfig:
     settings = {**TINY, **{path.replace("__", "."): value for path, value in changed.items()}}
     flags = [word for path, value in settings.items() for word in (f"--{path}", str(value))]
-    return override(load_config(preset, method), flags, "test")
+    return override(load_config("char", method), flags, "test")
 
 
-def tiny_model(method: str, *, seed: int = 0, **changed: object) -> ATATDiT:
-    torch.manual_seed(seed)
+def tiny_model(method: str, **changed: object) -> ATATDiT:
+    torch.manual_seed(0)
     network = build_model(tiny_config(method, **changed), VOCAB, COUNTS)
     assert isinstance(network, ATATDiT)
     return network.eval()
@@ -55,6 +54,12 @@ def shaken(network: ATATDiT) -> ATATDiT:
 
 def some_tokens(rows: int = 3, length: int = LENGTH) -> Tensor:
     return torch.randint(0, VOCAB, (rows, length), generator=torch.Generator().manual_seed(0))
+
+
+def score(network: ATATDiT, tokens: Tensor, t: Tensor, lengths: Tensor | None = None) -> Tensor:
+    found = network.importance_score(tokens, t, lengths)
+    assert found is not None
+    return found
 
 
 def num_parameters(network: torch.nn.Module) -> int:
@@ -80,7 +85,7 @@ def test_atat_adds_less_than_2_percent_to_the_parameters_of_small():
 @pytest.mark.parametrize("tied", [True, False])
 def test_the_backbone_starts_from_the_same_weights_with_and_without_atat_s_parts(through, tied):
     # adaLN, where both are told the time, draws weights of its own in every block
-    time = {"model__time_conditioning": through == "adaln", "model__time_through": "adaln"} if through == "adaln" else {}
+    time: dict[str, object] = {"model__time_conditioning": True} if through == "adaln" else {}
     plain = dict(tiny_model("mdlm", model__tied=tied, **time).named_parameters())
     ours = dict(tiny_model("atat", model__tied=tied, model__time_through=through).named_parameters())
     assert plain.keys() < ours.keys()
@@ -92,14 +97,14 @@ def test_the_backbone_starts_from_the_same_weights_with_and_without_atat_s_parts
 def test_the_prior_reaches_importance_with_the_promised_share():
     tokens = some_tokens()
     full, learned, frequency = (tiny_model(mode) for mode in ("no_curriculum", "learned_only", "frequency_only"))
-    score = torch.randn(tokens.shape, generator=torch.Generator().manual_seed(2))
+    f = torch.randn(tokens.shape, generator=torch.Generator().manual_seed(2))
     prior = frequency.importance(tokens, None)
     expected = torch.from_numpy(np.log(500 / np.maximum(COUNTS, 1)) / math.log(500)).float()[tokens]
     assert prior.allclose(expected, atol=1e-6)
-    assert learned.importance(tokens, score).equal(score.sigmoid())
-    assert full.importance(tokens, score).allclose(0.7 * score.sigmoid() + 0.3 * prior, atol=1e-6)
+    assert learned.importance(tokens, f).equal(f.sigmoid())
+    assert full.importance(tokens, f).allclose(0.7 * f.sigmoid() + 0.3 * prior, atol=1e-6)
     shared = tiny_model("no_curriculum", importance__prior_share=0.9)
-    assert shared.importance(tokens, score).allclose(0.1 * score.sigmoid() + 0.9 * prior, atol=1e-6)
+    assert shared.importance(tokens, f).allclose(0.1 * f.sigmoid() + 0.9 * prior, atol=1e-6)
 
 
 @pytest.mark.parametrize("method", ["atat", "learned_only", "frequency_only"])
@@ -151,20 +156,19 @@ def test_the_adaptive_estimator_is_told_the_time_and_the_plain_one_is_not():
     adaptive, plain = (shaken(tiny_model("learned_only", importance__time=time)) for time in (True, False))
     assert type(adaptive.estimator) is AdaptiveImportanceEstimator
     assert type(plain.estimator) is ImportanceEstimator
-    difference = adaptive.importance_score(tokens, early) - adaptive.importance_score(tokens, late)
+    difference = score(adaptive, tokens, early) - score(adaptive, tokens, late)
     assert difference.abs().amax(1).min() > 1e-2
-    assert plain.importance_score(tokens, early).equal(plain.importance_score(tokens, late))
+    assert score(plain, tokens, early).equal(score(plain, tokens, late))
 
 
 @pytest.mark.parametrize("time", [True, False])
 def test_padding_does_not_change_a_row_s_scores(time):
     network = shaken(tiny_model("learned_only", importance__time=time))
     row, t = some_tokens(1, 9), torch.tensor([0.4])
-    alone = network.importance_score(row, t)
+    alone = score(network, row, t)
     padded = torch.cat([row, some_tokens(1, 11).flip(1)], dim=1)
-    scores = network.importance_score(padded, t, torch.tensor([9]))
-    assert scores[:, :9].allclose(alone, atol=1e-5)
-    assert not network.importance_score(padded, t, torch.tensor([20]))[:, :9].allclose(alone, atol=1e-2)
+    assert score(network, padded, t, torch.tensor([9]))[:, :9].allclose(alone, atol=1e-6)
+    assert not score(network, padded, t, torch.tensor([20]))[:, :9].allclose(alone, atol=2e-5)
 
 
 @pytest.mark.parametrize("method", ["atat", "frequency_only"])
@@ -175,7 +179,7 @@ def test_a_prior_without_the_tokenizer_s_counts_is_one_clear_message(method, cou
     (message,) = str(caught.value).splitlines()
     assert f"needs the training counts of this tokenizer's {VOCAB} tokens" in message
     assert ("none are stored" if counts is None else f"those stored are of {VOCAB - 1} tokens") in message
-    assert "restore counts.npy of the run" in message
+    assert "restore counts.npy" in message
 
 
 @pytest.mark.parametrize("method", ["mdlm", "learned_only", "position_slope"])
@@ -190,34 +194,24 @@ def test_a_time_added_to_the_embeddings_starts_at_nothing_and_then_changes_the_l
     assert num_parameters(network.added_time) == 33 * 16  # 16 frequencies, cos and sin, and a bias
     assert network(tokens, early).equal(network(tokens, late))
     shaken(network)
-    assert (network(tokens, early) - network(tokens, late)).abs().max() > 1e-2
-    with torch.no_grad():  # exactly what is added: t is told to every position alike
-        one_t = network.added_time(sinusoidal_features(early, 16))
-        network.embedding.weight += one_t[0]
-        network.added_time.weight.zero_()
-        network.added_time.bias.zero_()
-    moved = network._hidden(tokens, late, None)
-    network_again = shaken(tiny_model("atat"))
-    assert moved.allclose(network_again._hidden(tokens, early, None), atol=1e-4)
+    assert (network(tokens, early) - network(tokens, late)).abs().amax((1, 2)).min() > 1e-2
 
 
-# --- what it learns. Text of pairs (marker, token): the marker tells that its token is one of k, all alike. So a token
-# whose marker is visible costs log k nats, and every token occurs as often as any other: the prior is blind to it.
+# --- what it learns. Text of pairs (marker, token): the marker tells that its token is one of k, all alike, so a token
+# whose marker is visible costs log k nats.
 
-KINDS = (1, 2, 4, 8, 16)
-TOKENS_PER_KIND = 16
-NUM_TOKENS = TOKENS_PER_KIND * len(KINDS)
-NUM_PAIRS = 8
-FIRST_MARKER = [NUM_TOKENS + sum(TOKENS_PER_KIND // k for k in KINDS[:i]) for i in range(len(KINDS))]
-PAIR_VOCAB = NUM_TOKENS + sum(TOKENS_PER_KIND // k for k in KINDS)
-ENTROPY = torch.tensor([math.log(k) for k in KINDS]).repeat_interleave(TOKENS_PER_KIND)  # nats, of every token
+KINDS = torch.tensor([1, 2, 4, 8, 16])
+FIRST_TOKEN = KINDS - 1  # of each kind: 0, 1, 3, 7, 15
+NUM_TOKENS = 31
+PAIR_VOCAB = NUM_TOKENS + len(KINDS)  # a marker a kind
+NUM_PAIRS = 4
 
 
-def pairs_of(num_rows: int, generator: torch.Generator) -> Tensor:
-    token = torch.randint(0, NUM_TOKENS, (num_rows, NUM_PAIRS), generator=generator)
-    kind = token // TOKENS_PER_KIND
-    marker = torch.tensor(FIRST_MARKER)[kind] + token % TOKENS_PER_KIND // torch.tensor(KINDS)[kind]
-    return torch.stack([marker, token], dim=-1).flatten(1)
+def some_pairs(num_rows: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Rows (B, 2 NUM_PAIRS), and the kind of each of their pairs (B, NUM_PAIRS)."""
+    kind = torch.randint(0, len(KINDS), (num_rows, NUM_PAIRS), generator=generator)
+    token = FIRST_TOKEN[kind] + (torch.rand(kind.shape, generator=generator) * KINDS[kind]).long()
+    return torch.stack([NUM_TOKENS + kind, token], dim=-1).flatten(1), kind
 
 
 def ranks(values: Tensor) -> Tensor:
@@ -239,35 +233,34 @@ def test_spearman_is_1_for_any_rising_and_minus_1_for_any_falling_function():
 
 def trained(config: RunConfig, num_steps: int) -> ATATDiT:
     generator = torch.Generator().manual_seed(0)
-    counts = torch.bincount(pairs_of(4096, generator).flatten(), minlength=PAIR_VOCAB).numpy()
+    counts = torch.bincount(some_pairs(4096, generator)[0].flatten(), minlength=PAIR_VOCAB).numpy()
     torch.manual_seed(0)
     network: Any = build_model(config, PAIR_VOCAB, counts)
     objective = build_objective(config, PAIR_VOCAB, counts, network)
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-2, betas=(0.9, 0.98))
-    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.1, num_steps)
+    decay = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.1, num_steps)
     for step in range(num_steps):
-        x0 = pairs_of(32, generator)
-        loss = objective.loss(network, x0, None, objective.draw(*x0.shape, generator, step), x0.numel())
+        x0, _ = some_pairs(32, generator)
+        loss = objective.loss(network, x0, None, objective.draw(len(x0), x0.shape[1], generator, step), x0.numel())
         optimizer.zero_grad()
         loss.total.backward()
         optimizer.step()
-        schedule.step()
+        decay.step()
     return network.eval()
 
 
 @pytest.mark.parametrize("method", ["no_curriculum", "learned_only"])
-@torch.random.fork_rng()
 def test_a_trained_estimator_ranks_tokens_by_their_conditional_entropy(method):
     settings: dict[str, object] = {"data__length": 2 * NUM_PAIRS, "model__dropout": 0, "model__width": 32}
-    network = trained(tiny_config(method, **settings, model__num_layers=1, importance__train_share=1), num_steps=400)
-    x0 = pairs_of(512, torch.Generator().manual_seed(7))
+    network = trained(tiny_config(method, **settings, model__num_layers=1, importance__train_share=1), num_steps=200)
+    x0, kind = some_pairs(256, torch.Generator().manual_seed(7))
     with torch.no_grad():
-        importance = network.importance(x0, network.importance_score(x0, torch.zeros(len(x0))))[:, 1::2].flatten()
-    token = x0[:, 1::2].flatten()
-    by_token = torch.zeros(NUM_TOKENS).index_add(0, token, importance) / token.bincount(minlength=NUM_TOKENS)
-    by_kind = by_token.view(len(KINDS), TOKENS_PER_KIND).mean(1)
-    print(by_kind, spearman(by_token, ENTROPY), spearman(importance[:2000], ENTROPY[token[:2000]]))
-    assert spearman(by_kind, torch.tensor(KINDS).float()) >= 0.9
-    # ties within a kind leave at most 0.98
-    assert spearman(by_token, ENTROPY) >= 0.9
-    assert by_kind[-1] > by_kind[0] + 0.1
+        f = score(network, x0, torch.zeros(len(x0)))
+        importance = network.importance(x0, f)
+    entropy = KINDS.log()  # nats
+    for values in (importance[:, 1::2], f[:, 1::2]):  # with the prior, and the estimator alone
+        by_kind = torch.stack([values[kind == k].mean() for k in range(len(KINDS))])
+        assert spearman(by_kind, entropy) >= 0.9
+        assert by_kind[-1] > by_kind[0] + 0.2
+        # token by token; ties within a kind leave at most 0.98
+        assert spearman(values.flatten(), entropy[kind].flatten()) >= 0.9

@@ -51,7 +51,7 @@ def following(network: ExactNetwork, masking: ExponentMasking) -> Denoise:
     return denoise
 
 
-def how_often(joint: Joint, denoise: Denoise, rule: StepRule, num_rows: int = NUM_ROWS) -> Tensor:
+def how_often(joint: Joint, denoise: Denoise | ExactNetwork, rule: StepRule, num_rows: int = NUM_ROWS) -> Tensor:
     length = joint.sequences.shape[1]
     canvas = Canvas.blank(num_rows, length, joint.mask_id)
     tokens = sample(denoise, canvas, rule, mask_id=joint.mask_id, seeds=range(num_rows)).tokens
@@ -94,8 +94,8 @@ def test_speeds_that_depend_on_the_hidden_tokens_cannot_be_left_out():
 def test_a_schedule_by_position_is_followed_with_its_known_speeds():
     joint = full_joint()
     masking = PositionAwareMaskingScheduler(Linear(), "slope", 2.0)
-    network = ExactNetwork(joint, masking)
-    observed = how_often(joint, following(network, masking), FollowRates(NUM_STEPS))
+    denoise = following(ExactNetwork(joint, masking), masking)
+    observed = how_often(joint, denoise, FollowRates(64), num_rows=1000)
     assert chi_square_per_degree(observed, joint.probs) < 3.5
 
 
@@ -107,7 +107,9 @@ def test_a_token_of_constant_speed_w_is_hidden_at_mask_rate_r_with_probability_r
     def denoise(z_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         return torch.zeros(*z_t.shape, 2), speeds.expand(z_t.shape)
 
-    result = sample(denoise, Canvas.blank(num_rows, 3, 2), FollowRates(num_steps), mask_id=2, seeds=range(num_rows))
+    result = sample(
+        denoise, Canvas.blank(num_rows, 3, 2), FollowRates(num_steps), mask_id=2, seeds=range(10**4, 10**4 + num_rows)
+    )
     for step in range(1, num_steps):
         hidden = (result.trace.revealed_at_step > step).double().mean(0)
         expected = (1 - step / num_steps) ** speeds.double()
@@ -149,9 +151,7 @@ def test_fixed_positions_never_change_every_row_ends_and_no_row_asks_more_often_
     generator = torch.Generator().manual_seed(1)
     tokens = torch.randint(0, 11, (6, 24), generator=generator)
     fixed = torch.rand(6, 24, generator=generator) < torch.linspace(0, 1, 6)[:, None]
-    result = sample(
-        with_own_speeds(network), Canvas(tokens, fixed), FollowRates(num_steps), mask_id=11, seeds=range(6)
-    )
+    result = sample(with_own_speeds(network), Canvas(tokens, fixed), FollowRates(num_steps), mask_id=11, seeds=range(6))
     assert result.tokens[fixed].equal(tokens[fixed])
     assert (result.tokens < network.mask_id).all()
     assert (result.trace.revealed_at_step == 0).equal(fixed)

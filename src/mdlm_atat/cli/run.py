@@ -47,7 +47,7 @@ from mdlm_atat.train.run_folder import (
     check_resumable,
     check_same_data,
     describe_data,
-    write_config,
+    write_again,
     write_start,
 )
 from mdlm_atat.viz.report import write_report
@@ -84,7 +84,7 @@ def run(config: RunConfig, folder: Path, *, resumed_from: RunConfig | None, pres
             write_start(folder, config, train_data, start_record(training, preset, train_data, valid_data))
         elif engine.is_main:
             say(f"continuing after step {progress.step}")
-            write_config(folder, config)
+            write_again(folder, config, train_data)
         reason = train_and_log(training, progress, folder, preset, console)
     if reason is not None:
         say(f"stopped at step {progress.step} of {config.train.num_steps} ({reason}); a checkpoint is written")
@@ -200,14 +200,14 @@ def assemble(
         if curriculum is not None:
             curriculum.load_state(state["curriculum"])
 
-    def save_checkpoint(progress: Progress) -> None:
+    def save_checkpoint(progress: Progress, stage: Stage | None) -> None:
         engine.barrier()
         if engine.is_main:
             checkpoints = folder / "checkpoints"
             state = {"progress": as_state(progress), "machine": engine.describe()}
-            if curriculum is not None:
+            if curriculum is not None and stage is not None:
                 state["curriculum"] = curriculum.state()
-                state["stage"] = asdict(curriculum.stage(progress.step - 1))  # the last that was trained
+                state["stage"] = asdict(stage)
             saved = save(checkpoints, step=progress.step, model=model, ema=ema, optimizer=optimizer, state=state)
             keep_interval_steps = config.train.keep_interval_steps
             tidy(checkpoints, newest=saved, best_step=progress.best_step, keep_interval_steps=keep_interval_steps)
@@ -230,13 +230,8 @@ def assemble(
             rank=engine.rank,
             num_ranks=engine.num_ranks,
         ),
-        evaluate=lambda step: score_validation(
-            config,
-            engine,
-            model,
-            valid_data,
-            own_schedule(config, vocab_size, counts, model),
-            None if curriculum is None else curriculum.stage(step - 1),
+        evaluate=lambda stage: score_validation(
+            config, engine, model, valid_data, own_schedule(config, vocab_size, counts, model), stage
         ),
         save=save_checkpoint,
     )

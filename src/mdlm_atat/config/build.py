@@ -93,7 +93,7 @@ def build_importance(config: RunConfig, vocab_size: int, counts: NDArray[np.int6
     prior = None
     if importance.mode != "learned_only":
         by_token, mean = _prior(importance, vocab_size, counts)
-        prior = torch.cat([by_token, torch.tensor([mean])])
+        prior = torch.cat([by_token, by_token.new_tensor([mean])])
     return ImportanceParts(make_estimator if importance.has_estimator else None, prior, importance.prior_share)
 
 
@@ -105,7 +105,7 @@ def _prior(
         found = "none are stored with this model" if counts is None else f"those stored are of {len(counts)} tokens"
         raise UserError(
             f"importance.mode = {config.mode} needs the training counts of this tokenizer's {vocab_size} tokens, and "
-            f"{found}: restore counts.npy of the run, or use importance.mode = learned_only"
+            f"{found}: restore counts.npy in the folder of the model"
         )
     prior = prior_importance(counts, config.prior)
     return prior, mean_importance(prior, counts)

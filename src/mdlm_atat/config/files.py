@@ -40,6 +40,8 @@ def load_config(name_or_path: str, method: str | None = None) -> RunConfig:
     tree: Tree = {}
     for _, layer in reversed(layers):
         tree = _merge(tree, layer)
+    if method is not None and _holds(tree, "model.kind") and tree["model"]["kind"] == "causal":
+        raise UserError(f"{layers[0][0]}: model.kind = causal masks nothing, so no method applies; leave out --method")
     config, mistakes = _build(tree)
     if config is None:
         top = layers[0][0]
@@ -204,6 +206,8 @@ def _locate(name: str, folder: Path, kind: str) -> tuple[str, Traversable]:
     if name in known:
         return f"{word} {name}", _shipped(kind) / f"{name}.yaml"
     path = folder / name
+    if path.is_dir() and kind == METHODS:
+        raise UserError(f"{path} is a folder; a method is one of {', '.join(known)}, or a YAML file with `base: atat`")
     if path.is_dir():
         path = path / "config.yaml"
         if not path.is_file():

@@ -186,6 +186,8 @@ class MaskingConfig:
     def __post_init__(self) -> None:
         if self.temperature <= 0:
             raise UserError(f"masking.temperature is {self.temperature}, expected above 0, e.g. 1")
+        if abs(self.position_strength) > 20:
+            raise UserError(f"masking.position_strength is {self.position_strength}, expected from -20 to 20")
         if self.strategy == "position" and self.position == "none":
             raise UserError(
                 "masking.strategy = position needs a shape: set masking.position to slope, u_shape or table"
@@ -424,6 +426,13 @@ class RunConfig:
                 f"masking.strategy = {masking.strategy} needs an importance, and importance.mode is none: set "
                 "importance.mode to full, learned_only or frequency_only"
             )
+        factor = 1.0 if curriculum.kind == "none" else min(1.0, *curriculum.temperatures)
+        if masking.reads_importance and masking.temperature * factor < 0.05:
+            times = f" times the smallest of curriculum.temperatures, {factor}," if factor < 1 else ""
+            raise UserError(
+                f"masking.temperature = {masking.temperature}{times} is below 0.05: exponents would span more than "
+                "exp(20); use a higher one"
+            )
         if masking.strategy in ("curriculum", "literal_curriculum") and curriculum.kind == "none":
             raise UserError(
                 f"masking.strategy = {masking.strategy} needs a curriculum: set curriculum.kind to fixed or dynamic"
@@ -454,6 +463,14 @@ class RunConfig:
                 "masking.position = table is learned through the bound: set importance.through_bound to true"
             )
         if importance.through_bound:
+            times = {self.objective.time_sampling} if curriculum.kind == "none" else set(curriculum.time_sampling)
+            weights = {self.objective.weighting} if curriculum.kind == "none" else set(curriculum.weighting)
+            if times != {"uniform"} or weights != {"elbo"}:
+                raise UserError(
+                    "importance.through_bound follows the gradient of the training loss, which is the bound's only "
+                    "with objective.time_sampling = uniform and objective.weighting = elbo (in every stage of a "
+                    f"curriculum); they are {', '.join(sorted(times))} and {', '.join(sorted(weights))}"
+                )
             if masking.position != "table" and not (
                 importance.has_estimator and masking.reads_importance and masking.is_bound
             ):

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from mdlm_atat.atat.curriculum import Curriculum
+from mdlm_atat.atat.curriculum import Curriculum, Stage
 from mdlm_atat.config.schema import RunConfig
 from mdlm_atat.errors import UserError
 from mdlm_atat.models.ema import EMA
@@ -51,10 +51,11 @@ class Training:
     ema: EMA
     objective: Objective
     batch_at: BatchAt
-    evaluate: Callable[[int], dict[str, float]]
-    """Scores the raw model after so many steps, which holds the averaged weights while it runs; must return the key
-    `eval/nelbo_nats_per_token`, and `eval/schedule_nelbo_nats_per_token` where the method has a schedule of its own."""
-    save: Callable[[Progress], None]
+    evaluate: Callable[[Stage | None], dict[str, float]]
+    """Scores the raw model, which holds the averaged weights while it runs, as trained in this stage; must return the
+    key `eval/nelbo_nats_per_token`, and `eval/schedule_nelbo_nats_per_token` where the method has its own schedule."""
+    save: Callable[[Progress, Stage | None], None]
+    """Writes a checkpoint, with the stage that its weights were last trained in."""
     curriculum: Curriculum | None = None
     """Whose stage the objective follows; told the loss now and then."""
     writers: Sequence[Writer] = ()
@@ -77,6 +78,7 @@ def train(run: Training, progress: Progress) -> str | None:
         lr = learning_rate(progress.step, config.num_steps, run.config.optim)
         for group in run.optimizer.param_groups:
             group["lr"] = lr
+        stage = None if run.curriculum is None else run.curriculum.stage(progress.step)
         log_now = is_due(progress.step + 1, config.log_interval_steps, config.num_steps)
         loss, num_tokens = forward_backward(run, progress.step, measure=log_now)
         grad_norm = clip_gradients(run.raw_model, run.config.optim.grad_clip)
@@ -102,14 +104,14 @@ def train(run: Training, progress: Progress) -> str | None:
             log_step(run, progress, lap, loss, lr, grad_norm)
         if evaluate_now:
             paused_s = time.perf_counter()
-            save_now |= evaluate(run, progress)  # a new best is kept
+            save_now |= evaluate(run, progress, stage)  # a new best is kept
             lap.since_s += time.perf_counter() - paused_s  # tokens/s counts training alone
         if save_now or reason:
             if not has_finite_weights(run.raw_model):  # a finite gradient can still overflow them
                 first_bad_step = torch.where(first_bad_step < 0, progress.step - 1, first_bad_step)
             stop_if_not_finite(run, first_bad_step, saved_step)
             progress.elapsed_s = time.perf_counter() - lap.run_start_s
-            run.save(progress)
+            run.save(progress, stage)
             saved_step = progress.step
     return reason
 
@@ -211,11 +213,11 @@ def clip_gradients(model: nn.Module, largest_norm: float) -> Tensor:
     return nn.utils.clip_grad_norm_(model.parameters(), largest_norm if largest_norm > 0 else math.inf)
 
 
-def evaluate(run: Training, progress: Progress) -> bool:
+def evaluate(run: Training, progress: Progress, stage: Stage | None) -> bool:
     """Score the averaged weights; whether they are the best so far, by the bound under the method's own schedule."""
     run.raw_model.eval()
     with run.ema.swapped_in(run.raw_model):
-        values = run.evaluate(progress.step)
+        values = run.evaluate(stage)
     run.raw_model.train()
     own = "schedule_" if "eval/schedule_nelbo_nats_per_token" in values else ""
     bound = values[f"eval/{own}nelbo_nats_per_token"]

@@ -83,6 +83,11 @@ def write_start(folder: Path, config: RunConfig, train_data: TokenDataset, recor
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "run.json", {"started": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **record})
     train_data.tokenizer.save(folder / "tokenizer")
+    write_again(folder, config, train_data)
+
+
+def write_again(folder: Path, config: RunConfig, train_data: TokenDataset) -> None:
+    """What a resumed run writes anew: its settings, and the counts in case they were lost."""
     np.save(folder / COUNTS_FILE, train_data.counts, allow_pickle=False)
     write_config(folder, config)  # last: what has it is a run
 
@@ -152,10 +157,12 @@ def check_resumable(
         raise UserError(
             f"train.num_steps is {after.train.num_steps}, but the run has taken {step} steps already; ask for more"
         )
+    fixed = after.curriculum.kind == "fixed"
+    follows = "the learning rate and the curriculum's stages follow" if fixed else "the learning rate follows"
     lines = [
         f"{path}: {old} before, {new} now"
         + ("" if path in EXACT else "; from here on it is not the same run bit for bit")
-        + (", and the learning rate follows the new length" if path == "train.num_steps" else "")
+        + (f", and {follows} the new length" if path == "train.num_steps" else "")
         for path, (old, new) in changed.items()
     ]
     for name, old in machine_before.items():

@@ -383,7 +383,14 @@ def _how_to_read(run: RunFolder, result: Mapping[str, Any], *, is_exact: bool) -
             "nothing about other texts or other training seeds.",
             *_about_schedules(run, result),
         ]
-    is_bound = objective.get("weighting", "elbo") == "elbo" and objective.get("time_sampling", "uniform") == "uniform"
+    masking, curriculum = _section(run.config, "masking"), _section(run.config, "curriculum")
+    is_bound = (
+        objective.get("weighting", "elbo") == "elbo"
+        and objective.get("time_sampling", "uniform") == "uniform"
+        and curriculum.get("kind", "none") == "none"
+        and not str(masking.get("strategy", "uniform")).startswith("literal_")
+    )
+    has_estimator = _section(run.config, "importance").get("mode", "none") in ("full", "learned_only")
     averaged = number_at(train, "ema_decay") != 0
     scale = (
         "The training loss is on the same scale, nats per token"
@@ -391,7 +398,8 @@ def _how_to_read(run: RunFolder, result: Mapping[str, Any], *, is_exact: bool) -
         else "The training loss is reweighted and so not on the scale of the bound"
     )
     weights = ", and it is taken on the weights as they are, not on their moving average" if averaged else ""
-    sentences.append(f"{scale}; it is noisy, each line covering few batches{weights}.")
+    extra = "; it includes the estimator's own loss, which is no part of the bound" if has_estimator else ""
+    sentences.append(f"{scale}{extra}; it is noisy, each line covering few batches{weights}.")
     sentences.append(
         "Numbers per token compare only models with the same tokenizer; bits per character compare across tokenizers, "
         "on the same text."

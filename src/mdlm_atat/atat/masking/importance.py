@@ -118,7 +118,8 @@ class AdaptiveMaskingScheduler(ExponentMasking):
     def _biased(self, log_exponent: Float[Tensor, "batch length"]) -> Float[Tensor, "batch length"]:
         if self.position_bias is None:
             return log_exponent
-        return log_exponent + self.position_bias.to(log_exponent)[: log_exponent.shape[1]]
+        self.position_bias = self.position_bias.to(log_exponent)  # moved once, not every step
+        return log_exponent + self.position_bias[: log_exponent.shape[1]]
 
 
 def _balanced_exponent(rate: Tensor, distance: Tensor) -> Tensor:

@@ -57,7 +57,10 @@ class LiteralMasking:
         importance = importance.to(t.dtype)
         rate = self.schedule.mask_rate(t)[:, None]  # (B, 1)
         score = importance / (self.temperature * (1.0 if stage is None else stage.temperature))
-        bias = torch.zeros_like(score) if self.position_bias is None else self.position_bias.to(score)[: score.shape[1]]
+        bias = torch.zeros_like(score)
+        if self.position_bias is not None:
+            self.position_bias = self.position_bias.to(score)  # moved once, not every step
+            bias = bias + self.position_bias[: score.shape[1]]
         match self.direction:
             case "proportional":
                 share = _softmax(score + bias, scored)
