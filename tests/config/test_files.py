@@ -344,6 +344,6 @@ def processor_seconds(code: str) -> float:
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-def test_help_on_every_flag_answers_in_half_a_second_without_torch():
+def test_help_on_every_flag_takes_less_than_a_second_of_processor_without_torch():
     best_s = min(processor_seconds(HELP) for _ in range(5))
-    assert best_s < 0.5
+    assert best_s < 1.0

@@ -216,7 +216,8 @@ def test_parts_that_do_not_fit_are_one_message_with_exit_code_2_and_leave_no_fol
 ):
     monkeypatch.chdir(tmp_path)
     flags, expected = CONTRADICTIONS[case]
-    assert main(["train", "char", "--out", "run", "--method", *flags.split()]) == 2
+    source = ["--data.source", "nowhere.txt"]  # nothing to train on, should it be accepted
+    assert main(["train", "char", "--out", "run", "--method", *flags.split(), *source]) == 2
     output = capsys.readouterr()
     (message,) = output.err.splitlines()
     assert message.startswith("error: atat train char: ")

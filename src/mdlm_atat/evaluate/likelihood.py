@@ -244,6 +244,8 @@ def draw_schedule_nll(
         mismatch = torch.where(is_masked, share * (speed.clamp_min(1e-300).log() - log_hat), 0.0).sum(1)
         ratio = total_hat / total
         mismatch = mismatch + (ratio - 1 if form == "continuous" else ratio.log())
+        if log_speed_hat is None:
+            mismatch = torch.zeros_like(mismatch)  # known rates cost nothing, not even a rounding error
         return lengths[:, None] * torch.stack([(share * nll).sum(1), mismatch], dim=1)
 
     columns, _, lengths, block = _over_draws(
