@@ -74,7 +74,8 @@ def test_resuming_repeats_the_run_bit_for_bit(text, tmp_path, capsys):
 
 
 def test_a_run_killed_with_signal_9_at_a_random_moment_resumes_bit_for_bit(text, tmp_path):
-    settings = {"train__num_steps": 60, "train__checkpoint_interval_steps": 3, "train__eval_interval_steps": 60}
+    # long enough that the kill falls inside: 60 steps could be over, and the scoring begun, within the 0.3 seconds
+    settings = {"train__num_steps": 240, "train__checkpoint_interval_steps": 3, "train__eval_interval_steps": 240}
     assert train(text, tmp_path / "whole", **settings) == 0
     killed = tmp_path / "killed"
     command = [sys.executable, "-m", "mdlm_atat", "train", "demo", "--out", str(killed)]
@@ -85,7 +86,7 @@ def test_a_run_killed_with_signal_9_at_a_random_moment_resumes_bit_for_bit(text,
     process.wait()
     before = all_checkpoints(killed / "checkpoints")[-1].step
     assert main(["train", "--resume", str(killed)]) == 0
-    assert before < 60 or process.returncode == 0
+    assert before < 240
     assert same(weights_of(tmp_path / "whole"), weights_of(killed))
     assert losses_of(tmp_path / "whole") == losses_of(killed)
 

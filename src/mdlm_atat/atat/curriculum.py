@@ -177,14 +177,12 @@ class CurriculumScheduler:
 
 @dataclass
 class Standing:
-    """Where the loss-driven curriculum stands; all but `left_at_nats` starts anew with every change of stage, because
-    losses under different masks cannot be compared."""
+    """Where the loss-driven curriculum stands; all of it starts anew with every change of stage, because losses under
+    different masks cannot be compared."""
 
     stage: int = 0
     stage_start: int = 0
     """Steps taken when the stage began."""
-    left_at_nats: float | None = None
-    """Smoothed loss at the last change of stage. For the log; no decision depends on it."""
     num_observations: int = 0
     average_nats: float = 0.0
     """Exponential moving average that started from 0, before the correction of that bias."""
@@ -287,7 +285,7 @@ class DynamicCurriculumScheduler:
             now.best_nats, now.num_since_best, now.num_risen = self.smoothed_loss_nats, 0, 0
 
     def _enter(self, stage: int, step: int) -> None:
-        self._now = Standing(stage=stage, stage_start=step, left_at_nats=self.smoothed_loss_nats)
+        self._now = Standing(stage=stage, stage_start=step)
 
     def state(self) -> dict[str, float | int | None]:
         setbacks = {f"num_setbacks_{k}": count for k, count in enumerate(self._num_setbacks)}

@@ -189,6 +189,7 @@ def assemble(
         compile_blocks(model)
     objective = build_objective(config, vocab_size, counts, model)
     curriculum = objective.curriculum if isinstance(objective, MaskedDiffusion) else None
+    schedule = own_schedule(config, vocab_size, counts, model)
     optimizer = make_optimizer(model, config.optim)
     wrapped, wrapped_optimizer = engine.setup(model, optimizer)
     ema = EMA(model, config.train.ema_decay)
@@ -230,9 +231,7 @@ def assemble(
             rank=engine.rank,
             num_ranks=engine.num_ranks,
         ),
-        evaluate=lambda stage: score_validation(
-            config, engine, model, valid_data, own_schedule(config, vocab_size, counts, model), stage
-        ),
+        evaluate=lambda stage: score_validation(config, engine, model, valid_data, schedule, stage),
         save=save_checkpoint,
     )
     return training, progress

@@ -14,7 +14,7 @@ from mdlm_atat.schedules import Schedule
 
 PositionShape = Literal["slope", "u_shape", "table"]
 NEWTON_STEPS = 12
-"""To invert the expected share of masks: quadratic convergence, done after 8 at every strength up to 8."""
+"""To invert the expected share of masks: exact to float64 at every strength up to 20, the most that is allowed."""
 
 
 class PositionAwareMaskingScheduler(ExponentMasking):
