@@ -286,6 +286,12 @@ for _side in (_Loader, _Dumper):
     # YAML 1.1, which PyYAML speaks, has no number without a point: 1e-3 would be a text
     _side.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+.0123456789"))
 _Dumper.add_representer(
+    str,  # Unicode's own line ends are escaped in double quotes only
+    lambda dumper, text: dumper.represent_scalar(
+        "tag:yaml.org,2002:str", text, style='"' if set(text) & set("\x85\u2028\u2029") else None
+    ),
+)
+_Dumper.add_representer(
     tuple, lambda dumper, pair: dumper.represent_sequence("tag:yaml.org,2002:seq", pair, flow_style=True)
 )
 
