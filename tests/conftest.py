@@ -1,3 +1,59 @@
+from __future__ import annotations
+
 import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from mdlm_atat import CausalLM, MaskedDiffusionLM
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run side by side: threads of one would wait for the other's
+
+# The package is imported in the fixtures, not here: conftest.py is read before the plug-in that checks its types.
+
+
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Runs trained for a second each, once a worker, for reading: `masked` and `causal`, which have learned something
+    of text.txt, and `atat`, whose rates and importance are its own. Their data is prepared in cache/."""
+    from tiny_runs import train, train_method, write_text
+
+    folder = tmp_path_factory.mktemp("runs")
+    longer = {"train__batch_size": 32, "train__eval_interval_steps": 75, "train__checkpoint_interval_steps": 75}
+    learned = {**longer, "train__num_steps": 150, "optim__lr": 2e-2, "model__width": 32}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ATAT_CACHE", str(folder / "cache"))
+        text = write_text(folder / "text.txt")
+        assert train(text, folder / "masked", **learned) == 0
+        assert train(text, folder / "causal", **learned, model__kind="causal") == 0
+        assert train_method("atat", text, folder / "atat", **longer, train__num_steps=60, optim__lr=1e-2) == 0
+    return folder
+
+
+@pytest.fixture
+def cache(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For commands that need the runs' data."""
+    monkeypatch.setenv("ATAT_CACHE", str(runs / "cache"))
+
+
+@pytest.fixture(scope="session")
+def masked(runs: Path) -> MaskedDiffusionLM:
+    from mdlm_atat import MaskedDiffusionLM
+
+    return MaskedDiffusionLM.from_pretrained(runs / "masked")
+
+
+@pytest.fixture(scope="session")
+def atat(runs: Path) -> MaskedDiffusionLM:
+    from mdlm_atat import MaskedDiffusionLM
+
+    return MaskedDiffusionLM.from_pretrained(runs / "atat")
+
+
+@pytest.fixture(scope="session")
+def causal(runs: Path) -> CausalLM:
+    from mdlm_atat import CausalLM
+
+    return CausalLM.from_pretrained(runs / "causal")

@@ -11,9 +11,14 @@ from typing import Any
 
 def write_text(file: Path, content: str) -> None:
     """Replace a file's content at once: whoever reads it, whatever happens, it is the old or the new one."""
+    write_bytes(file, content.encode())
+
+
+def write_bytes(file: Path, content: bytes) -> None:
+    """The same of bytes."""
     aside = file.with_name(f".{file.name}.writing")
     try:
-        with aside.open("w", encoding="utf-8") as stream:
+        with aside.open("wb") as stream:
             stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())

@@ -3,8 +3,11 @@ qualify."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -25,3 +28,22 @@ class Denoiser(Protocol):
         when no row is padded; padding must not change the logits.
         """
         ...
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a denoiser says of a batch of canvases, with logits only where they are asked for: the output layer is a
+    large part of a step's work, and a step reveals few tokens."""
+
+    logits: Callable[[Tensor], Tensor]
+    """Logits (B, K, V) at chosen positions (B, K)."""
+    speed: Float[Tensor, "batch length"] | None = None
+    """How many times as fast as in MDLM each masked position is expected to be revealed; None: it says nothing."""
+    importance: Callable[[], Tensor] | None = None
+    """Importance in [0, 1] (B, L) of every position; None: the model knows none."""
+
+    @classmethod
+    def of(cls, logits: Float[Tensor, "batch length vocab"]) -> Prediction:
+        """Of logits that are there already."""
+        rows = torch.arange(len(logits), device=logits.device)[:, None]
+        return cls(lambda positions: logits[rows, positions])

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Literal
 
 import torch
+from torch import Tensor, nn
 
 from mdlm_atat.errors import UserError
 
@@ -44,3 +45,51 @@ def explain_out_of_memory(advice: str) -> Iterator[None]:
         if "can't allocate memory" not in str(error):
             raise
         raise UserError(f"out of memory; {advice}") from error
+
+
+def compile_blocks(model: nn.Module, *, dynamic: bool | None = None) -> None:
+    """Compile every transformer block in place; blocks of one shape share the compiled code. `dynamic` False: for one
+    shape of input only; None: a second shape compiles code for any."""
+    for blocks in (m for m in model.modules() if isinstance(m, nn.ModuleList)):
+        for block in blocks:
+            block.compile(dynamic=dynamic)
+
+
+class Graphed:
+    """A function of (z_t, t) whose work on a GPU is recorded once for each shape, as a CUDA graph, and replayed: the
+    CPU launches one thing instead of hundreds. What it gives is overwritten by the next call of the same shape.
+
+    Rows are padded to a power of two, so that a batch whose rows end one after the other needs few graphs.
+    """
+
+    NUM_WARM_UP = 3
+
+    def __init__(self, function: Callable[[Tensor, Tensor], Tensor]) -> None:
+        self._function = function
+        self._recorded: dict[tuple[int, int], tuple[torch.cuda.CUDAGraph, Tensor, Tensor, Tensor]] = {}
+
+    @torch.no_grad()
+    def __call__(self, z_t: Tensor, t: Tensor) -> Tensor:
+        num_rows, length = z_t.shape
+        padded = 1 << (num_rows - 1).bit_length()
+        if (padded, length) not in self._recorded:
+            self._recorded[padded, length] = self._record(z_t, t, padded)
+        graph, z_in, t_in, out = self._recorded[padded, length]
+        z_in[:num_rows].copy_(z_t)
+        t_in[:num_rows].copy_(t)
+        graph.replay()
+        return out[:num_rows]
+
+    def _record(self, z_t: Tensor, t: Tensor, padded: int) -> tuple[torch.cuda.CUDAGraph, Tensor, Tensor, Tensor]:
+        repeats = [0] * (padded - len(z_t))
+        z_in, t_in = torch.cat([z_t, z_t[repeats]]), torch.cat([t, t[repeats]])
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(self.NUM_WARM_UP):
+                self._function(z_in, t_in)
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            out = self._function(z_in, t_in)
+        return graph, z_in, t_in, out

@@ -33,13 +33,13 @@ def command_that_raises(monkeypatch: pytest.MonkeyPatch):
     return use
 
 
-def test_help_lists_every_command_and_three_examples(capsys: pytest.CaptureFixture[str]):
+def test_help_lists_every_command_and_four_examples(capsys: pytest.CaptureFixture[str]):
     assert cli.main(["--help"]) == 0
     page = capsys.readouterr().out
     for name, (_, what) in cli.COMMANDS.items():
         assert f"  {name} " in page
         assert what in page
-    assert page.count("\n  atat ") == 3
+    assert page.count("\n  atat ") == 4
     assert max(map(len, page.splitlines())) <= 80
 
 
@@ -56,7 +56,8 @@ def test_an_unknown_command_exits_2_with_a_hint_and_no_traceback():
     done = run("tran")
     assert done.returncode == 2
     assert done.stderr == (
-        "error: unknown command 'tran'; commands: data, train, eval, generate, inspect; did you mean atat train?\n"
+        "error: unknown command 'tran'; commands: data, train, eval, generate, infill, samplers, inspect; "
+        "did you mean atat train?\n"
     )
 
 

@@ -1,4 +1,4 @@
-import math
+from itertools import combinations
 
 import pytest
 import torch
@@ -8,106 +8,147 @@ from mdlm_atat.models.dit import ATATDiT
 from mdlm_atat.samplers.ancestral import Ancestral
 from mdlm_atat.samplers.canvas import Canvas
 from mdlm_atat.samplers.loop import sample
-from mdlm_atat.schedules import Cosine, Linear
-from toys import Joint
+from mdlm_atat.schedules import Cosine, Linear, Schedule
+from samplers.enumerated import (
+    CHANCE,
+    JOINT,
+    at_the_end,
+    chi_square_per_degree,
+    how_often,
+    in_groups,
+    step_of_chain,
+    token_probs,
+    total_variation,
+)
+from samplers.stand_ins import says
+from toys import uniform_denoiser
 
 
-def draw_joint(joint: Joint, num_steps: int, num_rows: int) -> Tensor:
-    """How often each sequence was sampled, (N,)."""
-    length = joint.sequences.shape[1]
-    canvas = Canvas.blank(num_rows, length, joint.mask_id)
-    rule = Ancestral(Linear(), num_steps)
-    tokens = sample(joint.denoise, canvas, rule, mask_id=joint.mask_id, seeds=range(num_rows)).tokens
-    index = tokens @ torch.tensor([joint.mask_id**i for i in reversed(range(length))])
-    return index.bincount(minlength=len(joint.sequences))
+def exact_distribution(num_steps: int, schedule: Schedule) -> Tensor:
+    """Of the texts that ancestral sampling ends in, with an exact denoiser, by the transitions of eq. 7."""
+    tokens, steps = token_probs(JOINT.denoise), []
+    for k in range(num_steps, 0, -1):
+        t, s = schedule.mask_rate(torch.tensor([k / num_steps, (k - 1) / num_steps], dtype=torch.float64)).tolist()
+        steps.append(step_of_chain(tokens, 1 - s / t))
+    return at_the_end(steps)
 
 
-def chi_square_per_degree(observed: Tensor, probs: Tensor) -> float:
-    expected = probs * observed.sum()
-    likely = expected > 0
-    if not likely.all():
-        assert observed[~likely].sum() <= 0.01 * observed.sum()  # what the last coarse steps let through
-    statistic = ((observed - expected)[likely] ** 2 / expected[likely]).sum().item()
-    return statistic / (int(likely.sum()) - 1)
+def test_1_step_is_the_product_of_the_marginals_and_128_are_within_4_thousandths_of_the_joint():
+    one_hot = torch.nn.functional.one_hot(JOINT.sequences, 2).double()
+    marginals = torch.einsum("n,nlv->lv", JOINT.probs, one_hot)
+    torch.testing.assert_close(exact_distribution(1, Linear()), (one_hot * marginals).sum(-1).prod(-1))
+    assert total_variation(exact_distribution(128, Linear()), JOINT.probs) < 0.004
 
 
-def test_ancestral_samples_of_an_exact_denoiser_have_the_right_joint_distribution_at_256_steps():
-    joint = Joint.random(length=3, vocab=2, seed=3)
-    observed = draw_joint(joint, num_steps=256, num_rows=4000)
-    # chi-square over its degrees of freedom has mean 1; 7 degrees exceed 3.5 once in a thousand times
-    assert chi_square_per_degree(observed, joint.probs) < 3.5
+def test_the_error_of_T_steps_falls_as_1_over_T_times_what_revealing_each_pair_at_once_costs():
+    """Two given positions are revealed in the same of T steps with probability 1 / T; the third comes before them or
+    after them with equal probability."""
+    cost = torch.zeros(8, dtype=torch.float64)
+    for pair in combinations(range(3), 2):
+        (third,) = set(range(3)) - set(pair)
+        cost += (in_groups([pair, [third]]) + in_groups([[third], pair])) / 2 - JOINT.probs
+    assert cost.abs().max() > 0.1
+    for num_steps in (64, 256):
+        error = num_steps * (exact_distribution(num_steps, Linear()) - JOINT.probs)
+        assert (error - cost).abs().max() < 1 / num_steps
 
 
-def test_one_step_draws_the_product_of_the_marginals_instead():
-    joint = Joint.random(length=3, vocab=2, seed=3)
-    observed = draw_joint(joint, num_steps=1, num_rows=6000)
-    one_hot = torch.nn.functional.one_hot(joint.sequences, 2).double()
-    marginals = torch.einsum("n,nlv->lv", joint.probs, one_hot)
-    product = (one_hot * marginals).sum(-1).prod(-1)
-    assert chi_square_per_degree(observed, product) < 3.5
-    assert chi_square_per_degree(observed, joint.probs.clamp_min(1e-3)) > 20  # the failure that more steps cure
+@pytest.mark.parametrize("schedule", [Linear(), Cosine()])
+@pytest.mark.parametrize("num_steps", [1, 3])
+def test_samples_of_few_steps_follow_the_enumerated_distribution_and_not_the_joint(schedule: Schedule, num_steps: int):
+    observed = how_often(Ancestral(num_steps=num_steps, schedule=schedule))
+    assert chi_square_per_degree(observed, exact_distribution(num_steps, schedule)) < CHANCE
+    assert chi_square_per_degree(observed, JOINT.probs) > 10  # the failure that more steps cure
+
+
+def test_samples_of_an_exact_denoiser_have_the_right_joint_distribution_at_256_steps():
+    assert chi_square_per_degree(how_often(Ancestral(num_steps=256)), JOINT.probs) < CHANCE
 
 
 def small_network(**more) -> ATATDiT:
     torch.manual_seed(0)
-    return ATATDiT(11, 24, num_layers=2, width=16, num_heads=2, **more).double().eval()
+    return ATATDiT(11, 24, num_layers=1, width=16, num_heads=2, **more).double().eval()
 
 
 @pytest.mark.parametrize("time_conditioning", [False, True])
-def test_cached_and_uncached_sampling_give_identical_tokens_under_one_seed(time_conditioning):
+def test_cached_and_uncached_sampling_give_identical_tokens_under_one_seed(time_conditioning: bool):
     network = small_network(time_conditioning=time_conditioning)
-    canvas = Canvas.blank(5, 24, network.mask_id)
-    results = [
-        sample(network, canvas, Ancestral(Cosine(), 60, cache=cache), mask_id=network.mask_id, seeds=range(5))
+    for p in network.parameters():  # zero-initialised layers would hide what they do
+        torch.nn.init.normal_(p, std=0.3)
+    canvas = Canvas.blank(3, 24, network.mask_id)
+    cached, uncached = (
+        sample(
+            network,
+            canvas,
+            Ancestral(num_steps=60, schedule=Cosine(), cache=cache),
+            mask_id=network.mask_id,
+            seeds=range(3),
+        )
         for cache in (True, False)
-    ]
-    assert results[0].tokens.equal(results[1].tokens)
-    assert results[0].trace.revealed_at_step.equal(results[1].trace.revealed_at_step)
-    assert (results[1].trace.nfe >= 24).all()
-    assert (results[0].trace.nfe <= 24).all()
-    # the cached count is the number of steps in which the row reveals something
-    steps = [len(set(row.tolist())) for row in results[0].trace.revealed_at_step]
-    assert results[0].trace.nfe.tolist() == steps
+    )
+    assert cached.tokens.equal(uncached.tokens)
+    assert cached.trace.revealed_at_step.equal(uncached.trace.revealed_at_step)
+    # uncached, a row asks at every step until its last token is there; cached, where it reveals something
+    assert uncached.trace.nfe.equal(uncached.trace.revealed_at_step.amax(1))
+    assert (uncached.trace.nfe > 24).all()
+    assert cached.trace.nfe.tolist() == [len(set(row.tolist())) for row in cached.trace.revealed_at_step]
 
 
-@pytest.mark.parametrize("num_steps", [1, 3, 50])
-def test_the_sampler_never_changes_a_fixed_position_and_no_mask_survives(num_steps):
-    network = small_network()
-    generator = torch.Generator().manual_seed(1)
-    tokens = torch.randint(0, 11, (6, 24), generator=generator)
-    fixed = torch.rand(6, 24, generator=generator) < torch.linspace(0, 1, 6)[:, None]
-    canvas = Canvas(tokens, fixed)
-    result = sample(network, canvas, Ancestral(Linear(), num_steps), mask_id=network.mask_id, seeds=range(6))
-    assert result.tokens[fixed].equal(tokens[fixed])
-    assert (result.tokens < network.mask_id).all()
-    assert (result.trace.revealed_at_step == 0).equal(fixed)
-
-
-def test_a_row_is_the_same_text_alone_and_in_a_batch_of_4():
-    network = small_network()
-    together = sample(network, Canvas.blank(4, 24, 11), Ancestral(Linear(), 30), mask_id=11, seeds=[7, 8, 9, 10]).tokens
-    alone = sample(network, Canvas.blank(1, 24, 11), Ancestral(Linear(), 30), mask_id=11, seeds=[9]).tokens
-    assert together[2].equal(alone[0])
-
-
-def test_every_step_reports_the_positions_it_revealed_and_they_add_up_to_all():
-    network = small_network()
-    seen = []
-    sample(
+def test_the_canvas_is_reported_before_step_1_and_after_every_step_and_each_of_48_positions_is_set_once():
+    network, seen = small_network(), []
+    result = sample(
         network,
         Canvas.blank(2, 24, 11),
-        Ancestral(Linear(), 10),
+        Ancestral(num_steps=40),
         mask_id=11,
         seeds=[0, 1],
-        on_step=lambda step, z_t, revealed: seen.append((step, z_t.clone(), revealed.clone())),
+        on_step=lambda step, z_t: seen.append((step, z_t.clone())),
+        keep_frames=True,
     )
-    assert [step for step, _, _ in seen] == list(range(1, len(seen) + 1))
-    assert torch.stack([revealed.long() for _, _, revealed in seen]).sum(0).equal(torch.ones(2, 24, dtype=torch.int64))
+    trace = result.trace
+    assert [step for step, _ in seen] == list(range(len(seen)))
+    assert trace.frames is not None
+    assert (trace.frames[0] == 11).all()
+    assert trace.frames.equal(torch.stack([z_t for _, z_t in seen]))
+    assert trace.frames[-1].equal(result.tokens)
+    revealed = (trace.frames[:-1] == 11) & (trace.frames[1:] != 11)  # (steps, B, L)
+    assert revealed.long().sum(0).equal(torch.ones(2, 24, dtype=torch.int64))
+    assert (revealed.long().argmax(0) + 1).equal(trace.revealed_at_step)
+    assert trace.entropy.isnan().equal(~revealed.any(2).T)
 
 
-def test_the_expected_number_revealed_in_each_of_8_linear_steps_is_an_eighth():
-    network = small_network()
-    result = sample(network, Canvas.blank(200, 24, 11), Ancestral(Linear(), 8), mask_id=11, seeds=range(200))
+@pytest.mark.parametrize("cache", [True, False])
+@pytest.mark.parametrize("schedule", [Linear(), Cosine()])
+def test_each_of_8_steps_reveals_as_many_as_the_mask_rate_falls_by(schedule: Schedule, cache: bool):
+    """An eighth of the positions in linear steps; in cosine ones from 4 to 19 hundredths, most in the middle."""
+    num_rows = 200
+    rule = Ancestral(num_steps=8, schedule=schedule, cache=cache)
+    result = sample(uniform_denoiser(2), Canvas.blank(num_rows, 24, 2), rule, mask_id=2, seeds=range(num_rows))
     counts = result.trace.revealed_at_step.flatten().bincount(minlength=9)[1:]
-    expected = 200 * 24 / 8
-    assert (counts - expected).abs().max() < 5 * math.sqrt(expected)
+    share = -schedule.mask_rate(torch.linspace(1, 0, 9, dtype=torch.float64)).diff()
+    expected = num_rows * 24 * share
+    assert ((counts - expected).abs() < 4.5 * (expected * (1 - share)).sqrt()).all()
+
+
+def test_the_denoiser_is_told_the_share_of_masked_tokens_of_each_row():
+    """Of the whole row as it is, fixed tokens included, whatever the schedule's rate."""
+    told = []
+
+    def denoise(z_t: Tensor, t: Tensor) -> Tensor:
+        told.append(t.equal((z_t == 2).float().mean(1)))
+        return torch.zeros(*z_t.shape, 2)
+
+    canvas = Canvas.with_prefixes([[1, 0], [], [1]], 6, 2)
+    result = sample(denoise, canvas, Ancestral(num_steps=9, schedule=Cosine()), mask_id=2, seeds=range(3))
+    assert all(told)
+    assert result.trace.nfe.sum() >= len(told) > 1
+
+
+def test_the_entropy_of_a_step_is_the_mean_over_what_it_revealed_and_the_confidence_the_tokens_probability():
+    table = torch.tensor([[0.5, 0.5], [0.9, 0.1]], dtype=torch.float64)
+    denoise, num_rows = says(table.tolist()), 20
+    result = sample(denoise, Canvas.blank(num_rows, 2, 2), Ancestral(num_steps=1), mask_id=2, seeds=range(num_rows))
+    entropy = torch.special.entr(table).sum().item() / 2
+    torch.testing.assert_close(result.trace.entropy, torch.full((num_rows, 1), entropy, dtype=torch.float64))
+    expected = table.expand(num_rows, -1, -1).gather(-1, result.tokens[..., None])[..., 0]
+    torch.testing.assert_close(result.trace.confidence, expected)

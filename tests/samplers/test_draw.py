@@ -1,27 +1,91 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
 import pytest
 import torch
+from torch import Tensor
 
 from mdlm_atat.errors import UserError
 from mdlm_atat.samplers.canvas import Canvas
-from mdlm_atat.samplers.draw import TokenDraw
+from mdlm_atat.samplers.draw import TokenDraw, inverse_cdf
+from mdlm_atat.samplers.loop import Reverse, sample
+from toys import uniform_denoiser
+
+VOCAB, RARE = 50_257, 40_000
+
+
+def with_a_rare_token() -> Tensor:
+    """Probabilities (V,): 1e-9 of token RARE, and all others alike."""
+    probs = torch.full((VOCAB,), (1 - 1e-9) / (VOCAB - 1), dtype=torch.float64)
+    probs[RARE] = 1e-9
+    return probs
 
 
 def test_a_token_of_probability_1e_9_among_50257_is_drawn_exactly_on_its_interval():
-    vocab, rare = 50_257, 40_000
-    probs = torch.full((vocab,), (1 - 1e-9) / (vocab - 1), dtype=torch.float64)
-    probs[rare] = 1e-9
+    probs = with_a_rare_token()
     logits = probs.log()[None].expand(4, -1)
-    start = probs[:rare].sum().item()
+    start = probs[:RARE].sum().item()
     uniform = torch.tensor([start - 1e-10, start + 1e-10, start + 9e-10, start + 1.1e-9], dtype=torch.float64)
-    assert TokenDraw()(logits, uniform).tolist() == [rare - 1, rare, rare, rare + 1]
+    assert TokenDraw()(logits, uniform).tolist() == [RARE - 1, RARE, RARE, RARE + 1]
 
 
-def test_the_float32_gumbel_trick_would_never_draw_a_token_of_probability_1e_9():
-    # what the float64 draw is there for: the largest float32 Gumbel number is 16.6, the rare token needs 20.7 more
-    largest_uniform = torch.tensor(1 - 2**-24)
-    largest_gumbel = -torch.log(-torch.log(largest_uniform))
-    assert largest_gumbel < 16.7
-    assert largest_gumbel + torch.log(torch.tensor(1e-9)) < -torch.log(-torch.log(torch.tensor(1e-1)))
+class RevealBy:
+    """Everything in one step, by the numbers that are given."""
+
+    def __init__(self, uniform: Tensor) -> None:
+        self.uniform = uniform
+
+    def __call__(self, state: Reverse) -> Iterator[None]:
+        rows, length = torch.arange(len(state.z_t)), state.z_t.shape[1]
+        positions = torch.arange(length).expand(len(rows), -1)
+        state.reveal(state.predict(rows), rows, positions, positions >= 0, TokenDraw(), self.uniform)
+        yield
+
+    def max_nfe(self, num_to_fill: int) -> int:
+        return min(num_to_fill, 1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_the_whole_sampler_draws_a_token_of_probability_1e_9_for_10_numbers_1e_10_apart(dtype):
+    """Of 50 around its interval 10 fall into it, from float32 logits too."""
+    probs = with_a_rare_token()
+    start = torch.softmax(probs.log().to(dtype).double(), 0)[:RARE].sum().item()
+    uniform = start + (torch.arange(-20, 30, dtype=torch.float64) + 0.5)[:, None] * 1e-10
+
+    def denoise(z_t: Tensor, t: Tensor) -> Tensor:
+        return probs.log().to(dtype).expand(*z_t.shape, -1)
+
+    result = sample(denoise, Canvas.blank(50, 1, VOCAB), RevealBy(uniform), mask_id=VOCAB, seeds=[0] * 50)
+    assert result.tokens[:, 0].tolist() == [RARE - 1] * 20 + [RARE] * 10 + [RARE + 1] * 20
+    assert result.trace.confidence[20:30].log10().round(decimals=5).unique().tolist() == [-9]
+
+
+def gumbel_trick(probs: Tensor, uniform: Tensor) -> Tensor:
+    """The draw of MDLM's published code, in float32: argmax of p / -log(u), which is log p + a Gumbel number."""
+    exponential = 1e-10 - (uniform.float() + 1e-10).log()
+    return (probs.float() / exponential).argmax(-1)
+
+
+def test_the_float32_gumbel_trick_never_draws_a_token_of_probability_1e_9_whatever_its_uniforms():
+    """Not with the largest uniform for the rare token and the smallest, 0, for the other: a float32 number below 1 is
+    at most 1 - 2^-24, and -log of it at least 6e-8, 60 times as much as 1e-9."""
+    probs = torch.tensor([[1 - 1e-9, 1e-9]], dtype=torch.float64)
+    extreme = torch.tensor([[0.0, 1 - 2**-24]])
+    assert torch.nextafter(extreme[0, 1], torch.tensor(2.0)) == 1
+    assert gumbel_trick(probs, extreme).item() == 0
+    assert gumbel_trick(torch.tensor([[1 - 1e-8, 1e-8]]), extreme).item() == 1  # the trick is right where it reaches
+    # the inverse of the distribution function draws it from the last billionth of [0, 1), and from there alone
+    uniform = 1 - torch.tensor([1.1e-9, 0.9e-9, 1e-12], dtype=torch.float64)
+    assert inverse_cdf(probs.expand(3, -1), uniform).tolist() == [0, 1, 1]
+
+
+def test_the_numbers_of_the_loop_have_more_than_24_bits():
+    """Those of float32 are multiples of 6e-8, and would choose a token of probability 1e-9 once in 6e-8 or never."""
+    numbers = Reverse(uniform_denoiser(2), Canvas.blank(1, 200_000, 2), 2, [0]).uniform()
+    assert numbers.dtype == torch.float64
+    assert (numbers * 2**24 % 1 != 0).float().mean() > 0.99
 
 
 def test_draws_follow_the_softmax_of_the_logits():
@@ -29,6 +93,14 @@ def test_draws_follow_the_softmax_of_the_logits():
     uniform = (torch.arange(100_000, dtype=torch.float64) + 0.5) / 100_000
     counts = TokenDraw()(logits.expand(100_000, -1), uniform).bincount(minlength=4)
     torch.testing.assert_close(counts / 100_000, logits[0].softmax(-1), rtol=0, atol=2e-5)
+
+
+def test_the_largest_number_below_1_never_draws_a_token_of_probability_0():
+    largest = torch.tensor([math.nextafter(1, 0)], dtype=torch.float64)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(100):
+        logits = torch.rand(1, 1000, generator=generator).sort(descending=True).values
+        assert TokenDraw(top_k=3)(logits, largest).item() == 2
 
 
 def test_temperature_0_takes_the_most_likely_token_for_any_uniform():

@@ -302,7 +302,7 @@ def test_a_saved_model_keeps_its_prior_its_stage_and_its_numbers(method, text, t
     assert after is not None
     assert after.diffusion.equal(before.diffusion)
     assert after.rates.equal(before.rates)
-    texts = [model.generate(["the "], num_steps=8, seed=1)[0] for model in (lm, saved)]
+    texts = [model.generate(["the "], steps=8, seed=1)[0] for model in (lm, saved)]
     assert texts[0] == texts[1]
     assert texts[0].text.startswith("the ")
     assert texts[0].nfe <= 8

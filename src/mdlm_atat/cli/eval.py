@@ -40,6 +40,11 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--batch_size", type=int, help="sequences in one call of the network (default: the run's)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the draws (default: 0)")
+    parser.add_argument(
+        "--profile",
+        action="store_true",
+        help="keep the cost by mask rate beside the weights, for sizes=optimal samplers",
+    )
     parser.add_argument("--json", type=Path, help="write the result here (default: in the run's evals/)")
     return parser
 
@@ -56,6 +61,8 @@ def main(argv: list[str]) -> int:
 
     lm = load_model(arguments)
     assert lm.home is not None
+    if arguments.profile and lm.kind == "causal":
+        raise UserError("--profile: a causal model reveals in one order and has no cost by mask rate")
     data = open_data(lm, arguments.data, column=arguments.column, split=arguments.split)
     batch_size = arguments.batch_size or lm.config.eval.batch_size
     with (
@@ -72,6 +79,8 @@ def main(argv: list[str]) -> int:
             on_progress=on_progress,
         )
     print("\n".join(result_table(record)))
+    if arguments.profile:
+        print(f"profile    {lm.save_profile(record['profile'], num_draws=record['num_draws'])}")
     if arguments.data is None and (lm.home / "run.json").exists():
         print(f"report     {write_report(lm.home)}")
     return 0

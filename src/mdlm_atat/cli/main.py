@@ -15,6 +15,8 @@ COMMANDS = {  # name: (module with main(argv), what it does)
     "train": ("mdlm_atat.cli.train", "train a model from a preset, a YAML file or where a run stopped"),
     "eval": ("mdlm_atat.cli.eval", "bound the likelihood of the validation text, or of your own"),
     "generate": ("mdlm_atat.cli.generate", "write text with a trained model, and watch it appear"),
+    "infill": ("mdlm_atat.cli.infill", "fill the gaps of a text with a trained model"),
+    "samplers": ("mdlm_atat.cli.samplers", "list the samplers, or compare them on a model"),
     "inspect": ("mdlm_atat.cli.inspect", "colour a text by importance, and compare with the loss"),
 }
 
@@ -35,6 +37,7 @@ for example:
   atat train demo --out runs/demo                 Shakespeare on the CPU
   atat eval runs/demo                             nats and bits per character
   atat generate runs/demo --length 400 --watch    text appears mask by mask
+  atat infill runs/demo "To be, or [MASK:12]?"    what may stand in a gap
 """
 
 # What the machine refuses and a person can mend; any other OSError is our fault and keeps its traceback.

@@ -28,7 +28,7 @@ from mdlm_atat.data.progress import Silent, TerminalProgress
 from mdlm_atat.data.sources import HUB_SETS
 from mdlm_atat.data.tokenizers import HUB_NAMES
 from mdlm_atat.data.tokens import TokenDataset, batch_at
-from mdlm_atat.device import explain_out_of_memory
+from mdlm_atat.device import compile_blocks, explain_out_of_memory
 from mdlm_atat.errors import UserError
 from mdlm_atat.evaluate.likelihood import draw_nll, draw_schedule_nll, exact_nll, in_every_unit
 from mdlm_atat.evaluate.record import text_counts, unigram_record
@@ -37,7 +37,7 @@ from mdlm_atat.models.ema import EMA
 from mdlm_atat.objective import MaskedDiffusion
 from mdlm_atat.provenance import code_version, commit
 from mdlm_atat.train.checkpoint import Checkpoint, newest_sound, save, tidy
-from mdlm_atat.train.engine import Engine, compile_blocks
+from mdlm_atat.train.engine import Engine
 from mdlm_atat.train.log import ProgressLine, check_installed, open_writers
 from mdlm_atat.train.loop import Progress, Training, as_state, from_state, train
 from mdlm_atat.train.optim import make_optimizer
@@ -186,7 +186,7 @@ def assemble(
     counts = train_data.counts
     model = build_model(config, vocab_size, counts)
     if config.train.compile:
-        compile_blocks(model)
+        compile_blocks(model, dynamic=False)
     objective = build_objective(config, vocab_size, counts, model)
     curriculum = objective.curriculum if isinstance(objective, MaskedDiffusion) else None
     schedule = own_schedule(config, vocab_size, counts, model)
@@ -322,7 +322,8 @@ def write_samples(lm: MaskedDiffusionLM | CausalLM, folder: Path, config: RunCon
     if not config.eval.num_samples:
         return
     assert lm.checkpoint is not None
-    texts = lm.generate([""] * config.eval.num_samples, num_steps=config.eval.sample_steps, seed=0)
+    steps = config.eval.sample_steps if lm.kind == "masked" else None  # a causal model takes one a token
+    texts = lm.generate([""] * config.eval.num_samples, steps=steps, seed=0)
     lines = [
         {
             "text": text.text,
@@ -330,7 +331,7 @@ def write_samples(lm: MaskedDiffusionLM | CausalLM, folder: Path, config: RunCon
             "seed": text.seed,
             "num_steps": config.eval.sample_steps,
             "nfe": text.nfe,
-            "sampler": lm.sampler_name,
+            "sampler": lm.default_sampler,
         }
         for text in texts
     ]

@@ -51,9 +51,18 @@ class CausalTransformer(nn.Module):
 
     def forward(self, x: Int[Tensor, "batch length"]) -> Float[Tensor, "batch length vocab"]:
         """Logits of x_i given x_<i, for every i; x itself is shifted here, so logits[:, i] never sees x_i."""
+        return self.logits(self.hidden(x))
+
+    def hidden(self, x: Int[Tensor, "batch length"]) -> Float[Tensor, "batch length width"]:
+        """What the last norm gives: all but the output layer, for those who want logits at some positions only."""
         shifted = F.pad(x[:, :-1], (1, 0), value=self.start_id)  # (B, L): start, x_1 .. x_{L-1}
         h = self.embedding(shifted)  # (B, L, D)
         for block in self.blocks:
             h = block(h, self.rotary)
-        h = self.norm(h)
-        return F.linear(h, self.embedding.weight[: self.vocab_size]) if self.output is None else self.output(h)
+        return self.norm(h)
+
+    def logits(self, hidden: Float[Tensor, "batch positions width"]) -> Float[Tensor, "batch positions vocab"]:
+        """The output layer."""
+        if self.output is None:
+            return F.linear(hidden, self.embedding.weight[: self.vocab_size])
+        return self.output(hidden)

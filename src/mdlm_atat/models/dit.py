@@ -115,7 +115,7 @@ class ATATDiT(nn.Module):
     ) -> Float[Tensor, "batch length vocab"]:
         """Logits of the clean tokens. `t` is not used without time conditioning; padding beyond `lengths` is
         not attended to."""
-        return self._logits(self._hidden(z_t, t, lengths))
+        return self.logits(self.hidden(z_t, t, lengths))
 
     def logits_and_log_speed(
         self,
@@ -125,9 +125,8 @@ class ATATDiT(nn.Module):
     ) -> tuple[Float[Tensor, "batch length vocab"], Float[Tensor, "batch length"]]:
         """The logits, and the log of the predicted speed w_hat(z_t, t) of every masked position: how many times as
         fast as in MDLM it is expected to be revealed. Needs predict_speed."""
-        assert self.speed_head is not None
-        hidden = self._hidden(z_t, t, lengths)
-        return self._logits(hidden), self.speed_head(hidden)[..., 0].float()
+        hidden = self.hidden(z_t, t, lengths)
+        return self.logits(hidden), self.log_speed(hidden)
 
     def importance_score(
         self,
@@ -145,7 +144,13 @@ class ATATDiT(nn.Module):
         prior = None if self.prior is None else self.prior[tokens]
         return mix_importance(score, prior, self.prior_share)
 
-    def _hidden(self, z_t: Tensor, t: Tensor, lengths: Tensor | None) -> Float[Tensor, "batch length width"]:
+    def hidden(
+        self,
+        z_t: Int[Tensor, "batch length"],
+        t: Float[Tensor, " batch"],
+        lengths: Int[Tensor, " batch"] | None = None,
+    ) -> Float[Tensor, "batch length width"]:
+        """What the last norm gives: all but the output layer, for those who want logits at some positions only."""
         x = self.embedding(z_t)  # (B, L, D)
         if self.added_time is not None:
             x = x + self.added_time(sinusoidal_features(t, NUM_ADDED_FREQUENCIES))[:, None]
@@ -158,7 +163,13 @@ class ATATDiT(nn.Module):
             x = modulate(x, *self.modulation(condition)[:, None].chunk(2, dim=-1))
         return x
 
-    def _logits(self, hidden: Float[Tensor, "batch length width"]) -> Float[Tensor, "batch length vocab"]:
+    def log_speed(self, hidden: Float[Tensor, "batch length width"]) -> Float[Tensor, "batch length"]:
+        """The head for the rates. Needs predict_speed."""
+        assert self.speed_head is not None
+        return self.speed_head(hidden)[..., 0].float()
+
+    def logits(self, hidden: Float[Tensor, "batch positions width"]) -> Float[Tensor, "batch positions vocab"]:
+        """The output layer."""
         if self.output is None:
             return F.linear(hidden, self.embedding.weight[: self.vocab_size])
         return self.output(hidden)[..., : self.vocab_size]

@@ -2,31 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import ClassVar
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from mdlm_atat.samplers.draw import TokenDraw
 from mdlm_atat.samplers.loop import Reverse
+from mdlm_atat.samplers.plan import reveal_as_planned
+from mdlm_atat.samplers.sizes import all_boundaries
 
 NextTokenLogits = Callable[[Int[Tensor, "batch length"]], Float[Tensor, "batch length vocab"]]
 
 
+@dataclass(frozen=True, kw_only=True)
 class LeftToRight:
-    """A step rule that reveals the leftmost masked position of every row, from p(x_i | x_<i)."""
+    """Left to right, one token at a time: for causal models.
 
-    def __init__(self, length: int, draw: TokenDraw | None = None) -> None:
-        self.num_steps = length
-        self.draw = draw or TokenDraw()
+    Reveals the leftmost masked position of every row, from p(x_i | x_<i).
+    """
 
-    def __call__(self, step: int, state: Reverse) -> None:  # noqa: ARG002
-        masked = state.masked
-        uniform = state.uniform()
-        leftmost = masked & (masked.cumsum(dim=1) == 1)  # (B, L): one position in each unfinished row
-        rows = masked.any(dim=1)
-        logits = state.logits(0.0, rows)  # (R, L, V)
-        state.set(leftmost, self.draw(logits[leftmost[rows]], uniform[leftmost]))
+    order_is_deterministic: ClassVar = True
+
+    draw: TokenDraw = field(default_factory=TokenDraw)
+
+    def __call__(self, state: Reverse) -> Iterator[None]:
+        length = state.z_t.shape[1]
+        order = torch.where(state.to_fill, torch.arange(length), length).argsort(dim=1, stable=True)
+        ends = all_boundaries("constant", state.num_to_fill, state.num_to_fill, None, length)
+        return reveal_as_planned(state, order, ends, self.draw)
+
+    def max_nfe(self, num_to_fill: int) -> int:
+        return num_to_fill
 
 
 def as_denoiser(model: NextTokenLogits) -> Callable[..., Tensor]:

@@ -53,6 +53,11 @@ class TokenDraw:
 
     def __call__(self, logits: Float[Tensor, "n vocab"], uniform: Float[Tensor, " n"]) -> Int[Tensor, " n"]:
         """The token whose interval of the distribution function holds `uniform` (float64, in [0, 1))."""
-        cdf = self.probabilities(logits).cumsum(-1)
-        token = torch.searchsorted(cdf, uniform.double()[:, None] * cdf[:, -1:], right=True)
-        return token[:, 0].clamp_max(logits.shape[-1] - 1)
+        return inverse_cdf(self.probabilities(logits), uniform)
+
+
+def inverse_cdf(probs: Float[Tensor, "n vocab"], uniform: Float[Tensor, " n"]) -> Int[Tensor, " n"]:
+    """The token whose interval of the distribution function holds `uniform` (float64, in [0, 1))."""
+    cdf = probs.cumsum(-1)
+    token = torch.searchsorted(cdf, uniform.double()[:, None] * cdf[:, -1:], right=True)
+    return token[:, 0].clamp_max(probs.shape[-1] - 1)

@@ -3,73 +3,208 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from mdlm_atat.denoiser import Prediction
 from mdlm_atat.samplers.canvas import Canvas
+from mdlm_atat.samplers.draw import TokenDraw, inverse_cdf
+from mdlm_atat.samplers.guidance import Guidance
 
-DRAWS_AHEAD = 32  # random numbers are drawn on the CPU, the same for every device, and sent there this many at a time
+DRAWS_AHEAD = 8  # random numbers are drawn on the CPU, the same for every device, and sent there this many at a time
+MAX_DISTRIBUTION_ENTRIES = 2**26  # of float64 held at once while tokens are drawn: 0.5 GiB, a few times over
 
 
 class Reverse:
-    """The state of a reverse process: the partly masked rows, their random numbers, and the count of network
-    evaluations.
+    """The state of a reverse process: the partly masked rows, their random numbers, and what happened so far.
 
-    Every row draws from a generator of its own, so its text does not depend on the batch it is in.
+    Every row draws from a generator of its own, so its text does not depend on the batch it is in. Nothing here waits
+    for the device: what a rule needs to know of the canvas beforehand (`to_fill`, `num_to_fill`) is kept on the CPU.
     """
 
-    def __init__(self, denoise: Callable[..., Any], canvas: Canvas, mask_id: int, seeds: Sequence[int]) -> None:
+    def __init__(
+        self,
+        denoise: Callable[..., Any],
+        canvas: Canvas,
+        mask_id: int,
+        seeds: Sequence[int],
+        *,
+        guidance: Guidance | None = None,
+        known: Int[Tensor, "batch length"] | None = None,
+    ) -> None:
         self.z_t = torch.where(canvas.fixed, canvas.tokens, mask_id)  # (B, L)
-        self.mask_id = mask_id
-        self.nfe = torch.zeros(len(self.z_t), dtype=torch.int64, device=self.z_t.device)
+        self.mask_id, self.seeds, self.guidance = mask_id, list(seeds), guidance
+        self.to_fill = ~canvas.fixed.cpu()  # (B, L), on the CPU
+        self.fillable = ~canvas.fixed  # the same on the device
+        self.known = known
+        """Text to be scored: every reveal takes its token from here, whatever the model would have drawn."""
+        batch, device = len(self.z_t), self.z_t.device
+        self._clock = [1]  # the step that is being taken, shared with windows
+        self.nfe = torch.zeros(batch, dtype=torch.int64, device=device)
+        self.nll = torch.zeros(batch, dtype=torch.float64, device=device)
+        """-log of the probability of all that was revealed, nats."""
+        self.revealed_at_step = torch.zeros_like(self.z_t)
+        self.num_remasked = torch.zeros_like(self.z_t)
+        self.confidence = torch.full(self.z_t.shape, torch.nan, dtype=torch.float64, device=device)
+        # sum over the tokens revealed in this step of the entropy they were drawn from, and their number
+        self.step_entropy = torch.zeros(batch, 2, dtype=torch.float64, device=device)
         self._denoise = denoise
+        self._start_random(seeds)
+
+    def _start_random(self, seeds: Sequence[int]) -> None:
         self._generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        self._drawn = torch.zeros(0)
-        self._num_used = 0
+        self._drawn, self._num_used = torch.zeros(0), 0
+
+    @property
+    def step(self) -> int:
+        """The step of the loop that is being taken, from 1."""
+        return self._clock[0]
 
     @property
     def masked(self) -> Bool[Tensor, "batch length"]:
-        return self.z_t == self.mask_id
+        """What is still to be filled."""
+        return (self.z_t == self.mask_id) & self.fillable
+
+    @property
+    def num_to_fill(self) -> list[int]:
+        """Positions that each row had to fill at the start."""
+        return self.to_fill.sum(1).tolist()
 
     def uniform(self) -> Float[Tensor, "batch length"]:
-        """A number in [0, 1) for every position, float64."""
+        """A number in [0, 1) for every position, float64, new at each call."""
         if self._num_used == len(self._drawn):
             shape = (DRAWS_AHEAD, self.z_t.shape[1])
             rows = [torch.rand(shape, generator=g, dtype=torch.float64) for g in self._generators]
-            self._drawn, self._num_used = torch.stack(rows, dim=1).to(self.z_t.device), 0
+            self._drawn, self._num_used = torch.stack(rows, dim=1), 0
         self._num_used += 1
-        return self._drawn[self._num_used - 1]
+        return self._drawn[self._num_used - 1].to(self.z_t.device)
 
-    def logits(self, t: float, rows: Bool[Tensor, " batch"]) -> Float[Tensor, "rows length vocab"]:
-        """The denoiser's logits for the chosen rows only; each of them counts one network evaluation."""
-        return self.evaluate(t, rows)
+    def predict(self, rows: Int[Tensor, " rows"], time: float | None = None) -> Prediction:
+        """What the denoiser says of the chosen rows; each counts one network evaluation.
 
-    def evaluate(self, t: float, rows: Bool[Tensor, " batch"]) -> Any:
-        """Whatever the denoiser gives for the chosen rows: for a rule that is used with one that gives more than
-        logits."""
-        self.nfe += rows
+        It is told the share of masked tokens in each row, unless the rule has a time of its own.
+        """
+        self.nfe.index_add_(0, rows, torch.ones_like(rows))
         z_t = self.z_t[rows]
-        return self._denoise(z_t, torch.full((len(z_t),), t, device=z_t.device))
+        t = (z_t == self.mask_id).float().mean(1) if time is None else torch.full((len(z_t),), time, device=z_t.device)
+        found = self._denoise(z_t, t)
+        prediction = Prediction.of(found) if isinstance(found, Tensor) else found
+        return prediction if self.guidance is None else self.guidance.apply(prediction)
 
-    def set(self, where: Bool[Tensor, "batch length"], tokens: Int[Tensor, " n"]) -> None:
-        """Reveal tokens at masked positions, in row-major order."""
-        self.z_t = self.z_t.masked_scatter(where, tokens)
+    def reveal(
+        self,
+        prediction: Prediction,
+        rows: Int[Tensor, " rows"],
+        positions: Int[Tensor, "rows k"],
+        valid: Bool[Tensor, "rows k"],
+        draw: TokenDraw,
+        uniform: Float[Tensor, "batch length"],
+    ) -> None:
+        """Draw the tokens at `positions` of `rows` (distinct in each row) where `valid`, by each position's uniform."""
+        across = rows[:, None].expand_as(positions)
+        numbers = uniform[across, positions]
+        parts = [
+            self._draw(prediction, positions[:, columns], across[:, columns], draw, numbers[:, columns])
+            for columns in self.chunks(positions)
+        ]
+        tokens, probability, entropy = (torch.cat(part, dim=1) for part in zip(*parts, strict=True))  # (R, K)
+        for stored, new in (
+            (self.z_t, tokens),
+            (self.confidence, probability),
+            (self.revealed_at_step, torch.full_like(tokens, self.step)),
+        ):
+            stored[across, positions] = torch.where(valid, new, stored[across, positions])
+        seen = torch.stack([torch.where(valid, entropy, 0.0).sum(1), valid.sum(1).double()], dim=1)
+        self.step_entropy.index_add_(0, rows, seen)
+        self.nll.index_add_(0, rows, torch.where(valid, -probability.log(), 0.0).sum(1))
+
+    def _draw(
+        self, prediction: Prediction, positions: Tensor, across: Tensor, draw: TokenDraw, numbers: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        probs = draw.probabilities(prediction.logits(positions).flatten(0, 1))  # (R K, V), float64
+        tokens = (
+            inverse_cdf(probs, numbers.flatten()) if self.known is None else self.known[across, positions].flatten()
+        )
+        chosen = probs.gather(1, tokens[:, None])[:, 0]
+        entropy = torch.special.entr(probs).sum(1)
+        return tokens.view_as(positions), chosen.view_as(positions), entropy.view_as(positions)
+
+    def chunks(self, positions: Int[Tensor, "rows k"]) -> list[slice]:
+        """Columns of positions to take at once, so that distributions over them stay within bounds."""
+        width = max(1, MAX_DISTRIBUTION_ENTRIES // (len(positions) * self.mask_id))  # mask_id: the vocabulary's size
+        return [slice(start, start + width) for start in range(0, positions.shape[1], width)]
+
+    def advance(self) -> None:
+        """On to the next step."""
+        self._clock[0] += 1
+        self.step_entropy.zero_()
+
+    def remask(self, where: Bool[Tensor, "batch length"]) -> None:
+        """Take tokens back; never those that were fixed from the start."""
+        where = where & self.fillable & (self.z_t != self.mask_id)
+        self.z_t.masked_fill_(where, self.mask_id)
+        self.revealed_at_step.masked_fill_(where, 0)
+        self.num_remasked += where
+
+    def window(self, start: int, stop: int, fill: Bool[Tensor, "batch width"], index: int) -> Reverse:
+        """The same process on positions start..stop alone, with `fill` to be filled there, for a rule inside a rule.
+        Its random numbers are its own: those of window `index`."""
+        inner = copy(self)
+        for name in ("z_t", "fillable", "revealed_at_step", "num_remasked", "confidence"):
+            setattr(inner, name, getattr(self, name)[:, start:stop])  # views: what happens there happens here
+        inner.to_fill = fill
+        inner.fillable = inner.fillable & fill.to(self.z_t.device)
+        inner.known = None if self.known is None else self.known[:, start:stop]
+        inner.seeds = [mix_seed(seed, index) for seed in self.seeds]
+        inner._start_random(inner.seeds)
+        return inner
+
+
+def positions_of(where: Bool[Tensor, "rows length"]) -> tuple[Int[Tensor, "rows k"], Bool[Tensor, "rows k"]]:
+    """The positions at which each row is True, in rising order, and which of them are valid; others are distinct ones,
+    to keep the shape. Waits for the device, to learn how many there are."""
+    width = int(where.sum(1).amax()) if len(where) else 0
+    positions = (~where).to(torch.uint8).argsort(dim=1, stable=True)[:, :width]
+    return positions, where.gather(1, positions)
+
+
+def mix_seed(seed: int, index: int) -> int:
+    return int(np.random.SeedSequence((abs(seed), int(seed < 0), index)).generate_state(1, np.uint64)[0] >> 1)
 
 
 @runtime_checkable
 class StepRule(Protocol):
-    """One way to go from everything masked to nothing masked. A sampler is a step rule, in a file of its own."""
+    """One way to go from everything masked to nothing masked. A sampler is a step rule, in a file of its own.
 
-    num_steps: int
+    What else is to be known of a rule it says by class attributes; see `trait`.
+    """
 
-    def __call__(self, step: int, state: Reverse) -> None:
-        """Take step number `step` of `num_steps`; after the last one no mask may be left."""
+    def __call__(self, state: Reverse) -> Iterator[None]:
+        """Fill the canvas, yielding after every step; when it ends, no mask may be left."""
         ...
+
+    def max_nfe(self, num_to_fill: int) -> int:
+        """The most network evaluations that a row with so many positions to fill can need."""
+        ...
+
+
+Trait = Literal["order_is_deterministic", "looks_first", "follows_rates"]
+
+
+def trait(rule: StepRule, name: Trait) -> bool:
+    """order_is_deterministic: what is revealed next depends on the canvas so far alone, so a text has an exact
+    likelihood in that order. looks_first: what the network says decides it, so guidance can. follows_rates: it needs
+    predicted rates. All of them False for a rule that does not say so; those of a rule around another are the
+    innermost one's."""
+    inner = getattr(rule, "inner", None)
+    return bool(getattr(rule, name, False)) if inner is None else trait(inner, name)
 
 
 @dataclass(frozen=True)
@@ -79,8 +214,18 @@ class Trace:
     nfe: Int[Tensor, " batch"]
     """Network evaluations each row needed."""
     revealed_at_step: Int[Tensor, "batch length"]
-    """Step (from 1) at which each position was set; 0 where it was fixed from the start."""
+    """Step (from 1) at which each position was last set; 0 where it was fixed from the start."""
+    confidence: Float[Tensor, "batch length"]
+    """Probability its token had when it was last set; NaN where it was fixed."""
+    entropy: Float[Tensor, "batch steps"]
+    """Mean entropy, in nats, of the distributions that each step's tokens were drawn from; NaN where none was."""
+    num_remasked: Int[Tensor, "batch length"]
+    """How often each position was masked again."""
+    nll: Float[Tensor, " batch"]
+    """-log of the product of all the probabilities that tokens were drawn with, nats."""
     elapsed_s: float
+    frames: Int[Tensor, "frames batch length"] | None = None
+    """The canvas as given and after every step, where that was asked for."""
 
 
 @dataclass(frozen=True)
@@ -89,11 +234,19 @@ class Sample:
     trace: Trace
 
 
-OnStep = Callable[[int, Tensor, Tensor], None]
-"""Called after every step with (step from 1, z_t (B, L), newly revealed (B, L))."""
+OnStep = Callable[[int, Tensor], None]
+"""Called with (step, z_t (B, L)): 0 and the canvas as given, then after every step."""
 
 
 @torch.no_grad()
+def reverse(state: Reverse, rule: StepRule) -> Iterator[int]:
+    """Run a rule on a state, yielding the number of each step once it is taken."""
+    for _ in rule(state):
+        yield state.step
+        state.advance()
+    assert not state.masked.any(), f"{type(rule).__name__} left masked positions"
+
+
 def sample(
     denoise: Callable[..., Any],
     canvas: Canvas,
@@ -101,23 +254,37 @@ def sample(
     *,
     mask_id: int,
     seeds: Sequence[int],
+    guidance: Guidance | None = None,
+    known: Int[Tensor, "batch length"] | None = None,
     on_step: OnStep | None = None,
+    keep_frames: bool = False,
 ) -> Sample:
     """Fill a canvas by a step rule: one seed a row. Fixed positions never change and no mask survives.
 
-    `denoise` is a Denoiser; rules that follow predicted rates take a callable that gives those too.
+    `denoise` is a Denoiser, or gives a Prediction instead of logits. With `known` text, nothing is drawn: the text is
+    revealed in the rule's order, and the trace's `nll` is its cost.
     """
     start_s = time.perf_counter()
-    state = Reverse(denoise, canvas, mask_id, seeds)
-    revealed_at_step = torch.zeros_like(state.z_t)
-    for step in range(1, rule.num_steps + 1):
-        before = state.masked
-        rule(step, state)
-        revealed = before & ~state.masked
-        revealed_at_step[revealed] = step
+    state = Reverse(denoise, canvas, mask_id, seeds, guidance=guidance, known=known)
+    frames = [state.z_t.clone()]
+    entropy = []
+    if on_step is not None:
+        on_step(0, state.z_t)
+    for step in reverse(state, rule):
+        total, count = state.step_entropy.unbind(1)
+        entropy.append(total / count)  # 0 / 0: NaN
+        if keep_frames:
+            frames.append(state.z_t.clone())
         if on_step is not None:
-            on_step(step, state.z_t, revealed)
-        if not state.masked.any():
-            break
-    assert not state.masked.any(), f"{type(rule).__name__} left masked positions"
-    return Sample(state.z_t, Trace(state.nfe, revealed_at_step, time.perf_counter() - start_s))
+            on_step(step, state.z_t)
+    trace = Trace(
+        nfe=state.nfe,
+        revealed_at_step=state.revealed_at_step,
+        confidence=state.confidence,
+        entropy=torch.stack(entropy, dim=1) if entropy else state.nll.new_zeros(len(state.z_t), 0),
+        num_remasked=state.num_remasked,
+        nll=state.nll,
+        elapsed_s=time.perf_counter() - start_s,
+        frames=torch.stack(frames) if keep_frames else None,
+    )
+    return Sample(state.z_t, trace)

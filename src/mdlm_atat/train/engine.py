@@ -36,13 +36,6 @@ class Applied(nn.Module):
         return function(self.model)
 
 
-def compile_blocks(model: nn.Module) -> None:
-    """Compile every transformer block in place; blocks of one shape share the compiled code."""
-    for blocks in (m for m in model.modules() if isinstance(m, nn.ModuleList)):
-        for block in blocks:
-            block.compile(dynamic=False)
-
-
 class Engine:
     """One process of a training run, alone or one of many that torchrun or SLURM started.
 

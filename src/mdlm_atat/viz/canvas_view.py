@@ -24,7 +24,7 @@ _FIXED = Style(bold=True)
 @dataclass(frozen=True, kw_only=True)
 class _Frame:
     step: int
-    num_steps: int
+    num_steps: int | None
     tokens: Integer[np.ndarray, " length"]
     revealed: Bool[np.ndarray, " length"]
     fixed: Bool[np.ndarray, " length"]
@@ -82,11 +82,11 @@ class CanvasView:
     def show(
         self,
         step: int,
-        num_steps: int,
+        num_steps: int | None,
         tokens: Sequence[int] | np.ndarray,
         fixed: Sequence[bool] | np.ndarray | None = None,
     ) -> None:
-        """One row after `step` of `num_steps`: tokens, and which of them were given beforehand."""
+        """One row after `step` of `num_steps`, where that is known: tokens, and which were given beforehand."""
         row = np.asarray(tokens, dtype=np.int64)
         frame = self._latest = _Frame(
             step=step,
@@ -101,7 +101,7 @@ class CanvasView:
             if due:  # a sampler of few steps may pass two shares at once: one frame is enough
                 self._stills = self._stills[len(due) :]
                 self._print_still(frame)
-        elif step >= num_steps or time.monotonic() - self._drawn_s >= self.min_frame_s:
+        elif step == num_steps or time.monotonic() - self._drawn_s >= self.min_frame_s:
             self._live.update(self._render(frame, since=self._drawn), refresh=True)
             self._drawn, self._drawn_s = frame, time.monotonic()
 
@@ -114,9 +114,10 @@ class CanvasView:
         """The progress line first: where a canvas is taller than the terminal, rich cuts off the bottom."""
         num_revealed, num_free = _progress(frame)
         text = Text(overflow="fold")
+        of = "" if frame.num_steps is None else f"/{frame.num_steps}"
         text.append(self._printable(self.title), style=_FIXED)
         text.append(
-            self._printable(f"  step {frame.step}/{frame.num_steps} · {num_revealed} of {num_free} revealed\n"),
+            self._printable(f"  step {frame.step}{of} · {num_revealed} of {num_free} revealed\n"),
             style=_MASKED,
         )
         known_before = np.zeros_like(frame.revealed) if since is None else since.revealed

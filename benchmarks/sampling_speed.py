@@ -1,0 +1,137 @@
+"""Tokens a second when sampling, against the plain loop: both in one run, as one table.
+
+    python benchmarks/sampling_speed.py                                                one GPU
+    python benchmarks/sampling_speed.py --layers 2 --width 64 --length 64 --vocab 500 --steps 8 --rounds 1     anywhere
+
+The plain loop is what ancestral sampling looks like without further thought (and in MDLM's published code): every step
+computes all positions' logits, float32 log-probabilities over the whole vocabulary, and draws a token everywhere. The
+network is random: time does not depend on what it says. Equal numbers of evaluations unless said; medians.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+
+import torch
+from torch import Tensor
+
+from mdlm_atat.denoiser import Prediction
+from mdlm_atat.device import Graphed, compile_blocks
+from mdlm_atat.lm.sampling import gather_positions
+from mdlm_atat.models.dit import ATATDiT
+from mdlm_atat.samplers.canvas import Canvas
+from mdlm_atat.samplers.loop import StepRule, sample
+from mdlm_atat.samplers.named import make_sampler
+
+
+@torch.no_grad()
+def plain_loop(network: ATATDiT, batch: int, length: int, num_steps: int, device: torch.device) -> int:
+    """Ancestral sampling, everything everywhere. Returns the number of evaluations."""
+    mask_id = network.mask_id
+    z_t = torch.full((batch, length), mask_id, device=device)
+    for step in range(num_steps, 0, -1):
+        t, s = step / num_steps, (step - 1) / num_steps
+        logits = network(z_t, torch.full((batch,), t, device=device)).float()  # (B, L, V)
+        log_probs = torch.log_softmax(logits, dim=-1)
+        stays = torch.full((batch, length, 1), s, device=device)
+        posterior = torch.cat([log_probs.exp() * (t - s), stays], dim=-1)  # (B, L, V + 1): q(z_s | z_t), times t
+        gumbel = 1e-10 - (torch.rand_like(posterior) + 1e-10).log()
+        drawn = (posterior / gumbel).argmax(dim=-1)
+        z_t = torch.where(z_t == mask_id, drawn, z_t)
+    assert num_steps == 0 or (z_t < mask_id).all()
+    return num_steps
+
+
+def ours(
+    network: ATATDiT,
+    run: Callable[[Tensor, Tensor], Tensor],
+    rule: StepRule,
+    batch: int,
+    length: int,
+    device: torch.device,
+) -> float:
+    """Sample with `run`, the network up to its output layer. Returns the evaluations a row, mean."""
+
+    def denoise(z_t: Tensor, t: Tensor) -> Prediction:
+        hidden = run(z_t, t)
+        return Prediction(lambda positions: network.logits(gather_positions(hidden, positions)))
+
+    canvas = Canvas.blank(batch, length, network.mask_id).to(device)
+    found = sample(denoise, canvas, rule, mask_id=network.mask_id, seeds=range(batch))
+    return found.trace.nfe.float().mean().item()
+
+
+def median_s(run: Callable[[], float], rounds: int, device: torch.device) -> tuple[float, float]:
+    """(seconds, evaluations) of the middle round, after one that warms up."""
+    run()
+    seconds, nfe = [], 0.0
+    for _ in range(rounds):
+        wait(device)
+        start_s = time.perf_counter()
+        nfe = run()
+        wait(device)
+        seconds.append(time.perf_counter() - start_s)
+    return statistics.median(seconds), nfe
+
+
+def wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--layers", type=int, default=12)
+    parser.add_argument("--width", type=int, default=768)
+    parser.add_argument("--vocab", type=int, default=50_257)
+    parser.add_argument("--length", type=int, default=1024)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=128)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--skip_compile", action="store_true")
+    args = parser.parse_args()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.manual_seed(0)
+    network = ATATDiT(args.vocab, args.length, num_layers=args.layers, width=args.width, num_heads=args.width // 64)
+    network = network.to(device).eval()
+    name = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
+    print(f"{name}, torch {torch.__version__}: batch {args.batch}, length {args.length}, vocabulary {args.vocab:,},")
+    print(f"{args.layers} layers of width {args.width}, {'bf16' if device.type == 'cuda' else 'float32'}")
+    print(f"{'':52} {'NFE':>6} {'s':>8} {'ms/NFE':>8} {'tokens/s':>10} {'ratio':>6}")
+    base = 0.0
+
+    def line(what: str, run: Callable[[], float]) -> None:
+        nonlocal base
+        seconds, nfe = median_s(run, args.rounds, device)
+        rate = args.batch * args.length / seconds
+        base = base or rate
+        per_nfe = 1000 * seconds / nfe
+        print(f"{what:52} {nfe:6.0f} {seconds:8.3f} {per_nfe:8.2f} {rate:10,.0f} {rate / base:6.2f}", flush=True)
+
+    rules = [
+        ("ancestral", args.steps),
+        ("ancestral:cache=false", args.steps),
+        ("first_hitting:sizes=cosine", args.steps),
+        ("uncertainty:amount=constant", args.steps),
+        ("first_hitting:sizes=cosine", max(1, args.steps // 4)),
+    ]
+    with torch.autocast("cuda", dtype=torch.bfloat16) if device.type == "cuda" else nullcontext():
+        line("plain loop", lambda: plain_loop(network, args.batch, args.length, args.steps, device))
+        for compiled in (False,) if args.skip_compile else (False, True):
+            run: Callable[[Tensor, Tensor], Tensor] = network.hidden
+            if compiled:
+                compile_blocks(network)
+                line("plain loop, compiled", lambda: plain_loop(network, args.batch, args.length, args.steps, device))
+                run = Graphed(network.hidden) if device.type == "cuda" else network.hidden
+            for spec, steps in rules:
+                rule = make_sampler(spec, num_steps=steps)
+                what = f"{spec}, {steps} steps{', compiled' if compiled else ''}"
+                line(what, lambda rule=rule, run=run: ours(network, run, rule, args.batch, args.length, device))
+
+
+if __name__ == "__main__":
+    main()

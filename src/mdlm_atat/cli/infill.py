@@ -1,0 +1,97 @@
+"""atat infill: texts with gaps, filled by a trained model."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mdlm_atat.cli.model import add_model_arguments, load_model
+from mdlm_atat.cli.sampling import (
+    Item,
+    add_sampling_arguments,
+    check_arguments,
+    check_each,
+    how_to_sample,
+    make_texts,
+    read_items,
+)
+from mdlm_atat.errors import UserError
+
+if TYPE_CHECKING:
+    from mdlm_atat.lm import Generated, Infilled
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="atat infill",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Fill the gaps of a text: [MASK] is one token, [MASK:5] five, [MASK:3-8] as many of three to eight "
+        "as suit the text around it best.",
+        epilog=r"""examples:
+  atat infill runs/novels "The [MASK:5] sat on the [MASK:2]."
+  atat infill runs/novels "She [MASK:3-8], and left." --num_samples 4
+  atat infill runs/novels --file letter.txt --out letter-filled.txt
+  atat infill runs/novels --file templates.jsonl --out filled.jsonl
+
+\[MASK] in a text is no gap. A .jsonl file has "template" and, if you like, "id" on each line.
+""",
+    )
+    add_model_arguments(parser)
+    parser.add_argument("template", nargs="?", help=r"a text with gaps; \n stands for a new line")
+    parser.add_argument("--file", type=Path, help="a document with gaps, or a .jsonl file of templates")
+    parser.add_argument("--num_samples", type=int, default=1, help="ways to fill each template (default: 1)")
+    add_sampling_arguments(parser)
+    return parser
+
+
+def main(argv: list[str]) -> int:
+    arguments = make_parser().parse_args(argv)
+    check_arguments(arguments)
+    items = read_templates(arguments.template, arguments.file)
+    from mdlm_atat.lm import MaskedDiffusionLM
+    from mdlm_atat.samplers.template import parse_template
+
+    check_each(items, "template", parse_template)
+    how = how_to_sample(arguments)
+    lm = load_model(arguments)
+    if not isinstance(lm, MaskedDiffusionLM):
+        raise UserError("a causal model cannot infill: it does not see the text after a gap; use a masked model")
+    check_each(items, "template", lambda text: lm.possible_lengths(lm.encode_template(text)))
+    num_each = arguments.num_samples
+
+    def make(which: range, more: dict[str, Any]) -> list[Generated]:
+        templates = [items[number // num_each].text for number in which]
+        made = [ways[0] for ways in lm.infill(templates, seed=arguments.seed + which.start, **how, **more)]
+        if which.start == 0:
+            explain_lengths(made[0])
+        return list(made)
+
+    make_texts(lm, arguments, items, num_each=num_each, make=make, title_field="template")
+    return 0
+
+
+def read_templates(template: str | None, file: Path | None) -> list[Item]:
+    if (template is None) == (file is None):
+        raise UserError('give a text with gaps, such as "The [MASK:5] sat.", or --file')
+    if file is None:
+        assert template is not None
+        return [Item(0, template.replace("\\n", "\n"))]
+    if file.suffix == ".jsonl":
+        return read_items(file, "--file", "template")
+    try:
+        return [Item(0, file.read_text(encoding="utf-8"))]
+    except FileNotFoundError as error:
+        raise UserError(f"--file: there is no file {file}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"--file: {file} is not UTF-8 at byte {error.start}; convert it first") from error
+
+
+def explain_lengths(text: Infilled) -> None:
+    if text.nats_by_lengths is None:
+        return
+    print("what the given text costs by the gaps' lengths, nats (the least is taken):", file=sys.stderr)
+    for lengths, nats in sorted(text.nats_by_lengths.items()):
+        mark = "  <-" if lengths == text.lengths else ""
+        print(f"  {', '.join(map(str, lengths))}: {nats:.2f}{mark}", file=sys.stderr)

@@ -1,0 +1,69 @@
+"""atat samplers: what there is to sample with, and how they compare on a model."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from mdlm_atat.errors import UserError
+
+
+def main(argv: list[str]) -> int:
+    match argv:
+        case ["bench", *rest]:
+            from mdlm_atat.cli.samplers_bench import main as bench
+
+            return bench(rest)
+        case []:
+            print("\n".join(listing()))
+            return 0
+        case ["-h" | "--help", *_]:
+            make_parser().print_help()
+            return 0
+        case [name, *_]:
+            raise UserError(f"unknown: atat samplers {name}; there are atat samplers, and atat samplers bench RUN")
+    raise AssertionError(argv)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    return argparse.ArgumentParser(
+        prog="atat samplers",
+        usage="atat samplers\n       atat samplers bench RUN ...",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="List the samplers with their options and defaults, or compare them on a trained model.",
+        epilog="""examples:
+  atat samplers
+  atat generate runs/demo --sampler uncertainty:score=margin,amount=entropy_budget,gamma=0.2
+  atat samplers bench runs/demo --judge runs/causal
+""",
+    )
+
+
+def listing() -> list[str]:
+    """Every sampler: what it does in a sentence, its options with their defaults."""
+    from mdlm_atat.samplers.named import PRESETS, RULES, options_of
+
+    lines = []
+    for name, rule in RULES.items():
+        summary = " ".join((rule.__doc__ or "").split("\n\n")[0].split())
+        lines += [f"{name:16} {summary}"]
+        options = [
+            f"{option}={shown(default)}"
+            for option, (_, default) in options_of(rule).items()
+            if not option.startswith("draw.")
+        ]
+        if options:
+            lines.append(f"    {', '.join(options)}")
+    lines += ["", "short for"]
+    lines += [f"    {name:16} {spec}" for name, spec in PRESETS.items()]
+    lines += [
+        "",
+        "An option is set by --sampler NAME:OPTION=VALUE,... and num_steps by --steps. Every sampler also takes",
+        "draw.temperature, draw.top_k and draw.top_p. sizes and amount: constant, cosine, half_cosine, or optimal",
+        "(after atat eval RUN --profile); amount also entropy_budget and threshold.",
+    ]
+    return lines
+
+
+def shown(value: Any) -> str:
+    return str(value).lower() if value is None or isinstance(value, bool) else str(value)

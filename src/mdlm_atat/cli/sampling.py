@@ -1,0 +1,343 @@
+"""What `atat generate` and `atat infill` have in common: how to sample, what to watch, where texts go."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from mdlm_atat.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+    from mdlm_atat.lm import CausalLM, Generated, MaskedDiffusionLM
+    from mdlm_atat.samplers.loop import OnStep
+
+SEPARATOR = "-" * 40  # between two texts
+LINE_START = b'{"id": '  # of every line that row_of makes
+MAX_SEED = 2**62  # torch takes 63 bits, and text i adds i
+
+
+def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
+    how = parser.add_argument_group("how to sample")
+    how.add_argument(
+        "--sampler",
+        metavar="NAME[:OPTION=VALUE,...]",
+        help="atat samplers lists them (default: the model's, see there)",
+    )
+    how.add_argument("--steps", type=int, help="steps: fewer are faster and worse (default: the sampler's)")
+    how.add_argument("--temperature", type=float, default=1.0, help="below 1: safer; 0: most likely (default: 1)")
+    how.add_argument("--top_k", type=int, default=0, help="draw among the k most likely tokens (default: 0, all)")
+    how.add_argument(
+        "--top_p", type=float, default=1.0, help="draw among the likeliest tokens that reach p (default: 1, all)"
+    )
+    how.add_argument("--block_size", type=int, help="fill so many tokens at a time, left to right (default: all)")
+    how.add_argument("--guide", default="", metavar="WORD=WEIGHT,...", help="words to have more of, or less (negative)")
+    how.add_argument("--guide_logits", type=float, default=1.0, help="how much it changes their logits (default: 1)")
+    how.add_argument("--guide_order", type=float, default=0.0, help="how much earlier they come (default: 0)")
+    how.add_argument("--seed", type=int, default=0, help="text i is drawn from seed + i (default: 0)")
+    how.add_argument("--batch_size", type=int, default=16, help="texts made together (default: 16)")
+    how.add_argument("--compile", action="store_true", help="compile the network first: faster for many texts on a GPU")
+    out = parser.add_argument_group("what to see")
+    out.add_argument("--watch", action="store_true", help="show the first text while it is being filled in")
+    out.add_argument("--animate", type=Path, help="draw how the first text came about: a .gif or .html file")
+    out.add_argument("--out", type=Path, help="write to this file: .jsonl with details, anything else as text")
+    out.add_argument("--trace", action="store_true", help="with a .jsonl file: every text's trace too")
+    out.add_argument("--resume", action="store_true", help="go on with a .jsonl file that was interrupted")
+    out.add_argument("--overwrite", action="store_true", help="replace --out where it exists")
+
+
+def check_arguments(arguments: argparse.Namespace) -> None:
+    """Everything that can be known to be wrong before a model is loaded."""
+    for name in ("batch_size", "num_samples", "steps", "block_size"):
+        value = getattr(arguments, name, None)
+        if value is not None and value < 1:
+            raise UserError(f"--{name} is {value}, expected at least 1")
+    if abs(arguments.seed) > MAX_SEED:
+        raise UserError(f"--seed is {arguments.seed}, expected at most {MAX_SEED} (2^62)")
+    if not arguments.guide and (arguments.guide_logits != 1 or arguments.guide_order != 0):
+        raise UserError("--guide_logits and --guide_order need --guide with the words that they are for")
+    if arguments.resume and arguments.overwrite:
+        raise UserError("--resume goes on with --out, --overwrite replaces it: leave one of them out")
+    out: Path | None = arguments.out
+    is_lines = out is not None and out.suffix == ".jsonl"
+    for name in ("trace", "resume"):
+        if getattr(arguments, name) and not is_lines:
+            raise UserError(f"--{name} needs --out with a .jsonl file")
+    if out is not None and out.is_dir():
+        raise UserError(f"--out: {out} is a folder; name a file in it")
+    if out is not None and not out.parent.is_dir():
+        raise UserError(f"--out: there is no folder {out.parent}; make it first")
+    if out is not None and out.exists() and not (arguments.resume or arguments.overwrite):
+        also = "go on with it by --resume, " if is_lines else ""
+        raise UserError(f"--out: {out} exists; {also}replace it by --overwrite, or name another file")
+    if out is not None and not os.access(out if out.exists() else out.parent, os.W_OK):
+        raise UserError(f"--out: {out} cannot be written; choose another place or change its permissions")
+    if arguments.animate is not None:
+        from mdlm_atat.viz.animation import check_animation_path
+
+        check_animation_path(arguments.animate)
+
+
+def how_to_sample(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The arguments as keywords of lm.generate and lm.infill."""
+    from mdlm_atat.lm import Guide
+
+    guide = None
+    if arguments.guide:
+        guide = Guide(read_weights(arguments.guide), logits=arguments.guide_logits, order=arguments.guide_order)
+    names = ("sampler", "steps", "temperature", "top_k", "top_p", "block_size")
+    return {name: getattr(arguments, name) for name in names} | {"guide": guide}
+
+
+def read_weights(text: str) -> dict[str, float]:
+    weights: dict[str, float] = {}
+    for pair in text.split(","):
+        word, _, weight = pair.rpartition("=")
+        word = word.strip()
+        if word in weights:
+            raise UserError(f"--guide: {word!r} occurs twice; expected one weight for each word")
+        try:
+            weights[word] = float(weight)
+        except ValueError:
+            word = ""
+        if not word:
+            raise UserError(f"--guide: {pair!r} is no word with a weight; expected for example king=2,queen=-1")
+    return weights
+
+
+@dataclass(frozen=True)
+class Item:
+    """One prompt or template, and what its user calls it."""
+
+    id: Any
+    text: str
+
+
+def read_items(file: Path, option: str, field: str) -> list[Item]:
+    """Prompts or templates: one a line of a .txt file, or JSON lines with `field` and, if they like, an id."""
+    try:
+        lines = file.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    except FileNotFoundError as error:
+        raise UserError(f"{option}: there is no file {file}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{option}: {file} is not UTF-8 at byte {error.start}; convert it first") from error
+    if lines == [""]:
+        raise UserError(f"{option}: {file} is empty; expected a {field} on each line")
+    if file.suffix != ".jsonl":
+        return [Item(number, line.replace("\\n", "\n")) for number, line in enumerate(lines)]
+    items: dict[str, Item] = {}
+    for number, line in enumerate(lines):
+        where = f"{option}: line {number + 1} of {file}"
+        try:
+            row = json.loads(line)
+            item = Item(row.get("id", number), row[field])
+            key = json.dumps(item.id, ensure_ascii=False, allow_nan=False)
+            (key + item.text).encode()  # both are strings that can be written
+        except (ValueError, AttributeError, KeyError, TypeError) as error:
+            raise UserError(f'{where} is no JSON object with a text "{field}": {line[:60]!r}') from error
+        if key in items:
+            raise UserError(f"{where}: the id {item.id!r} occurs twice; ids must differ")
+        items[key] = item
+    return list(items.values())
+
+
+def check_each(items: Sequence[Item], kind: str, check: Callable[[str], Any]) -> None:
+    """Before anything is made: a mistake in any prompt or template, with its id where there are several."""
+    for item in items:
+        try:
+            check(item.text)
+        except UserError as error:
+            raise UserError(f"{kind} {item.id}: {error}" if len(items) > 1 else str(error)) from error
+
+
+def settings_hash(lm: MaskedDiffusionLM | CausalLM, arguments: argparse.Namespace, items: Sequence[Item]) -> str:
+    """Tells whether a file of texts can be gone on with: the same weights, settings and prompts."""
+    how = ("model", "device", "batch_size", "compile", "watch", "animate", "out", "resume", "overwrite")
+    left_out = (*how, "prompt", "prompts", "template", "file")  # these are the items
+    settings = {name: str(value) for name, value in vars(arguments).items() if name not in left_out}
+    content = json.dumps([lm.fingerprint(), settings, [[item.id, item.text] for item in items]], sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()[:12]
+
+
+class Lines:
+    """A .jsonl file that is written line by line, each flushed to the disk, and can be gone on with. Nothing in it is
+    touched before there is something to write."""
+
+    def __init__(self, file: Path, settings: str, *, resume: bool) -> None:
+        self.num_done = self._num_kept = 0  # lines, bytes
+        if resume and file.exists():
+            *whole, unfinished = file.read_bytes().split(b"\n")
+            ours = [settings_of(line) == settings for line in whole]
+            ours.append(LINE_START.startswith(unfinished[: len(LINE_START)]))  # it is written again
+            if not all(ours):
+                raise UserError(
+                    f"--resume: line {ours.index(False) + 1} of {file} was made with another model, other settings or "
+                    "other prompts; repeat the command that began it, or name another file"
+                )
+            self.num_done, self._num_kept = len(whole), sum(len(line) + 1 for line in whole)
+        self._file, self._settings = file, settings
+        self._stream: BinaryIO | None = None
+
+    def write(self, rows: Sequence[dict[str, Any]]) -> None:
+        if self._stream is None:
+            self._stream = self._file.open("r+b" if self._num_kept else "wb")
+            self._stream.seek(self._num_kept)
+            self._stream.truncate()
+        for row in rows:
+            line = json.dumps(row | {"settings": self._settings}, ensure_ascii=False, allow_nan=False)
+            self._stream.write(line.encode() + b"\n")
+        self._stream.flush()
+        os.fsync(self._stream.fileno())
+
+    def close(self) -> None:
+        if self._stream is not None:
+            self._stream.close()
+
+
+def settings_of(line: bytes) -> str | None:
+    try:
+        return json.loads(line).get("settings")
+    except (ValueError, AttributeError):
+        return None
+
+
+def batches(num_items: int, start: int, size: int) -> Iterator[range]:
+    for first in range(start, num_items, size):
+        yield range(first, min(first + size, num_items))
+
+
+def make_texts(
+    lm: MaskedDiffusionLM | CausalLM,
+    arguments: argparse.Namespace,
+    items: Sequence[Item],
+    *,
+    num_each: int,
+    make: Callable[[range, dict[str, Any]], list[Generated]],
+    title_field: str,
+) -> None:
+    """Make num_each texts of every item, in batches, and write or print them in order.
+
+    `make(which, settings)`: texts number `which`, of items which // num_each, with further keywords for lm.generate.
+    """
+    from mdlm_atat.atomic import write_text
+    from mdlm_atat.device import explain_out_of_memory
+
+    if arguments.compile:
+        lm.compile()
+    total = len(items) * num_each
+    lines = None
+    if arguments.out is not None and arguments.out.suffix == ".jsonl":
+        lines = Lines(arguments.out, settings_hash(lm, arguments, items), resume=arguments.resume)
+    done = lines.num_done if lines is not None else 0
+    if done > 0 and (arguments.watch or arguments.animate is not None):
+        print(f"the first text is in {arguments.out} already: it can be neither watched nor animated", file=sys.stderr)
+    texts: list[str] = []
+    try:
+        for which in batches(total, done, arguments.batch_size):
+            first = which.start == 0
+            more: dict[str, Any] = {"return_trace": arguments.trace or (first and arguments.animate is not None)}
+            with explain_out_of_memory(f"try --batch_size {max(1, arguments.batch_size // 2)}"):
+                if first and arguments.watch:
+                    made = watched(lm, arguments, lambda on_step: make(which, more | {"on_step": on_step}))  # noqa: B023
+                else:
+                    made = make(which, more)
+            rows = [
+                row_of(text, items[number // num_each], number % num_each, title_field, arguments.trace)
+                for number, text in zip(which, made, strict=True)
+            ]
+            if lines is not None:
+                lines.write(rows)
+            else:
+                texts += [text.text for text in made]
+            done = which.stop
+            if first and arguments.animate is not None:
+                animate(lm, made[0], arguments)
+    except KeyboardInterrupt:
+        if lines is not None:
+            print(f"\n{done} of {total} texts are in {arguments.out}; go on by adding --resume", file=sys.stderr)
+        raise
+    finally:
+        if lines is not None:
+            lines.close()
+    if arguments.out is None:
+        for text in texts[1 if arguments.watch else 0 :]:  # --watch has shown the first
+            print(*([SEPARATOR] if total > 1 else []), text, sep="\n")
+        return
+    if lines is None:
+        alone = texts[0].removesuffix("\n") + "\n"  # a document ends as it did
+        write_text(arguments.out, alone if total == 1 else "".join(f"{text}\n{SEPARATOR}\n" for text in texts))
+    print(f"{total} texts written to {arguments.out}", file=sys.stderr)
+
+
+def row_of(text: Generated, item: Item, sample: int, title_field: str, with_trace: bool) -> dict[str, Any]:
+    from mdlm_atat.lm import Infilled
+
+    row: dict[str, Any] = {"id": item.id, "sample": sample, "text": text.text, title_field: item.text}
+    if isinstance(text, Infilled):
+        row |= {"gaps": text.gaps, "lengths": list(text.lengths)}
+    row |= {"seed": text.seed, "nfe": text.nfe, "tokens": text.tokens}
+    if with_trace and text.trace is not None:
+        row["trace"] = text.trace.to_json()
+    return row
+
+
+def watched(
+    lm: MaskedDiffusionLM | CausalLM, arguments: argparse.Namespace, make: Callable[[OnStep], list[Generated]]
+) -> list[Generated]:
+    """Make a batch while its first text is shown."""
+    from rich.console import Console
+
+    from mdlm_atat.viz.canvas_view import CanvasView
+
+    mask_id = lm.tokenizer.mask_id
+    view = CanvasView(
+        Console(),
+        token_text=lambda token: lm.tokenizer.decode([token]),
+        mask_id=mask_id,
+        title=str(arguments.model),
+    )
+    fixed: list[bool] = []
+
+    def on_step(step: int, z_t: torch.Tensor) -> None:
+        row = z_t[0].tolist()
+        if step == 0:
+            fixed.extend(token != mask_id for token in row)
+        else:
+            view.show(step, None, row, fixed=fixed)
+
+    with view:
+        return make(on_step)
+
+
+def animate(lm: MaskedDiffusionLM | CausalLM, text: Generated, arguments: argparse.Namespace) -> None:
+    from mdlm_atat.viz.animation import Reveal, write_animation
+
+    trace = text.trace
+    assert trace is not None
+    settings = {
+        "sampler": arguments.sampler or lm.default_sampler,
+        "steps": str(len(trace.frames) - 1),
+        "temperature": f"{arguments.temperature:g}",
+        "seed": str(text.seed),
+    }
+    reveal = Reveal(
+        title=str(arguments.model),
+        frames=trace.frames,
+        mask_id=lm.tokenizer.mask_id,
+        token_text=lambda token: lm.tokenizer.decode([token]),
+        fixed=trace.fixed,
+        confidence=trace.confidence,
+        entropy=trace.entropy,
+        importance=trace.importance,
+        nfe=text.nfe,
+        settings=settings,
+    )
+    print(f"animation written to {write_animation(reveal, arguments.animate)}", file=sys.stderr)

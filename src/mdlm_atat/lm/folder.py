@@ -1,0 +1,62 @@
+"""Where a trained model is found."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from mdlm_atat.atat.curriculum import Stage
+from mdlm_atat.errors import UserError
+from mdlm_atat.train.checkpoint import Checkpoint, find_fault, newest_sound
+
+STAGE_FILE = "stage.json"
+PROFILE_FILE = "profile.json"
+
+
+@dataclass(frozen=True)
+class Located:
+    """Where a model is: a run with the checkpoint to use, or a folder made by save_pretrained."""
+
+    home: Path
+    checkpoint: Checkpoint | None
+
+
+def locate(folder: Path, say: Callable[[str], None]) -> Located:
+    """Find a model in a run folder, a checkpoint (also the links `best` and `last`) or a saved folder."""
+    if not folder.is_dir():
+        raise UserError(f"there is no folder {folder}; expected a run such as runs/demo, or a checkpoint of one")
+    real = folder.resolve()
+    if real.name.startswith("step-") and real.parent.name == "checkpoints":
+        home, checkpoint = real.parent.parent, Checkpoint(real)
+        fault = checkpoint.fault()
+        if fault is not None:
+            raise UserError(f"checkpoint {folder} is damaged: {fault}; name the run {home} to use another one")
+    elif (folder / "model.safetensors").exists():
+        home, checkpoint = folder, None
+        fault = find_fault(folder, {"model.safetensors", "config.yaml"})
+        if fault is not None:
+            raise UserError(f"the saved model {folder} is damaged: {fault}; save it again or restore it from a copy")
+    elif (folder / "config.yaml").exists():
+        home, checkpoint = folder, newest_sound(folder / "checkpoints", say)
+        if checkpoint is None:
+            raise UserError(f"{folder} holds no checkpoint yet; go on with: atat train --resume {folder}")
+    else:
+        raise UserError(
+            f"{folder} is neither a run folder (no config.yaml), nor one of its checkpoints, nor a saved model"
+        )
+    if not (home / "tokenizer").is_dir():
+        raise UserError(f"{home} has lost its folder tokenizer; restore it from a copy")
+    return Located(home, checkpoint)
+
+
+def read_stage(found: Located) -> Stage | None:
+    """The curriculum's stage as the checkpoint or the saved model holds it."""
+    if found.checkpoint is not None:
+        stored = found.checkpoint.state().get("stage")
+    elif (found.home / STAGE_FILE).exists():
+        stored = json.loads((found.home / STAGE_FILE).read_text())
+    else:
+        stored = None
+    return None if stored is None else Stage.from_json(stored)

@@ -1,0 +1,372 @@
+"""Generating and infilling with a trained model."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from mdlm_atat.config.build import build_schedule
+from mdlm_atat.config.schema import RunConfig
+from mdlm_atat.data.tokenizers import Tokenizer
+from mdlm_atat.denoiser import Prediction
+from mdlm_atat.device import Graphed, Precision, compile_blocks
+from mdlm_atat.errors import UserError
+from mdlm_atat.lm.results import Frame, Generated, Infilled, TextTrace
+from mdlm_atat.samplers.blocks import Blocks
+from mdlm_atat.samplers.canvas import Canvas
+from mdlm_atat.samplers.draw import TokenDraw
+from mdlm_atat.samplers.guidance import Guidance
+from mdlm_atat.samplers.loop import OnStep, Reverse, Sample, StepRule, reverse, sample, trait
+from mdlm_atat.samplers.named import make_sampler
+from mdlm_atat.samplers.sizes import Profile
+from mdlm_atat.samplers.template import GAP, Gap, encode_template, lay_out, parse_template, space_joins_next
+
+BLOCKS_PER_WINDOW = 4  # where a text is longer than the model and no block size is given
+
+
+@dataclass(frozen=True)
+class Guide:
+    """Words that are wanted (positive weight) or not (negative), each a single token with or without a space before.
+
+    Their logits rise by `logits` times their weight; `order` times the weight that is expected at a position moves it
+    forward in samplers that look before they choose (see samplers.guidance). `logits` = 1 and a weight of 2 make a word
+    e^2 times as likely against all others.
+    """
+
+    words: dict[str, float]
+    logits: float = 1.0
+    order: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, value in (*self.words.items(), ("logits", self.logits), ("order", self.order)):
+            if not math.isfinite(value):
+                raise UserError(f"guide: {name} is {value}, expected a finite number")
+
+
+@dataclass(frozen=True, kw_only=True)
+class How:
+    """How to sample: what generate, infill, fill and stream take alike."""
+
+    sampler: str | StepRule | None = None
+    """A name with options (see samplers.named), a rule of your own, or None: the model's default."""
+    steps: int | None = None
+    """Steps (of each block, where there are several), for samplers that have them; None: the sampler's default."""
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    block_size: int | None = None
+    """Fill so many tokens at a time, left to right; None: all at once, as long as the model is long enough."""
+    guide: Guide | None = None
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A template with the lengths of its gaps decided."""
+
+    tokens: list[int]
+    gaps: list[slice]
+    lengths: tuple[int, ...]
+    costs: dict[tuple[int, ...], float] | None
+
+
+class Sampling(ABC):
+    """The part of a language model that makes text. Every text is drawn from seed + its index, with random numbers of
+    its own, so it is the same in any batch (up to the rounding of the network's arithmetic)."""
+
+    network: Any
+    tokenizer: Tokenizer
+    config: RunConfig
+    device: torch.device
+    precision: Precision
+    _hidden: Callable[[Tensor, Tensor], Tensor]
+    """The network without its output layer, as `compile` left it."""
+
+    def generate(
+        self,
+        prompts: Sequence[str] = ("",),
+        *,
+        length: int | None = None,
+        seed: int = 0,
+        return_trace: bool = False,
+        on_step: OnStep | None = None,
+        **how: Any,
+    ) -> list[Generated]:
+        """One text for each prompt, which it begins with ("" for none). Row i is drawn from seed + i.
+
+        `length`: tokens in all, prompt included (default: the model's; longer texts are made in blocks). `how`: see
+        How. Raises UserError for a prompt longer than length.
+        """
+        canvas = self.prompt_canvas(prompts, length)
+        return self.fill(canvas, seed=seed, return_trace=return_trace, on_step=on_step, **how)
+
+    def infill(
+        self,
+        templates: Sequence[str],
+        *,
+        alternatives: int = 1,
+        seed: int = 0,
+        return_trace: bool = False,
+        on_step: OnStep | None = None,
+        **how: Any,
+    ) -> list[list[Infilled]]:
+        r"""Fill the gaps of each template, in so many ways: "The [MASK:5] sat on the [MASK:2].", [MASK] for one token.
+
+        A gap of [MASK:3-8] gets the length at which the model finds the given text likeliest, whatever the gap may
+        hold. Way j of template i is drawn from seed + i * alternatives + j. Raises UserError for a template without
+        gaps, malformed ones, and a gap longer than the model.
+        """
+        if alternatives < 1:
+            raise UserError(f"alternatives is {alternatives}, expected at least 1")
+        layouts = {text: self._lay_out(text) for text in dict.fromkeys(templates)}
+        texts = [text for text in templates for _ in range(alternatives)]
+        # texts made together have one length, and one kind of window where they go in blocks
+        alike: dict[tuple[int, bool], list[int]] = {}
+        for number, text in enumerate(texts):
+            canvas = self._canvas([layouts[text]])
+            alike.setdefault((canvas.tokens.shape[1], given_ahead(canvas)), []).append(number)
+        made: dict[int, Infilled] = {}
+        for numbers in alike.values():
+            filled = self.fill(
+                self._canvas([layouts[texts[number]] for number in numbers]),
+                seed=[seed + number for number in numbers],
+                return_trace=return_trace,
+                on_step=on_step if 0 in numbers else None,  # the first text is the one to watch
+                **how,
+            )
+            for number, one in zip(numbers, filled, strict=True):
+                layout = layouts[texts[number]]
+                made[number] = Infilled(
+                    **vars(one),
+                    gaps=[self.tokenizer.decode(one.tokens[gap]) for gap in layout.gaps],
+                    lengths=layout.lengths,
+                    nats_by_lengths=layout.costs,
+                )
+        ordered = [made[number] for number in range(len(texts))]
+        return [ordered[start : start + alternatives] for start in range(0, len(ordered), alternatives)]
+
+    def fill(
+        self,
+        canvas: Canvas,
+        *,
+        seed: int | Sequence[int] = 0,
+        return_trace: bool = False,
+        on_step: OnStep | None = None,
+        **how: Any,
+    ) -> list[Generated]:
+        """Fill a canvas of any fixed tokens: Canvas(tokens, fixed), one text a row, drawn from seed + row, or from a
+        seed given for every row. In blocks, all rows look ahead where one has given text after a gap."""
+        self._check_canvas(canvas)
+        if len(canvas.tokens) == 0:
+            return []
+        settings = How(**how)
+        rule = self.rule(settings, canvas)
+        seeds = range(seed, seed + len(canvas.tokens)) if isinstance(seed, int) else seed
+        with self.inference():
+            result = sample(
+                self.denoiser(rule),
+                canvas.to(self.device),
+                rule,
+                mask_id=self.tokenizer.mask_id,
+                seeds=seeds,
+                guidance=self._guidance(settings.guide, rule),
+                on_step=on_step,
+                keep_frames=return_trace,
+            )
+            traces = self._traces(result, canvas) if return_trace else [None] * len(seeds)
+        rows, nfe = result.tokens.tolist(), result.trace.nfe.tolist()
+        return [
+            Generated(self.tokenizer.decode(row), row, row_seed, row_nfe, trace)
+            for row, row_seed, row_nfe, trace in zip(rows, seeds, nfe, traces, strict=True)
+        ]
+
+    def stream(self, prompt: str = "", *, length: int | None = None, seed: int = 0, **how: Any) -> Iterator[Frame]:
+        """One text on its way: the canvas as given, then after every step. `prompt` is what it begins with, or a
+        template with gaps, whose length is its own."""
+        canvas = self.template_canvas(prompt) if GAP.search(prompt) else self.prompt_canvas([prompt], length)
+        settings = How(**how)
+        rule = self.rule(settings, canvas)
+        guidance = self._guidance(settings.guide, rule)
+        denoise = self.denoiser(rule)
+        state = Reverse(denoise, canvas.to(self.device), self.tokenizer.mask_id, [seed], guidance=guidance)
+        yield self._frame(0, state.z_t)
+        for step in reverse(state, rule):
+            yield self._frame(step, state.z_t)
+
+    def rule(self, how: How, canvas: Canvas) -> StepRule:
+        """The step rule for a canvas: by name with its options, in blocks where it is longer than the model."""
+        length, width = canvas.tokens.shape[1], self.max_length
+        size = how.block_size
+        if size is None and length > width:
+            size = max(1, width // BLOCKS_PER_WINDOW)
+        if size is not None and not 1 <= size <= width:
+            raise UserError(f"block_size is {size}, expected from 1 to {width}, the model's length")
+        rule = how.sampler
+        draw = TokenDraw(how.temperature, how.top_k, how.top_p)
+        if rule is None or isinstance(rule, str):
+            spec = rule or self.default_sampler
+            rule = make_sampler(
+                spec,
+                num_steps=how.steps,
+                draw=draw,
+                profile=self.profile() if "optimal" in spec else None,
+                schedule=build_schedule(self.config.objective),
+            )
+        elif how.steps is not None or draw != TokenDraw():
+            raise UserError("a rule of your own has its steps and its draw: leave out steps, temperature, top_k, top_p")
+        if size is None:
+            return rule
+        look_ahead = (width - size) // 2 if given_ahead(canvas) else 0
+        return Blocks(inner=rule, size=size, window=width, look_ahead=look_ahead)
+
+    def compile(self) -> None:
+        """Compile the network's blocks and, on a GPU, record its work as a graph: the first texts wait for it, the
+        others are faster."""
+        compile_blocks(self.network)
+        if self.device.type == "cuda":
+            self._hidden = Graphed(self._hidden)
+
+    @property
+    def max_length(self) -> int:
+        return self.config.data.length
+
+    @property
+    @abstractmethod
+    def default_sampler(self) -> str:
+        """What generates where nothing else is asked for."""
+
+    @abstractmethod
+    def _run(self, z_t: Tensor, t: Tensor) -> Tensor:
+        """The network without its output layer."""
+
+    @abstractmethod
+    def denoiser(self, rule: StepRule) -> Callable[[Tensor, Tensor], Prediction]:
+        """The network as the rule needs it."""
+
+    @abstractmethod
+    def choose_lengths(
+        self, encoded: Sequence[list[int] | Gap]
+    ) -> tuple[tuple[int, ...], dict[tuple[int, ...], float] | None]:
+        """The gaps' lengths, and what each choice costs where there is one."""
+
+    @abstractmethod
+    def profile(self) -> Profile | None:
+        """The model's validation profile, where it was measured."""
+
+    def prompt_canvas(self, prompts: Sequence[str], length: int | None = None) -> Canvas:
+        """Rows that begin with prompts."""
+        if length is not None and length < 1:
+            raise UserError(f"length is {length}, expected at least 1")
+        encoded = [self.tokenizer.encode(prompt) for prompt in prompts]
+        return Canvas.with_prefixes(encoded, length or self.max_length, self.tokenizer.mask_id)
+
+    def template_canvas(self, text: str) -> Canvas:
+        """The row of one template."""
+        return self._canvas([self._lay_out(text)])
+
+    def _canvas(self, layouts: Sequence[Layout]) -> Canvas:
+        tokens = torch.tensor([layout.tokens for layout in layouts])
+        return Canvas(tokens, tokens != self.tokenizer.mask_id)
+
+    def _lay_out(self, text: str) -> Layout:
+        encoded = self.encode_template(text)
+        lengths, costs = self.choose_lengths(encoded)
+        return Layout(*lay_out(encoded, lengths, self.tokenizer.mask_id), lengths, costs)
+
+    def encode_template(self, text: str) -> list[list[int] | Gap]:
+        encoded = encode_template(parse_template(text), self.tokenizer.encode)
+        for part in encoded:
+            if isinstance(part, Gap) and part.longest > self.max_length:
+                raise UserError(
+                    f"a gap of {part.longest} tokens is longer than the model: it was trained at {self.max_length}"
+                )
+        return encoded
+
+    def _check_canvas(self, canvas: Canvas) -> None:
+        given = canvas.tokens[canvas.fixed]
+        if ((given < 0) | (given >= self.tokenizer.vocab_size)).any():
+            raise UserError(f"fixed tokens must be from 0 to {self.tokenizer.vocab_size - 1}; [MASK] cannot be fixed")
+
+    def _guidance(self, guide: Guide | None, rule: StepRule) -> Guidance | None:
+        if guide is None:
+            return None
+        if guide.order != 0 and not trait(rule, "looks_first"):
+            raise UserError(
+                f"{type(rule).__name__} decides what to reveal before it asks the network, so guidance cannot change "
+                "the order; use sampler=uncertainty, or order=0"
+            )
+        weights = torch.zeros(self.tokenizer.vocab_size, device=self.device)
+        prefixes = ["", " "] if space_joins_next(self.tokenizer.encode) else [""]
+        for word, weight in guide.words.items():
+            forms = [self.tokenizer.encode(prefix + word) for prefix in prefixes]
+            single = {form[0] for form in forms if len(form) == 1}
+            if not single:
+                raise UserError(
+                    f"{word!r} is {len(forms[0])} tokens of this model's tokenizer; guidance takes words of one token"
+                )
+            weights[list(single)] = weight
+        return Guidance(weights, guide.logits, guide.order)
+
+    def _traces(self, result: Sample, canvas: Canvas) -> list[TextTrace | None]:
+        trace = result.trace
+        assert trace.frames is not None
+        importance = self._importance(result.tokens)
+        on_cpu = {
+            name: getattr(trace, name).cpu().numpy()
+            for name in ("revealed_at_step", "confidence", "entropy", "num_remasked", "nll")
+        }
+        frames, fixed = trace.frames.cpu().numpy(), canvas.fixed.cpu().numpy()
+        traces: list[TextTrace | None] = []
+        for row in range(len(fixed)):
+            # a row may be done before others of its batch
+            last = max(1, int(on_cpu["revealed_at_step"][row].max(initial=0)))
+            taken = np.isfinite(on_cpu["entropy"][row])
+            last = int(np.flatnonzero(taken).max(initial=last - 1)) + 1
+            traces.append(
+                TextTrace(
+                    frames=frames[: last + 1, row],
+                    fixed=fixed[row],
+                    revealed_at_step=on_cpu["revealed_at_step"][row],
+                    confidence=on_cpu["confidence"][row],
+                    entropy=on_cpu["entropy"][row][:last],
+                    num_remasked=on_cpu["num_remasked"][row],
+                    importance=None if importance is None else importance[row],
+                    nats=float(on_cpu["nll"][row]),
+                    elapsed_s=trace.elapsed_s,
+                )
+            )
+        return traces
+
+    def _importance(self, tokens: Int[Tensor, "batch length"]) -> np.ndarray | None:
+        """Of finished texts; None where the model knows none."""
+        del tokens
+        return None
+
+    def _frame(self, step: int, z_t: Tensor) -> Frame:
+        tokens = z_t[0].tolist()
+        return Frame(step, tokens, self.tokenizer.decode(tokens))
+
+    @contextmanager
+    def inference(self) -> Iterator[None]:
+        """The arithmetic that the network runs in; no gradients."""
+        is_bf16 = self.precision == "bf16"
+        with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16) if is_bf16 else nullcontext():
+            yield
+
+
+def given_ahead(canvas: Canvas) -> bool:
+    """Whether any row has given text after a gap: blocks must look ahead for it, all rows alike."""
+    return bool((canvas.fixed[:, 1:] & ~canvas.fixed[:, :-1]).any())
+
+
+def gather_positions(hidden: Tensor, positions: Int[Tensor, "batch k"]) -> Tensor:
+    """hidden (B, L, D) at chosen positions, (B, K, D)."""
+    return hidden.gather(1, positions[..., None].expand(-1, -1, hidden.shape[-1]))

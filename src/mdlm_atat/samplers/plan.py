@@ -1,0 +1,54 @@
+"""Rules that decide beforehand, without the network, what is revealed when."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from mdlm_atat.samplers.draw import TokenDraw
+from mdlm_atat.samplers.loop import Reverse
+
+
+def reveal_order(state: Reverse, uniform: Float[Tensor, "batch length"]) -> Int[Tensor, "batch length"]:
+    """Positions by falling uniform number, those that are not to be filled last; on the CPU."""
+    return torch.where(state.to_fill, uniform.cpu(), -1.0).argsort(dim=1, descending=True, stable=True)
+
+
+def reveal_as_planned(
+    state: Reverse,
+    order: Int[Tensor, "batch length"],
+    ends: Int[Tensor, "batch steps_and_start"],
+    draw: TokenDraw,
+    *,
+    ask_always: bool = False,
+) -> Iterator[None]:
+    """In step k, row b reveals order[b, ends[b, k - 1] : ends[b, k]].
+
+    The network is asked about rows in which something is revealed (with `ask_always` about all that are not done), and
+    for logits where something is drawn. All steps' indices go to the device at once, before the first: the loop
+    never waits for it.
+    """
+    device, length = state.z_t.device, order.shape[1]
+    uniform = state.uniform()
+    plans: list[tuple[Tensor, Tensor, Tensor]] = []
+    for start, end in zip(ends.T[:-1], ends.T[1:], strict=True):
+        if start.equal(ends[:, -1]):
+            break
+        count = end - start  # (B,)
+        rows = ((start < ends[:, -1]) if ask_always else (count > 0)).nonzero()[:, 0]
+        offset = torch.arange(int(count.max()))
+        # around the end: the places beyond a row's count must be distinct from those within
+        places = (start[rows, None] + offset) % length
+        plans.append((rows, order[rows].gather(1, places), offset < count[rows, None]))
+    flat = torch.cat([part.flatten().long() for plan in plans for part in plan]) if plans else torch.zeros(0)
+    parts = iter(flat.to(device).split([part.numel() for plan in plans for part in plan]))
+    for rows, positions, valid in plans:
+        on_device = [next(parts).view(part.shape) for part in (rows, positions, valid)]
+        if len(rows) > 0:
+            prediction = state.predict(on_device[0])
+            if positions.shape[1] > 0:
+                state.reveal(prediction, on_device[0], on_device[1], on_device[2].bool(), draw, uniform)
+        yield  # where nothing was due too: the numbers of the steps are the same in any batch

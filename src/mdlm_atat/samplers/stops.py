@@ -1,0 +1,70 @@
+"""When a rule may stop looking and draw all that is left."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from mdlm_atat.samplers.adaptive import Seen
+from mdlm_atat.samplers.options import at_least_zero
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stop:
+    """Each row by itself; any of these that is set is enough. Stopping means that all masked positions of the row are
+    drawn at once from the evaluation at hand: every token that stays is drawn, no mask survives."""
+
+    entropy: float | None = None
+    """Mean entropy of the masked positions below this, nats; the founding text has 0.5."""
+    relative_entropy: float | None = None
+    """The same over log V, free of the vocabulary's size."""
+    confidence: float | None = None
+    """Mean probability of the likeliest tokens above this, with fewer than `few` positions left; the text has 0.7."""
+    few: int = 5
+    patience: int | None = None
+    """The mean entropy has not been lower than its least for this many steps, counted after half of the steps; the
+    text has 100."""
+
+    def __post_init__(self) -> None:
+        for name in ("entropy", "relative_entropy", "confidence", "few", "patience"):
+            at_least_zero(f"stop.{name}", getattr(self, name))
+
+    @property
+    def is_on(self) -> bool:
+        return any(x is not None for x in (self.entropy, self.relative_entropy, self.confidence, self.patience))
+
+
+class Watch:
+    """What a Stop has seen of a batch so far."""
+
+    def __init__(self, stop: Stop, num_steps: Int[Tensor, " batch"]) -> None:
+        self.stop = stop
+        self.num_steps = num_steps  # that each row takes at most
+        self._least = torch.full(num_steps.shape, torch.inf, dtype=torch.float64, device=num_steps.device)
+        self._since = torch.zeros_like(num_steps)  # steps since each row's mean entropy was lowest
+
+    def __call__(self, seen: Seen) -> Bool[Tensor, " rows"]:
+        """Which of the rows stop now."""
+        stop = self.stop
+        number = seen.is_masked.sum(1)
+        entropy = torch.where(seen.is_masked, seen.entropy, 0.0).sum(1) / number
+        stops = torch.zeros_like(number, dtype=torch.bool)
+        if stop.entropy is not None:
+            stops |= entropy < stop.entropy
+        if stop.relative_entropy is not None:
+            stops |= entropy / math.log(seen.vocab_size) < stop.relative_entropy
+        if stop.confidence is not None:
+            confidence = torch.where(seen.is_masked, seen.max_probability, 0.0).sum(1) / number
+            stops |= (confidence > stop.confidence) & (number < stop.few)
+        if stop.patience is not None:
+            least = self._least[seen.rows]
+            counted = seen.step > self.num_steps[seen.rows] / 2
+            since = torch.where(entropy < least, 0, self._since[seen.rows] + counted)
+            self._least[seen.rows] = torch.minimum(entropy.double(), least)
+            self._since[seen.rows] = since
+            stops |= since >= max(1, stop.patience)
+        return stops

@@ -1,0 +1,153 @@
+"""Sampling by uncertainty: the network says where it is sure, and that is revealed first (or last)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal, get_args
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mdlm_atat.errors import UserError
+from mdlm_atat.samplers.adaptive import Choice, Seen, reveal_adaptively
+from mdlm_atat.samplers.draw import TokenDraw
+from mdlm_atat.samplers.loop import Reverse
+from mdlm_atat.samplers.options import at_least_one, at_least_zero, one_of
+from mdlm_atat.samplers.sizes import Profile, Sizes, all_boundaries
+from mdlm_atat.samplers.stops import Stop, Watch
+
+Uncertainty = Literal["entropy", "margin", "max_probability", "importance_entropy"]
+Amount = Literal["constant", "cosine", "half_cosine", "optimal", "entropy_budget", "threshold"]
+ADAPTIVE_AMOUNTS = ("entropy_budget", "threshold")
+ABOVE_ALL = 1e4  # above every score: entropies are below log V
+
+
+@dataclass(frozen=True, kw_only=True)
+class UncertaintyGuidedSampler:
+    """Where the network is most certain first, or most uncertain; may stop early.
+
+    Each step reveals the masked positions of lowest uncertainty (or of highest), drawing their tokens independently.
+
+    Uncertainty: entropy; margin (negative difference of the two likeliest tokens); max_probability (negative);
+    importance_entropy (importance times entropy, of a model that knows importance). How many: num_steps groups of a
+    size known beforehand (see sizes), or what the network's certainty allows: entropy_budget, the largest set, most
+    certain first, with sum of entropies - largest entropy <= gamma (arXiv 2505.24857: a bound on the dependence between
+    tokens drawn at once); threshold, all whose likeliest token has at least that probability. At least one each step.
+
+    With one token at a time every order that depends on nothing hidden draws from the model's joint distribution of
+    that order, whose exact likelihood `lm.score(text, order=...)` gives.
+    """
+
+    order_is_deterministic: ClassVar = True
+    looks_first: ClassVar = True
+
+    num_steps: int | None = 64
+    """Steps at most; what is left is drawn in the last. None: as tokens_a_step says, or as many as it takes."""
+    tokens_a_step: int = 1
+    """Where num_steps is none and the amount known beforehand: a row has as many steps as this goes into its tokens."""
+    score: Uncertainty = "entropy"
+    order: Literal["most_certain", "most_uncertain"] = "most_certain"
+    amount: Amount = "half_cosine"
+    gamma: float = 0.1
+    """Budget of entropy_budget, nats."""
+    spread: bool = False
+    """Take the most certain position out of each of as many equal parts of the masked positions, instead of the most
+    certain of all, which are often neighbours and depend on each other. For amounts known beforehand."""
+    threshold: float = 0.9
+    """Least probability of amount=threshold."""
+    profile: Profile | None = None
+    stop: Stop = field(default_factory=Stop)
+    draw: TokenDraw = field(default_factory=TokenDraw)
+
+    def __post_init__(self) -> None:
+        at_least_one("num_steps", self.num_steps)
+        at_least_one("tokens_a_step", self.tokens_a_step)
+        one_of("score", self.score, get_args(Uncertainty))
+        one_of("order", self.order, ("most_certain", "most_uncertain"))
+        one_of("amount", self.amount, get_args(Amount))
+        at_least_zero("gamma", self.gamma)
+        if self.spread and self.amount in ADAPTIVE_AMOUNTS:
+            raise UserError(f"spread needs an amount known beforehand, such as constant; {self.amount} is not")
+        if not 0 < self.threshold <= 1:
+            raise UserError(f"threshold is {self.threshold}, expected above 0 and at most 1")
+
+    def __call__(self, state: Reverse) -> Iterator[None]:
+        ends = None
+        if self.amount not in ADAPTIVE_AMOUNTS:
+            sizes: Sizes = self.amount  # type: ignore[assignment]
+            steps = [self.max_nfe(n) for n in state.num_to_fill]
+            ends = all_boundaries(sizes, state.num_to_fill, steps, self.profile, state.z_t.shape[1])
+        watch = None
+        if self.stop.is_on:
+            num_steps = torch.tensor([self.max_nfe(n) for n in state.num_to_fill], device=state.z_t.device)
+            watch = Watch(self.stop, num_steps)
+
+        def decide(seen: Seen) -> Choice:
+            uncertainty = self.uncertainty(seen)
+            priority = -uncertainty if self.order == "most_certain" else uncertainty
+            count = None
+            if self.amount == "entropy_budget":
+                count = self._within_budget(seen, priority + seen.guided)
+            elif self.amount == "threshold":
+                sure = seen.max_probability >= self.threshold
+                priority = priority.masked_fill(sure, torch.inf)
+                count = (sure & seen.is_masked).sum(1).clamp_min(1)
+            if self.spread:
+                priority = spread_out(priority, seen)
+            if watch is not None:
+                count = torch.where(watch(seen), seen.num_left, seen.num_due if count is None else count)
+            return Choice(priority, count)
+
+        return reveal_adaptively(
+            state,
+            self.draw,
+            decide,
+            ends=ends,
+            num_steps=self.num_steps,
+            counts_vary=self.amount in ADAPTIVE_AMOUNTS or watch is not None,
+        )
+
+    def uncertainty(self, seen: Seen) -> Float[Tensor, "rows k"]:
+        """The score, higher where the network is less sure."""
+        match self.score:
+            case "entropy":
+                return seen.entropy
+            case "margin":
+                return -seen.margin
+            case "max_probability":
+                return -seen.max_probability
+            case "importance_entropy":
+                if seen.prediction.importance is None:
+                    raise UserError(
+                        "score=importance_entropy needs a model that knows importance (trained with --method atat); "
+                        "use score=entropy"
+                    )
+                return seen.prediction.importance().gather(1, seen.positions) * seen.entropy
+
+    def _within_budget(self, seen: Seen, priority: Float[Tensor, "rows k"]) -> Tensor:
+        ranked = priority.masked_fill(~seen.is_masked, -torch.inf).argsort(dim=1, descending=True, stable=True)
+        entropy = seen.entropy.gather(1, ranked)
+        is_masked = seen.is_masked.gather(1, ranked)
+        excess = entropy.cumsum(1) - entropy.cummax(1).values
+        # the excess never falls, so the sets within the budget are the first ones
+        return (is_masked & (excess <= self.gamma)).sum(1).clamp_min(1)
+
+    def max_nfe(self, num_to_fill: int) -> int:
+        if self.num_steps is not None:
+            return min(self.num_steps, num_to_fill)
+        return num_to_fill if self.amount in ADAPTIVE_AMOUNTS else -(-num_to_fill // self.tokens_a_step)
+
+
+def spread_out(priority: Float[Tensor, "rows k"], seen: Seen) -> Float[Tensor, "rows k"]:
+    """Raise the best position of each of num_due parts of a row's masked positions above all others; of equal ones the
+    leftmost."""
+    place = torch.arange(priority.shape[1], device=priority.device)  # masked positions come first, in order
+    part = place * seen.num_due[:, None] // seen.num_left[:, None]
+    part = part.clamp_max(priority.shape[1] - 1)
+    guided = (priority + seen.guided).masked_fill(~seen.is_masked, -torch.inf)
+    best = torch.full_like(guided, -torch.inf).scatter_reduce(1, part, guided, "amax")
+    places = torch.where(guided == best.gather(1, part), place, len(place))
+    leftmost = torch.full_like(part, len(place)).scatter_reduce(1, part, places, "amin")
+    return torch.where((place == leftmost.gather(1, part)) & seen.is_masked, ABOVE_ALL, priority)

@@ -1,0 +1,166 @@
+"""`atat infill`: templates from the command line and from files, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from refusals import refused
+
+from mdlm_atat import MaskedDiffusionLM
+from mdlm_atat.cli.main import main
+
+TEMPLATES = [
+    {"template": "the [MASK:3] sat", "id": "x"},
+    {"template": "a [MASK:1-4] mat", "id": "range"},
+    {"template": "the cat sat on a mat and [MASK:9]ran to see"},
+]
+
+
+@pytest.fixture
+def model(runs) -> str:
+    return str(runs / "masked")
+
+
+@pytest.fixture
+def templates(tmp_path) -> Path:
+    file = tmp_path / "templates.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in TEMPLATES))
+    return file
+
+
+def test_a_template_is_filled_and_printed_with_its_text_around(model, capsys):
+    assert main(["infill", model, r"the [MASK:3]\nsat"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("the ")
+    assert printed.endswith("\nsat\n")
+    assert len(printed) == len("the xxx\nsat\n")
+
+
+def test_the_costs_of_a_range_are_shown_and_the_least_is_taken(model, masked, capsys):
+    assert main(["infill", model, "a [MASK:1-4] mat"]) == 0
+    out, err = capsys.readouterr()
+    assert "what the given text costs by the gaps' lengths" in err
+    rows = [line.split() for line in err.splitlines()[1:]]
+    assert [row[0] for row in rows] == ["1:", "2:", "3:", "4:"]
+    taken = [row for row in rows if "<-" in row]
+    assert len(taken) == 1
+    assert float(taken[0][1]) == min(float(row[1]) for row in rows)
+    assert len(out) == len("a  mat\n") + int(taken[0][0][0])
+
+
+def test_3_templates_in_2_ways_come_in_order_with_gaps_and_lengths_in_any_batches(model, masked, templates, tmp_path):
+    outs = []
+    for size in ("1", "4", "16"):
+        out = tmp_path / f"{size}.jsonl"
+        command = ["infill", model, "--file", str(templates), "--num_samples", "2", "--seed", "5"]
+        assert main([*command, "--batch_size", size, "--out", str(out)]) == 0
+        outs.append(out.read_bytes())
+    assert outs[0] == outs[1] == outs[2]
+    lines = [json.loads(line) for line in outs[0].splitlines()]
+    assert [(line["id"], line["sample"]) for line in lines] == [
+        (row.get("id", number), sample) for number, row in enumerate(TEMPLATES) for sample in (0, 1)
+    ]
+    ways = masked.infill([row["template"] for row in TEMPLATES], alternatives=2, seed=5)
+    for line, way in zip(lines, (way for group in ways for way in group), strict=True):
+        assert (line["text"], line["tokens"], line["seed"]) == (way.text, way.tokens, way.seed)
+        assert (line["gaps"], tuple(line["lengths"]), line["nfe"]) == (way.gaps, way.lengths, way.nfe)
+
+
+def test_an_interrupted_file_of_templates_goes_on_to_the_same_bytes(model, templates, tmp_path, monkeypatch, capsys):
+    command = ["infill", model, "--file", str(templates), "--batch_size", "1", "--steps", "8"]
+    whole, out = tmp_path / "whole.jsonl", tmp_path / "out.jsonl"
+    assert main([*command, "--out", str(whole)]) == 0
+    infill = MaskedDiffusionLM.infill
+
+    def interrupted(lm, templates, **how):
+        if templates[0] == TEMPLATES[2]["template"]:
+            raise KeyboardInterrupt
+        return infill(lm, templates, **how)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MaskedDiffusionLM, "infill", interrupted)
+        assert main([*command, "--out", str(out)]) == 130
+    assert "2 of 3 texts are in" in capsys.readouterr().err
+    assert main([*command, "--out", str(out), "--resume"]) == 0
+    assert out.read_bytes() == whole.read_bytes()
+
+
+def test_a_document_with_gaps_is_filled_whole_and_its_line_ends_stay(model, tmp_path):
+    letter, out = tmp_path / "letter.txt", tmp_path / "filled.txt"
+    letter.write_text("the cat sat on a mat\nand the [MASK:3] ran\nto see [MASK] if you can\n")
+    assert main(["infill", model, "--file", str(letter), "--out", str(out)]) == 0
+    before, between, after = "the cat sat on a mat\nand the ", " ran\nto see ", " if you can\n"
+    text = out.read_text()
+    assert text.startswith(before)
+    assert text[len(before) + 3 :].startswith(between)
+    assert text.endswith(after)
+    assert len(text) == len(before + between + after) + 4
+
+
+def test_the_first_text_is_watched_and_animated(model, tmp_path, capsys):
+    page = tmp_path / "a.html"
+    assert main(["infill", model, "the [MASK:3] sat", "--watch", "--animate", str(page)]) == 0
+    assert "3 of 3 revealed" in " ".join(capsys.readouterr().out.split())
+    assert page.exists()
+
+
+REFUSED = {
+    "empty": ([""], "the template is empty"),
+    "no gap": (["the cat"], "has no gap: 'the cat'"),
+    "escaped": ([r"the \[MASK]"], "has no gap"),
+    "no template": ([], 'give a text with gaps, such as "The [MASK:5] sat.", or --file'),
+    "two templates": (["a [MASK]", "--file", "x"], "give a text with gaps"),
+    "no such file": (["--file", "{folder}/none.txt"], "there is no file"),
+    "no such lines": (["--file", "{folder}/none.jsonl"], "there is no file"),
+    "long gap": (["the [MASK:17]"], "a gap of 17 tokens is longer than the model: it was trained at 16"),
+    "malformed gap": (["the [MASK:x]"], "[MASK:x] is not a gap"),
+    "gap of 0": (["the [MASK:0]"], "[MASK:0] is not a gap"),
+    "range of nothing": (["[MASK:1-3]"], "needs given text around it"),
+    "long range": (["the cat sat on [MASK:1-4]"], "lengths are chosen for texts of at most 16"),
+    "unknown characters": (["THE [MASK]"], "U+0054"),
+    "steps": (["a [MASK]", "--steps", "-1"], "--steps is -1"),
+    "top_p": (["a [MASK]", "--top_p", "2"], "top_p is 2.0"),
+    "sampler": (["a [MASK]", "--sampler", "greedily"], "did you mean greedy?"),
+    "trace": (["a [MASK]", "--trace"], "--trace needs --out with a .jsonl file"),
+    "film": (["a [MASK]", "--animate", "a.txt"], "an animation is a page"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_mistake_is_one_message_and_nothing_is_written(model, tmp_path, capsys, case):
+    arguments, expected = REFUSED[case]
+    arguments = [argument.format(folder=tmp_path) for argument in arguments]
+    out = [] if case == "trace" else ["--out", str(tmp_path / "out.jsonl")]
+    assert expected in refused(["infill", model, *arguments, *out], capsys, folder=tmp_path)
+
+
+BAD_LINES = {
+    "no gap": ({"template": "the cat", "id": "no gap"}, "template no gap: the template has no gap"),
+    "long gap": ({"template": "a [MASK:17]"}, "template 1: a gap of 17 tokens"),
+    "range": ({"template": "the cat sat on [MASK:1-4]"}, "template 1: with gaps of 4 tokens the text has 19"),
+    "unknown character": ({"template": "Q [MASK]"}, "template 1: character 'Q'"),
+    "another field": ({"prompt": "a [MASK]"}, 'line 2 of {file} is no JSON object with a text "template"'),
+    "number": ({"template": 7}, "line 2 of"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_LINES)
+def test_a_bad_template_in_a_file_is_named_before_the_first_is_filled(model, tmp_path, capsys, case):
+    row, expected = BAD_LINES[case]
+    file = tmp_path / "templates.jsonl"
+    file.write_text(json.dumps({"template": "a [MASK]"}) + "\n" + json.dumps(row) + "\n")
+    out = str(tmp_path / "out.jsonl")
+    command = ["infill", model, "--file", str(file), "--batch_size", "1", "--out", out]
+    assert expected.format(file=file) in refused(command, capsys, folder=tmp_path)
+
+
+def test_a_document_that_is_not_utf_8_is_refused_with_the_byte(model, tmp_path, capsys):
+    file = tmp_path / "letter.txt"
+    file.write_bytes(b"caf\xe9 [MASK]")
+    assert "is not UTF-8 at byte 3" in refused(["infill", model, "--file", str(file)], capsys, folder=tmp_path)
+
+
+def test_a_causal_model_cannot_infill(runs, capsys):
+    assert "a causal model cannot infill" in refused(["infill", str(runs / "causal"), "a [MASK] b"], capsys)
