@@ -33,9 +33,7 @@ def test_a_name_alone_is_the_rule_with_its_own_defaults():
 
 
 def test_the_five_presets_are_these():
-    assert make_sampler("spread") == UncertaintyGuidedSampler(
-        amount="constant", spread=True, num_steps=None, tokens_a_step=8
-    )
+    assert make_sampler("spread") == UncertaintyGuidedSampler(amount="constant", spread=True, tokens_a_step=8)
     assert make_sampler("greedy") == UncertaintyGuidedSampler(
         score="max_probability", amount="constant", draw=TokenDraw(temperature=0)
     )
@@ -64,7 +62,7 @@ def test_options_have_the_type_of_their_field_and_those_of_a_field_its_name_befo
 
 def test_arguments_hold_where_the_specification_says_nothing_of_them():
     assert make_sampler("remask", num_steps=7) == Remask(num_steps=7)
-    assert make_sampler("remask:num_steps=9", num_steps=7) == Remask(num_steps=9)
+    assert make_sampler("remask:num_steps=9") == Remask(num_steps=9)
     half = TokenDraw(0.5, 10)
     assert make_sampler("first_hitting", draw=half) == FirstHitting(draw=half)
     assert make_sampler("first_hitting:draw.top_k=3", draw=half) == FirstHitting(draw=TokenDraw(0.5, 3))
@@ -73,9 +71,11 @@ def test_arguments_hold_where_the_specification_says_nothing_of_them():
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_a_number_of_steps_that_is_asked_for_holds_in_every_preset(preset: str):
-    """Also in those that take as many as it takes; what is written out in the specification goes before it."""
+    """Also in those that take as many as it takes. Steps that are given twice are refused."""
     assert make_sampler(preset, num_steps=5).max_nfe(100) == 5
-    assert make_sampler(f"{preset}:num_steps=6", num_steps=5).max_nfe(100) == 6
+    assert make_sampler(f"{preset}:num_steps=6").max_nfe(100) == 6
+    with pytest.raises(UserError, match="steps are given twice: 5, and num_steps=6"):
+        make_sampler(f"{preset}:num_steps=6", num_steps=5)
 
 
 def test_the_models_profile_and_schedule_go_to_the_rules_that_use_them():

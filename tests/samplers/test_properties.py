@@ -108,7 +108,7 @@ def test_the_promise_is_one_evaluation_a_token_and_at_most_one_a_step_or_one_a_s
     if name in ("ancestral_uncached", "follow_rates") or "remask" in name:
         assert [rule.max_nfe(number) for number in (0, 2, 100)] == [0, steps, steps]
     else:
-        at_once = getattr(rule, "tokens_a_step", 1)
+        at_once = getattr(rule, "tokens_a_step", None) or 1
         expected = [0, math.ceil(2 / at_once), steps or math.ceil(100 / at_once)]
         assert [rule.max_nfe(number) for number in (0, 2, 100)] == expected
     assert Blocks(inner=rule, size=2, window=4).max_nfe(3) == 3 * rule.max_nfe(1)

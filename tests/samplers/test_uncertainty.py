@@ -218,7 +218,12 @@ def test_without_a_number_of_steps_rows_of_9_and_4_take_as_many_as_2_tokens_a_st
     assert result.trace.nfe.tolist() == [5, 2]
     counts = [row.bincount(minlength=6)[1:].tolist() for row in result.trace.revealed_at_step]
     assert counts == [[2, 2, 1, 2, 2], [2, 2, 0, 0, 0]]
-    assert Uncertainty(num_steps=3, tokens_a_step=2).max_nfe(9) == 3
+    assert Uncertainty(num_steps=3, tokens_a_step=2).max_nfe(9) == 5  # it takes the place of num_steps
+
+
+def test_tokens_a_step_are_refused_where_the_network_says_how_many():
+    with pytest.raises(UserError, match="tokens_a_step needs an amount known beforehand"):
+        Uncertainty(tokens_a_step=2, amount="entropy_budget")
 
 
 def test_spread_is_refused_where_the_network_says_how_many():

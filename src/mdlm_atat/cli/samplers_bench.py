@@ -9,6 +9,7 @@ from typing import Any
 from mdlm_atat.cli.model import add_model_arguments, load_model
 from mdlm_atat.errors import UserError
 
+SPAN = 16  # tokens that are given, or left out, together in texts to infill
 HEADER = (
     f"{'sampler':48} {'steps':>6} {'NFE':>6} {'s':>7} {'tok/s':>8} {'entropy':>8} {'dist-2':>6} {'rep-4':>6} "
     f"{'judge':>14} {'own order':>10}"
@@ -80,10 +81,12 @@ def main(argv: list[str]) -> int:
     rows = open_data(lm, None, column="text", split=None)
     if arguments.compile:
         lm.compile()
+    length = arguments.length or lm.max_length
     setting = Setting(
         task=arguments.task,
         num_texts=arguments.num_texts,
-        length=arguments.length or lm.max_length,
+        length=length,
+        span=max(1, min(SPAN, length // 4)),
         batch_size=arguments.batch_size,
         seed=arguments.seed,
         num_scored=arguments.num_scored,

@@ -51,7 +51,7 @@ def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
     out.add_argument("--out", type=Path, help="write to this file: .jsonl with details, anything else as text")
     out.add_argument("--trace", action="store_true", help="with a .jsonl file: every text's trace too")
     out.add_argument("--resume", action="store_true", help="go on with a .jsonl file that was interrupted")
-    out.add_argument("--overwrite", action="store_true", help="replace --out where it exists")
+    out.add_argument("--overwrite", action="store_true", help="replace --out and --animate where they exist")
 
 
 def check_arguments(arguments: argparse.Namespace) -> None:
@@ -84,6 +84,8 @@ def check_arguments(arguments: argparse.Namespace) -> None:
         from mdlm_atat.viz.animation import check_animation_path
 
         check_animation_path(arguments.animate)
+        if arguments.animate.exists() and not arguments.overwrite:
+            raise UserError(f"--animate: {arguments.animate} exists; replace it by --overwrite, or name another file")
 
 
 def how_to_sample(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -55,14 +55,14 @@ class Setting:
     """What all points of a bench have in common."""
 
     task: Task
-    """infill: every other span of a validation text is given, half of it in all."""
+    """infill: every other span of tokens of a validation text is given, half of it in all."""
     num_texts: int
     length: int
     batch_size: int
     seed: int
     num_scored: int
     """Validation texts whose likelihood in the sampler's own order is taken."""
-    span: int = 16
+    span: int
 
 
 def default_specs(lm: MaskedDiffusionLM, steps: Sequence[int]) -> list[tuple[str, int | None]]:

@@ -31,7 +31,7 @@ RULES: dict[str, type] = {
     "left_to_right": LeftToRight,
 }
 PRESETS = {
-    "spread": "uncertainty:amount=constant,spread=true,num_steps=none,tokens_a_step=8",
+    "spread": "uncertainty:amount=constant,spread=true,tokens_a_step=8",
     "greedy": "uncertainty:score=max_probability,amount=constant,draw.temperature=0",
     "entropy_budget": "uncertainty:amount=entropy_budget,num_steps=none",
     "threshold": "uncertainty:score=max_probability,amount=threshold,num_steps=none",
@@ -48,7 +48,8 @@ def make_sampler(
     profile: Profile | None = None,
     schedule: Schedule | None = None,
 ) -> StepRule:
-    """The rule that a specification names. `num_steps` and `draw` hold where the specification says nothing of them;
+    """The rule that a specification names. `num_steps` goes before a preset's, and is not to be given twice; `draw` holds
+    where the specification says nothing of it;
     `profile` and `schedule` are the model's. Raises UserError for an unknown name, option or value."""
     name, _, options = spec.partition(":")
     given: dict[str, str] = {}
@@ -59,9 +60,12 @@ def make_sampler(
         known = [*RULES, *PRESETS]
         hint = "".join(f"; did you mean {match}?" for match in get_close_matches(name, known, n=1))
         raise UserError(f"unknown sampler {name!r}; samplers: {', '.join(known)}{hint}")
-    if num_steps is not None:
-        given.pop("num_steps", None)  # the preset's
-    given |= _pairs(options)
+    wanted = _pairs(options)
+    if num_steps is not None and "num_steps" in wanted:
+        raise UserError(f"steps are given twice: {num_steps}, and num_steps={wanted['num_steps']} in {spec!r}")
+    if num_steps is not None or "num_steps" in wanted:
+        given = {name: value for name, value in given.items() if name not in ("num_steps", "tokens_a_step")}
+    given |= wanted
     rule = RULES[name]
     if num_steps is not None and "num_steps" not in _names(rule):
         raise UserError(f"sampler {name} takes one step for every token; leave out the number of steps")

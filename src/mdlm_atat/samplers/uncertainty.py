@@ -21,6 +21,7 @@ from mdlm_atat.samplers.stops import Stop, Watch
 Uncertainty = Literal["entropy", "margin", "max_probability", "importance_entropy"]
 Amount = Literal["constant", "cosine", "half_cosine", "optimal", "entropy_budget", "threshold"]
 ADAPTIVE_AMOUNTS = ("entropy_budget", "threshold")
+TIE_DECIMALS = 4
 ABOVE_ALL = 1e4  # above every score: entropies are below log V
 
 
@@ -44,9 +45,9 @@ class UncertaintyGuidedSampler:
     looks_first: ClassVar = True
 
     num_steps: int | None = 64
-    """Steps at most; what is left is drawn in the last. None: as tokens_a_step says, or as many as it takes."""
-    tokens_a_step: int = 1
-    """Where num_steps is none and the amount known beforehand: a row has as many steps as this goes into its tokens."""
+    """Steps at most; what is left is drawn in the last. None: one token at a time, or as many as it takes."""
+    tokens_a_step: int | None = None
+    """Instead of num_steps: a row has as many steps as this goes into its tokens."""
     score: Uncertainty = "entropy"
     order: Literal["most_certain", "most_uncertain"] = "most_certain"
     amount: Amount = "half_cosine"
@@ -64,6 +65,8 @@ class UncertaintyGuidedSampler:
     def __post_init__(self) -> None:
         at_least_one("num_steps", self.num_steps)
         at_least_one("tokens_a_step", self.tokens_a_step)
+        if self.tokens_a_step is not None and self.amount in ADAPTIVE_AMOUNTS:
+            raise UserError(f"tokens_a_step needs an amount known beforehand, such as constant; {self.amount} is not")
         one_of("score", self.score, get_args(Uncertainty))
         one_of("order", self.order, ("most_certain", "most_uncertain"))
         one_of("amount", self.amount, get_args(Amount))
@@ -87,6 +90,9 @@ class UncertaintyGuidedSampler:
         def decide(seen: Seen) -> Choice:
             uncertainty = self.uncertainty(seen)
             priority = -uncertainty if self.order == "most_certain" else uncertainty
+            # among nothing but masks a network says the same of every position but for rounding, which other batch
+            # sizes make differ: ties go to the leftmost
+            priority = priority.round(decimals=TIE_DECIMALS)
             count = None
             if self.amount == "entropy_budget":
                 count = self._within_budget(seen, priority + seen.guided)
@@ -135,9 +141,9 @@ class UncertaintyGuidedSampler:
         return (is_masked & (excess <= self.gamma)).sum(1).clamp_min(1)
 
     def max_nfe(self, num_to_fill: int) -> int:
-        if self.num_steps is not None:
-            return min(self.num_steps, num_to_fill)
-        return num_to_fill if self.amount in ADAPTIVE_AMOUNTS else -(-num_to_fill // self.tokens_a_step)
+        if self.tokens_a_step is not None:
+            return -(-num_to_fill // self.tokens_a_step)
+        return min(self.num_steps or num_to_fill, num_to_fill)
 
 
 def spread_out(priority: Float[Tensor, "rows k"], seen: Seen) -> Float[Tensor, "rows k"]:
