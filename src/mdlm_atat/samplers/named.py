@@ -48,9 +48,9 @@ def make_sampler(
     profile: Profile | None = None,
     schedule: Schedule | None = None,
 ) -> StepRule:
-    """The rule that a specification names. `num_steps` goes before a preset's, and is not to be given twice; `draw` holds
-    where the specification says nothing of it;
-    `profile` and `schedule` are the model's. Raises UserError for an unknown name, option or value."""
+    """The rule that a specification names. `num_steps` goes before a preset's, and is not to be given twice; `draw`
+    holds where the specification says nothing of it; `profile` and `schedule` are the model's. Raises UserError for
+    an unknown name, option or value."""
     name, _, options = spec.partition(":")
     given: dict[str, str] = {}
     if name in PRESETS:
