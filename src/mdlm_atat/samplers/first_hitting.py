@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from jaxtyping import Int
+from torch import Tensor
+
 from mdlm_atat.samplers.draw import TokenDraw
 from mdlm_atat.samplers.loop import Reverse
 from mdlm_atat.samplers.options import at_least_one
@@ -34,9 +37,12 @@ class FirstHitting:
         at_least_one("num_steps", self.num_steps)
 
     def __call__(self, state: Reverse) -> Iterator[None]:
+        return reveal_as_planned(state, reveal_order(state, state.uniform()), self.ends(state), self.draw)
+
+    def ends(self, state: Reverse) -> Int[Tensor, "batch steps_and_start"]:
+        """How many of each row's tokens are revealed after each step."""
         steps = [self.max_nfe(n) for n in state.num_to_fill]
-        ends = all_boundaries(self.sizes, state.num_to_fill, steps, self.profile, state.z_t.shape[1])
-        return reveal_as_planned(state, reveal_order(state, state.uniform()), ends, self.draw)
+        return all_boundaries(self.sizes, state.num_to_fill, steps, self.profile, state.z_t.shape[1])
 
     def max_nfe(self, num_to_fill: int) -> int:
         return min(self.num_steps or num_to_fill, num_to_fill)

@@ -13,9 +13,9 @@ from mdlm_atat.denoiser import Prediction
 from mdlm_atat.errors import UserError
 from mdlm_atat.samplers.adaptive import Choice, Seen, reveal_adaptively
 from mdlm_atat.samplers.draw import TokenDraw
+from mdlm_atat.samplers.first_hitting import FirstHitting
 from mdlm_atat.samplers.loop import Reverse, positions_of
 from mdlm_atat.samplers.options import at_least_one
-from mdlm_atat.samplers.sizes import Profile, Sizes, all_boundaries
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +60,7 @@ class FollowRates:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RateHitting:
+class RateHitting(FirstHitting):
     """The order that an ATAT model's predicted rates give, in groups.
 
     First-hitting under predicted rates: `num_steps` groups of `sizes`, whose positions are drawn without
@@ -75,29 +75,14 @@ class RateHitting:
     follows_rates: ClassVar = True
     looks_first: ClassVar = True
 
-    num_steps: int | None = None
-    """Groups; None: one token at a time."""
-    sizes: Sizes = "constant"
-    profile: Profile | None = None
-    draw: TokenDraw = field(default_factory=TokenDraw)
-
-    def __post_init__(self) -> None:
-        at_least_one("num_steps", self.num_steps)
-
     def __call__(self, state: Reverse) -> Iterator[None]:
-        steps = [self.max_nfe(n) for n in state.num_to_fill]
-        ends = all_boundaries(self.sizes, state.num_to_fill, steps, self.profile, state.z_t.shape[1])
-
         def decide(seen: Seen) -> Choice:
             numbers = state.uniform()[seen.rows[:, None], seen.positions]
             gumbel = -(-numbers.clamp_min(1e-300).log()).log()  # float64: its tails are not cut where it matters
             speed = speed_of(seen.prediction).double().gather(1, seen.positions)
             return Choice(speed.log() + gumbel)
 
-        return reveal_adaptively(state, self.draw, decide, ends=ends, counts_vary=False)
-
-    def max_nfe(self, num_to_fill: int) -> int:
-        return min(self.num_steps or num_to_fill, num_to_fill)
+        return reveal_adaptively(state, self.draw, decide, ends=self.ends(state), counts_vary=False)
 
 
 def speed_of(prediction: Prediction) -> Float[Tensor, "rows length"]:

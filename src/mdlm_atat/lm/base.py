@@ -1,9 +1,4 @@
-"""The Python interface: load a trained model, generate, score, save.
-
->>> lm = MaskedDiffusionLM.from_pretrained("runs/demo")
->>> lm.generate(["ROMEO:"], length=200, seed=1)[0].text
->>> lm.score(["To be, or not to be"])[0].nats
-"""
+"""What masked and causal language models have in common: load, save, score."""
 
 from __future__ import annotations
 
@@ -13,7 +8,6 @@ import shutil
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import ClassVar, Literal, TypeVar
 
@@ -25,40 +19,31 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mdlm_atat.atat.curriculum import Stage
-from mdlm_atat.atat.masking.rates import ExponentMasking
 from mdlm_atat.atomic import write_json
-from mdlm_atat.config.build import build_masking, build_model, own_schedule
-from mdlm_atat.config.files import load_config, save_config
+from mdlm_atat.config.build import own_schedule
+from mdlm_atat.config.files import save_config
 from mdlm_atat.config.schema import RunConfig
-from mdlm_atat.data.tokenizers import Tokenizer, load_tokenizer
-from mdlm_atat.denoiser import Prediction
-from mdlm_atat.device import Precision, choose_device, choose_precision
+from mdlm_atat.data.tokenizers import Tokenizer
+from mdlm_atat.device import Precision, choose_precision
 from mdlm_atat.errors import UserError
-from mdlm_atat.evaluate.inspection import DEFAULT_TIMES, Inspection, check_inspection, inspect_rows
 from mdlm_atat.evaluate.likelihood import (
     Likelihood,
     OnProgress,
     Rows,
     ScheduleDraws,
-    draw_nll,
     draw_schedule_nll,
-    exact_nll,
 )
-from mdlm_atat.lm.folder import PROFILE_FILE, STAGE_FILE, locate, read_stage
-from mdlm_atat.lm.gap_lengths import cost_of_given
+from mdlm_atat.lm.folder import PROFILE_FILE, STAGE_FILE
 from mdlm_atat.lm.pieces import Pieces
 from mdlm_atat.lm.results import Score
-from mdlm_atat.lm.sampling import How, Sampling, gather_positions
+from mdlm_atat.lm.sampling import How, Sampling
 from mdlm_atat.models.ar import CausalTransformer
 from mdlm_atat.models.dit import ATATDiT
 from mdlm_atat.samplers.canvas import Canvas
-from mdlm_atat.samplers.causal import LeftToRight
 from mdlm_atat.samplers.loop import StepRule, sample, trait
 from mdlm_atat.samplers.sizes import Profile, as_profile
-from mdlm_atat.samplers.template import Gap, lay_out, length_choices
-from mdlm_atat.schedules import Linear
-from mdlm_atat.train.checkpoint import Checkpoint, load_weights, write_checksums
-from mdlm_atat.train.run_folder import COUNTS_FILE, read_counts
+from mdlm_atat.train.checkpoint import Checkpoint, write_checksums
+from mdlm_atat.train.run_folder import COUNTS_FILE
 
 AnyLM = TypeVar("AnyLM", bound="LanguageModel")
 
@@ -106,6 +91,8 @@ class LanguageModel(Sampling):
         checkpoints that were passed over. Raises UserError for anything that is not such a folder, or of the
         other kind.
         """
+        from mdlm_atat.lm.load import load_lm  # which knows the kinds there are
+
         lm = load_lm(folder, device=device, precision=precision, say=say)
         if not isinstance(lm, cls):
             raise UserError(f"{folder} holds a {lm.kind} model; load it with {type(lm).__name__}.from_pretrained")
@@ -294,266 +281,3 @@ class LanguageModel(Sampling):
                 device=self.device,
                 on_progress=on_progress,
             )
-
-
-class MaskedDiffusionLM(LanguageModel):
-    """A masked diffusion language model: `generate` and `infill` unmask by any sampler; `score` estimates the bound
-    under the uniform schedule."""
-
-    kind = "masked"
-    network: ATATDiT
-
-    @property
-    def default_sampler(self) -> str:
-        return "spread"  # docs/samplers.md says why
-
-    def likelihood(
-        self,
-        rows: Rows,
-        *,
-        num_draws: int,
-        seed: int = 0,
-        batch_size: int = 64,
-        on_progress: OnProgress | None = None,
-    ) -> Likelihood:
-        with self.inference():
-            draws = draw_nll(
-                self.network,
-                rows,
-                num_draws=num_draws,
-                mask_id=self.tokenizer.mask_id,
-                batch_size=batch_size,
-                seed=seed,
-                device=self.device,
-                on_progress=on_progress,
-            )
-        return draws.likelihood()
-
-    def inspect(
-        self,
-        text: str,
-        *,
-        times: Sequence[float] = DEFAULT_TIMES,
-        num_draws: int = 4,
-        seed: int = 0,
-        batch_size: int = 64,
-        on_progress: OnProgress | None = None,
-    ) -> Inspection:
-        """Every token's importance, and what it costs when it is masked at each of `times`.
-
-        A text longer than the model's length is cut into independent pieces. Raises UserError for an empty text, for
-        times outside (0, 1] and for a model without importance.
-        """
-        check_inspection(times, num_draws)
-        tokens = self.tokenizer.encode(text)
-        if not tokens:
-            raise UserError("the text is empty: there is nothing to inspect")
-        pieces = Pieces(tokens, self.max_length)
-        ids, lengths = pieces.evaluation_rows(np.arange(pieces.num_evaluation_rows))
-        return self.inspect_rows(
-            ids,
-            lengths,
-            times=times,
-            num_draws=num_draws,
-            seed=seed,
-            batch_size=batch_size,
-            on_progress=on_progress,
-        )
-
-    def inspect_rows(
-        self,
-        ids: NDArray[np.int64],
-        lengths: NDArray[np.int64],
-        *,
-        times: Sequence[float] = DEFAULT_TIMES,
-        num_draws: int = 4,
-        seed: int = 0,
-        batch_size: int = 64,
-        on_progress: OnProgress | None = None,
-    ) -> Inspection:
-        """The same of rows of tokens, padded beyond their lengths; see evaluate.inspection."""
-        if self.config.importance.mode == "none":
-            raise UserError(
-                "this model knows no importance (importance.mode is none); train one with atat train ... --method atat"
-            )
-        masking = build_masking(self.config, Linear(), self.tokenizer.vocab_size, self.counts, self.network)
-        with self.inference():
-            return inspect_rows(
-                self.network,
-                ids,
-                lengths,
-                masking=masking,
-                stage=self.stage,
-                times=times,
-                num_draws=num_draws,
-                mask_id=self.tokenizer.mask_id,
-                batch_size=batch_size,
-                seed=seed,
-                device=self.device,
-                on_progress=on_progress,
-            )
-
-    def denoiser(self, rule: StepRule) -> Callable[[Tensor, Tensor], Prediction]:
-        """The network's own distribution, as under uniform masking; or, for a rule that follows predicted rates, the
-        reverse process of the model's own masking schedule."""
-        network = self.network
-        masking = None
-        if trait(rule, "follows_rates"):
-            masking = own_schedule(self.config, self.tokenizer.vocab_size, self.counts, network)
-        has_importance = self.config.importance.mode != "none"
-
-        def denoise(z_t: Tensor, t: Tensor) -> Prediction:
-            hidden = self._hidden(z_t, t)
-            correction = None if masking is None else masking.token_correction(t.double(), self.stage)  # (R, V)
-
-            def logits(positions: Tensor) -> Tensor:
-                with self.inference():
-                    found = network.logits(gather_positions(hidden, positions))
-                if correction is None:
-                    return found
-                found = found.to(torch.promote_types(found.dtype, torch.float32))
-                return found + correction[:, None, :].to(found.dtype)
-
-            with self.inference():
-                speed = None if masking is None else speed_under(masking, network, hidden, t, self.stage)
-            importance = partial(self._importance_at, z_t, t) if has_importance else None
-            return Prediction(logits, speed, importance)
-
-        return denoise
-
-    def choose_lengths(
-        self, encoded: Sequence[list[int] | Gap]
-    ) -> tuple[tuple[int, ...], dict[tuple[int, ...], float] | None]:
-        choices = self.possible_lengths(encoded)
-        if len(choices) == 1:
-            return choices[0], None
-        costs = {}
-        for lengths in choices:
-            tokens = torch.tensor(lay_out(encoded, lengths, self.tokenizer.mask_id)[0], device=self.device)
-            with self.inference():
-                costs[lengths] = cost_of_given(
-                    self.network, tokens, tokens != self.tokenizer.mask_id, mask_id=self.tokenizer.mask_id
-                )
-        return min(costs, key=lambda lengths: costs[lengths]), costs
-
-    def possible_lengths(self, encoded: Sequence[list[int] | Gap]) -> list[tuple[int, ...]]:
-        """Every choice of the gaps' lengths. Raises UserError where there are several that cannot be compared."""
-        choices = length_choices(encoded)
-        if len(choices) == 1:
-            return choices
-        if all(isinstance(part, Gap) or not part for part in encoded):
-            raise UserError("a gap of variable length needs given text around it to be chosen by")
-        num_tokens = len(lay_out(encoded, choices[-1], self.tokenizer.mask_id)[0])
-        if num_tokens > self.max_length:
-            raise UserError(
-                f"with gaps of {' and '.join(map(str, choices[-1]))} tokens the text has {num_tokens}; lengths are "
-                f"chosen for texts of at most {self.max_length}, the model's length"
-            )
-        return choices
-
-    def _importance(self, tokens: Tensor) -> np.ndarray | None:
-        if self.config.importance.mode == "none":
-            return None
-        pieces = tokens.split(self.max_length, dim=1)  # the network takes no longer ones
-        t = torch.zeros(len(tokens), device=self.device)
-        return torch.cat([self._importance_at(piece, t) for piece in pieces], dim=1).cpu().numpy()
-
-    def _run(self, z_t: Tensor, t: Tensor) -> Tensor:
-        with self.inference():
-            return self.network.hidden(z_t, t)
-
-    @torch.no_grad()
-    def _importance_at(self, tokens: Tensor, t: Tensor) -> Tensor:
-        with self.inference():
-            return self.network.importance(tokens, self.network.importance_score(tokens, t)).float()
-
-
-class CausalLM(LanguageModel):
-    """The causal baseline: `generate` goes left to right, a token a step, and `score` is exact."""
-
-    kind = "causal"
-    network: CausalTransformer
-
-    @property
-    def default_sampler(self) -> str:
-        return "left_to_right"
-
-    def likelihood(
-        self,
-        rows: Rows,
-        *,
-        num_draws: int,
-        seed: int = 0,
-        batch_size: int = 64,
-        on_progress: OnProgress | None = None,
-    ) -> Likelihood:
-        with self.inference():
-            return exact_nll(
-                self.network,
-                rows,
-                num_draws=num_draws,
-                batch_size=batch_size,
-                seed=seed,
-                device=self.device,
-                on_progress=on_progress,
-            )
-
-    def denoiser(self, rule: StepRule) -> Callable[[Tensor, Tensor], Prediction]:
-        if trait(rule, "follows_rates") or not isinstance(getattr(rule, "inner", rule), LeftToRight):
-            raise UserError("a causal model generates left to right only: leave out the sampler")
-
-        def denoise(z_t: Tensor, t: Tensor) -> Prediction:
-            hidden = self._hidden(z_t, t)
-            return Prediction(lambda positions: self._logits(gather_positions(hidden, positions)))
-
-        return denoise
-
-    def choose_lengths(
-        self, encoded: Sequence[list[int] | Gap]
-    ) -> tuple[tuple[int, ...], dict[tuple[int, ...], float] | None]:
-        del encoded
-        raise UserError("a causal model cannot infill: it does not see the text after a gap; use a masked model")
-
-    def _run(self, z_t: Tensor, t: Tensor) -> Tensor:
-        del t
-        with self.inference():
-            return self.network.hidden(z_t)
-
-    def _logits(self, hidden: Tensor) -> Tensor:
-        with self.inference():
-            return self.network.logits(hidden)
-
-
-def load_lm(
-    folder: str | Path,
-    *,
-    device: torch.device | str | None = None,
-    precision: Precision = "auto",
-    say: Callable[[str], None] = lambda _: None,
-) -> MaskedDiffusionLM | CausalLM:
-    """The model in a folder, of whichever kind it is; see LanguageModel.from_pretrained."""
-    found = locate(Path(folder), say)
-    config = load_config(str(found.home / "config.yaml"))
-    tokenizer = load_tokenizer(str(found.home / "tokenizer"))
-    counts = read_counts(found.home)
-    with torch.random.fork_rng(devices=[]):  # the weights drawn here are overwritten at once
-        network = build_model(config, tokenizer.vocab_size, counts)
-    if found.checkpoint is not None:
-        found.checkpoint.load_weights(network, average=True)
-    else:
-        load_weights(network, found.home / "model.safetensors")
-    kind = MaskedDiffusionLM if config.model.kind == "masked" else CausalLM
-    lm = kind(network, tokenizer, config, device=choose_device(device), precision=precision)
-    lm.home, lm.checkpoint = found.home, found.checkpoint
-    lm.counts, lm.stage = counts, read_stage(found)
-    return lm
-
-
-def speed_under(
-    masking: ExponentMasking, network: ATATDiT, hidden: Tensor, r: Tensor, stage: Stage | None
-) -> Float[Tensor, "batch length"]:
-    """How many times as fast as in MDLM each position is revealed at mask rate r, by a masking schedule: predicted
-    where it reads hidden tokens, else known."""
-    if masking.reads_content:
-        return network.log_speed(hidden).exp()
-    return masking(r.double(), None, torch.ones(hidden.shape[:2], dtype=torch.bool, device=hidden.device), stage).speed

@@ -1,0 +1,78 @@
+"""The causal baseline as a language model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from torch import Tensor
+
+from mdlm_atat.denoiser import Prediction
+from mdlm_atat.errors import UserError
+from mdlm_atat.evaluate.likelihood import (
+    Likelihood,
+    OnProgress,
+    Rows,
+    exact_nll,
+)
+from mdlm_atat.lm.base import LanguageModel
+from mdlm_atat.lm.sampling import gather_positions
+from mdlm_atat.models.ar import CausalTransformer
+from mdlm_atat.samplers.causal import LeftToRight
+from mdlm_atat.samplers.loop import StepRule, trait
+from mdlm_atat.samplers.template import Gap
+
+
+class CausalLM(LanguageModel):
+    """The causal baseline: `generate` goes left to right, a token a step, and `score` is exact."""
+
+    kind = "causal"
+    network: CausalTransformer
+
+    @property
+    def default_sampler(self) -> str:
+        return "left_to_right"
+
+    def likelihood(
+        self,
+        rows: Rows,
+        *,
+        num_draws: int,
+        seed: int = 0,
+        batch_size: int = 64,
+        on_progress: OnProgress | None = None,
+    ) -> Likelihood:
+        with self.inference():
+            return exact_nll(
+                self.network,
+                rows,
+                num_draws=num_draws,
+                batch_size=batch_size,
+                seed=seed,
+                device=self.device,
+                on_progress=on_progress,
+            )
+
+    def denoiser(self, rule: StepRule) -> Callable[[Tensor, Tensor], Prediction]:
+        if trait(rule, "follows_rates") or not isinstance(getattr(rule, "inner", rule), LeftToRight):
+            raise UserError("a causal model generates left to right only: leave out the sampler")
+
+        def denoise(z_t: Tensor, t: Tensor) -> Prediction:
+            hidden = self._hidden(z_t, t)
+            return Prediction(lambda positions: self._logits(gather_positions(hidden, positions)))
+
+        return denoise
+
+    def choose_lengths(
+        self, encoded: Sequence[list[int] | Gap]
+    ) -> tuple[tuple[int, ...], dict[tuple[int, ...], float] | None]:
+        del encoded
+        raise UserError("a causal model cannot infill: it does not see the text after a gap; use a masked model")
+
+    def _run(self, z_t: Tensor, t: Tensor) -> Tensor:
+        del t
+        with self.inference():
+            return self.network.hidden(z_t)
+
+    def _logits(self, hidden: Tensor) -> Tensor:
+        with self.inference():
+            return self.network.logits(hidden)

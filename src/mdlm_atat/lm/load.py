@@ -1,0 +1,43 @@
+"""A trained model from its folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from mdlm_atat.config.build import build_model
+from mdlm_atat.config.files import load_config
+from mdlm_atat.data.tokenizers import load_tokenizer
+from mdlm_atat.device import Precision, choose_device
+from mdlm_atat.lm.causal import CausalLM
+from mdlm_atat.lm.folder import locate, read_stage
+from mdlm_atat.lm.masked import MaskedDiffusionLM
+from mdlm_atat.train.checkpoint import load_weights
+from mdlm_atat.train.run_folder import read_counts
+
+
+def load_lm(
+    folder: str | Path,
+    *,
+    device: torch.device | str | None = None,
+    precision: Precision = "auto",
+    say: Callable[[str], None] = lambda _: None,
+) -> MaskedDiffusionLM | CausalLM:
+    """The model in a folder, of whichever kind it is; see LanguageModel.from_pretrained."""
+    found = locate(Path(folder), say)
+    config = load_config(str(found.home / "config.yaml"))
+    tokenizer = load_tokenizer(str(found.home / "tokenizer"))
+    counts = read_counts(found.home)
+    with torch.random.fork_rng(devices=[]):  # the weights drawn here are overwritten at once
+        network = build_model(config, tokenizer.vocab_size, counts)
+    if found.checkpoint is not None:
+        found.checkpoint.load_weights(network, average=True)
+    else:
+        load_weights(network, found.home / "model.safetensors")
+    kind = MaskedDiffusionLM if config.model.kind == "masked" else CausalLM
+    lm = kind(network, tokenizer, config, device=choose_device(device), precision=precision)
+    lm.home, lm.checkpoint = found.home, found.checkpoint
+    lm.counts, lm.stage = counts, read_stage(found)
+    return lm

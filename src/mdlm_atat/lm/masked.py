@@ -1,0 +1,215 @@
+"""The masked diffusion language model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mdlm_atat.atat.curriculum import Stage
+from mdlm_atat.atat.masking.rates import ExponentMasking
+from mdlm_atat.config.build import build_masking, own_schedule
+from mdlm_atat.denoiser import Prediction
+from mdlm_atat.errors import UserError
+from mdlm_atat.evaluate.inspection import DEFAULT_TIMES, Inspection, check_inspection, inspect_rows
+from mdlm_atat.evaluate.likelihood import (
+    Likelihood,
+    OnProgress,
+    Rows,
+    draw_nll,
+)
+from mdlm_atat.lm.base import LanguageModel
+from mdlm_atat.lm.gap_lengths import cost_of_given
+from mdlm_atat.lm.pieces import Pieces
+from mdlm_atat.lm.sampling import gather_positions
+from mdlm_atat.models.dit import ATATDiT
+from mdlm_atat.samplers.loop import StepRule, trait
+from mdlm_atat.samplers.template import Gap, lay_out, length_choices
+from mdlm_atat.schedules import Linear
+
+
+class MaskedDiffusionLM(LanguageModel):
+    """A masked diffusion language model: `generate` and `infill` unmask by any sampler; `score` estimates the bound
+    under the uniform schedule."""
+
+    kind = "masked"
+    network: ATATDiT
+
+    @property
+    def default_sampler(self) -> str:
+        return "spread"  # docs/samplers.md says why
+
+    def likelihood(
+        self,
+        rows: Rows,
+        *,
+        num_draws: int,
+        seed: int = 0,
+        batch_size: int = 64,
+        on_progress: OnProgress | None = None,
+    ) -> Likelihood:
+        with self.inference():
+            draws = draw_nll(
+                self.network,
+                rows,
+                num_draws=num_draws,
+                mask_id=self.tokenizer.mask_id,
+                batch_size=batch_size,
+                seed=seed,
+                device=self.device,
+                on_progress=on_progress,
+            )
+        return draws.likelihood()
+
+    def inspect(
+        self,
+        text: str,
+        *,
+        times: Sequence[float] = DEFAULT_TIMES,
+        num_draws: int = 4,
+        seed: int = 0,
+        batch_size: int = 64,
+        on_progress: OnProgress | None = None,
+    ) -> Inspection:
+        """Every token's importance, and what it costs when it is masked at each of `times`.
+
+        A text longer than the model's length is cut into independent pieces. Raises UserError for an empty text, for
+        times outside (0, 1] and for a model without importance.
+        """
+        check_inspection(times, num_draws)
+        tokens = self.tokenizer.encode(text)
+        if not tokens:
+            raise UserError("the text is empty: there is nothing to inspect")
+        pieces = Pieces(tokens, self.max_length)
+        ids, lengths = pieces.evaluation_rows(np.arange(pieces.num_evaluation_rows))
+        return self.inspect_rows(
+            ids,
+            lengths,
+            times=times,
+            num_draws=num_draws,
+            seed=seed,
+            batch_size=batch_size,
+            on_progress=on_progress,
+        )
+
+    def inspect_rows(
+        self,
+        ids: NDArray[np.int64],
+        lengths: NDArray[np.int64],
+        *,
+        times: Sequence[float] = DEFAULT_TIMES,
+        num_draws: int = 4,
+        seed: int = 0,
+        batch_size: int = 64,
+        on_progress: OnProgress | None = None,
+    ) -> Inspection:
+        """The same of rows of tokens, padded beyond their lengths; see evaluate.inspection."""
+        if self.config.importance.mode == "none":
+            raise UserError(
+                "this model knows no importance (importance.mode is none); train one with atat train ... --method atat"
+            )
+        masking = build_masking(self.config, Linear(), self.tokenizer.vocab_size, self.counts, self.network)
+        with self.inference():
+            return inspect_rows(
+                self.network,
+                ids,
+                lengths,
+                masking=masking,
+                stage=self.stage,
+                times=times,
+                num_draws=num_draws,
+                mask_id=self.tokenizer.mask_id,
+                batch_size=batch_size,
+                seed=seed,
+                device=self.device,
+                on_progress=on_progress,
+            )
+
+    def denoiser(self, rule: StepRule) -> Callable[[Tensor, Tensor], Prediction]:
+        """The network's own distribution, as under uniform masking; or, for a rule that follows predicted rates, the
+        reverse process of the model's own masking schedule."""
+        network = self.network
+        masking = None
+        if trait(rule, "follows_rates"):
+            masking = own_schedule(self.config, self.tokenizer.vocab_size, self.counts, network)
+        has_importance = self.config.importance.mode != "none"
+
+        def denoise(z_t: Tensor, t: Tensor) -> Prediction:
+            hidden = self._hidden(z_t, t)
+            correction = None if masking is None else masking.token_correction(t.double(), self.stage)  # (R, V)
+
+            def logits(positions: Tensor) -> Tensor:
+                with self.inference():
+                    found = network.logits(gather_positions(hidden, positions))
+                if correction is None:
+                    return found
+                found = found.to(torch.promote_types(found.dtype, torch.float32))
+                return found + correction[:, None, :].to(found.dtype)
+
+            with self.inference():
+                speed = None if masking is None else speed_under(masking, network, hidden, t, self.stage)
+            importance = partial(self._importance_at, z_t, t) if has_importance else None
+            return Prediction(logits, speed, importance)
+
+        return denoise
+
+    def choose_lengths(
+        self, encoded: Sequence[list[int] | Gap]
+    ) -> tuple[tuple[int, ...], dict[tuple[int, ...], float] | None]:
+        choices = self.possible_lengths(encoded)
+        if len(choices) == 1:
+            return choices[0], None
+        costs = {}
+        for lengths in choices:
+            tokens = torch.tensor(lay_out(encoded, lengths, self.tokenizer.mask_id)[0], device=self.device)
+            with self.inference():
+                costs[lengths] = cost_of_given(
+                    self.network, tokens, tokens != self.tokenizer.mask_id, mask_id=self.tokenizer.mask_id
+                )
+        return min(costs, key=lambda lengths: costs[lengths]), costs
+
+    def possible_lengths(self, encoded: Sequence[list[int] | Gap]) -> list[tuple[int, ...]]:
+        """Every choice of the gaps' lengths. Raises UserError where there are several that cannot be compared."""
+        choices = length_choices(encoded)
+        if len(choices) == 1:
+            return choices
+        if all(isinstance(part, Gap) or not part for part in encoded):
+            raise UserError("a gap of variable length needs given text around it to be chosen by")
+        num_tokens = len(lay_out(encoded, choices[-1], self.tokenizer.mask_id)[0])
+        if num_tokens > self.max_length:
+            raise UserError(
+                f"with gaps of {' and '.join(map(str, choices[-1]))} tokens the text has {num_tokens}; lengths are "
+                f"chosen for texts of at most {self.max_length}, the model's length"
+            )
+        return choices
+
+    def _importance(self, tokens: Tensor) -> np.ndarray | None:
+        if self.config.importance.mode == "none":
+            return None
+        pieces = tokens.split(self.max_length, dim=1)  # the network takes no longer ones
+        t = torch.zeros(len(tokens), device=self.device)
+        return torch.cat([self._importance_at(piece, t) for piece in pieces], dim=1).cpu().numpy()
+
+    def _run(self, z_t: Tensor, t: Tensor) -> Tensor:
+        with self.inference():
+            return self.network.hidden(z_t, t)
+
+    @torch.no_grad()
+    def _importance_at(self, tokens: Tensor, t: Tensor) -> Tensor:
+        with self.inference():
+            return self.network.importance(tokens, self.network.importance_score(tokens, t)).float()
+
+
+def speed_under(
+    masking: ExponentMasking, network: ATATDiT, hidden: Tensor, r: Tensor, stage: Stage | None
+) -> Float[Tensor, "batch length"]:
+    """How many times as fast as in MDLM each position is revealed at mask rate r, by a masking schedule: predicted
+    where it reads hidden tokens, else known."""
+    if masking.reads_content:
+        return network.log_speed(hidden).exp()
+    return masking(r.double(), None, torch.ones(hidden.shape[:2], dtype=torch.bool, device=hidden.device), stage).speed
