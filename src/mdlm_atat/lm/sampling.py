@@ -89,6 +89,8 @@ class Sampling(ABC):
     precision: Precision
     _hidden: Callable[[Tensor, Tensor], Tensor]
     """The network without its output layer, as `compile` left it."""
+    _keep_casts = True
+    """Whether autocast keeps the weights that it has cast to bf16."""
 
     def generate(
         self,
@@ -232,6 +234,8 @@ class Sampling(ABC):
         others are faster."""
         compile_blocks(self.network)
         if self.device.type == "cuda":
+            # a recorded graph would go on reading weights in bf16 that autocast keeps until its context ends
+            self._keep_casts = False
             self._hidden = Graphed(self._hidden)
 
     @property
@@ -357,8 +361,10 @@ class Sampling(ABC):
     @contextmanager
     def inference(self) -> Iterator[None]:
         """The arithmetic that the network runs in; no gradients."""
-        is_bf16 = self.precision == "bf16"
-        with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16) if is_bf16 else nullcontext():
+        arithmetic = nullcontext()
+        if self.precision == "bf16":
+            arithmetic = torch.autocast(self.device.type, torch.bfloat16, cache_enabled=self._keep_casts)
+        with torch.no_grad(), arithmetic:
             yield
 
 
