@@ -24,6 +24,7 @@ from mdlm_atat.device import Graphed, compile_blocks
 from mdlm_atat.lm.sampling import gather_positions
 from mdlm_atat.models.dit import ATATDiT
 from mdlm_atat.samplers.canvas import Canvas
+from mdlm_atat.samplers.draw import TokenDraw
 from mdlm_atat.samplers.loop import StepRule, sample
 from mdlm_atat.samplers.named import make_sampler
 
@@ -78,6 +79,35 @@ def median_s(run: Callable[[], float], rounds: int, device: torch.device) -> tup
     return statistics.median(seconds), nfe
 
 
+def print_parts(network: ATATDiT, batch: int, length: int, num_drawn: int, rounds: int, device: torch.device) -> None:
+    """ms of the network up to its output layer, and of logits and draws at num_drawn positions of each row."""
+    z_t, t = torch.full((batch, length), network.mask_id, device=device), torch.ones(batch, device=device)
+    hidden = network.hidden(z_t, t)[:, :num_drawn]
+    uniform = torch.rand(batch * num_drawn, device=device, dtype=torch.float64)
+
+    def draw() -> float:
+        for _ in range(20):
+            TokenDraw()(network.logits(hidden).flatten(0, 1), uniform)
+        return 20
+
+    def run(forward: Callable[[Tensor, Tensor], Tensor]) -> float:
+        for _ in range(20):
+            forward(z_t, t)
+        return 20
+
+    def line(what: str, work: Callable[[], float]) -> None:
+        seconds, number = median_s(work, rounds, device)
+        print(f"{what:52} {1000 * seconds / number:8.3f} ms", flush=True)
+
+    line(f"logits and draws at {batch * num_drawn} positions", draw)
+    line("network, eager", lambda: run(network.hidden))
+    compile_blocks(network)
+    line("network, compiled", lambda: run(network.hidden))
+    if device.type == "cuda":
+        recorded = Graphed(network.hidden)
+        line("network, compiled and recorded", lambda: run(recorded))
+
+
 def wait(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize()
@@ -93,6 +123,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--skip_compile", action="store_true")
+    parser.add_argument("--parts", action="store_true", help="time the parts of one step instead")
     args = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(0)
@@ -102,6 +133,10 @@ def main() -> None:
     print(f"{name}, torch {torch.__version__}: batch {args.batch}, length {args.length}, vocabulary {args.vocab:,},")
     print(f"{args.layers} layers of width {args.width}, {'bf16' if device.type == 'cuda' else 'float32'}")
     print(f"{'':52} {'NFE':>6} {'s':>8} {'ms/NFE':>8} {'tokens/s':>10} {'ratio':>6}")
+    if args.parts:
+        with torch.no_grad(), torch.autocast("cuda", dtype=torch.bfloat16) if device.type == "cuda" else nullcontext():
+            print_parts(network, args.batch, args.length, args.length // args.steps, args.rounds, device)
+        return
     base = 0.0
 
     def line(what: str, run: Callable[[], float]) -> None:

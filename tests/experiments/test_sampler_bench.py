@@ -16,6 +16,8 @@ from mdlm_atat.experiments.sampler_bench import (
     REFERENCE,
     Setting,
     cost_of_real_text,
+    curve_of,
+    default_specs,
     is_no_worse,
     make_canvas,
     steps_needed,
@@ -32,6 +34,7 @@ def point(sampler: str, steps: int | None, nfe: float, judge: float, entropy: fl
     return {
         "sampler": sampler,
         "steps": steps,
+        "curve": curve_of(sampler),
         "nfe_mean": nfe,
         "judge_nats": judge,
         "judge_error": 0.03,
@@ -101,6 +104,28 @@ def folder(tmp_path_factory) -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def lm(folder) -> MaskedDiffusionLM:
     return MaskedDiffusionLM.from_pretrained(folder / "masked")
+
+
+def test_rules_that_follow_rates_are_compared_on_a_model_that_predicts_them_alone(lm, atat):
+    followed = [{spec.partition(":")[0] for spec, _ in default_specs(model, [8])} for model in (lm, atat)]
+    assert followed[1] - followed[0] == {"follow_rates", "rate_hitting"}
+    assert followed[0] < followed[1]
+    assert default_specs(lm, [8])[0] == (REFERENCE, None)
+
+
+def test_texts_are_taken_until_there_are_2_of_full_length_and_no_further(lm):
+    asked = []
+
+    class Watched(ListRows):
+        def evaluation_rows(self, indices):
+            asked.extend(indices.tolist())
+            return super().evaluation_rows(indices)
+
+    rows = Watched(np.zeros((100, 16), dtype=np.int64))
+    assert make_canvas(lm, setting("generate", 2), rows)[1].shape == (2, 16)
+    assert len(asked) == 2
+    short = Watched(np.zeros((6, 16), dtype=np.int64), np.array([16, 5, 5, 5, 5, 16]))
+    assert make_canvas(lm, setting("infill", 2), short)[1].shape == (2, 16)
 
 
 def setting(task: sampler_bench.Task, num_texts: int, length: int = 16) -> Setting:

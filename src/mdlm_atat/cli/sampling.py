@@ -8,6 +8,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -216,6 +217,10 @@ def batches(num_items: int, start: int, size: int) -> Iterator[range]:
         yield range(first, min(first + size, num_items))
 
 
+def no_progress(done: int, total: int) -> None:
+    """Where a bar would be in the way."""
+
+
 def make_texts(
     lm: MaskedDiffusionLM | CausalLM,
     arguments: argparse.Namespace,
@@ -230,6 +235,7 @@ def make_texts(
     `make(which, settings)`: texts number `which`, of items which // num_each, with further keywords for lm.generate.
     """
     from mdlm_atat.atomic import write_text
+    from mdlm_atat.cli.eval import progress_bar
     from mdlm_atat.device import explain_out_of_memory
 
     if arguments.compile:
@@ -242,26 +248,29 @@ def make_texts(
     if done > 0 and (arguments.watch or arguments.animate is not None):
         print(f"the first text is in {arguments.out} already: it can be neither watched nor animated", file=sys.stderr)
     texts: list[str] = []
+    bar = progress_bar("writing") if arguments.out is not None and not arguments.watch else nullcontext(no_progress)
     try:
-        for which in batches(total, done, arguments.batch_size):
-            first = which.start == 0
-            more: dict[str, Any] = {"return_trace": arguments.trace or (first and arguments.animate is not None)}
-            with explain_out_of_memory(f"try --batch_size {max(1, arguments.batch_size // 2)}"):
-                if first and arguments.watch:
-                    made = watched(lm, arguments, lambda on_step: make(which, more | {"on_step": on_step}))  # noqa: B023
+        with bar as on_progress:
+            for which in batches(total, done, arguments.batch_size):
+                first = which.start == 0
+                more: dict[str, Any] = {"return_trace": arguments.trace or (first and arguments.animate is not None)}
+                with explain_out_of_memory(f"try --batch_size {max(1, arguments.batch_size // 2)}"):
+                    if first and arguments.watch:
+                        made = watched(lm, arguments, lambda on_step: make(which, more | {"on_step": on_step}))  # noqa: B023
+                    else:
+                        made = make(which, more)
+                rows = [
+                    row_of(text, items[number // num_each], number % num_each, title_field, arguments.trace)
+                    for number, text in zip(which, made, strict=True)
+                ]
+                if lines is not None:
+                    lines.write(rows)
                 else:
-                    made = make(which, more)
-            rows = [
-                row_of(text, items[number // num_each], number % num_each, title_field, arguments.trace)
-                for number, text in zip(which, made, strict=True)
-            ]
-            if lines is not None:
-                lines.write(rows)
-            else:
-                texts += [text.text for text in made]
-            done = which.stop
-            if first and arguments.animate is not None:
-                animate(lm, made[0], arguments)
+                    texts += [text.text for text in made]
+                done = which.stop
+                on_progress(done, total)
+                if first and arguments.animate is not None:
+                    animate(lm, made[0], arguments)
     except KeyboardInterrupt:
         if lines is not None:
             print(f"\n{done} of {total} texts are in {arguments.out}; go on by adding --resume", file=sys.stderr)

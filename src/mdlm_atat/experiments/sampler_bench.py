@@ -68,7 +68,7 @@ class Setting:
 def default_specs(lm: MaskedDiffusionLM, steps: Sequence[int]) -> list[tuple[str, int | None]]:
     """(sampler, steps) of everything there is to compare for a model; the reference first."""
     planned = PLANNED if lm.profile() is not None else PLANNED[:-1]
-    by_rates = BY_RATES if lm.default_sampler == "follow_rates" else ()
+    by_rates = BY_RATES if lm.has_own_schedule else ()
     return [(REFERENCE, None), *with_steps([*planned, *ADAPTIVE, *by_rates, *BUDGETED], steps)]
 
 
@@ -126,8 +126,13 @@ def run_bench(
 def make_canvas(lm: MaskedDiffusionLM, setting: Setting, rows: Rows) -> tuple[Canvas, Int[Tensor, "texts length"]]:
     """What is to be filled, and validation texts of the same length."""
     chosen = np.random.default_rng(setting.seed).permutation(rows.num_evaluation_rows)
-    ids, lengths = rows.evaluation_rows(chosen)
-    whole = torch.from_numpy(ids[lengths >= setting.length, : setting.length])[: setting.num_texts]
+    found = [torch.zeros(0, setting.length, dtype=torch.int64)]
+    for start in range(0, len(chosen), setting.num_texts):  # no more of a large data set than it takes
+        ids, lengths = rows.evaluation_rows(chosen[start : start + setting.num_texts])
+        found.append(torch.from_numpy(ids[lengths >= setting.length, : setting.length]))
+        if sum(map(len, found)) >= setting.num_texts:
+            break
+    whole = torch.cat(found)[: setting.num_texts]
     if len(whole) < setting.num_texts and setting.task == "infill":
         raise UserError(
             f"the validation text has {len(whole)} pieces of {setting.length} tokens; ask for at most so many texts "
@@ -164,6 +169,7 @@ def measure(
     point = {
         "sampler": spec,
         "steps": steps,
+        "curve": curve_of(spec),
         "nfe_mean": float(np.mean(nfe)),
         "nfe_max": max(nfe),
         "seconds": seconds,
@@ -230,9 +236,8 @@ def steps_needed(points: Sequence[dict[str, Any]], real: dict[str, Any]) -> dict
     if reference is None:
         return {}
     needed: dict[str, dict[str, float]] = {}
-    family = {id(point): point["sampler"].partition(":")[0] + family_of(point["sampler"]) for point in points}
-    for name in dict.fromkeys(family.values()):
-        mine = sorted((p for p in points if family[id(p)] == name), key=lambda p: -p["nfe_mean"])
+    for name in dict.fromkeys(point["curve"] for point in points):
+        mine = sorted((p for p in points if p["curve"] == name), key=lambda p: -p["nfe_mean"])
         least = None
         for point in mine:
             if not is_no_worse(point, reference, real):
@@ -243,10 +248,11 @@ def steps_needed(points: Sequence[dict[str, Any]], real: dict[str, Any]) -> dict
     return needed
 
 
-def family_of(spec: str) -> str:
-    """The options that make a curve of their own: budgets and thresholds are points along one."""
-    options = [o for o in spec.partition(":")[2].split(",") if o and not o.startswith(("gamma=", "threshold="))]
-    return ":" + ",".join(options) if options else ""
+def curve_of(spec: str) -> str:
+    """What belongs together: a sampler at several numbers of steps, or with several budgets or thresholds."""
+    name, _, options = spec.partition(":")
+    kept = [o for o in options.split(",") if o and not o.startswith(("gamma=", "threshold="))]
+    return ":".join([name, ",".join(kept)]) if kept else name
 
 
 def load_judge(name: str, *, device: torch.device, batch_size: int) -> Judge:

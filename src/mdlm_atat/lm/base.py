@@ -122,6 +122,11 @@ class LanguageModel(Sampling):
     def device_name(self) -> str:
         return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "CPU"
 
+    @property
+    def has_own_schedule(self) -> bool:
+        """Whether it was trained under a masking schedule of its own, whose rates a sampler can follow."""
+        return own_schedule(self.config, self.tokenizer.vocab_size, self.counts, self.network) is not None
+
     def profile(self) -> Profile | None:
         """Cost of a masked token by the share masked, as `atat eval --profile` stored it beside the weights. Raises
         UserError for one that was measured on other weights."""
@@ -177,14 +182,15 @@ class LanguageModel(Sampling):
         generates it. A text longer than the model's length is cut into independent pieces. Raises UserError for an
         empty text.
         """
-        if order != "uniform":
-            return [self._score_in_order(text, order, batch_size) for text in texts]
         scores = []
         for index, text in enumerate(texts):
             tokens = self.tokenizer.encode(text)
             if not tokens:
                 raise UserError(f"text {index + 1} is empty: there is nothing to score")
             rows = Pieces(tokens, self.max_length)
+            if order != "uniform":
+                scores.append(Score(self._nats_in_order(rows, order, batch_size), 0.0, len(tokens), 1))
+                continue
             # the causal value is exact: every piece is scored, once
             draws = num_draws if self.kind == "masked" else rows.num_evaluation_rows
             found = self.likelihood(rows, num_draws=draws, seed=seed)
@@ -192,18 +198,14 @@ class LanguageModel(Sampling):
             scores.append(Score(found.nats_per_token * len(tokens), error, len(tokens), found.num_draws))
         return scores
 
-    def _score_in_order(self, text: str, order: str | StepRule, batch_size: int) -> Score:
-        tokens = self.tokenizer.encode(text)
-        if not tokens:
-            raise UserError("the text is empty: there is nothing to score")
-        pieces = Pieces(tokens, self.max_length)
+    def _nats_in_order(self, pieces: Pieces, order: str | StepRule, batch_size: int) -> float:
         ids, lengths = pieces.evaluation_rows(np.arange(pieces.num_evaluation_rows))
         total = 0.0
         for length in np.unique(lengths):  # a piece shorter than the others is a canvas of its own
             rows = torch.from_numpy(ids[lengths == length, :length])
             for known in rows.split(batch_size):
                 total += self.nll_in_order(known, order).sum().item()
-        return Score(total, 0.0, len(tokens), 1)
+        return total
 
     def nll_in_order(self, tokens: Int[Tensor, "batch length"], order: str | StepRule) -> Float[Tensor, " batch"]:
         """-log of the probability with which a sampler of deterministic order generates each row, nats, exactly."""

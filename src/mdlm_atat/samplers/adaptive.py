@@ -13,6 +13,8 @@ from mdlm_atat.denoiser import Prediction
 from mdlm_atat.samplers.draw import TokenDraw
 from mdlm_atat.samplers.loop import Reverse
 
+TIE_DECIMALS = 4
+
 
 @dataclass(frozen=True)
 class Seen:
@@ -93,6 +95,12 @@ def reveal_adaptively(
         state.reveal(seen.prediction, seen.rows, chosen, valid, draw, uniform)
         revealed = revealed + due
         yield
+
+
+def settle_ties(priority: Float[Tensor, "rows k"]) -> Float[Tensor, "rows k"]:
+    """Among nothing but masks a network says the same of every position but for rounding, which other batch sizes make
+    differ: rounded away, so that ties go to the leftmost."""
+    return priority.round(decimals=TIE_DECIMALS)
 
 
 def look(state: Reverse, rows: Tensor, left: Tensor, due: Tensor, step: int) -> Seen:

@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 
 from mdlm_atat.errors import UserError
-from mdlm_atat.samplers.adaptive import Choice, Seen, reveal_adaptively
+from mdlm_atat.samplers.adaptive import Choice, Seen, reveal_adaptively, settle_ties
 from mdlm_atat.samplers.draw import TokenDraw
 from mdlm_atat.samplers.loop import Reverse
 from mdlm_atat.samplers.options import at_least_one
@@ -58,7 +58,7 @@ class ConfidenceBasedSampler:
             count = ((stability >= self.threshold) & seen.is_masked).sum(1)
             # 1 + stability: above every confidence, so that confidence only decides where no history does
             priority = torch.where(stability > 0, 1 + stability, seen.max_probability.double())
-            return Choice(priority, torch.maximum(count, seen.num_due))
+            return Choice(settle_ties(priority), torch.maximum(count, seen.num_due))
 
         return reveal_adaptively(state, self.draw, decide, ends=ends, counts_vary=True)
 

@@ -82,9 +82,9 @@ class Reverse:
         if self._num_used == len(self._drawn):
             shape = (DRAWS_AHEAD, self.z_t.shape[1])
             rows = [torch.rand(shape, generator=g, dtype=torch.float64) for g in self._generators]
-            self._drawn, self._num_used = torch.stack(rows, dim=1), 0
+            self._drawn, self._num_used = torch.stack(rows, dim=1).to(self.z_t.device), 0
         self._num_used += 1
-        return self._drawn[self._num_used - 1].to(self.z_t.device)
+        return self._drawn[self._num_used - 1]
 
     def predict(self, rows: Int[Tensor, " rows"], time: float | None = None) -> Prediction:
         """What the denoiser says of the chosen rows; each counts one network evaluation.

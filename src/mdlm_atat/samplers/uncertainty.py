@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mdlm_atat.errors import UserError
-from mdlm_atat.samplers.adaptive import Choice, Seen, reveal_adaptively
+from mdlm_atat.samplers.adaptive import Choice, Seen, reveal_adaptively, settle_ties
 from mdlm_atat.samplers.draw import TokenDraw
 from mdlm_atat.samplers.loop import Reverse
 from mdlm_atat.samplers.options import at_least_one, at_least_zero, one_of
@@ -21,7 +21,6 @@ from mdlm_atat.samplers.stops import Stop, Watch
 Uncertainty = Literal["entropy", "margin", "max_probability", "importance_entropy"]
 Amount = Literal["constant", "cosine", "half_cosine", "optimal", "entropy_budget", "threshold"]
 ADAPTIVE_AMOUNTS = ("entropy_budget", "threshold")
-TIE_DECIMALS = 4
 ABOVE_ALL = 1e4  # above every score: entropies are below log V
 
 
@@ -89,10 +88,7 @@ class UncertaintyGuidedSampler:
 
         def decide(seen: Seen) -> Choice:
             uncertainty = self.uncertainty(seen)
-            priority = -uncertainty if self.order == "most_certain" else uncertainty
-            # among nothing but masks a network says the same of every position but for rounding, which other batch
-            # sizes make differ: ties go to the leftmost
-            priority = priority.round(decimals=TIE_DECIMALS)
+            priority = settle_ties(-uncertainty if self.order == "most_certain" else uncertainty)
             count = None
             if self.amount == "entropy_budget":
                 count = self._within_budget(seen, priority + seen.guided)

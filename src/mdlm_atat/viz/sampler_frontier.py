@@ -24,7 +24,7 @@ def draw_frontier(record: dict[str, Any], file: Path) -> Path:
     """
     curves: dict[str, list[dict[str, Any]]] = {}
     for point in record["points"]:
-        curves.setdefault(point["sampler"] if point["steps"] else budget_name(point["sampler"]), []).append(point)
+        curves.setdefault(point["curve"], []).append(point)
     reference = record["points"][0]
     measures = [("judge_nats", "judge_error", "judge, nats per token")] if "judge_nats" in reference else []
     measures.append(("entropy_nats", "entropy_error", "entropy of a text's tokens, nats"))
@@ -68,10 +68,3 @@ def draw_frontier(record: dict[str, Any], file: Path) -> Path:
     )
     fig.savefig(file, dpi=110)
     return file
-
-
-def budget_name(spec: str) -> str:
-    """Points of one budgeted sampler make one curve."""
-    name, _, options = spec.partition(":")
-    kept = [o for o in options.split(",") if o and not o.startswith(("gamma=", "threshold="))]
-    return ":".join([name, ",".join(kept)]) if kept else name
