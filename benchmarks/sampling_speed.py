@@ -132,11 +132,11 @@ def main() -> None:
     name = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
     print(f"{name}, torch {torch.__version__}: batch {args.batch}, length {args.length}, vocabulary {args.vocab:,},")
     print(f"{args.layers} layers of width {args.width}, {'bf16' if device.type == 'cuda' else 'float32'}")
-    print(f"{'':52} {'NFE':>6} {'s':>8} {'ms/NFE':>8} {'tokens/s':>10} {'ratio':>6}")
     if args.parts:
         with torch.no_grad(), torch.autocast("cuda", dtype=torch.bfloat16) if device.type == "cuda" else nullcontext():
             print_parts(network, args.batch, args.length, args.length // args.steps, args.rounds, device)
         return
+    print(f"{'':52} {'NFE':>6} {'s':>8} {'ms/NFE':>8} {'tokens/s':>10} {'ratio':>6}")
     base = 0.0
 
     def line(what: str, run: Callable[[], float]) -> None:
