@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
 import random
+import subprocess
+import sys
 from pathlib import Path
 
 from mdlm_atat.cli.main import main
@@ -57,3 +61,18 @@ def method_flags(method: str, source: Path | str, **changed: object) -> list[str
 
 def train_method(method: str, source: Path | str, out: Path, **changed: object) -> int:
     return main(["train", "demo", "--out", str(out), *method_flags(method, source, **changed)])
+
+
+def losses_of(run: Path) -> list[float]:
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [line["train/loss"] for line in lines if "train/loss" in line]
+
+
+def torchrun(num_processes: int, flags: list[str]) -> None:
+    """Processes on the CPU, also where there is a GPU."""
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(num_processes), "-m", "mdlm_atat"]
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(
+        [sys.executable, *launch, *flags], capture_output=True, text=True, timeout=120, env=environment
+    )
+    assert done.returncode == 0, done.stderr[-3000:]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Literal
+from functools import partial
+from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from mdlm_atat.errors import UserError
 
@@ -47,12 +49,27 @@ def explain_out_of_memory(advice: str) -> Iterator[None]:
         raise UserError(f"out of memory; {advice}") from error
 
 
-def compile_blocks(model: nn.Module, *, dynamic: bool | None = None) -> None:
-    """Compile every transformer block in place; blocks of one shape share the compiled code. `dynamic` False: for one
-    shape of input only; None: a second shape compiles code for any."""
-    for blocks in (m for m in model.modules() if isinstance(m, nn.ModuleList)):
-        for block in blocks:
-            block.compile(dynamic=dynamic)
+def compile_network(model: Any, *, dynamic: bool | None = None) -> None:
+    """Compile a network's parts in place: its transformer blocks, which share the compiled code, what follows the last
+    of them, and the estimator. `dynamic` False: for one shape of input; None: a second shape compiles code for any."""
+    for block in model.blocks:
+        block.forward = torch.compile(block.forward, dynamic=dynamic)
+    model.finish = torch.compile(model.finish, dynamic=dynamic)
+    if getattr(model, "estimator", None) is not None:  # small enough to be compiled in one piece
+        model.estimator.forward = torch.compile(model.estimator.forward, dynamic=dynamic)
+
+
+def recompute_blocks(model: Any) -> None:
+    """Keep nothing of a transformer block for the backward pass but its input, and compute it again there: less memory
+    for a third more work (arXiv 1604.06174). To be applied after compilation. Dropout draws the same again."""
+    for block in model.blocks:
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+
+
+def narrow_residual(model: Any) -> None:
+    """Make the residual stream bf16, which is float32 under autocast: its traffic is a large part of a step. The sums
+    of the blocks are rounded to 8 bits each; see docs/performance.md for what that does to a gradient."""
+    model.embedding.register_forward_hook(lambda _module, _inputs, x: x.to(torch.bfloat16))
 
 
 class Graphed:

@@ -17,8 +17,10 @@ depends on hidden tokens, A_hat_i = speed_hat_i(z_t, t) weight(t), and pays for 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -28,9 +30,12 @@ from torch import Tensor
 
 from mdlm_atat.atat.curriculum import Curriculum, Stage
 from mdlm_atat.atat.masking.rates import ExponentMasking, MaskingRates, MaskingScheduler
+from mdlm_atat.fused_loss import ChunkNLL, Scored, gradients_of_chunk, weighted_nll
 from mdlm_atat.masking import hide, mask_independently, scored_positions
 from mdlm_atat.schedules import Schedule
 from mdlm_atat.time_sampling import TimeDensity, Weighting, low_discrepancy_times
+
+CONTENT_MARGIN = 0.1
 
 
 def subs_log_probs(
@@ -131,6 +136,34 @@ class TimePlan:
     weighting: Weighting
 
 
+@lru_cache(maxsize=64)  # a look at the density from the CPU in every step would move its tables to and fro
+def mask_rate_of_rows(plan: TimePlan, batch_size: int, num_rows: int) -> tuple[float, float]:
+    """Mean mask rate of `num_rows` rows drawn from a batch of low-discrepancy times at its highest, and its standard
+    deviation over draws of the rows (0 for all of them)."""
+    t = plan.density.quantile(1 - torch.arange(batch_size, dtype=torch.float64) / batch_size)
+    rate = plan.weighting.schedule.mask_rate(t)
+    left_out = (batch_size - num_rows) / max(1, batch_size - 1)  # drawn without replacement
+    return rate.mean().item(), (rate.var(correction=0).item() * left_out / num_rows) ** 0.5
+
+
+@dataclass(frozen=True)
+class FusedLoss:
+    """The output layer and its cross-entropy at scored positions only (see fused_loss), instead of all logits."""
+
+    batch_size: int
+    """Sequences of the whole batch, over all processes and micro-batches."""
+    chunk_nll: ChunkNLL = gradients_of_chunk
+    """The function of a chunk, or its compiled form."""
+
+    def capacity(self, plan: TimePlan, num_rows: int, length: int, masking: MaskingScheduler) -> int:
+        """Positions to score of so many rows: as many as are masked, and 4 standard deviations more. Importance shifts
+        the share by little; CONTENT_MARGIN is left for it. For what is masked beyond, see `Scored.inflation`."""
+        mean, of_rows = mask_rate_of_rows(plan, self.batch_size, num_rows)
+        of_coins = 0.5 / (num_rows * length) ** 0.5  # at most: each position is masked or not
+        share = mean + 4 * math.hypot(of_rows, of_coins) + CONTENT_MARGIN * masking.reads_content
+        return min(num_rows * length, math.ceil(share * num_rows * length))
+
+
 @dataclass(frozen=True)
 class MaskedDiffusion:
     """The training loss of masked diffusion, in nats per token; MDLM is the case with every part of ATAT off.
@@ -155,6 +188,8 @@ class MaskedDiffusion:
     through_bound: bool = False
     """Train what drives the masking through the bound too: each sequence is masked twice (RLOO)."""
     curriculum: Curriculum | None = None
+    fused: FusedLoss | None = None
+    """None: logits at all positions, from any denoiser; otherwise the model is one of this package's networks."""
 
     def stage(self, step: int) -> Stage | None:
         return None if self.curriculum is None else self.curriculum.stage(step)
@@ -184,17 +219,24 @@ class MaskedDiffusion:
         is_masked = mask_independently(draw.uniform, rates.mask_rate.detach(), scored)  # (B, L)
         z_t = hide(x0, is_masked, self.mask_id)  # (B, L)
         told = self.schedule.mask_rate(t).float()  # (B,)
-        logits, log_speed_hat = denoise_under(self.masking, model, z_t, t, told, lengths, stage)  # (B, L, V), (B, L)
-        nll = masked_nll(logits, x0, is_masked)  # (B, L)
-
         weight = self.time_plan(stage).weighting(t).float()[:, None]  # (B, 1)
         speed = rates.speed.float()  # (B, L); 1 everywhere for MDLM
-        diffusion = (weight * speed * nll).sum(1)  # (B,); Sahoo et al. 2024, eq. 10
-        row_loss, terms = diffusion, {"diffusion": diffusion.sum()}
+        is_scored = is_masked
+        if self.fused is None:
+            logits, log_speed_hat = denoise_under(
+                self.masking, model, z_t, t, told, lengths, stage
+            )  # (B, L, V), (B, L)
+            nll = masked_nll(logits, x0, is_masked)  # (B, L)
+            total = (weight * speed * nll).sum()  # Sahoo et al. 2024, eq. 10
+        else:
+            capacity = self.fused.capacity(self.time_plan(stage), len(x0), x0.shape[1], self.masking)
+            scored_first = Scored.choose(is_masked, draw.uniform, rates.mask_rate.detach(), capacity)
+            total, nll, log_speed_hat = self._fused(model, x0, z_t, t, lengths, stage, weight * speed, scored_first)
+            is_scored = scored_first.spread(torch.ones_like(scored_first.index, dtype=torch.float32), x0) > 0
+        row_loss, terms = (weight * speed * nll).sum(1), {"diffusion": total}  # (B,)
         if log_speed_hat is not None:
             mismatch = (weight * rate_mismatch(speed, log_speed_hat, is_masked)).sum(1)  # (B,)
-            row_loss, terms["rate_mismatch"] = row_loss + mismatch, mismatch.sum()
-        total = row_loss.sum()
+            total, row_loss, terms["rate_mismatch"] = total + mismatch.sum(), row_loss + mismatch, mismatch.sum()
         if self.through_bound:
             total = total + leave_one_out(row_loss, mask_log_prob(rates.mask_rate, is_masked, scored).float())
         total = total / num_tokens
@@ -203,14 +245,50 @@ class MaskedDiffusion:
         if self.importance_weight > 0:
             rows = slice(max(1, round(self.importance_share * len(x0))))
             error, metrics = importance_loss(
-                model, x0[rows], z_t[rows], told[rows], None if lengths is None else lengths[rows], nll[rows].detach()
+                model,
+                x0[rows],
+                z_t[rows],
+                told[rows],
+                None if lengths is None else lengths[rows],
+                nll[rows].detach(),
+                is_scored[rows],
             )
             share = scored.sum() / num_tokens  # of the batch: the mean over micro-batches weighs each by its tokens
             total = total + self.importance_weight * share * error
             terms["importance"] = (share * error).detach()
         if measure:
             metrics |= masking_metrics(rates, is_masked, scored, importance, stage)
+            metrics["masking/unscored_share"] = 1 - is_scored.sum() / is_masked.sum().clamp_min(1)
         return TrainingLoss(total, terms, metrics if measure else {})
+
+    def _fused(
+        self,
+        model: Any,
+        x0: Tensor,
+        z_t: Tensor,
+        t: Tensor,
+        lengths: Tensor | None,
+        stage: Stage | None,
+        scale: Float[Tensor, "batch length"],
+        scored: Scored,
+    ) -> tuple[Float[Tensor, ""], Float[Tensor, "batch length"], Float[Tensor, "batch length"] | None]:
+        """What the plain branch of `loss` computes, without the logits of all positions: the sum of scale * nll, nll
+        without a gradient, and the log-speeds as `denoise_under` gives them."""
+        content = self.masking if isinstance(self.masking, ExponentMasking) and self.masking.reads_content else None
+        hidden = model.hidden(z_t, self.schedule.mask_rate(t).float(), lengths)  # (B, L, D)
+        weight, bias = model.output_layer()
+        correction = None if content is None else content.token_correction(t, stage)  # (B, V)
+        row = scored.index // x0.shape[1]
+        total, nll = weighted_nll(
+            hidden.flatten(0, 1)[scored.index],
+            weight,
+            bias,
+            x0.flatten()[scored.index],
+            torch.where(scored.is_scored, scale.expand_as(x0).flatten()[scored.index], 0.0) * scored.inflation,
+            correction=None if correction is None else (correction.float(), row),
+            chunk_nll=self.fused.chunk_nll if self.fused else None,
+        )
+        return total, scored.spread(nll, x0), None if content is None else model.log_speed(hidden)
 
     def _importance(
         self, model: Any, x0: Tensor, lengths: Tensor | None, measure: bool
@@ -263,20 +341,20 @@ def importance_loss(
     told: Float[Tensor, " batch"],
     lengths: Int[Tensor, " batch"] | None,
     nll: Float[Tensor, "batch length"],
+    is_scored: Bool[Tensor, "batch length"],
 ) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
     """Mean squared error of the estimator's scores against the standardised losses of the masked tokens: of the clean
     input (t = 0), which drives the masking, and of the masked one, for samplers. And both correlations.
 
     Mean and variance are those of the rows at hand, so more processes or micro-batches make nearly the same run.
     """
-    is_masked = z_t != x0
-    target = standardised(nll, is_masked)
+    target = standardised(nll, is_scored)
     clean = model.importance_score(x0, torch.zeros(len(x0), device=x0.device), lengths)  # (B, L)
     masked = model.importance_score(z_t, told, lengths)  # (B, L)
-    error = importance_error(clean, target, is_masked) + importance_error(masked, target, is_masked)
+    error = importance_error(clean, target, is_scored) + importance_error(masked, target, is_scored)
     return error, {
-        "importance/correlation": correlation(clean.detach(), target, is_masked),
-        "importance/correlation_masked_input": correlation(masked.detach(), target, is_masked),
+        "importance/correlation": correlation(clean.detach(), target, is_scored),
+        "importance/correlation_masked_input": correlation(masked.detach(), target, is_scored),
     }
 
 
@@ -343,13 +421,15 @@ def _twice(rows: Tensor) -> Tensor:
 class CausalNLL:
     """The causal baseline's loss: its exact negative log-likelihood, nats per token. It draws nothing."""
 
+    fused: FusedLoss | None = None
+
     def draw(self, batch_size: int, length: int, generator: torch.Generator, step: int = 0) -> Draw:
         empty = torch.zeros(batch_size, device=generator.device)
         return Draw(empty, empty[:, None].expand(batch_size, length), step)
 
     def loss(
         self,
-        model: Callable[[Tensor], Tensor],
+        model: Any,
         x0: Int[Tensor, "batch length"],
         lengths: Int[Tensor, " batch"] | None,
         draw: Draw,  # noqa: ARG002
@@ -357,7 +437,14 @@ class CausalNLL:
         *,
         measure: bool = False,  # noqa: ARG002
     ) -> TrainingLoss:
-        total = causal_nll(model(x0), x0, lengths).sum() / num_tokens
+        if self.fused is None:
+            total = causal_nll(model(x0), x0, lengths).sum() / num_tokens
+        else:
+            scored = torch.ones_like(x0) if lengths is None else scored_positions(lengths, x0.shape[1])
+            hidden, scale = model.hidden(x0).flatten(0, 1), scored.flatten().float()
+            weight, bias = model.output_layer()
+            total, _ = weighted_nll(hidden, weight, bias, x0.flatten(), scale, chunk_nll=self.fused.chunk_nll)
+            total = total / num_tokens
         return TrainingLoss(total=total, terms={"nll": total.detach()})
 
 

@@ -67,7 +67,8 @@ def test_in_its_own_order_a_masked_model_pays_what_the_network_says_frame_by_fra
             top = log_probs.exp().topk(2).values
             uncertainty = self_information if "margin" not in order else top[:, 0] - top[:, 1]
             candidates = uncertainty[frame == mask_id]
-            assert uncertainty[revealed].item() == pytest.approx(candidates.min().item(), abs=1e-5)
+            # what is closer than this is a tie, and goes to the leftmost
+            assert uncertainty[revealed].item() == pytest.approx(candidates.min().item(), abs=1e-4)
     assert score.nats == pytest.approx(by_hand, rel=1e-5)
     assert (score.standard_error, score.num_tokens, score.num_draws) == (0, 16, 1)
 

@@ -143,7 +143,7 @@ def test_the_estimator_s_loss_trains_the_estimator_and_nothing_else():
     network = shaken(tiny_model("atat"))
     x0, nll = some_tokens(), torch.rand(3, LENGTH)
     z_t = torch.where(torch.arange(LENGTH) % 2 == 0, network.mask_id, x0)
-    error, _ = importance_loss(network, x0, z_t, torch.full((3,), 0.5), None, nll)
+    error, _ = importance_loss(network, x0, z_t, torch.full((3,), 0.5), None, nll, z_t != x0)
     error.backward()
     assert network.estimator is not None
     trained = {name for name, p in network.named_parameters() if p.grad is not None}

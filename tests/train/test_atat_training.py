@@ -235,7 +235,7 @@ def test_two_processes_match_one_that_takes_their_rows_in_turn(text, tmp_path):
 def test_rows_that_cannot_be_paired_on_each_process_are_one_clear_message(text, tmp_path, monkeypatch, capsys):
     """3 rows for each of 2 processes, every sequence to be masked twice: told before anything is written."""
 
-    def of_two(precision: Any) -> Engine:
+    def of_two(precision: Any, *, shard: bool = False) -> Engine:
         engine = Engine(precision)
         engine.num_ranks = 2
         return engine

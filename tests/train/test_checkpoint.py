@@ -10,7 +10,7 @@ from mdlm_atat.errors import UserError
 from mdlm_atat.models.dit import ATATDiT
 from mdlm_atat.models.ema import EMA
 from mdlm_atat.train import checkpoint as module
-from mdlm_atat.train.checkpoint import all_checkpoints, newest_sound, save, tidy
+from mdlm_atat.train.checkpoint import all_checkpoints, collect, newest_sound, save, tidy
 from mdlm_atat.train.optim import make_optimizer
 
 
@@ -28,7 +28,7 @@ def trained(num_steps: int = 3, width: int = 16):
 
 def write(folder: Path, step: int, parts=None):
     model, optimizer, ema = parts or trained(step)
-    return save(folder, step=step, model=model, ema=ema, optimizer=optimizer, state={"progress": {"step": step}})
+    return save(folder, step=step, tensors=collect(model, ema, optimizer), state={"progress": {"step": step}})
 
 
 def test_what_is_loaded_is_what_was_saved_bit_for_bit(tmp_path):

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from mdlm_atat.cli.main import main
 from mdlm_atat.train.checkpoint import all_checkpoints
-from tiny_runs import tiny_flags, train, write_text
+from tiny_runs import losses_of, tiny_flags, torchrun, train, write_text
 
 
 @pytest.fixture(autouse=True)
@@ -42,11 +42,6 @@ def weights_of(run: Path) -> dict[str, torch.Tensor]:
 
 def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return a.keys() == b.keys() and all(a[name].equal(b[name]) for name in a)
-
-
-def losses_of(run: Path) -> list[float]:
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [line["train/loss"] for line in lines if "train/loss" in line]
 
 
 def test_a_run_leaves_everything_a_reader_needs_and_lowers_the_bound(text, tmp_path, capsys):
@@ -105,16 +100,6 @@ def test_a_signal_ends_with_a_checkpoint_and_the_command_that_resumes(text, tmp_
     checkpoint = all_checkpoints(run / "checkpoints")[-1]
     assert checkpoint.fault() is None
     assert f"stopped at step {checkpoint.step} of 100000" in output
-
-
-def torchrun(num_processes: int, flags: list[str]) -> None:
-    """Processes on the CPU, also where there is a GPU."""
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(num_processes), "-m", "mdlm_atat"]
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(
-        [sys.executable, *launch, *flags], capture_output=True, text=True, timeout=120, env=environment
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
 
 
 def test_three_processes_score_two_blocks_of_draws_without_waiting_for_each_other(text, tmp_path):

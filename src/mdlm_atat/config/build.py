@@ -31,10 +31,11 @@ from mdlm_atat.config.schema import CurriculumConfig, DataConfig, ImportanceConf
 from mdlm_atat.data.prepare import ensure_prepared
 from mdlm_atat.data.progress import Progress
 from mdlm_atat.errors import UserError
+from mdlm_atat.fused_loss import gradients_of_chunk
 from mdlm_atat.models.ar import CausalTransformer
 from mdlm_atat.models.dit import ATATDiT, ImportanceParts
 from mdlm_atat.models.importance import AdaptiveImportanceEstimator, ImportanceEstimator
-from mdlm_atat.objective import CausalNLL, MaskedDiffusion, Objective, TimePlan
+from mdlm_atat.objective import CausalNLL, FusedLoss, MaskedDiffusion, Objective, TimePlan
 from mdlm_atat.schedules import Cosine, Geometric, Linear, Polynomial, Schedule
 from mdlm_atat.time_sampling import BetaTime, TimeDensity, UniformTime, Weighting, WeightingKind
 
@@ -226,8 +227,13 @@ def build_time_density(config: ObjectiveConfig) -> TimeDensity:
 def build_objective(
     config: RunConfig, vocab_size: int, counts: NDArray[np.int64], network: ATATDiT | CausalTransformer
 ) -> Objective:
+    fused = None
+    if config.train.fused_loss:
+        # for one shape, or, where a curriculum's stages have masks of their own, for any from the second on
+        chunk = torch.compile(gradients_of_chunk) if config.train.compile else gradients_of_chunk
+        fused = FusedLoss(config.train.batch_size, chunk)
     if isinstance(network, CausalTransformer):
-        return CausalNLL()
+        return CausalNLL(fused)
     schedule = build_schedule(config.objective)
 
     @lru_cache(maxsize=8)  # a stage whose temperature moves has the same times
@@ -249,6 +255,7 @@ def build_objective(
         importance_share=config.importance.train_share,
         through_bound=config.importance.through_bound,
         curriculum=build_curriculum(config.curriculum, config.train.num_steps),
+        fused=fused,
     )
 
 

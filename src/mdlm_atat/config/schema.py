@@ -333,6 +333,17 @@ class TrainConfig:
     """Arithmetic of the network; auto is bf16 on a GPU that has it and float32 elsewhere. Weights stay float32."""
     compile: bool = False
     """Compile the transformer blocks (torch.compile): faster steps on a GPU, after a minute."""
+    fused_loss: bool = True
+    """Take the output layer and its cross-entropy together, at the scored positions only: the same loss in less time
+    and memory. false: all logits, the plain way."""
+    recompute: bool = False
+    """Keep only the blocks' inputs for the backward pass and compute the rest again: a model or batch that does not fit
+    otherwise, for about a third more time a step."""
+    residual: Literal["float32", "bf16"] = "float32"
+    """Residual stream in training with precision bf16: float32 as autocast has it, or bf16: faster, and gradients
+    rounded more."""
+    shard: bool = False
+    """Several processes: each keeps a part of weights, gradients and moments (FSDP2) instead of all of them (DDP)."""
     deterministic: bool = True
     """Repeat a run bit for bit on a GPU too, by its slower deterministic kernels; on a CPU it is so anyway."""
     seed: int = 0

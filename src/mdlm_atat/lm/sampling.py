@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Int
 from torch import Tensor
 
@@ -18,8 +19,9 @@ from mdlm_atat.config.build import build_schedule
 from mdlm_atat.config.schema import RunConfig
 from mdlm_atat.data.tokenizers import Tokenizer
 from mdlm_atat.denoiser import Prediction
-from mdlm_atat.device import Graphed, Precision, compile_blocks
+from mdlm_atat.device import Graphed, Precision, compile_network
 from mdlm_atat.errors import UserError
+from mdlm_atat.fused_loss import MULTIPLE
 from mdlm_atat.lm.results import Frame, Generated, Infilled, TextTrace
 from mdlm_atat.samplers.blocks import Blocks
 from mdlm_atat.samplers.canvas import Canvas
@@ -232,7 +234,7 @@ class Sampling(ABC):
     def compile(self) -> None:
         """Compile the network's blocks and, on a GPU, record its work as a graph: the first texts wait for it, the
         others are faster."""
-        compile_blocks(self.network)
+        compile_network(self.network)
         if self.device.type == "cuda":
             # a recorded graph would go on reading weights in bf16 that autocast keeps until its context ends
             self._keep_casts = False
@@ -376,3 +378,15 @@ def given_ahead(canvas: Canvas) -> bool:
 def gather_positions(hidden: Tensor, positions: Int[Tensor, "batch k"]) -> Tensor:
     """hidden (B, L, D) at chosen positions, (B, K, D)."""
     return hidden.gather(1, positions[..., None].expand(-1, -1, hidden.shape[-1]))
+
+
+def projection(network: Any, dtype: torch.dtype | None) -> Callable[[Tensor], Tensor]:
+    """The output layer as it is now. For a `dtype` its weights are cast once, not in every step, and the vocabulary is
+    padded to what matrix units take at full speed; None: the network's own."""
+    if dtype is None:
+        return network.logits
+    weight, bias = network.output_layer()
+    vocab_size, padding = len(weight), -len(weight) % MULTIPLE
+    weight = F.pad(weight.detach().to(dtype), (0, 0, 0, padding))
+    bias = None if bias is None else F.pad(bias.detach().to(dtype), (0, padding))
+    return lambda hidden: F.linear(hidden.to(dtype), weight, bias)[..., :vocab_size]

@@ -59,10 +59,18 @@ class CausalTransformer(nn.Module):
         h = self.embedding(shifted)  # (B, L, D)
         for block in self.blocks:
             h = block(h, self.rotary)
+        return self.finish(h)
+
+    def finish(self, h: Float[Tensor, "batch length width"]) -> Float[Tensor, "batch length width"]:
+        """The last norm."""
         return self.norm(h)
 
-    def logits(self, hidden: Float[Tensor, "batch positions width"]) -> Float[Tensor, "batch positions vocab"]:
-        """The output layer."""
+    def output_layer(self) -> tuple[Float[Tensor, "vocab width"], Float[Tensor, " vocab"] | None]:
+        """Its weight and bias."""
         if self.output is None:
-            return F.linear(hidden, self.embedding.weight[: self.vocab_size])
-        return self.output(hidden)
+            return self.embedding.weight[: self.vocab_size], None
+        return self.output.weight, self.output.bias
+
+    def logits(self, hidden: Float[Tensor, "batch positions width"]) -> Float[Tensor, "batch positions vocab"]:
+        """The output layer's logits."""
+        return F.linear(hidden, *self.output_layer())

@@ -158,18 +158,28 @@ class ATATDiT(nn.Module):
         attend = attend_mask(lengths, z_t.shape[1])
         for block in self.blocks:
             x = block(x, self.rotary, attend, condition)
+        return self.finish(x, condition)
+
+    def finish(
+        self, x: Float[Tensor, "batch length width"], condition: Float[Tensor, "batch time_width"] | None
+    ) -> Float[Tensor, "batch length width"]:
+        """The last norm."""
         x = self.norm(x)
-        if self.modulation is not None:
-            x = modulate(x, *self.modulation(condition)[:, None].chunk(2, dim=-1))
-        return x
+        if self.modulation is None or condition is None:
+            return x
+        return modulate(x, *self.modulation(condition)[:, None].chunk(2, dim=-1))
 
     def log_speed(self, hidden: Float[Tensor, "batch length width"]) -> Float[Tensor, "batch length"]:
         """The head for the rates. Needs predict_speed."""
         assert self.speed_head is not None
         return self.speed_head(hidden)[..., 0].float()
 
-    def logits(self, hidden: Float[Tensor, "batch positions width"]) -> Float[Tensor, "batch positions vocab"]:
-        """The output layer."""
+    def output_layer(self) -> tuple[Float[Tensor, "vocab width"], Float[Tensor, " vocab"] | None]:
+        """Its weight and bias."""
         if self.output is None:
-            return F.linear(hidden, self.embedding.weight[: self.vocab_size])
-        return self.output(hidden)[..., : self.vocab_size]
+            return self.embedding.weight[: self.vocab_size], None
+        return self.output.weight[: self.vocab_size], self.output.bias[: self.vocab_size]
+
+    def logits(self, hidden: Float[Tensor, "batch positions width"]) -> Float[Tensor, "batch positions vocab"]:
+        """The output layer's logits."""
+        return F.linear(hidden, *self.output_layer())

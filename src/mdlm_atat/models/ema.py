@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 
 class EMA:
@@ -38,5 +38,6 @@ class EMA:
     @torch.no_grad()
     def _swap(self, model: nn.Module) -> None:
         for name, p in model.named_parameters():
-            average: Tensor = self.average[name]
-            self.average[name], p.data = p.data, average
+            weights = p.detach().clone()  # by value: who shards or records the weights goes on reading where they are
+            p.copy_(self.average[name])
+            self.average[name].copy_(weights)

@@ -42,9 +42,9 @@ class Rotary(nn.Module):
         self.sin: Tensor
 
     def forward(
-        self, x: Float[Tensor, "batch heads length head_width"]
-    ) -> Float[Tensor, "batch heads length head_width"]:
-        cos, sin = self.cos[: x.shape[2]], self.sin[: x.shape[2]]
+        self, x: Float[Tensor, "batch length heads head_width"]
+    ) -> Float[Tensor, "batch length heads head_width"]:
+        cos, sin = self.cos[: x.shape[1], None], self.sin[: x.shape[1], None]  # (L, 1, Dh / 2)
         left, right = x.float().chunk(2, dim=-1)
         return torch.cat([left * cos - right * sin, right * cos + left * sin], dim=-1).to(x.dtype)
 
@@ -69,8 +69,11 @@ class Attention(nn.Module):
     ) -> Float[Tensor, "batch length width"]:
         batch, length, width = x.shape
         qkv = self.qkv(x).view(batch, length, 3, self.num_heads, width // self.num_heads)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, H, L, Dh)
+        q, k, v = qkv.unbind(2)  # each (B, L, H, Dh): the layout the kernels answer in, so that nothing is copied
         q, k = rotary(self.norm_q(q)), rotary(self.norm_k(k))
+        if torch.compiler.is_compiling():
+            v = v.contiguous()  # or the backward pass would keep all of qkv for it, beside q and k: 10% of the memory
+        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=attend, is_causal=self.causal)
         return self.out(y.transpose(1, 2).reshape(batch, length, width))
 

@@ -114,16 +114,20 @@ def look(state: Reverse, rows: Tensor, left: Tensor, due: Tensor, step: int) -> 
     for columns in state.chunks(positions):
         logits = prediction.logits(positions[:, columns])  # (R, K, V)
         probs = torch.softmax(logits.to(torch.promote_types(logits.dtype, torch.float32)), dim=-1)
-        best = probs.topk(min(2, probs.shape[-1]), dim=-1)
+        entropy = torch.special.entr(probs).sum(-1)
+        best, token = probs.max(-1, keepdim=True)  # two of these are many times faster than topk(2) of 50,000
+        second = probs.scatter_(-1, token, -1.0).amax(-1, keepdim=True) if probs.shape[-1] > 1 else best
+        margin = best - second
+        probs.scatter_(-1, token, best)
         guided = torch.zeros_like(probs[..., 0])
         if state.guidance is not None and state.guidance.order_strength != 0:
             guided = state.guidance.expected_weight(probs)
         parts.append(
             (
-                torch.special.entr(probs).sum(-1),
-                best.values[..., 0],
-                best.values[..., 0] - best.values[..., -1],
-                best.indices[..., 0],
+                entropy,
+                best[..., 0],
+                margin[..., 0],
+                token[..., 0],
                 guided,
             )
         )

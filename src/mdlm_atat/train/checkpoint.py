@@ -20,6 +20,7 @@ from typing import Any
 import safetensors
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
 from mdlm_atat.atomic import sync
@@ -66,12 +67,15 @@ class Checkpoint:
         load_weights(model, self.folder / "model.safetensors")
         if ema.decay > 0:
             for name, tensor in load_file(self.folder / "ema.safetensors").items():
-                ema.average[name].copy_(tensor)
+                ema.average[name].copy_(_cut_like(ema.average[name], tensor))
         moments = load_file(self.folder / "optimizer.safetensors")
+        parameters = dict(model.named_parameters())
         state: dict[int, dict[str, Tensor]] = {}
         for index, name in enumerate(_names_in_optimizer_order(model, optimizer)):
             prefix = name + "/"
-            state[index] = {k.removeprefix(prefix): v for k, v in moments.items() if k.startswith(prefix)}
+            own = {k.removeprefix(prefix): v for k, v in moments.items() if k.startswith(prefix)}
+            # the step count is a number; the moments are shaped as their parameter
+            state[index] = {k: v if v.ndim == 0 else _cut_like(parameters[name], v) for k, v in own.items()}
         optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
 
 
@@ -109,12 +113,24 @@ def load_weights(model: nn.Module, file: Path) -> None:
             f"{file} does not fit this model: {name} has shape {found.get(name, 'missing')} in the file, "
             f"{expected.get(name, 'missing')} in the model; was the configuration changed?"
         )
-    model.load_state_dict(weights, strict=True)
+    parameters = dict(model.named_parameters())
+    model.load_state_dict({name: _cut_like(parameters[name], tensor) for name, tensor in weights.items()}, strict=True)
 
 
-def save(
-    folder: Path, *, step: int, model: nn.Module, ema: EMA, optimizer: Optimizer, state: dict[str, Any]
-) -> Checkpoint:
+Tensors = dict[str, dict[str, Tensor]]
+"""File name -> name -> tensor."""
+
+
+def collect(model: nn.Module, ema: EMA, optimizer: Optimizer) -> Tensors:
+    """All tensors of a checkpoint. Where they are sharded every process must call this, and each gets the whole."""
+    tensors: Tensors = {"model.safetensors": dict(model.named_parameters())}
+    if ema.decay > 0:
+        tensors["ema.safetensors"] = ema.average
+    tensors["optimizer.safetensors"] = _optimizer_tensors(model, optimizer)
+    return {file: {name: _joined(tensor) for name, tensor in found.items()} for file, found in tensors.items()}
+
+
+def save(folder: Path, *, step: int, tensors: Tensors, state: dict[str, Any]) -> Checkpoint:
     """Write `folder/step-STEP` whole or not at all."""
     final = folder / f"step-{step:08d}"
     aside = folder / f".writing-{final.name}"
@@ -122,10 +138,8 @@ def save(
         shutil.rmtree(aside, ignore_errors=True)
         try:
             aside.mkdir(parents=True)
-            save_file(_contiguous(dict(model.named_parameters())), aside / "model.safetensors")
-            if ema.decay > 0:
-                save_file(_contiguous(ema.average), aside / "ema.safetensors")
-            save_file(_optimizer_tensors(model, optimizer), aside / "optimizer.safetensors")
+            for file, found in tensors.items():
+                save_file(found, aside / file)
             (aside / "state.json").write_text(json.dumps({"format": FORMAT, "step": step, **state}, indent=1))
             write_checksums(aside)
             for file in aside.iterdir():
@@ -197,11 +211,20 @@ def _names_in_optimizer_order(model: nn.Module, optimizer: Optimizer) -> list[st
 def _optimizer_tensors(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
     names = _names_in_optimizer_order(model, optimizer)
     state: dict[int, dict[str, Tensor]] = optimizer.state_dict()["state"]
-    return _contiguous({f"{names[i]}/{key}": value for i, entry in state.items() for key, value in entry.items()})
+    return {f"{names[i]}/{key}": value for i, entry in state.items() for key, value in entry.items()}
 
 
-def _contiguous(tensors: dict[str, Any]) -> dict[str, Tensor]:
-    return {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+def _joined(tensor: Tensor) -> Tensor:
+    """The whole of a tensor of which each process may have a part; on the CPU then: the whole may not fit elsewhere."""
+    tensor = tensor.detach()
+    return (tensor.full_tensor().cpu() if isinstance(tensor, DTensor) else tensor).contiguous()
+
+
+def _cut_like(part: Tensor, whole: Tensor) -> Tensor:
+    """This process's part of a tensor, cut as `part` is."""
+    if not isinstance(part, DTensor):
+        return whole
+    return distribute_tensor(whole.to(part.device), part.device_mesh, part.placements)
 
 
 @contextmanager

@@ -8,21 +8,42 @@ import resource
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from lightning.fabric import Fabric
+from lightning.fabric.strategies.model_parallel import ModelParallelStrategy
 from lightning.fabric.wrappers import _FabricModule
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.optim import Optimizer
 
-from mdlm_atat.device import Precision, choose_device, choose_precision
+from mdlm_atat.config.schema import TrainConfig
+from mdlm_atat.device import (
+    Precision,
+    choose_device,
+    choose_precision,
+    compile_network,
+    narrow_residual,
+    recompute_blocks,
+)
 from mdlm_atat.errors import UserError
 from mdlm_atat.provenance import cpu
 
 for _name in ("lightning.fabric", "lightning.pytorch"):  # they greet every run with hints about settings we chose
     logging.getLogger(_name).setLevel(logging.WARNING)
+
+
+def speed_up(model: nn.Module, config: TrainConfig) -> None:
+    """What makes a network faster or smaller in training, put on from outside, each part by a switch of its own."""
+    if config.residual == "bf16":
+        narrow_residual(model)
+    if config.compile:
+        compile_network(model, dynamic=False)
+    if config.recompute:
+        recompute_blocks(model)
 
 
 class Applied(nn.Module):
@@ -42,7 +63,8 @@ class Engine:
     Devices are chosen from the environment: a GPU if there is one, and as many processes as were launched.
     """
 
-    def __init__(self, precision: Precision) -> None:
+    def __init__(self, precision: Precision, *, shard: bool = False) -> None:
+        """`shard`: over several processes, each keeps a part of the weights, gradients and moments (FSDP2)."""
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what deterministic() asks of matrix products
         num_ranks, per_node = launched_processes(os.environ)
         device = choose_device()
@@ -51,11 +73,15 @@ class Engine:
                 f"{per_node} processes were started on a machine with {torch.cuda.device_count()} GPUs; start one a GPU"
             )
         self.precision: Literal["float32", "bf16"] = choose_precision(precision, device)
+        self.is_sharded = shard and num_ranks > 1
+        strategy: str | ModelParallelStrategy = "ddp" if num_ranks > 1 else "auto"
+        if self.is_sharded:
+            strategy = ModelParallelStrategy(shard_over, data_parallel_size=num_ranks, tensor_parallel_size=1)
         self._fabric = Fabric(
             accelerator=device.type,
             devices=per_node,
             num_nodes=num_ranks // per_node,
-            strategy="ddp" if num_ranks > 1 else "auto",
+            strategy=strategy,
             precision="bf16-mixed" if self.precision == "bf16" else "32-true",
         )
         if num_ranks > 1:
@@ -65,14 +91,32 @@ class Engine:
         self.num_ranks: int = self._fabric.world_size
         self.is_main: bool = self.rank == 0
 
-    def setup(self, model: nn.Module, optimizer: Optimizer) -> tuple[nn.Module, Optimizer]:
-        """Move to the device and wrap for this precision and number of processes; the raw model shares its weights.
+    def setup(
+        self, model: nn.Module, make_optimizer: Callable[[nn.Module], Optimizer]
+    ) -> tuple[nn.Module, Optimizer, Optimizer]:
+        """Move to the device and wrap for this precision and number of processes: (wrapped model, raw optimizer,
+        wrapped optimizer). The raw model shares its weights, which are parts of them (DTensor) where they are sharded.
 
         The wrapped module is called with a function of the raw model, `wrapped(lambda model: loss of model)`, so that
         all a loss asks of a model, however often, is one forward pass to the engine.
         """
-        wrapped, wrapped_optimizer = self._fabric.setup(Applied(model), optimizer)
-        return wrapped, wrapped_optimizer
+        wrapped = self._fabric.setup_module(Applied(model))
+        optimizer = make_optimizer(model)
+        return wrapped, optimizer, cast(Optimizer, self._fabric.setup_optimizers(optimizer))
+
+    @contextmanager
+    def whole(self, wrapped: nn.Module) -> Iterator[None]:
+        """Inside the block every process holds all weights of the raw model, to be called as often as it has work."""
+        sharded = [module for module in wrapped.modules() if isinstance(module, FSDPModule)] if self.is_sharded else []
+        for module in sharded:
+            module.set_reshard_after_forward(False, recurse=False)
+            module.unshard()
+        try:
+            yield
+        finally:
+            for module in sharded:
+                module.reshard()
+                module.set_reshard_after_forward(True, recurse=False)
 
     def to_device(self, array: NDArray[Any]) -> Tensor:
         """The array on this device, without waiting for the work that is queued there."""
@@ -166,6 +210,14 @@ class Engine:
         """Wait for the device, so that a clock read afterwards counts finished work."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
+
+
+def shard_over(applied: nn.Module, mesh: DeviceMesh) -> nn.Module:
+    """Cut the weights of every block, and of the rest, into a part for each process; a block's are gathered for the
+    time it runs, the rest for the whole pass."""
+    for block in applied.model.blocks:  # type: ignore[union-attr]
+        fully_shard(block, mesh=mesh["data_parallel"])
+    return cast(nn.Module, fully_shard(applied, mesh=mesh["data_parallel"]))
 
 
 def launched_processes(environment: Mapping[str, str]) -> tuple[int, int]:

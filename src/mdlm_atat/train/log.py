@@ -3,6 +3,7 @@ for people."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Sequence
@@ -71,11 +72,22 @@ class TensorBoard:
 
 
 class WeightsAndBiases:
-    def __init__(self, folder: Path, name: str, config: dict[str, Any]) -> None:
+    """Offline too, by WANDB_MODE=offline. A run that is resumed goes on under the same id, made from its folder's
+    path: an experiment has many runs called seed-0."""
+
+    def __init__(self, run: Path, config: dict[str, Any]) -> None:
         import wandb  # pyright: ignore[reportMissingImports]
 
+        folder, path = run / "wandb", run.resolve()
         folder.mkdir(exist_ok=True)
-        self._run = wandb.init(project="mdlm-atat", name=name, id=name, dir=str(folder), config=config, resume="allow")
+        self._run = wandb.init(
+            project="mdlm-atat",
+            name="/".join(path.parts[-2:]),
+            id=f"{path.name}-{hashlib.sha256(str(path).encode()).hexdigest()[:12]}",
+            dir=str(folder),
+            config=config,
+            resume="allow",
+        )
 
     def write(self, step: int, values: dict[str, float]) -> None:
         self._run.log(values, step=step)
@@ -92,7 +104,7 @@ def open_writers(run: Path, loggers: Sequence[str], resume_step: int, config: di
             case "tensorboard":
                 writers.append(TensorBoard(run / "tensorboard", resume_step))
             case "wandb":
-                writers.append(WeightsAndBiases(run / "wandb", run.name, config))
+                writers.append(WeightsAndBiases(run, config))
             case _:
                 raise ValueError(f"unknown logger {logger}")
     return writers
@@ -120,8 +132,11 @@ class ProgressLine:
             self._task = self._bar.add_task("", total=num_steps, completed=start_step)
             self._bar.start()
 
-    def update(self, step: int, loss: float, tokens_per_s: float) -> None:
+    def update(self, step: int, loss: float, tokens_per_s: float, utilisation: float | None = None) -> None:
+        """`utilisation`: share of the machine's rate that the model's own operations are."""
         text = f"loss {loss:.3f} nats/token · {tokens_per_s:,.0f} tokens/s"
+        if utilisation is not None:
+            text += f" · {utilisation:.0%} of the GPU's bf16 rate"
         if self._bar is not None:
             self._bar.update(self._task, completed=step, description=text)
             return

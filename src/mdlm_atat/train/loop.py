@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from mdlm_atat.atat.curriculum import Curriculum, Stage
@@ -58,6 +59,8 @@ class Training:
     """Writes a checkpoint, with the stage that its weights were last trained in."""
     curriculum: Curriculum | None = None
     """Whose stage the objective follows; told the loss now and then."""
+    flops_share_per_token: float | None = None
+    """Operations that the mathematics needs for a token over what the machine could do in a second; None: not known."""
     writers: Sequence[Writer] = ()
     line: ProgressLine | None = None
     should_stop: Callable[[], str | None] = lambda: None
@@ -153,9 +156,12 @@ def log_step(run: Training, progress: Progress, lap: Lap, loss: TrainingLoss, lr
         "train/tokens_per_s": tokens_per_s,
         "elapsed_s": progress.elapsed_s,
     }
+    utilisation = None if run.flops_share_per_token is None else tokens_per_s * run.flops_share_per_token
+    if utilisation is not None:
+        values["train/model_flops_utilisation"] = utilisation
     write(run, progress.step, values)
     if run.line is not None:
-        run.line.update(progress.step, total, tokens_per_s)
+        run.line.update(progress.step, total, tokens_per_s, utilisation)
 
 
 def forward_backward(run: Training, step: int, *, measure: bool = False) -> tuple[TrainingLoss, int]:
@@ -210,7 +216,8 @@ def loss_of_rows(
 
 def clip_gradients(model: nn.Module, largest_norm: float) -> Tensor:
     """Scale gradients down to a norm of at most largest_norm (0: leave them); returns the norm before."""
-    return nn.utils.clip_grad_norm_(model.parameters(), largest_norm if largest_norm > 0 else math.inf)
+    norm = nn.utils.clip_grad_norm_(model.parameters(), largest_norm if largest_norm > 0 else math.inf)
+    return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
 
 def evaluate(run: Training, progress: Progress, stage: Stage | None) -> bool:
@@ -247,7 +254,9 @@ def agreed_reason(run: Training) -> str | None:
 
 
 def has_finite_weights(model: nn.Module) -> bool:
-    return bool(torch.stack([p.detach().isfinite().all() for p in model.parameters()]).all())
+    """Of this process's part of them, where they are sharded."""
+    local = [p.to_local() if isinstance(p, DTensor) else p for p in model.parameters()]
+    return bool(torch.stack([p.detach().isfinite().all() for p in local]).all())
 
 
 def stop_if_not_finite(run: Training, first_bad_step: Tensor, saved_step: int | None) -> None:

@@ -30,6 +30,10 @@ RESUMABLE = {
     "train.num_micro_batches",
     "train.precision",
     "train.compile",
+    "train.fused_loss",
+    "train.recompute",
+    "train.residual",
+    "train.shard",
     "train.deterministic",
     "train.log_interval_steps",
     "train.eval_interval_steps",
@@ -49,6 +53,9 @@ EXACT = RESUMABLE - {
     "train.num_micro_batches",
     "train.precision",
     "train.compile",
+    "train.fused_loss",
+    "train.residual",
+    "train.shard",
     "train.deterministic",
 }
 """Of these, the ones that leave the remaining steps the same bit for bit."""

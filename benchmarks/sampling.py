@@ -1,7 +1,7 @@
 """Tokens a second when sampling, against the plain loop: both in one run, as one table.
 
-    python benchmarks/sampling_speed.py                                                one GPU
-    python benchmarks/sampling_speed.py --layers 2 --width 64 --length 64 --vocab 500 --steps 8 --rounds 1     anywhere
+    python -m benchmarks.sampling                                                 one GPU
+    python -m benchmarks.sampling --layers 2 --width 64 --length 64 --vocab 500 --steps 8 --rounds 1     anywhere
 
 The plain loop is what ancestral sampling looks like without further thought (and in MDLM's published code): every step
 computes all positions' logits, float32 log-probabilities over the whole vocabulary, and draws a token everywhere. The
@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from mdlm_atat.denoiser import Prediction
-from mdlm_atat.device import Graphed, compile_blocks
-from mdlm_atat.lm.sampling import gather_positions
+from mdlm_atat.device import Graphed, compile_network
+from mdlm_atat.lm.sampling import gather_positions, projection
 from mdlm_atat.models.dit import ATATDiT
 from mdlm_atat.samplers.canvas import Canvas
 from mdlm_atat.samplers.draw import TokenDraw
@@ -57,9 +57,11 @@ def ours(
 ) -> float:
     """Sample with `run`, the network up to its output layer. Returns the evaluations a row, mean."""
 
+    project = projection(network, torch.bfloat16 if device.type == "cuda" else None)
+
     def denoise(z_t: Tensor, t: Tensor) -> Prediction:
         hidden = run(z_t, t)
-        return Prediction(lambda positions: network.logits(gather_positions(hidden, positions)))
+        return Prediction(lambda positions: project(gather_positions(hidden, positions)))
 
     canvas = Canvas.blank(batch, length, network.mask_id).to(device)
     found = sample(denoise, canvas, rule, mask_id=network.mask_id, seeds=range(batch))
@@ -85,9 +87,11 @@ def print_parts(network: ATATDiT, batch: int, length: int, num_drawn: int, round
     hidden = network.hidden(z_t, t)[:, :num_drawn]
     uniform = torch.rand(batch * num_drawn, device=device, dtype=torch.float64)
 
+    project = projection(network, torch.bfloat16 if device.type == "cuda" else None)
+
     def draw() -> float:
         for _ in range(20):
-            TokenDraw()(network.logits(hidden).flatten(0, 1), uniform)
+            TokenDraw()(project(hidden).flatten(0, 1), uniform)
         return 20
 
     def run(forward: Callable[[Tensor, Tensor], Tensor]) -> float:
@@ -101,7 +105,7 @@ def print_parts(network: ATATDiT, batch: int, length: int, num_drawn: int, round
 
     line(f"logits and draws at {batch * num_drawn} positions", draw)
     line("network, eager", lambda: run(network.hidden))
-    compile_blocks(network)
+    compile_network(network)
     line("network, compiled", lambda: run(network.hidden))
     if device.type == "cuda":
         recorded = Graphed(network.hidden)
@@ -122,6 +126,8 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--steps", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--skip_plain", action="store_true", help="without the plain loop")
+    parser.add_argument("--skip_eager", action="store_true")
     parser.add_argument("--skip_compile", action="store_true")
     parser.add_argument("--parts", action="store_true", help="time the parts of one step instead")
     args = parser.parse_args()
@@ -151,16 +157,22 @@ def main() -> None:
         ("ancestral", args.steps),
         ("ancestral:cache=false", args.steps),
         ("first_hitting:sizes=cosine", args.steps),
-        ("uncertainty:amount=constant", args.steps),
-        ("first_hitting:sizes=cosine", max(1, args.steps // 4)),
+        ("spread", args.steps),
+        ("spread", max(1, args.steps // 4)),
     ]
+
+    def plain() -> float:
+        return plain_loop(network, args.batch, args.length, args.steps, device)
+
     with torch.autocast("cuda", dtype=torch.bfloat16) if device.type == "cuda" else nullcontext():
-        line("plain loop", lambda: plain_loop(network, args.batch, args.length, args.steps, device))
-        for compiled in (False,) if args.skip_compile else (False, True):
+        if not args.skip_plain:
+            line("plain loop", plain)
+        for compiled in [False] * (not args.skip_eager) + [True] * (not args.skip_compile):
             run: Callable[[Tensor, Tensor], Tensor] = network.hidden
             if compiled:
-                compile_blocks(network)
-                line("plain loop, compiled", lambda: plain_loop(network, args.batch, args.length, args.steps, device))
+                compile_network(network)
+                if not args.skip_plain:
+                    line("plain loop, compiled", plain)
                 run = Graphed(network.hidden) if device.type == "cuda" else network.hidden
             for spec, steps in rules:
                 rule = make_sampler(spec, num_steps=steps)

@@ -1,0 +1,212 @@
+"""A training step, the plain way and ours: time, tokens a second, memory, model-FLOPs; all in one run, as one table.
+
+    python -m benchmarks.train_step --model.dropout 0.1      MDLM's shape: 12 layers of 768, 50,257 tokens, length 1024
+    python -m benchmarks.train_step --batch_size 512 --data.length 128 --data.tokenizer bert-base-uncased
+    python -m benchmarks.train_step --methods mdlm atat --variants compiled
+    torchrun --nproc-per-node 2 -m benchmarks.train_step --batch_size 64 --variants compiled        and --shard
+    python -m benchmarks.train_step --preset demo --batch_size 8 --steps 3 --variants reference eager     anywhere
+
+Any setting of a run can be given, as for `atat train`.
+
+Tokens are random: time and memory do not depend on what they are. A step is all of what the training loop does: batch
+to the device, forward, backward, clipping, AdamW, EMA. `reference` is the step as one writes it first (and as MDLM's
+published code has it): float32 log-probabilities of the whole vocabulary at every position, nothing compiled.
+"""
+
+from __future__ import annotations
+
+import argparse
+import builtins
+import gc
+import itertools
+import statistics
+import time
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from mdlm_atat.config.build import build_model, build_objective
+from mdlm_atat.config.files import load_config, override
+from mdlm_atat.config.schema import RunConfig
+from mdlm_atat.masking import hide, mask_independently
+from mdlm_atat.models.ema import EMA
+from mdlm_atat.objective import subs_log_probs
+from mdlm_atat.train.engine import Engine, speed_up
+from mdlm_atat.train.flops import matrix_rate, training_flops_per_token
+from mdlm_atat.train.loop import Training, clip_gradients, forward_backward
+from mdlm_atat.train.optim import make_optimizer
+
+VOCABULARY = {"bert-base-uncased": 30_522, "gpt2": 50_257, "char": 65}
+VARIANTS = {  # settings of each
+    "reference": {"fused_loss": False},
+    "eager": {"fused_loss": False},
+    "fused": {"fused_loss": True},
+    "compiled": {"fused_loss": True, "compile": True},
+    "bf16-residual": {"fused_loss": True, "compile": True, "residual": "bf16"},
+    "deterministic": {"fused_loss": True, "compile": True, "deterministic": True},
+    "recompute": {"fused_loss": True, "compile": True, "recompute": True},
+}
+
+
+@dataclass
+class Measured:
+    step_s: list[float]
+    peak_bytes: int
+    num_parameters: int
+    first_s: float
+    """Of the first steps: compilation."""
+
+
+def random_batches(config: RunConfig, vocab_size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(counts (V,) by Zipf's law, batches (4, B, L), lengths (B,))."""
+    rng = np.random.default_rng(0)
+    counts = np.maximum(1, (1e7 / np.arange(1, vocab_size + 1)).astype(np.int64))
+    batches = rng.choice(vocab_size, (4, config.train.batch_size, config.data.length), p=counts / counts.sum())
+    return counts, batches, np.full(config.train.batch_size, config.data.length)
+
+
+def make_training(config: RunConfig, engine: Engine) -> Training:
+    vocab_size = VOCABULARY[config.data.tokenizer]
+    counts, batches, lengths = random_batches(config, vocab_size)
+    rows_here = config.train.batch_size // engine.num_ranks
+    own_rows = slice(engine.rank * rows_here, (engine.rank + 1) * rows_here)
+    torch.manual_seed(0)
+    model = build_model(config, vocab_size, counts)
+    speed_up(model, config.train)
+    wrapped, _, wrapped_optimizer = engine.setup(model, lambda model: make_optimizer(model, config.optim))
+    return Training(
+        config=config,
+        engine=engine,
+        model=wrapped,
+        raw_model=model,
+        optimizer=wrapped_optimizer,
+        ema=EMA(model, config.train.ema_decay),
+        objective=build_objective(config, vocab_size, counts, model),
+        batch_at=lambda step: (batches[step % len(batches)][own_rows], lengths[own_rows]),
+        evaluate=lambda _: {},
+        save=lambda _, __: None,
+    )
+
+
+def step_of(run: Training, step: int) -> None:
+    """A step of train.loop."""
+    forward_backward(run, step)
+    clip_gradients(run.raw_model, run.config.optim.grad_clip)
+    run.optimizer.step()
+    run.optimizer.zero_grad(set_to_none=True)
+    run.ema.update(run.raw_model, step + 1)
+
+
+def reference_step(run: Training, step: int) -> None:
+    """MDLM's step: all of float32 log p(x0 | z_t), then the token's own; AdamW and EMA a tensor at a time."""
+    device, model = run.engine.device, run.raw_model
+    x0 = torch.from_numpy(run.batch_at(step)[0]).to(device)
+    t = (torch.arange(len(x0), device=device) + torch.rand(1, device=device)) / len(x0)  # (B,)
+    scored = torch.ones_like(x0, dtype=torch.bool)
+    is_masked = mask_independently(torch.rand(x0.shape, device=device), t[:, None], scored)
+    z_t = hide(x0, is_masked, model.mask_id)  # type: ignore[arg-type]
+    with run.engine.autocast():
+        logits = model(z_t, t)
+    log_probs = subs_log_probs(logits, z_t, model.mask_id)  # type: ignore[arg-type]  # (B, L, V)
+    nll = -log_probs.gather(-1, x0[..., None])[..., 0]
+    (nll / t.clamp_min(1e-3)[:, None]).mean().backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), run.config.optim.grad_clip, foreach=False)
+    run.optimizer.step()
+    run.optimizer.zero_grad(set_to_none=True)
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            run.ema.average[name].lerp_(p, 1 - run.ema.decay)
+
+
+class Instant:
+    """A moment of the device's own time."""
+
+    def __init__(self, is_gpu: bool) -> None:
+        self.s = time.perf_counter()
+        self.event = torch.cuda.Event(enable_timing=True) if is_gpu else None
+        if self.event is not None:
+            self.event.record()
+
+    def seconds_since(self, earlier: Instant) -> float:
+        if self.event is None or earlier.event is None:
+            return self.s - earlier.s
+        return earlier.event.elapsed_time(self.event) / 1e3
+
+
+def measure(config: RunConfig, variant: str, engine: Engine, num_steps: int, num_warm_up: int) -> Measured:
+    """The time of single steps, from the end of one to the end of the next: nothing waits for the device between them,
+    as in a run."""
+    is_gpu = engine.device.type == "cuda"
+    take = reference_step if variant == "reference" else step_of
+    with engine.deterministic(config.train.deterministic):
+        run = make_training(config, engine)
+        if is_gpu:
+            torch.cuda.reset_peak_memory_stats()
+        start_s = time.perf_counter()
+        for step in range(num_warm_up):
+            take(run, step)
+        engine.synchronize()
+        first_s = time.perf_counter() - start_s
+        ends = [Instant(is_gpu)]
+        for step in range(num_warm_up, num_warm_up + num_steps):
+            take(run, step)
+            ends.append(Instant(is_gpu))
+        engine.synchronize()
+        step_s = [later.seconds_since(earlier) for earlier, later in itertools.pairwise(ends)]
+        found = Measured(
+            step_s, engine.peak_memory_bytes(), sum(p.numel() for p in run.raw_model.parameters()), first_s
+        )
+    del run
+    gc.collect()
+    if is_gpu:
+        torch.cuda.empty_cache()
+    torch.compiler.reset()
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--preset", default="mdlm-owt")
+    parser.add_argument("--methods", nargs="+", default=["mdlm"])
+    parser.add_argument("--variants", nargs="+", default=["reference", "eager", "compiled"], choices=VARIANTS)
+    parser.add_argument("--batch_size", type=int, default=32)
+    parser.add_argument("--steps", type=int, default=30, help="timed")
+    parser.add_argument("--warm_up", type=int, default=5)
+    parser.add_argument("--shard", action="store_true", help="under torchrun: FSDP2 instead of DDP")
+    arguments, dotted = parser.parse_known_args()
+    engine = Engine("auto", shard=arguments.shard)
+    print = builtins.print if engine.is_main else lambda *_, **__: None
+    machine, ceiling = engine.describe(), (matrix_rate(engine.device) or 0.0) * engine.num_ranks
+    processes = f"{engine.num_ranks} x " if engine.num_ranks > 1 else ""
+    print(f"{processes}{machine['device']}, torch {torch.__version__}, {machine['precision']}")
+    what = f"preset {arguments.preset}, batch {arguments.batch_size} {' '.join(dotted)}"
+    print(f"{what}: median of {arguments.steps} steps (10% to 90%)")
+    if ceiling:
+        print(f"bf16 matrix product of 8192³: {ceiling / 1e12:.0f} TFLOP/s")
+    print(f"{'':24} {'ms/step':>9} {'':>17} {'tokens/s':>10} {'ratio':>6} {'of ceiling':>10} {'peak GiB':>9} "
+          f"{'parameters':>12} {'first s':>8}")  # fmt: skip
+    base = 0.0
+    for method in arguments.methods:
+        config = override(load_config(arguments.preset, method), dotted, prog="train_step")
+        for variant in arguments.variants:
+            train = replace(
+                config.train,
+                batch_size=arguments.batch_size,
+                **{"compile": False, "deterministic": False, **VARIANTS[variant]},
+            )
+            changed = replace(config, train=train)
+            found = measure(changed, variant, engine, arguments.steps, arguments.warm_up)
+            times = sorted(found.step_s)
+            median = statistics.median(times)
+            low, high = times[len(times) // 10], times[-1 - len(times) // 10]
+            base = base or median
+            rate = arguments.batch_size * config.data.length / median
+            share = rate * training_flops_per_token(changed, VOCABULARY[config.data.tokenizer]) / (ceiling or np.nan)
+            print(f"{method + ' ' + variant:24} {median * 1e3:9.1f} ({low * 1e3:7.1f}-{high * 1e3:7.1f}) {rate:10,.0f} "
+                  f"{base / median:6.2f} {share:10.1%} {found.peak_bytes / 2**30:9.2f} {found.num_parameters:12,} "
+                  f"{found.first_s:8.1f}", flush=True)  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

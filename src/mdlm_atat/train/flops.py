@@ -1,0 +1,51 @@
+"""Floating-point operations that the mathematics of training needs: matrix products, and nothing that is done twice."""
+
+from __future__ import annotations
+
+import statistics
+import time
+
+import torch
+
+from mdlm_atat.config.schema import RunConfig
+
+
+def training_flops_per_token(config: RunConfig, vocab_size: int, mean_mask_rate: float = 0.5) -> float:
+    """Operations (a multiplication and an addition are two) for one token of training text.
+
+    Forward, for every layer: 2 (4 + 2 mlp_ratio) D² of linear layers and 4 L D of attention (half of it where it is
+    causal); 2 D V of the output layer at scored positions only, a share `mean_mask_rate` (all of them where causal).
+    Backward is twice forward. The estimator's clean pass has no backward; it is trained on two passes over a share of
+    the rows. Left out, as they are under 1%: norms, softmaxes, adaLN (once a row), the optimizer.
+    """
+    model, importance, length = config.model, config.importance, config.data.length
+    causal = model.kind == "causal"
+    forward = model.num_layers * transformer_flops(model.width, model.mlp_ratio, length, causal)
+    forward += 2 * model.width * vocab_size * (1.0 if causal else mean_mask_rate)
+    estimator = 0.0
+    if importance.has_estimator:
+        estimator = importance.num_layers * transformer_flops(importance.width, 4, length, causal=False)
+        estimator += 2 * model.width * importance.width + importance.width**2
+    clean_passes = 1.0 if config.masking.reads_importance else 0.0
+    return 3 * forward + estimator * (clean_passes + 3 * 2 * importance.train_share)
+
+
+def transformer_flops(width: int, mlp_ratio: int, length: int, causal: bool) -> float:
+    """Forward operations of one layer for one token."""
+    return 2 * (4 + 2 * mlp_ratio) * width**2 + 4 * length * width * (0.5 if causal else 1.0)
+
+
+def matrix_rate(device: torch.device, size: int = 8192) -> float | None:
+    """Operations a second of a square bf16 product of random matrices: what a step is measured against. None: no GPU.
+    It takes a tenth of a second."""
+    if device.type != "cuda":
+        return None
+    a = torch.randn(size, size, device=device, dtype=torch.bfloat16)
+    times_s: list[float] = []
+    for _ in range(13):
+        torch.cuda.synchronize(device)
+        start_s = time.perf_counter()
+        torch.mm(a, a)
+        torch.cuda.synchronize(device)
+        times_s.append(time.perf_counter() - start_s)
+    return 2 * size**3 / statistics.median(times_s[3:])
