@@ -22,13 +22,7 @@ from mdlm_atat.viz.importance import (
     label,
     shade,
 )
-from mdlm_atat.viz.plots import (
-    Series,
-    curriculum_progress,
-    importance_heatmap,
-    mask_rate_by_importance,
-    near_percentile,
-)
+from mdlm_atat.viz.importance_plots import near_percentile
 
 HOSTILE = ["<b>", "&amp;", '"x"', "[red]", "\x1b[2J", "$x$", "日", "\n", " ", "</pre>", "\ud800", ""]
 
@@ -219,53 +213,10 @@ def test_the_picture_shows_the_numbers_as_they_are():
     assert names == ["clean", "t 0.1", "t 0.5", "t 0.9", "t 0.1", "t 0.5", "t 0.9"]
 
 
-def test_constant_numbers_are_a_picture_too():
-    ones = np.ones((2, 3))
-    figure = importance_heatmap(
-        labels=["a", "b", "c"], importance=ones[0], times=np.array([0.1, 0.9]), masked_importance=ones, nll=0 * ones
-    )
-    assert len(figure.axes) == 4
-
-
-def test_easy_and_hard_tokens_are_the_10th_and_90th_percentile():
-    importance = np.arange(100) / 100
-    mask_rate = np.array([0.5]) ** (1 + importance)[None]
-    axes = mask_rate_by_importance(importance=importance, times=np.array([0.5]), mask_rate=mask_rate).axes[0]
-    easy, median, hard, uniform = (np.asarray(line.get_ydata(), dtype=np.float64) for line in axes.lines)
-    assert [line[0] for line in (easy, median, hard)] == [0, 0, 0]
-    assert [line[-1] for line in (easy, median, hard, uniform)] == [1, 1, 1, 1]
-    assert easy[1] == pytest.approx(mask_rate[0, 5:15].mean())
-    assert hard[1] == pytest.approx(mask_rate[0, 85:95].mean())
-    assert easy[1] > median[1] > hard[1]
-    assert axes.get_legend_handles_labels()[1][2] == "hard tokens, importance 0.89"
-
-
 def test_1_token_is_easy_and_hard_at_once():
     assert near_percentile(np.array([0]), 10).tolist() == near_percentile(np.array([0]), 90).tolist() == [0]
     assert near_percentile(np.arange(3), 90).tolist() == [2]
     assert set(figures(inspected(["a"]))) == {"against_loss", "mask_rate"}
-
-
-def test_the_progress_has_a_panel_for_each_thing_that_was_logged():
-    step = np.array([10, 20, 30])
-
-    def series(*values: float) -> Series:
-        return Series(x=step, y=np.array(values, dtype=np.float64))
-
-    stage = series(0, 1, 2)
-    importance = (series(0.1, 0.1, 0.2), series(0.3, 0.3, 0.4), series(0.5, 0.7, 0.8))
-    whole = curriculum_progress(
-        stage=stage,
-        temperature=series(2, 1.5, 1),
-        importance=importance,
-        correlation=series(0.1, float("nan"), 0.5),
-        stage_names=("easy", "medium", "hard"),
-    )
-    assert len(whole.axes) == 4  # the temperature has an axis of its own
-    assert [tick.get_text() for tick in whole.axes[0].get_yticklabels()] == ["easy", "medium", "hard"]
-    assert len(curriculum_progress(stage=stage).axes) == 1
-    assert len(curriculum_progress(importance=importance).axes) == 1
-    assert len(curriculum_progress().axes) == 0
 
 
 @pytest.mark.parametrize(

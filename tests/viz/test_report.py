@@ -13,7 +13,8 @@ import pytest
 import yaml
 
 from mdlm_atat.errors import UserError
-from mdlm_atat.viz.report import duration, significant, with_error, write_report
+from mdlm_atat.viz.report import write_report
+from mdlm_atat.viz.wording import duration, significant, with_error
 
 UNIGRAM_NATS = 3.3127
 

@@ -15,8 +15,8 @@ from PIL import Image, ImageColor, ImageDraw, ImageFont
 from mdlm_atat.atomic import write_bytes, write_text
 from mdlm_atat.errors import UserError
 from mdlm_atat.viz.canvas_view import printable
+from mdlm_atat.viz.figure import ACCENT, FAINT, INK, MONO, MUTED, drawable
 from mdlm_atat.viz.page import template
-from mdlm_atat.viz.plots import ACCENT, FAINT, INK, MONO, MUTED, drawable
 
 MASK, MASKED_AGAIN = "░", "▒"
 SIGNS = {"\n": "↵", "": "∅"}  # drawn faintly before a token that would be nothing to see or to point at

@@ -13,8 +13,9 @@ from rich.color import Color
 from rich.style import Style
 from rich.text import Text
 
-from mdlm_atat.viz import plots
+from mdlm_atat.viz import importance_plots
 from mdlm_atat.viz.canvas_view import printable
+from mdlm_atat.viz.figure import svg
 from mdlm_atat.viz.page import template
 
 PALE, STRONG = (230, 240, 247), (0, 80, 128)  # backgrounds of the least and the most important token
@@ -171,7 +172,7 @@ def heatmap(inspected: InspectedText, max_tokens: int) -> Markup:
 def heatmap_picture(inspected: InspectedText, max_tokens: int) -> Figure:
     """The heatmap as a figure; of a longer text the first `max_tokens`."""
     shown = inspected.first(max_tokens)
-    return plots.importance_heatmap(
+    return importance_plots.importance_heatmap(
         labels=[label(text) for text in shown.texts],
         importance=shown.importance,
         times=shown.times,
@@ -212,20 +213,20 @@ def heatmap_page(
 
 def figures(inspected: InspectedText) -> dict[str, Markup]:
     """Importance against loss, and the mask rate of easy and hard tokens, for a page; by name."""
-    against_loss = plots.importance_against_loss(
+    against_loss = importance_plots.importance_against_loss(
         importance=inspected.importance,
         mean_nll=inspected.mean_nll,
         pearson=inspected.pearson,
         spearman=inspected.spearman,
     )
-    mask_rate = plots.mask_rate_by_importance(
+    mask_rate = importance_plots.mask_rate_by_importance(
         importance=inspected.importance, times=inspected.times, mask_rate=inspected.mask_rate
     )
     titles = {
         "against_loss": (against_loss, "Cost of each masked token against its importance in the clean text"),
         "mask_rate": (mask_rate, "Mask probability against t for easy, median and hard tokens"),
     }
-    return {name: Markup(plots.svg(figure, name=name, title=title)) for name, (figure, title) in titles.items()}
+    return {name: Markup(svg(figure, name=name, title=title)) for name, (figure, title) in titles.items()}
 
 
 def _bands(inspected: InspectedText) -> list[Band]:

@@ -14,10 +14,12 @@ from markupsafe import Markup
 
 from mdlm_atat.atomic import write_text
 from mdlm_atat.config.schema import RunConfig
-from mdlm_atat.viz import plots
+from mdlm_atat.viz import training_plots
+from mdlm_atat.viz.figure import Series, svg
 from mdlm_atat.viz.importance import InspectedText, figures, heatmap
 from mdlm_atat.viz.page import template
 from mdlm_atat.viz.run_folder import RunFolder, number_at, read_run
+from mdlm_atat.viz.wording import duration, flat, plain, section, significant, with_error
 
 MAX_SAMPLES = 6
 MAX_HEATMAP_TOKENS = 128  # some 70 bytes a cell
@@ -55,35 +57,10 @@ def write_report(run: Path) -> Path:
     return path
 
 
-def with_error(value: float, standard_error: float | None) -> str:
-    """`1.7231 ± 0.0043`: as many decimals as show two digits of the standard error; four decimals if there is none."""
-    if standard_error is None or not math.isfinite(standard_error) or standard_error <= 0:
-        return f"{value:.4f}"
-    decimals = min(max(1 - math.floor(math.log10(standard_error)), 0), 6)
-    return f"{value:,.{decimals}f} ± {standard_error:,.{decimals}f}"
-
-
-def significant(value: float, digits: int = 4) -> str:
-    """`1,234`, `38.24` or `0.001230`: the value to so many digits, never in powers of ten."""
-    if not math.isfinite(value) or value == 0:
-        return f"{value:g}"
-    return f"{value:,.{max(digits - 1 - math.floor(math.log10(abs(value))), 0)}f}"
-
-
-def duration(elapsed_s: float) -> str:
-    """`42 s`, `4 min 12 s`, `3 h 05 min`."""
-    total_s = round(elapsed_s)
-    if total_s < 60:
-        return f"{total_s} s"
-    if total_s < 3600:
-        return f"{total_s // 60} min {total_s % 60:02} s"
-    return f"{total_s // 3600} h {total_s % 3600 // 60:02} min"
-
-
 def _contents(run: RunFolder) -> dict[str, Any]:
     result = _result(run)
     unigram = _unigram(run, result)
-    is_exact = result.get("kind") == "exact" or _section(run.config, "model").get("kind") == "causal"
+    is_exact = result.get("kind") == "exact" or section(run.config, "model").get("kind") == "causal"
     gaps = list(run.gaps)
     if not run.training and (run.path / "metrics.jsonl").is_file():
         gaps.append("metrics.jsonl holds no training loss yet.")
@@ -128,7 +105,7 @@ def _result(run: RunFolder) -> dict[str, Any]:
     result = {key.removeprefix("eval/"): value for key, value in line.items() if key.startswith("eval/")}
     if "schedule_nelbo_nats_per_token" in result:
         result["schedule"] = {
-            "strategy": _section(run.config, "masking").get("strategy"),
+            "strategy": section(run.config, "masking").get("strategy"),
             "nelbo_nats_per_token": result.get("schedule_nelbo_nats_per_token"),
             "standard_error": result.get("schedule_standard_error"),
             "perplexity_per_token": result.get("schedule_perplexity"),
@@ -139,12 +116,12 @@ def _result(run: RunFolder) -> dict[str, Any]:
 
 def _own_schedule(result: Mapping[str, Any]) -> dict[str, Any]:
     """The bound under the method's own masking schedule, where that is not the uniform one."""
-    schedule = _section(result, "schedule")
+    schedule = section(result, "schedule")
     return schedule if schedule.get("strategy") != "uniform" else {}
 
 
 def _unigram(run: RunFolder, result: Mapping[str, Any]) -> dict[str, Any]:
-    return _section(result, "unigram") or _section(run.info, "unigram")
+    return section(result, "unigram") or section(run.info, "unigram")
 
 
 def _unigram_nats(unigram: Mapping[str, Any]) -> float | None:
@@ -153,7 +130,7 @@ def _unigram_nats(unigram: Mapping[str, Any]) -> float | None:
 
 def _subtitle(run: RunFolder) -> str:
     info = run.info
-    machine, data = _section(info, "machine"), _section(info, "data")
+    machine, data = section(info, "machine"), section(info, "data")
     preset, source, started = info.get("preset"), data.get("source"), info.get("started")
     parts = [
         f"preset {preset}" if preset else "",
@@ -238,7 +215,7 @@ def _run_numbers(run: RunFolder, result: Mapping[str, Any]) -> list[KeyNumber]:
         numbers.append(KeyNumber("parameters", f"{parameters / 1e6:.1f} M", f"{parameters:,.0f}"))
     last_step = max((line["step"] for line in (*run.training[-1:], *run.evaluations[-1:])), default=None)
     if last_step is not None:
-        planned = number_at(_section(run.config, "train"), "num_steps")
+        planned = number_at(section(run.config, "train"), "num_steps")
         note = "" if planned is None else "as planned" if last_step >= planned else f"of {planned:,.0f} planned"
         numbers.append(KeyNumber("steps", f"{last_step:,.0f}", note))
     if run.elapsed_s is not None:
@@ -254,7 +231,7 @@ def _run_numbers(run: RunFolder, result: Mapping[str, Any]) -> list[KeyNumber]:
 def _curves(run: RunFolder, unigram: Mapping[str, Any], *, is_exact: bool) -> Markup | None:
     if not run.training and not run.evaluations:
         return None
-    figure = plots.training_curves(
+    figure = training_plots.training_curves(
         loss_nats=_series(run.training, "train/loss"),
         bound_nats=_series(run.evaluations, "eval/nelbo_nats_per_token", error_key="eval/standard_error"),
         schedule_bound_nats=_series(
@@ -266,10 +243,10 @@ def _curves(run: RunFolder, unigram: Mapping[str, Any], *, is_exact: bool) -> Ma
         bound_name="validation loss" if is_exact else "validation bound",
     )
     title = "Training loss and validation bound against the step, with learning rate and gradient norm below"
-    return Markup(plots.svg(figure, name="curves", title=title))
+    return Markup(svg(figure, name="curves", title=title))
 
 
-def _series(lines: list[dict[str, Any]], key: str, *, error_key: str | None = None) -> plots.Series | None:
+def _series(lines: list[dict[str, Any]], key: str, *, error_key: str | None = None) -> Series | None:
     lines = [line for line in lines if number_at(line, key) is not None]
     if not lines:
         return None
@@ -277,13 +254,11 @@ def _series(lines: list[dict[str, Any]], key: str, *, error_key: str | None = No
     def column(name: str) -> np.ndarray:
         return np.array([math.nan if (value := number_at(line, name)) is None else value for line in lines])
 
-    return plots.Series(
-        x=column("step"), y=column(key), standard_error=column(error_key) if error_key is not None else None
-    )
+    return Series(x=column("step"), y=column(key), standard_error=column(error_key) if error_key is not None else None)
 
 
 def _profile(result: Mapping[str, Any], unigram: Mapping[str, Any]) -> Markup | None:
-    profile = _section(result, "profile")
+    profile = section(result, "profile")
     names = ("mask_rate", "nats_per_masked_token", "standard_error")
     columns = [
         np.array([math.nan if value is None else value for value in profile.get(name) or []], dtype=np.float64)
@@ -292,14 +267,14 @@ def _profile(result: Mapping[str, Any], unigram: Mapping[str, Any]) -> Markup | 
     mask_rate, nats, error = columns
     if not len(mask_rate) or len(nats) != len(mask_rate):
         return None
-    figure = plots.mask_rate_profile(
+    figure = training_plots.mask_rate_profile(
         mask_rate=mask_rate,
         nats_per_masked_token=nats,
         standard_error=error if len(error) == len(nats) else None,
         unigram_nats=_unigram_nats(unigram),
     )
     title = "Cost of a masked token against the share of tokens that is masked"
-    return Markup(plots.svg(figure, name="profile", title=title))
+    return Markup(svg(figure, name="profile", title=title))
 
 
 def _inspected(run: RunFolder, gaps: list[str]) -> InspectedText | None:
@@ -325,7 +300,7 @@ def _progress(run: RunFolder) -> Markup | None:
     quantiles = (low, median, high) if low and median and high else None
     if stage is None and quantiles is None:
         return None
-    figure = plots.curriculum_progress(
+    figure = training_plots.curriculum_progress(
         stage=stage,
         temperature=_series(run.training, "curriculum/temperature"),
         importance=quantiles,
@@ -333,7 +308,7 @@ def _progress(run: RunFolder) -> Markup | None:
         stage_names=STAGE_NAMES,
     )
     title = "Curriculum stage and temperature, importance and its correlation with the loss against the step"
-    return Markup(plots.svg(figure, name="progress", title=title))
+    return Markup(svg(figure, name="progress", title=title))
 
 
 def _evaluation_table(run: RunFolder) -> list[dict[str, str]]:
@@ -360,14 +335,14 @@ def _samples(run: RunFolder) -> list[dict[str, str]]:
     for sample in run.samples[:MAX_SAMPLES]:
         known = [key for key in SAMPLE_WORDING if sample.get(key) not in (None, "")]
         others = [key for key in sample if key not in SAMPLE_WORDING and key != "text"]
-        settings = [SAMPLE_WORDING[key].format(_plain(sample[key])) for key in known]
-        settings += [f"{key} {_plain(sample[key])}" for key in others]
+        settings = [SAMPLE_WORDING[key].format(plain(sample[key])) for key in known]
+        settings += [f"{key} {plain(sample[key])}" for key in others]
         shown.append({"text": sample["text"], "settings": " · ".join(settings)})
     return shown
 
 
 def _how_to_read(run: RunFolder, result: Mapping[str, Any], *, is_exact: bool) -> list[str]:
-    train, objective = _section(run.config, "train"), _section(run.config, "objective")
+    train, objective = section(run.config, "train"), section(run.config, "objective")
     if is_exact:
         sentences = [
             "The validation loss is the exact negative log-likelihood of the text under the model, by the chain rule: "
@@ -383,14 +358,14 @@ def _how_to_read(run: RunFolder, result: Mapping[str, Any], *, is_exact: bool) -
             "nothing about other texts or other training seeds.",
             *_about_schedules(run, result),
         ]
-    masking, curriculum = _section(run.config, "masking"), _section(run.config, "curriculum")
+    masking, curriculum = section(run.config, "masking"), section(run.config, "curriculum")
     is_bound = (
         objective.get("weighting", "elbo") == "elbo"
         and objective.get("time_sampling", "uniform") == "uniform"
         and curriculum.get("kind", "none") == "none"
         and not str(masking.get("strategy", "uniform")).startswith("literal_")
     )
-    has_estimator = _section(run.config, "importance").get("mode", "none") in ("full", "learned_only")
+    has_estimator = section(run.config, "importance").get("mode", "none") in ("full", "learned_only")
     averaged = number_at(train, "ema_decay") != 0
     scale = (
         "The training loss is on the same scale, nats per token"
@@ -409,7 +384,7 @@ def _how_to_read(run: RunFolder, result: Mapping[str, Any], *, is_exact: bool) -
 
 def _about_schedules(run: RunFolder, result: Mapping[str, Any]) -> list[str]:
     """What PPL-U and PPL-S are, where they are two numbers, or why there is only one."""
-    strategy = str(_section(run.config, "masking").get("strategy", "uniform"))
+    strategy = str(section(run.config, "masking").get("strategy", "uniform"))
     if _own_schedule(result):
         return [
             "PPL-U is the bound when every token is as likely to be masked as any other: the same question for every "
@@ -429,24 +404,27 @@ def _config_tables(config: Mapping[str, Any]) -> dict[str, list[Setting]]:
     """A table a section; a value is compared with the default of its dataclass field, unknown ones with nothing."""
     defaults = json.loads(json.dumps(dataclasses.asdict(RunConfig())))  # tuples become lists, as in YAML
     tables = {}
-    for section, settings in config.items():
+    for name, settings in config.items():
         if not isinstance(settings, dict):
-            settings = {section: settings}
-        known = defaults.get(section, {})
-        tables[str(section)] = [
-            Setting(str(name), _plain(value), _plain(known[name]) if name in known and known[name] != value else None)
-            for name, value in settings.items()
+            settings = {name: settings}
+        known = defaults.get(name, {})
+        tables[str(name)] = [
+            Setting(str(field), plain(value), plain(known[field]) if field in known and known[field] != value else None)
+            for field, value in settings.items()
         ]
     return tables
+
+
+BULK = ("profile", "deciles", "t_step", "blocks")  # arrays and tables
 
 
 def _provenance(run: RunFolder, result: Mapping[str, Any]) -> dict[str, list[tuple[str, str]]]:
     """Everything that is stored with the numbers, flattened; the profile's arrays are in the picture."""
     tables = {}
     if run.info:
-        tables["run.json"] = _flat(run.info)
+        tables["run.json"] = flat(run.info)
     if run.evals:
-        tables[f"evals/{next(iter(run.evals))}"] = _flat({k: v for k, v in result.items() if k != "profile"})
+        tables[f"evals/{next(iter(run.evals))}"] = flat({k: v for k, v in result.items() if k not in BULK})
     return tables
 
 
@@ -459,30 +437,3 @@ def _commands(run: RunFolder) -> list[tuple[str, str]]:
         ("evaluate again", f"atat eval {folder}"),
         ("generate", f"atat generate {folder} --watch"),
     ]
-
-
-def _flat(mapping: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    rows = []
-    for key, value in mapping.items():
-        if isinstance(value, dict):
-            rows += _flat(value, f"{prefix}{key}.")
-        else:
-            rows.append((f"{prefix}{key}", _plain(value)))
-    return rows
-
-
-def _plain(value: object) -> str:
-    if isinstance(value, str):
-        return value
-    if isinstance(value, list | tuple):
-        return ", ".join(_plain(item) for item in value) or "none"
-    if value is None:
-        return "none"
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return str(value)
-
-
-def _section(mapping: Mapping[str, Any], key: str) -> dict[str, Any]:
-    value = mapping.get(key)
-    return value if isinstance(value, dict) else {}

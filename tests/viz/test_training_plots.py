@@ -1,23 +1,11 @@
 import numpy as np
 
-from mdlm_atat.viz.plots import (
-    MAX_DRAWN_POINTS,
-    Series,
-    mask_rate_profile,
-    running_mean,
-    svg,
-    training_curves,
-)
+from mdlm_atat.viz.figure import MAX_DRAWN_POINTS, Series
+from mdlm_atat.viz.training_plots import curriculum_progress, training_curves
 
 
 def series(values: list[float]) -> Series:
     return Series(x=np.arange(len(values)), y=np.array(values))
-
-
-def test_a_running_mean_of_3_leaves_a_straight_line_straight_to_its_ends():
-    line = np.linspace(0.0, 9.0, 10)
-    assert np.allclose(running_mean(line, 3), line)
-    assert np.allclose(running_mean(np.array([0.0, 3.0, 0.0, 3.0]), 3), [0, 1, 2, 3])
 
 
 def test_the_band_is_2_standard_errors_to_either_side():
@@ -51,16 +39,23 @@ def test_no_data_is_an_empty_picture_of_1_plot():
     assert len(training_curves(loss_nats=series([])).axes) == 1
 
 
-def test_an_svg_has_no_fixed_size_1_label_and_text_that_is_text():
-    figure = mask_rate_profile(
-        mask_rate=np.array([0.25, 0.75]), nats_per_masked_token=np.array([1.0, 2.0]), unigram_nats=3.0
+def test_the_progress_has_a_panel_for_each_thing_that_was_logged():
+    step = np.array([10, 20, 30])
+
+    def series(*values: float) -> Series:
+        return Series(x=step, y=np.array(values, dtype=np.float64))
+
+    stage = series(0, 1, 2)
+    importance = (series(0.1, 0.1, 0.2), series(0.3, 0.3, 0.4), series(0.5, 0.7, 0.8))
+    whole = curriculum_progress(
+        stage=stage,
+        temperature=series(2, 1.5, 1),
+        importance=importance,
+        correlation=series(0.1, float("nan"), 0.5),
+        stage_names=("easy", "medium", "hard"),
     )
-    picture = svg(figure, name="p", title="A < B")
-    head = picture[: picture.index(">")]
-    assert head.startswith('<svg role="img" aria-label="A &lt; B"')
-    assert "viewBox" in head
-    assert "width" not in head
-    assert "height" not in head
-    assert ">nats per masked token</text>" in picture
-    assert "var(--accent, #0072b2)" in picture
-    assert picture == svg(figure, name="p", title="A < B")
+    assert len(whole.axes) == 4  # the temperature has an axis of its own
+    assert [tick.get_text() for tick in whole.axes[0].get_yticklabels()] == ["easy", "medium", "hard"]
+    assert len(curriculum_progress(stage=stage).axes) == 1
+    assert len(curriculum_progress(importance=importance).axes) == 1
+    assert len(curriculum_progress().axes) == 0
