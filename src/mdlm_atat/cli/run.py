@@ -21,6 +21,8 @@ from mdlm_atat.atat.curriculum import Stage
 from mdlm_atat.atat.masking.rates import ExponentMasking
 from mdlm_atat.atomic import write_json, write_text
 from mdlm_atat.cli.eval import evaluate_run, result_table
+from mdlm_atat.cli.forgetting import measure_forgetting
+from mdlm_atat.cli.initial import Initial, initial_of
 from mdlm_atat.cli.inspect import inspection_record
 from mdlm_atat.config.build import build_model, build_objective, own_schedule, prepare_data
 from mdlm_atat.config.schema import DataConfig, RunConfig
@@ -28,16 +30,19 @@ from mdlm_atat.data.progress import Silent, TerminalProgress
 from mdlm_atat.data.sources import HUB_SETS
 from mdlm_atat.data.tokenizers import HUB_NAMES
 from mdlm_atat.data.tokens import TokenDataset, batch_at
-from mdlm_atat.device import compile_blocks, explain_out_of_memory
+from mdlm_atat.device import explain_out_of_memory
 from mdlm_atat.errors import UserError
-from mdlm_atat.evaluate.likelihood import draw_nll, draw_schedule_nll, exact_nll, in_every_unit
+from mdlm_atat.evaluate.exact import exact_nll
+from mdlm_atat.evaluate.likelihood import draw_nll, in_every_unit
 from mdlm_atat.evaluate.record import text_counts, unigram_record
+from mdlm_atat.evaluate.schedule_bound import draw_schedule_nll
 from mdlm_atat.lm import CausalLM, MaskedDiffusionLM, load_lm
 from mdlm_atat.models.ema import EMA
 from mdlm_atat.objective import MaskedDiffusion
 from mdlm_atat.provenance import code_version, commit
-from mdlm_atat.train.checkpoint import Checkpoint, newest_sound, save, tidy
-from mdlm_atat.train.engine import Engine
+from mdlm_atat.train.checkpoint import Checkpoint, collect, newest_sound, save, tidy
+from mdlm_atat.train.engine import Engine, speed_up
+from mdlm_atat.train.flops import matrix_rate, training_flops_per_token
 from mdlm_atat.train.log import ProgressLine, check_installed, open_writers
 from mdlm_atat.train.loop import Progress, Training, as_state, from_state, train
 from mdlm_atat.train.optim import make_optimizer
@@ -57,10 +62,15 @@ EXIT_CODES = {"Ctrl-C": 130, "SIGTERM": 143}
 NUM_INSPECTED_TOKENS = 512  # of the validation text, for the report: each is scored in 124 masked rows
 
 
-def run(config: RunConfig, folder: Path, *, resumed_from: RunConfig | None, preset: str) -> int:
-    """Train and, when it got to the end, evaluate, generate and write the report. Returns the exit code."""
+def run(
+    config: RunConfig, folder: Path, *, resumed_from: RunConfig | None, preset: str, init: Initial | None = None
+) -> int:
+    """Train and, when it got to the end, evaluate, generate and write the report. Returns the exit code.
+
+    `init`: whose weights a new run begins with; random ones without it.
+    """
     config = replace(config, data=with_absolute_paths(config.data))
-    engine = Engine(config.train.precision)
+    engine = Engine(config.train.precision, shard=config.train.shard)
     console = Console(quiet=not engine.is_main)
 
     def say(text: str) -> None:
@@ -72,16 +82,24 @@ def run(config: RunConfig, folder: Path, *, resumed_from: RunConfig | None, pres
     if resumed_from is not None:
         data = describe_data(train_data, valid_data)
         checkpoint = find_resume_point(folder, resumed_from, config, engine, data, say)
+        init = initial_of(folder) if checkpoint is None else None
     else:
         check_free(folder)
-    training, progress = assemble(config, engine, folder, train_data, valid_data, checkpoint)
+    if init is not None:  # the old run may go: the new one has a tokenizer of its own
+        config = replace(config, data=replace(config.data, tokenizer=str((folder / "tokenizer").resolve())))
+    training, progress = assemble(config, engine, folder, train_data, valid_data, checkpoint, init)
     advice = memory_advice(config, engine)
     with explain_out_of_memory(advice), engine.deterministic(config.train.deterministic):
         measured = dry_run(training, progress.step)
         say(plan(training, train_data, valid_data, measured, progress.step))
+        if init is not None:
+            say(init.describe(config))
         say(f"run        {folder}")
         if engine.is_main and resumed_from is None:
-            write_start(folder, config, train_data, start_record(training, preset, train_data, valid_data))
+            record = start_record(training, preset, train_data, valid_data)
+            if init is not None:
+                record["init"] = init.record()
+            write_start(folder, config, train_data, {**record, "peak_memory_bytes": measured.memory_bytes})
         elif engine.is_main:
             say(f"continuing after step {progress.step}")
             write_again(folder, config, train_data)
@@ -172,8 +190,9 @@ def assemble(
     train_data: TokenDataset,
     valid_data: TokenDataset,
     checkpoint: Checkpoint | None,
+    init: Initial | None = None,
 ) -> tuple[Training, Progress]:
-    """The objects of a run, fresh from the seed or as the checkpoint left them."""
+    """The objects of a run, fresh from the seed, with the weights of `init`, or as the checkpoint left them."""
     rows = config.train.batch_size // engine.num_ranks // config.train.num_micro_batches
     if config.importance.through_bound and rows % 2:
         raise UserError(
@@ -185,13 +204,13 @@ def assemble(
     torch.manual_seed(config.train.seed)
     counts = train_data.counts
     model = build_model(config, vocab_size, counts)
-    if config.train.compile:
-        compile_blocks(model, dynamic=False)
+    if init is not None:
+        init.load_into(model, config, train_data.tokenizer)
+    speed_up(model, config.train)
     objective = build_objective(config, vocab_size, counts, model)
     curriculum = objective.curriculum if isinstance(objective, MaskedDiffusion) else None
     schedule = own_schedule(config, vocab_size, counts, model)
-    optimizer = make_optimizer(model, config.optim)
-    wrapped, wrapped_optimizer = engine.setup(model, optimizer)
+    wrapped, optimizer, wrapped_optimizer = engine.setup(model, lambda model: make_optimizer(model, config.optim))
     ema = EMA(model, config.train.ema_decay)
     progress = Progress()
     if checkpoint is not None:
@@ -203,16 +222,21 @@ def assemble(
 
     def save_checkpoint(progress: Progress, stage: Stage | None) -> None:
         engine.barrier()
+        tensors = collect(model, ema, optimizer)
         if engine.is_main:
             checkpoints = folder / "checkpoints"
             state = {"progress": as_state(progress), "machine": engine.describe()}
             if curriculum is not None and stage is not None:
                 state["curriculum"] = curriculum.state()
                 state["stage"] = asdict(stage)
-            saved = save(checkpoints, step=progress.step, model=model, ema=ema, optimizer=optimizer, state=state)
+            saved = save(checkpoints, step=progress.step, tensors=tensors, state=state)
             keep_interval_steps = config.train.keep_interval_steps
             tidy(checkpoints, newest=saved, best_step=progress.best_step, keep_interval_steps=keep_interval_steps)
         engine.barrier()
+
+    def score(stage: Stage | None) -> dict[str, float]:
+        with engine.whole(wrapped):
+            return score_validation(config, engine, model, valid_data, schedule, stage)
 
     training = Training(
         config=config,
@@ -231,10 +255,17 @@ def assemble(
             rank=engine.rank,
             num_ranks=engine.num_ranks,
         ),
-        evaluate=lambda stage: score_validation(config, engine, model, valid_data, schedule, stage),
+        evaluate=score,
+        flops_share_per_token=flops_share_per_token(config, vocab_size, engine),
         save=save_checkpoint,
     )
     return training, progress
+
+
+def flops_share_per_token(config: RunConfig, vocab_size: int, engine: Engine) -> float | None:
+    """See Training; the machine's rate is measured on one GPU, and the others are taken to be like it."""
+    rate = matrix_rate(engine.device)
+    return None if rate is None else training_flops_per_token(config, vocab_size) / (rate * engine.num_ranks)
 
 
 def start_record(training: Training, preset: str, train_data: TokenDataset, valid_data: TokenDataset) -> dict[str, Any]:
@@ -308,10 +339,11 @@ def finish(folder: Path, engine: Engine, config: RunConfig, valid_data: TokenDat
         write_samples(lm, folder, config)
         write_inspection(lm, folder, config, valid_data)
         report = write_report(folder)
+        forgetting = measure_forgetting(lm, folder, say)
     except KeyboardInterrupt:
         say(f"\ntraining is done, scoring was interrupted; for the rest: atat train --resume {folder}")
         raise
-    for text in result_table(record):
+    for text in [*result_table(record), *forgetting]:
         say(text)
     say(f"report     {report}")
     say(f"next       atat generate {folder} --watch")

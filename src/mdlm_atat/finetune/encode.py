@@ -1,0 +1,138 @@
+"""Texts of a task as token ids of a model's own tokenizer: pairs joined, long ones cut, and said how many."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mdlm_atat.data.tokenizers import CharTokenizer, Tokenizer
+from mdlm_atat.errors import UserError
+from mdlm_atat.finetune.tasks import Split
+
+SEPARATING_TEXTS = ("\n", "|", ".")
+LENGTH_MULTIPLE = 8
+
+
+@dataclass(frozen=True)
+class EncodedTexts:
+    """Token ids of a split's texts, none of them empty."""
+
+    ids: list[NDArray[np.int64]]
+    num_cut: int
+    """Texts, or pairs, that were too long and lost their end."""
+    num_tokens: int
+    """Tokens before any was cut."""
+    num_replaced: int = 0
+    """Characters that the tokenizer does not have: written in the other case, as a space, or left out."""
+    num_characters: int = 0
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def by_length(self) -> list[int]:
+        """Indices of the texts, the shortest first."""
+        return sorted(range(len(self.ids)), key=lambda index: len(self.ids[index]))
+
+    def batch(
+        self, indices: Sequence[int], max_length: int
+    ) -> tuple[Int[Tensor, "batch length"], Int[Tensor, " batch"]]:
+        """(ids, lengths) of some texts, padded to the longest of them, rounded up so that few shapes occur."""
+        chosen = [self.ids[index] for index in indices]
+        lengths = torch.tensor([len(ids) for ids in chosen])
+        longest = -(-int(lengths.max()) // LENGTH_MULTIPLE) * LENGTH_MULTIPLE
+        padded = torch.zeros(len(chosen), min(longest, max_length), dtype=torch.int64)
+        for row, ids in enumerate(chosen):
+            padded[row, : len(ids)] = torch.from_numpy(ids)
+        return padded, lengths
+
+
+@dataclass(frozen=True)
+class Separator:
+    """What stands between the two texts of a pair."""
+
+    ids: tuple[int, ...]
+    name: str
+
+
+def choose_separator(tokenizer: Tokenizer, counts: NDArray[np.int64] | None) -> Separator:
+    """The token that ends a document, if the model was trained on any (`counts`: of its training tokens; None: not
+    known); else what a line end is encoded as, or another mark."""
+    eos = tokenizer.eos_id
+    if eos is not None and (counts is None or counts[eos] > 0):
+        return Separator((eos,), "end of document")
+    for text in SEPARATING_TEXTS:
+        try:
+            ids = tokenizer.encode(text)
+        except UserError:  # a char tokenizer without it
+            continue
+        if ids:
+            return Separator(tuple(ids), repr(text))
+    if eos is not None:
+        return Separator((eos,), "end of document")
+    raise UserError(
+        "the model's tokenizer has no token to put between two texts: it has no end of document, and encodes none of "
+        f"{', '.join(map(repr, SEPARATING_TEXTS))}"
+    )
+
+
+def encode_split(split: Split, tokenizer: Tokenizer, separator: Separator, max_length: int) -> EncodedTexts:
+    """Encode texts, and pairs as first + separator + second. What is longer than max_length is cut at its end, a pair
+    at the end of the longer one. UserError for a text without a token."""
+    columns: list[list[str]] = [list(column) for column in zip(*split.texts, strict=True)]
+    num_replaced = 0
+    if isinstance(tokenizer, CharTokenizer):
+        for texts in columns:
+            fitted = [fit_alphabet(text, tokenizer.alphabet) for text in texts]
+            texts[:] = [text for text, _ in fitted]
+            num_replaced += sum(number for _, number in fitted)
+    encoded = [tokenizer.encode_batch(texts) for texts in columns]
+    rows: list[NDArray[np.int64]] = []
+    num_cut = num_tokens = 0
+    for place, parts in zip(split.places, zip(*encoded, strict=True), strict=True):
+        if not all(len(part) for part in parts):
+            raise UserError(f"{place}: the text has no token in the model's vocabulary; remove the line")
+        room = max_length - (len(parts) - 1) * len(separator.ids)
+        kept = cut_longest([len(part) for part in parts], room)
+        num_cut += kept != [len(part) for part in parts]
+        num_tokens += sum(map(len, parts))
+        row = [part[:keep].astype(np.int64) for part, keep in zip(parts, kept, strict=True)]
+        if len(row) == 2:
+            row.insert(1, np.array(separator.ids, np.int64))
+        rows.append(np.concatenate(row))
+    return EncodedTexts(rows, num_cut, num_tokens, num_replaced, sum(len(t) for texts in columns for t in texts))
+
+
+def cut_longest(lengths: list[int], room: int) -> list[int]:
+    """How much of each to keep so that all fit: a token at a time off the longest, of equal ones off the last."""
+    if room < len(lengths):
+        raise UserError(f"--max_length leaves room for {max(0, room)} tokens of {len(lengths)} texts; use a larger one")
+    if len(lengths) == 1:
+        return [min(lengths[0], room)]
+    first, second = lengths
+    if first + second <= room:
+        return lengths
+    half, rest = divmod(room, 2)
+    if first <= half:
+        return [first, room - first]
+    if second <= half:
+        return [room - second, second]
+    return [half + rest, half]
+
+
+def fit_alphabet(text: str, alphabet: str) -> tuple[str, int]:
+    """The text in characters of an alphabet, and how many it did not have: these are written in the other case, else as
+    a space, else left out."""
+    wrong = set(text) - set(alphabet)
+    if not wrong:
+        return text, 0
+    instead = {}
+    for character in wrong:
+        choices = (character.lower(), character.upper(), " ", "")
+        instead[ord(character)] = next(choice for choice in choices if set(choice) <= set(alphabet))
+    return text.translate(instead), sum(character in wrong for character in text)

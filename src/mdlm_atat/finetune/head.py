@@ -1,0 +1,67 @@
+"""A trained network with a small head that reads a whole text."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from mdlm_atat.finetune.settings import Pooling
+from mdlm_atat.models.ar import CausalTransformer
+from mdlm_atat.models.dit import ATATDiT
+
+
+class Head(nn.Module):
+    """Dropout, then a linear layer: one output a class, or one for a score."""
+
+    def __init__(self, width: int, num_outputs: int, dropout: float) -> None:
+        super().__init__()
+        self.dropout = dropout
+        self.output = nn.Linear(width, num_outputs)
+        nn.init.normal_(self.output.weight, std=0.02)
+        nn.init.zeros_(self.output.bias)
+
+    def forward(self, features: Float[Tensor, "batch width"]) -> Float[Tensor, "batch outputs"]:
+        return self.output(F.dropout(features, self.dropout, self.training)).float()
+
+
+class Classifier(nn.Module):
+    """A backbone and a head on what it makes of a text."""
+
+    def __init__(self, backbone: ATATDiT | CausalTransformer, head: Head, pooling: Pooling) -> None:
+        super().__init__()
+        self.backbone, self.head = backbone, head
+        self.pooling: Pooling = pooling
+
+    def forward(
+        self, ids: Int[Tensor, "batch length"], lengths: Int[Tensor, " batch"]
+    ) -> Float[Tensor, "batch outputs"]:
+        return self.head(pooled(self.backbone, ids, lengths, self.pooling))
+
+
+def pooled(
+    backbone: ATATDiT | CausalTransformer,
+    ids: Int[Tensor, "batch length"],
+    lengths: Int[Tensor, " batch"],
+    pooling: Pooling,
+) -> Float[Tensor, "batch width"]:
+    """One vector a text, from the last layer's states, float32. Padding beyond `lengths` has no part in it.
+
+    A masked model is shown the text whole, at t = 0: `mean` over the text, or the `first` position. A causal model's
+    state at position i has read what stands before i, so `last` is the one after the text's end: one position more.
+    """
+    if isinstance(backbone, CausalTransformer):
+        assert pooling == "last"
+        hidden = backbone.hidden(F.pad(ids, (0, 1)))  # (B, L + 1, D)
+        return hidden[torch.arange(len(ids), device=ids.device), lengths].float()
+    hidden = backbone.hidden(ids, torch.zeros(len(ids), device=ids.device), lengths)  # (B, L, D)
+    if pooling == "first":
+        return hidden[:, 0].float()
+    is_text = torch.arange(ids.shape[1], device=ids.device)[None, :] < lengths[:, None]
+    return (hidden.float() * is_text[..., None]).sum(1) / lengths[:, None]
+
+
+def longest_text(backbone: ATATDiT | CausalTransformer) -> int:
+    """Tokens of the longest text that fits."""
+    return backbone.max_length - isinstance(backbone, CausalTransformer)

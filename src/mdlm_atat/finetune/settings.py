@@ -1,0 +1,54 @@
+"""How a model is fine-tuned: fixed numbers, none of them searched for on the examples that are scored."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from mdlm_atat.errors import UserError
+
+Pooling = Literal["mean", "first", "last"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneSettings:
+    probe: bool = False
+    """Train the head alone, on a backbone that stays as it is."""
+    pooling: Pooling = "mean"
+    """What the head reads: the mean of the last layer's states over the text, or the first position's (masked models);
+    the state that has read the whole text (causal models)."""
+    max_length: int
+    """Tokens of a text, or of two with their separator; longer ones are cut."""
+    epochs: int
+    """Passes over the training examples."""
+    batch_size: int
+    """Examples of an optimizer step."""
+    lr: float
+    """Peak learning rate of AdamW: a linear warm-up to it, then a linear decay to 0."""
+    warmup_share: float = 0.1
+    """Share of all steps that the warm-up takes."""
+    weight_decay: float = 0.01
+    """AdamW's weight decay, on the matrices of linear layers."""
+    grad_clip: float = 1.0
+    """Largest gradient norm; longer gradients are scaled down to it. 0: no clipping."""
+    dropout: float = 0.1
+    """Dropout probability of what the head reads."""
+    backbone_dropout: float = 0.0
+    """Dropout probability within the backbone; a probe has none."""
+    patience: int = 0
+    """Stop after this many epochs without a better score. 0: never."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("epochs", 1), ("batch_size", 1), ("patience", 0), ("max_length", 2)):
+            if getattr(self, name) < least:
+                raise UserError(f"--{name} is {getattr(self, name)}, expected at least {least}")
+        for name in ("weight_decay", "grad_clip"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise UserError(f"--{name} is {getattr(self, name)}, expected at least 0")
+        if not 0 < self.lr < float("inf"):
+            raise UserError(f"--lr is {self.lr}, expected above 0, e.g. 1e-4")
+        for name in ("warmup_share", "dropout", "backbone_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UserError(f"--{name} is {getattr(self, name)}, expected from 0 to below 1, e.g. 0.1")
+        if self.probe and self.backbone_dropout:
+            raise UserError("--backbone_dropout has no effect with --probe, whose backbone is not trained")

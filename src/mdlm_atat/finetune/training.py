@@ -1,0 +1,257 @@
+"""One seed of fine-tuning: from a trained network and a task's examples to what each epoch scores."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from mdlm_atat.config.schema import OptimConfig
+from mdlm_atat.device import Precision, choose_precision
+from mdlm_atat.errors import UserError
+from mdlm_atat.evaluate.glue import measure
+from mdlm_atat.finetune.encode import EncodedTexts
+from mdlm_atat.finetune.head import Classifier, Head, pooled
+from mdlm_atat.finetune.settings import FinetuneSettings
+from mdlm_atat.finetune.tasks import Task
+from mdlm_atat.models.ar import CausalTransformer
+from mdlm_atat.models.dit import ATATDiT
+from mdlm_atat.train.optim import make_optimizer
+
+SCORING_BATCH = 64
+OnStep = Callable[[int, int], None]
+"""Called with (steps done, steps in all)."""
+BatchAt = Callable[[Sequence[int]], tuple[Tensor, ...]]
+"""What the model is called with for some examples."""
+
+
+@dataclass(frozen=True)
+class Epoch:
+    number: int
+    """From 1."""
+    train_loss: float
+    """Mean over the epoch's steps: cross-entropy in nats, or squared error in variances of the scores."""
+    metrics: dict[str, float]
+    """On the examples to score on."""
+    elapsed_s: float
+
+    @property
+    def score(self) -> float:
+        """Mean of the metrics, by which the best epoch is chosen."""
+        return sum(self.metrics.values()) / len(self.metrics)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a seed came to."""
+
+    epochs: list[Epoch]
+    predictions: NDArray[np.int64] | NDArray[np.float64]
+    """The last epoch's, an example to score on each."""
+    num_trained: int
+    """Parameters that were trained."""
+
+    @property
+    def last(self) -> Epoch:
+        return self.epochs[-1]
+
+    @property
+    def best(self) -> Epoch:
+        """Of the highest score, the first of equals: chosen on the very examples it is scored on, so too high."""
+        return max(self.epochs, key=lambda epoch: epoch.score)
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Both splits as the model takes them."""
+
+    train: BatchAt
+    dev: BatchAt
+
+
+class Finetuning:
+    """A backbone, a task and its encoded texts: gives an outcome for every seed, always from the same weights."""
+
+    def __init__(
+        self,
+        backbone: ATATDiT | CausalTransformer,
+        task: Task,
+        train: EncodedTexts,
+        dev: EncodedTexts,
+        settings: FinetuneSettings,
+        *,
+        device: torch.device,
+        precision: Precision,
+    ) -> None:
+        self.backbone, self.task, self.settings = backbone.to(device).eval(), task, settings
+        self.texts = {"train": train, "dev": dev}
+        self.device, self.precision = device, choose_precision(precision, device)
+        self._features: Examples | None = None
+
+    def run(self, seed: int, *, on_epoch: Callable[[Epoch], None], on_step: OnStep) -> Outcome:
+        """Train and score. The seed decides on the head's first weights, the order and the dropout."""
+        settings, task = self.settings, self.task
+        torch.manual_seed(seed)
+        head = Head(self.backbone.embedding.embedding_dim, max(1, len(task.labels)), settings.dropout).to(self.device)
+        if settings.probe:
+            if self._features is None:  # the same for every seed
+                self._features = self._frozen_features(on_step)
+            model, examples = head, self._features
+        else:
+            # parameters alone are shared by nothing else: every seed starts from the weights as they were trained
+            model = Classifier(copy.deepcopy(self.backbone), head, settings.pooling)
+            set_dropout(model.backbone, settings.backbone_dropout)
+            examples = Examples(*(self._token_batches(split) for split in ("train", "dev")))
+        return self._train(model, examples, seed, on_epoch, on_step)
+
+    def _train(
+        self, model: nn.Module, examples: Examples, seed: int, on_epoch: Callable[[Epoch], None], on_step: OnStep
+    ) -> Outcome:
+        settings, targets = self.settings, self._targets()
+        optimizer = make_optimizer(
+            model, OptimConfig(lr=settings.lr, betas=(0.9, 0.999), weight_decay=settings.weight_decay)
+        )
+        start_s = time.perf_counter()
+        epochs: list[Epoch] = []
+        while True:
+            number = len(epochs) + 1
+            loss = self._epoch(model, optimizer, examples.train, targets, seed, number, on_step)
+            if not math.isfinite(loss):
+                raise UserError(f"seed {seed}: the loss is not a finite number in epoch {number}; use a lower --lr")
+            predicted = self._predict(model, examples.dev)
+            metrics = measure(self.task.metrics, predicted, self.task.dev.targets)
+            epochs.append(Epoch(number, loss, metrics, time.perf_counter() - start_s))
+            on_epoch(epochs[-1])
+            num_worse = number - 1 - max(range(number), key=lambda index: epochs[index].score)
+            if number == settings.epochs or (settings.patience and num_worse >= settings.patience):
+                # what no gradient reached, such as the output layer, has no moments
+                trained = sum(p.numel() for p in model.parameters() if p in optimizer.state)
+                return Outcome(epochs, predicted, trained)
+
+    def _epoch(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        batch_at: BatchAt,
+        targets: Tensor,
+        seed: int,
+        number: int,
+        on_step: OnStep,
+    ) -> float:
+        """Train on every example once; the mean loss."""
+        settings, num_examples = self.settings, len(self.task.train)
+        steps_per_epoch = -(-num_examples // settings.batch_size)
+        first_step, num_steps = (number - 1) * steps_per_epoch, settings.epochs * steps_per_epoch
+        total = torch.zeros((), device=self.device)
+        model.train()
+        for step, chosen in enumerate(epoch_batches(num_examples, settings.batch_size, seed, number), first_step):
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(step, num_steps, settings)
+            loss = self._loss(model, batch_at(chosen), targets[chosen])
+            loss.backward()
+            if settings.grad_clip > 0:
+                nn.utils.clip_grad_norm_(model.parameters(), settings.grad_clip)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            total += loss.detach() * len(chosen)
+            on_step(step + 1, num_steps)
+        return total.item() / num_examples
+
+    def _targets(self) -> Tensor:
+        """Class indices, or scores with mean 0 and variance 1 over the training examples."""
+        targets = torch.from_numpy(self.task.train.targets).to(self.device)
+        if not self.task.is_regression:
+            return targets
+        return ((targets - targets.mean()) / targets.std(correction=0)).float()
+
+    def _loss(self, model: nn.Module, inputs: tuple[Tensor, ...], targets: Tensor) -> Tensor:
+        with self._arithmetic():
+            outputs = model(*inputs)
+        if self.task.is_regression:
+            return F.mse_loss(outputs[:, 0], targets)
+        return F.cross_entropy(outputs, targets)
+
+    @torch.no_grad()
+    def _predict(self, model: nn.Module, batch_at: BatchAt) -> NDArray[Any]:
+        """The class, or the score in the task's own units, of every example to score on."""
+        model.eval()
+        outputs = self._of_all("dev", lambda chosen: model(*batch_at(chosen))).double().cpu()
+        if not self.task.is_regression:
+            return outputs.argmax(1).numpy()
+        truth = self.task.train.targets
+        return outputs[:, 0].numpy() * truth.std() + truth.mean()
+
+    @torch.no_grad()
+    def _frozen_features(self, on_step: OnStep) -> Examples:
+        """What the backbone makes of every text, each feature with mean 0 and variance 1 over the training texts."""
+        found: dict[str, Float[Tensor, "n width"]] = {}
+        for split in self.texts:
+            ids_at = self._token_batches(split)
+
+            def features(chosen: Sequence[int], ids_at: BatchAt = ids_at) -> Tensor:
+                ids, lengths = ids_at(chosen)
+                return pooled(self.backbone, ids, lengths, self.settings.pooling)
+
+            found[split] = self._of_all(split, features, on_step)
+        mean, spread = found["train"].mean(0), found["train"].std(0, correction=0).clamp_min(1e-6)
+        train, dev = ((found[split] - mean) / spread for split in ("train", "dev"))
+        return Examples(lambda indices: (train[indices],), lambda indices: (dev[indices],))
+
+    def _of_all(
+        self, split: str, function: Callable[[Sequence[int]], Tensor], on_step: OnStep = lambda *_: None
+    ) -> Float[Tensor, "n outputs"]:
+        """What a function gives for every example of a split, in their order; called with texts of like length."""
+        order = self.texts[split].by_length()
+        parts = []
+        for start in range(0, len(order), SCORING_BATCH):
+            with self._arithmetic():
+                parts.append(function(order[start : start + SCORING_BATCH]))
+            on_step(min(start + SCORING_BATCH, len(order)), len(order))
+        found = torch.cat(parts)
+        return torch.empty_like(found).index_copy_(0, torch.tensor(order, device=found.device), found)
+
+    def _token_batches(self, split: str) -> BatchAt:
+        texts, max_length = self.texts[split], self.settings.max_length
+
+        def batch_at(indices: Sequence[int]) -> tuple[Tensor, ...]:
+            return tuple(part.to(self.device) for part in texts.batch(indices, max_length))
+
+        return batch_at
+
+    def _arithmetic(self) -> AbstractContextManager[Any]:
+        if self.precision == "bf16":
+            return torch.autocast(self.device.type, torch.bfloat16)
+        return nullcontext()
+
+
+def learning_rate(step: int, num_steps: int, settings: FinetuneSettings) -> float:
+    """Rate of step 0 .. num_steps - 1: linear from 0 to the peak, then linear to 0 just after the last step."""
+    warmup_steps = round(settings.warmup_share * num_steps)
+    if step < warmup_steps:
+        return settings.lr * (step + 1) / warmup_steps
+    return settings.lr * (num_steps - step) / (num_steps - warmup_steps)
+
+
+def epoch_batches(num_examples: int, batch_size: int, seed: int, number: int) -> Iterator[list[int]]:
+    """Every example once, in an order that is a function of (seed, epoch)."""
+    order = np.random.default_rng((seed, number)).permutation(num_examples).tolist()
+    for start in range(0, num_examples, batch_size):
+        yield order[start : start + batch_size]
+
+
+def set_dropout(backbone: nn.Module, dropout: float) -> None:
+    """Of every block of a network."""
+    for block in (block for blocks in backbone.modules() if isinstance(blocks, nn.ModuleList) for block in blocks):
+        block.dropout = dropout  # type: ignore[assignment]

@@ -1,0 +1,151 @@
+"""Fine-tuning learns what can be learned, repeats itself, and a probe leaves the backbone alone."""
+
+from __future__ import annotations
+
+import copy
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from finetune.examples import cat_task
+from mdlm_atat.errors import UserError
+from mdlm_atat.finetune.encode import choose_separator, encode_split
+from mdlm_atat.finetune.head import longest_text
+from mdlm_atat.finetune.settings import FinetuneSettings
+from mdlm_atat.finetune.training import Finetuning, Outcome, epoch_batches, learning_rate
+
+
+def settings(lm: Any, **changed: Any) -> FinetuneSettings:
+    plain = {"epochs": 8, "batch_size": 16, "lr": 1e-2, "max_length": longest_text(lm.network)}
+    return FinetuneSettings(**{**plain, "pooling": "last" if lm.kind == "causal" else "mean", **changed})
+
+
+def finetuning(lm: Any, task: Any, **changed: Any) -> Finetuning:
+    chosen = settings(lm, **changed)
+    separator = choose_separator(lm.tokenizer, lm.counts)
+    train, dev = (encode_split(split, lm.tokenizer, separator, chosen.max_length) for split in (task.train, task.dev))
+    return Finetuning(lm.network, task, train, dev, chosen, device=lm.device, precision="float32")
+
+
+def run(tuning: Finetuning, seed: int = 0) -> Outcome:
+    return tuning.run(seed, on_epoch=lambda _: None, on_step=lambda *_: None)
+
+
+@pytest.mark.parametrize(("pooling", "least"), [("mean", 0.98), ("first", 0.9)])
+def test_a_masked_model_learns_to_tell_texts_with_a_cat_from_others(masked, pooling, least):
+    epochs = 8 if pooling == "mean" else 24  # one position has to be taught to hear of the others
+    outcome = run(finetuning(masked, cat_task(), pooling=pooling, lr=3e-2, epochs=epochs))
+    assert outcome.last.metrics["accuracy"] > least
+    assert outcome.last.metrics["matthews"] > 2 * least - 1
+    assert outcome.epochs[0].train_loss > outcome.last.train_loss
+
+
+def test_so_do_a_causal_model_and_one_of_atat_and_with_pairs_of_texts(causal, atat, masked):
+    assert run(finetuning(causal, cat_task(), lr=3e-2)).last.metrics["accuracy"] > 0.75
+    assert run(finetuning(atat, cat_task(), epochs=20)).last.metrics["accuracy"] > 0.9
+    assert run(finetuning(masked, cat_task(pairs=True))).last.metrics["accuracy"] > 0.98
+
+
+def test_scores_are_predicted_in_their_own_units(masked):
+    task = cat_task(scores=True)
+    outcome = run(finetuning(masked, task))
+    assert outcome.last.metrics["pearson"] > 0.9
+    assert np.abs(outcome.predictions - task.dev.targets).mean() < 0.5  # of 0, 1, 2, 3
+
+
+def test_a_seed_repeats_itself_bit_for_bit_and_another_does_not(masked):
+    tuning = finetuning(masked, cat_task(scores=True), epochs=2)
+    first, again, other = (run(tuning, seed) for seed in (0, 0, 1))
+    assert np.array_equal(first.predictions, again.predictions)
+    assert first.last.train_loss == again.last.train_loss
+    assert not np.array_equal(first.predictions, other.predictions)
+
+
+@pytest.mark.parametrize("probe", [False, True])
+def test_the_model_that_was_handed_over_stays_as_it_was(masked, probe):
+    before = copy.deepcopy(masked.network.state_dict())
+    run(finetuning(masked, cat_task(), probe=probe, epochs=1))
+    assert all(torch.equal(before[name], value) for name, value in masked.network.state_dict().items())
+    assert all(p.grad is None for p in masked.network.parameters())
+
+
+def test_a_probe_trains_66_parameters_and_knows_less_than_the_whole_model(masked):
+    probed = run(finetuning(masked, cat_task(), probe=True, epochs=20))
+    assert probed.num_trained == 2 * 32 + 2
+    whole = run(finetuning(masked, cat_task()))
+    num_parameters = sum(p.numel() for p in masked.network.parameters())
+    assert whole.num_trained == num_parameters + 66
+    assert 0.6 < probed.last.metrics["accuracy"] < whole.last.metrics["accuracy"]
+
+
+def test_a_probe_on_two_seeds_calls_the_backbone_once_for_every_text(masked, monkeypatch):
+    rows: list[int] = []
+    hidden = masked.network.hidden
+
+    def counted(z_t: torch.Tensor, t: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        rows.append(len(z_t))
+        return hidden(z_t, t, lengths)
+
+    monkeypatch.setattr(masked.network, "hidden", counted)
+    tuning = finetuning(masked, cat_task(100, 20), probe=True, epochs=3)
+    run(tuning, 0)
+    run(tuning, 1)
+    assert sum(rows) == 120
+
+
+def test_the_best_epoch_is_the_first_of_the_highest_mean_of_the_metrics(masked):
+    outcome = run(finetuning(masked, cat_task(), lr=3e-2, epochs=6))
+    scores = [np.mean(list(epoch.metrics.values())) for epoch in outcome.epochs]
+    assert outcome.best.number == int(np.argmax(scores)) + 1
+    assert outcome.last.number == 6
+
+
+def test_patience_ends_after_2_epochs_without_a_better_score_and_never_by_default(masked):
+    task = cat_task(32, 32)
+    tiny = {"lr": 1e-9, "epochs": 9}  # nothing gets better
+    assert len(run(finetuning(masked, task, **tiny, patience=2)).epochs) == 3
+    assert len(run(finetuning(masked, task, **tiny)).epochs) == 9
+
+
+def test_dropout_within_the_backbone_changes_the_outcome(masked):
+    plain, dropped = (run(finetuning(masked, cat_task(), epochs=1, backbone_dropout=p)) for p in (0.0, 0.5))
+    assert plain.last.train_loss != dropped.last.train_loss
+
+
+def test_the_rate_rises_for_a_tenth_of_the_steps_and_falls_to_nothing(masked):
+    chosen = settings(masked, lr=1.0)
+    rates = [learning_rate(step, 100, chosen) for step in range(100)]
+    assert rates[:10] == pytest.approx([(step + 1) / 10 for step in range(10)])
+    assert rates[10] == pytest.approx(1)
+    assert np.diff(rates[10:]) == pytest.approx(-1 / 90)
+    assert rates[-1] == pytest.approx(1 / 90)
+    assert learning_rate(0, 3, chosen) == 1  # too few steps to warm up
+
+
+def test_an_epoch_takes_every_example_once_in_another_order_each_time():
+    orders = [[*chain(*epoch_batches(10, 4, 0, number))] for number in (1, 2)]
+    assert [sorted(order) for order in orders] == [list(range(10))] * 2
+    assert orders[0] != orders[1]
+    assert [len(batch) for batch in epoch_batches(10, 4, 0, 1)] == [4, 4, 2]
+
+
+def test_a_rate_that_is_too_high_is_told(masked):
+    with pytest.raises(UserError, match="the loss is not a finite number in epoch 1; use a lower --lr"):
+        run(finetuning(masked, cat_task(), lr=1e30, grad_clip=0, warmup_share=0))
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"epochs": 0}, "--epochs is 0, expected at least 1"),
+        ({"lr": 0}, "--lr is 0, expected above 0"),
+        ({"dropout": 1}, "--dropout is 1, expected from 0 to below 1"),
+        ({"probe": True, "backbone_dropout": 0.1}, "no effect with --probe"),
+    ],
+)
+def test_settings_out_of_range_are_told_with_their_flag(masked, changed, message):
+    with pytest.raises(UserError, match=message):
+        settings(masked, **changed)
