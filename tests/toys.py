@@ -72,6 +72,20 @@ class ListRows:
         return self.ids[indices], self.lengths[indices]
 
 
+class CausalTable:
+    """Exact log p(x_i | x_<i) of a joint."""
+
+    def __init__(self, joint: Joint) -> None:
+        self.joint = joint
+
+    def __call__(self, x: Tensor) -> Tensor:
+        columns = []
+        for i in range(x.shape[1]):
+            prefix = torch.where(torch.arange(x.shape[1]) < i, x, self.joint.mask_id)
+            columns.append(self.joint.denoise(prefix, torch.zeros(len(x)))[:, i])
+        return torch.stack(columns, dim=1)
+
+
 def uniform_denoiser(vocab: int):
     """Knows nothing: every token is equally likely everywhere."""
 

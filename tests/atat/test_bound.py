@@ -39,8 +39,9 @@ from mdlm_atat.config.schema import (
 )
 from mdlm_atat.data.progress import Silent
 from mdlm_atat.data.tokens import TokenDataset
-from mdlm_atat.evaluate.likelihood import draw_nll, draw_schedule_nll
+from mdlm_atat.evaluate.likelihood import draw_nll
 from mdlm_atat.evaluate.record import schedule_record
+from mdlm_atat.evaluate.schedule_bound import draw_schedule_nll
 from mdlm_atat.objective import MaskedDiffusion, TimePlan, denoise_under
 from mdlm_atat.schedules import Cosine, Geometric, Linear, Polynomial
 from mdlm_atat.time_sampling import UniformTime, Weighting

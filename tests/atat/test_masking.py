@@ -15,7 +15,7 @@ from mdlm_atat.atat.masking.literal import LiteralMasking, water_fill
 from mdlm_atat.atat.masking.position import PositionAwareMaskingScheduler, position_bias
 from mdlm_atat.atat.masking.rates import ExponentMasking, MaskingRates, MaskingScheduler
 from mdlm_atat.atat.masking.uniform import UniformMasking
-from mdlm_atat.evaluate.likelihood import draw_schedule_nll
+from mdlm_atat.evaluate.schedule_bound import draw_schedule_nll
 from mdlm_atat.masking import mask_exactly, mask_independently
 from mdlm_atat.objective import MaskedDiffusion, TimePlan
 from mdlm_atat.schedules import Cosine, Geometric, Linear, Polynomial, Schedule

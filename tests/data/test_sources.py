@@ -264,6 +264,28 @@ def test_nothing_is_no_document() -> None:
     assert list(pieces([])) == list(pieces(["", ""])) == []
 
 
+def test_a_detokenizer_is_applied_to_whole_documents_and_tells_prepared_text_apart(tmp_path: Path) -> None:
+    file = tmp_path / "a.jsonl"
+    long = "x 's " * (sources.PIECE_CHARACTERS // 4)  # cut into pieces somewhere
+    file.write_text(jsonl(["it is n't Bill 's", long]))
+    plain, mended = open_source(str(file)), open_source(str(file), detokenize="ptb")
+    assert texts(mended) == ["it isn't Bill's", long.replace(" 's", "'s")]
+    assert texts(plain) == ["it is n't Bill 's", long]
+    assert mended.describe() == {**plain.describe(), "detokenizer": "ptb"}
+    assert plain.identity() != mended.identity() == {**plain.identity(), "detokenizer": "ptb"}
+    (tmp_path / "valid.txt").write_text("no one 's")
+    held_out = open_source(str(tmp_path), detokenize="ptb").held_out()
+    assert held_out is not None
+    assert texts(held_out) == ["no one's"]
+
+
+def test_an_unknown_detokenizer_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no detokenizer 'moses'"):
+        open_source(str(tmp_path / "nowhere"), detokenize="moses")
+    with pytest.raises(UserError, match="written as it should be"):
+        open_source("shakespeare", detokenize="ptb")
+
+
 # --- the hub ---
 
 
@@ -293,6 +315,31 @@ except UserError as error:
     assert lines[2].endswith("has no split 'nope'; its splits are train, validation")
     assert lines[3].endswith("has no text in column 'nope'; its columns are text: set --column")
     assert "cannot be opened" in done.stdout
+
+
+def test_the_hubs_parquet_copy_of_a_script_set_is_read_by_folder_and_split(tmp_path: Path) -> None:
+    """A folder in the format of the hub's branch refs/convert/parquet: CONFIG/SPLIT/0000.parquet."""
+    for config, word in (("penn", "one"), ("other", "two")):
+        for split in ("train", "validation", "test"):
+            write_parquet(tmp_path / "set" / config / split / "0000.parquet", {"sentence": [f"{word} {split} 's", "x"]})
+    program = f"""
+from mdlm_atat.data.sources import open_source
+from mdlm_atat.errors import UserError
+source = open_source("hub:{tmp_path}/set@~parquet:penn", split="test", column="sentence", detokenize="ptb")
+assert [piece.text for piece in source] == ["one test's", "x"], list(source)
+assert [piece.text for piece in source.held_out()] == ["one validation's", "x"]
+described = source.describe()
+assert (described["converted"], described["config"], described["detokenizer"]) == (True, "penn", "ptb")
+try:
+    list(open_source("hub:{tmp_path}/set@~parquet:penn", split="dev", column="sentence"))
+except UserError as error:
+    print(error)
+"""
+    environment = {**os.environ, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-W", "error", "-c", program]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "has no split 'dev'; its splits are train, validation, test" in done.stdout
 
 
 @pytest.mark.parametrize("setting", [{"HF_ENDPOINT": "http://127.0.0.1:9"}, {"HF_HUB_OFFLINE": "1"}])

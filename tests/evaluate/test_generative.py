@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from mdlm_atat.evaluate.generative import distinct_n, measure_texts, repetition, unigram_entropy
+from mdlm_atat.evaluate.generative import bigram_entropy, distinct_n, measure_texts, repetition, unigram_entropy
 
 
 def test_a_sample_of_k_equally_frequent_tokens_has_an_entropy_of_log_k():
@@ -24,6 +24,16 @@ def test_the_error_of_entropy_is_the_spread_of_samples_over_the_root_of_their_nu
     assert mean == pytest.approx(log2, abs=1e-12)
     spread = math.sqrt(sum((value - log2) ** 2 for value in values) / 3)  # n - 1
     assert error == pytest.approx(spread / 2, abs=1e-12)
+
+
+def test_bigram_entropy_is_of_neighbouring_pairs():
+    assert bigram_entropy([[0, 1, 0, 1, 0]])[0] == pytest.approx(math.log(2))  # 01 10 01 10
+    assert bigram_entropy([[0, 1, 2, 3]])[0] == pytest.approx(math.log(3))
+    assert bigram_entropy([[5] * 9])[0] == 0
+    # as varied as can be token by token, and yet a loop of two pairs and their seams
+    looping, fresh = [0, 1, 2, 3] * 4, [0, 1, 2, 3, 0, 2, 1, 3, 1, 0, 3, 2, 0, 0, 1, 1]
+    assert bigram_entropy([looping])[0] < bigram_entropy([fresh])[0] - 0.5
+    assert math.isnan(bigram_entropy([[1], []])[0])
 
 
 def test_distinct_2_counts_each_bigram_once_over_all_samples_and_none_across_two():
@@ -68,15 +78,17 @@ def test_one_sample_alone_has_a_mean_but_no_error():
     assert quality.repetition == 0
 
 
-def test_all_9_numbers_of_a_set_of_samples_are_ready_for_json():
+def test_all_11_numbers_of_a_set_of_samples_are_ready_for_json():
     rows = [[0, 1, 0, 1, 0, 1], [2, 3, 4, 5]]
     record = json.loads(json.dumps(dataclasses.asdict(measure_texts(rows)), allow_nan=False))
-    entropy, repeated = unigram_entropy(rows), repetition(rows)
+    entropy, pairs, repeated = unigram_entropy(rows), bigram_entropy(rows), repetition(rows)
     assert record == {
         "num_samples": 2,
         "num_tokens": 10,
         "entropy_nats": entropy[0],
         "entropy_error": entropy[1],
+        "bigram_entropy_nats": pairs[0],
+        "bigram_entropy_error": pairs[1],
         "distinct_1": 6 / 10,
         "distinct_2": 5 / 8,
         "distinct_3": 4 / 6,

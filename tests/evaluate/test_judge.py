@@ -9,7 +9,7 @@ import torch
 from mdlm_atat.data.tokenizers import ByteTokenizer, CharTokenizer
 from mdlm_atat.errors import UserError
 from mdlm_atat.evaluate import judge as judge_module
-from mdlm_atat.evaluate.judge import CausalJudge, HubJudge, Judge, Judgement
+from mdlm_atat.evaluate.judge import CausalJudge, FeatureJudge, HubJudge, Judge, Judgement
 from mdlm_atat.models.ar import CausalTransformer
 
 LETTERS = CharTokenizer("abcdefgh")  # and eos: 9 ids
@@ -293,3 +293,45 @@ def test_a_name_that_cannot_be_loaded_is_1_error_that_says_why(monkeypatch, no_h
     with pytest.raises(UserError, match=rf"the judge nobody/none could not be loaded \({reason}\)\. Check its name"):
         HubJudge("nobody/none")
     assert asked == [("nobody/none", no_hub is not None, False)]  # without the hub, only what is here already
+
+
+# --- features, for MAUVE ---
+
+
+def test_features_are_the_state_after_the_whole_text_whatever_stands_beside_it():
+    model = network()
+    judge = CausalJudge("ours", model, LETTERS, 16, batch_size=2)
+    assert isinstance(judge, FeatureJudge)
+    found = judge.features(TEXTS)
+    assert found.shape == (5, 16)
+    with torch.no_grad():
+        for row, text in zip(found, TEXTS, strict=True):
+            ids = torch.tensor([[*LETTERS.encode(text), 0]])
+            torch.testing.assert_close(row, model.hidden(ids)[0, -1], rtol=0, atol=1e-5)
+    assert judge.row_features([LETTERS.encode(text) for text in TEXTS]).allclose(found)
+
+
+def test_features_of_a_text_longer_than_the_judge_are_those_of_its_beginning():
+    judge = CausalJudge("ours", network(max_length=4), LETTERS, 4)
+    assert judge.features(["abcdef"]).allclose(judge.features(["abc"]))
+
+
+def test_a_judge_without_states_has_no_features_and_says_so():
+    judge = CausalJudge("uniform", lambda x: torch.zeros(*x.shape, 9), LETTERS, 4)
+    with pytest.raises(UserError, match="uniform gives no features"):
+        judge.features(TEXTS)
+
+
+def test_features_of_a_hub_judge_are_its_last_state_and_an_empty_text_needs_a_bos(save):
+    judge = HubJudge(save(bos=True), batch_size=2)
+    assert isinstance(judge, FeatureJudge)
+    found = judge.features(TEXTS)
+    for row, text in zip(found, TEXTS, strict=True):
+        ids = torch.tensor([[9, *LETTERS.encode(text)]])
+        with torch.no_grad():
+            states = judge.model(input_ids=ids, output_hidden_states=True).hidden_states[-1]
+        torch.testing.assert_close(row, states[0, -1], rtol=0, atol=1e-4)
+    without = HubJudge(save(bos=False))
+    assert without.features(["abc", "h"]).shape == (2, found.shape[1])
+    with pytest.raises(UserError, match="an empty text has no features"):
+        without.features(["abc", ""])

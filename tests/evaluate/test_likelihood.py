@@ -5,18 +5,18 @@ import pytest
 import torch
 
 from mdlm_atat.errors import UserError
+from mdlm_atat.evaluate.exact import exact_nll
 from mdlm_atat.evaluate.likelihood import (
     BLOCK_SIZE,
     TextCounts,
     draw_nll,
-    exact_nll,
     in_every_unit,
     ratio_with_standard_error,
 )
 from mdlm_atat.evaluate.unigram import unigram_nll
-from mdlm_atat.objective import t_step_count_weights
+from mdlm_atat.objective import count_weights, t_step_count_weights
 from mdlm_atat.schedules import Linear
-from toys import Joint, ListRows, uniform_denoiser
+from toys import CausalTable, Joint, ListRows, all_masks, expected_nll, uniform_denoiser
 
 JOINT = Joint.random(length=3, vocab=3)
 
@@ -99,6 +99,25 @@ def test_the_same_draws_give_the_t_step_bound_which_lies_above():
     assert bounds[0] > bounds[1] > bounds[2] > continuous - error
 
 
+def test_bounds_of_t_steps_fall_to_the_continuous_bound_which_is_the_entropy():
+    # by enumeration, without draws: every mask of every sequence of the joint
+    by_count = [torch.tensor([expected_nll(JOINT, mask) for mask in all_masks(3) if mask.sum() == n]).mean()
+                for n in range(4)]  # fmt: skip
+    cost = torch.stack(by_count).double()
+
+    def bound(weights) -> float:
+        # w(n) scores a mask of n tokens; every n has 3 choose n of them, of which each is drawn alike
+        return (weights * cost).sum().item()
+
+    continuous = bound(count_weights(3))
+    assert continuous == pytest.approx(JOINT.entropy_nats, abs=1e-6)
+    found = [bound(t_step_count_weights(Linear(), 3, T)) for T in (1, 2, 3, 4, 8, 16, 64, 256, 1000, 10_000)]
+    assert found == sorted(found, reverse=True)
+    assert found[0] == pytest.approx(cost[3].item())  # one step: everything is drawn at once, independently
+    assert all(value >= continuous for value in found)
+    assert found[-1] - continuous < 1e-3
+
+
 def test_the_profile_costs_more_where_more_is_masked():
     draws = draw_nll(JOINT.denoise, JOINT.rows(), num_draws=96 * 50, mask_id=3)
     profile = draws.profile(num_bins=3)
@@ -113,20 +132,6 @@ def test_the_causal_chain_rule_gives_the_entropy_exactly():
     assert found.kind == "exact"
     assert found.nats_per_token == pytest.approx(JOINT.entropy_nats / 3, abs=1e-9)
     assert found.num_draws == 96
-
-
-class CausalTable:
-    """Exact log p(x_i | x_<i) of a joint."""
-
-    def __init__(self, joint: Joint) -> None:
-        self.joint = joint
-
-    def __call__(self, x):
-        columns = []
-        for i in range(x.shape[1]):
-            prefix = torch.where(torch.arange(x.shape[1]) < i, x, self.joint.mask_id)
-            columns.append(self.joint.denoise(prefix, torch.zeros(len(x)))[:, i])
-        return torch.stack(columns, dim=1)
 
 
 def test_the_unigram_model_costs_the_entropy_of_its_counts():

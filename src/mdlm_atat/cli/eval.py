@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import argparse
-import math
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mdlm_atat.cli.eval_samples import add_sample_arguments, run_samples
+from mdlm_atat.cli.eval_tables import (
+    decile_difference_line,
+    decile_lines,
+    difference_lines,
+    result_table,
+    t_step_lines,
+)
+from mdlm_atat.cli.eval_zero_shot import add_zero_shot_arguments, run_zero_shot
 from mdlm_atat.cli.model import add_model_arguments, load_model
 from mdlm_atat.errors import UserError
 
@@ -16,6 +26,8 @@ if TYPE_CHECKING:
     from mdlm_atat.data.tokens import TokenDataset
     from mdlm_atat.evaluate.likelihood import OnProgress
     from mdlm_atat.lm import CausalLM, MaskedDiffusionLM
+
+T_STEPS = (64, 256, 1000)
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -27,13 +39,16 @@ def make_parser() -> argparse.ArgumentParser:
   atat eval runs/demo
   atat eval runs/demo/checkpoints/step-00000500 --num_draws 16384
   atat eval runs/demo --data other.txt --json other.json
+  atat eval runs/atat --against runs/mdlm --deciles --num_steps 64 256 1000
+  atat eval runs/demo --samples 256 --judge runs/causal --steps 16,64,256 --temperature 0.8,1
+  atat eval runs/owt --zero-shot wikitext-103 ptb lambada lm1b ag_news pubmed arxiv
 """,
     )
     add_model_arguments(parser)
     parser.add_argument(
         "--data", help="score this text instead: a source as for atat data prepare, or a prepared folder"
     )
-    parser.add_argument("--column", default="text", help="column of --data that holds the text (default: text)")
+    parser.add_argument("--column", help="column of --data that holds the text (default: text)")
     parser.add_argument("--split", help="split of --data: of a prepared folder (default: valid), or of a hub data set")
     parser.add_argument(
         "--num_draws", type=int, help="masked sequences drawn (default: eval.final_num_draws of the run)"
@@ -45,45 +60,176 @@ def make_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="keep the cost by mask rate beside the weights, for sizes=optimal samplers",
     )
+    parser.add_argument(
+        "--against",
+        type=Path,
+        metavar="OTHER",
+        help="another model, or a stored evaluation (.json): the difference, over the same draws",
+    )
+    parser.add_argument(
+        "--num_steps", type=int, nargs="+", metavar="T", help="show the bounds of sampling in T steps: 64 256 1000, say"
+    )
+    parser.add_argument("--deciles", action="store_true", help="show the cost by token frequency")
     parser.add_argument("--json", type=Path, help="write the result here (default: in the run's evals/)")
+    add_zero_shot_arguments(parser)
+    add_sample_arguments(parser)
     return parser
 
 
 def main(argv: list[str]) -> int:
     arguments = make_parser().parse_args(argv)
-    for name in ("num_draws", "batch_size"):
-        if getattr(arguments, name) is not None and getattr(arguments, name) < 1:
-            raise UserError(f"--{name} is {getattr(arguments, name)}, expected at least 1")
-    if arguments.json is not None and (arguments.json.is_dir() or not arguments.json.parent.is_dir()):
-        raise UserError(f"--json: {arguments.json} is a folder, or the folder it should be in is not there")
+    check_arguments(arguments)
     from mdlm_atat.device import explain_out_of_memory
+    from mdlm_atat.evaluate.paired import check_same_draws
+    from mdlm_atat.evaluate.record import text_record
     from mdlm_atat.viz.report import write_report
 
     lm = load_model(arguments)
     assert lm.home is not None
-    if arguments.profile and lm.kind == "causal":
-        raise UserError("--profile: a causal model reveals in one order and has no cost by mask rate")
-    data = open_data(lm, arguments.data, column=arguments.column, split=arguments.split)
+    check_kind(lm, arguments)
     batch_size = arguments.batch_size or lm.config.eval.batch_size
-    with (
-        progress_bar("scoring") as on_progress,
-        explain_out_of_memory(f"try --batch_size {max(1, batch_size // 2)}"),
-    ):
-        record = evaluate_run(
-            lm,
-            data,
-            num_draws=arguments.num_draws or lm.config.eval.final_num_draws,
-            batch_size=batch_size,
-            seed=arguments.seed,
-            file=arguments.json,
-            on_progress=on_progress,
-        )
-    print("\n".join(result_table(record)))
-    if arguments.profile:
-        print(f"profile    {lm.save_profile(record['profile'], num_draws=record['num_draws'])}")
+    settings: dict[str, Any] = {
+        "num_draws": arguments.num_draws or lm.config.eval.final_num_draws,
+        "batch_size": batch_size,
+        "seed": arguments.seed,
+    }
+    if arguments.zero_shot:
+        with explain_out_of_memory(f"try --batch_size {max(1, batch_size // 2)}"):
+            return run_zero_shot(lm, arguments, {**settings, "num_steps": arguments.num_steps or ()})
+    if arguments.samples:
+        with explain_out_of_memory(f"try --batch_size {max(1, batch_size // 2)}"):
+            return run_samples(lm, arguments, batch_size=batch_size)
+    settings["num_steps"] = arguments.num_steps or T_STEPS
+    other = None if arguments.against is None else open_other(arguments, lm)
+    data = open_data(lm, arguments.data, column=arguments.column or "text", split=arguments.split)
+    if isinstance(other, dict):
+        check_same_draws({**text_record(data), "seed": arguments.seed, "blocks": {}}, other)
+    with explain_out_of_memory(f"try --batch_size {max(1, batch_size // 2)}"):
+        with progress_bar("scoring") as on_progress:
+            record = evaluate_run(lm, data, **settings, file=arguments.json, on_progress=on_progress)
+        print("\n".join(result_table(record)))
+        if arguments.num_steps:
+            print("\n".join(t_step_lines(record)))
+        if arguments.deciles:
+            print("\n".join(decile_lines(record)))
+        if arguments.profile:
+            print(f"profile    {lm.save_profile(record['profile'], num_draws=record['num_draws'])}")
+        if other is not None:
+            if not isinstance(other, dict):
+                with progress_bar("scoring the other") as on_progress:
+                    other = evaluate_run(other, data, **settings, on_progress=on_progress)
+            print("\n".join(compare(record, other, name=str(arguments.against))))
     if arguments.data is None and (lm.home / "run.json").exists():
         print(f"report     {write_report(lm.home)}")
     return 0
+
+
+def check_arguments(arguments: argparse.Namespace) -> None:
+    for name in ("num_draws", "batch_size"):
+        if getattr(arguments, name) is not None and getattr(arguments, name) < 1:
+            raise UserError(f"--{name} is {getattr(arguments, name)}, expected at least 1")
+    check_together(arguments)
+    if arguments.num_steps and min(arguments.num_steps) < 1:
+        raise UserError(f"--num_steps has {min(arguments.num_steps)}, expected at least 1")
+    if arguments.json is not None and (arguments.json.is_dir() or not arguments.json.parent.is_dir()):
+        raise UserError(f"--json: {arguments.json} is a folder, or the folder it should be in is not there")
+
+
+ZERO_SHOT_ONLY = ("detokenizer", "mode")
+SAMPLES_ONLY = ("judge", "steps", "temperature", "sampler", "length")
+
+
+def check_together(arguments: argparse.Namespace) -> None:
+    """Options of one kind of evaluation mean nothing to another."""
+    given = [name for name, value in vars(arguments).items() if value is not None and value is not False]
+
+    def refuse(names: Sequence[str], reason: str) -> None:
+        wrong = [f"--{name.replace('zero_shot', 'zero-shot')}" for name in names if name in given]
+        if wrong:
+            raise UserError(f"{', '.join(wrong)}: {reason}")
+
+    scoring = ("against", "profile", "deciles")
+    if "zero_shot" in given:
+        refuse(("samples", "data", *scoring), "not with --zero-shot, which names its texts and prints a table of them")
+    else:
+        refuse(ZERO_SHOT_ONLY, "for --zero-shot only")
+    if "samples" in given:
+        refuse(("num_draws", "num_steps", *scoring), "not with --samples, which generates texts and scores none")
+    else:
+        refuse(SAMPLES_ONLY, "for --samples N only")
+    for name in ("samples", "length"):
+        if name in given and getattr(arguments, name) < (2 if name == "samples" else 1):
+            least = "2 texts, for a standard error" if name == "samples" else "1"
+            raise UserError(f"--{name} is {getattr(arguments, name)}, expected at least {least}")
+
+
+def check_kind(lm: MaskedDiffusionLM | CausalLM, arguments: argparse.Namespace) -> None:
+    if arguments.profile and lm.kind == "causal":
+        raise UserError("--profile: a causal model reveals in one order and has no cost by mask rate")
+    if arguments.num_steps and lm.kind == "causal":
+        raise UserError("--num_steps: a causal model takes one step a token; its value is exact and no bound")
+    if arguments.deciles and lm.counts is None:
+        raise UserError(f"--deciles: {arguments.model} has no counts of its training text to rank tokens by")
+
+
+def open_other(
+    arguments: argparse.Namespace, lm: MaskedDiffusionLM | CausalLM
+) -> MaskedDiffusionLM | CausalLM | dict[str, Any]:
+    """What --against names: a model that can score the same sequences, or a stored evaluation."""
+    other: Path = arguments.against
+    if other.suffix == ".json":
+        try:
+            record = json.loads(other.read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise UserError(f"--against: there is no file {other}") from error
+        except ValueError as error:
+            raise UserError(f"--against: {other} is no JSON: {error}") from error
+        if not isinstance(record, dict) or "nelbo_nats_per_token" not in record:
+            raise UserError(f"--against: {other} holds no evaluation; expected a file of a run's evals/")
+        return record
+    loaded = load_model(argparse.Namespace(**{**vars(arguments), "model": other}))
+    if loaded.tokenizer.fingerprint() != lm.tokenizer.fingerprint():
+        raise UserError(
+            f"--against: {other} has another tokenizer ({loaded.tokenizer.name}) than {arguments.model} "
+            f"({lm.tokenizer.name}), so their nats per token are of other tokens; evaluate each alone and compare bits "
+            "per character"
+        )
+    length = lm.config.data.length
+    if loaded.config.data.length != length:
+        raise UserError(
+            f"--against: {other} takes sequences of {loaded.config.data.length} tokens, {arguments.model} of "
+            f"{length}: what is seen of a text differs, and no draw is the same"
+        )
+    return loaded
+
+
+def compare(record: dict[str, Any], other: dict[str, Any], *, name: str) -> list[str]:
+    """Paired differences of two evaluations: stored in the first's file under "against", and as lines."""
+    from mdlm_atat.atomic import write_json
+    from mdlm_atat.evaluate.paired import paired_deciles, paired_difference
+
+    uniform = paired_difference(record, other)
+    stored: dict[str, Any] = {"name": name, "file": other.get("file"), "uniform": asdict(uniform)}
+    is_exact = [side["kind"] == "exact" for side in (record, other)]
+    shown = difference_lines("difference" if all(is_exact) else "PPL-U", name, uniform)
+    if any("schedule_score" in side["blocks"] for side in (record, other)):
+        sides = [side for side in (record, other) if side["kind"] == "nelbo" and side["schedule"] is None]
+        if sides:
+            shown.append(f"{'':10} {sides[0]['checkpoint']} has no bound of its own to compare: only PPL-U")
+        else:
+            own = paired_difference(record, other, bound="own")
+            stored["own"] = asdict(own)
+            shown += difference_lines("own bound", name, own)
+    try:
+        deciles = paired_deciles(record, other)
+    except UserError as error:
+        shown.append(f"{'':10} no differences by token frequency: {error}")
+    else:
+        stored["deciles"] = [asdict(part) for part in deciles]
+        shown.append(decile_difference_line(deciles))
+    record["against"] = stored
+    write_json(Path(record["file"]), record)
+    return [f"{'against':10} {name}: {other['kind']}, {other['nelbo_nats_per_token']:.4f} nats per token", *shown]
 
 
 def open_data(lm: MaskedDiffusionLM | CausalLM, source: str | None, *, column: str, split: str | None) -> TokenDataset:
@@ -132,12 +278,18 @@ def evaluate_run(
     num_draws: int,
     seed: int,
     batch_size: int | None = None,
+    num_steps: Sequence[int] = T_STEPS,
     file: Path | None = None,
     on_progress: OnProgress | None = None,
 ) -> dict[str, Any]:
-    """Score a data set, store the record as JSON (in the run's evals/ unless `file` says where), and return it."""
+    """Score a data set, store the record as JSON (in the run's evals/ unless `file` says where), and return it.
+
+    `num_steps`: of the T-step bounds, which come from the same draws.
+    """
     from mdlm_atat.atomic import write_json
-    from mdlm_atat.evaluate.record import evaluation_record, schedule_record, unigram_record
+    from mdlm_atat.config.build import build_schedule
+    from mdlm_atat.evaluate.deciles import frequency_deciles
+    from mdlm_atat.evaluate.record import evaluation_record, schedule_record, t_step_record, unigram_record
     from mdlm_atat.provenance import cpu
 
     home = lm.home
@@ -148,14 +300,21 @@ def evaluate_run(
         "batch_size": batch_size or lm.config.eval.batch_size,
         "on_progress": on_progress,
     }
-    found = lm.likelihood(data, **common)
+    deciles = None if lm.counts is None else frequency_deciles(data, lm.counts)
+    found = lm.likelihood(data, groups=None if deciles is None else deciles.share, **common)
     own = lm.schedule_draws(data, **common) if lm.kind == "masked" else None
-    masking = lm.config.masking
+    masking, objective = lm.config.masking, lm.config.objective
+    t_step = None
+    if found.draws is not None:
+        t_step = t_step_record(found.draws, data, num_steps, build_schedule(objective), objective.schedule)
     record = evaluation_record(
         found,
         data,
         schedule=schedule_record(own, found, data, strategy=masking.strategy, is_bound=masking.is_bound),
+        own=own,
         unigram=None if lm.counts is None else unigram_record(data, lm.counts),
+        deciles=deciles,
+        t_step=t_step,
         step=lm.checkpoint.step if lm.checkpoint else None,
         checkpoint=lm.checkpoint.folder.name if lm.checkpoint else str(home),
         checkpoint_hash=lm.checkpoint.checksum() if lm.checkpoint else None,
@@ -168,53 +327,6 @@ def evaluate_run(
     record["file"] = str(file)
     write_json(file, record)
     return record
-
-
-def result_table(record: dict[str, Any]) -> list[str]:
-    """The result as aligned lines for a person."""
-    is_bound = record["kind"] == "nelbo"
-    unigram, machine = record["unigram"], record["machine"]
-    bits = plus_minus(record["bits_per_character"], record["standard_error_bits_per_character"])
-    lines = [
-        f"{'bound' if is_bound else 'exact':10} {plus_minus(record['nelbo_nats_per_token'], record['standard_error'])} "
-        f"nats per token, perplexity {'at most ' if is_bound else ''}{record['perplexity_per_token']:,.2f}"
-        + (" (PPL-U)" if is_bound else ""),
-        f"{'':10} {record['nats_per_character']:.4f} nats and "
-        f"{bits} bits per character, {record['bits_per_byte']:.4f} bits per "
-        f"byte, perplexity per word {record['perplexity_per_word']:,.0f}",
-    ]
-    if is_bound:
-        lines += schedule_lines(record["schedule"])
-    if unigram is not None:
-        lines.append(
-            f"{'unigram':10} {plus_minus(unigram['nats_per_token'], unigram['standard_error'])} nats per token, "
-            f"{unigram['bits_per_character']:.4f} bits per character: the floor to beat"
-        )
-    return [
-        *lines,
-        f"{'scored':10} {record['num_draws']:,} {'draws' if is_bound else 'sequences'} from {record['num_tokens']:,} "
-        f"tokens, {record['num_characters']:,} characters ({record['split']}, seed {record['seed']}); "
-        f"{machine['device']}, {machine['precision']}",
-        f"{'stored':10} {record['file']}",
-    ]
-
-
-def schedule_lines(schedule: dict[str, Any] | None) -> list[str]:
-    """PPL-S, where it is another number than PPL-U, or why there is none."""
-    if schedule is None:
-        return [f"{'':10} no bound under its own masking schedule, which leaks what it hides: only PPL-U is reported"]
-    if schedule["strategy"] == "uniform":
-        return []
-    return [
-        f"{'schedule':10} {plus_minus(schedule['nelbo_nats_per_token'], schedule['standard_error'])} nats per token, "
-        f"perplexity at most {schedule['perplexity_per_token']:,.2f} (PPL-S), under its own masking schedule "
-        f"({schedule['strategy']}); predicting the rates costs {schedule['rate_nats_per_token']:.4f} of it"
-    ]
-
-
-def plus_minus(value: float, standard_error: float) -> str:
-    """Four decimals, with the error where there is one: a single sequence has none."""
-    return f"{value:.4f}" if math.isnan(standard_error) else f"{value:.4f} ± {standard_error:.4f}"
 
 
 @contextmanager

@@ -1,6 +1,11 @@
-"""Whether the hub answers."""
+"""Whether the hub answers, and where it keeps its own copies of data sets."""
 
 from __future__ import annotations
+
+CONVERTED = "@~parquet"
+"""After a data set's name: the files that the hub has made of it, for sets whose loading script no longer runs."""
+REVISION = "refs/convert/parquet"
+"""The branch that they are in: a folder a configuration, in it a folder a split."""
 
 
 def hub_unreachable() -> str | None:

@@ -98,6 +98,7 @@ def ensure_prepared(
     column: str = "text",
     documents: Literal["file", "line"] = "file",
     whole: bool = False,
+    detokenize: str | None = None,
     num_workers: int | None = None,
     progress: Progress | None = None,
     cache: str | Path | None = None,
@@ -122,6 +123,7 @@ def ensure_prepared(
         column=column,
         documents=documents,
         whole=whole,
+        detokenize=detokenize,
     )
     root = Path(cache or os.environ.get("ATAT_CACHE") or "~/.cache/mdlm-atat").expanduser()
     out = root / "data" / request.fingerprint()[:16]
@@ -140,6 +142,7 @@ class _Request:
     column: str
     documents: Literal["file", "line"]
     whole: bool
+    detokenize: str | None = None
 
     def __post_init__(self) -> None:
         if self.mode == "pad" and (self.length is None or self.length < 2):
@@ -148,7 +151,13 @@ class _Request:
             raise UserError(f"validation_fraction is {self.validation_fraction}, expected between 0 and 1, e.g. 0.05")
 
     def open(self) -> Source:
-        return open_source(self.source, split=self.split, column=self.column, documents=self.documents)
+        return open_source(
+            self.source,
+            split=self.split,
+            column=self.column,
+            documents=self.documents,
+            detokenize=self.detokenize,
+        )
 
     def open_validation(self, source: Source) -> Source | None:
         """The held-out text that was named; None where there is none."""

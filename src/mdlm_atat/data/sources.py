@@ -18,11 +18,12 @@ import sys
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
-from mdlm_atat.data.hub import hub_unreachable
+from mdlm_atat.data.detokenizers import detokenizer, whole_documents
+from mdlm_atat.data.hub import CONVERTED, REVISION, hub_unreachable
 from mdlm_atat.data.plays import HELD_OUT, play_files, play_text
 from mdlm_atat.errors import UserError
 
@@ -72,25 +73,42 @@ def open_source(
     split: str = "train",
     column: str = "text",
     documents: Literal["file", "line"] = "file",
+    detokenize: str | None = None,
 ) -> Source:
-    """The source of a name: shakespeare, a path, a hub set's short name or hub:OWNER/NAME[:CONFIG]."""
+    """The source of a name: shakespeare, a path, a hub set's short name or hub:OWNER/NAME[:CONFIG].
+
+    hub:OWNER/NAME@~parquet:CONFIG reads the files that the hub has made of a set whose loading script no longer runs.
+    `detokenize` names a detokenizer (see detokenizers.py), for each document.
+    """
     path = Path(spec).expanduser()
+    if detokenize is not None:
+        detokenizer(detokenize)  # refuses an unknown name
     if spec == "shakespeare":
+        if detokenize is not None:
+            raise UserError(f"shakespeare is written as it should be: leave out the detokenizer {detokenize}")
         return Plays([file for file in play_files() if file.stem not in HELD_OUT], held_out_names=HELD_OUT)
     if spec in HUB_SETS:
         name, config = HUB_SETS[spec]
-        return HubSet(name, config, split=split, column=column)
+        return HubSet(name, config, split=split, column=column, detokenize=detokenize)
     if spec.startswith("hub:"):
         name, _, config = spec.removeprefix("hub:").partition(":")
         if not name:
             raise UserError("hub: needs a data set's name, e.g. hub:roneneldan/TinyStories")
-        return HubSet(name, config or None, split=split, column=column)
+        converted = name.endswith(CONVERTED)
+        return HubSet(
+            name.removesuffix(CONVERTED),
+            config or None,
+            split=split,
+            column=column,
+            detokenize=detokenize,
+            converted=converted,
+        )
     if path.is_file():
         if _kind(path) is None:
             raise UserError(f"{path} is of no kind that can be read: expected {USABLE}")
-        return Files([path], column=column, documents=documents)
+        return Files([path], column=column, documents=documents, detokenize=detokenize)
     if path.is_dir():
-        return _open_folder(path, column, documents)
+        return _open_folder(path, column, documents, detokenize)
     known = ", ".join(["shakespeare", *HUB_SETS])
     raise UserError(
         f"there is no file or folder {spec}, and no corpus of that name; expected a path, one of {known}, "
@@ -131,11 +149,15 @@ class Files:
     column: str = "text"
     documents: Literal["file", "line"] = "file"
     valid: Files | None = None
+    detokenize: str | None = None
 
     def held_out(self) -> Files | None:
         return self.valid
 
     def __iter__(self) -> Iterator[Piece]:
+        return _detokenized(self._pieces(), self.detokenize)
+
+    def _pieces(self) -> Iterator[Piece]:
         for file in self.files:
             with _read_errors(file):
                 match _kind(file):
@@ -151,11 +173,12 @@ class Files:
     def identity(self) -> dict[str, Any]:
         stats = [(str(file.resolve()), file.stat()) for file in self.files]
         files = [[path, stat.st_size, stat.st_mtime_ns] for path, stat in stats]
-        own = {"files": files, "column": self.column, "documents": self.documents}
+        own = {"files": files, "column": self.column, "documents": self.documents, **_named(self.detokenize)}
         return {**own, "valid": self.valid.identity()} if self.valid else own
 
     def describe(self) -> dict[str, Any]:
-        return {"kind": "files", "files": _described(self.files), "column": self.column, "documents": self.documents}
+        own = {"kind": "files", "files": _described(self.files), "column": self.column, "documents": self.documents}
+        return {**own, **_named(self.detokenize)}
 
 
 @dataclass(frozen=True)
@@ -166,16 +189,22 @@ class HubSet:
     config: str | None
     split: str
     column: str
+    detokenize: str | None = None
+    converted: bool = False
+    """Read the hub's own Parquet files of it, in which `config` is a folder."""
 
     def held_out(self) -> HubSet | None:
         splits = self._splits()
         found = next((split for split in ("validation", "valid") if split in splits and split != self.split), None)
-        return HubSet(self.name, self.config, found, self.column) if found else None
+        return self.with_split(found) if found else None
 
     def with_split(self, split: str) -> HubSet:
-        return HubSet(self.name, self.config, split, self.column)
+        return replace(self, split=split)
 
     def __iter__(self) -> Iterator[Piece]:
+        return _detokenized(self._pieces(), self.detokenize)
+
+    def _pieces(self) -> Iterator[Piece]:
         stream = self._stream()
         for number, row in enumerate(stream):
             text = row.get(self.column)
@@ -186,19 +215,38 @@ class HubSet:
                 )
             yield from pieces([text])
 
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """The rows whole, with every column."""
+        stream = self._stream()
+        with _hub_errors(self.name):
+            yield from stream
+
     def identity(self) -> dict[str, Any]:
-        own = {"hub": self.name, "config": self.config, "split": self.split, "column": self.column}
+        own = self._own()
         files = [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in self._local_files()]
         return {**own, "files": files} if files else own
 
     def describe(self) -> dict[str, Any]:
-        own = {"kind": "hub", "hub": self.name, "config": self.config, "split": self.split, "column": self.column}
+        own = {"kind": "hub", **self._own()}
         if files := self._local_files():
             return {**own, "files": _described(files)}
         from huggingface_hub import HfApi
 
         with _hub_errors(self.name):
-            return {**own, "revision": HfApi().dataset_info(self.name).sha}
+            revision = REVISION if self.converted else None
+            return {**own, "revision": HfApi().dataset_info(self.name, revision=revision).sha}
+
+    def _own(self) -> dict[str, Any]:
+        own = {"hub": self.name, "config": self.config, "split": self.split, "column": self.column}
+        return {**own, **({"converted": True} if self.converted else {}), **_named(self.detokenize)}
+
+    def _options(self) -> dict[str, Any]:
+        """How the library is asked for it."""
+        if not self.converted:
+            return {}
+        return (
+            {"data_dir": self.config} if Path(self.name).is_dir() else {"data_dir": self.config, "revision": REVISION}
+        )
 
     def _local_files(self) -> list[Path]:
         """Files of a local folder in the hub's layout; none for a set on the hub."""
@@ -207,7 +255,8 @@ class HubSet:
     def _splits(self) -> list[str]:
         datasets = _datasets(self.name)
         with _hub_errors(self.name):
-            return datasets.get_dataset_split_names(self.name, self.config)
+            config = None if self.converted else self.config
+            return datasets.get_dataset_split_names(self.name, config, **self._options())
 
     def _stream(self) -> Any:
         datasets = _datasets(self.name)
@@ -215,7 +264,8 @@ class HubSet:
         if self.split not in splits:
             raise UserError(f"{self.name} has no split {self.split!r}; its splits are {', '.join(splits)}")
         with _hub_errors(self.name):
-            return datasets.load_dataset(self.name, self.config, split=self.split, streaming=True)
+            config = None if self.converted else self.config
+            return datasets.load_dataset(self.name, config, split=self.split, streaming=True, **self._options())
 
 
 def pieces(chunks: Iterable[str]) -> Iterator[Piece]:
@@ -240,6 +290,17 @@ def pieces(chunks: Iterable[str]) -> Iterator[Piece]:
         yield Piece(waiting, ends_document=True)
 
 
+def _detokenized(parts: Iterator[Piece], name: str | None) -> Iterator[Piece]:
+    if name is None:
+        return parts
+    return (piece for text in map(detokenizer(name), whole_documents(parts)) for piece in pieces([text]))
+
+
+def _named(detokenize: str | None) -> dict[str, str]:
+    # without one a source is described as before there were any, and finds the folders that were prepared then
+    return {} if detokenize is None else {"detokenizer": detokenize}
+
+
 def _last_cut(text: str) -> int | None:
     # the last place in the first piece, else the first one after it
     for start in (max(1, PIECE_CHARACTERS - 4096), 1):
@@ -253,7 +314,7 @@ def _last_cut(text: str) -> int | None:
 _CUT = re.compile(r"(?= \S)|(?<=\S\n)(?=\S)")
 
 
-def _open_folder(folder: Path, column: str, documents: Literal["file", "line"]) -> Files:
+def _open_folder(folder: Path, column: str, documents: Literal["file", "line"], detokenize: str | None) -> Files:
     parts: dict[str, list[Path]] = {"train": [], "valid": [], "test": []}
     for file in sorted(folder.rglob("*")):
         relative = file.relative_to(folder)
@@ -265,8 +326,8 @@ def _open_folder(folder: Path, column: str, documents: Literal["file", "line"]) 
                 f"{folder} holds only validation and test files ({found[0].name}, ...): name the one to read"
             )
         raise UserError(f"{folder} holds no file that can be read: expected {USABLE}")
-    valid = Files(parts["valid"], column, documents) if parts["valid"] else None
-    return Files(parts["train"], column, documents, valid)
+    valid = Files(parts["valid"], column, documents, detokenize=detokenize) if parts["valid"] else None
+    return Files(parts["train"], column, documents, valid, detokenize)
 
 
 def _part(relative: Path) -> str:
@@ -383,15 +444,21 @@ def _not_utf8(path: Path, data: bytes, start: int, position: int, line: int) -> 
     )
 
 
-def _line_documents(path: Path) -> Iterator[Piece]:
+def read_lines(path: Path) -> Iterator[str]:
+    """Lines of a text file, packed or not, without their ends."""
     waiting = ""
-    for chunk in _decoded(path):
-        *lines, waiting = (waiting + chunk).split("\n")
-        for line in lines:
-            if line.strip():
-                yield from pieces([line])
-    if waiting.strip():
-        yield from pieces([waiting])
+    with _read_errors(path):
+        for chunk in _decoded(path):
+            *lines, waiting = (waiting + chunk).split("\n")
+            yield from lines
+    if waiting:
+        yield waiting
+
+
+def _line_documents(path: Path) -> Iterator[Piece]:
+    for line in read_lines(path):
+        if line.strip():
+            yield from pieces([line])
 
 
 def _jsonl(path: Path, column: str) -> Iterator[Piece]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -28,6 +28,12 @@ def unigram_entropy(rows: TokenRows) -> tuple[float, float]:
     sample has no histogram and is left out.
     """
     return _mean([_entropy(row) for row in rows if row])
+
+
+def bigram_entropy(rows: TokenRows) -> tuple[float, float]:
+    """The same of a sample's pairs of neighbours: at most log(L - 1). Low where phrases come again though no single
+    token does. Samples of a single token have none and are left out."""
+    return _mean([_entropy(list(_ngrams(row, 2))) for row in rows if len(row) > 1])
 
 
 def distinct_n(rows: TokenRows, n: int) -> float:
@@ -65,6 +71,8 @@ class TextQuality:
     entropy_nats: float
     """Of a sample's own tokens: see unigram_entropy."""
     entropy_error: float
+    bigram_entropy_nats: float
+    bigram_entropy_error: float
     distinct_1: float
     distinct_2: float
     distinct_3: float
@@ -76,12 +84,15 @@ class TextQuality:
 def measure_texts(rows: TokenRows) -> TextQuality:
     """All of it; JSON-ready through dataclasses.asdict, but for NaN, which atomic.write_json makes null."""
     entropy, entropy_error = unigram_entropy(rows)
+    of_pairs, error_of_pairs = bigram_entropy(rows)
     repeated, repetition_error = repetition(rows)
     return TextQuality(
         num_samples=len(rows),
         num_tokens=sum(len(row) for row in rows),
         entropy_nats=entropy,
         entropy_error=entropy_error,
+        bigram_entropy_nats=of_pairs,
+        bigram_entropy_error=error_of_pairs,
         distinct_1=distinct_n(rows, 1),
         distinct_2=distinct_n(rows, 2),
         distinct_3=distinct_n(rows, 3),
@@ -90,7 +101,7 @@ def measure_texts(rows: TokenRows) -> TextQuality:
     )
 
 
-def _entropy(row: Sequence[int]) -> float:
+def _entropy(row: Sequence[Hashable]) -> float:
     return sum(count / len(row) * math.log(len(row) / count) for count in Counter(row).values())
 
 

@@ -71,6 +71,15 @@ class Judge(Protocol):
     def __call__(self, texts: Sequence[str]) -> Judgement: ...
 
 
+@runtime_checkable
+class FeatureJudge(Judge, Protocol):
+    """A judge that can also say where a text lies among others, for MAUVE."""
+
+    def features(self, texts: Sequence[str]) -> Float[Tensor, "texts width"]:
+        """The last layer's state after the whole text; of a longer one, after as much as the judge reads at once."""
+        ...
+
+
 class CausalJudge:
     """A causal model of ours as judge: the exact chain rule, every token scored, the first one from the start symbol.
 
@@ -108,6 +117,24 @@ class CausalJudge:
             )
         return _judge_pieces(rows, self._nll, self.max_length, self.batch_size)
 
+    def features(self, texts: Sequence[str]) -> Float[Tensor, "texts width"]:
+        """What the model's `hidden` knows after the text: what it would predict the next token from."""
+        return self.row_features([ids.tolist() for ids in self.tokenizer.encode_batch(list(texts))])
+
+    @torch.no_grad()
+    def row_features(self, rows: Sequence[Sequence[int]]) -> Float[Tensor, "rows width"]:
+        hidden = getattr(self.model, "hidden", None)
+        if hidden is None:
+            raise UserError(f"the judge {self.name} gives no features of a text, which MAUVE needs")
+
+        def last(ids: Tensor, lengths: Tensor) -> Tensor:
+            following = torch.nn.functional.pad(ids, (0, 1))  # any token: it is not read, only predicted
+            with self.autocast():
+                states = hidden(following.to(self.device))  # (B, L + 1, D): state i has read the tokens before i
+            return states[torch.arange(len(ids)), lengths]
+
+        return _features(rows, last, self.max_length - 1, self.batch_size)
+
     @torch.no_grad()
     def _nll(self, x0: Int[Tensor, "batch length"], lengths: Int[Tensor, " batch"]) -> Float[Tensor, "batch length"]:
         x0, lengths = x0.to(self.device), lengths.to(self.device)
@@ -141,9 +168,28 @@ class HubJudge:
         self._check_causal()
 
     def __call__(self, texts: Sequence[str]) -> Judgement:
+        return _judge_pieces(self._encode(texts), self._nll, self.max_length, self.batch_size, 0 if self.bos else 1)
+
+    @torch.no_grad()
+    def features(self, texts: Sequence[str]) -> Float[Tensor, "texts width"]:
+        rows = [[*self.bos, *row] for row in self._encode(texts)]
+        if not all(rows):
+            raise UserError(
+                f"an empty text has no features for MAUVE: the tokenizer of {self.name} has no bos to stand for it"
+            )
+
+        def last(ids: Tensor, lengths: Tensor) -> Tensor:
+            mask = scored_positions(lengths, ids.shape[1]).long().to(self.device)
+            found = self.model(
+                input_ids=ids.to(self.device), attention_mask=mask, use_cache=False, output_hidden_states=True
+            )
+            return found.hidden_states[-1][torch.arange(len(ids)), lengths - 1]
+
+        return _features(rows, last, self.max_length, self.batch_size)
+
+    def _encode(self, texts: Sequence[str]) -> list[list[int]]:
         options = {"add_special_tokens": False, "split_special_tokens": True, "verbose": False}
-        rows = self.tokenizer(list(texts), **options)["input_ids"] if texts else []
-        return _judge_pieces(rows, self._nll, self.max_length, self.batch_size, 0 if self.bos else 1)
+        return self.tokenizer(list(texts), **options)["input_ids"] if texts else []
 
     @torch.no_grad()
     def _nll(self, x0: Int[Tensor, "batch length"], lengths: Int[Tensor, " batch"]) -> Float[Tensor, "batch scored"]:
@@ -194,6 +240,25 @@ def _judge_pieces(
         nats.index_add_(0, index, found.cpu().double().sum(1))
         num_tokens.index_add_(0, index, lengths - num_unscored)
     return Judgement(nats, num_tokens)
+
+
+def _features(
+    rows: Sequence[Sequence[int]],
+    last: Callable[[Tensor, Tensor], Tensor],
+    max_length: int,
+    batch_size: int,
+) -> Float[Tensor, "rows width"]:
+    """`last(ids, lengths)` of every row, cut to max_length and padded with 0; float32, on the CPU."""
+    parts = [torch.tensor(row[:max_length], dtype=torch.int64) for row in rows]
+    order = sorted(range(len(parts)), key=lambda index: len(parts[index]))  # equal lengths side by side
+    found = []
+    for first in range(0, len(order), batch_size):
+        chosen = [parts[index] for index in order[first : first + batch_size]]
+        lengths = torch.tensor([len(part) for part in chosen])
+        found.append(last(pad_sequence(chosen, batch_first=True), lengths).float().cpu())
+    if not found:
+        raise UserError("there are no texts to take features of")
+    return torch.cat(found)[torch.tensor(order).argsort()]
 
 
 def _load(name: str) -> tuple[Any, Any]:

@@ -9,20 +9,18 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int, Num
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mdlm_atat.atat.curriculum import Stage
-from mdlm_atat.atat.masking.rates import ExponentMasking
 from mdlm_atat.denoiser import Denoiser
 from mdlm_atat.errors import UserError
 from mdlm_atat.masking import hide, mask_exactly, scored_positions
-from mdlm_atat.objective import causal_nll, count_weights, denoise_under, masked_nll
+from mdlm_atat.objective import count_weights, masked_nll
 
 BLOCK_SIZE = 16  # draws whose mask counts are spread evenly together; standard errors are taken between blocks
 NUM_PROFILE_BINS = 10
@@ -40,10 +38,42 @@ class Rows(Protocol):
         ...
 
 
+CountWeights = Callable[[int], Float[Tensor, " length_plus_1"]]
+"""Weights w(n) of the number masked of a sequence of so many tokens: see objective.count_weights."""
 Gather = Callable[[Tensor], Tensor]
 """Concatenates a tensor over processes, along its first axis."""
+Groups = Float[Tensor, "vocab groups"]
+"""Which share of a token of each kind belongs to each group; rows add up to 1. float64."""
 OnProgress = Callable[[int, int], None]
 """Called now and then with (done, total), in units of one's own."""
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Sums over the draws of each block, in the order of the draws: all that an estimate, its standard error and a
+    paired difference need. With a second axis: a column a group of tokens."""
+
+    score: Float[Tensor, " blocks *groups"]
+    """Nats, each draw's an unbiased estimate of its sequence's bound (or that sequence's exact cost)."""
+    length: Float[Tensor, " blocks *groups"]
+    """Tokens of the sequences."""
+
+    def ratio(self) -> tuple[float, float]:
+        """Nats per token and their standard error between blocks."""
+        return ratio_with_standard_error(self.score, self.length)
+
+    def column(self, group: int) -> Blocks:
+        return Blocks(self.score[:, group], self.length[:, group])
+
+
+@dataclass(frozen=True)
+class GroupDraws:
+    """The part of each draw that belongs to each group of tokens."""
+
+    nll: Float[Tensor, "draws groups"]
+    num_masked: Float[Tensor, "draws groups"]
+    num_tokens: Float[Tensor, "draws groups"]
+    """Of the sequence, masked or not. They add up to its length."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +85,9 @@ class Draws:
     num_masked: Int[Tensor, " draws"]
     lengths: Int[Tensor, " draws"]
     block: Int[Tensor, " draws"]
+    by_group: GroupDraws | None = None
 
-    def nelbo(self, weights: Callable[[int], Float[Tensor, " length_plus_1"]] = count_weights) -> tuple[float, float]:
+    def nelbo(self, weights: CountWeights = count_weights) -> tuple[float, float]:
         """Bound in nats per token, and its standard error, under the weights w(n) of the number masked.
 
         n is uniform on 1..L, so each draw scores L w(n) * nll; with w(n) = 1/n that is the continuous-time bound.
@@ -64,15 +95,27 @@ class Draws:
         method, as if each had drawn sequences and masks anew: it is too large, never too small, as an error of the
         bound of this very text where draws take its sequences several times; it says nothing of other texts.
         """
-        score = torch.empty_like(self.nll)
-        for length in self.lengths.unique().tolist():
-            rows = self.lengths == length
-            score[rows] = self.nll[rows] * length * weights(length)[self.num_masked[rows]]
-        sizes = per_block(self.lengths.double(), self.block)
-        return ratio_with_standard_error(per_block(score, self.block), sizes)
+        return self.blocks(weights).ratio()
+
+    def blocks(self, weights: CountWeights = count_weights) -> Blocks:
+        score = self.nll.double() * self._factors(weights)
+        return Blocks(per_block(score, self.block), per_block(self.lengths, self.block))
+
+    def group_blocks(self) -> Blocks:
+        """The bound of each group's tokens: what they cost of the whole, over how many they are. By construction the
+        whole is the mean of the groups, weighted by their tokens."""
+        assert self.by_group is not None
+        score = self.by_group.nll * self._factors(count_weights)[:, None]
+        return Blocks(per_block(score, self.block), per_block(self.by_group.num_tokens, self.block))
 
     def likelihood(self) -> Likelihood:
-        return Likelihood("nelbo", *self.nelbo(), len(self.nll), self.profile())
+        blocks = self.blocks()
+        groups = None
+        if self.by_group is not None:
+            parts = self.group_blocks()
+            ratios = [parts.column(group).ratio() for group in range(parts.score.shape[1])]
+            groups = GroupCosts(ratios, self.by_group.num_masked.sum(0).tolist(), parts)
+        return Likelihood("nelbo", *blocks.ratio(), len(self.nll), blocks, self.profile(), groups, self)
 
     def profile(self, num_bins: int = NUM_PROFILE_BINS) -> dict[str, list[float]]:
         """Nats per masked token by mask rate n / L: which part of the bound is paid where."""
@@ -90,6 +133,26 @@ class Draws:
             rows["num_masked_tokens"].append(int(self.num_masked[chosen].sum()))
         return rows
 
+    def _factors(self, weights: CountWeights) -> Float[Tensor, " draws"]:
+        """L w(n) of each draw."""
+        factors = torch.empty(len(self.nll), dtype=torch.float64)
+        for length in self.lengths.unique().tolist():
+            rows = self.lengths == length
+            factors[rows] = length * weights(length)[self.num_masked[rows]]
+        return factors
+
+
+@dataclass(frozen=True)
+class GroupCosts:
+    """What the tokens of each group cost."""
+
+    ratios: list[tuple[float, float]]
+    """(nats per token, standard error) of each."""
+    num_scored: list[float]
+    """Tokens of each whose -log p was taken: masked ones, each as often as it was; or, exactly, all."""
+    blocks: Blocks
+    """(blocks, groups)"""
+
 
 @dataclass(frozen=True)
 class Likelihood:
@@ -100,14 +163,20 @@ class Likelihood:
     nats_per_token: float
     standard_error: float
     num_draws: int
+    blocks: Blocks
+    """Of the same draws for every model, whatever its kind."""
     profile: dict[str, list[float]] | None = None
     """nelbo only: nats per masked token by mask rate."""
+    groups: GroupCosts | None = None
+    draws: Draws | None = None
+    """nelbo only."""
 
 
-def per_block(values: Float[Tensor, " draws"], block: Int[Tensor, " draws"]) -> Float[Tensor, " blocks"]:
+def per_block(values: Num[Tensor, " draws *groups"], block: Int[Tensor, " draws"]) -> Float[Tensor, " blocks *groups"]:
     """Sums over the draws of each block, float64."""
     _, index = block.unique(return_inverse=True)
-    return torch.zeros(int(index.max()) + 1, dtype=torch.float64).index_add_(0, index, values.double())
+    zeros = torch.zeros(int(index.max()) + 1, *values.shape[1:], dtype=torch.float64)
+    return zeros.index_add_(0, index, values.double())
 
 
 def ratio_with_standard_error(total: Float[Tensor, " n"], size: Float[Tensor, " n"]) -> tuple[float, float]:
@@ -129,6 +198,7 @@ def draw_nll(
     mask_id: int,
     batch_size: int = 64,
     seed: int = 0,
+    groups: Groups | None = None,
     device: torch.device | str = "cpu",
     rank: int = 0,
     num_ranks: int = 1,
@@ -139,9 +209,11 @@ def draw_nll(
 
     Rows are taken in a random order without replacement, and again in another when all were used. In each block the
     numbers masked are n_i = 1 + floor(L (u + i) / BLOCK_SIZE), spread evenly over 1..L with one uniform u.
-    `gather` brings the processes' shares together; the result is the same for any number of them.
+    `gather` brings the processes' shares together; the result is the same for any number of them. With `groups`,
+    costs are kept for each group of tokens too.
     """
-    _check_enough(num_draws)
+    check_enough(num_draws)
+    groups = None if groups is None else groups.to(device)
 
     def score(x0: Tensor, lengths: Tensor, num_masked: Tensor, uniform: Tensor) -> Tensor:
         is_masked = mask_exactly(uniform, num_masked, scored_positions(lengths, x0.shape[1]))
@@ -151,115 +223,36 @@ def draw_nll(
             (num_masked / lengths).to(device, torch.float32),
             lengths.to(device) if (lengths < x0.shape[1]).any() else None,
         )  # (B, L, V)
-        return masked_nll(logits, x0.to(device), is_masked.to(device)).double().sum(1, keepdim=True)
+        x0, is_masked = x0.to(device), is_masked.to(device)
+        nll = masked_nll(logits, x0, is_masked).double()  # (B, L)
+        if groups is None:
+            return nll.sum(1, keepdim=True)
+        scored = scored_positions(lengths, x0.shape[1]).to(device)
+        return torch.cat([nll.sum(1, keepdim=True), by_group(groups[x0], nll, is_masked, scored)], dim=1)
 
-    columns, num_masked, lengths, block = _over_draws(
+    columns, num_masked, lengths, block = over_draws(
         rows, score, num_draws, batch_size, seed, rank, num_ranks, gather, on_progress
     )
-    return Draws(columns[:, 0], num_masked, lengths, block)
+    parts = None if groups is None else GroupDraws(*columns[:, 1:].chunk(3, dim=1))
+    return Draws(columns[:, 0], num_masked, lengths, block, parts)
 
 
-@dataclass(frozen=True)
-class ScheduleDraws:
-    """What was measured under a masking's own schedule, a row a draw, each an unbiased estimate for its sequence."""
-
-    diffusion: Float[Tensor, " draws"]
-    """Cost of the tokens, nats per sequence."""
-    rates: Float[Tensor, " draws"]
-    """Cost of predicting which token is revealed when, nats per sequence."""
-    lengths: Int[Tensor, " draws"]
-    block: Int[Tensor, " draws"]
-
-    def nelbo(self) -> tuple[float, float]:
-        """Bound in nats per token, and its standard error between blocks."""
-        return self._ratio(self.diffusion + self.rates)
-
-    def rate_nats(self) -> tuple[float, float]:
-        """The part of it that predicting the rates costs."""
-        return self._ratio(self.rates)
-
-    def _ratio(self, score: Tensor) -> tuple[float, float]:
-        sizes = per_block(self.lengths.double(), self.block)
-        return ratio_with_standard_error(per_block(score, self.block), sizes)
+def by_group(
+    share: Float[Tensor, "batch length groups"],
+    nll: Float[Tensor, "batch length"],
+    is_masked: Bool[Tensor, "batch length"],
+    scored: Bool[Tensor, "batch length"],
+) -> Float[Tensor, "batch groups_three_times"]:
+    """Each row's nll, masked tokens and tokens, of each group."""
+    return torch.cat([torch.einsum("bl,blg->bg", part.double(), share) for part in (nll, is_masked, scored)], dim=1)
 
 
-@torch.no_grad()
-def draw_schedule_nll(
-    network: Any,
-    rows: Rows,
-    *,
-    masking: ExponentMasking,
-    stage: Stage | None = None,
-    form: Literal["continuous", "order"] = "continuous",
-    num_draws: int,
-    mask_id: int,
-    batch_size: int = 64,
-    seed: int = 0,
-    device: torch.device | str = "cpu",
-    rank: int = 0,
-    num_ranks: int = 1,
-    gather: Gather = lambda x: x,
-    on_progress: OnProgress | None = None,
-) -> ScheduleDraws:
-    """Score sequences under a masking's own schedule: PPL-S, from the same sequences and numbers as draw_nll's.
-
-    A reverse process of L tokens has L reveals. Draw when each token is revealed, choose n from 1..L, and look at the
-    state just before the reveal that leaves n - 1 masked: M, at mask rate r. With hazard shares q_i = speed_i / sum
-    over M of speed, and S, S_hat the sums of speeds and of predicted speeds over M,
-
-        continuous: L { sum over M of q_i [ -log p(x0_i | z) + log(speed_i / speed_hat_i) ] + S_hat / S - 1 }
-        order:      L { sum over M of q_i [ -log p(x0_i | z) + log(q_i / q_hat_i) ] },  q_hat_i = speed_hat_i / S_hat
-
-    has the bound of docs/method.md as its expectation: the integral over t, of which this is one point of the path; or
-    the bound on the order alone, for which the network is told n / L in place of r, since times are no part of that
-    model. Where nothing depends on hidden content and speeds are 1, both are draw_nll's. `network` is any object with
-    the methods of ATATDiT that the masking needs. `masking` must have the linear schedule: its noise schedule does not
-    matter to the bound. `order` is for speeds that do not change with t.
-    """
-    _check_enough(num_draws)
-    if form == "order" and not masking.is_plackett_luce:
-        raise ValueError("the order form needs speeds that do not change with t")
-
-    def score(x0: Tensor, lengths: Tensor, num_masked: Tensor, uniform: Tensor) -> Tensor:
-        x0, lengths, num_masked, uniform = (part.to(device) for part in (x0, lengths, num_masked, uniform))
-        padded = lengths if (lengths < x0.shape[1]).any() else None
-        scored = scored_positions(lengths, x0.shape[1])
-        importance = None
-        if masking.needs_importance:
-            f = network.importance_score(x0, torch.zeros(len(x0), device=device), padded)
-            importance = network.importance(x0, f)
-        # above 0, whose logarithm is not finite
-        revealed_at = masking.reveal_rate(uniform.clamp_min(2**-25), importance, scored, stage)  # (B, L)
-        is_masked = mask_exactly(revealed_at, num_masked, scored)
-        r = torch.where(is_masked, revealed_at, 0.0).amax(1)  # (B,): the last of them to be masked
-        told = r if form == "continuous" else num_masked / lengths
-        z_t = hide(x0, is_masked, mask_id)
-        logits, log_speed_hat = denoise_under(masking, network, z_t, told.double(), told.float(), padded, stage)
-        speed = masking(r, importance, scored, stage).speed.double()  # (B, L)
-        log_hat = speed.log() if log_speed_hat is None else log_speed_hat.double()
-        speed, speed_hat = torch.where(is_masked, speed, 0.0), torch.where(is_masked, log_hat.exp(), 0.0)
-        total, total_hat = speed.sum(1), speed_hat.sum(1)
-        share = speed / total[:, None]  # q
-        nll = masked_nll(logits, x0, is_masked).double()
-        mismatch = torch.where(is_masked, share * (speed.clamp_min(1e-300).log() - log_hat), 0.0).sum(1)
-        ratio = total_hat / total
-        mismatch = mismatch + (ratio - 1 if form == "continuous" else ratio.log())
-        if log_speed_hat is None:
-            mismatch = torch.zeros_like(mismatch)  # known rates cost nothing, not even a rounding error
-        return lengths[:, None] * torch.stack([(share * nll).sum(1), mismatch], dim=1)
-
-    columns, _, lengths, block = _over_draws(
-        rows, score, num_draws, batch_size, seed, rank, num_ranks, gather, on_progress
-    )
-    return ScheduleDraws(columns[:, 0], columns[:, 1], lengths, block)
-
-
-def _check_enough(num_draws: int) -> None:
+def check_enough(num_draws: int) -> None:
     if num_draws < 2 * BLOCK_SIZE:
         raise UserError(f"{num_draws} draws are too few for a standard error; ask for at least {2 * BLOCK_SIZE}")
 
 
-def _over_draws(
+def over_draws(
     rows: Rows,
     score: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor],
     num_draws: int,
@@ -293,38 +286,6 @@ def _over_draws(
     return flat.view(len(block), -1)[order], num_masked[order], lengths[order], block[order]
 
 
-@torch.no_grad()
-def exact_nll(
-    model: Callable[[Tensor], Tensor],
-    rows: Rows,
-    *,
-    num_draws: int,
-    batch_size: int = 64,
-    seed: int = 0,
-    device: torch.device | str = "cpu",
-    rank: int = 0,
-    num_ranks: int = 1,
-    gather: Gather = lambda x: x,
-    on_progress: OnProgress | None = None,
-) -> Likelihood:
-    """Nats per token of the causal baseline by the chain rule.
-
-    At most num_draws sequences, chosen by the seed without replacement; the error is between sequences.
-    """
-    chosen = _permutation(seed, 0, rows.num_evaluation_rows)[:num_draws]
-    mine = chosen[rank::num_ranks]
-    totals, sizes = [torch.zeros(0, dtype=torch.float64)], [torch.zeros(0, dtype=torch.int64)]
-    for start in range(0, len(mine), batch_size):
-        ids, row_lengths = rows.evaluation_rows(mine[start : start + batch_size])
-        x0, lengths = torch.from_numpy(ids).to(device), torch.from_numpy(row_lengths).to(device)
-        totals.append(causal_nll(model(x0), x0, lengths).double().sum(1).cpu())
-        sizes.append(lengths.cpu())
-        if on_progress is not None:
-            on_progress(min(start + batch_size, len(mine)), len(mine))
-    total, size = gather(torch.cat(totals)), gather(torch.cat(sizes)).double()
-    return Likelihood("exact", *ratio_with_standard_error(total, size), len(chosen))
-
-
 @dataclass(frozen=True)
 class TextCounts:
     """How much text a data set is, in every unit a bound is reported in."""
@@ -355,7 +316,7 @@ def _block(rows: Rows, block: int, seed: int) -> tuple[Tensor, Tensor, Tensor, T
     """(x0, lengths, num_masked, uniform) of one block: a function of (seed, block) and the data alone."""
     draws = np.arange(block * BLOCK_SIZE, (block + 1) * BLOCK_SIZE)
     num_rows = rows.num_evaluation_rows
-    indices = np.array([_permutation(seed, int(d // num_rows), num_rows)[d % num_rows] for d in draws])
+    indices = np.array([permutation(seed, int(d // num_rows), num_rows)[d % num_rows] for d in draws])
     ids, row_lengths = rows.evaluation_rows(indices)
     x0, lengths = torch.from_numpy(ids), torch.from_numpy(row_lengths)
     generator = torch.Generator().manual_seed(_mix(seed, block))
@@ -366,7 +327,7 @@ def _block(rows: Rows, block: int, seed: int) -> tuple[Tensor, Tensor, Tensor, T
 
 
 @lru_cache(maxsize=2)  # a block may span two epochs
-def _permutation(seed: int, epoch: int, num_rows: int) -> NDArray[np.int64]:
+def permutation(seed: int, epoch: int, num_rows: int) -> NDArray[np.int64]:
     return np.random.default_rng((seed, epoch, num_rows)).permutation(num_rows)
 
 

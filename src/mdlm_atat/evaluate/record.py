@@ -2,18 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
 from mdlm_atat.data.tokens import TokenDataset
-from mdlm_atat.evaluate.likelihood import Likelihood, ScheduleDraws, TextCounts, in_every_unit
+from mdlm_atat.evaluate.deciles import Deciles, decile_record
+from mdlm_atat.evaluate.likelihood import BLOCK_SIZE, Draws, Likelihood, TextCounts, in_every_unit
+from mdlm_atat.evaluate.packing import pack
+from mdlm_atat.evaluate.schedule_bound import ScheduleDraws
 from mdlm_atat.evaluate.unigram import unigram_nll
+from mdlm_atat.objective import t_step_count_weights
 from mdlm_atat.provenance import code_version, commit
+from mdlm_atat.schedules import Schedule
 
 
 def text_counts(data: TokenDataset) -> TextCounts:
     split = data.manifest.splits[data.split]
     return TextCounts(split.tokens, split.words, split.characters, split.bytes)
+
+
+def text_record(data: TokenDataset) -> dict[str, Any]:
+    """Which text, and how it became sequences of tokens."""
+    manifest = data.manifest
+    return {
+        "split": data.split,
+        "corpus": manifest.source,
+        "corpus_hash": manifest.splits[data.split].sha256,
+        "tokenizer": manifest.tokenizer["name"],
+        "tokenizer_hash": manifest.tokenizer["hash"],
+        "detokenizer": manifest.source.get("detokenizer"),
+        "mode": manifest.mode,
+        "eos": manifest.eos,
+        "bos": False,
+        "length": data.length,
+    }
 
 
 def unigram_record(data: TokenDataset, train_counts: Any) -> dict[str, float]:
@@ -47,22 +70,65 @@ def schedule_record(
     }
 
 
+def block_record(found: Likelihood, own: ScheduleDraws | None) -> dict[str, Any]:
+    """Sums by block of draws, which evaluate.paired reads: of PPL-U, of PPL-S where it is another bound, and of each
+    frequency decile."""
+    record: dict[str, Any] = {
+        "size": BLOCK_SIZE,
+        "score": pack(found.blocks.score),
+        "length": pack(found.blocks.length),
+    }
+    if own is not None:
+        record["schedule_score"] = pack(own.blocks().score)
+    if found.groups is not None:
+        record |= {
+            "decile_score": pack(found.groups.blocks.score),
+            "decile_length": pack(found.groups.blocks.length),
+        }
+    return record
+
+
+def t_step_record(
+    draws: Draws, data: TokenDataset, num_steps: Sequence[int], schedule: Schedule, name: str
+) -> list[dict[str, Any]]:
+    """Bounds of ancestral sampling in T steps of equal time, from the draws of PPL-U, which they fall to as T grows.
+    Unlike PPL-U they depend on the noise schedule, of this name."""
+    found = []
+    for steps in num_steps:
+        nats, error = draws.nelbo(lambda length, steps=steps: t_step_count_weights(schedule, length, steps))
+        units = in_every_unit(nats, text_counts(data))
+        found.append(
+            {
+                "num_steps": steps,
+                "schedule": name,
+                "nelbo_nats_per_token": nats,
+                "standard_error": error,
+                "perplexity_per_token": units["perplexity_per_token"],
+                "bits_per_character": units["bits_per_character"],
+            }
+        )
+    return found
+
+
 def evaluation_record(
     found: Likelihood,
     data: TokenDataset,
     *,
     schedule: dict[str, Any] | None,
+    own: ScheduleDraws | None,
     unigram: dict[str, float] | None,
+    deciles: Deciles | None,
+    t_step: list[dict[str, Any]] | None,
     step: int | None,
     checkpoint: str,
     checkpoint_hash: str | None,
     seed: int,
     machine: dict[str, Any],
 ) -> dict[str, Any]:
-    """JSON-ready. The headline is PPL-U, the bound under the uniform schedule; `schedule` is PPL-S. `standard_error` is
-    in nats per token, between draws (see Draws.nelbo); counts are exact."""
+    """JSON-ready. The headline is PPL-U, the bound under the uniform schedule; `schedule` is PPL-S, `t_step` the bounds
+    of T steps, `deciles` the bound by token frequency. `standard_error` is in nats per token, between draws (see
+    Draws.nelbo); counts are exact; `blocks` is what evaluate.paired compares."""
     counts = text_counts(data)
-    manifest = data.manifest
     return {
         "kind": found.kind,
         "nelbo_nats_per_token": found.nats_per_token,
@@ -70,7 +136,11 @@ def evaluation_record(
         "standard_error_bits_per_character": in_every_unit(found.standard_error, counts)["bits_per_character"],
         **in_every_unit(found.nats_per_token, counts),
         "schedule": schedule,
+        "t_step": t_step,
+        "deciles": None if deciles is None or found.groups is None else decile_record(deciles, found.groups),
+        "blocks": block_record(found, own),
         "num_draws": found.num_draws,
+        "num_sequences": data.num_evaluation_rows,
         "seed": seed,
         **asdict(counts),
         "profile": found.profile,
@@ -78,16 +148,7 @@ def evaluation_record(
         "step": step,
         "checkpoint": checkpoint,
         "checkpoint_hash": checkpoint_hash,
-        "split": data.split,
-        "corpus": manifest.source,
-        "corpus_hash": manifest.splits[data.split].sha256,
-        "tokenizer": manifest.tokenizer["name"],
-        "tokenizer_hash": manifest.tokenizer["hash"],
-        "detokenizer": None,
-        "mode": manifest.mode,
-        "eos": manifest.eos,
-        "bos": False,
-        "length": data.length,
+        **text_record(data),
         "code_version": code_version(),
         "commit": commit(),
         "machine": machine,

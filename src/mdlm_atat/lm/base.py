@@ -26,13 +26,8 @@ from mdlm_atat.config.schema import RunConfig
 from mdlm_atat.data.tokenizers import Tokenizer
 from mdlm_atat.device import Precision, choose_precision
 from mdlm_atat.errors import UserError
-from mdlm_atat.evaluate.likelihood import (
-    Likelihood,
-    OnProgress,
-    Rows,
-    ScheduleDraws,
-    draw_schedule_nll,
-)
+from mdlm_atat.evaluate.likelihood import Groups, Likelihood, OnProgress, Rows
+from mdlm_atat.evaluate.schedule_bound import ScheduleDraws, draw_schedule_nll
 from mdlm_atat.lm.folder import PROFILE_FILE, STAGE_FILE
 from mdlm_atat.lm.pieces import Pieces
 from mdlm_atat.lm.results import Score
@@ -250,9 +245,11 @@ class LanguageModel(Sampling):
         num_draws: int,
         seed: int = 0,
         batch_size: int = 64,
+        groups: Groups | None = None,
         on_progress: OnProgress | None = None,
     ) -> Likelihood:
-        """What the model pays for the rows of a data set, in nats per token; see evaluate.likelihood."""
+        """What the model pays for the rows of a data set, in nats per token, and for each group of its tokens; see
+        evaluate.likelihood."""
 
     def schedule_draws(
         self,
@@ -265,7 +262,7 @@ class LanguageModel(Sampling):
         on_progress: OnProgress | None = None,
     ) -> ScheduleDraws | None:
         """The bound under the model's own masking schedule, with its rate terms (PPL-S); None where it has none of its
-        own, or one whose loss is no bound. See evaluate.likelihood.draw_schedule_nll."""
+        own, or one whose loss is no bound. See evaluate.schedule_bound."""
         masking = own_schedule(self.config, self.tokenizer.vocab_size, self.counts, self.network)
         if masking is None:
             return None

@@ -8,12 +8,8 @@ from torch import Tensor
 
 from mdlm_atat.denoiser import Prediction
 from mdlm_atat.errors import UserError
-from mdlm_atat.evaluate.likelihood import (
-    Likelihood,
-    OnProgress,
-    Rows,
-    exact_nll,
-)
+from mdlm_atat.evaluate.exact import exact_nll
+from mdlm_atat.evaluate.likelihood import Groups, Likelihood, OnProgress, Rows
 from mdlm_atat.lm.base import LanguageModel
 from mdlm_atat.lm.sampling import gather_positions
 from mdlm_atat.models.ar import CausalTransformer
@@ -39,6 +35,7 @@ class CausalLM(LanguageModel):
         num_draws: int,
         seed: int = 0,
         batch_size: int = 64,
+        groups: Groups | None = None,
         on_progress: OnProgress | None = None,
     ) -> Likelihood:
         with self.inference():
@@ -48,6 +45,7 @@ class CausalLM(LanguageModel):
                 num_draws=num_draws,
                 batch_size=batch_size,
                 seed=seed,
+                groups=groups,
                 device=self.device,
                 on_progress=on_progress,
             )

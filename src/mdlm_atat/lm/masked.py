@@ -17,16 +17,11 @@ from mdlm_atat.config.build import build_masking, own_schedule
 from mdlm_atat.denoiser import Prediction
 from mdlm_atat.errors import UserError
 from mdlm_atat.evaluate.inspection import DEFAULT_TIMES, Inspection, check_inspection, inspect_rows
-from mdlm_atat.evaluate.likelihood import (
-    Likelihood,
-    OnProgress,
-    Rows,
-    draw_nll,
-)
+from mdlm_atat.evaluate.likelihood import Groups, Likelihood, OnProgress, Rows, draw_nll
 from mdlm_atat.lm.base import LanguageModel
 from mdlm_atat.lm.gap_lengths import cost_of_given
 from mdlm_atat.lm.pieces import Pieces
-from mdlm_atat.lm.sampling import gather_positions
+from mdlm_atat.lm.sampling import gather_positions, projection
 from mdlm_atat.models.dit import ATATDiT
 from mdlm_atat.samplers.loop import StepRule, trait
 from mdlm_atat.samplers.template import Gap, lay_out, length_choices
@@ -51,6 +46,7 @@ class MaskedDiffusionLM(LanguageModel):
         num_draws: int,
         seed: int = 0,
         batch_size: int = 64,
+        groups: Groups | None = None,
         on_progress: OnProgress | None = None,
     ) -> Likelihood:
         with self.inference():
@@ -61,6 +57,7 @@ class MaskedDiffusionLM(LanguageModel):
                 mask_id=self.tokenizer.mask_id,
                 batch_size=batch_size,
                 seed=seed,
+                groups=groups,
                 device=self.device,
                 on_progress=on_progress,
             )
@@ -134,6 +131,7 @@ class MaskedDiffusionLM(LanguageModel):
         """The network's own distribution, as under uniform masking; or, for a rule that follows predicted rates, the
         reverse process of the model's own masking schedule."""
         network = self.network
+        project = projection(network, torch.bfloat16 if self.precision == "bf16" else None)
         masking = None
         if trait(rule, "follows_rates"):
             masking = own_schedule(self.config, self.tokenizer.vocab_size, self.counts, network)
@@ -145,7 +143,7 @@ class MaskedDiffusionLM(LanguageModel):
 
             def logits(positions: Tensor) -> Tensor:
                 with self.inference():
-                    found = network.logits(gather_positions(hidden, positions))
+                    found = project(gather_positions(hidden, positions))
                 if correction is None:
                     return found
                 found = found.to(torch.promote_types(found.dtype, torch.float32))
