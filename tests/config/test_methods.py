@@ -220,7 +220,7 @@ def test_parts_that_do_not_fit_are_one_message_with_exit_code_2_and_leave_no_fol
     assert main(["train", "char", "--out", "run", "--method", *flags.split(), *source]) == 2
     output = capsys.readouterr()
     (message,) = output.err.splitlines()
-    assert message.startswith("error: atat train char: ")
+    assert message.startswith("error: atat train char --method ")
     assert expected in message
     assert not output.out
     assert not list(tmp_path.iterdir())

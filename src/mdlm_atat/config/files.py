@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import is_dataclass
 from difflib import get_close_matches
 from functools import cache
@@ -56,17 +56,16 @@ def load_config(name_or_path: str, method: str | None = None) -> RunConfig:
 
 def save_config(config: RunConfig, path: str | Path) -> None:
     """Write every setting, in the order of the schema; `load_config(path)` gives the same configuration."""
-    text = yaml.dump(
-        _converter().unstructure(config),
-        Dumper=_Dumper,
-        sort_keys=False,
-        allow_unicode=True,
-        width=110,
-    )
     write_text(
         Path(path),
-        "# Every setting of a run, resolved. `atat train FILE` starts the same run again.\n" + text,
+        "# Every setting of a run, resolved. `atat train FILE` starts the same run again.\n"
+        + yaml_text(_converter().unstructure(config)),
     )
+
+
+def yaml_text(tree: Tree) -> str:
+    """A mapping as `read_yaml` reads it back, in its own order."""
+    return yaml.dump(tree, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
 
 
 def preset_names() -> list[str]:
@@ -117,7 +116,18 @@ def override(config: RunConfig, argv: Sequence[str], prog: str) -> RunConfig:
     if "--help" in argv or "-h" in argv:
         _print_help(config, prog)
         raise SystemExit(0)
-    tree: Tree = {}
+    settings, mistakes = read_flags(argv)
+    changed, wrong = apply_settings(config, settings)
+    mistakes += [(path and f"--{path}", message) for path, message in wrong]
+    if changed is None or mistakes:
+        raise UserError(_report(prog, [_line(path, message) for path, message in mistakes]))
+    return changed
+
+
+def read_flags(argv: Sequence[str]) -> tuple[dict[str, Any], list[Mistake]]:
+    """Dotted flags as settings by path, with the values that a file would hold, and what is wrong with the others;
+    whether the values fit is not looked at yet."""
+    settings: dict[str, Any] = {}
     mistakes: list[Mistake] = []
     rest = list(argv)
     while rest:
@@ -129,15 +139,19 @@ def override(config: RunConfig, argv: Sequence[str], prog: str) -> RunConfig:
         elif not words and not _is_list(hint):
             mistakes.append(("", f"{name}: expected {_kind(hint)} after it"))
         else:
-            value: Any = _value_of_words(hint, words)
-            for key in reversed(path.split(".")):
-                value = {key: value}
-            tree = _merge(tree, value)
-    changed, wrong = _build(_merge(_converter().unstructure(config), tree))
-    mistakes += [(path and f"--{path}", message) for path, message in wrong]
-    if changed is None or mistakes:
-        raise UserError(_report(prog, [_line(path, message) for path, message in mistakes]))
-    return changed
+            settings[path] = _value_of_words(hint, words)
+    return settings, mistakes
+
+
+def apply_settings(config: RunConfig, settings: Mapping[str, Any]) -> tuple[RunConfig | None, list[Mistake]]:
+    """The configuration with some settings changed, by dotted path and the value that a file would hold, or all that
+    is wrong with them."""
+    tree: Tree = {}
+    for path, value in settings.items():
+        for key in reversed(str(path).split(".")):
+            value = {key: value}
+        tree = _merge(tree, value)
+    return _build(_merge(_converter().unstructure(config), tree))
 
 
 def _take_flag(rest: list[str]) -> tuple[str, list[str]]:
@@ -236,7 +250,7 @@ def _read_layers(name: str, kind: str) -> list[tuple[str, Tree]]:
             names = " -> ".join([*(label for label, _ in layers), label])
             raise UserError(f"base goes round in a circle: {names}")
         seen.append(source)
-        tree = _read_yaml(label, source)
+        tree = read_yaml(label, source)
         name = tree.pop("base", None)
         layers.append((label, tree))
         if name is None:
@@ -245,7 +259,10 @@ def _read_layers(name: str, kind: str) -> list[tuple[str, Tree]]:
             raise UserError(f"{label}: base: expected a preset's name or a path, found {_show(name)}")
 
 
-def _read_yaml(label: str, source: Traversable) -> Tree:
+def read_yaml(
+    label: str, source: Traversable, *, holds: str = "sections of settings (data, model, train, ...)"
+) -> Tree:
+    """A file's mapping, where a key given twice is a mistake and 1e-3 a number; `label` names the file in messages."""
     try:
         tree = yaml.load(source.read_bytes().decode("utf-8"), _Loader)
     except UnicodeDecodeError as error:
@@ -257,9 +274,9 @@ def _read_yaml(label: str, source: Traversable) -> Tree:
     except yaml.YAMLError as error:
         raise UserError(f"{label}: not YAML: {error}") from None
     if tree is None:
-        raise UserError(f"{label}: the file is empty; it should hold settings, e.g. `base: char`")
+        raise UserError(f"{label}: the file is empty; it should hold {holds}")
     if not isinstance(tree, dict):
-        raise UserError(f"{label}: expected sections of settings (data, model, train, ...), found {_show(tree)}")
+        raise UserError(f"{label}: expected {holds}, found {_show(tree)}")
     return tree
 
 

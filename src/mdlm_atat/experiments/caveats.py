@@ -1,0 +1,174 @@
+"""Sentences on what the numbers do not say, made from the facts of the runs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+Run = dict[str, Any]
+
+
+def caveats_of(results: dict[str, Any]) -> list[str]:
+    runs, baseline = [*results["runs"], *results["branch_runs"]], results["baseline"]
+    return [
+        *_unfinished(runs),
+        *_seeds(results),
+        *_not_significant(results, baseline),
+        *_exact(results, baseline),
+        *_undecayed(results),
+        *_never_decayed(runs),
+        *_shared_devices(runs),
+        *_machines(runs),
+        *_commits(runs),
+        *_past_their_best(runs),
+    ]
+
+
+def _names(runs: Sequence[Run]) -> str:
+    return ", ".join(f"{run['arm']} on {run['corpus']}, seed {run['seed']}" for run in runs)
+
+
+def _unfinished(runs: Sequence[Run]) -> list[str]:
+    failed = [run for run in runs if run["status"] == "failed"]
+    open_ = [run for run in runs if run["status"] in ("running", "waiting")]
+    found: list[str] = []
+    if failed:
+        found.append(f"{len(failed)} of {len(runs)} runs failed and are left out: {_names(failed)}.")
+    if open_:
+        found.append(f"{len(open_)} of {len(runs)} runs are not done yet and are left out.")
+    return found
+
+
+def _seeds(results: dict[str, Any]) -> list[str]:
+    found: list[str] = []
+    for corpus, arms in results["derived"].items():
+        single = [arm for arm, numbers in arms.items() if numbers["num_seeds"] == 1]
+        if single:
+            found.append(
+                f"One seed only on {corpus} for {', '.join(single)}: nothing is known of how another seed would "
+                "differ, and there is no interval over seeds."
+            )
+        few = [arm for arm, numbers in arms.items() if numbers["num_seeds"] == 2]
+        if few:
+            found.append(f"Two seeds only on {corpus} for {', '.join(few)}: intervals are very wide.")
+    return found
+
+
+def _not_significant(results: dict[str, Any], baseline: str) -> list[str]:
+    found: list[str] = []
+    for corpus, arms in results["derived"].items():
+        for arm, numbers in arms.items():
+            difference = numbers["own_difference"]
+            if difference is None or difference["significant"] is not False:
+                continue
+            p_value = "" if difference["p_value"] is None else f", p = {difference['p_value']:.3f}"
+            found.append(
+                f"{arm} against {baseline} on {corpus}: {difference['mean_nats']:+.4f} ± "
+                f"{difference['standard_error']:.4f} nats{p_value} is no difference that can be told from chance."
+            )
+    return found
+
+
+def _exact(results: dict[str, Any], baseline: str) -> list[str]:
+    """An exact value beside an upper bound."""
+    kinds = {arm: numbers["kind"] for arms in results["derived"].values() for arm, numbers in arms.items()}
+    exact = [arm for arm, kind in kinds.items() if kind == "exact"]
+    if not exact or kinds.get(baseline) == "exact":
+        return []
+    return [
+        f"The value of {', '.join(exact)} is exact, those of the others are upper bounds: it leads by at most "
+        "what the table says."
+    ]
+
+
+def _undecayed(results: dict[str, Any]) -> list[str]:
+    read = [
+        f"{arm} on {corpus}"
+        for corpus, arms in results["derived"].items()
+        for arm, numbers in arms.items()
+        if numbers["steps_to_baseline"] is not None and not numbers["steps_to_baseline"]["decayed"]
+    ]
+    if not read:
+        return []
+    return [
+        f"Steps to the baseline of {', '.join(read)} are read from curves where the learning rate had not decayed: a "
+        "run that ended there would be better, so they are upper bounds."
+    ]
+
+
+def _never_decayed(runs: Sequence[Run]) -> list[str]:
+    arms = dict.fromkeys(
+        run["arm"] for run in runs if run["config"] is not None and run["config"]["optim.decay"] == "constant"
+    )
+    if not arms:
+        return []
+    return [f"The learning rate of {', '.join(arms)} never decays: runs that had ended with a decay would be better."]
+
+
+def _shared_devices(runs: Sequence[Run]) -> list[str]:
+    """Runs whose processes were alive at the same time on the same device."""
+    spans = [
+        (started, ended or (time.time() if run["status"] == "running" else started), host, device, index)
+        for index, run in enumerate(runs)
+        for started, ended, host, device in run["attempts"]  # no end: its runner was killed
+    ]
+    shared = {
+        one[4]
+        for one in spans
+        for other in spans
+        if one[4] != other[4] and one[2:4] == other[2:4] and one[0] < other[1] and other[0] < one[1]
+    }
+    if not shared:
+        return []
+    timed = all(run["calibration"] is not None for run in runs)
+    instead = (
+        "seconds given here are those of a step timed alone before the runs, times the steps"
+        if timed
+        else "their seconds cannot be compared"
+    )
+    return [f"{len(shared)} of {len(runs)} runs shared a device with another run of this experiment: {instead}."]
+
+
+def _machines(runs: Sequence[Run]) -> list[str]:
+    machines = {
+        (run["machine"].get("device"), run["machine"].get("cpu"), run["machine"].get("precision"))
+        for run in runs
+        if run["machine"]
+    }
+    if len(machines) < 2:
+        return []
+    listed = "; ".join(sorted(f"{device}, {cpu}, {precision}" for device, cpu, precision in machines))
+    return [f"The runs are from {len(machines)} kinds of machine, so seconds cannot be compared: {listed}."]
+
+
+def _commits(runs: Sequence[Run]) -> list[str]:
+    commits = {run["commit"] for run in runs if run["commit"]}
+    if len(commits) > 1:
+        return [f"The runs are from {len(commits)} versions of the code: {', '.join(sorted(commits))}."]
+    if any(commit.endswith("+changes") for commit in commits):
+        return ["The code had changes that were not committed."]
+    return []
+
+
+def _past_their_best(runs: Sequence[Run]) -> list[str]:
+    worse = [
+        run
+        for run in runs
+        if run["final"] is not None
+        and run["best"] is not None
+        and _last(run) - run["best"]["nats"] > max(0.01, run["curve"]["standard_error"][-1] or 0.0)
+    ]
+    if not worse:
+        return []
+    return [
+        f"{len(worse)} runs end clearly above their best (by more than 0.01 nats and a standard error), overfitted or "
+        f"astray: {_names(worse)}. The numbers are those of the last step."
+    ]
+
+
+def _last(run: Run) -> float:
+    """The last bound of the curve, of the kind that `best` is of."""
+    curve = run["curve"]
+    own = curve["schedule_nats"]
+    return own[-1] if own and own[-1] is not None else curve["nats"][-1]

@@ -1,0 +1,159 @@
+"""A comparison: arms x corpora x seeds under one budget, with every setting it changes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any, Literal
+
+from mdlm_atat.config.files import apply_settings, load_config
+from mdlm_atat.config.schema import RunConfig
+from mdlm_atat.errors import UserError
+
+Unit = Literal["steps", "tokens", "flops", "gpu_seconds"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    unit: Unit
+    amount: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """One way of training: `atat train BASE --method METHOD` with settings changed."""
+
+    name: str
+    base: str
+    method: str | None
+    overrides: Mapping[str, Any]
+    """By dotted path; over the method, the grid's own overrides and the corpus."""
+    description: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Corpus:
+    name: str
+    overrides: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplerBench:
+    """`atat samplers bench` on the first seed of some arms."""
+
+    arms: tuple[str, ...]
+    samplers: tuple[str, ...]
+    """Empty: all that fit the model."""
+    steps: tuple[int, ...]
+    num_texts: int
+    judge: str | None
+    """A causal arm, whose run of the same corpus reads the texts."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    name: str
+    description: str
+    overrides: Mapping[str, Any]
+    """Settings of every arm."""
+    arms: tuple[Arm, ...]
+    baseline: str
+    """The arm that the others are compared with."""
+    reference: tuple[str, ...]
+    """Arms that stand beside the comparison: no steps to the baseline."""
+    seeds: tuple[int, ...]
+    corpora: tuple[Corpus, ...]
+    """None named: one, whose name is empty."""
+    budget: Budget
+    branches: tuple[float, ...]
+    """Shares of the budget at which the arms that are compared with the baseline are also trained to their end, the
+    learning rate decayed: 1.0 is the run itself."""
+    calibrate: bool
+    """Time each arm alone before the runs, so that seconds mean something where runs share a device."""
+    bench: SamplerBench | None
+
+    def arm(self, name: str) -> Arm:
+        return next(arm for arm in self.arms if arm.name == name)
+
+    def settings(self, arm: Arm, corpus: Corpus) -> dict[str, Any]:
+        """What the arm changes in its base and method: later ones win."""
+        return {**self.overrides, **corpus.overrides, **arm.overrides}
+
+    def config(self, arm: Arm, corpus: Corpus) -> RunConfig:
+        """Configuration of an arm before its steps and its seed are known."""
+        config, mistakes = apply_settings(base_config(arm.base, arm.method), self.settings(arm, corpus))
+        if config is None:
+            raise UserError("\n  ".join(f"{path}: {what}" if path else what for path, what in mistakes))
+        return config
+
+
+@cache
+def base_config(base: str, method: str | None) -> RunConfig:
+    return load_config(base, method)
+
+
+def merge(stored: Grid, new: Grid) -> Grid:
+    """What a folder holds when a grid is run in it again: arms, corpora, seeds and branches of both, so that asking for
+    fewer forgets none. UserError where the two compare other things."""
+    for name in ("name", "baseline", "budget"):
+        if getattr(stored, name) != getattr(new, name):
+            raise UserError(
+                f"the folder holds an experiment whose {name} is {_words(getattr(stored, name))}, and it is "
+                f"{_words(getattr(new, name))} now; choose another --out"
+            )
+    arms = {arm.name: arm for arm in (*stored.arms, *new.arms)}
+    corpora = {corpus.name: corpus for corpus in (*stored.corpora, *new.corpora)}
+    if "" in corpora and len(corpora) > 1:
+        raise UserError("the folder holds an experiment whose corpora are named otherwise; choose another --out")
+    return replace(
+        new,
+        arms=tuple(arms.values()),
+        corpora=tuple(corpora.values()),
+        reference=tuple(dict.fromkeys((*stored.reference, *new.reference))),
+        seeds=tuple(dict.fromkeys((*stored.seeds, *new.seeds))),
+        branches=tuple(sorted({*stored.branches, *new.branches})),
+        bench=stored.bench or new.bench,
+    )
+
+
+def _words(value: Any) -> str:
+    return f"{value.amount:g} {value.unit}" if isinstance(value, Budget) else repr(value)
+
+
+def grid_tree(grid: Grid) -> dict[str, Any]:
+    """As a file would hold it: `load_grid` of it gives the same grid."""
+    amount = grid.budget.amount
+    named = grid.corpora[0].name != ""
+    return {
+        "name": grid.name,
+        "description": grid.description,
+        "overrides": dict(grid.overrides),
+        "arms": {
+            arm.name: {
+                "description": arm.description,
+                "base": arm.base,
+                "method": arm.method,
+                "overrides": dict(arm.overrides),
+            }
+            for arm in grid.arms
+        },
+        "baseline": grid.baseline,
+        "reference": list(grid.reference),
+        "seeds": list(grid.seeds),
+        "data": {corpus.name: dict(corpus.overrides) for corpus in grid.corpora}
+        if named
+        else dict(grid.corpora[0].overrides),
+        "budget": {grid.budget.unit: int(amount) if amount == int(amount) else amount},
+        "branches": list(grid.branches),
+        "calibrate": grid.calibrate,
+        "samplers": None
+        if grid.bench is None
+        else {
+            "arms": list(grid.bench.arms),
+            "samplers": list(grid.bench.samplers),
+            "steps": list(grid.bench.steps),
+            "num_texts": grid.bench.num_texts,
+            "judge": grid.bench.judge,
+        },
+    }

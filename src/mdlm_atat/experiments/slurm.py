@@ -1,0 +1,57 @@
+"""A grid as a SLURM job array: one task a run."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from mdlm_atat.atomic import write_text
+from mdlm_atat.errors import UserError
+
+SCRIPT = "slurm.sh"
+
+
+def write_array_script(folder: Path, name: str, num_tasks: int, *, options: Sequence[str], at_once: int | None) -> Path:
+    """FOLDER/slurm.sh. Task i is run i of the grid: `atat experiment run FOLDER --task i`. `options` are given to
+    sbatch as they are, and come last, so that they win over these."""
+    for option in options:
+        if not option.startswith("-") or "\n" in option:
+            raise UserError(
+                f"--sbatch-option: {option!r} is none of sbatch; expected e.g. --sbatch-option=--time=4:00:00"
+            )
+    here, home = Path.cwd(), folder.resolve()
+    limit = "" if at_once is None else f"%{at_once}"
+    lines = [
+        "#!/bin/bash",
+        f"#SBATCH --job-name={name}",
+        f"#SBATCH --array=0-{num_tasks - 1}{limit}",
+        f"#SBATCH --output={home}/logs/slurm-%A_%a.txt",
+        "#SBATCH --signal=B:TERM@120",
+        *(f"#SBATCH {option}" for option in options),
+        "# TERM comes two minutes before a task's time is over: it ends with a checkpoint, and goes on from there when",
+        "# this script is submitted again. What is done is skipped.",
+        f"cd {shlex.quote(str(here))} || exit 1",
+        f"exec {shlex.quote(sys.executable)} -m mdlm_atat experiment run {shlex.quote(str(home))} "
+        '--task "$SLURM_ARRAY_TASK_ID"',
+    ]
+    (folder / "logs").mkdir(parents=True, exist_ok=True)
+    script = folder / SCRIPT
+    write_text(script, "\n".join(lines) + "\n")
+    script.chmod(0o755)
+    return script
+
+
+def submit(script: Path) -> str:
+    """Hand the script to sbatch; the number of the job."""
+    if shutil.which("sbatch") is None:
+        raise UserError(
+            f"there is no sbatch on this machine; the script is written: submit it where there is: {script}"
+        )
+    found = subprocess.run(["sbatch", "--parsable", str(script)], capture_output=True, text=True, check=False)
+    if found.returncode != 0:
+        raise UserError(f"sbatch refused {script}: {found.stderr.strip() or 'it said nothing'}")
+    return found.stdout.strip().partition(";")[0]
