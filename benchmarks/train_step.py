@@ -73,7 +73,7 @@ def make_training(config: RunConfig, engine: Engine) -> Training:
     own_rows = slice(engine.rank * rows_here, (engine.rank + 1) * rows_here)
     torch.manual_seed(0)
     model = build_model(config, vocab_size, counts)
-    speed_up(model, config.train)
+    speed_up(model, config.train, engine.precision)
     wrapped, _, wrapped_optimizer = engine.setup(model, lambda model: make_optimizer(model, config.optim))
     return Training(
         config=config,

@@ -73,7 +73,7 @@ def loss_and_gradients(
     for p in model.parameters():
         p.data += 0.02 * torch.randn_like(p)
     model = model.to(dtype)
-    speed_up(model, config.train)
+    speed_up(model, config.train, "bf16" if autocast else "float32")
     objective = build_objective(config, VOCAB, counts, model)
     rows, length = config.train.batch_size, config.data.length
     generator = torch.Generator().manual_seed(1)

@@ -14,9 +14,9 @@ from mdlm_atat.config.build import build_model, build_objective
 from mdlm_atat.config.files import load_config, override
 from mdlm_atat.config.schema import RunConfig
 from mdlm_atat.errors import UserError
+from mdlm_atat.importance_loss import importance_loss
 from mdlm_atat.models.dit import ATATDiT
 from mdlm_atat.models.importance import AdaptiveImportanceEstimator, ImportanceEstimator
-from mdlm_atat.objective import importance_loss
 
 VOCAB, LENGTH = 13, 20
 COUNTS = np.array([500, 200, 100, 80, 60, 40, 20, 10, 5, 3, 2, 1, 0])

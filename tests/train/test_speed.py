@@ -40,7 +40,7 @@ def gradients(method: str | None = "mdlm", *, dropout: float = 0.0, **train_: ob
     torch.manual_seed(0)
     counts = np.arange(1, VOCAB + 1)
     model = build_model(config, VOCAB, counts)
-    speed_up(model, config.train)
+    speed_up(model, config.train, "float32")
     objective = build_objective(config, VOCAB, counts, model)
     draw = objective.draw(6, 24, torch.Generator().manual_seed(1))
     torch.manual_seed(2)
@@ -189,7 +189,10 @@ def test_every_benchmark_prints_reference_and_ours_side_by_side(name):
     assert "torch " + torch.__version__ in done.stdout
 
 
-def test_a_bf16_residual_stream_needs_bf16_arithmetic_and_a_masked_or_causal_network_has_one(text, tmp_path):
+def test_a_bf16_residual_stream_learns_alike_and_needs_bf16_arithmetic(text, tmp_path, capsys):
+    assert train(text, tmp_path / "refused", train__residual="bf16", train__precision="float32") == 2
+    assert "error: train.residual = bf16 is for bf16 arithmetic, and this run's is float32" in capsys.readouterr().err
+    assert not (tmp_path / "refused").exists()
     assert train(text, tmp_path / "narrow", train__residual="bf16", train__precision="bf16") == 0
     wide, narrow = tmp_path / "wide", tmp_path / "narrow"
     assert train(text, wide, train__precision="bf16") == 0
@@ -197,7 +200,8 @@ def test_a_bf16_residual_stream_needs_bf16_arithmetic_and_a_masked_or_causal_net
     assert losses_of(narrow) == pytest.approx(losses_of(wide), abs=0.05)
 
 
-def test_sharding_on_one_process_is_the_plain_run(text, tmp_path):
+def test_sharding_on_one_process_is_the_plain_run_and_says_so(text, tmp_path, capsys):
     assert train(text, tmp_path / "plain") == 0
     assert train(text, tmp_path / "sharded", train__shard=True) == 0
     assert losses_of(tmp_path / "plain") == losses_of(tmp_path / "sharded")
+    assert "train.shard: a single process holds all weights" in capsys.readouterr().out

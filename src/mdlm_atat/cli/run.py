@@ -77,6 +77,8 @@ def run(
         console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     check_installed(config.train.loggers)
+    if config.train.shard and not engine.is_sharded:
+        say("train.shard: a single process holds all weights; there is nothing to share out")
     train_data, valid_data = open_data(config, engine)
     checkpoint = None
     if resumed_from is not None:
@@ -206,7 +208,7 @@ def assemble(
     model = build_model(config, vocab_size, counts)
     if init is not None:
         init.load_into(model, config, train_data.tokenizer)
-    speed_up(model, config.train)
+    speed_up(model, config.train, engine.precision)
     objective = build_objective(config, vocab_size, counts, model)
     curriculum = objective.curriculum if isinstance(objective, MaskedDiffusion) else None
     schedule = own_schedule(config, vocab_size, counts, model)

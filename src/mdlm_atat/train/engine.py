@@ -36,8 +36,13 @@ for _name in ("lightning.fabric", "lightning.pytorch"):  # they greet every run 
     logging.getLogger(_name).setLevel(logging.WARNING)
 
 
-def speed_up(model: nn.Module, config: TrainConfig) -> None:
+def speed_up(model: nn.Module, config: TrainConfig, precision: Literal["float32", "bf16"]) -> None:
     """What makes a network faster or smaller in training, put on from outside, each part by a switch of its own."""
+    if config.residual == "bf16" and precision != "bf16":
+        raise UserError(
+            f"train.residual = bf16 is for bf16 arithmetic, and this run's is {precision}: leave it out, or set "
+            "train.precision to bf16"
+        )
     if config.residual == "bf16":
         narrow_residual(model)
     if config.compile:
