@@ -109,6 +109,19 @@ def test_the_loss_of_every_method_is_the_plain_one_to_1e_minus_5(preset, method,
     assert distance(found, exact) < 1e-5
 
 
+def test_masks_that_are_learned_through_the_bound_get_the_plain_loss_s_gradient():
+    def config(fused: bool) -> RunConfig:
+        plain = run_config("demo", "importance_only", fused_loss=fused)
+        return replace(plain, importance=replace(plain.importance, through_bound=True))
+
+    plain, exact = loss_and_gradients(config(False))
+    fused, found = loss_and_gradients(config(True))
+    assert any(name.startswith("estimator.") for name in exact)
+    assert fused.metrics["masking/unscored_share"].item() == 0
+    assert fused.total.item() == pytest.approx(plain.total.item(), rel=1e-5)
+    assert distance(found, exact) < 1e-5
+
+
 # the residual stream in bf16 rounds every sum of a block: measured 2 to 3 times the error
 @pytest.mark.parametrize(("residual", "tolerance"), [("float32", 1e-2), ("bf16", 3e-2)])
 def test_in_bf16_the_loss_is_the_float64_one_to_1e_minus_4_and_gradients_to_one_percent(residual, tolerance):

@@ -156,10 +156,13 @@ class FusedLoss:
     chunk_nll: ChunkNLL = gradients_of_chunk
     """The function of a chunk, or its compiled form."""
 
-    def capacity(self, plan: TimePlan, num_rows: int, length: int, masking: MaskingScheduler) -> int:
+    def capacity(
+        self, plan: TimePlan, num_rows: int, length: int, masking: MaskingScheduler, *, num_times: int | None = None
+    ) -> int:
         """Positions to score of so many rows: as many as are masked, and 4 standard deviations more. Importance shifts
-        the share by little; CONTENT_MARGIN is left for it. For what is masked beyond, see `Scored.inflation`."""
-        mean, of_rows = mask_rate_of_rows(plan, self.batch_size, num_rows)
+        the share by little; CONTENT_MARGIN is left for it. For what is masked beyond, see `Scored.inflation`.
+        `num_times`: different times among the rows, where rows share them."""
+        mean, of_rows = mask_rate_of_rows(plan, self.batch_size, num_times or num_rows)
         of_coins = 0.5 / (num_rows * length) ** 0.5  # at most: each position is masked or not
         share = mean + 4 * math.hypot(of_rows, of_coins) + CONTENT_MARGIN * masking.reads_content
         return min(num_rows * length, math.ceil(share * num_rows * length))
@@ -224,13 +227,15 @@ class MaskedDiffusion:
         speed = rates.speed.float()  # (B, L); 1 everywhere for MDLM
         is_scored = is_masked
         if self.fused is None:
-            logits, log_speed_hat = denoise_under(
-                self.masking, model, z_t, t, told, lengths, stage
-            )  # (B, L, V), (B, L)
+            # (B, L, V), (B, L)
+            logits, log_speed_hat = denoise_under(self.masking, model, z_t, t, told, lengths, stage)
             nll = masked_nll(logits, x0, is_masked)  # (B, L)
             total = (weight * speed * nll).sum()  # Sahoo et al. 2024, eq. 10
         else:
-            capacity = self.fused.capacity(self.time_plan(stage), len(x0), x0.shape[1], self.masking)
+            num_times = len(x0) // 2 if self.through_bound else len(x0)
+            capacity = self.fused.capacity(
+                self.time_plan(stage), len(x0), x0.shape[1], self.masking, num_times=num_times
+            )
             scored_first = Scored.choose(is_masked, draw.uniform, rates.mask_rate.detach(), capacity)
             total, nll, log_speed_hat = self._fused(model, x0, z_t, t, lengths, stage, weight * speed, scored_first)
             is_scored = scored_first.spread(torch.ones_like(scored_first.index, dtype=torch.float32), x0) > 0
