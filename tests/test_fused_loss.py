@@ -16,7 +16,7 @@ from mdlm_atat.config.build import build_model, build_objective
 from mdlm_atat.config.files import load_config
 from mdlm_atat.config.schema import RunConfig
 from mdlm_atat.fused_loss import Scored, weighted_nll
-from mdlm_atat.objective import FusedLoss, TimePlan
+from mdlm_atat.objective import FusedLoss, TimePlan, denoised_nll, masked_nll
 from mdlm_atat.schedules import Linear
 from mdlm_atat.time_sampling import UniformTime, Weighting
 from mdlm_atat.train.engine import speed_up
@@ -171,3 +171,25 @@ def test_the_masks_of_a_part_of_the_batch_nearly_always_find_room(rows, parts_):
         draw = objective.draw(rows, length, generator)
         too_many += sum(int(part.sum() > capacity) for part in (draw.uniform < draw.t[:, None]).split(own))
     assert too_many <= 500 * parts_ / 1000
+
+
+@pytest.mark.parametrize("preset", ["demo", "mdlm-owt"])
+def test_scoring_asks_a_network_s_output_layer_at_masked_positions_only_and_finds_what_all_logits_say(preset):
+    config = run_config(preset, "mdlm")
+    torch.manual_seed(0)
+    network = build_model(config, VOCAB).eval()
+    for p in network.parameters():
+        p.data += 0.02 * torch.randn_like(p)
+    x0 = torch.randint(0, VOCAB, (5, 48))
+    is_masked = torch.rand(5, 48) < torch.tensor([[0.0], [0.1], [0.5], [0.9], [1.0]])
+    z_t, lengths = torch.where(is_masked, VOCAB, x0), torch.tensor([48, 20, 48, 31, 48])
+    is_masked &= torch.arange(48) < lengths[:, None]
+    t = torch.rand(5)
+    with torch.no_grad(), pytest.MonkeyPatch.context() as patch:
+        expected = masked_nll(network(z_t, t, lengths), x0, is_masked)
+        patch.setattr(fused_loss, "CHUNK_ELEMENTS", 17 * 320)  # 17 positions at a time
+        patch.setattr(network, "forward", None)
+        patch.setattr(network, "logits", None)
+        found = denoised_nll(network, z_t, t, lengths, x0, is_masked)
+    assert (found == 0).equal(~is_masked)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)

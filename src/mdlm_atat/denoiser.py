@@ -30,6 +30,20 @@ class Denoiser(Protocol):
         ...
 
 
+@runtime_checkable
+class Network(Protocol):
+    """A denoiser whose output layer is apart, for those who want it at some positions only."""
+
+    def hidden(
+        self,
+        z_t: Int[Tensor, "batch length"],
+        t: Float[Tensor, " batch"],
+        lengths: Int[Tensor, " batch"] | None = None,
+    ) -> Float[Tensor, "batch length width"]: ...
+
+    def output_layer(self) -> tuple[Float[Tensor, "vocab width"], Float[Tensor, " vocab"] | None]: ...
+
+
 @dataclass(frozen=True)
 class Prediction:
     """What a denoiser says of a batch of canvases, with logits only where they are asked for: the output layer is a

@@ -74,12 +74,37 @@ def weighted_nll(
     on, the softmax is not. `correction`: (table, row of each position), constants added to the logits. `chunk_nll`:
     this module's, or a compiled one.
     """
-    dtype = hidden.dtype
-    if torch.is_autocast_enabled(hidden.device.type):
-        dtype = torch.get_autocast_dtype(hidden.device.type)
     return _WeightedNLL.apply(  # pyright: ignore[reportReturnType]
-        hidden, weight, bias, target, scale, correction, dtype, chunk_nll or gradients_of_chunk
+        hidden, weight, bias, target, scale, correction, product_type(hidden), chunk_nll or gradients_of_chunk
     )
+
+
+def nll_in_chunks(
+    hidden: Float[Tensor, "positions width"],
+    weight: Float[Tensor, "vocab width"],
+    bias: Float[Tensor, " vocab"] | None,
+    target: Int[Tensor, " positions"],
+) -> Float[Tensor, " positions"]:
+    """nll as above, where no gradient is wanted."""
+    w, b = padded_layer(weight, bias, product_type(hidden))
+    return torch.cat([
+        F.cross_entropy((h.to(w.dtype) @ w.T).to(b.dtype) + b, x, reduction="none")
+        for h, x in zip(hidden.split(CHUNK_ELEMENTS // len(w)), target.split(CHUNK_ELEMENTS // len(w)), strict=True)
+    ])  # fmt: skip
+
+
+def product_type(hidden: Tensor) -> torch.dtype:
+    """What a matrix product with it is computed in."""
+    device = hidden.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
+
+
+def padded_layer(weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """The output layer for a vocabulary padded to MULTIPLE: weight in `dtype`, bias in float32 or wider."""
+    wide, padding = torch.promote_types(dtype, torch.float32), -len(weight) % MULTIPLE
+    bias = weight.new_zeros(len(weight), dtype=wide) if bias is None else bias.to(wide)
+    # padding has no probability, so it gets no gradient either
+    return F.pad(weight.to(dtype), (0, 0, 0, padding)), F.pad(bias, (0, padding), value=-torch.inf)
 
 
 class _WeightedNLL(torch.autograd.Function):
@@ -98,12 +123,8 @@ class _WeightedNLL(torch.autograd.Function):
         chunk_nll: ChunkNLL,
     ) -> tuple[Tensor, Tensor]:
         vocab_size, num_positions = len(weight), len(hidden)
-        wide = torch.promote_types(dtype, torch.float32)
-        padding = -vocab_size % MULTIPLE
-        w = F.pad(weight.to(dtype), (0, 0, 0, padding))  # (V', D)
-        # padding has no probability, so it gets no gradient either
-        b = weight.new_zeros(vocab_size, dtype=wide) if bias is None else bias.to(wide)
-        b = F.pad(b, (0, padding), value=-torch.inf)  # (V',)
+        w, b = padded_layer(weight, bias, dtype)  # (V', D), (V',)
+        wide, padding = b.dtype, len(w) - vocab_size
         num_chunks = max(1, -(-num_positions * len(w) // CHUNK_ELEMENTS))
         rows = -(-num_positions // (num_chunks * MULTIPLE)) * MULTIPLE  # all chunks alike: one compiled shape
         nll, d_hidden = torch.empty_like(scale, dtype=wide), torch.empty_like(hidden)

@@ -30,7 +30,8 @@ from torch import Tensor
 
 from mdlm_atat.atat.curriculum import Curriculum, Stage
 from mdlm_atat.atat.masking.rates import ExponentMasking, MaskingScheduler
-from mdlm_atat.fused_loss import ChunkNLL, Scored, gradients_of_chunk, weighted_nll
+from mdlm_atat.denoiser import Denoiser, Network
+from mdlm_atat.fused_loss import ChunkNLL, Scored, gradients_of_chunk, nll_in_chunks, weighted_nll
 from mdlm_atat.importance_loss import importance_loss, masking_metrics
 from mdlm_atat.masking import hide, mask_independently, scored_positions
 from mdlm_atat.schedules import Schedule
@@ -61,6 +62,23 @@ def masked_nll(
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     nll = F.cross_entropy(logits.flatten(0, 1), x0.flatten(), reduction="none").view_as(x0)
     return torch.where(is_masked, nll, 0.0)
+
+
+def denoised_nll(
+    denoise: Denoiser | Network,
+    z_t: Int[Tensor, "batch length"],
+    t: Float[Tensor, " batch"],
+    lengths: Int[Tensor, " batch"] | None,
+    x0: Int[Tensor, "batch length"],
+    is_masked: Bool[Tensor, "batch length"],
+) -> Float[Tensor, "batch length"]:
+    """`masked_nll` of what a denoiser says, without a gradient; a network's output layer is asked at masked positions
+    only, a chunk at a time."""
+    if not isinstance(denoise, Network):
+        return masked_nll(denoise(z_t, t, lengths), x0, is_masked)
+    weight, bias = denoise.output_layer()
+    nll = nll_in_chunks(denoise.hidden(z_t, t, lengths)[is_masked], weight, bias, x0[is_masked])
+    return nll.new_zeros(x0.shape).masked_scatter(is_masked, nll)
 
 
 def rate_mismatch(

@@ -17,10 +17,10 @@ from jaxtyping import Bool, Float, Int, Num
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mdlm_atat.denoiser import Denoiser
+from mdlm_atat.denoiser import Denoiser, Network
 from mdlm_atat.errors import UserError
 from mdlm_atat.masking import hide, mask_exactly, scored_positions
-from mdlm_atat.objective import count_weights, masked_nll
+from mdlm_atat.objective import count_weights, denoised_nll
 
 BLOCK_SIZE = 16  # draws whose mask counts are spread evenly together; standard errors are taken between blocks
 NUM_PROFILE_BINS = 10
@@ -191,7 +191,7 @@ def ratio_with_standard_error(total: Float[Tensor, " n"], size: Float[Tensor, " 
 
 @torch.no_grad()
 def draw_nll(
-    denoise: Denoiser,
+    denoise: Denoiser | Network,
     rows: Rows,
     *,
     num_draws: int,
@@ -218,13 +218,10 @@ def draw_nll(
     def score(x0: Tensor, lengths: Tensor, num_masked: Tensor, uniform: Tensor) -> Tensor:
         is_masked = mask_exactly(uniform, num_masked, scored_positions(lengths, x0.shape[1]))
         z_t = hide(x0, is_masked, mask_id)
-        logits = denoise(
-            z_t.to(device),
-            (num_masked / lengths).to(device, torch.float32),
-            lengths.to(device) if (lengths < x0.shape[1]).any() else None,
-        )  # (B, L, V)
+        told = (num_masked / lengths).to(device, torch.float32)
+        padded = lengths.to(device) if (lengths < x0.shape[1]).any() else None
         x0, is_masked = x0.to(device), is_masked.to(device)
-        nll = masked_nll(logits, x0, is_masked).double()  # (B, L)
+        nll = denoised_nll(denoise, z_t.to(device), told, padded, x0, is_masked).double()  # (B, L)
         if groups is None:
             return nll.sum(1, keepdim=True)
         scored = scored_positions(lengths, x0.shape[1]).to(device)
