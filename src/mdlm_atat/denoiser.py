@@ -32,7 +32,8 @@ class Denoiser(Protocol):
 
 @runtime_checkable
 class Network(Protocol):
-    """A denoiser whose output layer is apart, for those who want it at some positions only."""
+    """A denoiser whose logits are its output layer applied to `hidden`, for those who want them at some positions only.
+    Calling it must give the same."""
 
     def hidden(
         self,

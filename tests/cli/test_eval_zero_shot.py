@@ -117,14 +117,18 @@ def test_a_set_known_by_name_is_read_from_a_folder_in_the_hubs_format(run, texts
 
 
 class Exact(ATATDiT):
-    """The conditionals of a joint whose sequences end with a token that is always the same."""
+    """The conditionals of a joint whose sequences end with a token that is always the same. Its output layer is the
+    identity: a network's logits are what that makes of `hidden`."""
 
     def __init__(self, joint: Joint) -> None:
         super().__init__(joint.mask_id, joint.sequences.shape[1], num_layers=1, width=4, num_heads=1)
         self.joint = joint
 
-    def forward(self, z_t, t, lengths=None):  # noqa: ARG002
-        return self.joint.denoise(z_t, t)
+    def hidden(self, z_t, t, lengths=None):  # noqa: ARG002
+        return self.joint.denoise(z_t, t).clamp_min(-1e3)  # minus infinity times nothing is no number
+
+    def output_layer(self):
+        return torch.eye(self.vocab_size, dtype=torch.float64), None
 
 
 def test_the_zero_shot_numbers_of_an_exact_model_are_the_entropy_of_the_text(tmp_path, monkeypatch):
