@@ -27,7 +27,7 @@ def record(run: Path) -> dict:
 
 
 def test_every_number_of_steps_at_every_temperature_is_a_line_a_point_and_in_the_picture(run, command, capsys):
-    assert main([*command, "--steps", "2,16", "--temperature", "0.5,1"]) == 0
+    assert main([*command, "--steps", "2", "16", "--temperature", "0.5", "1"]) == 0
     out = capsys.readouterr().out
     found = record(run)
     assert [(point["steps"], point["temperature"]) for point in found["points"]] == [
@@ -59,7 +59,7 @@ def test_validation_texts_own_values_stand_below_and_are_cheaper_than_two_step_s
 
 
 def test_what_misleads_is_said_once_and_stored_with_its_point(run, command, capsys):
-    assert main([*command, "--steps", "4,8", "--temperature", "0.3"]) == 0
+    assert main([*command, "--steps", "4", "8", "--temperature", "0.3"]) == 0
     out = capsys.readouterr().out
     assert out.count("12 texts are few") == 1
     assert out.count("MAUVE of 12 texts is noisy") == 1
@@ -79,11 +79,11 @@ def test_an_interrupted_command_goes_on_where_it_stopped(run, command, monkeypat
         return real_measure(lm, quality, head, steps, temperature, batch_size)
 
     monkeypatch.setattr(eval_samples, "measure", measure)
-    assert main([*command, "--steps", "2,4,8"]) == 130
+    assert main([*command, "--steps", "2", "4", "8"]) == 130
     assert [point["steps"] for point in record(run)["points"]] == [2, 4]
     before = record(run)["points"]
     made.clear()
-    assert main([*command, "--steps", "2,4,8"]) == 0
+    assert main([*command, "--steps", "2", "4", "8"]) == 0
     assert made == [8]
     assert record(run)["points"][:2] == before
 
@@ -98,7 +98,7 @@ def test_a_sample_does_not_depend_on_its_batch(run, command, tmp_path):
 
 
 def test_without_a_judge_the_table_has_entropy_and_repetition_alone(run, capsys):
-    assert main(["eval", str(run), "--samples", "4", "--steps", "2,4"]) == 0
+    assert main(["eval", str(run), "--samples", "4", "--steps", "2", "4"]) == 0
     assert "judge_nats" not in record(run)["points"][0]
     assert "4 texts are few" in capsys.readouterr().out
     assert list(run.glob("samples-*.png"))
@@ -114,7 +114,7 @@ def test_a_causal_model_is_measured_too(runs, cache, tmp_path):
 
 def test_mistakes_are_told_before_a_judge_is_loaded(run, command, runs, capsys):
     cases = (
-        (["--steps", "4,x"], "--steps is '4,x', expected whole numbers from 1 with commas between"),
+        (["--steps", "4", "x"], "--steps is '4 x', expected whole numbers from 1, e.g. --steps 1 2"),
         (["--steps", "0"], "--steps is '0'"),
         (["--temperature", "nan"], "--temperature is 'nan'"),
         (["--temperature", "-1"], "--temperature"),

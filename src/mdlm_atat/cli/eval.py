@@ -40,7 +40,7 @@ def make_parser() -> argparse.ArgumentParser:
   atat eval runs/demo/checkpoints/step-00000500 --num_draws 16384
   atat eval runs/demo --data other.txt --json other.json
   atat eval runs/atat --against runs/mdlm --deciles --num_steps 64 256 1000
-  atat eval runs/demo --samples 256 --judge runs/causal --steps 16,64,256 --temperature 0.8,1
+  atat eval runs/demo --samples 256 --judge runs/causal --steps 16 64 256 --temperature 0.8 1
   atat eval runs/owt --zero-shot wikitext-103 ptb lambada lm1b ag_news pubmed arxiv
 """,
     )

@@ -31,8 +31,8 @@ def add_sample_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--judge", help="who finds them likely or not: a causal run of ours, or a hub's causal model or its folder"
     )
-    group.add_argument("--steps", metavar="T,T,...", help="numbers of steps (default: the sampler's own)")
-    group.add_argument("--temperature", metavar="X,X,...", help="temperatures (default: 1)")
+    group.add_argument("--steps", nargs="+", metavar="T", help="numbers of steps (default: the sampler's own)")
+    group.add_argument("--temperature", nargs="+", metavar="X", help="temperatures (default: 1)")
     group.add_argument("--sampler", metavar="NAME[:OPTION=VALUE,...]", help="see atat samplers (default: the model's)")
     group.add_argument("--length", type=int, help="tokens of a text (default: the model's)")
 
@@ -111,16 +111,18 @@ def grid(lm: MaskedDiffusionLM | CausalLM, arguments: argparse.Namespace) -> lis
     return [(number, temperature) for temperature in allowed or [1.0] for number in steps or [None]]
 
 
-def numbers(name: str, text: str | None, kind: Callable[[str], Any], expected: str, good: Callable[[Any], bool]) -> Any:
-    """A list with commas; each number once."""
-    if text is None:
+def numbers(
+    name: str, parts: Sequence[str] | None, kind: Callable[[str], Any], expected: str, good: Callable[[Any], bool]
+) -> Any:
+    """Each number once."""
+    if parts is None:
         return []
     try:
-        found = [kind(part) for part in text.split(",")]
+        found = [kind(part) for part in parts]
     except ValueError:
         found = [math.nan]
     if not all(map(good, found)):
-        raise UserError(f"--{name} is {text!r}, expected {expected} with commas between, e.g. --{name} 1,2")
+        raise UserError(f"--{name} is {' '.join(parts)!r}, expected {expected}, e.g. --{name} 1 2")
     return list(dict.fromkeys(found))
 
 
