@@ -16,6 +16,7 @@ from mdlm_atat.config.build import build_model, build_objective
 from mdlm_atat.config.files import load_config
 from mdlm_atat.config.schema import RunConfig
 from mdlm_atat.fused_loss import Scored, weighted_nll
+from mdlm_atat.lm.sampling import projection
 from mdlm_atat.objective import FusedLoss, TimePlan, denoised_nll, masked_nll
 from mdlm_atat.schedules import Linear
 from mdlm_atat.time_sampling import UniformTime, Weighting
@@ -193,3 +194,22 @@ def test_scoring_asks_a_network_s_output_layer_at_masked_positions_only_and_find
         found = denoised_nll(network, z_t, t, lengths, x0, is_masked)
     assert (found == 0).equal(~is_masked)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("preset", ["demo", "mdlm-owt"])
+def test_samplers_get_the_network_s_own_logits_from_weights_cast_once_and_padded(preset):
+    torch.manual_seed(0)
+    network = build_model(run_config(preset, "mdlm"), VOCAB)
+    for p in network.parameters():
+        p.data += 0.1 * torch.randn_like(p)
+    hidden = torch.randn(2, 5, 64)
+    with torch.no_grad():
+        exact = network.logits(hidden)
+        assert projection(network, None)(hidden).equal(exact)
+        found = projection(network, torch.bfloat16)(hidden)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            expected = network.logits(hidden)
+    assert found.dtype == torch.bfloat16
+    assert found.shape == (2, 5, VOCAB)
+    torch.testing.assert_close(found, expected, rtol=2**-7, atol=2**-7)
+    assert not found.float().equal(exact)

@@ -21,7 +21,7 @@ from mdlm_atat.data.tokenizers import Tokenizer
 from mdlm_atat.denoiser import Prediction
 from mdlm_atat.device import Graphed, Precision, compile_network
 from mdlm_atat.errors import UserError
-from mdlm_atat.fused_loss import MULTIPLE
+from mdlm_atat.fused_loss import padded_layer
 from mdlm_atat.lm.results import Frame, Generated, Infilled, TextTrace
 from mdlm_atat.samplers.blocks import Blocks
 from mdlm_atat.samplers.canvas import Canvas
@@ -386,7 +386,7 @@ def projection(network: Any, dtype: torch.dtype | None) -> Callable[[Tensor], Te
     if dtype is None:
         return network.logits
     weight, bias = network.output_layer()
-    vocab_size, padding = len(weight), -len(weight) % MULTIPLE
-    weight = F.pad(weight.detach().to(dtype), (0, 0, 0, padding))
-    bias = None if bias is None else F.pad(bias.detach().to(dtype), (0, padding))
-    return lambda hidden: F.linear(hidden.to(dtype), weight, bias)[..., :vocab_size]
+    vocab_size = len(weight)
+    with torch.no_grad():
+        weight, bias = padded_layer(weight, bias, dtype)
+    return lambda hidden: F.linear(hidden.to(dtype), weight, bias.to(dtype))[..., :vocab_size]

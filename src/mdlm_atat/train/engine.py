@@ -121,7 +121,8 @@ class Engine:
         finally:
             for module in sharded:
                 module.reshard()
-                module.set_reshard_after_forward(True, recurse=False)
+                # the outermost keeps its own for the backward pass, which begins with them
+                module.set_reshard_after_forward(not isinstance(module, Applied), recurse=False)
 
     def to_device(self, array: NDArray[Any]) -> Tensor:
         """The array on this device, without waiting for the work that is queued there."""

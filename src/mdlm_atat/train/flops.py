@@ -48,4 +48,6 @@ def matrix_rate(device: torch.device, size: int = 8192) -> float | None:
         torch.mm(a, a)
         torch.cuda.synchronize(device)
         times_s.append(time.perf_counter() - start_s)
+    del a
+    torch.cuda.reset_peak_memory_stats(device)  # its matrices are no part of a run's peak
     return 2 * size**3 / statistics.median(times_s[3:])
