@@ -3,6 +3,7 @@
     python -m benchmarks.train_step --model.dropout 0.1      MDLM's shape: 12 layers of 768, 50,257 tokens, length 1024
     python -m benchmarks.train_step --batch_size 512 --data.length 128 --data.tokenizer bert-base-uncased
     python -m benchmarks.train_step --methods mdlm atat --variants compiled
+    python -m benchmarks.train_step --methods mdlm atat --variants compiled --trace   waits for the device, kernels
     torchrun --nproc-per-node 2 -m benchmarks.train_step --batch_size 64 --variants compiled        and --shard
     python -m benchmarks.train_step --preset demo --batch_size 8 --steps 3 --variants reference eager     anywhere
 
@@ -21,10 +22,12 @@ import gc
 import itertools
 import statistics
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from torch.profiler import ProfilerActivity, profile
 
 from mdlm_atat.config.build import build_model, build_objective
 from mdlm_atat.config.files import load_config, override
@@ -56,6 +59,7 @@ class Measured:
     num_parameters: int
     first_s: float
     """Of the first steps: compilation."""
+    trace: Sequence[str] = ()
 
 
 def random_batches(config: RunConfig, vocab_size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -119,6 +123,23 @@ def reference_step(run: Training, step: int) -> None:
             run.ema.average[name].lerp_(p, 1 - run.ema.decay)
 
 
+def trace_steps(run: Training, take: Callable[[Training, int], None], num_steps: int = 3) -> list[str]:
+    """What a profile of a few steps says, a line each: every way in which the CPU waited for the device or copied from
+    it, with how often (the profile itself waits once, at its end), and the kernels that took longest, in ms a step."""
+    run.engine.synchronize()
+    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as trace:
+        for step in range(num_steps):
+            take(run, step)
+    events = trace.key_averages()
+    waits = {e.key: e.count for e in events if "Synchronize" in e.key or "DtoH" in e.key}
+    kernels = sorted((e for e in events if e.device_type.name == "CUDA"), key=lambda e: -e.self_device_time_total)
+    lines = [f"waits and copies to the CPU in {num_steps} steps: {waits or 'none'}"]
+    return lines + [
+        f"{e.self_device_time_total / 1e3 / num_steps:8.2f} ms {e.count / num_steps:6.1f} x {e.key[:100]}"
+        for e in kernels[:25]
+    ]
+
+
 class Instant:
     """A moment of the device's own time."""
 
@@ -134,7 +155,9 @@ class Instant:
         return earlier.event.elapsed_time(self.event) / 1e3
 
 
-def measure(config: RunConfig, variant: str, engine: Engine, num_steps: int, num_warm_up: int) -> Measured:
+def measure(
+    config: RunConfig, variant: str, engine: Engine, num_steps: int, num_warm_up: int, *, trace: bool = False
+) -> Measured:
     """The time of single steps, from the end of one to the end of the next: nothing waits for the device between them,
     as in a run."""
     is_gpu = engine.device.type == "cuda"
@@ -154,9 +177,9 @@ def measure(config: RunConfig, variant: str, engine: Engine, num_steps: int, num
             ends.append(Instant(is_gpu))
         engine.synchronize()
         step_s = [later.seconds_since(earlier) for earlier, later in itertools.pairwise(ends)]
-        found = Measured(
-            step_s, engine.peak_memory_bytes(), sum(p.numel() for p in run.raw_model.parameters()), first_s
-        )
+        num_parameters = sum(p.numel() for p in run.raw_model.parameters())
+        peak_bytes = engine.peak_memory_bytes()
+        found = Measured(step_s, peak_bytes, num_parameters, first_s, trace_steps(run, take) if trace else ())
     del run
     gc.collect()
     if is_gpu:
@@ -174,8 +197,11 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=30, help="timed")
     parser.add_argument("--warm_up", type=int, default=5)
     parser.add_argument("--shard", action="store_true", help="under torchrun: FSDP2 instead of DDP")
+    parser.add_argument("--trace", action="store_true", help="profile three more steps: what waits, which kernels")
     arguments, dotted = parser.parse_known_args()
     engine = Engine("auto", shard=arguments.shard)
+    if arguments.trace and engine.device.type != "cuda":
+        raise SystemExit("--trace shows what a GPU does, and there is none here")
     print = builtins.print if engine.is_main else lambda *_, **__: None
     machine, ceiling = engine.describe(), (matrix_rate(engine.device) or 0.0) * engine.num_ranks
     processes = f"{engine.num_ranks} x " if engine.num_ranks > 1 else ""
@@ -196,7 +222,7 @@ def main() -> None:
                 **{"compile": False, "deterministic": False, **VARIANTS[variant]},
             )
             changed = replace(config, train=train)
-            found = measure(changed, variant, engine, arguments.steps, arguments.warm_up)
+            found = measure(changed, variant, engine, arguments.steps, arguments.warm_up, trace=arguments.trace)
             times = sorted(found.step_s)
             median = statistics.median(times)
             low, high = times[len(times) // 10], times[-1 - len(times) // 10]
@@ -205,7 +231,7 @@ def main() -> None:
             share = rate * training_flops_per_token(changed, VOCABULARY[config.data.tokenizer]) / (ceiling or np.nan)
             print(f"{method + ' ' + variant:24} {median * 1e3:9.1f} ({low * 1e3:7.1f}-{high * 1e3:7.1f}) {rate:10,.0f} "
                   f"{base / median:6.2f} {share:10.1%} {found.peak_bytes / 2**30:9.2f} {found.num_parameters:12,} "
-                  f"{found.first_s:8.1f}", flush=True)  # fmt: skip
+                  f"{found.first_s:8.1f}", *found.trace, sep="\n", flush=True)  # fmt: skip
 
 
 if __name__ == "__main__":
