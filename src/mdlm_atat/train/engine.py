@@ -12,7 +12,9 @@ from typing import Any, Literal, cast
 
 import torch
 from lightning.fabric import Fabric
+from lightning.fabric.strategies.ddp import DDPStrategy
 from lightning.fabric.strategies.model_parallel import ModelParallelStrategy
+from lightning.fabric.strategies.strategy import Strategy
 from lightning.fabric.wrappers import _FabricModule
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -79,9 +81,11 @@ class Engine:
             )
         self.precision: Literal["float32", "bf16"] = choose_precision(precision, device)
         self.is_sharded = shard and num_ranks > 1
-        strategy: str | ModelParallelStrategy = "ddp" if num_ranks > 1 else "auto"
+        strategy: str | Strategy = "auto"
         if self.is_sharded:
             strategy = ModelParallelStrategy(shard_over, data_parallel_size=num_ranks, tensor_parallel_size=1)
+        elif num_ranks > 1:  # gradients live in what is exchanged; buffers are constants, the same in every process
+            strategy = DDPStrategy(gradient_as_bucket_view=True, broadcast_buffers=False)
         self._fabric = Fabric(
             accelerator=device.type,
             devices=per_node,
