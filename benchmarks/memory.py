@@ -4,17 +4,18 @@
     python -m benchmarks.memory --presets mdlm-owt --largest --model.dropout 0.1    the largest batch, and its rate
     python -m benchmarks.memory --presets demo --batch_size 2 --steps 2 --variants fused    anywhere
 
-The largest batch is foretold from the peaks of two batches, by a straight line up to 97% of the card, and then tried.
+The largest batch is foretold from two batches' peaks, by a straight line up to 97% of the card, and then tried. The
+batch is doubled until a third of the card is full: below that, what does not grow with the batch bends the line.
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
-from benchmarks.train_step import VARIANTS, Measured, measure
+from benchmarks.train_step import VARIANTS, measure
 
 from mdlm_atat.config.files import load_config, override
 from mdlm_atat.config.schema import RunConfig
@@ -24,32 +25,50 @@ from mdlm_atat.train.engine import Engine
 HEADER = f"{'':34} {'batch':>6} {'ms/step':>9} {'tokens/s':>10} {'peak GiB':>9} {'parameters':>13}"
 
 
-def measured(config: RunConfig, variant: str, batch_size: int, engine: Engine, num_steps: int) -> Measured | None:
-    """None: it does not fit."""
-    settings = {"compile": False, "deterministic": False, **VARIANTS[variant]}
-    train = replace(config.train, batch_size=batch_size, num_micro_batches=1, **settings)
-    try:
-        return measure(replace(config, train=train), variant, engine, num_steps, num_warm_up=4)
-    except torch.OutOfMemoryError:
-        torch.cuda.empty_cache()
-        return None
+@dataclass(frozen=True)
+class Bench:
+    """A preset in a variant."""
+
+    name: str
+    variant: str
+    config: RunConfig
+    engine: Engine
+    num_steps: int
+
+    def run(self, batch_size: int) -> int | None:
+        """Measure, print a line, and give the peak in bytes; None: it does not fit."""
+        settings = {"compile": False, "deterministic": False, **VARIANTS[self.variant]}
+        train = replace(self.config.train, batch_size=batch_size, num_micro_batches=1, **settings)
+        config = replace(self.config, train=train)
+        try:
+            found = measure(config, self.variant, self.engine, self.num_steps, num_warm_up=4)
+        except torch.OutOfMemoryError:
+            torch.cuda.empty_cache()
+            print(f"{self.name:34} {batch_size:6} does not fit", flush=True)
+            return None
+        median = statistics.median(found.step_s)
+        rate = batch_size * config.data.length / median
+        print(f"{self.name:34} {batch_size:6} {median * 1e3:9.1f} {rate:10,.0f} {found.peak_bytes / 2**30:9.2f} "
+              f"{found.num_parameters:13,}", flush=True)  # fmt: skip
+        return found.peak_bytes
+
+    def run_largest(self, batch_size: int) -> None:
+        """From batch_size on, until one fills a third of the card; then the one that should fill it."""
+        total_bytes = torch.cuda.get_device_properties(self.engine.device).total_memory
+        peaks: list[tuple[int, int]] = []
+        while len(peaks) < 2 or peaks[-1][1] < total_bytes / 3:
+            peak = self.run(batch_size)
+            if peak is None:
+                return
+            peaks.append((batch_size, peak))
+            batch_size *= 2
+        self.run(largest_batch(peaks[-2], peaks[-1], total_bytes))
 
 
-def line(name: str, config: RunConfig, batch_size: int, found: Measured | None) -> None:
-    if found is None:
-        print(f"{name:34} {batch_size:6} does not fit", flush=True)
-        return
-    median = statistics.median(found.step_s)
-    rate = batch_size * config.data.length / median
-    print(f"{name:34} {batch_size:6} {median * 1e3:9.1f} {rate:10,.0f} {found.peak_bytes / 2**30:9.2f} "
-          f"{found.num_parameters:13,}", flush=True)  # fmt: skip
-
-
-def largest_batch(peaks: dict[int, int], total_bytes: int) -> int:
-    """The batch whose peak a line through two peaks foretells at 97% of the card, in eights."""
-    (small, low), (large, high) = sorted(peaks.items())
-    per_sequence = (high - low) / (large - small)
-    return int((0.97 * total_bytes - low) / per_sequence + small) // 8 * 8
+def largest_batch(small: tuple[int, int], large: tuple[int, int], total_bytes: int) -> int:
+    """The batch whose peak a line through two (batch, peak) foretells at 97% of the card, in eights."""
+    per_sequence = (large[1] - small[1]) / (large[0] - small[0])
+    return int((0.97 * total_bytes - small[1]) / per_sequence + small[0]) // 8 * 8
 
 
 def main() -> None:
@@ -67,16 +86,8 @@ def main() -> None:
     for preset in arguments.presets:
         config = override(load_config(preset), dotted, prog="memory")
         for variant in arguments.variants:
-            sizes = [arguments.batch_size] + [2 * arguments.batch_size] * arguments.largest
-            peaks: dict[int, int] = {}
-            for size in sizes:
-                found = measured(config, variant, size, engine, arguments.steps)
-                line(f"{preset} {variant}", config, size, found)
-                if found is not None:
-                    peaks[size] = found.peak_bytes
-            if len(peaks) == 2:
-                size = largest_batch(peaks, torch.cuda.get_device_properties(engine.device).total_memory)
-                line(f"{preset} {variant}", config, size, measured(config, variant, size, engine, arguments.steps))
+            bench = Bench(f"{preset} {variant}", variant, config, engine, arguments.steps)
+            (bench.run_largest if arguments.largest else bench.run)(arguments.batch_size)
 
 
 if __name__ == "__main__":
