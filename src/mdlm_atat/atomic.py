@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import secrets
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ def write_text(file: Path, content: str) -> None:
 
 def write_bytes(file: Path, content: bytes) -> None:
     """The same of bytes."""
-    aside = file.with_name(f".{file.name}.writing")
+    aside = file.with_name(f".{file.name}.{secrets.token_hex(4)}.writing")  # its own: others may write the same file
     try:
         with aside.open("wb") as stream:
             stream.write(content)
