@@ -33,8 +33,8 @@ from mdlm_atat.experiments.locks import waiting_lock
 from mdlm_atat.experiments.processes import last_lines, start_command, stop_commands
 from mdlm_atat.train.flops import training_flops_per_token
 
-CALIBRATION_STEPS = 48
-CALIBRATION_LAPS = 12  # log lines, of which the first third is warm-up and compilation
+CALIBRATION_STEPS = 72
+CALIBRATION_LAPS = 3  # log lines, of which the first is warm-up and compilation; few, because the loop waits at each
 SHORT = {  # a calibration is timed, not scored
     "eval.num_draws": 32,
     "eval.final_num_draws": 32,
