@@ -20,19 +20,26 @@ def importance_loss(
     lengths: Int[Tensor, " batch"] | None,
     nll: Float[Tensor, "batch length"],
     is_scored: Bool[Tensor, "batch length"],
+    *,
+    measure: bool = False,
 ) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
-    """Mean squared error of the estimator's scores against the standardised losses of the masked tokens: of the clean
-    input (t = 0), which drives the masking, and of the masked one, for samplers. And both correlations.
+    """Mean squared errors of the estimator's scores against the standardised losses of the masked tokens, added up: of
+    the clean input (t = 0), which drives the masking, and of the masked one, for samplers. `measure`: both
+    correlations too.
 
     Mean and variance are those of the rows at hand, so more processes or micro-batches make nearly the same run.
     """
     target = standardised(nll, is_scored)
-    clean = model.importance_score(x0, torch.zeros(len(x0), device=x0.device), lengths)  # (B, L)
-    masked = model.importance_score(z_t, told, lengths)  # (B, L)
-    error = importance_error(clean, target, is_scored) + importance_error(masked, target, is_scored)
+    both_lengths = None if lengths is None else torch.cat([lengths, lengths])
+    score = model.importance_score(torch.cat([x0, z_t]), torch.cat([torch.zeros_like(told), told]), both_lengths)
+    score = score.unflatten(0, (2, len(x0)))  # (2, B, L): of the clean and of the masked input
+    error = torch.where(is_scored, (score - target).square(), 0.0).sum() / is_scored.sum().clamp_min(1)
+    if not measure:
+        return error, {}
+    clean, masked = score.detach()
     return error, {
-        "importance/correlation": correlation(clean.detach(), target, is_scored),
-        "importance/correlation_masked_input": correlation(masked.detach(), target, is_scored),
+        "importance/correlation": correlation(clean, target, is_scored),
+        "importance/correlation_masked_input": correlation(masked, target, is_scored),
     }
 
 
@@ -44,15 +51,6 @@ def standardised(
     mean = torch.where(is_masked, nll, 0.0).sum() / count
     centred = torch.where(is_masked, nll - mean, 0.0)
     return centred / (centred.square().sum() / count).sqrt().clamp_min(1e-6)
-
-
-def importance_error(
-    score: Float[Tensor, "batch length"],
-    target: Float[Tensor, "batch length"],
-    is_masked: Bool[Tensor, "batch length"],
-) -> Float[Tensor, ""]:
-    """Mean squared error of the estimator's score over the masked tokens."""
-    return torch.where(is_masked, (score - target).square(), 0.0).sum() / is_masked.sum().clamp_min(1)
 
 
 def correlation(

@@ -276,6 +276,7 @@ class MaskedDiffusion:
                 None if lengths is None else lengths[rows],
                 nll[rows].detach(),
                 is_scored[rows],
+                measure=measure,
             )
             share = scored.sum() / num_tokens  # of the batch: the mean over micro-batches weighs each by its tokens
             total = total + self.importance_weight * share * error
@@ -283,7 +284,7 @@ class MaskedDiffusion:
         if measure:
             metrics |= masking_metrics(rates, is_masked, scored, importance, stage)
             metrics["masking/unscored_share"] = 1 - is_scored.sum() / is_masked.sum().clamp_min(1)
-        return TrainingLoss(total, terms, metrics if measure else {})
+        return TrainingLoss(total, terms, metrics)
 
     def _fused(
         self,
