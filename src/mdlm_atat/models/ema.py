@@ -23,8 +23,7 @@ class EMA:
     def update(self, model: nn.Module, step: int) -> None:
         """`step`: optimizer steps taken so far, this one included."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        weights = [p.detach() for p in model.parameters()]
-        torch._foreach_lerp_(list(self.average.values()), weights, 1 - decay)  # pyright: ignore[reportPrivateImportUsage]
+        torch._foreach_lerp_(list(self.average.values()), list(model.parameters()), 1 - decay)  # pyright: ignore[reportPrivateImportUsage]
 
     @contextmanager
     def swapped_in(self, model: nn.Module) -> Iterator[None]:
