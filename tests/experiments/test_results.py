@@ -135,9 +135,16 @@ def test_steps_to_the_baseline_are_interpolated_over_log_steps_between_decayed_r
     found = made_results(runs)["derived"]["c"]["a"]
     steps = found["steps_to_baseline"]
     assert steps["steps"] == pytest.approx(50)  # half-way from 25 to 100 on a log scale
-    assert (steps["share"], steps["how"], steps["decayed"]) == (pytest.approx(0.5), DECAYED, True)
+    assert (steps["share"], steps["how"], steps["at_most"]) == (pytest.approx(0.5), DECAYED, False)
     assert found["tokens_to_baseline"]["tokens"] == pytest.approx(500)
     assert found["gpu_seconds_to_baseline"]["gpu_seconds"] == pytest.approx(25)
+
+
+def test_where_the_shortest_run_is_past_the_baseline_its_steps_are_an_upper_bound():
+    results = made_results([made_run("mdlm", 0, 4.0), made_run("a@0.25", 0, 3.9), made_run("a", 0, 3.8)])
+    steps = results["derived"]["c"]["a"]["steps_to_baseline"]
+    assert (steps["steps"], steps["decayed"], steps["at_most"]) == (25, True, True)
+    assert "at most 25, 25%" in report_markdown(results)
 
 
 def test_from_one_curve_they_are_an_upper_bound_and_the_caveats_say_so():
@@ -148,7 +155,7 @@ def test_from_one_curve_they_are_an_upper_bound_and_the_caveats_say_so():
     steps = results["derived"]["c"]["a"]["steps_to_baseline"]
     # 4.1 is the baseline's last value by the same draws; two thirds of the way from 4.5 to 3.9
     assert steps["steps"] == pytest.approx(20 * 2 ** (2 / 3))
-    assert (steps["how"], steps["decayed"]) == ("upper bound from an undecayed curve", False)
+    assert (steps["how"], steps["decayed"], steps["at_most"]) == ("upper bound from an undecayed curve", False, True)
     seconds = results["derived"]["c"]["a"]["gpu_seconds_to_baseline"]
     assert seconds["share"] == pytest.approx(2 * steps["share"])  # its steps take twice as long
     assert any("the learning rate had not decayed" in sentence for sentence in results["caveats"])
@@ -231,6 +238,7 @@ def test_training_seconds_leave_evaluation_out():
         {"step": 40, "train/loss": 1.0, "train/tokens": 4000, "train/tokens_per_s": 100.0},
     ]
     assert training_seconds(lines) == [20.0, 30.0, 50.0]
+    assert training_seconds(lines, per_step=0.5) == [line["step"] / 2 for line in lines]
     assert seconds_per_step(lines) == 1.0
     evaluated = [*lines, {"step": 30, "eval/nelbo_nats_per_token": 2.0, "eval/standard_error": 0.1}]
     found = curve(evaluated, lines, training_seconds(lines))

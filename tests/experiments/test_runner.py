@@ -168,7 +168,7 @@ def test_a_run_killed_before_its_first_step_is_started_anew(stand_in):
 def test_runs_are_spread_over_the_visible_gpus(stand_in, monkeypatch):
     monkeypatch.setattr("mdlm_atat.experiments.processes.visible_devices", lambda: ["2", "5"])
     out = stand_in / "out"
-    assert run(grid_file(stand_in, seeds=[0, 1], budget={"steps": 100}), out, "--processes", "4") == 0
+    assert run(grid_file(stand_in, seeds=[0, 1], budget={"steps": 400}), out, "--processes", "4") == 0
     results = json.loads((out / "results.json").read_text())
     assert Counter(entry["machine"]["device"] for entry in results["runs"]) == {"2": 2, "5": 2}
     assert any(sentence.startswith("4 of 4 runs shared a device") for sentence in results["caveats"])

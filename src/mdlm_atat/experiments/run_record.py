@@ -58,7 +58,8 @@ def collect_run(
     started = read_json(run / "run.json") or {}
     metrics = read_lines(run / "metrics.jsonl")
     training = by_step(metrics, "train/loss")
-    seconds = training_seconds(training)
+    calibration = None if entry is None else entry["calibration"]
+    seconds = training_seconds(training, None if calibration is None else calibration["seconds_per_step"])
     num_tokens = int(training[-1]["train/tokens"]) if training else 0
     final = None if status != "done" or num_steps is None else final_record(run, num_steps, data)
     flops = None if entry is None else entry["flops_per_token"]
@@ -86,7 +87,7 @@ def collect_run(
         "train_seconds": seconds[-1] if seconds else 0.0,
         "seconds_per_step": seconds_per_step(training),
         "peak_memory_bytes": started.get("peak_memory_bytes"),
-        "calibration": None if entry is None else entry["calibration"],
+        "calibration": calibration,
         "final": final,
         "best": best_step(metrics, run, data),
         "curve": curve(metrics, training, seconds),
@@ -124,9 +125,12 @@ def by_step(lines: Sequence[Line], key: str) -> list[Line]:
     return [found[step] for step in sorted(found)]
 
 
-def training_seconds(training: Sequence[Line]) -> list[float]:
-    """Seconds of training alone up to each log line: tokens over tokens per second, whose clock stands still while
-    the run is evaluated."""
+def training_seconds(training: Sequence[Line], per_step: float | None = None) -> list[float]:
+    """Seconds of training alone up to each log line: steps times the seconds of one, where they were timed alone before
+    the runs; or tokens over tokens per second, whose clock stands still while the run is evaluated, but not while
+    another run has the device."""
+    if per_step is not None:
+        return [line["step"] * per_step for line in training]
     total, tokens, seconds = 0.0, 0.0, list[float]()
     for line in training:
         total += (line["train/tokens"] - tokens) / line["train/tokens_per_s"]

@@ -47,25 +47,24 @@ def costs_to_baseline(
                 "steps_to_baseline_note": f"seed {baseline['seed']} does not reach the baseline's {target:.4f} nats",
             }
         found.append(crossing)
-    how = DECAYED if decayed else UNDECAYED
+    how = {"how": DECAYED if decayed else UNDECAYED, "decayed": decayed, "at_most": not decayed}
     if any(at_first for _, at_first in found):
-        how += "; at most, since the first point is past it already"
+        how |= {"how": f"{how['how']}; at most, since the first point is past it already", "at_most": True}
     steps = [steps for steps, _ in found]
     per_step = [(_per_step(runs[-1]), _per_step(baseline), baseline["num_steps"]) for runs, baseline in pairs]
     costs = {
-        "steps_to_baseline": _summary("steps", steps, [b["num_steps"] for _, b in pairs], how, decayed),
+        "steps_to_baseline": _summary("steps", steps, [b["num_steps"] for _, b in pairs], how),
         "tokens_to_baseline": _summary(
             "tokens",
             [s * runs[-1]["num_tokens"] / runs[-1]["num_steps"] for s, (runs, _) in zip(steps, pairs, strict=True)],
             [float(baseline["num_tokens"]) for _, baseline in pairs],
             how,
-            decayed,
         ),
     }
     timed = [(s * mine_s, theirs_s * n) for s, (mine_s, theirs_s, n) in zip(steps, per_step, strict=True) if theirs_s]
     seconds = None
     if timed and len(timed) == len(steps):
-        seconds = _summary("gpu_seconds", [one for one, _ in timed], [other for _, other in timed], how, decayed)
+        seconds = _summary("gpu_seconds", [one for one, _ in timed], [other for _, other in timed], how)
     return {**nothing, **costs, "gpu_seconds_to_baseline": seconds}
 
 
@@ -111,13 +110,12 @@ def _per_step(run: Run) -> float:
     return run["seconds_per_step"] or 0.0
 
 
-def _summary(unit: str, values: list[float], whole: list[float], how: str, decayed: bool) -> dict[str, Any]:
+def _summary(unit: str, values: list[float], whole: list[float], how: dict[str, Any]) -> dict[str, Any]:
     shares = mean_with_interval([value / all_ for value, all_ in zip(values, whole, strict=True)])
     return {
         unit: sum(values) / len(values),
         "share": shares.value,
         "interval95": shares.interval95,
-        "how": how,
-        "decayed": decayed,
         "num_seeds": shares.num,
+        **how,
     }

@@ -114,7 +114,7 @@ def to_baseline(numbers: Mapping[str, Any]) -> str:
     seconds = numbers["gpu_seconds_to_baseline"]
     if seconds is not None:
         text += f"; {seconds['gpu_seconds']:,.0f} s, {seconds['share']:.0%}"
-    return text if steps["decayed"] else f"at most {text}"
+    return f"at most {text}" if steps["at_most"] else text
 
 
 def overhead(found: Mapping[str, Any] | None) -> str:

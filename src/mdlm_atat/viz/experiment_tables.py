@@ -82,7 +82,7 @@ def verdicts(rows: Sequence[Row], derived: Mapping[str, Any], baseline: str) -> 
         steps = section(about, "steps_to_baseline")
         share = number_at(steps, "share")
         if share is not None:
-            at_most = "at most " if steps.get("decayed") is False else ""
+            at_most = "at most " if steps.get("at_most") else ""
             parts.append(f"{baseline}'s final value in {at_most}{percent(share)} of the steps")
         told = "; ".join(part for part in parts if part)
         sentences.append(f"{row.arm.name}: {told or 'nothing to compare yet'}.")
@@ -240,7 +240,7 @@ def _to_baseline(derived: Mapping[str, Any]) -> Cell:
     steps = section(derived, "steps_to_baseline")
     if not steps:
         return Cell(["not reached" if derived.get("steps_to_baseline_note") else MISSING])
-    at_most = "at most " if steps.get("decayed") is False else ""
+    at_most = "at most " if steps.get("at_most") else ""
     lines = []
     share, interval = number_at(steps, "share"), interval_at(steps, "interval95")
     if share is not None:
