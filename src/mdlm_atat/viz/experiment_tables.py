@@ -245,7 +245,7 @@ def _to_baseline(derived: Mapping[str, Any]) -> Cell:
     share, interval = number_at(steps, "share"), interval_at(steps, "interval95")
     if share is not None:
         lines.append(f"{at_most}{percent(share)} of the steps")
-    if interval is not None:
+    if interval is not None and interval[0] < interval[1]:  # a bound that all seeds share is no interval
         lines.append(f"{percent(interval[0])} to {percent(interval[1])}")
     for key, unit in (("steps", "steps"), ("tokens", "tokens"), ("gpu_seconds", "seconds")):
         found = derived.get(f"{key}_to_baseline")
