@@ -37,10 +37,10 @@ def test_the_first_seed_of_each_named_arm_is_benched_once_under_the_judge(stand_
 
 def test_a_bench_that_fails_is_told_and_the_runs_stay_done(stand_in, capsys):
     out = stand_in / "out"
-    file = grid_file(stand_in, seeds=[0], samplers={"arms": ["mdlm"], "samplers": ["nothing"]})
+    file = grid_file(stand_in, seeds=[0], samplers={"arms": ["mdlm"], "steps": [13]})
     assert run(file, out) == 1
     said = capsys.readouterr().out
-    assert "0 of 2 runs failed\n  samplers-mdlm-seed-0: error: unknown sampler nothing" in said
+    assert "1 sampler bench failed:\n  samplers-mdlm-seed-0: error: 13 steps are bad luck" in said
     assert [entry["status"] for entry in json.loads((out / "results.json").read_text())["runs"]] == ["done", "done"]
 
 
@@ -52,12 +52,22 @@ def test_a_bench_that_fails_is_told_and_the_runs_stay_done(stand_in, capsys):
         ({"step": [3]}, "samplers.step: unknown key; did you mean steps?"),
         ({"steps": 3}, "samplers.steps: expected a list, found 3"),
         ({"steps": [0]}, "samplers: expected num_texts from 2 on and steps from 1 on"),
+        ({"samplers": ["sprad"]}, "samplers.samplers: unknown sampler 'sprad'"),
+        ({"samplers": ["spread:tau=1"]}, "samplers.samplers: sampler uncertainty has no option 'tau'"),
+        ({"samplers": ["spread", "follow_rates"]}, "samplers: follow_rates follows predicted rates, and mdlm predicts"),
+        ({"arms": ["causal"]}, "samplers.arms: causal is left-to-right, with one sampler only; leave it out"),
     ],
 )
 def test_a_wrong_bench_says_so(tmp_path, bench, message):
     with pytest.raises(UserError) as caught:
-        load_grid(str(grid_file(tmp_path, samplers=bench)))
+        load_grid(str(grid_file(tmp_path, arms=ARMS, samplers=bench)))
     assert message in str(caught.value)
+
+
+def test_without_names_every_arm_but_the_references_is_benched(tmp_path):
+    bench = load_grid(str(grid_file(tmp_path, arms=ARMS, reference=["causal"], samplers={"judge": "causal"}))).bench
+    assert bench is not None
+    assert bench.arms == ("mdlm",)
 
 
 def test_without_the_judges_arm_there_is_no_judge(tmp_path):

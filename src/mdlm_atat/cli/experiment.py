@@ -277,7 +277,9 @@ def tell_outcomes(folder: Path, grid: Grid, outcomes: dict[str, Any], benches: d
         say(line)
     if not failed and not benches:
         return 0
-    say(f"{len(failed)} of {len(outcomes)} runs failed{':' if failed else ''}")
+    counted = [f"{len(failed)} of {len(outcomes)} runs"] * bool(failed)
+    counted += [f"{len(benches)} sampler {'benches' if len(benches) > 1 else 'bench'}"] * bool(benches)
+    say(f"{' and '.join(counted)} failed:")
     for run in progress_of(folder, grid):
         if run.job.name in failed:
             say(f"  {run.job.name}: {run.last_line}")

@@ -122,7 +122,7 @@ class _Reader:
             budget=budget,
             branches=branches,
             calibrate=calibrate is True,
-            bench=self.bench(tree.get("samplers"), names),
+            bench=self.bench(tree.get("samplers"), names, reference),
         )
         self.check_configurations(grid)
         return grid
@@ -260,14 +260,15 @@ class _Reader:
             return (1.0,)
         return tuple(sorted(map(float, value)))
 
-    def bench(self, value: Any, arms: list[str]) -> SamplerBench | None:
+    def bench(self, value: Any, arms: list[str], reference: Sequence[str]) -> SamplerBench | None:
         if value is None:
             return None
         if not isinstance(value, dict):
             self.mistakes.append(f"samplers: expected {', '.join(BENCH_KEYS)}, found {value!r}")
             return None
         self.known_keys(value, BENCH_KEYS, "samplers.")
-        tree = {"arms": arms, "samplers": [], "steps": [16, 32, 64, 128], "num_texts": 64, "judge": None, **value}
+        compared = [name for name in arms if name not in reference]
+        tree = {"arms": compared, "samplers": [], "steps": [16, 32, 64, 128], "num_texts": 64, "judge": None, **value}
         for key, kind in (("arms", str), ("samplers", str), ("steps", int)):
             if not isinstance(tree[key], list) or any(type(item) is not kind for item in tree[key]):
                 self.mistakes.append(f"samplers.{key}: expected a list, found {tree[key]!r}")
@@ -298,6 +299,8 @@ class _Reader:
                 for message in messages:
                     found.setdefault(message.replace("\n", "\n    "), []).append(arm.name)
             self.check_comparable(grid, configs)
+            if corpus is grid.corpora[0]:
+                self.check_bench(grid, configs)
         for message, arms in found.items():
             who = dict.fromkeys(arms)
             self.mistakes.append(message if len(who) == len(grid.arms) > 1 else f"arms.{', '.join(who)}: {message}")
@@ -314,6 +317,32 @@ class _Reader:
                             f"arms.{name}: {section}.{setting} is {mine!r}, and {theirs!r} in the baseline "
                             f"{grid.baseline}: they could not be compared"
                         )
+
+    def check_bench(self, grid: Grid, configs: Mapping[str, RunConfig]) -> None:
+        """Samplers that are none, and arms that cannot use them: said now, not when hours of training are done."""
+        if grid.bench is None:
+            return
+        from mdlm_atat.samplers.loop import trait
+        from mdlm_atat.samplers.named import make_sampler
+
+        by_rates: list[str] = []
+        for spec in grid.bench.samplers:
+            try:
+                rule = make_sampler(spec.replace("optimal", "constant"))  # optimal sizes need a profile
+                by_rates += [spec] * trait(rule, "follows_rates")
+            except UserError as error:
+                self.mistakes.append(f"samplers.samplers: {error}")
+        for name in grid.bench.arms:
+            config = configs.get(name)
+            if config is None:  # a mistake that is told already
+                continue
+            if config.model.kind == "causal":
+                self.mistakes.append(f"samplers.arms: {name} is left-to-right, with one sampler only; leave it out")
+            elif by_rates and not (config.masking.reads_importance and config.masking.is_bound):
+                self.mistakes.append(
+                    f"samplers: {', '.join(by_rates)} follows predicted rates, and {name} predicts none: it masks "
+                    "every token alike"
+                )
 
 
 def _flat(tree: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
