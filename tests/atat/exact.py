@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -92,6 +93,9 @@ WHOLE_SEQUENCE = [
 ]
 TIGHT = CONTENT_FREE + TOKEN_IDENTITY
 CASES = TIGHT + WHOLE_SEQUENCE
+JOINT = Joint.random(length=3, vocab=3)
+JOINTS = {3: JOINT, 4: Joint.random(length=3, vocab=4)}
+TILT = 0.3
 
 
 class ExactNetwork:
@@ -195,3 +199,61 @@ def enumerated_bound(
         # a mask that cannot be has no exact answer
         total += torch.where(probability > 0, probability * cost.sum(1), 0.0).sum().item()
     return total
+
+
+class OrderNetwork(ExactNetwork):
+    """The exact reverse process of the order alone, which knows z_t and no time: which place is revealed next, and
+    which token is there."""
+
+    def shares(self) -> Tensor:
+        """w (N, L) of every sequence."""
+        scored = torch.ones_like(self.x0, dtype=torch.bool)
+        t = torch.ones(len(self.x0), dtype=torch.float64)
+        return self.masking(t, self.importance_of(self.x0), scored, self.stage).speed.detach()
+
+    def logits_and_log_speed(self, z_t: Tensor, t: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        masked = (z_t == self.mask_id)[:, None]  # (B, 1, L)
+        fits = ((z_t[:, None] == self.x0) | masked).all(-1)
+        revealed = (~masked[:, 0]).long() @ (2 ** torch.arange(z_t.shape[1]))  # a number for every set
+        joint = chance_of_revealed_sets(self.shares())[:, revealed].T * fits * self.probs  # (B, N)
+        w = self.shares() * masked
+        next_one = w / w.sum(-1, keepdim=True).clamp_min(1e-300)  # (B, N, L); 0 at visible places
+        visible_too = torch.where(masked, next_one, 1.0)
+        return self.tilted(z_t, torch.zeros(len(z_t)), (joint / joint.sum(1, keepdim=True))[..., None] * visible_too)
+
+
+def chance_of_revealed_sets(w: Tensor) -> Tensor:
+    """(N, 2^L): the probability that the first |R| tokens revealed are those of R, R written in binary."""
+    num, length = w.shape
+    chance = torch.zeros(num, 2**length, dtype=torch.float64)
+    chance[:, 0] = 1
+    for revealed in range(2**length):
+        hidden = [i for i in range(length) if not revealed >> i & 1]
+        for i in hidden:
+            chance[:, revealed | 1 << i] += chance[:, revealed] * w[:, i] / w[:, hidden].sum(1)
+    return chance
+
+
+def enumerated_order_bound(network: OrderNetwork) -> float:
+    """Sum over sequences and orders s of q(s | x0) sum over k of
+    [ -log p(x_{s_k} | revealed) + log q(s_k | x0) - log p_hat(s_k | z) ], nats per sequence."""
+    w = network.shares()
+    total = 0.0
+    for order in itertools.permutations(range(w.shape[1])):
+        chance, cost = network.probs.clone(), torch.zeros_like(network.probs)
+        for k, place in enumerate(order):
+            hidden = list(order[k:])
+            z_t = network.x0.clone()
+            z_t[:, hidden] = network.mask_id
+            logits, log_speed = network.logits_and_log_speed(z_t, torch.zeros(len(z_t)))
+            log_p = logits[:, place].log_softmax(-1).gather(1, network.x0[:, place, None])[:, 0]
+            log_p_hat = log_speed[:, place] - log_speed[:, hidden].logsumexp(1)
+            q = w[:, place] / w[:, hidden].sum(1)
+            cost += q.log() - log_p - log_p_hat
+            chance *= q
+        total += (chance * cost).sum().item()
+    return total
+
+
+def order_network(case: Case, joint: Joint, *, tilt: float = 0.0) -> OrderNetwork:
+    return OrderNetwork(joint, case.make(Linear()), case.importance_of, case.stage, tilt=tilt)

@@ -11,16 +11,22 @@ import torch.nn.functional as F
 from exact import (
     CASES,
     CONTENT_FREE,
+    JOINT,
+    JOINTS,
     TIGHT,
+    TILT,
     TOKEN_IDENTITY,
     TOKEN_IMPORTANCE,
     WHOLE_SEQUENCE,
     Case,
     ExactNetwork,
+    OrderNetwork,
     adaptive,
     by_token,
     enumerated_bound,
+    enumerated_order_bound,
     exact,
+    order_network,
     time_nodes,
 )
 from torch import Tensor
@@ -48,10 +54,7 @@ from mdlm_atat.time_sampling import UniformTime, Weighting
 from tiny_runs import write_text
 from toys import Joint, ListRows
 
-JOINT = Joint.random(length=3, vocab=3)
-JOINTS = {3: JOINT, 4: Joint.random(length=3, vocab=4)}
 SCHEDULES = [Linear(), Cosine(), Geometric(), Polynomial(2.0)]
-TILT = 0.3
 
 # the bound and the entropy
 
@@ -164,160 +167,6 @@ def test_under_the_uniform_schedule_all_3200_draws_are_those_of_ppl_u():
     plain = draw_nll(JOINT.denoise, JOINT.rows(), num_draws=3200, mask_id=3)
     torch.testing.assert_close(own.diffusion, plain.nll * 3 / plain.num_masked, atol=1e-9, rtol=1e-9)
     assert own.rates.abs().max() < 1e-12
-
-
-# the bound on the order alone
-
-
-class OrderNetwork(ExactNetwork):
-    """The exact reverse process of the order alone, which knows z_t and no time: which place is revealed next, and
-    which token is there."""
-
-    def shares(self) -> Tensor:
-        """w (N, L) of every sequence."""
-        scored = torch.ones_like(self.x0, dtype=torch.bool)
-        t = torch.ones(len(self.x0), dtype=torch.float64)
-        return self.masking(t, self.importance_of(self.x0), scored, self.stage).speed.detach()
-
-    def logits_and_log_speed(self, z_t: Tensor, t: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        masked = (z_t == self.mask_id)[:, None]  # (B, 1, L)
-        fits = ((z_t[:, None] == self.x0) | masked).all(-1)
-        revealed = (~masked[:, 0]).long() @ (2 ** torch.arange(z_t.shape[1]))  # a number for every set
-        joint = chance_of_revealed_sets(self.shares())[:, revealed].T * fits * self.probs  # (B, N)
-        w = self.shares() * masked
-        next_one = w / w.sum(-1, keepdim=True).clamp_min(1e-300)  # (B, N, L); 0 at visible places
-        visible_too = torch.where(masked, next_one, 1.0)
-        return self.tilted(z_t, torch.zeros(len(z_t)), (joint / joint.sum(1, keepdim=True))[..., None] * visible_too)
-
-
-def chance_of_revealed_sets(w: Tensor) -> Tensor:
-    """(N, 2^L): the probability that the first |R| tokens revealed are those of R, R written in binary."""
-    num, length = w.shape
-    chance = torch.zeros(num, 2**length, dtype=torch.float64)
-    chance[:, 0] = 1
-    for revealed in range(2**length):
-        hidden = [i for i in range(length) if not revealed >> i & 1]
-        for i in hidden:
-            chance[:, revealed | 1 << i] += chance[:, revealed] * w[:, i] / w[:, hidden].sum(1)
-    return chance
-
-
-def enumerated_order_bound(network: OrderNetwork) -> float:
-    """Sum over sequences and orders s of q(s | x0) sum over k of
-    [ -log p(x_{s_k} | revealed) + log q(s_k | x0) - log p_hat(s_k | z) ], nats per sequence."""
-    w = network.shares()
-    total = 0.0
-    for order in itertools.permutations(range(w.shape[1])):
-        chance, cost = network.probs.clone(), torch.zeros_like(network.probs)
-        for k, place in enumerate(order):
-            hidden = list(order[k:])
-            z_t = network.x0.clone()
-            z_t[:, hidden] = network.mask_id
-            logits, log_speed = network.logits_and_log_speed(z_t, torch.zeros(len(z_t)))
-            log_p = logits[:, place].log_softmax(-1).gather(1, network.x0[:, place, None])[:, 0]
-            log_p_hat = log_speed[:, place] - log_speed[:, hidden].logsumexp(1)
-            q = w[:, place] / w[:, hidden].sum(1)
-            cost += q.log() - log_p - log_p_hat
-            chance *= q
-        total += (chance * cost).sum().item()
-    return total
-
-
-def order_network(case: Case, joint: Joint, *, tilt: float = 0.0) -> OrderNetwork:
-    return OrderNetwork(joint, case.make(Linear()), case.importance_of, case.stage, tilt=tilt)
-
-
-PLACKETT_LUCE = [case for case in CASES if case.make(Linear()).is_plackett_luce]
-
-
-@pytest.mark.parametrize("vocab", [3, 4])
-@pytest.mark.parametrize("case", CONTENT_FREE, ids=repr)
-def test_the_order_form_is_the_continuous_one_to_1e_6_where_rates_are_free_of_content(case, vocab):
-    joint = JOINTS[vocab]
-    assert enumerated_order_bound(order_network(case, joint)) == pytest.approx(
-        enumerated_bound(exact(case, joint)), abs=1e-6
-    )
-
-
-@pytest.mark.parametrize("tilt", [0.0, 0.03])
-@pytest.mark.parametrize("vocab", [3, 4])
-@pytest.mark.parametrize("case", [case for case in PLACKETT_LUCE if case not in CONTENT_FREE], ids=repr)
-def test_the_order_form_is_1e_4_nats_or_more_above_the_entropy_where_rates_read_content(case, vocab, tilt):
-    joint = JOINTS[vocab]
-    assert enumerated_order_bound(order_network(case, joint, tilt=tilt)) > joint.entropy_nats + 1e-4
-
-
-@pytest.mark.parametrize("tilt", [0.0, TILT])
-@pytest.mark.parametrize("case", PLACKETT_LUCE, ids=repr)
-def test_9600_draws_of_the_order_form_estimate_its_bound_within_four_standard_errors(case, tilt):
-    network = order_network(case, JOINT, tilt=tilt)
-    draws = draw_schedule_nll(
-        network,
-        JOINT.rows(),
-        masking=case.make(Linear()),
-        stage=case.stage,
-        form="order",
-        num_draws=9600,
-        mask_id=3,
-        batch_size=6400,
-    )
-    nats, error = draws.nelbo()
-    assert error < 0.007
-    assert abs(nats - enumerated_order_bound(network) / 3) < 4 * error
-
-
-@pytest.mark.parametrize("case", PLACKETT_LUCE, ids=repr)
-def test_with_one_network_that_knows_no_time_none_of_3200_draws_of_the_order_form_is_above_the_continuous_one(case):
-    network = order_network(case, JOINT, tilt=TILT)
-    continuous, order = (
-        draw_schedule_nll(
-            network,
-            JOINT.rows(),
-            masking=case.make(Linear()),
-            stage=case.stage,
-            form=form,
-            num_draws=3200,
-            mask_id=3,
-            batch_size=3200,
-        )
-        for form in ("continuous", "order")
-    )
-    assert order.diffusion.equal(continuous.diffusion)
-    assert (order.rates <= continuous.rates + 1e-12).all()
-    if case in CONTENT_FREE:
-        assert continuous.rates.abs().max() < 1e-12
-    else:
-        assert (continuous.rates - order.rates).mean() > 1e-3
-
-
-def test_in_the_order_form_the_network_is_told_the_share_of_masked_tokens_in_thirds():
-    told = []
-
-    class Listening(OrderNetwork):
-        def logits_and_log_speed(self, z_t, t, lengths=None):
-            told.append((t, (z_t == self.mask_id).sum(1)))
-            return super().logits_and_log_speed(z_t, t)
-
-    case = TOKEN_IDENTITY[0]
-    draw_schedule_nll(
-        Listening(JOINT, case.make(Linear())),
-        JOINT.rows(),
-        masking=case.make(Linear()),
-        num_draws=320,
-        mask_id=3,
-        form="order",
-    )
-    for t, num_masked in told:
-        torch.testing.assert_close(t, num_masked / 3)
-    assert sum(len(t) for t, _ in told) == 320
-
-
-def test_1_masking_whose_speeds_change_with_t_has_no_order_form():
-    case = TOKEN_IDENTITY[2]
-    with pytest.raises(ValueError, match="do not change with t"):
-        draw_schedule_nll(
-            exact(case, JOINT), JOINT.rows(), masking=case.make(Linear()), form="order", num_draws=32, mask_id=3
-        )
 
 
 # padding

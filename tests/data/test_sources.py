@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from tiny import corpus
 
-from mdlm_atat.data import sources
+from mdlm_atat.data import files, sources
 from mdlm_atat.data.plays import HELD_OUT, plain_text
 from mdlm_atat.data.sources import Piece, Source, open_source, pieces
 from mdlm_atat.data.tokenizers import load_tokenizer
@@ -160,7 +160,7 @@ def test_windows_line_ends_and_a_byte_order_mark_disappear(tmp_path: Path) -> No
 def test_a_file_that_is_not_utf8_is_named_with_byte_offset_and_line(
     read_bytes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sources, "READ_BYTES", read_bytes)
+    monkeypatch.setattr(files, "READ_BYTES", read_bytes)
     (tmp_path / "a.txt").write_bytes("日本\nna".encode() + b"\xefve")
     with pytest.raises(UserError, match=r"a\.txt is not UTF-8: byte 0xEF at offset 9 \(line 2\).*iconv"):
         texts(open_source(str(tmp_path / "a.txt")))

@@ -27,7 +27,8 @@ from mdlm_atat.atat.masking.position import PositionAwareMaskingScheduler, posit
 from mdlm_atat.atat.masking.rates import ExponentMasking, MaskingScheduler
 from mdlm_atat.atat.masking.uniform import UniformMasking
 from mdlm_atat.atat.prior import mean_importance, prior_importance
-from mdlm_atat.config.schema import CurriculumConfig, DataConfig, ImportanceConfig, ObjectiveConfig, RunConfig
+from mdlm_atat.config.atat_schema import CurriculumConfig, ImportanceConfig
+from mdlm_atat.config.schema import DataConfig, ObjectiveConfig, RunConfig
 from mdlm_atat.data.prepare import ensure_prepared
 from mdlm_atat.data.progress import Progress
 from mdlm_atat.errors import UserError

@@ -17,7 +17,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
@@ -27,7 +27,8 @@ from typing import Any, Literal
 import numpy as np
 
 from mdlm_atat.atomic import sync
-from mdlm_atat.data.encode import Chunk, encoded
+from mdlm_atat.data.encode import encoded
+from mdlm_atat.data.held_out import Stream, hold_out
 from mdlm_atat.data.manifest import (
     FILE_NAME,
     FORMAT,
@@ -39,13 +40,9 @@ from mdlm_atat.data.manifest import (
 )
 from mdlm_atat.data.progress import Progress, Silent
 from mdlm_atat.data.sources import HubSet, Piece, Source, open_source
+from mdlm_atat.data.split_writer import SplitWriter, token_dtype
 from mdlm_atat.data.tokenizers import CharTokenizer, Tokenizer, load_tokenizer
 from mdlm_atat.errors import UserError
-
-MIN_DOCUMENTS_TO_HASH = 20
-"""Below, a single document is too large a share: the end of the text is held out instead."""
-SURVEYED_DOCUMENTS = 1000
-"""Up to here the held-out documents are those of the smallest hashes, so that there is at least one."""
 
 
 def prepare(
@@ -150,6 +147,11 @@ class _Request:
         if not 0 < self.validation_fraction < 1:
             raise UserError(f"validation_fraction is {self.validation_fraction}, expected between 0 and 1, e.g. 0.05")
 
+    @property
+    def row_length(self) -> int | None:
+        """pad: tokens in the longest row. wrap: None."""
+        return self.length if self.mode == "pad" else None
+
     def open(self) -> Source:
         return open_source(
             self.source,
@@ -178,7 +180,7 @@ class _Request:
             "fraction": self.validation_fraction,
             "tokenizer": self.tokenizer if named else self.load_tokenizer().fingerprint(),
             "mode": self.mode,
-            "length": self.length if self.mode == "pad" else None,
+            "length": self.row_length,
             "whole": self.whole,
         }
         return hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
@@ -253,7 +255,7 @@ def _write(request: _Request, fingerprint: str, folder: Path, num_workers: int |
     else:
         tokenizer = request.load_tokenizer()
     names = ("valid",) if request.whole else ("train", "valid")
-    writers = {name: _SplitWriter(folder, name, tokenizer, request) for name in names}
+    writers = {name: SplitWriter(folder, name, tokenizer, request.row_length) for name in names}
     try:
         num_characters = num_tokens = 0
         for name, chunk in encoded(stream(), tokenizer, num_workers):
@@ -281,9 +283,9 @@ def _write(request: _Request, fingerprint: str, folder: Path, num_workers: int |
             "hash": tokenizer.fingerprint(),
         },
         mode=request.mode,
-        length=request.length if request.mode == "pad" else None,
+        length=request.row_length,
         eos=tokenizer.eos_id is not None and any(writer.num_eos for writer in writers.values()),
-        dtype=_dtype(tokenizer.vocab_size),
+        dtype=token_dtype(tokenizer.vocab_size),
         splits=splits,
     )
     (folder / FILE_NAME).write_text(manifest_json(manifest), encoding="utf-8")
@@ -302,10 +304,8 @@ def _check_not_empty(request: _Request, splits: dict[str, Split], rule: dict[str
 
 # --- which text is held out ---
 
-_Stream = Callable[[], Iterator[tuple[str, Piece]]]
 
-
-def _splits(request: _Request, source: Source, progress: Progress) -> tuple[_Stream, dict[str, Any]]:
+def _splits(request: _Request, source: Source, progress: Progress) -> tuple[Stream, dict[str, Any]]:
     """The pieces with the split that each goes to, as often as asked for, and the rule in words."""
     if request.whole and isinstance(source, HubSet):
         return lambda: _named("valid", source), {"rule": "the whole split"}
@@ -318,64 +318,11 @@ def _splits(request: _Request, source: Source, progress: Progress) -> tuple[_Str
         return lambda: _named("valid", held_out or source), rule if held_out else {"rule": "the whole source"}
     if held_out is not None:
         return lambda: chain(_named("train", source), _named("valid", held_out)), rule
-    fraction = request.validation_fraction
-    hashes, num_characters = _survey(source, progress)
-    if len(hashes) < MIN_DOCUMENTS_TO_HASH:
-        place = int(num_characters * (1 - fraction))
-        return lambda: _cut_at(place, source), {"rule": "the end of the text", "fraction": fraction}
-    few = len(hashes) < SURVEYED_DOCUMENTS
-    cutoff = sorted(hashes)[max(1, round(fraction * len(hashes))) - 1] if few else int(fraction * 2**64)
-    return lambda: _cut_by_hash(cutoff, source), {"rule": "documents by hash", "fraction": fraction}
+    return hold_out(source, request.validation_fraction, progress)
 
 
 def _named(name: str, source: Source) -> Iterator[tuple[str, Piece]]:
     return ((name, piece) for piece in source)
-
-
-def _survey(source: Source, progress: Progress) -> tuple[list[int], int]:
-    """Hashes of the first 1000 documents; where there are fewer, the characters of all."""
-    hashes: list[int] = []
-    num_characters, starts = 0, True
-    for piece in source:
-        if starts:
-            hashes.append(_document_hash(piece))
-        starts = piece.ends_document
-        num_characters += len(piece.text)
-        progress.update("reading", num_characters, 0)
-        if len(hashes) >= SURVEYED_DOCUMENTS:
-            break
-    return hashes, num_characters
-
-
-def _document_hash(first: Piece) -> int:
-    """64 bits of the document's text; of its first piece where it is long, to know them when writing starts."""
-    return int.from_bytes(hashlib.sha256(first.text.encode()).digest()[:8], "little")
-
-
-def _cut_by_hash(cutoff: int, source: Source) -> Iterator[tuple[str, Piece]]:
-    name, starts = "train", True
-    for piece in source:
-        if starts:
-            name = "valid" if _document_hash(piece) <= cutoff else "train"
-        starts = piece.ends_document
-        yield name, piece
-
-
-def _cut_at(place: int, source: Source) -> Iterator[tuple[str, Piece]]:
-    """Train up to `place`, moved to the next line's start in the piece, else the last one's, else the piece's."""
-    name, seen = "train", 0
-    for piece in source:
-        text = piece.text
-        if name == "train" and seen + len(text) > place:
-            name = "valid"
-            at = text.find("\n", place - seen) + 1
-            if at in (0, len(text)):
-                at = text.rfind("\n", 0, place - seen) + 1 or (0 if seen else place)
-            if at:
-                yield "train", Piece(text[:at], ends_document=True)
-            piece = Piece(text[at:], piece.ends_document)
-        seen += len(text)
-        yield name, piece
 
 
 def _counted(stream: Iterable[tuple[str, Piece]], progress: Progress) -> Iterator[str]:
@@ -384,90 +331,6 @@ def _counted(stream: Iterable[tuple[str, Piece]], progress: Progress) -> Iterato
         num_characters += len(piece.text)
         progress.update("collecting the alphabet", num_characters, 0)
         yield piece.text
-
-
-def _dtype(vocab_size: int) -> str:
-    """The smallest unsigned integer that also holds the mask, vocab_size."""
-    return next(dtype for dtype in ("<u1", "<u2", "<u4") if vocab_size <= np.iinfo(dtype).max)
-
-
-class _SplitWriter:
-    def __init__(self, folder: Path, name: str, tokenizer: Tokenizer, request: _Request) -> None:
-        self._dtype = _dtype(tokenizer.vocab_size)
-        self._row_length = request.length if request.mode == "pad" else None
-        self._eos = None if tokenizer.eos_id is None else np.array([tokenizer.eos_id], self._dtype)
-        self._tokens = (folder / f"{name}.bin").open("wb")
-        self._rows = (folder / f"{name}.idx").open("wb") if self._row_length else None
-        self._hash = hashlib.sha256()
-        self._in_document = 0  # tokens of the document that is being written
-        self._starts = True
-        self.counts = np.zeros(tokenizer.vocab_size, np.int64)
-        self.num_eos = self._num_rows = self._num_tokens = 0
-        self._documents = self._words = self._characters = self._bytes = 0
-
-    def add(self, chunk: Chunk) -> None:
-        parts: list[np.ndarray] = []
-        for ids, ends in zip(chunk.ids, chunk.ends_document, strict=True):
-            if self._starts:
-                if self._documents and not self._row_length:
-                    self._end_document(parts)
-                self._documents += 1
-            self._append(parts, ids)
-            self._starts = ends
-            if ends and self._row_length:
-                self._end_document(parts)
-                self._in_document = 0
-        self._write(parts)
-        self._words += chunk.words
-        self._characters += chunk.characters
-        self._bytes += chunk.bytes
-
-    def finish(self) -> Split:
-        if not self._row_length and self._documents > 1:
-            parts: list[np.ndarray] = []
-            self._end_document(parts)
-            self._write(parts)
-        if self._rows:
-            self._rows.write(np.array([self._num_tokens], "<u8").tobytes())
-        self.close()
-        return Split(
-            documents=self._documents,
-            tokens=self._num_tokens,
-            rows=self._num_rows,
-            words=self._words,
-            characters=self._characters,
-            bytes=self._bytes,
-            sha256=self._hash.hexdigest(),
-        )
-
-    def close(self) -> None:
-        self._tokens.close()
-        if self._rows:
-            self._rows.close()
-
-    def _end_document(self, parts: list[np.ndarray]) -> None:
-        if self._eos is not None:
-            self._append(parts, self._eos)
-            self.num_eos += 1
-
-    def _append(self, parts: list[np.ndarray], ids: np.ndarray) -> None:
-        if self._rows and self._row_length:
-            first = -self._in_document % self._row_length  # the next token that starts a row
-            starts = self._num_tokens + np.arange(first, len(ids), self._row_length)
-            self._rows.write(starts.astype("<u8").tobytes())
-            self._num_rows += len(starts)
-        parts.append(ids)
-        self._in_document += len(ids)
-        self._num_tokens += len(ids)
-
-    def _write(self, parts: list[np.ndarray]) -> None:
-        if not parts:
-            return
-        ids = np.concatenate(parts)
-        self.counts += np.bincount(ids, minlength=len(self.counts))
-        data = ids.astype(self._dtype).tobytes()
-        self._hash.update(data)
-        self._tokens.write(data)
 
 
 def _check_agrees(

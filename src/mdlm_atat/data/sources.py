@@ -1,21 +1,14 @@
 """Where text comes from: plays in a wheel, local files, hub data sets; streamed in pieces, constant memory.
 
-Line ends of .txt files are read as in Python's text mode ("\\r\\n" and "\\r" become "\\n") and a byte order mark
-is dropped; otherwise text is passed on as it is. Documents without a character are skipped.
+Documents without a character are skipped.
 """
 
 from __future__ import annotations
 
-import codecs
-import gzip
 import hashlib
 import importlib.metadata
-import io
-import json
-import lzma
 import re
 import sys
-import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -23,15 +16,12 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 from mdlm_atat.data.detokenizers import detokenizer, whole_documents
+from mdlm_atat.data.files import USABLE, kind_of, read_documents
 from mdlm_atat.data.hub import CONVERTED, REVISION, hub_unreachable
 from mdlm_atat.data.plays import HELD_OUT, play_files, play_text
 from mdlm_atat.errors import UserError
 
 PIECE_CHARACTERS = 1 << 18  # a tokenized piece takes about 100 bytes a token, so 10 MB a worker
-READ_BYTES = 1 << 18
-PLAIN = (".txt", ".jsonl", ".parquet")
-PACKED = (".gz", ".xz", ".zst")
-USABLE = ".txt, .jsonl (either also as .gz, .xz or .zst) or .parquet"
 HUB_SETS = {
     "wikitext-2": ("Salesforce/wikitext", "wikitext-2-raw-v1"),
     "wikitext-103": ("Salesforce/wikitext", "wikitext-103-raw-v1"),
@@ -104,7 +94,7 @@ def open_source(
             converted=converted,
         )
     if path.is_file():
-        if _kind(path) is None:
+        if kind_of(path) is None:
             raise UserError(f"{path} is of no kind that can be read: expected {USABLE}")
         return Files([path], column=column, documents=documents, detokenize=detokenize)
     if path.is_dir():
@@ -159,16 +149,8 @@ class Files:
 
     def _pieces(self) -> Iterator[Piece]:
         for file in self.files:
-            with _read_errors(file):
-                match _kind(file):
-                    case ".txt" if self.documents == "line":
-                        yield from _line_documents(file)
-                    case ".txt":
-                        yield from pieces(_decoded(file))
-                    case ".jsonl":
-                        yield from _jsonl(file, self.column)
-                    case _:
-                        yield from _parquet(file, self.column)
+            for document in read_documents(file, self.column, self.documents):
+                yield from pieces(document)
 
     def identity(self) -> dict[str, Any]:
         stats = [(str(file.resolve()), file.stat()) for file in self.files]
@@ -318,7 +300,7 @@ def _open_folder(folder: Path, column: str, documents: Literal["file", "line"], 
     parts: dict[str, list[Path]] = {"train": [], "valid": [], "test": []}
     for file in sorted(folder.rglob("*")):
         relative = file.relative_to(folder)
-        if file.is_file() and _kind(file) and not any(part.startswith(".") for part in relative.parts):
+        if file.is_file() and kind_of(file) and not any(part.startswith(".") for part in relative.parts):
             parts[_part(relative)].append(file)
     if not parts["train"]:
         if found := parts["valid"] + parts["test"]:
@@ -339,184 +321,6 @@ def _part(relative: Path) -> str:
             case "test":
                 return "test"
     return "train"
-
-
-def _kind(path: Path) -> str | None:
-    suffixes = [suffix.lower() for suffix in path.suffixes]
-    if suffixes and suffixes[-1] in PACKED:
-        kind = suffixes[-2] if len(suffixes) > 1 else None
-        return kind if kind in (".txt", ".jsonl") else None
-    return suffixes[-1] if suffixes and suffixes[-1] in PLAIN else None
-
-
-def _open_bytes(path: Path) -> io.BufferedIOBase:
-    match path.suffix.lower():
-        case ".gz":
-            return gzip.open(path)
-        case ".xz":
-            return lzma.open(path)
-        case ".zst":
-            return io.BufferedReader(_Chunks(_zst_chunks(path)))
-        case _:
-            return path.open("rb")
-
-
-class _Chunks(io.RawIOBase):
-    """A file to read from an iterator of bytes."""
-
-    def __init__(self, chunks: Iterator[bytes]) -> None:
-        self._chunks, self._left = chunks, b""
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        while not self._left:
-            chunk = next(self._chunks, None)
-            if chunk is None:
-                return 0
-            self._left = chunk
-        part, self._left = self._left[: len(buffer)], self._left[len(buffer) :]
-        buffer[: len(part)] = part
-        return len(part)
-
-
-def _zst_chunks(path: Path) -> Iterator[bytes]:
-    # the library's own reader ends a file that was cut short as if it were whole
-    import zstandard
-
-    frame = None
-    with path.open("rb") as file:
-        while data := file.read(1 << 14):
-            while data:
-                frame = frame or zstandard.ZstdDecompressor().decompressobj()
-                yield frame.decompress(data)
-                data, frame = (frame.unused_data, None) if frame.eof else (b"", frame)
-    if frame is not None:
-        raise EOFError("the last frame does not end")
-
-
-@contextmanager
-def _read_errors(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except UserError:
-        raise
-    except PermissionError as error:
-        raise UserError(f"{path} may not be read: {error.strerror}") from error
-    except (EOFError, lzma.LZMAError, gzip.BadGzipFile, zlib.error) as error:
-        raise UserError(f"{path} is damaged or cut short: {error}") from error
-    except Exception as error:
-        if type(error).__module__.split(".")[0] == "zstandard":  # imported only where it is used
-            raise UserError(f"{path} is damaged or cut short: {error}") from error
-        raise
-
-
-def _decoded(path: Path) -> Iterator[str]:
-    decoder = codecs.getincrementaldecoder("utf-8")()
-    newlines = io.IncrementalNewlineDecoder(None, translate=True)
-    position = num_lines = 0  # bytes before the decoder's own buffer, line ends before it
-    first = True
-    with _open_bytes(path) as file:
-        while True:
-            data = file.read(READ_BYTES)
-            kept = decoder.getstate()[0]
-            try:
-                text = decoder.decode(data, final=not data)
-            except UnicodeDecodeError as error:
-                raise _not_utf8(path, kept + data, error.start, position, num_lines + 1) from error
-            position += len(kept) + len(data) - len(decoder.getstate()[0])
-            num_lines += text.count("\n")
-            if first and text:
-                text, first = text.removeprefix("\ufeff"), False
-            text = newlines.decode(text, final=not data)
-            if text:
-                yield text
-            if not data:
-                return
-
-
-def _not_utf8(path: Path, data: bytes, start: int, position: int, line: int) -> UserError:
-    line += data[:start].count(b"\n")
-    return UserError(
-        f"{path} is not UTF-8: byte 0x{data[start]:02X} at offset {position + start} (line {line}); "
-        f"convert it first, e.g. iconv -f LATIN1 -t UTF-8 {path.name}"
-    )
-
-
-def read_lines(path: Path) -> Iterator[str]:
-    """Lines of a text file, packed or not, without their ends."""
-    waiting = ""
-    with _read_errors(path):
-        for chunk in _decoded(path):
-            *lines, waiting = (waiting + chunk).split("\n")
-            yield from lines
-    if waiting:
-        yield waiting
-
-
-def _line_documents(path: Path) -> Iterator[Piece]:
-    for line in read_lines(path):
-        if line.strip():
-            yield from pieces([line])
-
-
-def _jsonl(path: Path, column: str) -> Iterator[Piece]:
-    position = 0
-    with _open_bytes(path) as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
-            except UnicodeDecodeError as error:
-                raise _not_utf8(path, line, error.start, position, number) from error
-            position += len(line)
-            if text.strip():
-                yield from pieces([_json_text(path, number, text, column)])
-
-
-def _json_text(path: Path, number: int, line: str, column: str) -> str:
-    where = f"{path}, line {number}"
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{where} is not JSON: {error}; expected one JSON object a line") from error
-    if not isinstance(row, dict):
-        raise UserError(f"{where} is a JSON {type(row).__name__}, expected an object with a column {column!r}")
-    if column not in row:
-        raise UserError(f"{where} has no column {column!r}; its columns are {', '.join(row)}: set --column")
-    text = row[column]
-    if not isinstance(text, str):
-        raise UserError(f"{where}: column {column!r} holds a {type(text).__name__}, expected a string")
-    if "\\u" in line and any("\ud800" <= character <= "\udfff" for character in text):
-        raise UserError(
-            f"{where}: column {column!r} holds half of a character (a lone surrogate escape): mend the line"
-        )
-    return text
-
-
-def _parquet(path: Path, column: str) -> Iterator[Piece]:
-    import pyarrow as arrow
-    from pyarrow import parquet
-
-    try:
-        file = parquet.ParquetFile(path, buffer_size=READ_BYTES)
-    except (arrow.ArrowInvalid, OSError) as error:
-        raise UserError(f"{path} is not a Parquet file that can be read: {error}") from error
-    with file:
-        names = file.schema_arrow.names
-        if column not in names:
-            raise UserError(f"{path} has no column {column!r}; its columns are {', '.join(names)}: set --column")
-        kind = file.schema_arrow.field(column).type
-        if not (arrow.types.is_string(kind) or arrow.types.is_large_string(kind)):
-            raise UserError(f"{path}: column {column!r} holds {kind}, expected strings")
-        number = 0
-        for batch in file.iter_batches(batch_size=64, columns=[column]):
-            for value in batch.column(0):
-                text = value.as_py()
-                if text is None:
-                    raise UserError(f"{path}, row {number}: column {column!r} is empty (null), expected a string")
-                yield from pieces([text])
-                number += 1
 
 
 def _described(files: list[Path]) -> list[dict[str, Any]]:

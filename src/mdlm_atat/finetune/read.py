@@ -10,7 +10,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from mdlm_atat.data.sources import PACKED, Files, HubSet, read_lines
+from mdlm_atat.data.files import PACKED, read_lines
+from mdlm_atat.data.sources import Files, HubSet
 from mdlm_atat.errors import UserError
 from mdlm_atat.evaluate.glue import Metric
 from mdlm_atat.finetune.tasks import GLUE, HUB_NAME, Example, GlueTask, Task, make_task

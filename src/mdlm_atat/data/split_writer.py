@@ -1,0 +1,100 @@
+"""The .bin and .idx files of one split, whose layout prepare.py describes."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+
+from mdlm_atat.data.encode import Chunk
+from mdlm_atat.data.manifest import Split
+from mdlm_atat.data.tokenizers import Tokenizer
+
+
+def token_dtype(vocab_size: int) -> str:
+    """The smallest unsigned integer that also holds the mask, vocab_size."""
+    return next(dtype for dtype in ("<u1", "<u2", "<u4") if vocab_size <= np.iinfo(dtype).max)
+
+
+class SplitWriter:
+    """Writes the tokens of a split as they come; `row_length` None is wrap mode."""
+
+    def __init__(self, folder: Path, name: str, tokenizer: Tokenizer, row_length: int | None) -> None:
+        self._dtype = token_dtype(tokenizer.vocab_size)
+        self._row_length = row_length
+        self._eos = None if tokenizer.eos_id is None else np.array([tokenizer.eos_id], self._dtype)
+        self._tokens = (folder / f"{name}.bin").open("wb")
+        self._rows = (folder / f"{name}.idx").open("wb") if self._row_length else None
+        self._hash = hashlib.sha256()
+        self._in_document = 0  # tokens of the document that is being written
+        self._starts = True
+        self.counts = np.zeros(tokenizer.vocab_size, np.int64)
+        self.num_eos = self._num_rows = self._num_tokens = 0
+        self._documents = self._words = self._characters = self._bytes = 0
+
+    def add(self, chunk: Chunk) -> None:
+        """The next pieces of the split."""
+        parts: list[np.ndarray] = []
+        for ids, ends in zip(chunk.ids, chunk.ends_document, strict=True):
+            if self._starts:
+                if self._documents and not self._row_length:
+                    self._end_document(parts)
+                self._documents += 1
+            self._append(parts, ids)
+            self._starts = ends
+            if ends and self._row_length:
+                self._end_document(parts)
+                self._in_document = 0
+        self._write(parts)
+        self._words += chunk.words
+        self._characters += chunk.characters
+        self._bytes += chunk.bytes
+
+    def finish(self) -> Split:
+        """End the files; what they hold, in numbers."""
+        if not self._row_length and self._documents > 1:
+            parts: list[np.ndarray] = []
+            self._end_document(parts)
+            self._write(parts)
+        if self._rows:
+            self._rows.write(np.array([self._num_tokens], "<u8").tobytes())
+        self.close()
+        return Split(
+            documents=self._documents,
+            tokens=self._num_tokens,
+            rows=self._num_rows,
+            words=self._words,
+            characters=self._characters,
+            bytes=self._bytes,
+            sha256=self._hash.hexdigest(),
+        )
+
+    def close(self) -> None:
+        self._tokens.close()
+        if self._rows:
+            self._rows.close()
+
+    def _end_document(self, parts: list[np.ndarray]) -> None:
+        if self._eos is not None:
+            self._append(parts, self._eos)
+            self.num_eos += 1
+
+    def _append(self, parts: list[np.ndarray], ids: np.ndarray) -> None:
+        if self._rows and self._row_length:
+            first = -self._in_document % self._row_length  # the next token that starts a row
+            starts = self._num_tokens + np.arange(first, len(ids), self._row_length)
+            self._rows.write(starts.astype("<u8").tobytes())
+            self._num_rows += len(starts)
+        parts.append(ids)
+        self._in_document += len(ids)
+        self._num_tokens += len(ids)
+
+    def _write(self, parts: list[np.ndarray]) -> None:
+        if not parts:
+            return
+        ids = np.concatenate(parts)
+        self.counts += np.bincount(ids, minlength=len(self.counts))
+        data = ids.astype(self._dtype).tobytes()
+        self._hash.update(data)
+        self._tokens.write(data)
