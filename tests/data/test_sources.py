@@ -128,6 +128,16 @@ def test_a_packed_file_that_is_cut_short_is_named(suffix: str, tmp_path: Path) -
         texts(open_source(str(path)))
 
 
+def test_a_parquet_file_with_a_damaged_page_says_so(tmp_path: Path) -> None:
+    file = tmp_path / "a.parquet"
+    write_parquet(file, {"text": [f"the text of document {n}, long enough to be packed" for n in range(1000)]})
+    data = bytearray(file.read_bytes())
+    data[60:2000] = b"\xff" * 1940
+    file.write_bytes(data)
+    with pytest.raises(UserError, match=r"a\.parquet is damaged or cut short"):
+        texts(open_source(str(file)))
+
+
 def test_parquet_documents_come_in_order_over_3_row_groups(tmp_path: Path) -> None:
     documents = [f"document {i}" for i in range(300)]
     write_parquet(tmp_path / "a.parquet", {"body": documents, "n": list(range(300))})

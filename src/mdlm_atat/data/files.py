@@ -119,7 +119,9 @@ def _read_errors(path: Path) -> Iterator[None]:
     except (EOFError, lzma.LZMAError, gzip.BadGzipFile, zlib.error) as error:
         raise UserError(f"{path} is damaged or cut short: {error}") from error
     except Exception as error:
-        if type(error).__module__.split(".")[0] == "zstandard":  # imported only where it is used
+        library = type(error).__module__.split(".")[0]  # imported only where it is used
+        of_arrow = isinstance(error, OSError) and error.errno is None  # what it says of a damaged page
+        if library in ("zstandard", "pyarrow") or of_arrow:
             raise UserError(f"{path} is damaged or cut short: {error}") from error
         raise
 
