@@ -9,6 +9,7 @@ from mdlm_atat.evaluate.exact import exact_nll
 from mdlm_atat.evaluate.likelihood import (
     BLOCK_SIZE,
     TextCounts,
+    all_masked_nll,
     draw_nll,
     in_every_unit,
     ratio_with_standard_error,
@@ -93,10 +94,36 @@ def test_rows_of_different_lengths_weigh_by_their_tokens():
 
 
 def test_the_same_draws_give_the_t_step_bound_which_lies_above():
-    draws = draw_nll(JOINT.denoise, JOINT.rows(), num_draws=96 * 100, mask_id=3)
+    draws = draw_nll(JOINT.denoise, JOINT.rows(), num_draws=96 * 100, mask_id=3, with_all_masked=True)
     continuous, error = draws.nelbo()
-    bounds = [draws.nelbo(lambda length, T=T: t_step_count_weights(Linear(), length, T))[0] for T in (1, 4, 64)]
+    bounds = [draws.t_step_nelbo(lambda length, T=T: t_step_count_weights(Linear(), length, T))[0] for T in (1, 4, 64)]
     assert bounds[0] > bounds[1] > bounds[2] > continuous - error
+
+
+@pytest.mark.parametrize("num_steps", [1, 4, 64, 256])
+def test_few_draws_of_long_rows_see_the_first_of_t_steps_too(num_steps):
+    # who knows nothing pays log V for every token, whatever the bound; 1 of 256 draws has n = 256
+    rows = ListRows(np.random.default_rng(0).integers(0, 50, (40, 256)), np.full(40, 256))
+    found = []
+    for seed in range(10):
+        draws = draw_nll(uniform_denoiser(50), rows, num_draws=512, mask_id=50, seed=seed, with_all_masked=True)
+        found.append(draws.t_step_nelbo(lambda length: t_step_count_weights(Linear(), length, num_steps)))
+    nats, errors = torch.tensor(found).T
+    assert nats.mean().item() == pytest.approx(math.log(50), abs=3 * (errors.square().mean() / 10).sqrt().item())
+    assert ((nats - math.log(50)).abs() < 4 * errors).all()
+    assert errors.max() < 0.05 * math.log(50)
+
+
+def test_what_all_masked_rows_cost_is_the_sum_over_their_own_tokens():
+    ids = torch.tensor([[0, 1, 1], [1, 0, 0]])
+
+    def skewed(z_t, t, lengths=None):
+        assert (z_t == 2).all()
+        assert (t == 1).all()
+        return torch.tensor([0.25, 0.75], dtype=torch.float64).log().expand(*z_t.shape, 2)
+
+    found = all_masked_nll(skewed, ids, torch.tensor([3, 2]), mask_id=2)
+    assert found.tolist() == pytest.approx([-math.log(0.25 * 0.75**2), -math.log(0.75 * 0.25)])
 
 
 def test_bounds_of_t_steps_fall_to_the_continuous_bound_which_is_the_entropy():

@@ -86,6 +86,8 @@ class Draws:
     lengths: Int[Tensor, " draws"]
     block: Int[Tensor, " draws"]
     by_group: GroupDraws | None = None
+    all_masked: Float[Tensor, " draws"] | None = None
+    """What the whole sequence costs when all of it is masked."""
 
     def nelbo(self, weights: CountWeights = count_weights) -> tuple[float, float]:
         """Bound in nats per token, and its standard error, under the weights w(n) of the number masked.
@@ -96,6 +98,17 @@ class Draws:
         bound of this very text where draws take its sequences several times; it says nothing of other texts.
         """
         return self.blocks(weights).ratio()
+
+    def t_step_nelbo(self, weights: CountWeights) -> tuple[float, float]:
+        """The same under the weights of T steps: what they add to the continuous bound, for the same draws, so that it
+        is that for large T. w(L) is about 1/T where the others are about 1/L, and one draw in L has n = L: it would
+        hardly ever be seen. So what that term adds is taken from `all_masked`, of each sequence that was drawn."""
+        assert self.all_masked is not None
+        added = torch.where(self.num_masked < self.lengths, self._factors(weights) - self._factors(count_weights), 0.0)
+        ends = {length: weights(length)[length].item() - 1 / length for length in self.lengths.unique().tolist()}
+        end = torch.tensor([ends[length] for length in self.lengths.tolist()], dtype=torch.float64)
+        score = self.nll.double() * (self._factors(count_weights) + added) + end * self.all_masked
+        return Blocks(per_block(score, self.block), per_block(self.lengths, self.block)).ratio()
 
     def blocks(self, weights: CountWeights = count_weights) -> Blocks:
         score = self.nll.double() * self._factors(weights)
@@ -199,6 +212,7 @@ def draw_nll(
     batch_size: int = 64,
     seed: int = 0,
     groups: Groups | None = None,
+    with_all_masked: bool = False,
     device: torch.device | str = "cpu",
     rank: int = 0,
     num_ranks: int = 1,
@@ -210,7 +224,7 @@ def draw_nll(
     Rows are taken in a random order without replacement, and again in another when all were used. In each block the
     numbers masked are n_i = 1 + floor(L (u + i) / BLOCK_SIZE), spread evenly over 1..L with one uniform u.
     `gather` brings the processes' shares together; the result is the same for any number of them. With `groups`,
-    costs are kept for each group of tokens too.
+    costs are kept for each group of tokens too; `with_all_masked`, those of the sequences with nothing given.
     """
     check_enough(num_draws)
     groups = None if groups is None else groups.to(device)
@@ -222,16 +236,36 @@ def draw_nll(
         padded = lengths.to(device) if (lengths < x0.shape[1]).any() else None
         x0, is_masked = x0.to(device), is_masked.to(device)
         nll = denoised_nll(denoise, z_t.to(device), told, padded, x0, is_masked).double()  # (B, L)
-        if groups is None:
-            return nll.sum(1, keepdim=True)
-        scored = scored_positions(lengths, x0.shape[1]).to(device)
-        return torch.cat([nll.sum(1, keepdim=True), by_group(groups[x0], nll, is_masked, scored)], dim=1)
+        columns = [nll.sum(1, keepdim=True)]  # (B, 1)
+        if with_all_masked:
+            columns.append(all_masked_nll(denoise, x0, lengths, mask_id)[:, None])
+        if groups is not None:
+            scored = scored_positions(lengths, x0.shape[1]).to(device)
+            columns.append(by_group(groups[x0], nll, is_masked, scored))
+        return torch.cat(columns, dim=1)
 
     columns, num_masked, lengths, block = over_draws(
         rows, score, num_draws, batch_size, seed, rank, num_ranks, gather, on_progress
     )
-    parts = None if groups is None else GroupDraws(*columns[:, 1:].chunk(3, dim=1))
-    return Draws(columns[:, 0], num_masked, lengths, block, parts)
+    nll, all_masked, of_groups = columns.tensor_split([1, 1 + with_all_masked], dim=1)
+    parts = None if groups is None else GroupDraws(*of_groups.chunk(3, dim=1))
+    return Draws(nll[:, 0], num_masked, lengths, block, parts, all_masked[:, 0] if with_all_masked else None)
+
+
+def all_masked_nll(
+    denoise: Denoiser | Network, x0: Int[Tensor, "batch length"], lengths: Int[Tensor, " batch"], mask_id: int
+) -> Float[Tensor, " batch"]:
+    """-log p of each row when all of it is masked, float64: rows of one length are one question to the denoiser."""
+    nll = torch.empty(len(x0), dtype=torch.float64, device=x0.device)
+    for length in lengths.unique().tolist():
+        z_t = torch.full((1, x0.shape[1]), mask_id, device=x0.device)
+        padded = None if length == x0.shape[1] else torch.tensor([length], device=x0.device)
+        logits = denoise(z_t, torch.ones(1, device=x0.device), padded)[0, :length]  # type: ignore[operator]
+        log_probs = torch.log_softmax(logits.to(torch.promote_types(logits.dtype, torch.float32)), dim=-1)
+        rows = (lengths == length).to(x0.device)
+        costs = -log_probs.expand(int(rows.sum()), -1, -1).gather(-1, x0[rows, :length, None])  # (rows, length, 1)
+        nll[rows] = costs.double().sum((1, 2))
+    return nll
 
 
 def by_group(

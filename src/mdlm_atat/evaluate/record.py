@@ -95,7 +95,7 @@ def t_step_record(
     Unlike PPL-U they depend on the noise schedule, of this name."""
     found = []
     for steps in num_steps:
-        nats, error = draws.nelbo(lambda length, steps=steps: t_step_count_weights(schedule, length, steps))
+        nats, error = draws.t_step_nelbo(lambda length, steps=steps: t_step_count_weights(schedule, length, steps))
         units = in_every_unit(nats, text_counts(data))
         found.append(
             {

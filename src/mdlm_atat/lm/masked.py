@@ -58,6 +58,7 @@ class MaskedDiffusionLM(LanguageModel):
                 batch_size=batch_size,
                 seed=seed,
                 groups=groups,
+                with_all_masked=True,
                 device=self.device,
                 on_progress=on_progress,
             )
