@@ -66,6 +66,7 @@ def mistakes(folder: Path, **changed: Any) -> list[str]:
             {"arms": {"mdlm": {}, "b": {"overrides": {"eval.final_num_draws": 64}}}},
             "arms.b: eval.final_num_draws is 64, and 32 in the baseline mdlm: they could not be compared",
         ),
+        ({"arms": {"mdlm": {}, "b": {"overrides": {"data.length": 4}}}}, "arms.b: data.length is 4, and"),
         ({"sedes": [0]}, "sedes: unknown key; did you mean seeds?"),
     ],
 )

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import statistics
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from experiments.grids import grid_file, run, use_stand_in
 from mdlm_atat.cli.main import main
+from mdlm_atat.evaluate.packing import pack
 from mdlm_atat.experiments.caveats import caveats_of
 from mdlm_atat.experiments.derived import derive
 from mdlm_atat.experiments.run_record import curve, interpolate, seconds_per_step, training_seconds
@@ -48,6 +51,7 @@ def made_run(arm: str, seed: int, nats: float, **changed: Any) -> dict[str, Any]
             "kind": "nelbo",
             "nelbo_nats_per_token": nats,
             "standard_error": 0.01,
+            "num_draws": 1600,
             "schedule": {**schedule, "standard_error": 0.01},
             "profile": {"mask_rate": [0.5], "nats_per_masked_token": [nats]},
         },
@@ -86,7 +90,7 @@ def test_a_paired_difference_is_far_surer_than_the_spread_over_seeds():
     assert found["mdlm"]["ppl_u"]["mean_nats"] == pytest.approx(4.4)
     assert found["mdlm"]["ppl_u"]["perplexity"] == pytest.approx(math.exp(4.4))
     low, high = found["mdlm"]["ppl_u"]["interval95"]
-    assert high - low == pytest.approx(2 * 4.30265 * 0.4 / math.sqrt(3), rel=1e-4)
+    assert high - low == pytest.approx(2 * 4.30265 * 0.4 / math.sqrt(3), rel=5e-3)  # the draws add next to nothing
     difference = found["a"]["difference"]
     assert difference["mean_nats"] == pytest.approx(-0.1)
     assert difference["standard_error"] == pytest.approx(0.01 / math.sqrt(3))
@@ -94,6 +98,14 @@ def test_a_paired_difference_is_far_surer_than_the_spread_over_seeds():
     assert difference["p_value"] < 0.01
     assert difference["relative_perplexity"] == pytest.approx(math.exp(-0.1) - 1)
     assert found["mdlm"]["difference"] is None
+
+
+def test_the_error_of_draws_that_all_seeds_share_is_in_the_mean():
+    # three seeds that differ by less than the draws they are scored on: standard error 0.01 of each
+    found = made_results(seeds("mdlm", [4.0, 4.001, 4.002]))["derived"]["c"]["mdlm"]["ppl_u"]
+    assert found["standard_error"] == pytest.approx(math.hypot(0.01, 0.001 / math.sqrt(3)))
+    low, high = found["interval95"]
+    assert high - low == pytest.approx(2 * 1.98 * 0.01, rel=0.02)  # 100 blocks: nearly a normal's
 
 
 def test_a_difference_below_twice_its_error_is_none_and_the_caveats_say_so():
@@ -128,6 +140,43 @@ def test_one_seed_without_stored_draws_is_not_tested():
     difference = results["derived"]["c"]["a"]["difference"]
     assert (difference["significant"], difference["p_value"], difference["standard_error"]) == (None, None, None)
     assert any(sentence.startswith("One seed only on c for mdlm, a") for sentence in results["caveats"])
+
+
+def scored(*nats: float) -> dict[str, Any]:
+    """The final evaluation of a run, with what each of its blocks of 16 tokens costs."""
+    score = torch.tensor(nats, dtype=torch.float64) * 16
+    return {
+        "kind": "nelbo",
+        "nelbo_nats_per_token": sum(nats) / len(nats),
+        "standard_error": 0.5,
+        "num_draws": 16 * len(nats),
+        "schedule": {"strategy": "uniform", "nelbo_nats_per_token": sum(nats) / len(nats), "standard_error": 0.5},
+        "blocks": {"size": 16, "score": pack(score), "length": pack(torch.full_like(score, 16))},
+    }
+
+
+def test_with_one_seed_the_error_is_that_of_the_blocks_and_p_of_t_with_one_degree_less_than_blocks():
+    runs = [
+        made_run("mdlm", 0, 0, final=scored(4.0, 5.0, 4.0, 3.0)),
+        made_run("a", 0, 0, final=scored(3.9, 4.8, 3.7, 2.8)),
+    ]
+    found = made_results(runs)["derived"]["c"]["a"]["difference"]
+    error = statistics.stdev([0.1, 0.2, 0.3, 0.2]) / 2
+    assert (found["mean_nats"], found["standard_error"]) == (pytest.approx(-0.2), pytest.approx(error))
+    assert found["interval95"] == pytest.approx((-0.2 - 3.18245 * error, -0.2 + 3.18245 * error), abs=1e-4)
+    assert found["p_value"] == pytest.approx(0.0163, abs=1e-4)  # scipy.stats.ttest_1samp of the same
+    assert (found["over"], found["significant"]) == ("draws", True)
+
+
+def test_over_seeds_the_error_of_the_draws_that_they_share_is_added():
+    mine = [[3.9, 4.8, 3.7, 2.8], [3.8, 4.7, 3.6, 2.7], [3.9, 4.8, 3.7, 2.8]]
+    runs = [made_run("mdlm", seed, 0, final=scored(4.0, 5.0, 4.0, 3.0)) for seed in range(3)]
+    runs += [made_run("a", seed, 0, final=scored(*nats)) for seed, nats in enumerate(mine)]
+    found = made_results(runs)["derived"]["c"]["a"]["difference"]
+    of_draws = statistics.stdev([0.1, 0.2, 0.3, 0.2]) / 2  # the same in every seed
+    of_seeds = statistics.stdev([0.2, 0.3, 0.2]) / math.sqrt(3)
+    assert found["standard_error"] == pytest.approx(math.hypot(of_draws, of_seeds))
+    assert (found["over"], found["num_pairs"]) == ("seeds", 3)
 
 
 def test_steps_to_the_baseline_are_interpolated_over_log_steps_between_decayed_runs():

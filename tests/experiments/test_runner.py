@@ -198,6 +198,20 @@ def test_an_arm_that_changed_since_it_was_run_is_refused_and_named(stand_in):
     assert len(steps_taken(out, "mdlm")) == 8
 
 
+def test_another_evaluation_of_a_finished_run_does_not_change_its_value(stand_in):
+    out = stand_in / "out"
+    assert run(grid_file(stand_in, seeds=[0]), out) == 0
+    before = json.loads((out / "results.json").read_text())
+    evals = out / "runs/mdlm/seed-0/evals"
+    planned = json.loads((evals / "final.json").read_text())
+    others = {"more": {"num_draws": 512}, "fewer": {"num_draws": 16}, "seed": {"seed": 7}, "cut": {"mode": "pad"}}
+    for name, changed in others.items():
+        (evals / f"{name}.json").write_text(json.dumps(planned | changed | {"nelbo_nats_per_token": 1.0}))
+    assert main(["experiment", "report", str(out)]) == 0
+    after = json.loads((out / "results.json").read_text())
+    assert [entry["final"] for entry in after["runs"]] == [entry["final"] for entry in before["runs"]]
+
+
 def test_data_that_changed_is_refused(stand_in, capsys):
     out = stand_in / "out"
     file = grid_file(stand_in, seeds=[0])

@@ -8,13 +8,16 @@ differences, several times smaller than what two independent estimates would lea
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
+
+import torch
 
 from mdlm_atat.errors import UserError
 from mdlm_atat.evaluate.likelihood import BLOCK_SIZE, Blocks, ratio_with_standard_error
 from mdlm_atat.evaluate.packing import unpack
+from mdlm_atat.evaluate.statistics import LEVEL, t_quantile
 
 Bound = Literal["uniform", "own"]
 """uniform: PPL-U; own: each model's own, PPL-S. A causal model's is its exact value for both."""
@@ -42,9 +45,18 @@ class PairedDifference:
     """nelbo or exact, of each. Of one of each, the difference is that of an upper bound and an exact value."""
 
     @property
+    def degrees(self) -> int:
+        """Of freedom, of the error: blocks but one."""
+        return self.num_draws // BLOCK_SIZE - 1
+
+    @property
     def is_significant(self) -> bool:
-        """Of at least two standard errors; where there is no error to be had, nothing is."""
-        return abs(self.nats_per_token) >= 2 * self.standard_error and self.nats_per_token != 0
+        """Of at least two standard errors, of more where there are few blocks (Student's t); where there is no error
+        to be had, nothing is."""
+        if self.degrees < 1 or self.nats_per_token == 0:
+            return False
+        needed = max(2.0, t_quantile((1 + LEVEL) / 2, self.degrees))
+        return abs(self.nats_per_token) >= needed * self.standard_error
 
 
 def paired_difference(a: Mapping[str, Any], b: Mapping[str, Any], *, bound: Bound = "uniform") -> PairedDifference:
@@ -53,8 +65,28 @@ def paired_difference(a: Mapping[str, Any], b: Mapping[str, Any], *, bound: Boun
     Where one has more draws, the ones that both have are compared. Two exact values are compared by the sequences, each
     once. Raises UserError for records that are not of the same draws, and for a model that has no bound of its own.
     """
-    check_same_draws(a, b)
-    return _difference(_blocks(a, bound), _blocks(b, bound), *_extent(a, b))
+    return mean_paired_difference([(a, b)], bound=bound)
+
+
+def mean_paired_difference(
+    pairs: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]], *, bound: Bound = "uniform"
+) -> PairedDifference:
+    """The mean of a - b over pairs that were all scored on the same draws, such as seeds; its error is that of the
+    draws, which the pairs share: it says nothing of other pairs. Raises as `paired_difference` does."""
+    first = pairs[0][0]
+    for record in (record for pair in pairs for record in pair):
+        check_same_draws(first, record)
+    kinds, num_blocks = min((_extent(a, b) for a, b in pairs), key=lambda extent: extent[1])
+    mine, theirs = (_mean_blocks([_blocks(pair[side], bound) for pair in pairs], num_blocks) for side in (0, 1))
+    return _difference(mine, theirs, kinds, num_blocks)
+
+
+def _mean_blocks(parts: Sequence[Blocks], num_blocks: int) -> Blocks:
+    scores = torch.stack([part.score[:num_blocks] for part in parts])
+    lengths = torch.stack([part.length[:num_blocks] for part in parts])
+    if not lengths.allclose(lengths[:1]):
+        raise UserError("the evaluations are of different sequences, though they say that they are of the same")
+    return Blocks(scores.mean(0), lengths[0])
 
 
 def paired_deciles(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[PairedDifference]:

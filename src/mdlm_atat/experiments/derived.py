@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from mdlm_atat.errors import UserError
-from mdlm_atat.experiments.statistics import Mean, mean_with_interval, paired_t_test
+from mdlm_atat.evaluate.statistics import CommonError, Mean, mean_with_interval, p_value
 from mdlm_atat.experiments.steps_to_baseline import costs_to_baseline
 
 Run = dict[str, Any]
@@ -77,13 +77,19 @@ def _of_arm(done: Sequence[Run], arm: str, theirs: list[Run], baseline: str, *, 
 
 
 def _bound(runs: list[Run], bound: Bound) -> dict[str, Any]:
-    found = mean_with_interval([nats_of(run, bound) for run in runs])
+    """The mean over seeds; its error has that of the draws in it, which all seeds share."""
+    from mdlm_atat.evaluate.likelihood import BLOCK_SIZE
+
+    draws_error = statistics.fmean(_draws_error(run, bound) for run in runs)
+    degrees = min(run["final"]["num_draws"] for run in runs) / BLOCK_SIZE - 1
+    common = CommonError(draws_error, degrees) if len(runs) > 1 and degrees > 0 else None
+    found = mean_with_interval([nats_of(run, bound) for run in runs], common)
     return {
         "mean_nats": found.value,
         "standard_error": found.standard_error,
         "interval95": found.interval95,
         "perplexity": math.exp(found.value),
-        "draws_standard_error": statistics.fmean(_draws_error(run, bound) for run in runs),
+        "draws_standard_error": draws_error,
     }
 
 
@@ -96,8 +102,9 @@ def difference_of(mine: list[Run], theirs: list[Run], *, own: bool, against: str
     """Mean over seeds of (arm - baseline), nats per token, seed by seed, in PPL-U or in each one's own bound; None
     where no seed has both.
 
-    An effect smaller than twice its standard error is no difference; with few seeds p must be below 0.05 too. With a
-    single seed the error is that of the two evaluations' common draws: it says nothing of another seed.
+    An effect smaller than twice its standard error is no difference; with few seeds p must be below 0.05 too. The error
+    is that of the seeds and that of the draws, which are the same for all of them. With a single seed it is that of the
+    draws alone: it says nothing of another seed.
     """
 
     def nats(run: Run) -> float:
@@ -107,10 +114,8 @@ def difference_of(mine: list[Run], theirs: list[Run], *, own: bool, against: str
     pairs = [(run, by_seed[run["seed"]]) for run in mine if run["seed"] in by_seed]
     if not pairs:
         return None
-    found = mean_with_interval([nats(a) - nats(b) for a, b in pairs])
-    p_value = None if found.num < 2 else paired_t_test([nats(a) - nats(b) for a, b in pairs])
-    if found.num < 2:
-        found, p_value = _over_draws(found, *pairs[0], own=own)
+    found = mean_with_interval([nats(a) - nats(b) for a, b in pairs], _common_error(pairs, own=own))
+    p = p_value(found)
     return {
         "against": against,
         "mean_nats": found.value,
@@ -118,35 +123,31 @@ def difference_of(mine: list[Run], theirs: list[Run], *, own: bool, against: str
         "interval95": found.interval95,
         "num_pairs": len(pairs),
         "over": "seeds" if len(pairs) > 1 else "draws" if found.standard_error is not None else None,
-        "p_value": p_value,
-        "significant": is_significant(found, p_value),
+        "p_value": p,
+        "significant": is_significant(found, p),
         "relative_perplexity": math.expm1(found.value),
     }
 
 
-def _over_draws(found: Mean, mine: Run, theirs: Run, *, own: bool) -> tuple[Mean, float | None]:
-    """The difference of two runs with its standard error over the draws that both were scored on, where they are
-    stored; two-sided p of the normal distribution, as there are hundreds."""
-    from mdlm_atat.evaluate.paired import paired_difference
+def _common_error(pairs: Sequence[tuple[Run, Run]], *, own: bool) -> CommonError | None:
+    """Of the mean difference over the draws that all runs were scored on; None where they are not stored, or differ."""
+    from mdlm_atat.evaluate.paired import mean_paired_difference
 
+    records = [(mine["final"], theirs["final"]) for mine, theirs in pairs]
     try:
-        pair = paired_difference(mine["final"], theirs["final"], bound="own" if own else "uniform")
+        found = mean_paired_difference(records, bound="own" if own else "uniform")
     except UserError:  # scored on other draws, or by a version that did not keep them
-        return found, None
-    error = pair.standard_error
-    if not error > 0:  # nan: of a single block
-        return found, None
-    half = 1.96 * error
-    interval = (pair.nats_per_token - half, pair.nats_per_token + half)
-    p_value = math.erfc(abs(pair.nats_per_token) / error / math.sqrt(2))
-    return Mean(pair.nats_per_token, error, interval, 1), p_value
-
-
-def is_significant(found: Mean, p_value: float | None) -> bool | None:
-    """None: cannot be told."""
-    if found.standard_error is None or p_value is None:
         return None
-    return abs(found.value) > 2 * found.standard_error and p_value < 0.05
+    if not found.standard_error > 0:  # nan: of a single block
+        return None
+    return CommonError(found.standard_error, found.degrees)
+
+
+def is_significant(found: Mean, p: float | None) -> bool | None:
+    """None: cannot be told."""
+    if found.standard_error is None or p is None:
+        return None
+    return abs(found.value) > 2 * found.standard_error and p < 0.05
 
 
 def seconds_per_step(runs: Sequence[Run]) -> float | None:

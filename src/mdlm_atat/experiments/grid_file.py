@@ -37,7 +37,17 @@ BENCH_KEYS = ("arms", "samplers", "steps", "num_texts", "judge")
 ARM_KEYS = ("description", "base", "method", "overrides")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
 NOT_FOR_OVERRIDES = {"train.seed": "seeds", "train.num_steps": "budget", "train.max_minutes": "budget"}
-SAME_TEXT = ("source", "tokenizer", "mode", "validation", "validation_fraction", "split", "column", "documents")
+SAME_TEXT = (
+    "source",
+    "tokenizer",
+    "length",
+    "mode",
+    "validation",
+    "validation_fraction",
+    "split",
+    "column",
+    "documents",
+)
 SAME_DRAWS = ("num_draws", "final_num_draws")
 
 

@@ -84,17 +84,25 @@ def check_same_run(run: Path, config: RunConfig) -> None:
 
 
 def final_record(run: Path, num_steps: int, data: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """The stored evaluation of a run's last step on its own validation text: the one with the most draws, or the
-    newest of these."""
-    found: list[tuple[tuple[float, float], dict[str, Any]]] = []
+    """The stored evaluation of a run's last step on its own validation text, cut as in the run, on as many draws of
+    seed 0 as the run asks for: another evaluation of it, with other draws or more of them, changes nothing."""
+    if not has_begun(run):
+        return None
+    config = load_config(str(run))
+    wanted = {"split": "valid", "seed": 0, "mode": config.data.mode, "length": config.data.length}
+    found: list[tuple[tuple[int, float], dict[str, Any]]] = []
     for file in sorted((run / "evals").glob("*.json")):
         try:
             record = json.loads(file.read_text())
         except ValueError:  # written by someone else: ours are whole or not there
             continue
         ours = data is None or str(record.get("corpus_hash", ""))[:32] == data["hash"][32:]
-        if record.get("step") == num_steps and record.get("split") == "valid" and ours:
-            found.append(((record.get("num_draws") or 0, file.stat().st_mtime), record))
+        if ours and record.get("step") == num_steps and all(record.get(k, v) == v for k, v in wanted.items()):
+            beyond = (
+                record.get("num_draws") or 0
+            ) - config.eval.final_num_draws  # whole blocks: a few more, never less
+            if beyond >= 0:
+                found.append(((-beyond, file.stat().st_mtime), record))
     return max(found, key=lambda pair: pair[0])[1] if found else None
 
 

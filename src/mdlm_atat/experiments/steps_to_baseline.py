@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from mdlm_atat.experiments.statistics import mean_with_interval
+from mdlm_atat.evaluate.statistics import mean_with_interval
 
 Run = dict[str, Any]
 Point = tuple[float, float]

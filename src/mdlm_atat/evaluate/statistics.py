@@ -12,32 +12,50 @@ LEVEL = 0.95
 
 @dataclass(frozen=True)
 class Mean:
-    """The mean of some numbers; the standard error and the interval are None for a single one."""
+    """The mean of some numbers; the rest is None where nothing is known of its error."""
 
     value: float
     standard_error: float | None
     interval95: tuple[float, float] | None
     num: int
+    degrees: float | None = None
+    """Of freedom, of the standard error."""
 
 
-def mean_with_interval(values: Sequence[float]) -> Mean:
-    """Mean, its standard error s / sqrt(n), and the interval mean ± t(n - 1) s / sqrt(n)."""
+@dataclass(frozen=True)
+class CommonError:
+    """The standard error of what all numbers of a mean have in common: here, the draws that all seeds are scored on."""
+
+    standard_error: float
+    degrees: float
+
+
+def mean_with_interval(values: Sequence[float], common: CommonError | None = None) -> Mean:
+    """Mean, its standard error, and the interval mean ± t(degrees) times that.
+
+    The error is s / sqrt(n) with n - 1 degrees, and the `common` one, which more numbers do not make smaller: their
+    squares are added, and the degrees are Welch's and Satterthwaite's, V^2 / (sum of V_k^2 / degrees_k). Of a single
+    number the common error is all that is known.
+    """
     mean, n = statistics.fmean(values), len(values)
-    if n < 2:
+    parts = [(statistics.variance(values) / n, n - 1.0)] if n > 1 else []
+    parts += [] if common is None else [(common.standard_error**2, common.degrees)]
+    if not parts:
         return Mean(mean, None, None, n)
-    error = statistics.stdev(values) / math.sqrt(n)
-    half = t_quantile((1 + LEVEL) / 2, n - 1) * error
-    return Mean(mean, error, (mean - half, mean + half), n)
+    variance = sum(part for part, _ in parts)
+    spread = sum(part**2 / degrees for part, degrees in parts)
+    degrees = variance**2 / spread if spread > 0 else parts[0][1]
+    half = t_quantile((1 + LEVEL) / 2, degrees) * math.sqrt(variance)
+    return Mean(mean, math.sqrt(variance), (mean - half, mean + half), n, degrees)
 
 
-def paired_t_test(differences: Sequence[float]) -> float:
-    """Two-sided p of the paired t-test: the chance of a mean at least this far from 0, were it 0."""
-    found = mean_with_interval(differences)
-    if found.standard_error is None:
-        raise ValueError("a t-test needs two differences")
+def p_value(found: Mean) -> float | None:
+    """Two-sided p of the t-test: the chance of a mean at least this far from 0, were it 0."""
+    if found.standard_error is None or found.degrees is None:
+        return None
     if found.standard_error == 0:
         return 1.0 if found.value == 0 else 0.0
-    return 2 * (1 - t_distribution(abs(found.value) / found.standard_error, found.num - 1))
+    return 2 * (1 - t_distribution(abs(found.value) / found.standard_error, found.degrees))
 
 
 def t_distribution(t: float, degrees: float) -> float:

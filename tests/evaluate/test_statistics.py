@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 
-from mdlm_atat.experiments.statistics import (
+from mdlm_atat.evaluate.statistics import (
+    CommonError,
     incomplete_beta,
     mean_with_interval,
-    paired_t_test,
+    p_value,
     t_distribution,
     t_quantile,
 )
@@ -54,13 +56,38 @@ def test_the_interval_of_1_2_3_is_2_plus_minus_4_303_over_the_root_of_3():
 
 
 def test_one_number_has_no_interval():
-    assert mean_with_interval([1.5]).interval95 is None
-    with pytest.raises(ValueError, match="two differences"):
-        paired_t_test([1.0])
+    found = mean_with_interval([1.5])
+    assert (found.standard_error, found.interval95, p_value(found)) == (None, None, None)
+
+
+def test_an_error_that_all_share_is_added_and_is_all_there_is_of_one_number():
+    common = CommonError(0.5, 9)
+    alone = mean_with_interval([3.0], common)
+    assert (alone.standard_error, alone.degrees) == (0.5, 9)
+    assert alone.interval95 == pytest.approx((3 - 2.26216 * 0.5, 3 + 2.26216 * 0.5), abs=1e-4)
+    found = mean_with_interval([1.0, 2.0, 3.0], common)
+    assert found.standard_error == pytest.approx(math.sqrt(1 / 3 + 0.25))
+    assert found.degrees == pytest.approx((1 / 3 + 0.25) ** 2 / ((1 / 3) ** 2 / 2 + 0.25**2 / 9))
+
+
+def test_the_interval_holds_the_truth_19_times_in_20_whatever_the_seeds_share():
+    rng = np.random.default_rng(0)
+    held = 0
+    for _ in range(1000):  # three seeds, which differ by less than what they share
+        blocks = rng.normal(0, 1.0, 32)
+        values = blocks.mean() + rng.normal(0, 0.05, 3)
+        found = mean_with_interval(list(values), CommonError(blocks.std(ddof=1) / math.sqrt(32), 31)).interval95
+        assert found is not None
+        held += found[0] < 0 < found[1]
+    assert 0.92 < held / 1000 < 0.98
 
 
 def test_the_p_of_1_2_3_is_that_of_t_at_2_root_3_with_two_degrees():
     t = 2 * math.sqrt(3)
+
+    def paired_t_test(differences):
+        return p_value(mean_with_interval(differences))
+
     assert paired_t_test([1.0, 2.0, 3.0]) == pytest.approx(1 - t / math.sqrt(2 + t * t), abs=1e-12)
     assert paired_t_test([-1.0, -2.0, -3.0]) == paired_t_test([1.0, 2.0, 3.0])
     assert paired_t_test([0.0, 0.0]) == 1
