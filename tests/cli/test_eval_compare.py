@@ -47,7 +47,9 @@ def test_two_checkpoints_differ_with_a_smaller_error_than_their_own(folder, caps
     assert other["checkpoint"] == first.name
     expected = record["nelbo_nats_per_token"] - other["nelbo_nats_per_token"]
     assert found["nats_per_token"] == pytest.approx(expected, abs=1e-6) != 0
-    assert f"that of {first}" in out or "no difference" in out
+    assert abs(found["nats_per_token"]) > 5 * found["standard_error"]
+    assert f"that of {first}" in out
+    assert "no difference" not in out
 
 
 def test_a_stored_evaluation_is_compared_without_its_model(folder, capsys):
@@ -117,6 +119,10 @@ def test_comparisons_that_mean_nothing_are_refused_before_anything_is_scored(fol
         (["--against", str(folder / "no.json")], "holds no evaluation"),
         (["--against", str(folder / "nowhere")], "there is no folder"),
         (["--num_steps", "0"], "--num_steps has 0, expected at least 1"),
+        (["--seed", "-1"], "--seed is -1, expected 0 or more"),
+        (["--num_draws", "100000000000"], "--num_draws is 100,000,000,000, expected at most"),
+        (["--column", "body"], "--column: a run's own validation text is prepared already"),
+        (["--split", "nope"], "--split is nope, and the run's own text has train and valid"),
     ):
         assert message in refused(["eval", masked, *argv], capsys, folder)
     assert "a causal model takes one step a token" in refused(

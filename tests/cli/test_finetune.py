@@ -174,6 +174,7 @@ def test_capitals_and_digits_that_a_model_of_letters_lacks_are_replaced_and_told
     ("words", "message"),
     [
         (("--seeds", 0), "--seeds is 0, expected at least 1"),
+        (("--seed", 10**20), "--seed is 100000000000000000000, expected less than"),
         (("--pooling", "last"), "this model is masked and reads both ways; use mean or first"),
         (("--max_length", 17), "--max_length is 17; this model takes texts of at most 16 tokens"),
         (("--epochs", 0), "--epochs is 0, expected at least 1"),

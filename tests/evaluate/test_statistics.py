@@ -67,6 +67,10 @@ def test_an_error_that_all_share_is_added_and_is_all_there_is_of_one_number():
     assert alone.interval95 == pytest.approx((3 - 2.26216 * 0.5, 3 + 2.26216 * 0.5), abs=1e-4)
     found = mean_with_interval([1.0, 2.0, 3.0], common)
     assert found.standard_error == pytest.approx(math.sqrt(1 / 3 + 0.25))
+    assert found.interval95 is not None
+    assert found.interval95[1] - 2 >= 4.30265 / math.sqrt(3) - 1e-4  # never surer than the three alone
+    alone_p, p = p_value(mean_with_interval([1.0, 2.0, 3.0])), p_value(found)
+    assert alone_p is not None and p is not None and p >= alone_p  # noqa: PT018
     assert found.degrees == pytest.approx((1 / 3 + 0.25) ** 2 / ((1 / 3) ** 2 / 2 + 0.25**2 / 9))
 
 

@@ -90,7 +90,7 @@ def test_a_paired_difference_is_far_surer_than_the_spread_over_seeds():
     assert found["mdlm"]["ppl_u"]["mean_nats"] == pytest.approx(4.4)
     assert found["mdlm"]["ppl_u"]["perplexity"] == pytest.approx(math.exp(4.4))
     low, high = found["mdlm"]["ppl_u"]["interval95"]
-    assert high - low == pytest.approx(2 * 4.30265 * 0.4 / math.sqrt(3), rel=5e-3)  # the draws add next to nothing
+    assert high - low == pytest.approx(2 * 4.30265 * 0.4 / math.sqrt(3), rel=1e-4)
     difference = found["a"]["difference"]
     assert difference["mean_nats"] == pytest.approx(-0.1)
     assert difference["standard_error"] == pytest.approx(0.01 / math.sqrt(3))
@@ -177,6 +177,13 @@ def test_over_seeds_the_error_of_the_draws_that_they_share_is_added():
     of_seeds = statistics.stdev([0.2, 0.3, 0.2]) / math.sqrt(3)
     assert found["standard_error"] == pytest.approx(math.hypot(of_draws, of_seeds))
     assert (found["over"], found["num_pairs"]) == ("seeds", 3)
+
+
+def test_an_exact_baseline_beside_bounds_is_said_to_be_one():
+    exact = made_run("mdlm", 0, 4.0)
+    exact["final"]["kind"] = "exact"
+    results = made_results([exact, made_run("a", 0, 4.1)])
+    assert any(sentence.startswith("The value of the baseline mdlm is exact") for sentence in results["caveats"])
 
 
 def test_steps_to_the_baseline_are_interpolated_over_log_steps_between_decayed_runs():

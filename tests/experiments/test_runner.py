@@ -212,6 +212,20 @@ def test_another_evaluation_of_a_finished_run_does_not_change_its_value(stand_in
     assert [entry["final"] for entry in after["runs"]] == [entry["final"] for entry in before["runs"]]
 
 
+def test_a_damaged_file_of_an_experiment_says_what_to_do(stand_in, capsys):
+    out = stand_in / "out"
+    assert run(grid_file(stand_in, seeds=[0]), out) == 0
+    for file, words in ((out / "plan.json", "plans anew"), (next((out / "jobs").glob("*.json")), "delete it")):
+        kept = file.read_text()
+        file.write_text(kept[:20])
+        capsys.readouterr()
+        assert main(["experiment", "report", str(out)]) == 2
+        error = capsys.readouterr().err
+        assert f"{file.name} is damaged" in error
+        assert words in error
+        file.write_text(kept)
+
+
 def test_data_that_changed_is_refused(stand_in, capsys):
     out = stand_in / "out"
     file = grid_file(stand_in, seeds=[0])

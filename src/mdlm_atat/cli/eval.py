@@ -128,6 +128,10 @@ def check_arguments(arguments: argparse.Namespace) -> None:
     for name in ("num_draws", "batch_size"):
         if getattr(arguments, name) is not None and getattr(arguments, name) < 1:
             raise UserError(f"--{name} is {getattr(arguments, name)}, expected at least 1")
+    if arguments.num_draws is not None and arguments.num_draws > MOST_DRAWS:
+        raise UserError(f"--num_draws is {arguments.num_draws:,}, expected at most {MOST_DRAWS:,}")
+    if arguments.seed < 0:
+        raise UserError(f"--seed is {arguments.seed}, expected 0 or more")
     check_together(arguments)
     if arguments.num_steps and min(arguments.num_steps) < 1:
         raise UserError(f"--num_steps has {min(arguments.num_steps)}, expected at least 1")
@@ -135,6 +139,7 @@ def check_arguments(arguments: argparse.Namespace) -> None:
         raise UserError(f"--json: {arguments.json} is a folder, or the folder it should be in is not there")
 
 
+MOST_DRAWS = 10_000_000  # a standard error of a ten-thousandth; their sums have to fit into memory
 ZERO_SHOT_ONLY = ("detokenizer", "mode")
 SAMPLES_ONLY = ("judge", "steps", "temperature", "sampler", "length")
 
@@ -153,6 +158,8 @@ def check_together(arguments: argparse.Namespace) -> None:
         refuse(("samples", "data", *scoring), "not with --zero-shot, which names its texts and prints a table of them")
     else:
         refuse(ZERO_SHOT_ONLY, "for --zero-shot only")
+    if "zero_shot" not in given and "data" not in given:
+        refuse(("column",), "a run's own validation text is prepared already; it goes with --data or --zero-shot")
     if "samples" in given:
         refuse(("num_draws", "num_steps", *scoring), "not with --samples, which generates texts and scores none")
     else:
@@ -245,6 +252,8 @@ def open_data(lm: MaskedDiffusionLM | CausalLM, source: str | None, *, column: s
     if source is None:
         if lm.checkpoint is None or lm.home is None:
             raise UserError("a saved model has no validation text of its own; name one with --data")
+        if split not in (None, "train", "valid"):
+            raise UserError(f"--split is {split}, and the run's own text has train and valid")
         folder = prepare_data(data, TerminalProgress())
         train_data, valid_data = (TokenDataset.open(folder, name, data.length) for name in ("train", "valid"))
         check_same_data(lm.home, describe_data(train_data, valid_data))

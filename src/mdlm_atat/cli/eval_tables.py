@@ -98,7 +98,7 @@ def difference_lines(name: str, other: str, found: PairedDifference) -> list[str
     elif found.is_significant:
         verdict = f"perplexity {abs(percent):.2f}% {'below' if percent < 0 else 'above'} that of {other}"
     else:
-        verdict = "no difference: less than twice its standard error"
+        verdict = "no difference that can be told from chance"
     return [
         f"{name:10} {signed(found.nats_per_token, found.standard_error)} nats per token{f' ({note})' if note else ''}: "
         f"{verdict}",

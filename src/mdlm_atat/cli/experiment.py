@@ -92,6 +92,8 @@ def run(arguments: argparse.Namespace, dotted: list[str]) -> int:
         raise UserError(f"--processes is {arguments.processes}, expected at least 1")
     if (arguments.submit or arguments.sbatch_option) and not arguments.slurm:
         raise UserError("--submit and --sbatch-option go with --slurm")
+    if arguments.slurm and arguments.task is not None:
+        raise UserError("--slurm writes an array of all runs; --task is what each of its jobs is given: leave one out")
     grid, folder = read_grid(arguments, dotted)
     jobs = jobs_of(grid)
     if arguments.task is not None:

@@ -74,6 +74,8 @@ def main(argv: list[str]) -> int:
     for name, least in (("seeds", 1), ("seed", 0)):
         if getattr(arguments, name) < least:
             raise UserError(f"--{name} is {getattr(arguments, name)}, expected at least {least}")
+    if arguments.seed + arguments.seeds > 2**31:
+        raise UserError(f"--seed is {arguments.seed}, expected less than 2,147,483,648")
     if arguments.out is not None and arguments.out.exists() and not arguments.out.is_dir():
         raise UserError(f"--out: {arguments.out} is a file; name a folder")
     from mdlm_atat.atomic import write_json

@@ -20,6 +20,8 @@ class Mean:
     num: int
     degrees: float | None = None
     """Of freedom, of the standard error."""
+    own_error: float | None = None
+    """s / sqrt(n), of the numbers alone; None of a single one."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +36,8 @@ def mean_with_interval(values: Sequence[float], common: CommonError | None = Non
     """Mean, its standard error, and the interval mean ± t(degrees) times that.
 
     The error is s / sqrt(n) with n - 1 degrees, and the `common` one, which more numbers do not make smaller: their
-    squares are added, and the degrees are Welch's and Satterthwaite's, V^2 / (sum of V_k^2 / degrees_k). Of a single
-    number the common error is all that is known.
+    squares are added, and the degrees are Welch's and Satterthwaite's, V^2 / (sum of V_k^2 / degrees_k). The interval
+    is never narrower than that of s / sqrt(n) alone. Of a single number the common error is all that is known.
     """
     mean, n = statistics.fmean(values), len(values)
     parts = [(statistics.variance(values) / n, n - 1.0)] if n > 1 else []
@@ -45,17 +47,26 @@ def mean_with_interval(values: Sequence[float], common: CommonError | None = Non
     variance = sum(part for part, _ in parts)
     spread = sum(part**2 / degrees for part, degrees in parts)
     degrees = variance**2 / spread if spread > 0 else parts[0][1]
+    own_error = math.sqrt(parts[0][0]) if n > 1 else None
     half = t_quantile((1 + LEVEL) / 2, degrees) * math.sqrt(variance)
-    return Mean(mean, math.sqrt(variance), (mean - half, mean + half), n, degrees)
+    if own_error is not None:
+        half = max(half, t_quantile((1 + LEVEL) / 2, n - 1) * own_error)
+    return Mean(mean, math.sqrt(variance), (mean - half, mean + half), n, degrees, own_error)
 
 
 def p_value(found: Mean) -> float | None:
-    """Two-sided p of the t-test: the chance of a mean at least this far from 0, were it 0."""
+    """Two-sided p of the t-test: the chance of a mean at least this far from 0, were it 0; of the numbers alone where
+    that is larger, since three of them cannot make sure of what they are three of."""
     if found.standard_error is None or found.degrees is None:
         return None
-    if found.standard_error == 0:
-        return 1.0 if found.value == 0 else 0.0
-    return 2 * (1 - t_distribution(abs(found.value) / found.standard_error, found.degrees))
+    p = _two_sided(found.value, found.standard_error, found.degrees)
+    return p if found.own_error is None else max(p, _two_sided(found.value, found.own_error, found.num - 1))
+
+
+def _two_sided(value: float, error: float, degrees: float) -> float:
+    if error == 0:
+        return 1.0 if value == 0 else 0.0
+    return 2 * (1 - t_distribution(abs(value) / error, degrees))
 
 
 def t_distribution(t: float, degrees: float) -> float:

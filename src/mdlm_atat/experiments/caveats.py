@@ -74,8 +74,13 @@ def _exact(results: dict[str, Any], baseline: str) -> list[str]:
     """An exact value beside an upper bound."""
     kinds = {arm: numbers["kind"] for arms in results["derived"].values() for arm, numbers in arms.items()}
     exact = [arm for arm, kind in kinds.items() if kind == "exact"]
-    if not exact or kinds.get(baseline) == "exact":
+    if not exact or len(exact) == len(kinds):
         return []
+    if kinds.get(baseline) == "exact":
+        return [
+            f"The value of the baseline {baseline} is exact, those of the arms that diffuse are upper bounds: where "
+            "one is higher it is by at most that much, and where one is lower by at least that much."
+        ]
     return [
         f"The value of {', '.join(exact)} is exact, those of the others are upper bounds: it leads by at most "
         "what the table says."

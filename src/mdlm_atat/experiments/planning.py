@@ -65,7 +65,10 @@ def plan_file(folder: Path) -> Path:
 
 def read_plan(folder: Path) -> Plan:
     file = plan_file(folder)
-    return json.loads(file.read_text()) if file.exists() else {}
+    try:
+        return json.loads(file.read_text()) if file.exists() else {}
+    except ValueError as error:
+        raise UserError(f"{file} is damaged ({error}); delete it, and the next run plans anew") from error
 
 
 def check_plan(plan: Plan, grid: Grid, variants: Sequence[Variant], folder: Path) -> None:

@@ -61,7 +61,10 @@ def log_file(folder: Path, job: Job) -> Path:
 
 def read_attempts(folder: Path, job: Job) -> list[Attempt]:
     file = attempts_file(folder, job)
-    return [Attempt(**attempt) for attempt in json.loads(file.read_text())] if file.exists() else []
+    try:
+        return [Attempt(**attempt) for attempt in json.loads(file.read_text())] if file.exists() else []
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{file} is damaged ({error}); delete it: it only tells how often the run was tried") from error
 
 
 def write_attempts(folder: Path, job: Job, attempts: list[Attempt]) -> None:
