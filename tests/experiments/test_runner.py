@@ -212,6 +212,16 @@ def test_another_evaluation_of_a_finished_run_does_not_change_its_value(stand_in
     assert [entry["final"] for entry in after["runs"]] == [entry["final"] for entry in before["runs"]]
 
 
+def test_an_exact_value_takes_each_sequence_once_and_the_run_is_done(stand_in):
+    out = stand_in / "out"
+    assert run(grid_file(stand_in, seeds=[0]), out) == 0
+    file = out / "runs/mdlm/seed-0/evals/final.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"kind": "exact", "num_draws": 5}))
+    assert main(["experiment", "report", str(out)]) == 0
+    entry = json.loads((out / "results.json").read_text())["runs"][0]
+    assert (entry["status"], entry["final"]["kind"]) == ("done", "exact")
+
+
 def test_a_damaged_file_of_an_experiment_says_what_to_do(stand_in, capsys):
     out = stand_in / "out"
     assert run(grid_file(stand_in, seeds=[0]), out) == 0

@@ -104,8 +104,8 @@ def final_record(run: Path, num_steps: int, data: Mapping[str, Any] | None) -> d
             beyond = (
                 record.get("num_draws") or 0
             ) - config.eval.final_num_draws  # whole blocks: a few more, never less
-            if beyond >= 0:
-                found.append(((-beyond, file.stat().st_mtime), record))
+            if beyond >= 0 or record.get("kind") == "exact":  # which needs each sequence once
+                found.append(((-abs(beyond), file.stat().st_mtime), record))
     return max(found, key=lambda pair: pair[0])[1] if found else None
 
 
