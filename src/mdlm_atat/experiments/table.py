@@ -33,11 +33,11 @@ def report_markdown(results: Mapping[str, Any]) -> str:
     for corpus, arms in results["derived"].items():
         lines += [f"## {corpus}", "", *corpus_table(results, arms), ""]
     lines += [
-        "Perplexities are per token, of the last step's averaged weights: PPL-U under the uniform schedule, PPL-S under "
-        "the method's own. Means over seeds, 95% t-intervals in brackets, with the error of the draws that all seeds "
-        "share. Against the baseline: the difference of each one's own bound (PPL-S where it has a schedule of its "
-        "own), paired by seed, ± its standard error, with p of the paired t-test; below twice its error, or p above "
-        "0.05, it is none.",
+        "Perplexities are per token, of the last step's averaged weights: PPL-U under the uniform schedule, PPL-S "
+        "under the method's own. Means over seeds, 95% t-intervals in brackets, with the error of the draws that "
+        "all seeds share. Against the baseline: the difference of each one's own bound (PPL-S where it has a "
+        "schedule of its own), paired by seed, ± its standard error, with p of the paired t-test; below twice its "
+        "error, or p above 0.05, it is none.",
         "",
         "## Caveats",
         "",
