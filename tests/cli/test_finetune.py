@@ -180,6 +180,7 @@ def test_capitals_and_digits_that_a_model_of_letters_lacks_are_replaced_and_told
         (("--epochs", 0), "--epochs is 0, expected at least 1"),
         (("--regression",), "'none' is no number, as a regression needs"),
         (("--dev", "none.tsv"), "--dev: there is no file none.tsv"),
+        (("--dev", "TASK"), "is the file to train on: name another, or leave --dev out"),
         (("--task", "coal"), "did you mean cola?"),
     ],
 )
@@ -187,7 +188,7 @@ def test_a_mistake_is_one_message_and_nothing_is_written(runs, task, capsys, wor
     if words[0] == "--task":
         argv = ["finetune", str(runs / "masked"), *words]
     else:
-        argv = command(runs / "masked", task, *words)
+        argv = command(runs / "masked", task, *(task if word == "TASK" else word for word in words))
     assert message in refused(argv, capsys, task.parent)
 
 

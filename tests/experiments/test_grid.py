@@ -67,6 +67,13 @@ def mistakes(folder: Path, **changed: Any) -> list[str]:
             "arms.b: eval.final_num_draws is 64, and 32 in the baseline mdlm: they could not be compared",
         ),
         ({"arms": {"mdlm": {}, "b": {"overrides": {"data.length": 4}}}}, "arms.b: data.length is 4, and"),
+        (
+            {
+                "arms": {"mdlm": {}, "mdlm-b": {}},
+                "data": {"c": {"source": "shakespeare"}, "b-c": {"source": "shakespeare"}},
+            },
+            "arms, data: two runs would be called mdlm-b-c: rename an arm or a corpus",
+        ),
         ({"sedes": [0]}, "sedes: unknown key; did you mean seeds?"),
     ],
 )

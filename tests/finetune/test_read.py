@@ -172,12 +172,13 @@ def test_what_is_held_out_does_not_depend_on_the_order_and_equal_texts_stay_toge
 
 def test_labels_that_are_numbers_are_classes_in_their_order_or_scores_if_asked(tmp_path: Path):
     lines = [{"text": f"text {i}", "text2": "other", "label": i % 11} for i in range(60)]
-    (tmp_path / "a.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    task = open_task(str(tmp_path / "a.jsonl"), dev=tmp_path / "a.jsonl")
+    for name in ("a.jsonl", "b.jsonl"):
+        (tmp_path / name).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    task = open_task(str(tmp_path / "a.jsonl"), dev=tmp_path / "b.jsonl")
     assert task.labels == tuple(map(str, range(11)))
     assert task.metrics == ("accuracy", "matthews")
     assert task.train.texts[0] == ("text 0", "other")
-    scores = open_task(str(tmp_path / "a.jsonl"), dev=tmp_path / "a.jsonl", regression=True)
+    scores = open_task(str(tmp_path / "a.jsonl"), dev=tmp_path / "b.jsonl", regression=True)
     assert scores.labels == ()
     assert scores.metrics == ("pearson", "spearman")
     assert np.array_equal(scores.dev.targets, task.dev.targets)

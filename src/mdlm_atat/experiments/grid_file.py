@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
@@ -135,6 +136,7 @@ class _Reader:
             bench=self.bench(tree.get("samplers"), names, reference),
         )
         self.check_configurations(grid)
+        self.check_names(grid)
         return grid
 
     def known_keys(self, tree: Mapping[Any, Any], known: Sequence[str], prefix: str) -> None:
@@ -314,6 +316,12 @@ class _Reader:
         for message, arms in found.items():
             who = dict.fromkeys(arms)
             self.mistakes.append(message if len(who) == len(grid.arms) > 1 else f"arms.{', '.join(who)}: {message}")
+
+    def check_names(self, grid: Grid) -> None:
+        """Arm a-b on corpus c and arm a on corpus b-c would share a log, a lock and what is known of their end."""
+        names = Counter(f"{arm.name}-{corpus.name}" for arm in grid.arms for corpus in grid.corpora)
+        for name in (name for name, number in names.items() if number > 1):
+            self.mistakes.append(f"arms, data: two runs would be called {name}: rename an arm or a corpus")
 
     def check_comparable(self, grid: Grid, configs: Mapping[str, RunConfig]) -> None:
         """Bounds are compared on the same text, by the same draws."""

@@ -124,6 +124,8 @@ def _from_files(file: Path, dev_file: Path | None, dev_fraction: float | None, r
     if dev_file is not None:
         if not dev_file.expanduser().is_file():
             raise UserError(f"--dev: there is no file {dev_file}")
+        if dev_file.expanduser().samefile(file):
+            raise UserError(f"--dev: {dev_file} is the file to train on: name another, or leave --dev out")
         dev = _read_file(dev_file.expanduser())
     else:
         train, dev = _hold_out(file, train, DEV_FRACTION if dev_fraction is None else dev_fraction)

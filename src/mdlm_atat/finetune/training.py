@@ -128,9 +128,11 @@ class Finetuning:
         while True:
             number = len(epochs) + 1
             loss = self._epoch(model, optimizer, examples.train, targets, seed, number, on_step)
-            if not math.isfinite(loss):
-                raise UserError(f"seed {seed}: the loss is not a finite number in epoch {number}; use a lower --lr")
             predicted = self._predict(model, examples.dev)
+            if not (math.isfinite(loss) and np.isfinite(predicted).all()):
+                raise UserError(
+                    f"seed {seed}: the loss or a prediction is not a finite number in epoch {number}; use a lower --lr"
+                )
             metrics = measure(self.task.metrics, predicted, self.task.dev.targets)
             epochs.append(Epoch(number, loss, metrics, time.perf_counter() - start_s))
             on_epoch(epochs[-1])
