@@ -179,6 +179,16 @@ def test_over_seeds_the_error_of_the_draws_that_they_share_is_added():
     assert (found["over"], found["num_pairs"]) == ("seeds", 3)
 
 
+def test_arms_that_were_trained_unequally_are_told():
+    rate = {"optim.decay": "cosine", "optim.lr": 1e-3}
+    other = made_run("a", 0, 3.0, num_tokens=620, num_parameters=3700, config=rate | {"optim.lr": 0.02})
+    alike = made_run("b", 0, 3.0, num_parameters=1020, config=rate)
+    caveats = made_results([made_run("mdlm", 0, 4.0, config=rate), other, alike])["caveats"]
+    expected = "a on c had 62% of the tokens and the learning rate 0.02 in place of 0.001 and 3.70 times the parameters"
+    assert f"{expected} of mdlm." in caveats
+    assert not any(sentence.startswith("b on c had") for sentence in caveats)
+
+
 def test_an_exact_baseline_beside_bounds_is_said_to_be_one():
     exact = made_run("mdlm", 0, 4.0)
     exact["final"]["kind"] = "exact"

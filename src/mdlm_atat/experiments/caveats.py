@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 Run = dict[str, Any]
+TOKENS_ALIKE = 0.02
+PARAMETERS_ALIKE = 0.05  # the estimator's are 2% of MDLM's
 
 
 def caveats_of(results: dict[str, Any]) -> list[str]:
@@ -16,6 +18,7 @@ def caveats_of(results: dict[str, Any]) -> list[str]:
         *_seeds(results),
         *_not_significant(results, baseline),
         *_exact(results, baseline),
+        *_unequal(results, baseline),
         *_undecayed(results),
         *_never_decayed(runs),
         *_shared_devices(runs),
@@ -85,6 +88,29 @@ def _exact(results: dict[str, Any], baseline: str) -> list[str]:
         f"The value of {', '.join(exact)} is exact, those of the others are upper bounds: it leads by at most "
         "what the table says."
     ]
+
+
+def _unequal(results: dict[str, Any], baseline: str) -> list[str]:
+    """Arms that saw other amounts of text than the baseline, at another learning rate or with more parameters."""
+    found: list[str] = []
+    for corpus in results["derived"]:
+        done = [run for run in results["runs"] if run["corpus"] == corpus and run["final"] is not None]
+        theirs = next((run for run in done if run["arm"] == baseline), None)
+        if theirs is None:
+            continue
+        firsts = {run["arm"]: run for run in reversed(done)}  # of the seeds: they are alike in this
+        for arm, run in reversed(firsts.items()):
+            told = []
+            if abs(run["num_tokens"] / theirs["num_tokens"] - 1) > TOKENS_ALIKE:
+                told.append(f"{run['num_tokens'] / theirs['num_tokens']:.0%} of the tokens")
+            rates = [(one["config"] or {}).get("optim.lr") for one in (run, theirs)]
+            if None not in rates and rates[0] != rates[1]:
+                told.append(f"the learning rate {rates[0]:g} in place of {rates[1]:g}")
+            if abs(run["num_parameters"] / theirs["num_parameters"] - 1) > PARAMETERS_ALIKE:
+                told.append(f"{run['num_parameters'] / theirs['num_parameters']:.2f} times the parameters")
+            if told:
+                found.append(f"{arm} on {corpus} had {' and '.join(told)} of {baseline}.")
+    return found
 
 
 def _undecayed(results: dict[str, Any]) -> list[str]:
