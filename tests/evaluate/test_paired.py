@@ -8,7 +8,7 @@ from mdlm_atat.errors import UserError
 from mdlm_atat.evaluate.exact import exact_nll
 from mdlm_atat.evaluate.likelihood import BLOCK_SIZE, Likelihood, draw_nll
 from mdlm_atat.evaluate.packing import pack, unpack
-from mdlm_atat.evaluate.paired import paired_deciles, paired_difference
+from mdlm_atat.evaluate.paired import PairedDifference, paired_deciles, paired_difference
 from toys import CausalTable, Joint, ListRows
 
 JOINT = Joint.random(length=3, vocab=3)
@@ -217,3 +217,14 @@ def test_padded_rows_pair_by_their_tokens():
     difference = paired_difference(record(found[0]), record(found[1]))
     expected = found[0].nats_per_token - math.log(3)
     assert difference.nats_per_token == pytest.approx(expected, abs=1e-6)
+
+
+def test_with_two_blocks_three_standard_errors_are_no_difference_and_with_a_hundred_they_are():
+    few, many = (
+        PairedDifference(
+            nats_per_token=0.3, standard_error=0.1, unpaired_error=0.2, num_draws=16 * blocks, kinds=("nelbo", "nelbo")
+        )
+        for blocks in (2, 100)
+    )
+    assert (few.degrees, few.is_significant) == (1, False)  # t(1) is 12.7
+    assert (many.degrees, many.is_significant) == (99, True)
