@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -104,10 +104,11 @@ class Draws:
         is that for large T. w(L) is about 1/T where the others are about 1/L, and one draw in L has n = L: it would
         hardly ever be seen. So what that term adds is taken from `all_masked`, of each sequence that was drawn."""
         assert self.all_masked is not None
-        added = torch.where(self.num_masked < self.lengths, self._factors(weights) - self._factors(count_weights), 0.0)
-        ends = {length: weights(length)[length].item() - 1 / length for length in self.lengths.unique().tolist()}
-        end = torch.tensor([ends[length] for length in self.lengths.tolist()], dtype=torch.float64)
-        score = self.nll.double() * (self._factors(count_weights) + added) + end * self.all_masked
+        weights = cache(weights)  # the table of a length is large
+        continuous = self._factors(count_weights)
+        factors = torch.where(self.num_masked < self.lengths, self._factors(weights), continuous)
+        end = torch.tensor([weights(n)[n] - 1 / n for n in self.lengths.tolist()], dtype=torch.float64)
+        score = self.nll.double() * factors + end * self.all_masked
         return Blocks(per_block(score, self.block), per_block(self.lengths, self.block)).ratio()
 
     def blocks(self, weights: CountWeights = count_weights) -> Blocks:

@@ -101,9 +101,8 @@ def final_record(run: Path, num_steps: int, data: Mapping[str, Any] | None) -> d
             continue
         ours = data is None or str(record.get("corpus_hash", ""))[:32] == data["hash"][32:]
         if ours and record.get("step") == num_steps and all(record.get(k, v) == v for k, v in wanted.items()):
-            beyond = (
-                record.get("num_draws") or 0
-            ) - config.eval.final_num_draws  # whole blocks: a few more, never less
+            # whole blocks: a few more, never less
+            beyond = (record.get("num_draws") or 0) - config.eval.final_num_draws
             if beyond >= 0 or record.get("kind") == "exact":  # which needs each sequence once
                 found.append(((-abs(beyond), file.stat().st_mtime), record))
     return max(found, key=lambda pair: pair[0])[1] if found else None
