@@ -35,7 +35,7 @@ from mdlm_atat.fused_loss import ChunkNLL, Scored, gradients_of_chunk, nll_in_ch
 from mdlm_atat.importance_loss import importance_loss, masking_metrics
 from mdlm_atat.masking import hide, mask_independently, scored_positions
 from mdlm_atat.schedules import Schedule
-from mdlm_atat.time_sampling import TimeDensity, Weighting, low_discrepancy_times
+from mdlm_atat.time_sampling import TimeDensity, Weighting, highest_mean_of_share, low_discrepancy_times
 
 CONTENT_MARGIN = 0.1
 
@@ -156,13 +156,10 @@ class TimePlan:
 
 
 @lru_cache(maxsize=64)  # a look at the density from the CPU in every step would move its tables to and fro
-def mask_rate_of_rows(plan: TimePlan, batch_size: int, num_rows: int) -> tuple[float, float]:
-    """Mean mask rate of `num_rows` rows drawn from a batch of low-discrepancy times at its highest, and its standard
-    deviation over draws of the rows (0 for all of them)."""
-    t = plan.density.quantile(1 - torch.arange(batch_size, dtype=torch.float64) / batch_size)
-    rate = plan.weighting.schedule.mask_rate(t)
-    left_out = (batch_size - num_rows) / max(1, batch_size - 1)  # drawn without replacement
-    return rate.mean().item(), (rate.var(correction=0).item() * left_out / num_rows) ** 0.5
+def highest_mask_rate(plan: TimePlan, batch_size: int, num_rows: int) -> float:
+    """The most that the mean mask rate of a share of `num_rows` rows of a batch can be."""
+    highest_t = plan.density.quantile(1 - torch.arange(batch_size, dtype=torch.float64) / batch_size)  # of each stratum
+    return highest_mean_of_share(plan.weighting.schedule.mask_rate(highest_t), num_rows)
 
 
 @dataclass(frozen=True)
@@ -180,9 +177,9 @@ class FusedLoss:
         """Positions to score of so many rows: as many as are masked, and 4 standard deviations more. Importance shifts
         the share by little; CONTENT_MARGIN is left for it. For what is masked beyond, see `Scored.inflation`.
         `num_times`: different times among the rows, where rows share them."""
-        mean, of_rows = mask_rate_of_rows(plan, self.batch_size, num_times or num_rows)
+        mean = highest_mask_rate(plan, self.batch_size, num_times or num_rows)
         of_coins = 0.5 / (num_rows * length) ** 0.5  # at most: each position is masked or not
-        share = mean + 4 * math.hypot(of_rows, of_coins) + CONTENT_MARGIN * masking.reads_content
+        share = mean + 4 * of_coins + CONTENT_MARGIN * masking.reads_content
         return min(num_rows * length, math.ceil(share * num_rows * length))
 
 
@@ -218,8 +215,6 @@ class MaskedDiffusion:
 
     def draw(self, batch_size: int, length: int, generator: torch.Generator, step: int = 0) -> Draw:
         t = low_discrepancy_times(self.time_plan(self.stage(step)).density, batch_size, generator)
-        # shuffled, so that no process and no micro-batch gets all of the heavily masked rows
-        t = t[torch.randperm(batch_size, generator=generator, device=generator.device)]
         return Draw(t, torch.rand(batch_size, length, generator=generator, device=generator.device), step)
 
     def loss(

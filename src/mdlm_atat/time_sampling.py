@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal, Protocol, assert_never, runtime_checkable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from mdlm_atat.schedules import Schedule
@@ -65,15 +66,42 @@ class BetaTime:
 
 
 def low_discrepancy_times(density: TimeDensity, batch_size: int, generator: torch.Generator) -> Float[Tensor, " batch"]:
-    """One t per row, t_i = quantile(1 - (u + i) / B) with a single uniform u: evenly spread, each one
-    marginally ~ density.
+    """One t per row, t_i = quantile(1 - (u + s_i) / B) with a single uniform u, every stratum s in 0 .. B - 1 taken by
+    one row: evenly spread, each t marginally ~ density.
 
-    Never 0, where weights are infinite. float64, because (u + i) / B rounds to 1 in float32. Kingma et al.
+    s_i = (van der Corput rank of i + k) mod B with a single uniform k, so that the rows of any one process or
+    micro-batch are spread evenly too.
+
+    Never 0, where weights are infinite. float64, because (u + s) / B rounds to 1 in float32. Kingma et al.
     2021 (arXiv 2107.00630, I.1).
     """
-    u = torch.rand(1, generator=generator, dtype=torch.float64, device=generator.device)
-    rows = torch.arange(batch_size, dtype=torch.float64, device=generator.device)
-    return density.quantile(1 - (u + rows) / batch_size)  # (B,)
+    device = generator.device
+    u = torch.rand(1, generator=generator, dtype=torch.float64, device=device)
+    k = torch.randint(batch_size, (1,), generator=generator, device=device)
+    stratum = (van_der_corput_ranks(batch_size, device) + k) % batch_size  # (B,)
+    return density.quantile(1 - (u + stratum) / batch_size)  # (B,)
+
+
+@lru_cache(maxsize=4)  # on the device already: a copy to it in every step would wait for it
+def van_der_corput_ranks(number: int, device: torch.device) -> Int[Tensor, " number"]:
+    """The permutation of 0 .. number - 1 that sorts rows as their van der Corput numbers (the row's index with its
+    binary digits mirrored at the point): any consecutive rows have ranks from all parts of the range, and of 2^j rows
+    from a multiple of 2^j on, one has a rank in each of 2^j equal parts of it where `number` is a power of two."""
+    num_digits = max(1, (number - 1).bit_length())
+    rows = torch.arange(number, device=device)
+    digits = [(rows >> place & 1) << (num_digits - 1 - place) for place in range(num_digits)]
+    return torch.stack(digits).sum(0).argsort().argsort()
+
+
+def highest_mean_of_share(rate: Float[Tensor, " batch"], num_rows: int) -> float:
+    """The most that the mean of `rate` can be over a share of the batch, rate_s being that of the row in stratum s:
+    over `num_rows` consecutive rows from a multiple of num_rows on, whatever k was drawn."""
+    ranks = van_der_corput_ranks(len(rate), rate.device)
+    num_shares = len(rate) // num_rows
+    if num_shares == 1:
+        return rate.mean().item()
+    in_rows = (rate.roll(-k)[ranks[: num_shares * num_rows]] for k in range(len(rate)))
+    return max(rows.view(num_shares, num_rows).mean(1).max().item() for rows in in_rows)
 
 
 class Weighting:
