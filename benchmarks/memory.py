@@ -15,7 +15,7 @@ import statistics
 from dataclasses import dataclass, replace
 
 import torch
-from benchmarks.train_step import VARIANTS, measure
+from benchmarks.train_step import PLAIN, VARIANTS, measure
 
 from mdlm_atat.config.files import load_config, override
 from mdlm_atat.config.schema import RunConfig
@@ -37,7 +37,7 @@ class Bench:
 
     def run(self, batch_size: int) -> int | None:
         """Measure, print a line, and give the peak in bytes; None: it does not fit."""
-        settings = {"compile": False, "deterministic": False, **VARIANTS[self.variant]}
+        settings = {**PLAIN, **VARIANTS[self.variant]}
         train = replace(self.config.train, batch_size=batch_size, num_micro_batches=1, **settings)
         config = replace(self.config, train=train)
         try:

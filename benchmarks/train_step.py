@@ -37,17 +37,20 @@ from mdlm_atat.models.ema import EMA
 from mdlm_atat.objective import subs_log_probs
 from mdlm_atat.train.engine import Engine, speed_up
 from mdlm_atat.train.flops import matrix_rate, training_flops_per_token
-from mdlm_atat.train.loop import Training, clip_gradients, forward_backward
+from mdlm_atat.train.loop import Training, clip_gradients, forward_backward, make_recorded
 from mdlm_atat.train.optim import make_optimizer
 
 VOCABULARY = {"bert-base-uncased": 30_522, "gpt2": 50_257, "char": 65}
-VARIANTS = {  # settings of each
-    "reference": {"fused_loss": False},
-    "eager": {"fused_loss": False},
+PLAIN = {"fused_loss": False, "compile": False, "deterministic": False, "cuda_graph": False}
+VARIANTS = {  # what each changes of that
+    "reference": {},
+    "eager": {},
     "fused": {"fused_loss": True},
     "compiled": {"fused_loss": True, "compile": True},
     "bf16-residual": {"fused_loss": True, "compile": True, "residual": "bf16"},
     "deterministic": {"fused_loss": True, "compile": True, "deterministic": True},
+    "graph": {"fused_loss": True, "compile": True, "cuda_graph": True},
+    "graph-eager": {"fused_loss": True, "cuda_graph": True},
     "recompute": {"fused_loss": True, "compile": True, "recompute": True},
 }
 
@@ -88,6 +91,7 @@ def make_training(config: RunConfig, engine: Engine) -> Training:
         ema=EMA(model, config.train.ema_decay),
         objective=build_objective(config, vocab_size, counts, model),
         batch_at=lambda step: (batches[step % len(batches)][own_rows], lengths[own_rows]),
+        recorded=make_recorded(config.train, engine, model),
         evaluate=lambda _: {},
         save=lambda _, __: None,
     )
@@ -219,7 +223,7 @@ def main() -> None:
             train = replace(
                 config.train,
                 batch_size=arguments.batch_size,
-                **{"compile": False, "deterministic": False, **VARIANTS[variant]},
+                **{**PLAIN, **VARIANTS[variant]},
             )
             changed = replace(config, train=train)
             found = measure(changed, variant, engine, arguments.steps, arguments.warm_up, trace=arguments.trace)

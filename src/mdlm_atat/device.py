@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from mdlm_atat.errors import UserError
 
 Precision = Literal["auto", "float32", "bf16"]
+T = TypeVar("T")
 
 
 def choose_device(wanted: torch.device | str | None = None) -> torch.device:
@@ -72,6 +73,15 @@ def narrow_residual(model: Any) -> None:
     model.embedding.register_forward_hook(lambda _module, _inputs, x: x.to(torch.bfloat16))
 
 
+def record_cuda_graph(work: Callable[[], T]) -> tuple[Callable[[], None], T]:
+    """(what does the work again, into the same memory; what `work` gave, which is filled by that), recorded without
+    being done. `work` must not wait for the device, and must have run before: first runs compile and fill caches."""
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        out = work()
+    return graph.replay, out
+
+
 class Graphed:
     """A function of (z_t, t) whose work on a GPU is recorded once for each shape, as a CUDA graph, and replayed: the
     CPU launches one thing instead of hundreds. What it gives is overwritten by the next call of the same shape.
@@ -83,7 +93,7 @@ class Graphed:
 
     def __init__(self, function: Callable[[Tensor, Tensor], Tensor]) -> None:
         self._function = function
-        self._recorded: dict[tuple[int, int], tuple[torch.cuda.CUDAGraph, Tensor, Tensor, Tensor]] = {}
+        self._recorded: dict[tuple[int, int], tuple[Callable[[], None], Tensor, Tensor, Tensor]] = {}
 
     @torch.no_grad()
     def __call__(self, z_t: Tensor, t: Tensor) -> Tensor:
@@ -91,13 +101,13 @@ class Graphed:
         padded = 1 << (num_rows - 1).bit_length()
         if (padded, length) not in self._recorded:
             self._recorded[padded, length] = self._record(z_t, t, padded)
-        graph, z_in, t_in, out = self._recorded[padded, length]
+        replay, z_in, t_in, out = self._recorded[padded, length]
         z_in[:num_rows].copy_(z_t)
         t_in[:num_rows].copy_(t)
-        graph.replay()
+        replay()
         return out[:num_rows]
 
-    def _record(self, z_t: Tensor, t: Tensor, padded: int) -> tuple[torch.cuda.CUDAGraph, Tensor, Tensor, Tensor]:
+    def _record(self, z_t: Tensor, t: Tensor, padded: int) -> tuple[Callable[[], None], Tensor, Tensor, Tensor]:
         repeats = [0] * (padded - len(z_t))
         z_in, t_in = torch.cat([z_t, z_t[repeats]]), torch.cat([t, t[repeats]])
         stream = torch.cuda.Stream()
@@ -106,7 +116,5 @@ class Graphed:
             for _ in range(self.NUM_WARM_UP):
                 self._function(z_in, t_in)
         torch.cuda.current_stream().wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            out = self._function(z_in, t_in)
-        return graph, z_in, t_in, out
+        replay, out = record_cuda_graph(lambda: self._function(z_in, t_in))
+        return replay, z_in, t_in, out

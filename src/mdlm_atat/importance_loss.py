@@ -76,12 +76,15 @@ def masking_metrics(
         "masking/realised_rate": is_masked.sum() / scored.sum(),
     }
     if stage is not None:
-        metrics["curriculum/stage"] = torch.full((), float(stage.index), device=scored.device)
-        metrics["curriculum/temperature"] = torch.full((), stage.temperature, device=scored.device)
+        zero = torch.zeros((), dtype=torch.float64, device=scored.device)
+        metrics |= {"curriculum/stage": zero + stage.index, "curriculum/temperature": zero + stage.temperature}
     if importance is None:
         return metrics
-    values = importance.detach()[scored].float().sort().values
-    metrics |= {"importance/mean": values.mean(), "importance/std": values.std(correction=0)}
+    importance, count = importance.detach().float(), scored.sum()
+    mean = torch.where(scored, importance, 0.0).sum() / count
+    variance = torch.where(scored, (importance - mean).square(), 0.0).sum() / count
+    metrics |= {"importance/mean": mean, "importance/std": variance.sqrt()}
+    in_order = torch.where(scored, importance, torch.inf).flatten().sort().values  # nobody waits for the count
     for percent in (10, 50, 90):
-        metrics[f"importance/q{percent}"] = values[(len(values) - 1) * percent // 100]
+        metrics[f"importance/q{percent}"] = in_order.gather(0, ((count - 1) * percent // 100)[None])[0]
     return metrics

@@ -116,20 +116,20 @@ class TrainingLoss:
 
 @dataclass(frozen=True)
 class Draw:
-    """The random numbers of one training batch, a row a sequence, and the optimizer step they are for."""
+    """The random numbers of one training batch, a row a sequence, and the stage of the curriculum they are for."""
 
     t: Float[Tensor, " batch"]
     uniform: Float[Tensor, "batch length"]
-    step: int = 0
+    stage: Stage | None = None
 
     def __getitem__(self, rows: slice) -> Draw:
-        return Draw(self.t[rows], self.uniform[rows], self.step)
+        return Draw(self.t[rows], self.uniform[rows], self.stage)
 
 
 @runtime_checkable
 class Objective(Protocol):
     """What a network is trained by. `draw` makes the numbers of a whole batch, whatever number of processes share it;
-    `loss` scores some of its rows."""
+    `loss` scores some of its rows, and never waits for the device."""
 
     def draw(self, batch_size: int, length: int, generator: torch.Generator, step: int = 0) -> Draw: ...
 
@@ -139,7 +139,7 @@ class Objective(Protocol):
         x0: Int[Tensor, "batch length"],
         lengths: Int[Tensor, " batch"] | None,
         draw: Draw,
-        num_tokens: float,
+        num_tokens: float | Float[Tensor, ""],
         *,
         measure: bool = False,
     ) -> TrainingLoss:
@@ -210,12 +210,10 @@ class MaskedDiffusion:
     fused: FusedLoss | None = None
     """None: logits at all positions, from any denoiser; otherwise the model is one of this package's networks."""
 
-    def stage(self, step: int) -> Stage | None:
-        return None if self.curriculum is None else self.curriculum.stage(step)
-
     def draw(self, batch_size: int, length: int, generator: torch.Generator, step: int = 0) -> Draw:
-        t = low_discrepancy_times(self.time_plan(self.stage(step)).density, batch_size, generator)
-        return Draw(t, torch.rand(batch_size, length, generator=generator, device=generator.device), step)
+        stage = None if self.curriculum is None else self.curriculum.stage(step)
+        t = low_discrepancy_times(self.time_plan(stage).density, batch_size, generator)
+        return Draw(t, torch.rand(batch_size, length, generator=generator, device=generator.device), stage)
 
     def loss(
         self,
@@ -223,11 +221,11 @@ class MaskedDiffusion:
         x0: Int[Tensor, "batch length"],
         lengths: Int[Tensor, " batch"] | None,
         draw: Draw,
-        num_tokens: float,
+        num_tokens: float | Float[Tensor, ""],
         *,
         measure: bool = False,
     ) -> TrainingLoss:
-        t, stage = draw.t, self.stage(draw.step)
+        t, stage = draw.t, draw.stage
         if self.through_bound:
             x0, lengths, t = _twice(x0), None if lengths is None else _twice(lengths), _twice(t)
         scored = torch.ones_like(x0, dtype=torch.bool) if lengths is None else scored_positions(lengths, x0.shape[1])
@@ -366,9 +364,9 @@ class CausalNLL:
 
     fused: FusedLoss | None = None
 
-    def draw(self, batch_size: int, length: int, generator: torch.Generator, step: int = 0) -> Draw:
+    def draw(self, batch_size: int, length: int, generator: torch.Generator, step: int = 0) -> Draw:  # noqa: ARG002
         empty = torch.zeros(batch_size, device=generator.device)
-        return Draw(empty, empty[:, None].expand(batch_size, length), step)
+        return Draw(empty, empty[:, None].expand(batch_size, length))
 
     def loss(
         self,
@@ -376,7 +374,7 @@ class CausalNLL:
         x0: Int[Tensor, "batch length"],
         lengths: Int[Tensor, " batch"] | None,
         draw: Draw,  # noqa: ARG002
-        num_tokens: float,
+        num_tokens: float | Float[Tensor, ""],
         *,
         measure: bool = False,  # noqa: ARG002
     ) -> TrainingLoss:

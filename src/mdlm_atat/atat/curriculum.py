@@ -13,11 +13,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, Protocol, assert_never, runtime_checkable
 
+from jaxtyping import Float
+from torch import Tensor
+
 from mdlm_atat.errors import UserError
 
 TimeSamplingKind = Literal["uniform", "beta", "window"]
 WeightingKind = Literal["elbo", "flat", "clipped"]
 ProgressKind = Literal["step", "linear", "exponential"]
+Number = float | Float[Tensor, ""]
+"""A tensor only inside a step that is recorded once and replayed with other values."""
 CurriculumState = Mapping[str, float | int | None]
 """JSON-ready."""
 
@@ -28,21 +33,39 @@ EXPONENTIAL_RATE = 3.0  # half of a stage's way is gone after 21% of its steps
 class Stage:
     """One stage's settings of the training masks and of the loss."""
 
-    index: int
+    index: Number
     """From 0."""
     name: str
-    importance_range: tuple[float, float]
+    importance_range: tuple[Number, Number]
     """Lowest and highest importance, in [0, 1], of the tokens that are the stage's own."""
-    temperature: float
+    temperature: Number
     """Softness tau of importance-driven masking: the higher, the closer to uniform masking."""
     window: tuple[float, float]
     """Lowest and highest t that are drawn, where time_sampling is `window`."""
-    weight_in_range: float
+    weight_in_range: Number
     """Loss weight of the tokens in range, the others' being 1. Anything but 1 depends on hidden tokens: no bound."""
     time_sampling: TimeSamplingKind
     """Density that t is drawn from."""
     weighting: WeightingKind
     """Weight of the loss over t."""
+
+    def numbers(self) -> tuple[Number, ...]:
+        """What may change from step to step without a change of shapes, times or weights over t."""
+        return (self.index, self.temperature, *self.importance_range, self.weight_in_range)
+
+    def with_numbers(self, numbers: Sequence[Number]) -> Stage:
+        """The stage with other `numbers`, and without what is no part of a step's work: its name, and a window that no
+        time is drawn from."""
+        index, temperature, low, high, weight_in_range = numbers
+        return replace(
+            self,
+            index=index,
+            name="",
+            temperature=temperature,
+            importance_range=(low, high),
+            weight_in_range=weight_in_range,
+            window=self.window if self.time_sampling == "window" else (0.0, 1.0),
+        )
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> Stage:
@@ -103,7 +126,7 @@ def three_stages(
     return stage(0, "easy"), stage(1, "medium"), stage(2, "hard")
 
 
-def mixed(here: float, there: float, share: float) -> float:
+def mixed(here: Number, there: Number, share: float) -> Number:
     return here + share * (there - here)
 
 

@@ -44,7 +44,7 @@ from mdlm_atat.train.checkpoint import Checkpoint, collect, newest_sound, save, 
 from mdlm_atat.train.engine import Engine, speed_up
 from mdlm_atat.train.flops import matrix_rate, training_flops_per_token
 from mdlm_atat.train.log import ProgressLine, check_installed, open_writers
-from mdlm_atat.train.loop import Progress, Training, as_state, from_state, train
+from mdlm_atat.train.loop import Progress, Training, as_state, from_state, make_recorded, train
 from mdlm_atat.train.optim import make_optimizer
 from mdlm_atat.train.plan import dry_run, plan
 from mdlm_atat.train.run_folder import (
@@ -258,6 +258,7 @@ def assemble(
             num_ranks=engine.num_ranks,
         ),
         evaluate=score,
+        recorded=make_recorded(config.train, engine, model),
         flops_share_per_token=flops_share_per_token(config, vocab_size, engine),
         save=save_checkpoint,
     )

@@ -149,6 +149,11 @@ class Engine:
         finally:
             torch.use_deterministic_algorithms(before)
 
+    @property
+    def can_record(self) -> bool:
+        """Whether a step can be recorded as a CUDA graph here: on a GPU, where no other process is waited for."""
+        return self.device.type == "cuda" and self.num_ranks == 1
+
     def accumulate(self, model: nn.Module, more: bool) -> AbstractContextManager[None]:
         """Around all but the last micro-batch: gradients are not exchanged yet."""
         if self.num_ranks == 1:

@@ -16,13 +16,14 @@ from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from mdlm_atat.atat.curriculum import Curriculum, Stage
-from mdlm_atat.config.schema import RunConfig
+from mdlm_atat.config.schema import RunConfig, TrainConfig
 from mdlm_atat.errors import UserError
 from mdlm_atat.models.ema import EMA
 from mdlm_atat.objective import Draw, Objective, TrainingLoss
 from mdlm_atat.train.engine import Engine
 from mdlm_atat.train.log import ProgressLine, Writer
 from mdlm_atat.train.optim import learning_rate
+from mdlm_atat.train.recorded import Recorded
 
 BatchAt = Callable[[int], tuple[NDArray[np.int64], NDArray[np.int64]]]
 """This process's rows of a step's batch, (ids (B, L), lengths (B,)): a pure function of the step."""
@@ -59,6 +60,8 @@ class Training:
     """Writes a checkpoint, with the stage that its weights were last trained in."""
     curriculum: Curriculum | None = None
     """Whose stage the objective follows; told the loss now and then."""
+    recorded: Recorded | None = None
+    """Gives a step's gradients in place of `gradients`: on one GPU, with train.cuda_graph (see `make_recorded`)."""
     flops_share_per_token: float | None = None
     """Operations that the mathematics needs for a token over what the machine could do in a second; None: not known."""
     writers: Sequence[Writer] = ()
@@ -179,31 +182,39 @@ def forward_backward(run: Training, step: int, *, measure: bool = False) -> tupl
     # for the rows of all processes: any number of them draws alike
     draw = run.objective.draw(config.batch_size, x0.shape[1], generator, step)
     draw = draw[slice(engine.rank * len(x0), (engine.rank + 1) * len(x0))]
+    compute = run.recorded or gradients
+    return compute(run, x0, lengths if is_padded else None, draw, num_tokens, measure), num_tokens
 
-    rows_per_part = len(x0) // config.num_micro_batches
+
+def make_recorded(config: TrainConfig, engine: Engine, model: nn.Module) -> Recorded | None:
+    """`gradients` recorded, where that is asked for and can be: recomputed blocks put random numbers back by hand."""
+    wanted = config.cuda_graph and not config.recompute and engine.can_record
+    return Recorded(gradients, list(model.parameters())) if wanted else None
+
+
+def gradients(
+    run: Training, x0: Tensor, lengths: Tensor | None, draw: Draw, num_tokens: float | Tensor, measure: bool
+) -> TrainingLoss:
+    """The loss of this process's rows, and its gradients, a micro-batch at a time; `num_tokens`: of all processes."""
+    engine = run.engine
+    rows_per_part = len(x0) // run.config.train.num_micro_batches
     parts: list[TrainingLoss] = []
     for start in range(0, len(x0), rows_per_part):
         rows = slice(start, start + rows_per_part)
         more = start + rows_per_part < len(x0)
         with engine.accumulate(run.model, more):
             # gradients are averaged over processes, so each divides by its mean share of the tokens
-            part = loss_of_rows(
-                run,
-                x0[rows],
-                lengths[rows] if is_padded else None,
-                draw[rows],
-                num_tokens / engine.num_ranks,
-                measure,
-            )
+            lengths_of_rows = None if lengths is None else lengths[rows]
+            part = loss_of_rows(run, x0[rows], lengths_of_rows, draw[rows], num_tokens / engine.num_ranks, measure)
             engine.backward(part.total)
         parts.append(part)
     terms = {name: torch.stack([part.terms[name] for part in parts]).sum() for name in parts[0].terms}
     metrics = {name: torch.stack([part.metrics[name] for part in parts]).mean() for name in parts[0].metrics}
-    return TrainingLoss(torch.stack([part.total.detach() for part in parts]).sum(), terms, metrics), num_tokens
+    return TrainingLoss(torch.stack([part.total.detach() for part in parts]).sum(), terms, metrics)
 
 
 def loss_of_rows(
-    run: Training, x0: Tensor, lengths: Tensor | None, draw: Draw, num_tokens: float, measure: bool
+    run: Training, x0: Tensor, lengths: Tensor | None, draw: Draw, num_tokens: float | Tensor, measure: bool
 ) -> TrainingLoss:
     """The objective of some rows, in one forward pass of the wrapped model."""
 

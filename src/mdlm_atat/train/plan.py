@@ -12,7 +12,7 @@ from mdlm_atat.train.loop import Training, forward_backward
 @dataclass(frozen=True)
 class DryRun:
     step_s: float
-    """Seconds of one forward and backward pass over a batch: the better of two after one that warms up."""
+    """Seconds of one forward and backward pass over a batch: the better of two, after what warms up."""
     memory_bytes: int
     """Peak with gradients, optimizer moments and averages added."""
 
@@ -24,12 +24,13 @@ def dry_run(run: Training, step: int) -> DryRun:
     """
     engine = run.engine
     times_s: list[float] = []
-    for _ in range(3):
+    num_warm_up = 1 if run.recorded is None else run.recorded.NUM_WARM_UP + 1
+    for _ in range(num_warm_up + 2):
         start_s = time.perf_counter()
         forward_backward(run, step)
         engine.synchronize()
         times_s.append(time.perf_counter() - start_s)
-    step_s = min(times_s[1:])  # the first one warms up
+    step_s = min(times_s[num_warm_up:])
     run.optimizer.zero_grad(set_to_none=True)
     weight_bytes = sum(p.numel() * p.element_size() for p in run.raw_model.parameters())
     moments_bytes = 2 * weight_bytes  # AdamW's two; the average is there already

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from mdlm_atat.atat.curriculum import Stage
+from mdlm_atat.atat.curriculum import Number, Stage
 from mdlm_atat.atat.masking.rates import ExponentMasking, mean_over_scored
 from mdlm_atat.schedules import Schedule
 
@@ -39,7 +39,7 @@ class CurriculumMasking(ExponentMasking):
         return (mean_over_scored(inside, scored) - inside) / (self.temperature * stage.temperature)
 
 
-def membership(importance: Float[Tensor, "*shape"], importance_range: tuple[float, float]) -> Float[Tensor, "*shape"]:
+def membership(importance: Float[Tensor, "*shape"], importance_range: tuple[Number, Number]) -> Float[Tensor, "*shape"]:
     """1 inside [low, high], falling linearly to 0 over EDGE on either side."""
     low, high = importance_range
     outside = torch.maximum(low - importance, importance - high).clamp_min(0.0)

@@ -1,0 +1,157 @@
+"""A recorded step is the step as ever, bit for bit: all that changes from one to the next goes in. Without a GPU the
+graph is stood in for by running the work again into the memory of its first time: it reads what a graph would read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mdlm_atat.cli.main import main
+from mdlm_atat.device import record_cuda_graph
+from mdlm_atat.objective import TrainingLoss
+from mdlm_atat.train import loop
+from mdlm_atat.train.engine import Engine
+from mdlm_atat.train.recorded import Recorded
+from tiny_runs import tiny_flags, write_text
+
+CLOCK = {"elapsed_s", "train/tokens_per_s"}
+
+
+class Recordings:
+    """Counts what was recorded and replayed: by a CUDA graph where there is a GPU, else by what stands in for one."""
+
+    def __init__(self) -> None:
+        self.num_recorded = self.num_replayed = 0
+
+    def make(self, gradients: Callable[..., TrainingLoss], parameters: list[torch.nn.Parameter]) -> Recorded:
+        record = record_cuda_graph if torch.cuda.is_available() else partial(stand_in, parameters)
+
+        def counted(work: Callable[[], TrainingLoss]) -> tuple[Callable[[], None], TrainingLoss]:
+            self.num_recorded += 1
+            replay, loss = record(work)
+
+            def counted_replay() -> None:
+                self.num_replayed += 1
+                replay()
+
+            return counted_replay, loss
+
+        return Recorded(gradients, parameters, counted)
+
+
+def stand_in(
+    parameters: list[torch.nn.Parameter], work: Callable[[], TrainingLoss]
+) -> tuple[Callable[[], None], TrainingLoss]:
+    with torch.random.fork_rng():  # recording does nothing, so it draws nothing
+        loss = work()
+    gradients = [p.grad for p in parameters]
+
+    def replay() -> None:
+        for p in parameters:
+            p.grad = None
+        again = work()
+        loss.total.copy_(again.total)
+        for kept, now in ((loss.terms, again.terms), (loss.metrics, again.metrics)):
+            for name, value in now.items():
+                kept[name].copy_(value)
+        for gradient, p in zip(gradients, parameters, strict=True):
+            assert (gradient is None) == (p.grad is None)
+            if gradient is not None and p.grad is not None:
+                gradient.copy_(p.grad)
+
+    return replay, loss
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    return write_text(tmp_path_factory.mktemp("text") / "text.txt")
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory, monkeypatch):
+    monkeypatch.setenv("ATAT_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.fixture(autouse=True)
+def report(monkeypatch):
+    """Reports are tested elsewhere, and slow."""
+    monkeypatch.setattr("mdlm_atat.cli.run.write_report", lambda *_, **__: None)
+
+
+@pytest.fixture
+def recordings(monkeypatch):
+    recordings = Recordings()
+    monkeypatch.setattr(Engine, "can_record", True)
+    monkeypatch.setattr(loop, "Recorded", recordings.make)
+    return recordings
+
+
+def lines_of(folder: Path) -> list[dict[str, float]]:
+    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    return [{name: value for name, value in line.items() if name not in CLOCK} for line in lines]
+
+
+def compare(text: Path, folder: Path, preset: str, method: str | None, **changed: object) -> None:
+    """Every step of both is logged, and only the clock differs."""
+    flags = tiny_flags(text, train__num_steps=20, model__dropout=0.1, **changed)
+    if method is not None:
+        flags = ["--method", method, *flags, "--importance.width", "16", "--importance.num_heads", "2"]
+    for name, is_recorded in (("plain", "false"), ("recorded", "true")):
+        out = folder / name
+        assert main(["train", preset, "--out", str(out), *flags, "--train.cuda_graph", is_recorded]) == 0
+    assert lines_of(folder / "recorded") == lines_of(folder / "plain")
+
+
+@pytest.mark.parametrize("method", ["mdlm", "atat", "position_slope", "literal_curriculum"])
+def test_a_recorded_run_logs_what_a_plain_one_does(text, tmp_path, recordings, method):
+    compare(text, tmp_path, "demo", method)
+    # the dry run before training takes three steps that warm up and three that are recorded, and literal_curriculum's
+    # stages have times of their own
+    expected = (3, 3 + 20 - 2 * Recorded.NUM_WARM_UP) if method == "literal_curriculum" else (1, 3 + 20)
+    assert (recordings.num_recorded, recordings.num_replayed) == expected
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"data__mode": "pad", "data__documents": "line"}, {"train__num_micro_batches": 2}],
+    ids=["padding", "micro-batches"],
+)
+def test_so_does_one_with(text, tmp_path, recordings, changed):
+    compare(text, tmp_path, "demo", "atat", **changed)
+    assert (recordings.num_recorded, recordings.num_replayed) == (1, 3 + 20)
+
+
+def test_stages_with_times_of_their_own_are_recorded_one_by_one(text, tmp_path, recordings):
+    """Steps 0 to 3, 4 to 15 and 16 to 19; the window of the second moves with every step, so it is not recorded."""
+    stages = {"curriculum__time_sampling": ("beta", "window", "uniform"), "curriculum__progress": "linear"}
+    compare(text, tmp_path, "demo", "atat", **stages)
+    assert (recordings.num_recorded, recordings.num_replayed) == (2, 3 + 4 + 1)
+
+
+def test_so_does_a_causal_model_s(text, tmp_path, recordings):
+    compare(text, tmp_path, "causal-char", None)
+    assert (recordings.num_recorded, recordings.num_replayed) == (1, 3 + 20)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_the_setting_changes_nothing(text, tmp_path):
+    compare(text, tmp_path, "demo", "mdlm")
+
+
+def test_what_cannot_be_recorded_says_so_in_one_message(text, tmp_path, monkeypatch, capsys):
+    def refuse(_: object) -> Any:
+        raise RuntimeError("operation not permitted when stream is capturing\nand more")
+
+    monkeypatch.setattr(Engine, "can_record", True)
+    monkeypatch.setattr(loop, "Recorded", partial(Recorded, record=refuse))
+    assert main(["train", "demo", "--out", str(tmp_path / "run"), *tiny_flags(text)]) == 2
+    message = capsys.readouterr().err
+    assert "(operation not permitted when stream is capturing); set --train.cuda_graph false" in message
+    assert "Traceback" not in message
+    assert "and more" not in message
