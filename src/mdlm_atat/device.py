@@ -77,7 +77,7 @@ def record_cuda_graph(work: Callable[[], T]) -> tuple[Callable[[], None], T]:
     """(what does the work again, into the same memory; what `work` gave, which is filled by that), recorded without
     being done. `work` must not wait for the device, and must have run before: first runs compile and fill caches."""
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # other threads may ask the device what they like
         out = work()
     return graph.replay, out
 

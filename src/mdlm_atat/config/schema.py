@@ -164,8 +164,8 @@ class TrainConfig:
     """Compile the transformer blocks (torch.compile): faster steps on a GPU, after a minute."""
     cuda_graph: bool = True
     """Record a step's forward and backward pass on a GPU as a CUDA graph and replay it: the same numbers, and small
-    networks, which wait for the CPU otherwise, train several times as fast. With one process and without recompute;
-    elsewhere it changes nothing."""
+    networks, which wait for the CPU otherwise, train several times as fast. Not with recompute or shard, and on a CPU
+    it changes nothing."""
     fused_loss: bool = True
     """Take the output layer and its cross-entropy together, at the scored positions only: the same loss in less time
     and memory. false: all logits, the plain way."""

@@ -109,7 +109,11 @@ class Engine:
         The wrapped module is called with a function of the raw model, `wrapped(lambda model: loss of model)`, so that
         all a loss asks of a model, however often, is one forward pass to the engine.
         """
-        wrapped = self._fabric.setup_module(Applied(model))
+        # DDP adds gradients up on the stream that it is made on, and the default one cannot be recorded
+        aside = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
+        with nullcontext() if aside is None else torch.cuda.stream(aside):
+            wrapped = self._fabric.setup_module(Applied(model))
+        self.synchronize()
         optimizer = make_optimizer(model)
         return wrapped, optimizer, cast(Optimizer, self._fabric.setup_optimizers(optimizer))
 
@@ -151,8 +155,8 @@ class Engine:
 
     @property
     def can_record(self) -> bool:
-        """Whether a step can be recorded as a CUDA graph here: on a GPU, where no other process is waited for."""
-        return self.device.type == "cuda" and self.num_ranks == 1
+        """Whether a step can be recorded as a CUDA graph here: on a GPU, with whole weights in each process."""
+        return self.device.type == "cuda" and not self.is_sharded
 
     def accumulate(self, model: nn.Module, more: bool) -> AbstractContextManager[None]:
         """Around all but the last micro-batch: gradients are not exchanged yet."""

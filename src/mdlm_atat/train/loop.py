@@ -61,7 +61,7 @@ class Training:
     curriculum: Curriculum | None = None
     """Whose stage the objective follows; told the loss now and then."""
     recorded: Recorded | None = None
-    """Gives a step's gradients in place of `gradients`: on one GPU, with train.cuda_graph (see `make_recorded`)."""
+    """Gives a step's gradients in place of `gradients` (see `make_recorded`)."""
     flops_share_per_token: float | None = None
     """Operations that the mathematics needs for a token over what the machine could do in a second; None: not known."""
     writers: Sequence[Writer] = ()
@@ -172,9 +172,10 @@ def forward_backward(run: Training, step: int, *, measure: bool = False) -> tupl
     batch's tokens. `measure`: the loss's metrics too."""
     config, engine = run.config.train, run.engine
     ids, row_lengths = run.batch_at(step)
-    x0, lengths = engine.to_device(ids), engine.to_device(row_lengths)
-    is_padded = run.config.data.mode == "pad"
-    num_tokens = int(engine.sum(lengths.sum()).item()) if is_padded else config.batch_size * x0.shape[1]
+    x0, lengths, num_tokens = engine.to_device(ids), None, float(config.batch_size * ids.shape[1])
+    if run.config.data.mode == "pad":
+        lengths = engine.to_device(row_lengths)
+        num_tokens = engine.sum(lengths.sum()).float()  # a tensor, as it is another number in every step
 
     seed = step_seed(config.seed, step)
     torch.manual_seed(step_seed(seed, engine.rank))  # dropout: another mask in each process
@@ -183,13 +184,15 @@ def forward_backward(run: Training, step: int, *, measure: bool = False) -> tupl
     draw = run.objective.draw(config.batch_size, x0.shape[1], generator, step)
     draw = draw[slice(engine.rank * len(x0), (engine.rank + 1) * len(x0))]
     compute = run.recorded or gradients
-    return compute(run, x0, lengths if is_padded else None, draw, num_tokens, measure), num_tokens
+    loss = compute(run, x0, lengths, draw, num_tokens, measure)
+    return loss, int(row_lengths.sum() if engine.num_ranks == 1 else num_tokens)  # alone, nobody waits for the device
 
 
 def make_recorded(config: TrainConfig, engine: Engine, model: nn.Module) -> Recorded | None:
     """`gradients` recorded, where that is asked for and can be: recomputed blocks put random numbers back by hand."""
     wanted = config.cuda_graph and not config.recompute and engine.can_record
-    return Recorded(gradients, list(model.parameters())) if wanted else None
+    # DDP measures itself in its first ten steps
+    return Recorded(gradients, list(model.parameters()), 3 if engine.num_ranks == 1 else 11) if wanted else None
 
 
 def gradients(

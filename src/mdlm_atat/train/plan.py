@@ -24,7 +24,7 @@ def dry_run(run: Training, step: int) -> DryRun:
     """
     engine = run.engine
     times_s: list[float] = []
-    num_warm_up = 1 if run.recorded is None else run.recorded.NUM_WARM_UP + 1
+    num_warm_up = 1 if run.recorded is None else run.recorded.num_warm_up + 1
     for _ in range(num_warm_up + 2):
         start_s = time.perf_counter()
         forward_backward(run, step)

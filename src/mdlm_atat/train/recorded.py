@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mdlm_atat.atat.curriculum import Stage
@@ -30,54 +29,54 @@ class Recorded:
     A recording always measures, so that one serves for all steps. What a call gives is overwritten by the next.
     """
 
-    NUM_WARM_UP = 3  # steps that compile, choose kernels and fill caches: none of it may be recorded
-
     def __init__(
-        self, gradients: Gradients, parameters: Sequence[nn.Parameter], record: Record = record_cuda_graph
+        self,
+        gradients: Gradients,
+        parameters: Sequence[nn.Parameter],
+        num_warm_up: int = 3,
+        record: Record = record_cuda_graph,
     ) -> None:
+        """`num_warm_up`: steps that compile, choose kernels and fill caches, none of which may be recorded."""
         self._gradients, self._parameters, self._record = gradients, parameters, record
+        self.num_warm_up = num_warm_up
         self._fixed: Hashable = None
         self._num_seen = 0
         self._recording: _Recording | None = None
 
     def __call__(
-        self,
-        run: Any,
-        x0: Tensor,
-        lengths: Tensor | None,
-        draw: Draw,
-        num_tokens: float,
-        measure: bool,
+        self, run: Any, x0: Tensor, lengths: Tensor | None, draw: Draw, num_tokens: float | Tensor, measure: bool
     ) -> TrainingLoss:
-        fixed, numbers = apart(x0, lengths, draw, num_tokens)
+        stage, without, of_stage = draw.stage, None, None
+        if stage is not None:
+            numbers = stage.numbers()
+            without = stage.with_numbers([0.0] * len(numbers))
+            of_stage = run.engine.to_device(np.array(numbers, dtype=np.float64))
+        fixed = (x0.shape, lengths is None, without, None if isinstance(num_tokens, Tensor) else num_tokens)
         if fixed != self._fixed:
             self._fixed, self._num_seen, self._recording = fixed, 0, None
         self._num_seen += 1
-        if self._num_seen <= self.NUM_WARM_UP:
+        if self._num_seen <= self.num_warm_up:
             return self._gradients(run, x0, lengths, draw, num_tokens, measure or self._num_seen > 1)
-        changing = [x0, draw.t, draw.uniform, run.engine.to_device(numbers), *([] if lengths is None else [lengths])]
+        changing = _Inputs(x0, lengths, draw.t, draw.uniform, of_stage, num_tokens)
         if self._recording is None:
-            self._recording = self._recorded(run, changing, draw.stage)
-        for inside, now in zip(self._recording.inputs, changing, strict=True):
-            inside.copy_(now)
+            self._recording = self._recorded(run, changing, stage)
+        self._recording.inputs.fill(changing)
         self._recording.replay()
         for p, gradient in zip(self._parameters, self._recording.gradients, strict=True):
             p.grad = gradient
         return self._recording.loss
 
-    def _recorded(self, run: Any, changing: Sequence[Tensor], stage: Stage | None) -> _Recording:
-        inputs = [part.clone(memory_format=torch.contiguous_format) for part in changing]
-        x0, t, uniform, numbers, *lengths = inputs
-        draw = Draw(t, uniform, None if stage is None else stage.with_numbers(list(numbers[1:])))
-
-        def work() -> TrainingLoss:
-            num_tokens = numbers[0].float()  # float32, so that it divides as the number would
-            return self._gradients(run, x0, lengths[0] if lengths else None, draw, num_tokens, True)
-
+    def _recorded(self, run: Any, changing: _Inputs, stage: Stage | None) -> _Recording:
+        inputs = changing.copy()
+        if stage is not None and inputs.of_stage is not None:
+            stage = stage.with_numbers(list(inputs.of_stage))
+        draw = Draw(inputs.t, inputs.uniform, stage)
         for p in self._parameters:
             p.grad = None  # the recording makes its own
         try:
-            replay, loss = self._record(work)
+            replay, loss = self._record(
+                lambda: self._gradients(run, inputs.x0, inputs.lengths, draw, inputs.num_tokens, True)
+            )
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
@@ -89,18 +88,35 @@ class Recorded:
 
 
 @dataclass(frozen=True)
+class _Inputs:
+    """What changes from step to step."""
+
+    x0: Tensor
+    lengths: Tensor | None
+    t: Tensor
+    uniform: Tensor
+    of_stage: Tensor | None
+    """`Stage.numbers`."""
+    num_tokens: float | Tensor
+    """A number where it is the same in every step."""
+
+    def copy(self) -> _Inputs:
+        return _Inputs(*(part.clone() if isinstance(part, Tensor) else part for part in self._parts()))
+
+    def fill(self, other: _Inputs) -> None:
+        for mine, new in zip(self._parts(), other._parts(), strict=True):
+            if isinstance(mine, Tensor):
+                mine.copy_(new)
+
+    def _parts(self) -> tuple[Any, ...]:
+        return (self.x0, self.lengths, self.t, self.uniform, self.of_stage, self.num_tokens)
+
+
+@dataclass(frozen=True)
 class _Recording:
-    inputs: Sequence[Tensor]
+    inputs: _Inputs
     """What the recorded work reads; to be filled before a replay."""
     replay: Callable[[], None]
     loss: TrainingLoss
     gradients: Sequence[Tensor | None]
     """One a parameter: what the work writes, with `loss`."""
-
-
-def apart(x0: Tensor, lengths: Tensor | None, draw: Draw, num_tokens: float) -> tuple[Hashable, NDArray[np.float64]]:
-    """(what a recording is made for, the numbers that may change from step to step beside the batch and its draw)."""
-    stage = draw.stage
-    numbers = () if stage is None else stage.numbers()
-    without = None if stage is None else stage.with_numbers([0.0] * len(numbers))
-    return (x0.shape, lengths is None, without), np.array([num_tokens, *numbers], dtype=np.float64)
