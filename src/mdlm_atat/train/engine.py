@@ -110,8 +110,8 @@ class Engine:
         all a loss asks of a model, however often, is one forward pass to the engine.
         """
         # DDP adds gradients up on the stream that it is made on, and the default one cannot be recorded
-        aside = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
-        with nullcontext() if aside is None else torch.cuda.stream(aside):
+        is_ddp = self.device.type == "cuda" and self.num_ranks > 1 and not self.is_sharded
+        with torch.cuda.stream(torch.cuda.Stream(self.device)) if is_ddp else nullcontext():
             wrapped = self._fabric.setup_module(Applied(model))
         self.synchronize()
         optimizer = make_optimizer(model)
