@@ -1,7 +1,7 @@
 """Memory of a training step: what recomputing the blocks saves and costs, and the largest batch that fits.
 
-    python -m benchmarks.memory                                              medium and large, 8 sequences
-    python -m benchmarks.memory --presets mdlm-owt --largest --model.dropout 0.1    the largest batch, and its rate
+    python -m benchmarks.memory                                       medium and large, 8 sequences, and the plain step
+    python -m benchmarks.memory --presets mdlm-owt --largest --variants compiled      the largest batch, and its rate
     python -m benchmarks.memory --presets demo --batch_size 2 --steps 2 --variants fused    anywhere
 
 The largest batch is foretold from two batches' peaks, by a straight line up to 97% of the card, and then tried. The
@@ -11,18 +11,17 @@ batch is doubled until a third of the card is full: below that, what does not gr
 from __future__ import annotations
 
 import argparse
-import statistics
 from dataclasses import dataclass, replace
 
 import torch
-from benchmarks.train_step import PLAIN, VARIANTS, measure
+from benchmarks.train_step import PLAIN, VARIANTS, measure, middle_and_spread
 
 from mdlm_atat.config.files import load_config, override
 from mdlm_atat.config.schema import RunConfig
 from mdlm_atat.errors import UserError
 from mdlm_atat.train.engine import Engine
 
-HEADER = f"{'':34} {'batch':>6} {'ms/step':>9} {'tokens/s':>10} {'peak GiB':>9} {'parameters':>13}"
+HEADER = f"{'':34} {'batch':>6} {'ms/step':>9} {'10% to 90%':>17} {'tokens/s':>10} {'peak GiB':>9} {'parameters':>13}"
 
 
 @dataclass(frozen=True)
@@ -46,10 +45,10 @@ class Bench:
             torch.cuda.empty_cache()
             print(f"{self.name:34} {batch_size:6} does not fit", flush=True)
             return None
-        median = statistics.median(found.step_s)
+        median, low, high = middle_and_spread(found.step_s)
         rate = batch_size * config.data.length / median
-        print(f"{self.name:34} {batch_size:6} {median * 1e3:9.1f} {rate:10,.0f} {found.peak_bytes / 2**30:9.2f} "
-              f"{found.num_parameters:13,}", flush=True)  # fmt: skip
+        print(f"{self.name:34} {batch_size:6} {median * 1e3:9.1f} ({low * 1e3:7.1f}-{high * 1e3:7.1f}) {rate:10,.0f} "
+              f"{found.peak_bytes / 2**30:9.2f} {found.num_parameters:13,}", flush=True)  # fmt: skip
         return found.peak_bytes
 
     def run_largest(self, batch_size: int) -> None:
@@ -74,7 +73,7 @@ def largest_batch(small: tuple[int, int], large: tuple[int, int], total_bytes: i
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--presets", nargs="+", default=["medium", "large"])
-    parser.add_argument("--variants", nargs="+", default=["compiled", "recompute"], choices=VARIANTS)
+    parser.add_argument("--variants", nargs="+", default=["reference", "compiled", "recompute"], choices=VARIANTS)
     parser.add_argument("--batch_size", type=int, default=8)
     parser.add_argument("--largest", action="store_true")
     parser.add_argument("--steps", type=int, default=10)
@@ -82,7 +81,11 @@ def main() -> None:
     engine = Engine("auto")
     if arguments.largest and engine.device.type != "cuda":
         raise UserError("--largest fills a GPU's memory, and there is none here")
-    print(f"{engine.describe()['device']}, torch {torch.__version__} {' '.join(dotted)}\n{HEADER}")
+    machine = engine.describe()
+    print(
+        f"{machine['device']}, {machine['cpu']}, torch {torch.__version__}, {machine['precision']} {' '.join(dotted)}"
+    )
+    print(f"medians of {arguments.steps} steps\n{HEADER}")
     for preset in arguments.presets:
         config = override(load_config(preset), dotted, prog="memory")
         for variant in arguments.variants:

@@ -23,6 +23,7 @@ from mdlm_atat.denoiser import Prediction
 from mdlm_atat.device import Graphed, compile_network
 from mdlm_atat.lm.sampling import gather_positions, projection
 from mdlm_atat.models.dit import ATATDiT
+from mdlm_atat.provenance import cpu
 from mdlm_atat.samplers.canvas import Canvas
 from mdlm_atat.samplers.draw import TokenDraw
 from mdlm_atat.samplers.loop import StepRule, sample
@@ -68,8 +69,8 @@ def ours(
     return found.trace.nfe.float().mean().item()
 
 
-def median_s(run: Callable[[], float], rounds: int, device: torch.device) -> tuple[float, float]:
-    """(seconds, evaluations) of the middle round, after one that warms up."""
+def timed(run: Callable[[], float], rounds: int, device: torch.device) -> tuple[list[float], float]:
+    """(seconds of each round, evaluations of the last), after one that warms up."""
     run()
     seconds, nfe = [], 0.0
     for _ in range(rounds):
@@ -78,7 +79,7 @@ def median_s(run: Callable[[], float], rounds: int, device: torch.device) -> tup
         nfe = run()
         wait(device)
         seconds.append(time.perf_counter() - start_s)
-    return statistics.median(seconds), nfe
+    return seconds, nfe
 
 
 def print_parts(network: ATATDiT, batch: int, length: int, num_drawn: int, rounds: int, device: torch.device) -> None:
@@ -100,8 +101,8 @@ def print_parts(network: ATATDiT, batch: int, length: int, num_drawn: int, round
         return 20
 
     def line(what: str, work: Callable[[], float]) -> None:
-        seconds, number = median_s(work, rounds, device)
-        print(f"{what:52} {1000 * seconds / number:8.3f} ms", flush=True)
+        seconds, number = timed(work, rounds, device)
+        print(f"{what:52} {1000 * statistics.median(seconds) / number:8.3f} ms", flush=True)
 
     line(f"logits and draws at {batch * num_drawn} positions", draw)
     line("network, eager", lambda: run(network.hidden))
@@ -135,23 +136,25 @@ def main() -> None:
     torch.manual_seed(0)
     network = ATATDiT(args.vocab, args.length, num_layers=args.layers, width=args.width, num_heads=args.width // 64)
     network = network.to(device).eval()
-    name = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
+    name = torch.cuda.get_device_name() if device.type == "cuda" else cpu()
     print(f"{name}, torch {torch.__version__}: batch {args.batch}, length {args.length}, vocabulary {args.vocab:,},")
     print(f"{args.layers} layers of width {args.width}, {'bf16' if device.type == 'cuda' else 'float32'}")
     if args.parts:
         with torch.no_grad(), torch.autocast("cuda", dtype=torch.bfloat16) if device.type == "cuda" else nullcontext():
             print_parts(network, args.batch, args.length, args.length // args.steps, args.rounds, device)
         return
-    print(f"{'':52} {'NFE':>6} {'s':>8} {'ms/NFE':>8} {'tokens/s':>10} {'ratio':>6}")
+    print(f"{'':52} {'NFE':>6} {'s':>8} {'lowest to highest':>18} {'ms/NFE':>8} {'tokens/s':>10} {'ratio':>6}")
     base = 0.0
 
     def line(what: str, run: Callable[[], float]) -> None:
         nonlocal base
-        seconds, nfe = median_s(run, args.rounds, device)
+        times, nfe = timed(run, args.rounds, device)
+        seconds, spread = statistics.median(times), f"({min(times):.3f} to {max(times):.3f})"
         rate = args.batch * args.length / seconds
         base = base or rate
         per_nfe = 1000 * seconds / nfe
-        print(f"{what:52} {nfe:6.0f} {seconds:8.3f} {per_nfe:8.2f} {rate:10,.0f} {rate / base:6.2f}", flush=True)
+        print(f"{what:52} {nfe:6.0f} {seconds:8.3f} {spread:>18} {per_nfe:8.2f} {rate:10,.0f} {rate / base:6.2f}",
+              flush=True)  # fmt: skip
 
     rules = [
         ("ancestral", args.steps),

@@ -2,7 +2,7 @@
 
     python -m benchmarks.train_step --model.dropout 0.1      MDLM's shape: 12 layers of 768, 50,257 tokens, length 1024
     python -m benchmarks.train_step --batch_size 512 --data.length 128 --data.tokenizer bert-base-uncased
-    python -m benchmarks.train_step --methods mdlm atat --variants compiled
+    python -m benchmarks.train_step --methods mdlm atat --variants compiled graph      graph: recorded too
     python -m benchmarks.train_step --methods mdlm atat --variants compiled --trace   waits for the device, kernels
     torchrun --nproc-per-node 2 -m benchmarks.train_step --batch_size 64 --variants compiled        and --shard
     python -m benchmarks.train_step --preset demo --batch_size 8 --steps 3 --variants reference eager     anywhere
@@ -192,6 +192,12 @@ def measure(
     return found
 
 
+def middle_and_spread(seconds: Sequence[float]) -> tuple[float, float, float]:
+    """(median, 10% and 90% of the way up)."""
+    times = sorted(seconds)
+    return statistics.median(times), times[len(times) // 10], times[-1 - len(times) // 10]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", default="mdlm-owt")
@@ -209,7 +215,7 @@ def main() -> None:
     print = builtins.print if engine.is_main else lambda *_, **__: None
     machine, ceiling = engine.describe(), (matrix_rate(engine.device) or 0.0) * engine.num_ranks
     processes = f"{engine.num_ranks} x " if engine.num_ranks > 1 else ""
-    print(f"{processes}{machine['device']}, torch {torch.__version__}, {machine['precision']}")
+    print(f"{processes}{machine['device']}, {machine['cpu']}, torch {torch.__version__}, {machine['precision']}")
     what = f"preset {arguments.preset}, batch {arguments.batch_size} {' '.join(dotted)}"
     print(f"{what}: median of {arguments.steps} steps (10% to 90%)")
     if ceiling:
@@ -227,9 +233,7 @@ def main() -> None:
             )
             changed = replace(config, train=train)
             found = measure(changed, variant, engine, arguments.steps, arguments.warm_up, trace=arguments.trace)
-            times = sorted(found.step_s)
-            median = statistics.median(times)
-            low, high = times[len(times) // 10], times[-1 - len(times) // 10]
+            median, low, high = middle_and_spread(found.step_s)
             base = base or median
             rate = arguments.batch_size * config.data.length / median
             share = rate * training_flops_per_token(changed, VOCABULARY[config.data.tokenizer]) / (ceiling or np.nan)
