@@ -114,10 +114,11 @@ def test_no_prompts_are_0_texts(masked):
 
 
 def test_a_trained_models_texts_cost_another_model_less_than_their_letters_shuffled(masked, causal):
+    """By 0.2 nats a letter; models of 2 steps, with six seeds, by -0.12 to 0.03."""
     texts = [text.text for text in masked.generate([""] * 32, sampler="first_hitting", seed=0)]
     shuffled = ["".join(random.Random(0).sample(text, len(text))) for text in texts]
     cost, cost_shuffled = (sum(score.nats for score in causal.score(part)) / (32 * 16) for part in (texts, shuffled))
-    assert cost < cost_shuffled - 0.3
+    assert cost < cost_shuffled - 0.1
 
 
 def test_a_trained_causal_model_writes_words_of_its_text_more_often_than_not(causal):
