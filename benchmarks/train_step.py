@@ -170,6 +170,8 @@ def measure(
         run = make_training(config, engine)
         if is_gpu:
             torch.cuda.reset_peak_memory_stats()
+        if run.recorded is not None:  # what is timed is replays
+            num_warm_up = max(num_warm_up, run.recorded.num_warm_up + 2)
         start_s = time.perf_counter()
         for step in range(num_warm_up):
             take(run, step)

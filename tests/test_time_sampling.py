@@ -68,6 +68,8 @@ def test_the_highest_mean_of_a_share_is_reached_by_some_rotation_and_passed_by_n
     means = [rate[(ranks + k) % 24].view(4, 6).mean(1).max().item() for k in range(24)]
     assert highest_mean_of_share(rate, 6) == pytest.approx(max(means), rel=1e-12)
     assert highest_mean_of_share(rate, 24) == pytest.approx(rate.mean().item(), rel=1e-12)
+    with pytest.raises(ValueError, match="24 rows are no whole number of shares of 7"):
+        highest_mean_of_share(rate, 7)
 
 
 def test_ranks_of_eight_rows_are_the_van_der_corput_sequence():

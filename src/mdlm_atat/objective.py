@@ -174,8 +174,9 @@ class FusedLoss:
     def capacity(
         self, plan: TimePlan, num_rows: int, length: int, masking: MaskingScheduler, *, num_times: int | None = None
     ) -> int:
-        """Positions to score of so many rows: as many as are masked, and 4 standard deviations more. Importance shifts
-        the share by little; CONTENT_MARGIN is left for it. For what is masked beyond, see `Scored.inflation`.
+        """Positions to score of so many rows: as many as the highest times mask, and 4 standard deviations of the coins
+        more. Importance shifts the share by little; CONTENT_MARGIN is left for it. For what is masked beyond, see
+        `Scored.inflation`.
         `num_times`: different times among the rows, where rows share them."""
         mean = highest_mask_rate(plan, self.batch_size, num_times or num_rows)
         of_coins = 0.5 / (num_rows * length) ** 0.5  # at most: each position is masked or not

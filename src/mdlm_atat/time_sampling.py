@@ -69,8 +69,8 @@ def low_discrepancy_times(density: TimeDensity, batch_size: int, generator: torc
     """One t per row, t_i = quantile(1 - (u + s_i) / B) with a single uniform u, every stratum s in 0 .. B - 1 taken by
     one row: evenly spread, each t marginally ~ density.
 
-    s_i = (van der Corput rank of i + k) mod B with a single uniform k, so that the rows of any one process or
-    micro-batch are spread evenly too.
+    s_i = (rank(i) + k) mod B, with ranks by van der Corput's sequence and a single uniform k, so that the rows of any
+    one process or micro-batch are spread evenly too.
 
     Never 0, where weights are infinite. float64, because (u + s) / B rounds to 1 in float32. Kingma et al.
     2021 (arXiv 2107.00630, I.1).
@@ -94,14 +94,19 @@ def van_der_corput_ranks(number: int, device: torch.device) -> Int[Tensor, " num
 
 
 def highest_mean_of_share(rate: Float[Tensor, " batch"], num_rows: int) -> float:
-    """The most that the mean of `rate` can be over a share of the batch, rate_s being that of the row in stratum s:
-    over `num_rows` consecutive rows from a multiple of num_rows on, whatever k was drawn."""
-    ranks = van_der_corput_ranks(len(rate), rate.device)
-    num_shares = len(rate) // num_rows
-    if num_shares == 1:
+    """The most that the mean of `rate` can be over one of the equal shares of a batch, `num_rows` rows each, rate_s
+    being that of the row in stratum s: whatever k was drawn."""
+    batch_size = len(rate)
+    if batch_size % num_rows:
+        raise ValueError(f"{batch_size} rows are no whole number of shares of {num_rows}")
+    if batch_size == num_rows:
         return rate.mean().item()
-    in_rows = (rate.roll(-k)[ranks[: num_shares * num_rows]] for k in range(len(rate)))
-    return max(rows.view(num_shares, num_rows).mean(1).max().item() for rows in in_rows)
+    ranks = van_der_corput_ranks(batch_size, rate.device)
+    highest = [
+        rate[(ranks + k[:, None]) % batch_size].view(-1, num_rows).mean(1).max()  # of some k: all at once are B x B
+        for k in torch.arange(batch_size, device=rate.device).split(64)
+    ]
+    return torch.stack(highest).max().item()
 
 
 class Weighting:

@@ -14,7 +14,7 @@ import torch
 
 from mdlm_atat.cli.main import main
 from mdlm_atat.device import record_cuda_graph
-from mdlm_atat.objective import TrainingLoss
+from mdlm_atat.objective import Draw, TrainingLoss
 from mdlm_atat.train import loop
 from mdlm_atat.train.engine import Engine
 from mdlm_atat.train.recorded import Recorded
@@ -50,22 +50,27 @@ class Recordings:
 def stand_in(
     parameters: list[torch.nn.Parameter], work: Callable[[], TrainingLoss]
 ) -> tuple[Callable[[], None], TrainingLoss]:
+    """Replaying knows nothing of what `p.grad` names now: it adds to what was there when the work was recorded, and
+    fills what it made then."""
+    before = [p.grad for p in parameters]
     with torch.random.fork_rng():  # recording does nothing, so it draws nothing
         loss = work()
     gradients = [p.grad for p in parameters]
 
     def replay() -> None:
-        for p in parameters:
-            p.grad = None
+        now = [p.grad for p in parameters]
+        for p, gradient in zip(parameters, before, strict=True):
+            p.grad = gradient
         again = work()
         loss.total.copy_(again.total)
-        for kept, now in ((loss.terms, again.terms), (loss.metrics, again.metrics)):
-            for name, value in now.items():
+        for kept, new in ((loss.terms, again.terms), (loss.metrics, again.metrics)):
+            for name, value in new.items():
                 kept[name].copy_(value)
-        for gradient, p in zip(gradients, parameters, strict=True):
+        for gradient, p, named in zip(gradients, parameters, now, strict=True):
             assert (gradient is None) == (p.grad is None)
             if gradient is not None and p.grad is not None:
                 gradient.copy_(p.grad)
+            p.grad = named
 
     return replay, loss
 
@@ -120,12 +125,20 @@ def test_a_recorded_run_logs_what_a_plain_one_does(text, tmp_path, recordings, m
 
 
 @pytest.mark.parametrize(
-    "changed",
-    [{"data__mode": "pad", "data__documents": "line"}, {"train__num_micro_batches": 2}],
-    ids=["padding", "micro-batches"],
-)
-def test_so_does_one_with(text, tmp_path, recordings, changed):
-    compare(text, tmp_path, "demo", "atat", **changed)
+    ("method", "changed"),
+    [
+        ("atat", {"data__mode": "pad", "data__documents": "line"}),
+        ("atat", {"train__num_micro_batches": 2}),
+        ("importance_only", {"importance__through_bound": True}),
+        ("literal_curriculum", {"curriculum__weight_in_range": 1.3, "curriculum__time_sampling": ["beta"] * 3,
+                                "curriculum__weighting": ["flat"] * 3}),
+        ("atat", {"curriculum__kind": "dynamic", "curriculum__interval_steps": 1, "curriculum__patience": 2,
+                  "curriculum__min_steps": 0, "curriculum__smoothing": 0.5, "curriculum__tolerance": 0.9}),
+    ],
+    ids=["padding", "micro-batches", "through_bound", "weight_in_range", "dynamic"],
+)  # fmt: skip
+def test_so_does_one_with(text, tmp_path, recordings, method, changed):
+    compare(text, tmp_path, "demo", method, **changed)
     assert (recordings.num_recorded, recordings.num_replayed) == (1, 3 + 20)
 
 
@@ -148,7 +161,10 @@ def test_without_a_gpu_the_setting_changes_nothing(text, tmp_path):
 
 def test_what_cannot_be_recorded_says_so_in_one_message(text, tmp_path, monkeypatch, capsys):
     def refuse(_: object) -> Any:
-        raise RuntimeError("operation not permitted when stream is capturing\nand more")
+        try:
+            raise RuntimeError("operation not permitted when stream is capturing\nand more")
+        except RuntimeError:
+            raise RuntimeError("operation failed due to a previous error during capture")  # noqa: B904
 
     monkeypatch.setattr(Engine, "can_record", True)
     monkeypatch.setattr(loop, "Recorded", partial(Recorded, record=refuse))
@@ -157,3 +173,25 @@ def test_what_cannot_be_recorded_says_so_in_one_message(text, tmp_path, monkeypa
     assert "(operation not permitted when stream is capturing); set --train.cuda_graph false" in message
     assert "Traceback" not in message
     assert "and more" not in message
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), torch.OutOfMemoryError("out of memory")])
+def test_an_interruption_and_a_lack_of_memory_while_recording_stay_what_they_are(error):
+    def fail(_: object) -> Any:
+        try:
+            raise error
+        except BaseException:
+            raise RuntimeError("operation failed due to a previous error during capture")  # noqa: B904
+
+    recorded = Recorded(lambda *_: TrainingLoss(torch.zeros(()), {}), [], 0, record=fail)
+    with pytest.raises(type(error)):
+        recorded(None, torch.zeros(2, 3), None, Draw(torch.zeros(2), torch.zeros(2, 3)), 6.0, False)
+
+
+def test_a_run_that_cannot_be_recorded_goes_on_without(text, tmp_path, recordings):
+    out = tmp_path / "run"
+    assert main(["train", "demo", "--out", str(out), *tiny_flags(text, train__num_steps=4)]) == 0
+    recorded = recordings.num_recorded
+    more = ["--train.num_steps", "8", "--train.cuda_graph", "false"]
+    assert main(["train", "--resume", str(out), *more]) == 0
+    assert recordings.num_recorded == recorded > 0

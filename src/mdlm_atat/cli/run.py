@@ -110,6 +110,8 @@ def run(
         say(f"stopped at step {progress.step} of {config.train.num_steps} ({reason}); a checkpoint is written")
         say(f"continue   atat train --resume {folder}")
         return EXIT_CODES.get(reason, 0)
+    if training.recorded is not None:
+        training.recorded.forget()
     if engine.is_main:
         with explain_out_of_memory(advice):
             finish(folder, engine, config, valid_data, say)
@@ -139,6 +141,11 @@ def memory_advice(config: RunConfig, engine: Engine) -> str:
         f"training uses {rows} sequences at once; the same in less memory: --train.num_micro_batches "
         f"{train.num_micro_batches * 2}, or a smaller batch: --train.batch_size {max(1, train.batch_size // 2)}. "
         f"Scoring uses {config.eval.batch_size}: --eval.batch_size {max(1, config.eval.batch_size // 2)}"
+        + (
+            "; a recorded step keeps its memory meanwhile: --train.cuda_graph false"
+            if train.cuda_graph and engine.can_record
+            else ""
+        )
     )
 
 
@@ -195,7 +202,14 @@ def assemble(
     init: Initial | None = None,
 ) -> tuple[Training, Progress]:
     """The objects of a run, fresh from the seed, with the weights of `init`, or as the checkpoint left them."""
-    rows = config.train.batch_size // engine.num_ranks // config.train.num_micro_batches
+    num_parts = engine.num_ranks * config.train.num_micro_batches
+    rows = config.train.batch_size // num_parts
+    if config.train.batch_size % num_parts:
+        raise UserError(
+            f"train.batch_size = {config.train.batch_size} cannot be cut into {engine.num_ranks} processes x "
+            f"{config.train.num_micro_batches} micro-batches of equal size; try --train.batch_size "
+            f"{max(1, rows) * num_parts}"
+        )
     if config.importance.through_bound and rows % 2:
         raise UserError(
             f"importance.through_bound masks every sequence twice, and {config.train.batch_size} sequences over "

@@ -176,6 +176,8 @@ def forward_backward(run: Training, step: int, *, measure: bool = False) -> tupl
     if run.config.data.mode == "pad":
         lengths = engine.to_device(row_lengths)
         num_tokens = engine.sum(lengths.sum()).float()  # a tensor, as it is another number in every step
+    # alone, nobody waits for the device
+    num_tokens_done = int(row_lengths.sum() if engine.num_ranks == 1 else num_tokens)
 
     seed = step_seed(config.seed, step)
     torch.manual_seed(step_seed(seed, engine.rank))  # dropout: another mask in each process
@@ -184,8 +186,7 @@ def forward_backward(run: Training, step: int, *, measure: bool = False) -> tupl
     draw = run.objective.draw(config.batch_size, x0.shape[1], generator, step)
     draw = draw[slice(engine.rank * len(x0), (engine.rank + 1) * len(x0))]
     compute = run.recorded or gradients
-    loss = compute(run, x0, lengths, draw, num_tokens, measure)
-    return loss, int(row_lengths.sum() if engine.num_ranks == 1 else num_tokens)  # alone, nobody waits for the device
+    return compute(run, x0, lengths, draw, num_tokens, measure), num_tokens_done
 
 
 def make_recorded(config: TrainConfig, engine: Engine, model: nn.Module) -> Recorded | None:

@@ -47,6 +47,7 @@ def plan(run: Training, train_data: TokenDataset, valid_data: TokenDataset, meas
     left_minutes = steps * measured.step_s / 60
     source, tokenizer = config.data.source, train_data.manifest.tokenizer
     processes = f", {machine['num_processes']} processes" if run.engine.num_ranks > 1 else ""
+    recorded = "" if run.recorded is None else "recorded "
     return "\n".join(
         [
             f"data       {source}, {tokenizer['name']} tokenizer with {tokenizer['vocab_size']:,} tokens: "
@@ -55,7 +56,7 @@ def plan(run: Training, train_data: TokenDataset, valid_data: TokenDataset, meas
             f"width {config.model.width}, {config.model.num_heads} heads, length {config.data.length}",
             f"training   {steps:,} steps of {config.train.batch_size} x {tokens_per_row:,.0f} = {tokens_per_step:,.0f} "
             f"tokens: {steps * tokens_per_step / 1e6:,.1f}M tokens, {epochs:.2f} epochs in all",
-            f"machine    {machine['device']}, {machine['precision']}{processes}; a step takes about "
+            f"machine    {machine['device']}, {machine['precision']}{processes}; a {recorded}step takes about "
             f"{measured.step_s * 1000:,.0f} ms: {left_minutes:,.1f} minutes, and "
             f"{measured.memory_bytes / 2**30:.1f} GiB at the peak",
         ]

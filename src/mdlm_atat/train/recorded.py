@@ -66,6 +66,10 @@ class Recorded:
             p.grad = gradient
         return self._recording.loss
 
+    def forget(self) -> None:
+        """Give the recording's memory back."""
+        self._fixed, self._num_seen, self._recording = None, 0, None
+
     def _recorded(self, run: Any, changing: _Inputs, stage: Stage | None) -> _Recording:
         inputs = changing.copy()
         if stage is not None and inputs.of_stage is not None:
@@ -77,13 +81,14 @@ class Recorded:
             replay, loss = self._record(
                 lambda: self._gradients(run, inputs.x0, inputs.lengths, draw, inputs.num_tokens, True)
             )
-        except torch.OutOfMemoryError:
-            raise
         except RuntimeError as error:
+            cause = error.__context__ or error  # ending a recording that failed fails too, and says less
+            if isinstance(cause, torch.OutOfMemoryError) or not isinstance(cause, RuntimeError):
+                raise cause from None
             raise UserError(
-                f"this run's steps cannot be recorded as a CUDA graph ({str(error).splitlines()[0]}); set "
+                f"this run's steps cannot be recorded as a CUDA graph ({str(cause).splitlines()[0]}); set "
                 "--train.cuda_graph false"
-            ) from error
+            ) from cause
         return _Recording(inputs, replay, loss, [p.grad for p in self._parameters])
 
 

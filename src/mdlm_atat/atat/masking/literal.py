@@ -78,7 +78,7 @@ class LiteralMasking:
             assert stage is not None
             low, high = stage.importance_range
             inside = (importance >= low) & (importance <= high)
-            speed = torch.where(inside, stage.weight_in_range, 1.0).to(t.dtype)
+            speed = 1 + inside.to(t.dtype) * (stage.weight_in_range - 1)
             # a mean of 1 keeps the loss in nats per token
             speed = speed / mean_over_scored(speed, scored)
         return MaskingRates(mask_rate, speed, speed * self.schedule.weight(t)[:, None], is_bound=False)
