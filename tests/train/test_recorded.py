@@ -27,7 +27,7 @@ class Recordings:
     """Counts what was recorded and replayed: by a CUDA graph where there is a GPU, else by what stands in for one."""
 
     def __init__(self) -> None:
-        self.num_recorded = self.num_replayed = 0
+        self.num_recorded = self.num_replayed = self.num_forgotten = 0
 
     def make(
         self, gradients: Callable[..., TrainingLoss], parameters: list[torch.nn.Parameter], num_warm_up: int
@@ -44,7 +44,15 @@ class Recordings:
 
             return counted_replay, loss
 
-        return Recorded(gradients, parameters, num_warm_up, counted)
+        recorded = Recorded(gradients, parameters, num_warm_up, counted)
+        forget = recorded.forget
+
+        def counted_forget() -> None:
+            self.num_forgotten += 1
+            forget()
+
+        recorded.forget = counted_forget  # pyright: ignore[reportAttributeAccessIssue]
+        return recorded
 
 
 def stand_in(
@@ -122,6 +130,7 @@ def test_a_recorded_run_logs_what_a_plain_one_does(text, tmp_path, recordings, m
     # stages have times of their own
     expected = (3, 3 + 20 - 2 * 3) if method == "literal_curriculum" else (1, 3 + 20)
     assert (recordings.num_recorded, recordings.num_replayed) == expected
+    assert recordings.num_forgotten == 1  # before the last evaluation, which wants the memory
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from safetensors.torch import load_file
 
 from mdlm_atat.cli.main import main
 from mdlm_atat.train.checkpoint import all_checkpoints
+from mdlm_atat.train.engine import Engine
 from tiny_runs import losses_of, tiny_flags, torchrun, train, write_text
 
 
@@ -306,3 +308,20 @@ def wait_for(happened, timeout_s: float = 90.0) -> None:
     while not happened():
         assert time.monotonic() < end_s, "it did not happen in time"
         time.sleep(0.02)
+
+
+def test_a_batch_that_does_not_divide_into_processes_times_micro_batches_is_refused(
+    text, tmp_path, monkeypatch, capsys
+):
+    class OfTwo(Engine):
+        def __init__(self, *arguments: Any, **settings: Any) -> None:
+            super().__init__(*arguments, **settings)
+            self.num_ranks = 2
+
+    monkeypatch.setattr("mdlm_atat.cli.run.Engine", OfTwo)
+    assert train(text, tmp_path / "run", train__batch_size=6, train__num_micro_batches=2) == 2
+    message = (
+        "train.batch_size = 6 cannot be cut into 2 processes x 2 micro-batches of equal size; try --train.batch_size 4"
+    )
+    assert message in capsys.readouterr().err.replace("\n", " ")
+    assert not (tmp_path / "run").exists()

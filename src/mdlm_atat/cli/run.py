@@ -137,15 +137,13 @@ def with_absolute_paths(data: DataConfig) -> DataConfig:
 def memory_advice(config: RunConfig, engine: Engine) -> str:
     train = config.train
     rows = train.batch_size // engine.num_ranks // train.num_micro_batches
+    is_recorded = train.cuda_graph and engine.can_record
+    keeps = "; a recorded step keeps its memory meanwhile: --train.cuda_graph false" if is_recorded else ""
     return (
         f"training uses {rows} sequences at once; the same in less memory: --train.num_micro_batches "
         f"{train.num_micro_batches * 2}, or a smaller batch: --train.batch_size {max(1, train.batch_size // 2)}. "
         f"Scoring uses {config.eval.batch_size}: --eval.batch_size {max(1, config.eval.batch_size // 2)}"
-        + (
-            "; a recorded step keeps its memory meanwhile: --train.cuda_graph false"
-            if train.cuda_graph and engine.can_record
-            else ""
-        )
+        f"{keeps}"
     )
 
 

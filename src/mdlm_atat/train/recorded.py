@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -71,7 +71,7 @@ class Recorded:
         self._fixed, self._num_seen, self._recording = None, 0, None
 
     def _recorded(self, run: Any, changing: _Inputs, stage: Stage | None) -> _Recording:
-        inputs = changing.copy()
+        inputs = changing.clone()
         if stage is not None and inputs.of_stage is not None:
             stage = stage.with_numbers(list(inputs.of_stage))
         draw = Draw(inputs.t, inputs.uniform, stage)
@@ -82,8 +82,10 @@ class Recorded:
                 lambda: self._gradients(run, inputs.x0, inputs.lengths, draw, inputs.num_tokens, True)
             )
         except RuntimeError as error:
-            cause = error.__context__ or error  # ending a recording that failed fails too, and says less
-            if isinstance(cause, torch.OutOfMemoryError) or not isinstance(cause, RuntimeError):
+            # ending a recording that failed fails too, and says less than what came before
+            before = error.__context__
+            cause = before if isinstance(before, (RuntimeError, KeyboardInterrupt)) else error
+            if isinstance(cause, (torch.OutOfMemoryError, KeyboardInterrupt)):
                 raise cause from None
             raise UserError(
                 f"this run's steps cannot be recorded as a CUDA graph ({str(cause).splitlines()[0]}); set "
@@ -92,8 +94,7 @@ class Recorded:
         return _Recording(inputs, replay, loss, [p.grad for p in self._parameters])
 
 
-@dataclass(frozen=True)
-class _Inputs:
+class _Inputs(NamedTuple):
     """What changes from step to step."""
 
     x0: Tensor
@@ -105,16 +106,13 @@ class _Inputs:
     num_tokens: float | Tensor
     """A number where it is the same in every step."""
 
-    def copy(self) -> _Inputs:
-        return _Inputs(*(part.clone() if isinstance(part, Tensor) else part for part in self._parts()))
+    def clone(self) -> _Inputs:
+        return _Inputs._make(part.clone() if isinstance(part, Tensor) else part for part in self)
 
     def fill(self, other: _Inputs) -> None:
-        for mine, new in zip(self._parts(), other._parts(), strict=True):
-            if isinstance(mine, Tensor):
+        for mine, new in zip(self, other, strict=True):
+            if isinstance(mine, Tensor) and isinstance(new, Tensor):
                 mine.copy_(new)
-
-    def _parts(self) -> tuple[Any, ...]:
-        return (self.x0, self.lengths, self.t, self.uniform, self.of_stage, self.num_tokens)
 
 
 @dataclass(frozen=True)
