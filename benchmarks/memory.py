@@ -19,7 +19,7 @@ from benchmarks.train_step import PLAIN, VARIANTS, measure, middle_and_spread
 from mdlm_atat.config.files import load_config, override
 from mdlm_atat.config.schema import RunConfig
 from mdlm_atat.errors import UserError
-from mdlm_atat.train.engine import Engine
+from mdlm_atat.training.engine import Engine
 
 HEADER = f"{'':34} {'batch':>6} {'ms/step':>9} {'10% to 90%':>17} {'tokens/s':>10} {'peak GiB':>9} {'parameters':>13}"
 

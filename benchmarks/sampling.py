@@ -19,10 +19,10 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor
 
-from mdlm_atat.denoiser import Prediction
+from mdlm_atat.core.denoiser import Prediction
 from mdlm_atat.device import Graphed, compile_network
 from mdlm_atat.lm.sampling import gather_positions, projection
-from mdlm_atat.models.dit import ATATDiT
+from mdlm_atat.nets.dit import ATATDiT
 from mdlm_atat.provenance import cpu
 from mdlm_atat.samplers.canvas import Canvas
 from mdlm_atat.samplers.draw import TokenDraw

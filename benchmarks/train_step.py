@@ -32,13 +32,13 @@ from torch.profiler import ProfilerActivity, profile
 from mdlm_atat.config.build import build_model, build_objective
 from mdlm_atat.config.files import load_config, override
 from mdlm_atat.config.schema import RunConfig
-from mdlm_atat.masking import hide, mask_independently
-from mdlm_atat.models.ema import EMA
-from mdlm_atat.objective import subs_log_probs
-from mdlm_atat.train.engine import Engine, speed_up
-from mdlm_atat.train.flops import matrix_rate, training_flops_per_token
-from mdlm_atat.train.loop import Training, clip_gradients, forward_backward, make_recorded
-from mdlm_atat.train.optim import make_optimizer
+from mdlm_atat.core.masking import hide, mask_independently
+from mdlm_atat.core.objective import subs_log_probs
+from mdlm_atat.nets.ema import EMA
+from mdlm_atat.training.engine import Engine, speed_up
+from mdlm_atat.training.flops import matrix_rate, training_flops_per_token
+from mdlm_atat.training.loop import Training, clip_gradients, forward_backward, make_recorded
+from mdlm_atat.training.optim import make_optimizer
 
 VOCABULARY = {"bert-base-uncased": 30_522, "gpt2": 50_257, "char": 65}
 PLAIN = {"fused_loss": False, "compile": False, "deterministic": False, "cuda_graph": False}

@@ -10,10 +10,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mdlm_atat.atat.masking.uniform import UniformMasking
-from mdlm_atat.objective import MaskedDiffusion, TimePlan
-from mdlm_atat.schedules import Schedule
-from mdlm_atat.time_sampling import TimeDensity, Weighting
+from mdlm_atat.core.objective import MaskedDiffusion, TimePlan
+from mdlm_atat.core.schedules import Schedule
+from mdlm_atat.core.strategies.uniform import UniformMasking
+from mdlm_atat.core.times import TimeDensity, Weighting
 
 
 @dataclass(frozen=True)

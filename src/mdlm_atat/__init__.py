@@ -6,17 +6,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mdlm_atat.errors import UserError
     from mdlm_atat.lm import CausalLM, MaskedDiffusionLM
-    from mdlm_atat.models.ar import CausalTransformer
-    from mdlm_atat.models.dit import ATATDiT
+    from mdlm_atat.nets.causal_transformer import CausalTransformer
+    from mdlm_atat.nets.dit import ATATDiT
 
     __version__: str
 
 __all__ = ["ATATDiT", "CausalLM", "CausalTransformer", "MaskedDiffusionLM", "UserError", "__version__"]
 
 _HOMES = {
-    "ATATDiT": "mdlm_atat.models.dit",
+    "ATATDiT": "mdlm_atat.nets.dit",
     "CausalLM": "mdlm_atat.lm",
-    "CausalTransformer": "mdlm_atat.models.ar",
+    "CausalTransformer": "mdlm_atat.nets.causal_transformer",
     "MaskedDiffusionLM": "mdlm_atat.lm",
     "UserError": "mdlm_atat.errors",
 }

@@ -8,7 +8,7 @@ import pytest
 from refusals import refused
 
 from mdlm_atat.cli.main import main
-from mdlm_atat.evaluate.paired import paired_difference
+from mdlm_atat.scoring.paired import paired_difference
 from tiny_runs import tiny_flags, write_text
 
 DRAWS = ["--num_draws", "256"]

@@ -12,14 +12,14 @@ import torch
 from refusals import refused
 
 from mdlm_atat import MaskedDiffusionLM
-from mdlm_atat.cli.eval import evaluate_run
 from mdlm_atat.cli.eval_zero_shot import open_set
 from mdlm_atat.cli.main import main
 from mdlm_atat.config.schema import RunConfig
 from mdlm_atat.data.tokenizers import CharTokenizer
-from mdlm_atat.evaluate import zero_shot
-from mdlm_atat.evaluate.zero_shot import ZeroShotSet, zero_shot_set
-from mdlm_atat.models.dit import ATATDiT
+from mdlm_atat.nets.dit import ATATDiT
+from mdlm_atat.runs.evaluate import evaluate_run
+from mdlm_atat.scoring import zero_shot
+from mdlm_atat.scoring.zero_shot import ZeroShotSet, zero_shot_set
 from toys import Joint
 
 DRAWS = ["--num_draws", "64"]

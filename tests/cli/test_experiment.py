@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from refusals import refused
 
-from experiments.grids import grid_file, run, steps_taken, use_stand_in
 from mdlm_atat.cli.main import main
+from studies.grids import grid_file, run, steps_taken, use_stand_in
 from tiny_runs import write_text
 
 QUICK = (  # of the shipped grid, as small as it gets

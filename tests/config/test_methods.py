@@ -10,7 +10,7 @@ import pytest
 from mdlm_atat.cli.main import main
 from mdlm_atat.config.files import describe_methods, load_config, method_names, preset_names, save_config
 from mdlm_atat.errors import UserError
-from mdlm_atat.train.run_folder import changes
+from mdlm_atat.training.folder import changes
 
 MASKED = [name for name in preset_names() if load_config(name).model.kind == "masked"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-from mdlm_atat.evaluate.glue import Metric
+from mdlm_atat.finetune.metrics import Metric
 from mdlm_atat.finetune.tasks import Example, Task, make_task
 
 WORDS = "dog sat on a mat and ran to see if you ran be so as old man was".split()  # none has a c

@@ -13,7 +13,7 @@ from mdlm_atat import MaskedDiffusionLM
 from mdlm_atat.config.build import build_model
 from mdlm_atat.config.schema import RunConfig
 from mdlm_atat.data.tokenizers import Tokenizer
-from mdlm_atat.models.dit import ATATDiT
+from mdlm_atat.nets.dit import ATATDiT
 
 
 def random_lm(tokenizer: Tokenizer, config: RunConfig, counts: NDArray[np.int64] | None = None) -> MaskedDiffusionLM:

@@ -8,19 +8,19 @@ import torch
 from hypothesis import settings
 from torch import Tensor
 
-from mdlm_atat.denoiser import Prediction
+from mdlm_atat.core.denoiser import Prediction
+from mdlm_atat.core.schedules import Cosine
 from mdlm_atat.samplers.ancestral import Ancestral
-from mdlm_atat.samplers.causal import LeftToRight
 from mdlm_atat.samplers.confidence import ConfidenceBasedSampler
 from mdlm_atat.samplers.draw import TokenDraw
 from mdlm_atat.samplers.first_hitting import FirstHitting
 from mdlm_atat.samplers.follow_rates import FollowRates, RateHitting
+from mdlm_atat.samplers.left_to_right import LeftToRight
 from mdlm_atat.samplers.loop import StepRule
 from mdlm_atat.samplers.remask import Remask
 from mdlm_atat.samplers.sizes import Profile
 from mdlm_atat.samplers.stops import Stop
 from mdlm_atat.samplers.uncertainty import UncertaintyGuidedSampler as Uncertainty
-from mdlm_atat.schedules import Cosine
 
 SHARES = tuple(k / 10 for k in range(1, 11))  # of masked tokens
 

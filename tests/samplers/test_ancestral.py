@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from mdlm_atat.models.dit import ATATDiT
+from mdlm_atat.core.schedules import Cosine, Linear, Schedule
+from mdlm_atat.nets.dit import ATATDiT
 from mdlm_atat.samplers.ancestral import Ancestral
 from mdlm_atat.samplers.canvas import Canvas
 from mdlm_atat.samplers.loop import sample
-from mdlm_atat.schedules import Cosine, Linear, Schedule
 from samplers.enumerated import (
     CHANCE,
     JOINT,

@@ -9,9 +9,9 @@ from torch import Tensor
 from mdlm_atat.errors import UserError
 from mdlm_atat.samplers.blocks import Blocks
 from mdlm_atat.samplers.canvas import Canvas
-from mdlm_atat.samplers.causal import LeftToRight
 from mdlm_atat.samplers.first_hitting import FirstHitting
 from mdlm_atat.samplers.follow_rates import RateHitting
+from mdlm_atat.samplers.left_to_right import LeftToRight
 from mdlm_atat.samplers.loop import sample, trait
 from mdlm_atat.samplers.uncertainty import UncertaintyGuidedSampler
 from samplers.enumerated import CHANCE, JOINT, chi_square_per_degree, how_often

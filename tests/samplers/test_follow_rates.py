@@ -11,19 +11,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from atat.exact import ExactNetwork
-from mdlm_atat.atat.masking.importance import AdaptiveMaskingScheduler
-from mdlm_atat.atat.masking.position import PositionAwareMaskingScheduler
-from mdlm_atat.atat.masking.rates import ExponentMasking
-from mdlm_atat.denoiser import Prediction
+from core.exact import ExactNetwork
+from mdlm_atat.core.denoiser import Prediction
+from mdlm_atat.core.objective import denoise_under
+from mdlm_atat.core.schedules import Linear
+from mdlm_atat.core.strategies.by_importance import AdaptiveMaskingScheduler
+from mdlm_atat.core.strategies.by_position import PositionAwareMaskingScheduler
+from mdlm_atat.core.strategies.rates import ExponentMasking
 from mdlm_atat.errors import UserError
-from mdlm_atat.objective import denoise_under
 from mdlm_atat.samplers.ancestral import Ancestral
 from mdlm_atat.samplers.canvas import Canvas
 from mdlm_atat.samplers.first_hitting import FirstHitting
 from mdlm_atat.samplers.follow_rates import FollowRates, RateHitting
 from mdlm_atat.samplers.loop import StepRule, sample
-from mdlm_atat.schedules import Linear
 from samplers.enumerated import (
     CHANCE,
     JOINT,

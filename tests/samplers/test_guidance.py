@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mdlm_atat.denoiser import Prediction
+from mdlm_atat.core.denoiser import Prediction
 from mdlm_atat.samplers.canvas import Canvas
 from mdlm_atat.samplers.confidence import ConfidenceBasedSampler
 from mdlm_atat.samplers.draw import TokenDraw

@@ -10,8 +10,8 @@ import torch
 
 from mdlm_atat.samplers.blocks import Blocks
 from mdlm_atat.samplers.canvas import Canvas
-from mdlm_atat.samplers.causal import LeftToRight
 from mdlm_atat.samplers.draw import TokenDraw
+from mdlm_atat.samplers.left_to_right import LeftToRight
 from mdlm_atat.samplers.loop import StepRule, sample, trait
 from mdlm_atat.samplers.uncertainty import UncertaintyGuidedSampler as Uncertainty
 from samplers.enumerated import JOINT, WIDER, forced, text_probs

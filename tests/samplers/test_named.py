@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from mdlm_atat.core.schedules import Cosine
 from mdlm_atat.errors import UserError
 from mdlm_atat.samplers.ancestral import Ancestral
 from mdlm_atat.samplers.canvas import Canvas
@@ -14,7 +15,6 @@ from mdlm_atat.samplers.options import one_of
 from mdlm_atat.samplers.remask import Remask
 from mdlm_atat.samplers.stops import Stop
 from mdlm_atat.samplers.uncertainty import UncertaintyGuidedSampler
-from mdlm_atat.schedules import Cosine
 from samplers.stand_ins import CURVED, Hashed
 
 

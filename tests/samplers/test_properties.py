@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mdlm_atat.denoiser import Prediction
-from mdlm_atat.models.dit import ATATDiT
+from mdlm_atat.core.denoiser import Prediction
+from mdlm_atat.nets.dit import ATATDiT
 from mdlm_atat.samplers import loop
 from mdlm_atat.samplers.ancestral import Ancestral
 from mdlm_atat.samplers.blocks import Blocks

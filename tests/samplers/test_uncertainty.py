@@ -9,11 +9,11 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mdlm_atat.denoiser import Prediction
+from mdlm_atat.core.denoiser import Prediction
 from mdlm_atat.errors import UserError
 from mdlm_atat.samplers.canvas import Canvas
-from mdlm_atat.samplers.causal import LeftToRight
 from mdlm_atat.samplers.confidence import ConfidenceBasedSampler
+from mdlm_atat.samplers.left_to_right import LeftToRight
 from mdlm_atat.samplers.loop import Sample, StepRule, sample
 from mdlm_atat.samplers.sizes import boundaries
 from mdlm_atat.samplers.uncertainty import UncertaintyGuidedSampler as Uncertainty

@@ -4,30 +4,25 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mdlm_atat.cli.eval_samples import add_sample_arguments, run_samples
-from mdlm_atat.cli.eval_tables import (
+from mdlm_atat.cli.eval_zero_shot import add_zero_shot_arguments, run_zero_shot
+from mdlm_atat.cli.model import add_model_arguments, load_model
+from mdlm_atat.errors import UserError
+from mdlm_atat.report.eval_lines import (
     decile_difference_line,
     decile_lines,
     difference_lines,
     result_table,
     t_step_lines,
 )
-from mdlm_atat.cli.eval_zero_shot import add_zero_shot_arguments, run_zero_shot
-from mdlm_atat.cli.model import add_model_arguments, load_model
-from mdlm_atat.errors import UserError
 
 if TYPE_CHECKING:
-    from mdlm_atat.data.tokens import TokenDataset
-    from mdlm_atat.evaluate.likelihood import OnProgress
     from mdlm_atat.lm import CausalLM, MaskedDiffusionLM
-
-T_STEPS = (64, 256, 1000)
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -80,9 +75,11 @@ def main(argv: list[str]) -> int:
     arguments = make_parser().parse_args(argv)
     check_arguments(arguments)
     from mdlm_atat.device import explain_out_of_memory
-    from mdlm_atat.evaluate.paired import check_same_draws
-    from mdlm_atat.evaluate.record import text_record
-    from mdlm_atat.viz.report import write_report
+    from mdlm_atat.progress import progress_bar
+    from mdlm_atat.report.report import write_report
+    from mdlm_atat.runs.evaluate import T_STEPS, evaluate_run, open_data
+    from mdlm_atat.scoring.paired import check_same_draws
+    from mdlm_atat.scoring.record import text_record
 
     lm = load_model(arguments)
     assert lm.home is not None
@@ -213,7 +210,7 @@ def open_other(
 def compare(record: dict[str, Any], other: dict[str, Any], *, name: str) -> list[str]:
     """Paired differences of two evaluations: stored in the first's file under "against", and as lines."""
     from mdlm_atat.atomic import write_json
-    from mdlm_atat.evaluate.paired import paired_deciles, paired_difference
+    from mdlm_atat.scoring.paired import paired_deciles, paired_difference
 
     uniform = paired_difference(record, other)
     stored: dict[str, Any] = {"name": name, "file": other.get("file"), "uniform": asdict(uniform)}
@@ -237,114 +234,3 @@ def compare(record: dict[str, Any], other: dict[str, Any], *, name: str) -> list
     record["against"] = stored
     write_json(Path(record["file"]), record)
     return [f"{'against':10} {name}: {other['kind']}, {other['nelbo_nats_per_token']:.4f} nats per token", *shown]
-
-
-def open_data(lm: MaskedDiffusionLM | CausalLM, source: str | None, *, column: str, split: str | None) -> TokenDataset:
-    """The text to score, as tokens of this model's own tokenizer."""
-    from mdlm_atat.config.build import prepare_data
-    from mdlm_atat.data.manifest import is_prepared
-    from mdlm_atat.data.prepare import ensure_prepared
-    from mdlm_atat.data.progress import TerminalProgress
-    from mdlm_atat.data.tokens import TokenDataset
-    from mdlm_atat.train.run_folder import check_same_data, describe_data
-
-    data = lm.config.data
-    if source is None:
-        if lm.checkpoint is None or lm.home is None:
-            raise UserError("a saved model has no validation text of its own; name one with --data")
-        if split not in (None, "train", "valid"):
-            raise UserError(f"--split is {split}, and the run's own text has train and valid")
-        folder = prepare_data(data, TerminalProgress())
-        train_data, valid_data = (TokenDataset.open(folder, name, data.length) for name in ("train", "valid"))
-        check_same_data(lm.home, describe_data(train_data, valid_data))
-        return train_data if split == "train" else valid_data
-    if is_prepared(Path(source)):
-        dataset = TokenDataset.open(source, split or "valid", data.length)
-        if dataset.manifest.tokenizer["hash"] != lm.tokenizer.fingerprint():
-            raise UserError(
-                f"{source} was prepared with another tokenizer ({dataset.manifest.tokenizer['name']}) than the model "
-                f"was trained with ({lm.tokenizer.name}); name the text itself with --data, and it is encoded as the "
-                "model needs"
-            )
-        return dataset
-    folder = ensure_prepared(
-        source,
-        lm.tokenizer,
-        mode=data.mode,
-        length=data.length,
-        column=column,
-        split=split or "train",
-        whole=True,
-        progress=TerminalProgress(),
-    )
-    return TokenDataset.open(folder, "valid", data.length)
-
-
-def evaluate_run(
-    lm: MaskedDiffusionLM | CausalLM,
-    data: TokenDataset,
-    *,
-    num_draws: int,
-    seed: int,
-    batch_size: int | None = None,
-    num_steps: Sequence[int] = T_STEPS,
-    file: Path | None = None,
-    on_progress: OnProgress | None = None,
-) -> dict[str, Any]:
-    """Score a data set, store the record as JSON (in the run's evals/ unless `file` says where), and return it.
-
-    `num_steps`: of the T-step bounds, which come from the same draws.
-    """
-    from mdlm_atat.atomic import write_json
-    from mdlm_atat.config.build import build_schedule
-    from mdlm_atat.evaluate.deciles import frequency_deciles
-    from mdlm_atat.evaluate.record import evaluation_record, schedule_record, t_step_record, unigram_record
-    from mdlm_atat.provenance import cpu
-
-    home = lm.home
-    assert home is not None
-    common: dict[str, Any] = {
-        "num_draws": num_draws,
-        "seed": seed,
-        "batch_size": batch_size or lm.config.eval.batch_size,
-        "on_progress": on_progress,
-    }
-    deciles = None if lm.counts is None else frequency_deciles(data, lm.counts)
-    found = lm.likelihood(data, groups=None if deciles is None else deciles.share, **common)
-    own = lm.schedule_draws(data, **common) if lm.kind == "masked" else None
-    masking, objective = lm.config.masking, lm.config.objective
-    t_step = None
-    if found.draws is not None:
-        t_step = t_step_record(found.draws, data, num_steps, build_schedule(objective), objective.schedule)
-    record = evaluation_record(
-        found,
-        data,
-        schedule=schedule_record(own, found, data, strategy=masking.strategy, is_bound=masking.is_bound),
-        own=own,
-        unigram=None if lm.counts is None else unigram_record(data, lm.counts),
-        deciles=deciles,
-        t_step=t_step,
-        step=lm.checkpoint.step if lm.checkpoint else None,
-        checkpoint=lm.checkpoint.folder.name if lm.checkpoint else str(home),
-        checkpoint_hash=lm.checkpoint.checksum() if lm.checkpoint else None,
-        seed=seed,
-        machine={"cpu": cpu(), "device": lm.device_name, "precision": lm.precision},
-    )
-    if file is None:
-        (home / "evals").mkdir(exist_ok=True)
-        file = home / "evals" / f"{record['checkpoint']}-{record['corpus_hash'][:8]}-{found.num_draws}-{seed}.json"
-    record["file"] = str(file)
-    write_json(file, record)
-    return record
-
-
-@contextmanager
-def progress_bar(title: str) -> Iterator[OnProgress]:
-    """A bar on a terminal; nothing elsewhere."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(title, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)

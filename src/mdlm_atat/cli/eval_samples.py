@@ -15,9 +15,9 @@ from mdlm_atat.errors import UserError
 
 if TYPE_CHECKING:
     from mdlm_atat.data.tokens import TokenDataset
-    from mdlm_atat.evaluate.samples import Quality
     from mdlm_atat.lm import CausalLM, MaskedDiffusionLM
     from mdlm_atat.lm.results import Generated
+    from mdlm_atat.scoring.samples import Quality
 
 HEADER = (
     f"{'steps':>6} {'temp':>5} {'NFE':>7} {'seconds':>8} {'judge, nats':>15} {'gen. PPL':>9} {'entropy':>8} "
@@ -40,10 +40,10 @@ def add_sample_arguments(parser: argparse.ArgumentParser) -> None:
 def run_samples(lm: MaskedDiffusionLM | CausalLM, arguments: argparse.Namespace, *, batch_size: int) -> int:
     """Measure every number of steps at every temperature, storing each as soon as it is there."""
     from mdlm_atat.atomic import write_json
-    from mdlm_atat.cli.eval import open_data
-    from mdlm_atat.evaluate.samples import Quality, cautions, real_texts
-    from mdlm_atat.experiments.sampler_bench import load_judge
-    from mdlm_atat.viz.sample_quality import draw_quality
+    from mdlm_atat.report.sample_quality import draw_quality
+    from mdlm_atat.runs.evaluate import open_data
+    from mdlm_atat.scoring.samples import Quality, cautions, real_texts
+    from mdlm_atat.studies.sampler_bench import load_judge
 
     assert lm.home is not None
     length = arguments.length or lm.max_length
@@ -88,8 +88,8 @@ def run_samples(lm: MaskedDiffusionLM | CausalLM, arguments: argparse.Namespace,
 
 def about(lm: MaskedDiffusionLM | CausalLM, data: TokenDataset) -> dict[str, Any]:
     """Everything needed to trace the numbers."""
-    from mdlm_atat.evaluate.record import text_record
     from mdlm_atat.provenance import code_version, commit, cpu
+    from mdlm_atat.scoring.record import text_record
 
     return {
         **text_record(data),
@@ -146,7 +146,7 @@ def measure(
     batch_size: int,
 ) -> dict[str, Any]:
     """One point of the frontier."""
-    from mdlm_atat.cli.eval import progress_bar
+    from mdlm_atat.progress import progress_bar
 
     num_texts = head["num_texts"]
     texts: list[Generated] = []

@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mdlm_atat.cli.eval_tables import plus_minus
 from mdlm_atat.errors import UserError
+from mdlm_atat.report.eval_lines import plus_minus
 
 if TYPE_CHECKING:
     from mdlm_atat.data.tokens import TokenDataset
-    from mdlm_atat.evaluate.zero_shot import ZeroShotSet
     from mdlm_atat.lm import CausalLM, MaskedDiffusionLM
+    from mdlm_atat.scoring.zero_shot import ZeroShotSet
 
 RARE_ENDS = 1000  # tokens a document: ends cost a model that never saw one at most about 0.02 nats per token then
 
@@ -45,7 +45,8 @@ def add_zero_shot_arguments(parser: argparse.ArgumentParser) -> None:
 def run_zero_shot(lm: MaskedDiffusionLM | CausalLM, arguments: argparse.Namespace, settings: dict[str, Any]) -> int:
     """Score every text, each stored as soon as it is, and print one table."""
     from mdlm_atat.atomic import write_json
-    from mdlm_atat.cli.eval import evaluate_run, progress_bar
+    from mdlm_atat.progress import progress_bar
+    from mdlm_atat.runs.evaluate import evaluate_run
 
     assert lm.home is not None
     names = {name: getattr(arguments, name) for name in ("detokenizer", "mode", "split", "column")}
@@ -72,7 +73,7 @@ def run_zero_shot(lm: MaskedDiffusionLM | CausalLM, arguments: argparse.Namespac
 def checked(specs: Sequence[str], names: dict[str, Any]) -> list[ZeroShotSet]:
     """All that was named, or all that is wrong with it at once."""
     from mdlm_atat.data.detokenizers import detokenizer
-    from mdlm_atat.evaluate.zero_shot import NO_DETOKENIZER, zero_shot_set
+    from mdlm_atat.scoring.zero_shot import NO_DETOKENIZER, zero_shot_set
 
     if names["detokenizer"] not in (None, NO_DETOKENIZER):
         detokenizer(names["detokenizer"])  # refuses an unknown name

@@ -14,8 +14,8 @@ from mdlm_atat.errors import UserError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from mdlm_atat.experiments.grid import Grid
-    from mdlm_atat.experiments.jobs import Job
+    from mdlm_atat.studies.grid import Grid
+    from mdlm_atat.studies.jobs import Job
 
 EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 
@@ -78,7 +78,7 @@ def main(argv: list[str]) -> int:
 
 
 def list_grids() -> int:
-    from mdlm_atat.experiments.grid_file import describe_grids
+    from mdlm_atat.studies.grid_file import describe_grids
 
     for name, text in describe_grids().items():
         print(f"{name:12} {text}")
@@ -86,7 +86,7 @@ def list_grids() -> int:
 
 
 def run(arguments: argparse.Namespace, dotted: list[str]) -> int:
-    from mdlm_atat.experiments.jobs import jobs_of
+    from mdlm_atat.studies.jobs import jobs_of
 
     if arguments.processes < 1:
         raise UserError(f"--processes is {arguments.processes}, expected at least 1")
@@ -110,7 +110,7 @@ def run(arguments: argparse.Namespace, dotted: list[str]) -> int:
 
 def read_grid(arguments: argparse.Namespace, dotted: list[str]) -> tuple[Grid, Path]:
     """The grid as the command line changes it, and its folder."""
-    from mdlm_atat.experiments.grid_file import load_grid, select
+    from mdlm_atat.studies.grid_file import load_grid, select
 
     grid = load_grid(arguments.grid, forced_settings(dotted))
     budget = None
@@ -141,10 +141,10 @@ def write_grid(folder: Path, grid: Grid) -> Grid:
     """grid.yaml, as resolved, with what the folder's own has beyond it. UserError where the folder is another's."""
     from mdlm_atat.atomic import write_text
     from mdlm_atat.config.files import yaml_text
-    from mdlm_atat.experiments.grid import grid_tree, merge
-    from mdlm_atat.experiments.grid_file import load_grid
-    from mdlm_atat.experiments.jobs import jobs_of, variants_of
-    from mdlm_atat.experiments.planning import check_lengths, check_plan, read_plan
+    from mdlm_atat.studies.grid import grid_tree, merge
+    from mdlm_atat.studies.grid_file import load_grid
+    from mdlm_atat.studies.jobs import jobs_of, variants_of
+    from mdlm_atat.studies.planning import check_lengths, check_plan, read_plan
 
     if folder.exists() and not (folder.is_dir() and ((folder / "grid.yaml").exists() or not any(folder.iterdir()))):
         raise UserError(f"{folder} is not an experiment and is not empty; choose another --out")
@@ -161,8 +161,8 @@ def write_grid(folder: Path, grid: Grid) -> Grid:
 
 
 def dry_run(grid: Grid, jobs: Sequence[Job], folder: Path) -> int:
-    from mdlm_atat.experiments.jobs import command_line, run_config, train_words
-    from mdlm_atat.experiments.planning import expected_steps, read_plan
+    from mdlm_atat.studies.jobs import command_line, run_config, train_words
+    from mdlm_atat.studies.planning import expected_steps, read_plan
 
     plan = read_plan(folder)
     for index, job in enumerate(jobs):
@@ -177,7 +177,7 @@ def dry_run(grid: Grid, jobs: Sequence[Job], folder: Path) -> int:
 
 
 def slurm(arguments: argparse.Namespace, grid: Grid, folder: Path, num_jobs: int) -> int:
-    from mdlm_atat.experiments.slurm import submit, write_array_script
+    from mdlm_atat.studies.slurm import submit, write_array_script
 
     at_once = arguments.processes if arguments.processes > 1 else None
     script = write_array_script(folder, grid.name, num_jobs, options=arguments.sbatch_option, at_once=at_once)
@@ -194,12 +194,12 @@ def run_jobs(grid: Grid, jobs: Sequence[Job], folder: Path, num_processes: int) 
     """Plan, run, report. Exit code 1 where a run failed."""
     from rich.console import Console
 
-    from mdlm_atat.experiments.benches import run_benches
-    from mdlm_atat.experiments.jobs import jobs_of
-    from mdlm_atat.experiments.planning import Machine, ensure_planned
-    from mdlm_atat.experiments.processes import stop_signals, visible_devices
-    from mdlm_atat.experiments.results import write_results
-    from mdlm_atat.experiments.runner import Runner, cpu_threads
+    from mdlm_atat.studies.benches import run_benches
+    from mdlm_atat.studies.jobs import jobs_of
+    from mdlm_atat.studies.planning import Machine, ensure_planned
+    from mdlm_atat.studies.processes import stop_signals, visible_devices
+    from mdlm_atat.studies.results import write_results
+    from mdlm_atat.studies.runner import Runner, cpu_threads
 
     console = Console()
 
@@ -253,7 +253,7 @@ def progress_teller(console: Console, folder: Path, grid: Grid) -> Any:
     """A line on how far all runs are, every half minute."""
     import time
 
-    from mdlm_atat.experiments.progress import progress_of, status_lines
+    from mdlm_atat.studies.study_progress import progress_of, status_lines
 
     interval_s = 30.0
     last_s = time.monotonic()
@@ -272,7 +272,7 @@ def progress_teller(console: Console, folder: Path, grid: Grid) -> Any:
 
 def tell_outcomes(folder: Path, grid: Grid, outcomes: dict[str, Any], benches: dict[str, str], say: Any) -> int:
     """The report, and what failed."""
-    from mdlm_atat.experiments.progress import progress_of
+    from mdlm_atat.studies.study_progress import progress_of
 
     failed = [name for name, outcome in outcomes.items() if outcome == "failed"]
     for line in report_files(folder, grid):
@@ -293,8 +293,8 @@ def tell_outcomes(folder: Path, grid: Grid, outcomes: dict[str, Any], benches: d
 
 
 def status(folder: Path) -> int:
-    from mdlm_atat.experiments.grid_file import load_grid
-    from mdlm_atat.experiments.progress import progress_of, status_lines
+    from mdlm_atat.studies.grid_file import load_grid
+    from mdlm_atat.studies.study_progress import progress_of, status_lines
 
     check_experiment(folder)
     runs = progress_of(folder, load_grid(str(folder)))
@@ -303,7 +303,7 @@ def status(folder: Path) -> int:
 
 
 def report(folder: Path) -> int:
-    from mdlm_atat.experiments.grid_file import load_grid
+    from mdlm_atat.studies.grid_file import load_grid
 
     check_experiment(folder)
     print("\n".join(report_files(folder, load_grid(str(folder)))))
@@ -318,9 +318,9 @@ def check_experiment(folder: Path) -> None:
 def report_files(folder: Path, grid: Grid) -> list[str]:
     """Write results.json, report.md and report.html; the table, and where they are."""
     from mdlm_atat.atomic import write_text
-    from mdlm_atat.experiments.results import write_results
-    from mdlm_atat.experiments.table import corpus_table, report_markdown
-    from mdlm_atat.viz.experiment_page import write_experiment_page
+    from mdlm_atat.report.experiment_page import write_experiment_page
+    from mdlm_atat.studies.results import write_results
+    from mdlm_atat.studies.table import corpus_table, report_markdown
 
     results = write_results(folder, grid)
     markdown = folder / "report.md"

@@ -14,9 +14,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from mdlm_atat.evaluate.inspection import Inspection
     from mdlm_atat.lm import MaskedDiffusionLM
-    from mdlm_atat.viz.importance import InspectedText
+    from mdlm_atat.report.importance_page import InspectedText
 
 NUM_EXTREMES = 5  # tokens listed at either end
 CONTEXT = 12  # characters shown to either side of them
@@ -62,7 +61,7 @@ def main(argv: list[str]) -> int:
 
     from rich.console import Console
 
-    from mdlm_atat.viz.importance import InspectedText
+    from mdlm_atat.report.importance_page import InspectedText
 
     lm = masked_model(arguments)
     assert lm.home is not None
@@ -105,9 +104,9 @@ def masked_model(arguments: argparse.Namespace) -> MaskedDiffusionLM:
 
 def inspection_of_text(lm: MaskedDiffusionLM, text: str, arguments: argparse.Namespace) -> dict[str, Any]:
     """The record of a text's inspection, ready for JSON."""
-    from mdlm_atat.cli.eval import progress_bar
     from mdlm_atat.device import explain_out_of_memory
-    from mdlm_atat.evaluate.inspection import DEFAULT_TIMES
+    from mdlm_atat.progress import progress_bar
+    from mdlm_atat.scoring.inspection import DEFAULT_TIMES
 
     times = DEFAULT_TIMES if arguments.times is None else tuple(sorted(set(arguments.times)))
     batch_size = arguments.batch_size or lm.config.eval.batch_size
@@ -123,27 +122,12 @@ def inspection_of_text(lm: MaskedDiffusionLM, text: str, arguments: argparse.Nam
             batch_size=batch_size,
             on_progress=on_progress,
         )
-    return inspection_record(lm, found)
-
-
-def inspection_record(lm: MaskedDiffusionLM, found: Inspection, **about: Any) -> dict[str, Any]:
-    """An inspection as it is stored: with its tokens as text, and the model and the masking it is of."""
-    from mdlm_atat.evaluate.inspection import token_texts
-
-    texts = token_texts(lambda ids: lm.tokenizer.decode(ids, eos_text="<eos>"), found.tokens.tolist())
-    about |= {
-        "checkpoint": lm.checkpoint.folder.name if lm.checkpoint else str(lm.home),
-        "step": lm.checkpoint.step if lm.checkpoint else None,
-        "importance": lm.config.importance.mode,
-        "strategy": lm.config.masking.strategy,
-        "stage": None if lm.stage is None else lm.stage.name,
-    }
-    return found.record(texts, about)
+    return lm.inspection_record(found)
 
 
 def show(console: Console, inspected: InspectedText) -> None:
     """The coloured text with its legend, the correlation, and the most and the least important tokens."""
-    from mdlm_atat.viz.importance import colour_scale, coloured_text
+    from mdlm_atat.report.importance_page import colour_scale, coloured_text
 
     shown = inspected.first(MAX_TEXT_TOKENS)
     console.print(coloured_text(shown.texts, shown.importance, console.encoding))
@@ -178,8 +162,8 @@ def extremes_table(inspected: InspectedText, encoding: str) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    from mdlm_atat.viz.canvas_view import printable
-    from mdlm_atat.viz.importance import label
+    from mdlm_atat.report.canvas_view import printable
+    from mdlm_atat.report.importance_page import label
 
     table = Table(box=None, pad_edge=False, header_style="dim")
     for name in ("", "token", "place", "importance", "loss, nats"):
@@ -208,7 +192,7 @@ def extremes_table(inspected: InspectedText, encoding: str) -> Table:
 def write_pictures(folder: Path, record: dict[str, Any], inspected: InspectedText, name: str) -> list[Path]:
     """heatmap.png, heatmap.html and the numbers behind them, inspection.json."""
     from mdlm_atat.atomic import write_json, write_text
-    from mdlm_atat.viz.importance import heatmap_page, heatmap_picture
+    from mdlm_atat.report.importance_page import heatmap_page, heatmap_picture
 
     folder.mkdir(exist_ok=True)
     picture, page, numbers = folder / "heatmap.png", folder / "heatmap.html", folder / "inspection.json"

@@ -60,12 +60,12 @@ def main(argv: list[str]) -> int:
         raise UserError(f"--steps has {min(arguments.steps)}, expected at least 1")
     if arguments.out is not None and (arguments.out.suffix != ".json" or not arguments.out.parent.is_dir()):
         raise UserError(f"--out: {arguments.out} is no .json file in a folder that exists")
-    from mdlm_atat.cli.eval import open_data
     from mdlm_atat.device import explain_out_of_memory
-    from mdlm_atat.experiments.sampler_bench import REFERENCE, Setting, default_specs, load_judge, run_bench, with_steps
     from mdlm_atat.lm import MaskedDiffusionLM
     from mdlm_atat.provenance import cpu
-    from mdlm_atat.viz.sampler_frontier import draw_frontier
+    from mdlm_atat.report.sampler_frontier import draw_frontier
+    from mdlm_atat.runs.evaluate import open_data
+    from mdlm_atat.studies.sampler_bench import REFERENCE, Setting, default_specs, load_judge, run_bench, with_steps
 
     lm = load_model(arguments)
     if not isinstance(lm, MaskedDiffusionLM):

@@ -82,7 +82,7 @@ def check_arguments(arguments: argparse.Namespace) -> None:
     if out is not None and not os.access(out if out.exists() else out.parent, os.W_OK):
         raise UserError(f"--out: {out} cannot be written; choose another place or change its permissions")
     if arguments.animate is not None:
-        from mdlm_atat.viz.animation import check_animation_path
+        from mdlm_atat.report.animation import check_animation_path
 
         check_animation_path(arguments.animate)
         if arguments.animate.exists() and not arguments.overwrite:
@@ -235,8 +235,8 @@ def make_texts(
     `make(which, settings)`: texts number `which`, of items which // num_each, with further keywords for lm.generate.
     """
     from mdlm_atat.atomic import write_text
-    from mdlm_atat.cli.eval import progress_bar
     from mdlm_atat.device import explain_out_of_memory
+    from mdlm_atat.progress import progress_bar
 
     if arguments.compile:
         lm.compile()
@@ -306,7 +306,7 @@ def watched(
     """Make a batch while its first text is shown."""
     from rich.console import Console
 
-    from mdlm_atat.viz.canvas_view import CanvasView
+    from mdlm_atat.report.canvas_view import CanvasView
 
     mask_id = lm.tokenizer.mask_id
     view = CanvasView(
@@ -329,7 +329,7 @@ def watched(
 
 
 def animate(lm: MaskedDiffusionLM | CausalLM, text: Generated, arguments: argparse.Namespace) -> None:
-    from mdlm_atat.viz.animation import Reveal, write_animation
+    from mdlm_atat.report.animation import Reveal, write_animation
 
     trace = text.trace
     assert trace is not None

@@ -70,14 +70,14 @@ def main(argv: list[str]) -> int:
         before = load_config(str(arguments.preset), arguments.method)
         names = [arguments.preset, arguments.method]
     else:
-        from mdlm_atat.cli.initial import Initial
+        from mdlm_atat.runs.initial import Initial
 
         init = Initial.open(arguments.init)
         before = init.run_config(arguments.preset, arguments.method, dotted)
         names = [arguments.preset or init.found.home.resolve().name, arguments.method, "init"]
     config = override(before, dotted, prog=f"atat train {preset}")
 
-    from mdlm_atat.cli.run import run
+    from mdlm_atat.runs.train import run
 
     stem = "-".join(Path(name).stem for name in names if name is not None)
     out = arguments.out or Path("runs") / f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}"
@@ -96,6 +96,6 @@ def resume(parser: argparse.ArgumentParser, arguments: argparse.Namespace, dotte
     if arguments.out is not None:
         parser.error("a resumed run stays in its folder: leave out --out")
 
-    from mdlm_atat.cli.run import run
+    from mdlm_atat.runs.train import run
 
     return run(config, folder, resumed_from=before, preset=str(folder))

@@ -13,32 +13,32 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mdlm_atat.atat.curriculum import (
+from mdlm_atat.config.atat_schema import CurriculumConfig, ImportanceConfig
+from mdlm_atat.config.schema import DataConfig, ObjectiveConfig, RunConfig
+from mdlm_atat.core.curriculum import (
     Curriculum,
     CurriculumScheduler,
     DynamicCurriculumScheduler,
     Stage,
     three_stages,
 )
-from mdlm_atat.atat.masking.curriculum import CurriculumMasking
-from mdlm_atat.atat.masking.importance import AdaptiveMaskingScheduler
-from mdlm_atat.atat.masking.literal import LiteralMasking
-from mdlm_atat.atat.masking.position import PositionAwareMaskingScheduler, position_bias
-from mdlm_atat.atat.masking.rates import ExponentMasking, MaskingScheduler
-from mdlm_atat.atat.masking.uniform import UniformMasking
-from mdlm_atat.atat.prior import mean_importance, prior_importance
-from mdlm_atat.config.atat_schema import CurriculumConfig, ImportanceConfig
-from mdlm_atat.config.schema import DataConfig, ObjectiveConfig, RunConfig
+from mdlm_atat.core.fused_loss import gradients_of_chunk
+from mdlm_atat.core.objective import CausalNLL, FusedLoss, MaskedDiffusion, Objective, TimePlan
+from mdlm_atat.core.prior import mean_importance, prior_importance
+from mdlm_atat.core.schedules import Cosine, Geometric, Linear, Polynomial, Schedule
+from mdlm_atat.core.strategies.by_importance import AdaptiveMaskingScheduler
+from mdlm_atat.core.strategies.by_position import PositionAwareMaskingScheduler, position_bias
+from mdlm_atat.core.strategies.by_stage import CurriculumMasking
+from mdlm_atat.core.strategies.literal import LiteralMasking
+from mdlm_atat.core.strategies.rates import ExponentMasking, MaskingScheduler
+from mdlm_atat.core.strategies.uniform import UniformMasking
+from mdlm_atat.core.times import BetaTime, TimeDensity, UniformTime, Weighting, WeightingKind
 from mdlm_atat.data.prepare import ensure_prepared
 from mdlm_atat.data.progress import Progress
 from mdlm_atat.errors import UserError
-from mdlm_atat.fused_loss import gradients_of_chunk
-from mdlm_atat.models.ar import CausalTransformer
-from mdlm_atat.models.dit import ATATDiT, ImportanceParts
-from mdlm_atat.models.importance import AdaptiveImportanceEstimator, ImportanceEstimator
-from mdlm_atat.objective import CausalNLL, FusedLoss, MaskedDiffusion, Objective, TimePlan
-from mdlm_atat.schedules import Cosine, Geometric, Linear, Polynomial, Schedule
-from mdlm_atat.time_sampling import BetaTime, TimeDensity, UniformTime, Weighting, WeightingKind
+from mdlm_atat.nets.causal_transformer import CausalTransformer
+from mdlm_atat.nets.dit import ATATDiT, ImportanceParts
+from mdlm_atat.nets.estimator import AdaptiveImportanceEstimator, ImportanceEstimator
 
 
 def build_model(

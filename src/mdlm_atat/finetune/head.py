@@ -8,8 +8,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from mdlm_atat.finetune.settings import Pooling
-from mdlm_atat.models.ar import CausalTransformer
-from mdlm_atat.models.dit import ATATDiT
+from mdlm_atat.nets.causal_transformer import CausalTransformer
+from mdlm_atat.nets.dit import ATATDiT
 
 
 class Head(nn.Module):

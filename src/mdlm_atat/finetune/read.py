@@ -13,7 +13,7 @@ from typing import Any
 from mdlm_atat.data.files import PACKED, read_lines
 from mdlm_atat.data.sources import Files, HubSet
 from mdlm_atat.errors import UserError
-from mdlm_atat.evaluate.glue import Metric
+from mdlm_atat.finetune.metrics import Metric
 from mdlm_atat.finetune.tasks import GLUE, HUB_NAME, Example, GlueTask, Task, make_task
 
 FILE_KINDS = (".tsv", ".csv", ".jsonl")

@@ -17,7 +17,7 @@ import numpy as np
 
 from mdlm_atat.atomic import write_json
 from mdlm_atat.errors import UserError
-from mdlm_atat.evaluate.glue import standard_error
+from mdlm_atat.finetune.metrics import standard_error
 from mdlm_atat.finetune.settings import FinetuneSettings
 from mdlm_atat.finetune.tasks import Task
 from mdlm_atat.finetune.training import Epoch, Finetuning, OnStep, Outcome

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mdlm_atat.errors import UserError
-from mdlm_atat.evaluate.glue import Metric, measure
+from mdlm_atat.finetune.metrics import Metric, measure
 
 HUB_NAME = "nyu-mll/glue"
 

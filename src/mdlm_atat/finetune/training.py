@@ -21,14 +21,14 @@ from torch.optim import Optimizer
 from mdlm_atat.config.schema import OptimConfig
 from mdlm_atat.device import Precision, choose_precision
 from mdlm_atat.errors import UserError
-from mdlm_atat.evaluate.glue import measure
 from mdlm_atat.finetune.encode import EncodedTexts
 from mdlm_atat.finetune.head import Classifier, Head, pooled
+from mdlm_atat.finetune.metrics import measure
 from mdlm_atat.finetune.settings import FinetuneSettings
 from mdlm_atat.finetune.tasks import Task
-from mdlm_atat.models.ar import CausalTransformer
-from mdlm_atat.models.dit import ATATDiT
-from mdlm_atat.train.optim import make_optimizer
+from mdlm_atat.nets.causal_transformer import CausalTransformer
+from mdlm_atat.nets.dit import ATATDiT
+from mdlm_atat.training.optim import make_optimizer
 
 SCORING_BATCH = 64
 OnStep = Callable[[int, int], None]

@@ -18,27 +18,27 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor
 
-from mdlm_atat.atat.curriculum import Stage
 from mdlm_atat.atomic import write_json
 from mdlm_atat.config.build import own_schedule
 from mdlm_atat.config.files import save_config
 from mdlm_atat.config.schema import RunConfig
+from mdlm_atat.core.curriculum import Stage
 from mdlm_atat.data.tokenizers import Tokenizer
 from mdlm_atat.device import Precision, choose_precision
 from mdlm_atat.errors import UserError
-from mdlm_atat.evaluate.likelihood import Groups, Likelihood, OnProgress, Rows
-from mdlm_atat.evaluate.schedule_bound import ScheduleDraws, draw_schedule_nll
 from mdlm_atat.lm.folder import PROFILE_FILE, STAGE_FILE
 from mdlm_atat.lm.pieces import Pieces
 from mdlm_atat.lm.results import Score
 from mdlm_atat.lm.sampling import How, Sampling
-from mdlm_atat.models.ar import CausalTransformer
-from mdlm_atat.models.dit import ATATDiT
+from mdlm_atat.nets.causal_transformer import CausalTransformer
+from mdlm_atat.nets.dit import ATATDiT
 from mdlm_atat.samplers.canvas import Canvas
 from mdlm_atat.samplers.loop import StepRule, sample, trait
 from mdlm_atat.samplers.sizes import Profile, as_profile
-from mdlm_atat.train.checkpoint import Checkpoint, write_checksums
-from mdlm_atat.train.run_folder import COUNTS_FILE
+from mdlm_atat.scoring.likelihood import Groups, Likelihood, OnProgress, Rows
+from mdlm_atat.scoring.schedule_bound import ScheduleDraws, draw_schedule_nll
+from mdlm_atat.training.checkpoint import Checkpoint, write_checksums
+from mdlm_atat.training.folder import COUNTS_FILE
 
 AnyLM = TypeVar("AnyLM", bound="LanguageModel")
 

@@ -6,16 +6,16 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
-from mdlm_atat.denoiser import Prediction
+from mdlm_atat.core.denoiser import Prediction
 from mdlm_atat.errors import UserError
-from mdlm_atat.evaluate.exact import exact_nll
-from mdlm_atat.evaluate.likelihood import Groups, Likelihood, OnProgress, Rows
 from mdlm_atat.lm.base import LanguageModel
 from mdlm_atat.lm.sampling import gather_positions
-from mdlm_atat.models.ar import CausalTransformer
-from mdlm_atat.samplers.causal import LeftToRight
+from mdlm_atat.nets.causal_transformer import CausalTransformer
+from mdlm_atat.samplers.left_to_right import LeftToRight
 from mdlm_atat.samplers.loop import StepRule, trait
 from mdlm_atat.samplers.template import Gap
+from mdlm_atat.scoring.exact import exact_nll
+from mdlm_atat.scoring.likelihood import Groups, Likelihood, OnProgress, Rows
 
 
 class CausalLM(LanguageModel):

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from mdlm_atat.atat.curriculum import Stage
+from mdlm_atat.core.curriculum import Stage
 from mdlm_atat.errors import UserError
-from mdlm_atat.train.checkpoint import Checkpoint, find_fault, newest_sound
+from mdlm_atat.training.checkpoint import Checkpoint, find_fault, newest_sound
 
 STAGE_FILE = "stage.json"
 PROFILE_FILE = "profile.json"

@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from mdlm_atat.denoiser import Denoiser
-from mdlm_atat.objective import masked_nll
+from mdlm_atat.core.denoiser import Denoiser
+from mdlm_atat.core.objective import masked_nll
 
 NUM_DRAWS = 64
 

@@ -14,8 +14,8 @@ from mdlm_atat.device import Precision, choose_device
 from mdlm_atat.lm.causal import CausalLM
 from mdlm_atat.lm.folder import locate, read_stage
 from mdlm_atat.lm.masked import MaskedDiffusionLM
-from mdlm_atat.train.checkpoint import load_weights
-from mdlm_atat.train.run_folder import read_counts
+from mdlm_atat.training.checkpoint import load_weights
+from mdlm_atat.training.folder import read_counts
 
 
 def load_lm(

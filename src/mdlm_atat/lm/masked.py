@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,21 +12,21 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mdlm_atat.atat.curriculum import Stage
-from mdlm_atat.atat.masking.rates import ExponentMasking
 from mdlm_atat.config.build import build_masking, own_schedule
-from mdlm_atat.denoiser import Prediction
+from mdlm_atat.core.curriculum import Stage
+from mdlm_atat.core.denoiser import Prediction
+from mdlm_atat.core.schedules import Linear
+from mdlm_atat.core.strategies.rates import ExponentMasking
 from mdlm_atat.errors import UserError
-from mdlm_atat.evaluate.inspection import DEFAULT_TIMES, Inspection, check_inspection, inspect_rows
-from mdlm_atat.evaluate.likelihood import Groups, Likelihood, OnProgress, Rows, draw_nll
 from mdlm_atat.lm.base import LanguageModel
 from mdlm_atat.lm.gap_lengths import cost_of_given
 from mdlm_atat.lm.pieces import Pieces
 from mdlm_atat.lm.sampling import gather_positions, projection
-from mdlm_atat.models.dit import ATATDiT
+from mdlm_atat.nets.dit import ATATDiT
 from mdlm_atat.samplers.loop import StepRule, trait
 from mdlm_atat.samplers.template import Gap, lay_out, length_choices
-from mdlm_atat.schedules import Linear
+from mdlm_atat.scoring.inspection import DEFAULT_TIMES, Inspection, check_inspection, inspect_rows, token_texts
+from mdlm_atat.scoring.likelihood import Groups, Likelihood, OnProgress, Rows, draw_nll
 
 
 class MaskedDiffusionLM(LanguageModel):
@@ -127,6 +128,18 @@ class MaskedDiffusionLM(LanguageModel):
                 device=self.device,
                 on_progress=on_progress,
             )
+
+    def inspection_record(self, found: Inspection, **about: Any) -> dict[str, Any]:
+        """An inspection as it is stored: with its tokens as text, and the model and the masking it is of."""
+        texts = token_texts(lambda ids: self.tokenizer.decode(ids, eos_text="<eos>"), found.tokens.tolist())
+        about |= {
+            "checkpoint": self.checkpoint.folder.name if self.checkpoint else str(self.home),
+            "step": self.checkpoint.step if self.checkpoint else None,
+            "importance": self.config.importance.mode,
+            "strategy": self.config.masking.strategy,
+            "stage": None if self.stage is None else self.stage.name,
+        }
+        return found.record(texts, about)
 
     def denoiser(self, rule: StepRule) -> Callable[[Tensor, Tensor], Prediction]:
         """The network's own distribution, as under uniform masking; or, for a rule that follows predicted rates, the

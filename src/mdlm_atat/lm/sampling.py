@@ -17,11 +17,11 @@ from torch import Tensor
 
 from mdlm_atat.config.build import build_schedule
 from mdlm_atat.config.schema import RunConfig
+from mdlm_atat.core.denoiser import Prediction
+from mdlm_atat.core.fused_loss import padded_layer
 from mdlm_atat.data.tokenizers import Tokenizer
-from mdlm_atat.denoiser import Prediction
 from mdlm_atat.device import Graphed, Precision, compile_network
 from mdlm_atat.errors import UserError
-from mdlm_atat.fused_loss import padded_layer
 from mdlm_atat.lm.results import Frame, Generated, Infilled, TextTrace
 from mdlm_atat.samplers.blocks import Blocks
 from mdlm_atat.samplers.canvas import Canvas

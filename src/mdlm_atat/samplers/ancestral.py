@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 
 import torch
 
+from mdlm_atat.core.schedules import Linear, Schedule
 from mdlm_atat.samplers.draw import TokenDraw
 from mdlm_atat.samplers.loop import Reverse
 from mdlm_atat.samplers.options import at_least_one
 from mdlm_atat.samplers.plan import reveal_as_planned, reveal_order
-from mdlm_atat.schedules import Linear, Schedule
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from mdlm_atat.denoiser import Prediction
+from mdlm_atat.core.denoiser import Prediction
 from mdlm_atat.samplers.canvas import Canvas
 from mdlm_atat.samplers.draw import TokenDraw, inverse_cdf
 from mdlm_atat.samplers.guidance import Guidance

@@ -7,18 +7,18 @@ from difflib import get_close_matches
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from mdlm_atat.core.schedules import Schedule
 from mdlm_atat.errors import UserError
 from mdlm_atat.samplers.ancestral import Ancestral
-from mdlm_atat.samplers.causal import LeftToRight
 from mdlm_atat.samplers.confidence import ConfidenceBasedSampler
 from mdlm_atat.samplers.draw import TokenDraw
 from mdlm_atat.samplers.first_hitting import FirstHitting
 from mdlm_atat.samplers.follow_rates import FollowRates, RateHitting
+from mdlm_atat.samplers.left_to_right import LeftToRight
 from mdlm_atat.samplers.loop import StepRule
 from mdlm_atat.samplers.remask import Remask
 from mdlm_atat.samplers.sizes import Profile
 from mdlm_atat.samplers.uncertainty import UncertaintyGuidedSampler
-from mdlm_atat.schedules import Schedule
 
 RULES: dict[str, type] = {
     "ancestral": Ancestral,

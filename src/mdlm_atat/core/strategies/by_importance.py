@@ -1,0 +1,126 @@
+"""AdaptiveMaskingScheduler: importance decides when a token is masked and revealed."""
+
+from __future__ import annotations
+
+from typing import Literal, assert_never
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from mdlm_atat.core.curriculum import Stage
+from mdlm_atat.core.schedules import Schedule
+from mdlm_atat.core.strategies.rates import ExponentMasking, MaskingRates, mean_over_scored
+
+Direction = Literal["proportional", "inverse", "balanced", "time_only"]
+BALANCED_LIMIT = 1.35
+"""Largest |d_i| for which `balanced` masks ever more tokens as t grows: below e / 2."""
+HALVINGS = 60  # of [0, 1], to invert a mask rate to float64
+
+
+class AdaptiveMaskingScheduler(ExponentMasking):
+    """mask_rate_i(t) = mask_rate(t) ** w_i, log w_i = ± d_i + position_bias_i, d_i = (importance_i - center) / tau.
+
+    inverse (+): important tokens are masked less and revealed early; proportional (-): masked more, revealed late;
+    time_only: w_i = 1; balanced: from inverse at t = 0 to proportional at t = 1, log w_i = (1 - 2 r) d_i with r =
+    mask_rate(t), whose speed has an extra term: d log(r ** w_i) / d log r = w_i (1 - 2 d_i r log r).
+
+    `center` None: the mean over the sequence, so that the mean log-exponent is fixed. A constant (the corpus mean)
+    makes w a function of the token alone where importance is one; then `token_importance` (V,) gives the correction of
+    the logits. A curriculum's temperature multiplies this one. Source: the founding documents' softmax over importance
+    / tau + position_bias, made exact (docs/method.md).
+    """
+
+    def __init__(
+        self,
+        schedule: Schedule,
+        direction: Direction,
+        temperature: float = 1.0,
+        *,
+        center: float | None = None,
+        position_bias: Float[Tensor, " length"] | None = None,
+        token_importance: Float[Tensor, " vocab"] | None = None,
+    ) -> None:
+        if temperature <= 0:
+            raise ValueError(f"temperature is {temperature}, expected above 0")
+        self.schedule, self.temperature, self.center = schedule, temperature, center
+        self.direction: Direction = direction
+        self.position_bias, self.token_importance = position_bias, token_importance
+        self.reads_content = self.needs_importance = direction != "time_only"
+        self.is_plackett_luce = direction != "balanced"
+
+    def log_exponent(
+        self,
+        importance: Float[Tensor, "batch length"] | None,
+        scored: Bool[Tensor, "batch length"],
+        stage: Stage | None,
+    ) -> Float[Tensor, "batch length"]:
+        """log w; for `balanced` the d_i that it is made of."""
+        if self.direction == "time_only":
+            return self._biased(torch.zeros_like(scored, dtype=torch.float64))
+        assert importance is not None
+        center = mean_over_scored(importance, scored) if self.center is None else self.center
+        distance = (importance.double() - center) / (self.temperature * (1.0 if stage is None else stage.temperature))
+        match self.direction:
+            case "inverse":
+                return self._biased(distance)
+            case "proportional":
+                return self._biased(-distance)
+            case "balanced":
+                return self._biased(distance).clamp(-BALANCED_LIMIT, BALANCED_LIMIT)
+            case _:
+                assert_never(self.direction)
+
+    def __call__(
+        self,
+        t: Float[Tensor, " batch"],
+        importance: Float[Tensor, "batch length"] | None,
+        scored: Bool[Tensor, "batch length"],
+        stage: Stage | None = None,
+    ) -> MaskingRates:
+        if self.direction != "balanced":
+            return super().__call__(t, importance, scored, stage)
+        distance = self.log_exponent(importance, scored, stage)
+        rate = self.schedule.mask_rate(t)[:, None]  # (B, 1)
+        speed = _balanced_exponent(rate, distance) * (1 - 2 * distance * torch.special.xlogy(rate, rate))
+        mask_rate = rate ** _balanced_exponent(rate, distance)
+        return MaskingRates(mask_rate, speed, speed * self.schedule.weight(t)[:, None], is_bound=True)
+
+    def reveal_rate(
+        self,
+        uniform: Float[Tensor, "batch length"],
+        importance: Float[Tensor, "batch length"] | None,
+        scored: Bool[Tensor, "batch length"],
+        stage: Stage | None = None,
+    ) -> Float[Tensor, "batch length"]:
+        if self.direction != "balanced":
+            return super().reveal_rate(uniform, importance, scored, stage)
+        distance = self.log_exponent(importance, scored, stage)
+        low, high = torch.zeros_like(distance), torch.ones_like(distance)
+        for _ in range(HALVINGS):
+            middle = (low + high) / 2
+            too_low = middle ** _balanced_exponent(middle, distance) < uniform
+            low, high = torch.where(too_low, middle, low), torch.where(too_low, high, middle)
+        return (low + high) / 2
+
+    def token_correction(
+        self, t: Float[Tensor, " batch"], stage: Stage | None = None
+    ) -> Float[Tensor, "batch vocab"] | None:
+        """log w_v + w_v log mask_rate(t): how much less likely the token revealed at t is to be v than under uniform
+        masking. Masked at t is evidence mask_rate ** w_v about it, and revealed just then, w_v."""
+        if self.token_importance is None:
+            return None
+        self.token_importance = self.token_importance.to(t.device)  # moved once, not every step
+        every_token = self.token_importance[None, :].expand(len(t), -1)
+        rates = self(t, every_token, torch.ones_like(every_token, dtype=torch.bool), stage)
+        return rates.speed.log() + rates.mask_rate.log()
+
+    def _biased(self, log_exponent: Float[Tensor, "batch length"]) -> Float[Tensor, "batch length"]:
+        if self.position_bias is None:
+            return log_exponent
+        self.position_bias = self.position_bias.to(log_exponent)  # moved once, not every step
+        return log_exponent + self.position_bias[: log_exponent.shape[1]]
+
+
+def _balanced_exponent(rate: Tensor, distance: Tensor) -> Tensor:
+    return ((1 - 2 * rate) * distance).exp()

@@ -1,0 +1,113 @@
+"""What a masking strategy answers: how likely each token is masked at time t, and the weight of its loss there."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from mdlm_atat.core.curriculum import Stage
+from mdlm_atat.core.schedules import Schedule
+
+
+@dataclass(frozen=True)
+class MaskingRates:
+    """The forward process of a batch at its times t, a number for every token.
+
+    Where `is_bound`, `weight` is the hazard A_i = mask_rate_i'(t) / mask_rate_i(t), in closed form, and the loss with
+    these weights and its rate terms (`objective.rate_mismatch`) bounds -log p. Elsewhere it is whatever the strategy
+    was published with, and nothing that is weighted by it may be called a perplexity.
+    """
+
+    mask_rate: Float[Tensor, "batch length"]
+    speed: Float[Tensor, "batch length"]
+    """weight over the noise schedule's own weight(t): 1 for a token that is revealed as fast as in MDLM."""
+    weight: Float[Tensor, "batch length"]
+    is_bound: bool
+
+
+@runtime_checkable
+class MaskingScheduler(Protocol):
+    """A masking strategy: which tokens are masked early, and which late. A strategy is a file of this package."""
+
+    is_bound: bool
+    """Whether its loss, with the rate terms, bounds the likelihood: then PPL-S may be reported."""
+    reads_content: bool
+    """Whether its rates depend on the clean tokens: then the model has to predict them too."""
+    needs_importance: bool
+
+    def __call__(
+        self,
+        t: Float[Tensor, " batch"],
+        importance: Float[Tensor, "batch length"] | None,
+        scored: Bool[Tensor, "batch length"],
+        stage: Stage | None = None,
+    ) -> MaskingRates:
+        """Rates at times t in (0, 1] (float64), of tokens of this importance; `stage` is the curriculum's, if any."""
+        ...
+
+
+class ExponentMasking(ABC):
+    """mask_rate_i(t) = mask_rate(t) ** w_i: all masked at t = 1, none at 0, once masked always masked, a bound.
+
+    A strategy of this family is its log w_i. The reveal orders are those of drawing without replacement in proportion
+    to w (Plackett-Luce): a high w_i is masked late and revealed early. weight_i(t) = w_i weight(t).
+    """
+
+    is_bound = True
+    reads_content = True
+    needs_importance = True
+    is_plackett_luce = True
+    """Whether w does not change with t."""
+    schedule: Schedule
+
+    @abstractmethod
+    def log_exponent(
+        self,
+        importance: Float[Tensor, "batch length"] | None,
+        scored: Bool[Tensor, "batch length"],
+        stage: Stage | None,
+    ) -> Float[Tensor, "batch length"]:
+        """log w, float64."""
+
+    def __call__(
+        self,
+        t: Float[Tensor, " batch"],
+        importance: Float[Tensor, "batch length"] | None,
+        scored: Bool[Tensor, "batch length"],
+        stage: Stage | None = None,
+    ) -> MaskingRates:
+        speed = self.log_exponent(importance, scored, stage).exp()
+        mask_rate = self.schedule.mask_rate(t)[:, None] ** speed
+        return MaskingRates(mask_rate, speed, speed * self.schedule.weight(t)[:, None], is_bound=True)
+
+    def reveal_rate(
+        self,
+        uniform: Float[Tensor, "batch length"],
+        importance: Float[Tensor, "batch length"] | None,
+        scored: Bool[Tensor, "batch length"],
+        stage: Stage | None = None,
+    ) -> Float[Tensor, "batch length"]:
+        """When each token turns visible in the reverse process, as the noise schedule's mask rate there: the r at which
+        mask_rate_i = uniform, so uniform ** (1 / w_i). Sorted, it is the reveal order."""
+        return uniform.double() ** (-self.log_exponent(importance, scored, stage)).exp()
+
+    def token_correction(
+        self,
+        t: Float[Tensor, " batch"],  # noqa: ARG002
+        stage: Stage | None = None,  # noqa: ARG002
+    ) -> Float[Tensor, "batch vocab"] | None:
+        """log (speed * mask rate) by token identity, to be added to the logits of a denoiser that models the uniform
+        schedule; None where the rates depend on more than the token itself, or on nothing hidden."""
+        return None
+
+
+def mean_over_scored(
+    values: Float[Tensor, "batch length"], scored: Bool[Tensor, "batch length"]
+) -> Float[Tensor, "batch 1"]:
+    """Each row's mean over its tokens, padding left out."""
+    return torch.where(scored, values, 0.0).sum(1, keepdim=True) / scored.sum(1, keepdim=True).clamp_min(1)

@@ -1,0 +1,29 @@
+"""MDLM's own masking: every token at the same rate."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from mdlm_atat.core.curriculum import Stage
+from mdlm_atat.core.schedules import Schedule
+from mdlm_atat.core.strategies.rates import ExponentMasking
+
+
+class UniformMasking(ExponentMasking):
+    """mask_rate_i = mask_rate(t): PPL-S is PPL-U."""
+
+    reads_content = False
+    needs_importance = False
+
+    def __init__(self, schedule: Schedule) -> None:
+        self.schedule = schedule
+
+    def log_exponent(
+        self,
+        importance: Float[Tensor, "batch length"] | None,  # noqa: ARG002
+        scored: Bool[Tensor, "batch length"],
+        stage: Stage | None,  # noqa: ARG002
+    ) -> Float[Tensor, "batch length"]:
+        return torch.zeros_like(scored, dtype=torch.float64)

@@ -1,0 +1,185 @@
+"""ATATDiT: the bidirectional transformer that denoises masked tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from mdlm_atat.nets.estimator import ImportanceEstimator, mix_importance
+from mdlm_atat.nets.layers import (
+    Block,
+    Norm,
+    Rotary,
+    TimeEmbedding,
+    attend_mask,
+    initialise,
+    make_norm,
+    modulate,
+    sinusoidal_features,
+    zero_linear,
+)
+
+NUM_ADDED_FREQUENCIES = 16
+
+
+@dataclass(frozen=True)
+class ImportanceParts:
+    """What makes importance in a network: an estimator, a prior, or both."""
+
+    make_estimator: Callable[[], ImportanceEstimator] | None
+    """Called once all other weights are drawn, so that they are the same with and without an estimator."""
+    prior: Float[Tensor, " vocab_and_mask"] | None
+    """Importance in [0, 1] of every token by its frequency, and last the one of [MASK]: the corpus mean."""
+    prior_share: float = 0.3
+    """Share of the prior where there is an estimator too."""
+
+
+class ATATDiT(nn.Module):
+    """A diffusion transformer over tokens (arXiv 2212.09748, 2406.07524): embeddings, blocks, norm, output layer.
+
+    Its vocabulary has `vocab_size` tokens with an output each, and [MASK] with id `vocab_size`, which has an embedding
+    and no output. `extra_outputs` rows of the output layer are cut off unread: MDLM's published DDiT has one, and is
+    ATATDiT(50257, 1024, num_layers=12, width=768, num_heads=12, time_conditioning=True, tied=False, extra_outputs=1).
+
+    `time_through`: how a time-conditioned network is told t, by adaLN in every block or, at a hundredth of the
+    parameters, by features of t added to the embeddings. ATAT's parts, all off by default: `importance`,
+    `predict_speed` (a linear head for the rates of its masking schedule) and `position_table` (the log-exponents of a
+    learned one).
+    """
+
+    def __init__(
+        self,
+        vocab_size: int,
+        max_length: int,
+        *,
+        num_layers: int,
+        width: int,
+        num_heads: int,
+        mlp_ratio: int = 4,
+        norm: Norm = "layer",
+        qk_norm: bool = False,
+        dropout: float = 0.0,
+        time_conditioning: bool = False,
+        time_through: Literal["adaln", "embedding"] = "adaln",
+        time_width: int = 128,
+        tied: bool = True,
+        extra_outputs: int = 0,
+        importance: ImportanceParts | None = None,
+        predict_speed: bool = False,
+        position_table: bool = False,
+    ) -> None:
+        super().__init__()
+        self.vocab_size, self.mask_id, self.max_length = vocab_size, vocab_size, max_length
+        self.embedding = nn.Embedding(vocab_size + 1, width)
+        self.rotary = Rotary(width // num_heads, max_length)
+        adaln = time_conditioning and time_through == "adaln"
+        self.time_embedding = TimeEmbedding(time_width) if adaln else None
+        self.blocks = nn.ModuleList(
+            Block(
+                width,
+                num_heads,
+                mlp_ratio=mlp_ratio,
+                norm=norm,
+                qk_norm=qk_norm,
+                dropout=dropout,
+                causal=False,
+                time_width=time_width if adaln else None,
+            )
+            for _ in range(num_layers)
+        )
+        self.norm = make_norm(norm, width)
+        self.modulation = zero_linear(time_width, 2 * width) if adaln else None
+        self.output = None if tied else zero_linear(width, vocab_size + extra_outputs)
+        initialise(self.blocks, self.embedding)
+        added = time_conditioning and time_through == "embedding"
+        self.added_time = zero_linear(2 * NUM_ADDED_FREQUENCIES, width) if added else None
+        make = None if importance is None else importance.make_estimator
+        self.estimator = None if make is None else make()
+        self.prior_share = 0.0 if importance is None else importance.prior_share
+        self.register_buffer("prior", None if importance is None else importance.prior, persistent=False)
+        self.prior: Tensor | None
+        self.speed_head = zero_linear(width, 1) if predict_speed else None
+        self.position_table = nn.Parameter(torch.zeros(max_length)) if position_table else None
+
+    def forward(
+        self,
+        z_t: Int[Tensor, "batch length"],
+        t: Float[Tensor, " batch"],
+        lengths: Int[Tensor, " batch"] | None = None,
+    ) -> Float[Tensor, "batch length vocab"]:
+        """Logits of the clean tokens. `t` is not used without time conditioning; padding beyond `lengths` is
+        not attended to."""
+        return self.logits(self.hidden(z_t, t, lengths))
+
+    def logits_and_log_speed(
+        self,
+        z_t: Int[Tensor, "batch length"],
+        t: Float[Tensor, " batch"],
+        lengths: Int[Tensor, " batch"] | None = None,
+    ) -> tuple[Float[Tensor, "batch length vocab"], Float[Tensor, "batch length"]]:
+        """The logits, and the log of the predicted speed w_hat(z_t, t) of every masked position: how many times as
+        fast as in MDLM it is expected to be revealed. Needs predict_speed."""
+        hidden = self.hidden(z_t, t, lengths)
+        return self.logits(hidden), self.log_speed(hidden)
+
+    def importance_score(
+        self,
+        tokens: Int[Tensor, "batch length"],
+        t: Float[Tensor, " batch"],
+        lengths: Int[Tensor, " batch"] | None = None,
+    ) -> Float[Tensor, "batch length"] | None:
+        """The estimator's f for clean (t = 0) or partly masked tokens; None where importance is the prior alone."""
+        return None if self.estimator is None else self.estimator(self.embedding(tokens), t, lengths)
+
+    def importance(
+        self, tokens: Int[Tensor, "batch length"], score: Float[Tensor, "batch length"] | None
+    ) -> Float[Tensor, "batch length"]:
+        """Importance in [0, 1] from the estimator's score and the tokens' prior."""
+        prior = None if self.prior is None else self.prior[tokens]
+        return mix_importance(score, prior, self.prior_share)
+
+    def hidden(
+        self,
+        z_t: Int[Tensor, "batch length"],
+        t: Float[Tensor, " batch"],
+        lengths: Int[Tensor, " batch"] | None = None,
+    ) -> Float[Tensor, "batch length width"]:
+        """What the last norm gives: all but the output layer, for those who want logits at some positions only."""
+        x = self.embedding(z_t)  # (B, L, D)
+        if self.added_time is not None:
+            x = x + self.added_time(sinusoidal_features(t, NUM_ADDED_FREQUENCIES))[:, None]
+        condition = None if self.time_embedding is None else self.time_embedding(t)  # (B, time_width)
+        attend = attend_mask(lengths, z_t.shape[1])
+        for block in self.blocks:
+            x = block(x, self.rotary, attend, condition)
+        return self.finish(x, condition)
+
+    def finish(
+        self, x: Float[Tensor, "batch length width"], condition: Float[Tensor, "batch time_width"] | None
+    ) -> Float[Tensor, "batch length width"]:
+        """The last norm."""
+        x = self.norm(x)
+        if self.modulation is None or condition is None:
+            return x
+        return modulate(x, *self.modulation(condition)[:, None].chunk(2, dim=-1))
+
+    def log_speed(self, hidden: Float[Tensor, "batch length width"]) -> Float[Tensor, "batch length"]:
+        """The head for the rates. Needs predict_speed."""
+        assert self.speed_head is not None
+        return self.speed_head(hidden)[..., 0].float()
+
+    def output_layer(self) -> tuple[Float[Tensor, "vocab width"], Float[Tensor, " vocab"] | None]:
+        """Its weight and bias."""
+        if self.output is None:
+            return self.embedding.weight[: self.vocab_size], None
+        return self.output.weight[: self.vocab_size], self.output.bias[: self.vocab_size]
+
+    def logits(self, hidden: Float[Tensor, "batch positions width"]) -> Float[Tensor, "batch positions vocab"]:
+        """The output layer's logits."""
+        return F.linear(hidden, *self.output_layer())

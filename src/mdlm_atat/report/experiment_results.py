@@ -1,0 +1,264 @@
+"""What results.json of an experiment holds, read as it is: whatever is missing is None or empty, never a failure."""
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Float
+
+from mdlm_atat.errors import UserError
+from mdlm_atat.report.figure import CSS_NAMES, INK, LINE_COLOURS, LINE_MARKERS, MUTED
+from mdlm_atat.report.run_reader import number_at
+from mdlm_atat.report.wording import section
+
+Role = Literal["baseline", "arm", "reference"]
+
+HUGE = 1e12  # no nats, no tokens and no seconds: a run that diverged
+DASHES = ("-", "--", "-.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """How an arm is drawn, the same in every figure and table of the page."""
+
+    colour: str
+    marker: str
+    dash: str
+
+    @property
+    def css_name(self) -> str:
+        return CSS_NAMES[self.colour]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    name: str
+    role: Role
+    look: Look
+    description: str
+    differences: dict[str, Any]
+    """Dotted configuration keys whose values are not the baseline's."""
+    num_parameters: float | None
+    flops_per_token: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curve:
+    """y at each x, ascending in x."""
+
+    x: Float[np.ndarray, " points"]
+    y: Float[np.ndarray, " points"]
+    standard_error: Float[np.ndarray, " points"]
+    """NaN where it is not known."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Band:
+    """Mean over seeds and what lies around it: lowest to highest seed, of one seed two standard errors."""
+
+    x: Float[np.ndarray, " points"]
+    mean: Float[np.ndarray, " points"]
+    low: Float[np.ndarray, " points"]
+    high: Float[np.ndarray, " points"]
+    num_seeds: int
+
+
+def arms_of(results: Mapping[str, Any]) -> list[Arm]:
+    """The baseline first, then the others as listed, the reference arms last; those that only runs name as well."""
+    described = section(results, "arms")
+    baseline = str(results.get("baseline") or "")
+    references = _names(results.get("reference"))
+    names = list(dict.fromkeys([*described, *(str(run.get("arm")) for run in runs_of(results))]))
+    names.sort(key=lambda name: 0 if name == baseline else 2 if name in references else 1)  # stable
+    arms, num_others, num_references = [], 0, 0
+    for name in names:
+        if name == baseline:
+            role, look = "baseline", Look(colour=INK, marker="o", dash="-")
+        elif name in references:
+            dash = ("--", "-.", ":")[num_references % 3]
+            role, look = "reference", Look(colour=MUTED, marker="*", dash=dash)
+            num_references += 1
+        else:
+            role, look = "arm", _look(num_others)
+            num_others += 1
+        about = section(described, name)
+        arms.append(
+            Arm(
+                name=name,
+                role=role,
+                look=look,
+                description=str(about.get("description") or ""),
+                differences=section(about, "config_differences"),
+                num_parameters=number_at(about, "num_parameters"),
+                flops_per_token=number_at(about, "flops_per_token"),
+            )
+        )
+    return arms
+
+
+def runs_of(
+    results: Mapping[str, Any], *, corpus: str | None = None, arm: str | None = None, key: str = "runs"
+) -> list[dict[str, Any]]:
+    """The runs at the full budget, of one corpus or arm where named, in the order of the file."""
+    runs = results.get(key)
+    return [
+        run
+        for run in (runs if isinstance(runs, list) else [])
+        if isinstance(run, dict)
+        and (corpus is None or corpus_of(run) == corpus)
+        and (arm is None or str(run.get("arm")) == arm)
+    ]
+
+
+def all_runs(results: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Those and the ones that ended at a share of the budget, which are no arms of their own."""
+    return [*runs_of(results), *runs_of(results, key="branch_runs")]
+
+
+def corpora_of(results: Mapping[str, Any]) -> list[str]:
+    return list(dict.fromkeys([*map(corpus_of, runs_of(results)), *section(results, "derived")]))
+
+
+def corpus_of(run: Mapping[str, Any]) -> str:
+    """Its name; empty where there is only one, without a name."""
+    return str(run.get("corpus") or "")
+
+
+def name_of(run: Mapping[str, Any]) -> str:
+    return f"{run.get('arm')}, seed {run.get('seed')}"
+
+
+def branches_of(results: Mapping[str, Any], corpus: str, arm: str) -> list[list[dict[str, Any]]]:
+    """An arm's finished runs that ended at a share of the budget, all seeds of a share together."""
+    by_share: dict[str, list[dict[str, Any]]] = {}
+    for run in runs_of(results, corpus=corpus, key="branch_runs"):
+        if str(run.get("branch_of")) == arm and is_done(run):
+            by_share.setdefault(str(run.get("share")), []).append(run)
+    return list(by_share.values())
+
+
+def is_done(run: Mapping[str, Any]) -> bool:
+    return run.get("status") == "done"
+
+
+def curve_of(record: Mapping[str, Any], *, x: str, y: str, error: str = "standard_error") -> Curve | None:
+    """Two stored columns of equal length as a curve, without the points that are not finite or beyond HUGE; None if
+    none is left."""
+    columns = [_numbers(record.get(name)) for name in (x, y, error)]
+    across, values, errors = columns
+    if len(across) != len(values):
+        return None
+    if len(errors) != len(values):
+        errors = np.full(len(values), math.nan)
+    kept = (np.abs(across) < HUGE) & (np.abs(values) < HUGE)  # neither NaN nor infinite
+    errors = np.where(np.abs(errors) < HUGE, errors, math.nan)
+    across, index = np.unique(across[kept], return_index=True)
+    if not len(across):
+        return None
+    return Curve(x=across, y=values[kept][index], standard_error=errors[kept][index])
+
+
+def over_seeds(curves: Iterable[Curve | None]) -> Band | None:
+    """Mean, lowest and highest of some seeds' curves wherever all of them are known, straight between their points."""
+    known = [curve for curve in curves if curve is not None]
+    if not known:
+        return None
+    if len(known) == 1:
+        (curve,) = known
+        two = 2 * np.nan_to_num(curve.standard_error)
+        return Band(x=curve.x, mean=curve.y, low=curve.y - two, high=curve.y + two, num_seeds=1)
+    first, last = max(curve.x[0] for curve in known), min(curve.x[-1] for curve in known)
+    x = np.unique(np.concatenate([curve.x for curve in known]))
+    x = x[(x >= first) & (x <= last)]
+    if not len(x):
+        return None
+    y = np.stack([np.interp(x, curve.x, curve.y) for curve in known])
+    return Band(x=x, mean=y.mean(0), low=y.min(0), high=y.max(0), num_seeds=len(known))
+
+
+def minus_baseline(mine: Curve | None, baseline: Curve | None) -> Curve | None:
+    """mine - baseline at the points that both know, with the error of two independent numbers."""
+    if mine is None or baseline is None:
+        return None
+    x, of_mine, of_other = np.intersect1d(mine.x, baseline.x, return_indices=True)
+    if not len(x):
+        return None
+    error = np.hypot(mine.standard_error[of_mine], baseline.standard_error[of_other])
+    return Curve(x=x, y=mine.y[of_mine] - baseline.y[of_other], standard_error=error)
+
+
+def profile_curve(run: Mapping[str, Any]) -> Curve | None:
+    """Cost of a masked token by mask rate, of a run's final evaluation."""
+    return curve_of(section(section(run, "final"), "profile"), x="mask_rate", y="nats_per_masked_token")
+
+
+def decile_curve(run: Mapping[str, Any]) -> Curve | None:
+    """Bound by tenths of the text, 1 the rarest tokens, of a run's final evaluation."""
+    record = section(section(run, "final"), "deciles")
+    nats = record.get("nats_per_token")
+    numbered = {**record, "decile": list(range(1, len(nats) + 1)) if isinstance(nats, list) else None}
+    return curve_of(numbered, x="decile", y="nats_per_token")
+
+
+def decile_difference(run: Mapping[str, Any], baseline: Mapping[str, Any]) -> Curve | None:
+    """Of two runs; paired by draws where both stored them, which leaves a fraction of the error."""
+    plain = minus_baseline(decile_curve(run), decile_curve(baseline))
+    a, b = section(run, "final"), section(baseline, "final")
+    if plain is None or not all("decile_score" in section(record, "blocks") for record in (a, b)):
+        return plain
+    from mdlm_atat.scoring.paired import paired_deciles  # imports torch
+
+    try:
+        pairs = paired_deciles(a, b)
+    except UserError:  # other draws, or other deciles
+        return plain
+    if len(pairs) != len(plain.x):
+        return plain
+    error = np.array([pair.standard_error for pair in pairs])
+    return Curve(x=plain.x, y=np.array([pair.nats_per_token for pair in pairs]), standard_error=error)
+
+
+def load_beside(folder: Path, run: Mapping[str, Any], key: str) -> dict[str, Any] | None:
+    """The JSON file that a run names under key, by its path from the experiment's folder or the run's; None if the run
+    names none. ValueError with a sentence where it is named and cannot be read."""
+    named = run.get(key)
+    if not isinstance(named, str) or not named:
+        return None
+    paths = [folder / named, folder / str(run.get("folder") or "") / named]
+    path = next((path for path in paths if path.is_file()), None)
+    if path is None:
+        raise ValueError(f"{named} is not there.")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        content = None
+    if not isinstance(content, dict):
+        raise ValueError(f"{named} could not be read: it is cut off or altered.")
+    return content
+
+
+def interval_at(mapping: Mapping[str, Any], key: str) -> tuple[float, float] | None:
+    """[low, high] under key, both finite; else None."""
+    ends = _numbers(mapping.get(key))
+    return (float(ends[0]), float(ends[1])) if len(ends) == 2 and np.isfinite(ends).all() else None
+
+
+def _look(index: int) -> Look:
+    dash = DASHES[index // len(LINE_COLOURS) % len(DASHES)]
+    return Look(
+        colour=LINE_COLOURS[index % len(LINE_COLOURS)], marker=LINE_MARKERS[index % len(LINE_MARKERS)], dash=dash
+    )
+
+
+def _names(value: object) -> list[str]:
+    return [str(name) for name in value] if isinstance(value, Sequence) and not isinstance(value, str) else []
+
+
+def _numbers(value: object) -> Float[np.ndarray, " points"]:
+    """A stored column; what is no number is NaN."""
+    items = value if isinstance(value, list) else []
+    return np.array([item if isinstance(item, int | float) else math.nan for item in items], dtype=np.float64)

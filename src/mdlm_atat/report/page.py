@@ -1,0 +1,15 @@
+"""The templates of the HTML pages, which lie beside this file."""
+
+import jinja2
+
+
+def template(name: str) -> jinja2.Template:
+    """A template that escapes all it is given and may include the others; a name it is not given is an error."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("mdlm_atat", "report"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(name)

@@ -1,0 +1,439 @@
+"""One HTML file that tells what a run did, from nothing but what its folder holds."""
+
+import dataclasses
+import json
+import math
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from statistics import median
+from typing import Any, NamedTuple
+
+import numpy as np
+from markupsafe import Markup
+
+from mdlm_atat.atomic import write_text
+from mdlm_atat.config.schema import RunConfig
+from mdlm_atat.report import training_plots
+from mdlm_atat.report.figure import Series, svg
+from mdlm_atat.report.importance_page import InspectedText, figures, heatmap
+from mdlm_atat.report.page import template
+from mdlm_atat.report.run_reader import RunFolder, number_at, read_run
+from mdlm_atat.report.wording import duration, flat, plain, section, significant, with_error
+
+MAX_SAMPLES = 6
+MAX_HEATMAP_TOKENS = 128  # some 70 bytes a cell
+STAGE_NAMES = ("easy", "medium", "hard")
+SAMPLE_WORDING = {
+    "step": "trained for {} steps",
+    "sampler": "{} sampler",
+    "num_steps": "{} sampling steps",
+    "nfe": "{} network calls",
+    "seed": "seed {}",
+}
+
+
+class KeyNumber(NamedTuple):
+    label: str
+    value: str
+    note: str = ""
+
+
+class Setting(NamedTuple):
+    name: str
+    value: str
+    default: str | None
+    """The default where the value differs from it, else None."""
+
+
+def write_report(run: Path) -> Path:
+    """Write `run/report.html`, one file that needs no network, and return its path.
+
+    Works on an unfinished or damaged run too: the page names what is missing. UserError if `run` is not a run folder.
+    """
+    page = template("report.html.j2").render(**_contents(read_run(run)))
+    path = run / "report.html"
+    write_text(path, page)
+    return path
+
+
+def _contents(run: RunFolder) -> dict[str, Any]:
+    result = _result(run)
+    unigram = _unigram(run, result)
+    is_exact = result.get("kind") == "exact" or section(run.config, "model").get("kind") == "causal"
+    gaps = list(run.gaps)
+    if not run.training and (run.path / "metrics.jsonl").is_file():
+        gaps.append("metrics.jsonl holds no training loss yet.")
+    lost = sum(not math.isfinite(line["train/loss"]) for line in run.training)
+    if lost:
+        gaps.append(
+            f"The training loss was not a finite number on {lost} logged lines; they are left out of the curve."
+        )
+    if not _unigram_nats(unigram):
+        gaps.append("No unigram model is stored, so there is no floor to compare with.")
+    inspected = _inspected(run, gaps)
+    return {
+        "name": run.path.resolve().name,
+        "subtitle": _subtitle(run),
+        "main_numbers": _main_numbers(run, result, is_exact=is_exact),
+        "schedule_numbers": _schedule_numbers(result),
+        "numbers": _floor_numbers(result, unigram) + _run_numbers(run, result),
+        "gaps": gaps,
+        "curves": _curves(run, unigram, is_exact=is_exact),
+        "profile": _profile(result, unigram),
+        "is_exact": is_exact,
+        "importance": _importance(inspected),
+        "is_by_frequency": run.inspection.get("importance") == "frequency_only",
+        "progress": _progress(run),
+        "evaluations": _evaluation_table(run),
+        "samples": _samples(run),
+        "num_samples": len(run.samples),
+        "reading": _how_to_read(run, result, is_exact=is_exact),
+        "config": _config_tables(run.config),
+        "provenance": _provenance(run, result),
+        "commands": _commands(run),
+    }
+
+
+def _result(run: RunFolder) -> dict[str, Any]:
+    """The evaluation the headline tells: the first of evals/, else the last one made during training."""
+    if run.evals:
+        return next(iter(run.evals.values()))
+    if not run.evaluations:
+        return {}
+    line = run.evaluations[-1]
+    result = {key.removeprefix("eval/"): value for key, value in line.items() if key.startswith("eval/")}
+    if "schedule_nelbo_nats_per_token" in result:
+        result["schedule"] = {
+            "strategy": section(run.config, "masking").get("strategy"),
+            "nelbo_nats_per_token": result.get("schedule_nelbo_nats_per_token"),
+            "standard_error": result.get("schedule_standard_error"),
+            "perplexity_per_token": result.get("schedule_perplexity"),
+            "rate_nats_per_token": result.get("schedule_rate_nats"),
+        }
+    return {"step": line["step"], "perplexity_per_token": result.pop("perplexity", None), **result}
+
+
+def _own_schedule(result: Mapping[str, Any]) -> dict[str, Any]:
+    """The bound under the method's own masking schedule, where that is not the uniform one."""
+    schedule = section(result, "schedule")
+    return schedule if schedule.get("strategy") != "uniform" else {}
+
+
+def _unigram(run: RunFolder, result: Mapping[str, Any]) -> dict[str, Any]:
+    return section(result, "unigram") or section(run.info, "unigram")
+
+
+def _unigram_nats(unigram: Mapping[str, Any]) -> float | None:
+    return number_at(unigram, "nats_per_token")
+
+
+def _subtitle(run: RunFolder) -> str:
+    info = run.info
+    machine, data = section(info, "machine"), section(info, "data")
+    preset, source, started = info.get("preset"), data.get("source"), info.get("started")
+    parts = [
+        f"preset {preset}" if preset else "",
+        f"trained on {source}" if source else "",
+        f"{data.get('tokenizer')} tokens" if data.get("tokenizer") else "",
+        f"started {str(started)[:16].replace('T', ' ')}" if started else "",
+        str(machine.get("device") or ""),
+    ]
+    return " · ".join(part for part in parts if part)
+
+
+def _main_numbers(run: RunFolder, result: Mapping[str, Any], *, is_exact: bool) -> list[KeyNumber]:
+    """What was measured, in nats per token and bits per character; a bound's error scales with its unit."""
+    nats = number_at(result, "nelbo_nats_per_token")
+    if nats is None:
+        return []
+    error = number_at(result, "standard_error")
+    split = "validation" if result.get("split") in (None, "valid") else result["split"]
+    what = f"{split} {'loss, exact' if is_exact else 'bound'}"
+    num_draws = number_at(result, "num_draws")
+    draws = f"{num_draws:,.0f} {'sequences' if is_exact else 'draws'}" if num_draws else ""
+    step = number_at(result, "step")
+    note = " · ".join(part for part in (f"step {step:,.0f}" if step is not None else "", draws) if part)
+    numbers = [KeyNumber(f"{what}, nats per token", with_error(nats, error), note)]
+    perplexity = "perplexity per token" if is_exact else "perplexity per token, at most"
+    if _about_schedules(run, result):
+        perplexity += " (PPL-U)"
+    return numbers + _other_units(
+        result, {"bits_per_character": "bits per character", "perplexity_per_token": perplexity}
+    )
+
+
+def _other_units(bound: Mapping[str, Any], names: Mapping[str, str]) -> list[KeyNumber]:
+    """A bound as bits per character, proportional to it, and as perplexity, its exponential, where they are stored."""
+    nats, error = number_at(bound, "nelbo_nats_per_token"), number_at(bound, "standard_error")
+    numbers = []
+    for key, unit in names.items():
+        value = number_at(bound, key)
+        if value is not None:
+            slope = value if key == "perplexity_per_token" else value / nats if nats else None
+            numbers.append(KeyNumber(unit, with_error(value, error * slope if error and slope else None)))
+    return numbers
+
+
+def _schedule_numbers(result: Mapping[str, Any]) -> list[KeyNumber]:
+    """PPL-S beside PPL-U: the same numbers under the method's own masking schedule."""
+    schedule = _own_schedule(result)
+    nats, rates = (number_at(schedule, key) for key in ("nelbo_nats_per_token", "rate_nats_per_token"))
+    if nats is None:
+        return []
+    note = "" if rates is None else f"{rates:.4f} of it for predicting the rates"
+    value = with_error(nats, number_at(schedule, "standard_error"))
+    names = {
+        "bits_per_character": "own schedule, bits per character",
+        "perplexity_per_token": "perplexity per token, at most (PPL-S)",
+    }
+    return [KeyNumber("own schedule, nats per token", value, note), *_other_units(schedule, names)]
+
+
+def _floor_numbers(result: Mapping[str, Any], unigram: Mapping[str, Any]) -> list[KeyNumber]:
+    floor = _unigram_nats(unigram)
+    if floor is None:
+        return []
+    bits = number_at(unigram, "bits_per_character")
+    note = "nats per token" + (f"; {with_error(bits, None)} bits per character" if bits is not None else "")
+    numbers = [KeyNumber("unigram model", with_error(floor, None), note)]
+    nats = number_at(result, "nelbo_nats_per_token")
+    if nats is not None and floor > 0:
+        verdict = "below the unigram model" if nats < floor else "no better than the unigram model"
+        percent = abs(floor - nats) / floor
+        numbers.append(KeyNumber(verdict, f"{nats - floor:+.4f}".replace("-", "−"), f"nats per token, {percent:.1%}"))
+    return numbers
+
+
+def _run_numbers(run: RunFolder, result: Mapping[str, Any]) -> list[KeyNumber]:
+    numbers = []
+    per_word = number_at(result, "perplexity_per_word")
+    if per_word is not None:
+        numbers.append(KeyNumber("perplexity per word", significant(per_word)))
+    parameters = number_at(run.info, "parameters")
+    if parameters is not None:
+        numbers.append(KeyNumber("parameters", f"{parameters / 1e6:.1f} M", f"{parameters:,.0f}"))
+    last_step = max((line["step"] for line in (*run.training[-1:], *run.evaluations[-1:])), default=None)
+    if last_step is not None:
+        planned = number_at(section(run.config, "train"), "num_steps")
+        note = "" if planned is None else "as planned" if last_step >= planned else f"of {planned:,.0f} planned"
+        numbers.append(KeyNumber("steps", f"{last_step:,.0f}", note))
+    if run.elapsed_s is not None:
+        numbers.append(KeyNumber("wall time", duration(run.elapsed_s)))
+    speeds = [speed for line in run.training if (speed := number_at(line, "train/tokens_per_s")) is not None]
+    if speeds:
+        tokens = number_at(run.training[-1], "train/tokens")
+        note = "" if tokens is None else f"median; {significant(tokens / 1e6, 3)} million in all"
+        numbers.append(KeyNumber("tokens per second", f"{median(speeds):,.0f}", note))
+    return numbers
+
+
+def _curves(run: RunFolder, unigram: Mapping[str, Any], *, is_exact: bool) -> Markup | None:
+    if not run.training and not run.evaluations:
+        return None
+    figure = training_plots.training_curves(
+        loss_nats=_series(run.training, "train/loss"),
+        bound_nats=_series(run.evaluations, "eval/nelbo_nats_per_token", error_key="eval/standard_error"),
+        schedule_bound_nats=_series(
+            run.evaluations, "eval/schedule_nelbo_nats_per_token", error_key="eval/schedule_standard_error"
+        ),
+        unigram_nats=_unigram_nats(unigram),
+        lr=_series(run.training, "train/lr"),
+        grad_norm=_series(run.training, "train/grad_norm"),
+        bound_name="validation loss" if is_exact else "validation bound",
+    )
+    title = "Training loss and validation bound against the step, with learning rate and gradient norm below"
+    return Markup(svg(figure, name="curves", title=title))
+
+
+def _series(lines: list[dict[str, Any]], key: str, *, error_key: str | None = None) -> Series | None:
+    lines = [line for line in lines if number_at(line, key) is not None]
+    if not lines:
+        return None
+
+    def column(name: str) -> np.ndarray:
+        return np.array([math.nan if (value := number_at(line, name)) is None else value for line in lines])
+
+    return Series(x=column("step"), y=column(key), standard_error=column(error_key) if error_key is not None else None)
+
+
+def _profile(result: Mapping[str, Any], unigram: Mapping[str, Any]) -> Markup | None:
+    profile = section(result, "profile")
+    names = ("mask_rate", "nats_per_masked_token", "standard_error")
+    columns = [
+        np.array([math.nan if value is None else value for value in profile.get(name) or []], dtype=np.float64)
+        for name in names
+    ]
+    mask_rate, nats, error = columns
+    if not len(mask_rate) or len(nats) != len(mask_rate):
+        return None
+    figure = training_plots.mask_rate_profile(
+        mask_rate=mask_rate,
+        nats_per_masked_token=nats,
+        standard_error=error if len(error) == len(nats) else None,
+        unigram_nats=_unigram_nats(unigram),
+    )
+    title = "Cost of a masked token against the share of tokens that is masked"
+    return Markup(svg(figure, name="profile", title=title))
+
+
+def _inspected(run: RunFolder, gaps: list[str]) -> InspectedText | None:
+    if not run.inspection:
+        return None
+    try:
+        return InspectedText.from_record(run.inspection)
+    except ValueError:
+        gaps.append("inspection.json could not be read: it is cut off or altered.")
+        return None
+
+
+def _importance(inspected: InspectedText | None) -> dict[str, Markup]:
+    if inspected is None:
+        return {}
+    return {"heatmap": heatmap(inspected, MAX_HEATMAP_TOKENS), **figures(inspected)}
+
+
+def _progress(run: RunFolder) -> Markup | None:
+    """What the curriculum and importance did during training, where either was on."""
+    low, median, high = (_series(run.training, f"importance/q{percent}") for percent in (10, 50, 90))
+    stage = _series(run.training, "curriculum/stage")
+    quantiles = (low, median, high) if low and median and high else None
+    if stage is None and quantiles is None:
+        return None
+    figure = training_plots.curriculum_progress(
+        stage=stage,
+        temperature=_series(run.training, "curriculum/temperature"),
+        importance=quantiles,
+        correlation=_series(run.training, "importance/correlation"),
+        stage_names=STAGE_NAMES,
+    )
+    title = "Curriculum stage and temperature, importance and its correlation with the loss against the step"
+    return Markup(svg(figure, name="progress", title=title))
+
+
+def _evaluation_table(run: RunFolder) -> list[dict[str, str]]:
+    """Every stored evaluation, if there is more than the one that the headline tells."""
+    rows = []
+    for file_name, evaluation in run.evals.items():
+        nats, bits = number_at(evaluation, "nelbo_nats_per_token"), number_at(evaluation, "bits_per_character")
+        step, num_draws = number_at(evaluation, "step"), number_at(evaluation, "num_draws")
+        rows.append(
+            {
+                "file": file_name,
+                "step": "" if step is None else f"{step:,.0f}",
+                "split": str(evaluation.get("split") or ""),
+                "draws": "" if num_draws is None else f"{num_draws:,.0f}",
+                "nats": "" if nats is None else with_error(nats, number_at(evaluation, "standard_error")),
+                "bits": "" if bits is None else with_error(bits, None),
+            }
+        )
+    return rows if len(rows) > 1 else []
+
+
+def _samples(run: RunFolder) -> list[dict[str, str]]:
+    shown = []
+    for sample in run.samples[:MAX_SAMPLES]:
+        known = [key for key in SAMPLE_WORDING if sample.get(key) not in (None, "")]
+        others = [key for key in sample if key not in SAMPLE_WORDING and key != "text"]
+        settings = [SAMPLE_WORDING[key].format(plain(sample[key])) for key in known]
+        settings += [f"{key} {plain(sample[key])}" for key in others]
+        shown.append({"text": sample["text"], "settings": " · ".join(settings)})
+    return shown
+
+
+def _how_to_read(run: RunFolder, result: Mapping[str, Any], *, is_exact: bool) -> list[str]:
+    train, objective = section(run.config, "train"), section(run.config, "objective")
+    if is_exact:
+        sentences = [
+            "The validation loss is the exact negative log-likelihood of the text under the model, by the chain rule: "
+            "not a bound, so it may be compared directly with other models' likelihoods on the same text.",
+            "Its standard error is between the sequences of this validation text; it says nothing about other training "
+            "seeds.",
+        ]
+    else:
+        sentences = [
+            "The validation number is an upper bound (negative ELBO): the model's true negative log-likelihood is at "
+            "most this, in expectation over the masks. How far below it lies is not known.",
+            "Its standard error is over the random draws of sequences and masks from this validation text; it says "
+            "nothing about other texts or other training seeds.",
+            *_about_schedules(run, result),
+        ]
+    masking, curriculum = section(run.config, "masking"), section(run.config, "curriculum")
+    is_bound = (
+        objective.get("weighting", "elbo") == "elbo"
+        and objective.get("time_sampling", "uniform") == "uniform"
+        and curriculum.get("kind", "none") == "none"
+        and not str(masking.get("strategy", "uniform")).startswith("literal_")
+    )
+    has_estimator = section(run.config, "importance").get("mode", "none") in ("full", "learned_only")
+    averaged = number_at(train, "ema_decay") != 0
+    scale = (
+        "The training loss is on the same scale, nats per token"
+        if is_exact or is_bound
+        else "The training loss is reweighted and so not on the scale of the bound"
+    )
+    weights = ", and it is taken on the weights as they are, not on their moving average" if averaged else ""
+    extra = "; it includes the estimator's own loss, which is no part of the bound" if has_estimator else ""
+    sentences.append(f"{scale}{extra}; it is noisy, each line covering few batches{weights}.")
+    sentences.append(
+        "Numbers per token compare only models with the same tokenizer; bits per character compare across tokenizers, "
+        "on the same text."
+    )
+    return sentences
+
+
+def _about_schedules(run: RunFolder, result: Mapping[str, Any]) -> list[str]:
+    """What PPL-U and PPL-S are, where they are two numbers, or why there is only one."""
+    strategy = str(section(run.config, "masking").get("strategy", "uniform"))
+    if _own_schedule(result):
+        return [
+            "PPL-U is the bound when every token is as likely to be masked as any other: the same question for every "
+            f"method. PPL-S is the bound under the model's own masking schedule ({strategy}), and includes what it "
+            "costs to predict which token is revealed when. Compare like with like; for a model whose own schedule is "
+            "the uniform one the two are one number."
+        ]
+    if strategy.startswith("literal_"):
+        return [
+            f"Only PPL-U is reported: the masking strategy {strategy} leaks what it hides, so the loss under it is no "
+            "bound."
+        ]
+    return []
+
+
+def _config_tables(config: Mapping[str, Any]) -> dict[str, list[Setting]]:
+    """A table a section; a value is compared with the default of its dataclass field, unknown ones with nothing."""
+    defaults = json.loads(json.dumps(dataclasses.asdict(RunConfig())))  # tuples become lists, as in YAML
+    tables = {}
+    for name, settings in config.items():
+        if not isinstance(settings, dict):
+            settings = {name: settings}
+        known = defaults.get(name, {})
+        tables[str(name)] = [
+            Setting(str(field), plain(value), plain(known[field]) if field in known and known[field] != value else None)
+            for field, value in settings.items()
+        ]
+    return tables
+
+
+BULK = ("profile", "deciles", "t_step", "blocks")  # arrays and tables
+
+
+def _provenance(run: RunFolder, result: Mapping[str, Any]) -> dict[str, list[tuple[str, str]]]:
+    """Everything that is stored with the numbers, flattened; the profile's arrays are in the picture."""
+    tables = {}
+    if run.info:
+        tables["run.json"] = flat(run.info)
+    if run.evals:
+        tables[f"evals/{next(iter(run.evals))}"] = flat({k: v for k, v in result.items() if k not in BULK})
+    return tables
+
+
+def _commands(run: RunFolder) -> list[tuple[str, str]]:
+    folder = shlex.quote(str(run.path))
+    command = run.info.get("command")
+    return [
+        *([("reproduce", command)] if isinstance(command, str) and command else []),
+        ("resume, or go on", f"atat train --resume {folder}"),
+        ("evaluate again", f"atat eval {folder}"),
+        ("generate", f"atat generate {folder} --watch"),
+    ]

@@ -1,0 +1,73 @@
+"""What a model that was trained on from another has forgotten: the old text's bound before and after."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from mdlm_atat.atomic import write_json
+from mdlm_atat.data.tokens import TokenDataset
+from mdlm_atat.errors import UserError
+from mdlm_atat.lm import CausalLM, MaskedDiffusionLM, load_lm
+from mdlm_atat.runs.evaluate import evaluate_run, open_data
+from mdlm_atat.runs.initial import reopen
+from mdlm_atat.scoring.paired import paired_difference
+from mdlm_atat.training.folder import read_start
+
+FILE_NAME = "forgetting.json"
+
+
+def measure_forgetting(lm: MaskedDiffusionLM | CausalLM, folder: Path, say: Callable[[str], None]) -> list[str]:
+    """Score the validation text of the run that this one began with, by the weights of then and of now, on the same
+    draws. The result as lines for a person, also where the old text or weights are not there any more; none for a run
+    that began with random weights. Stored in forgetting.json, with both evaluations in forgetting/."""
+    init = read_start(folder).get("init")
+    if init is None:
+        return []
+    say("scoring the old validation text ...")
+    try:
+        initial = reopen(init)
+        old = load_lm(init["path"], device=lm.device, precision=lm.precision)
+        data = open_old_text(old, lm)
+    except UserError as error:
+        return [f"forgetting not measured: {error}"]
+    (folder / "forgetting").mkdir(exist_ok=True)
+    settings: dict[str, Any] = {"num_draws": lm.config.eval.final_num_draws, "seed": 0}
+    settings["batch_size"] = lm.config.eval.batch_size
+    before = evaluate_run(old, data, **settings, file=folder / "forgetting" / "before.json")
+    after = evaluate_run(lm, data, **settings, file=folder / "forgetting" / "after.json")
+    difference = paired_difference(after, before)
+    record = {
+        "init": init,
+        "text": before["corpus"],
+        "corpus_hash": before["corpus_hash"],
+        "before": {name: before[name] for name in ("nelbo_nats_per_token", "standard_error", "perplexity_per_token")},
+        "after": {name: after[name] for name in ("nelbo_nats_per_token", "standard_error", "perplexity_per_token")},
+        "difference": asdict(difference),
+        "checkpoint_hash": after["checkpoint_hash"],
+        "code_version": after["code_version"],
+        "commit": after["commit"],
+        "machine": after["machine"],
+    }
+    write_json(folder / FILE_NAME, record)
+    verdict = "no difference"
+    if difference.is_significant:
+        verdict = "worse than before" if difference.nats_per_token > 0 else "better than before"
+    return [
+        f"forgetting {difference.nats_per_token:+.4f} ± {difference.standard_error:.4f} nats per token of the "
+        f"validation text of {initial.found.home}: {verdict}",
+        f"{'':10} {before['nelbo_nats_per_token']:.4f} before, {after['nelbo_nats_per_token']:.4f} after, on the same "
+        f"{difference.num_draws:,} draws",
+    ]
+
+
+def open_old_text(old: MaskedDiffusionLM | CausalLM, lm: MaskedDiffusionLM | CausalLM) -> TokenDataset:
+    """The old run's validation text, in sequences that both models take."""
+    data = open_data(old, None, column="text", split=None)
+    if lm.config.data.length >= data.length:
+        return data
+    if data.manifest.mode == "pad":
+        raise UserError(f"its rows have {data.length} tokens, and this model takes {lm.config.data.length}")
+    return TokenDataset.open(data.folder, data.split, lm.config.data.length)

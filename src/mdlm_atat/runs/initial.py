@@ -1,0 +1,152 @@
+"""A new run that starts from the weights of a trained model: `atat train --init`."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file
+from torch import nn
+
+from mdlm_atat.config.files import load_config
+from mdlm_atat.config.schema import DataConfig, RunConfig
+from mdlm_atat.data.tokenizers import Tokenizer, load_tokenizer
+from mdlm_atat.errors import UserError
+from mdlm_atat.lm.folder import Located, locate
+from mdlm_atat.training.checkpoint import load_weights
+from mdlm_atat.training.folder import changes, read_start
+
+OF_THE_SOURCE = ("validation", "validation_fraction", "split", "column", "documents")
+"""Settings of data that belong to one text, and say nothing of another."""
+SHAPE_SECTIONS = ("model.", "importance.", "masking.")
+NUM_LISTED = 8
+
+
+@dataclass(frozen=True)
+class Initial:
+    """Where a run's first weights come from."""
+
+    found: Located
+    config: RunConfig
+    """The one that they were trained by."""
+
+    @classmethod
+    def open(cls, path: Path) -> Initial:
+        """A run (its newest sound checkpoint), a checkpoint or a saved model; UserError for anything else."""
+        faults: list[str] = []
+        try:
+            found = locate(path, faults.append)
+        except UserError as error:
+            raise UserError(f"--init: {error}") from error
+        if faults:  # whoever starts from a model wants to know which
+            raise UserError(f"--init: {faults[0]}; name a checkpoint")
+        return cls(found, load_config(str(found.home / "config.yaml")))
+
+    @property
+    def weights_file(self) -> Path:
+        """The averaged weights where they were kept."""
+        if self.found.checkpoint is None:
+            return self.found.home / "model.safetensors"
+        average = self.found.checkpoint.folder / "ema.safetensors"
+        return average if average.exists() else average.with_name("model.safetensors")
+
+    @property
+    def name(self) -> str:
+        return str(self.found.home if self.found.checkpoint is None else self.found.checkpoint.folder)
+
+    def run_config(self, preset: str | None, method: str | None, flags: Sequence[str]) -> RunConfig:
+        """What the new run starts from before its flags: the model, its method, length and tokenizer are the old run's,
+        all else is the preset's, if one is named. What belongs to the old text is left out if another is named."""
+        old = load_config(str(self.found.home / "config.yaml"), method)
+        config, data = old, old.data
+        if preset is not None:
+            config = load_config(preset)
+            data = config.data
+        elif "data.source" in {flag.removeprefix("--").partition("=")[0] for flag in flags}:
+            plain = DataConfig()
+            data = replace(data, **{name: getattr(plain, name) for name in OF_THE_SOURCE})
+        return replace(
+            config,
+            data=replace(data, tokenizer=str(self.found.home / "tokenizer"), length=old.data.length),
+            model=old.model,
+            objective=old.objective,
+            importance=old.importance,
+            masking=old.masking,
+            curriculum=old.curriculum,
+        )
+
+    def load_into(self, model: nn.Module, config: RunConfig, tokenizer: Tokenizer) -> None:
+        """Give a model of the same shape these weights; UserError with all that differs where it is of another."""
+        differences = self._differences(model, config, tokenizer)
+        if differences:
+            raise UserError("\n  ".join([f"--init: {self.name} does not fit this run:", *differences]))
+        load_weights(model, self.weights_file)
+
+    def _differences(self, model: nn.Module, config: RunConfig, tokenizer: Tokenizer) -> list[str]:
+        lines: list[str] = []
+        own = load_tokenizer(str(self.found.home / "tokenizer"))
+        if own.fingerprint() != tokenizer.fingerprint():
+            other = ", but not the same ones" if own.vocab_size == tokenizer.vocab_size else ""
+            lines.append(
+                f"tokenizer: {own.name} with {own.vocab_size:,} tokens there, {tokenizer.name} with "
+                f"{tokenizer.vocab_size:,} here{other}; leave out --data.tokenizer"
+            )
+        there = {name: tuple(tensor.shape) for name, tensor in load_file(self.weights_file).items()}
+        here = {name: tuple(p.shape) for name, p in model.named_parameters()}
+        wrong = sorted(name for name in there.keys() | here.keys() if there.get(name) != here.get(name))
+        if wrong:
+            lines += [
+                f"{path}: {old} there, {new} here"
+                for path, (old, new) in changes(self.config, config).items()
+                if path.startswith(SHAPE_SECTIONS) or path == "data.length"
+            ]
+            lines += [
+                f"weight {name}: {there.get(name, 'none')} there, {here.get(name, 'none')} here"
+                for name in wrong[:NUM_LISTED]
+            ]
+            if len(wrong) > NUM_LISTED:
+                lines.append(f"and {len(wrong) - NUM_LISTED} weights more")
+        return lines
+
+    def describe(self, config: RunConfig) -> str:
+        """What the run begins with, for a person."""
+        which = "averaged weights" if self.weights_file.name == "ema.safetensors" else "weights"
+        text = f"init       the {which} of {self.name}"
+        if config.data.length > self.config.data.length:
+            text += f"; positions beyond {self.config.data.length} are new to them"
+        return text
+
+    def record(self) -> dict[str, Any]:
+        """For run.json: which weights they were."""
+        checkpoint = self.found.checkpoint
+        return {
+            "path": str((self.found.home if checkpoint is None else checkpoint.folder).resolve()),
+            "checkpoint": None if checkpoint is None else checkpoint.folder.name,
+            "checkpoint_hash": self.hash,
+            "weights": self.weights_file.name,
+            "length": self.config.data.length,
+        }
+
+    @property
+    def hash(self) -> str:
+        """sha256 over the whole checkpoint or saved model, as of every other number that comes from one."""
+        return hashlib.sha256((self.weights_file.parent / "checksums.json").read_bytes()).hexdigest()
+
+
+def reopen(record: dict[str, Any]) -> Initial:
+    """The weights that run.json names; UserError where they are not there any more, or not these."""
+    if not Path(record["path"]).is_dir():
+        raise UserError(f"{record['path']}, whose weights the run began with, is not there any more")
+    initial = Initial.open(Path(record["path"]))
+    if initial.hash != record["checkpoint_hash"]:
+        raise UserError(f"{record['path']} holds other weights than those that the run began with")
+    return initial
+
+
+def initial_of(folder: Path) -> Initial | None:
+    """What a run began with; None for random weights."""
+    record = read_start(folder).get("init")
+    return None if record is None else reopen(record)

@@ -1,0 +1,242 @@
+"""What importance a model gives every token of a text, and what each really costs it when it is masked.
+
+Draws are fixed by (seed, row, t) alone: a number at one t is the same whatever other times are asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from mdlm_atat.core.curriculum import Stage
+from mdlm_atat.core.masking import hide
+from mdlm_atat.core.objective import masked_nll
+from mdlm_atat.core.strategies.rates import MaskingScheduler
+from mdlm_atat.errors import UserError
+from mdlm_atat.scoring.likelihood import OnProgress
+
+DEFAULT_TIMES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+MAX_GROUPS = 20  # fractions up to 19/20: a row is masked at most 20 times in a draw, if t is not nearer to 0 or 1
+STORED_DECIMALS = 4
+
+
+class Correlation(NamedTuple):
+    """Between importance and loss, over tokens; NaN where either is the same for all of them."""
+
+    pearson: float
+    spearman: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inspection:
+    """Importance, loss and mask rate of every token of a text, its rows one after the other and padding left out."""
+
+    tokens: Int[np.ndarray, " tokens"]
+    lengths: Int[np.ndarray, " rows"]
+    """Tokens of each row; rows are independent of each other."""
+    importance: Float[np.ndarray, " tokens"]
+    """Of the clean text (t = 0), in [0, 1]: what drives the masking."""
+    times: Float[np.ndarray, " times"]
+    masked_importance: Float[np.ndarray, "times tokens"]
+    """What the estimator says of the token when it is masked at t, and does not know it: the mean over the draws."""
+    nll: Float[np.ndarray, "times tokens"]
+    """-log p of the token when it is masked at t, nats: the mean over the same draws, of uniform masks."""
+    mask_rate: Float[np.ndarray, "times tokens"]
+    """How likely the model's own masking schedule masks the token at t."""
+    num_draws: int
+    """Random partitions of a row at each t."""
+    seed: int
+
+    @property
+    def mean_nll(self) -> Float[np.ndarray, " tokens"]:
+        return self.nll.mean(0)
+
+    def correlation(self, time: int | None = None) -> Correlation:
+        """Of the clean text's importance and the loss: at the times' index `time`, None: averaged over t."""
+        nll = self.mean_nll if time is None else self.nll[time]
+        return Correlation(pearson(self.importance, nll), spearman(self.importance, nll))
+
+    def record(self, texts: Sequence[str], about: dict[str, Any]) -> dict[str, Any]:
+        """JSON-ready, rounded. `texts`: how each token looks; `about`: what the numbers are of."""
+        assert len(texts) == len(self.tokens)
+        by_time = [self.correlation(time) for time in range(len(self.times))]
+        return {
+            **about,
+            "num_draws": self.num_draws,
+            "seed": self.seed,
+            "correlation": {
+                **self.correlation()._asdict(),
+                "pearson_at_t": [found.pearson for found in by_time],
+                "spearman_at_t": [found.spearman for found in by_time],
+            },
+            "times": self.times.tolist(),
+            "lengths": self.lengths.tolist(),
+            "tokens": self.tokens.tolist(),
+            "texts": list(texts),
+            **{
+                name: getattr(self, name).round(STORED_DECIMALS).tolist()
+                for name in ("importance", "masked_importance", "nll", "mask_rate")
+            },
+        }
+
+
+@torch.no_grad()
+def inspect_rows(
+    network: Any,
+    ids: Int[np.ndarray, "rows length"],
+    lengths: Int[np.ndarray, " rows"],
+    *,
+    masking: MaskingScheduler,
+    stage: Stage | None = None,
+    times: Sequence[float] = DEFAULT_TIMES,
+    num_draws: int = 4,
+    mask_id: int,
+    batch_size: int = 64,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    on_progress: OnProgress | None = None,
+) -> Inspection:
+    """Mask every token of some rows at every t, equally often each, and see what it costs.
+
+    At each t a row is cut at random into groups, and each group is masked once, or so many together that t of the row
+    is hidden (see `partition_masks`); `num_draws` such partitions. The network is told the share that was masked.
+    `network` is any object with the methods of ATATDiT for importance; `masking` must have the linear schedule, so
+    that t is the share that uniform masking would mask.
+    """
+    check_inspection(times, num_draws)
+    found: list[tuple[np.ndarray, ...]] = []
+    done, total = 0, int(lengths.sum())
+    for index, (row, length) in enumerate(zip(ids, lengths.tolist(), strict=True)):
+        x0 = torch.from_numpy(row[:length].astype(np.int64)).to(device)  # (L,)
+        clean = network.importance(x0[None], network.importance_score(x0[None], torch.zeros(1, device=device)))
+        rates = masking(
+            torch.tensor(times, dtype=torch.float64, device=device),
+            clean.expand(len(times), -1),
+            torch.ones(len(times), length, dtype=torch.bool, device=device),
+            stage,
+        )
+        masks, time_index = _masks_of_row(times, length, num_draws, (seed, index))
+        sums = torch.zeros(3, len(times), length, dtype=torch.float64)  # of importance, loss and masks
+        for start in range(0, len(masks), batch_size):
+            part, part_times = masks[start : start + batch_size], time_index[start : start + batch_size]
+            values = _score_masks(network, x0, part.to(device), mask_id).cpu()  # (2, B, L)
+            sums.index_add_(1, part_times, torch.cat([values, part[None].double()]))
+            if on_progress is not None:
+                on_progress(done + length * min(start + batch_size, len(masks)) // len(masks), total)
+        done += length
+        means = sums[:2] / sums[2]
+        found.append((row[:length], *_arrays(clean[0], *means, rates.mask_rate)))
+    tokens, importance, masked_importance, nll, mask_rate = (
+        np.concatenate(part, axis=-1) for part in zip(*found, strict=True)
+    )
+    return Inspection(
+        tokens=tokens,
+        lengths=lengths,
+        importance=importance,
+        times=np.array(times, dtype=np.float64),
+        masked_importance=masked_importance,
+        nll=nll,
+        mask_rate=mask_rate,
+        num_draws=num_draws,
+        seed=seed,
+    )
+
+
+def check_inspection(times: Sequence[float], num_draws: int) -> None:
+    if not times or not all(0 < t <= 1 for t in times):
+        raise UserError(
+            f"times are {' '.join(f'{t:g}' for t in times) or 'none'}, expected numbers above 0 and at most 1, e.g. "
+            "0.1 0.5 0.9"
+        )
+    if num_draws < 1:
+        raise UserError(f"num_draws is {num_draws}, expected at least 1")
+
+
+def mask_share(t: float, length: int) -> Fraction:
+    """The share p / q nearest to t that can be masked of so many tokens in q groups, p at a time; never nothing."""
+    finest = length if t == 1 else round(min(length, 1 / min(t, 1 - t)))
+    return max(Fraction(t).limit_denominator(min(length, max(MAX_GROUPS, finest))), Fraction(1, length))
+
+
+def partition_masks(
+    t: float, length: int, num_draws: int, rng: np.random.Generator
+) -> Bool[np.ndarray, "masks length"]:
+    """Random masks of about t * length tokens that hide every token equally often.
+
+    Each draw deals the positions at random into q groups whose sizes differ by at most one, and masks p neighbouring
+    groups (the last one's neighbour is the first) in each of q ways: every position is masked p times in q.
+    """
+    share = mask_share(t, length)
+    p, q = share.numerator, share.denominator
+    groups = np.stack([rng.permutation(length) * q // length for _ in range(num_draws)])  # (draws, L)
+    return ((groups[:, None] + np.arange(q)[:, None]) % q < p).reshape(-1, length)
+
+
+def pearson(x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"]) -> float:
+    """Correlation of the values; NaN where one of them is constant."""
+    x, y = x - x.mean(), y - y.mean()
+    scale = float(np.sqrt((x @ x) * (y @ y)))
+    # what is left of a constant after its mean is taken off is rounding, not spread
+    return float(x @ y) / scale if min(np.ptp(x), np.ptp(y)) > 1e-12 else float("nan")
+
+
+def spearman(x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"]) -> float:
+    """Correlation of the ranks, equal values sharing the mean of theirs."""
+    return pearson(_ranks(x), _ranks(y))
+
+
+def token_texts(decode: Callable[[list[int]], str], tokens: Sequence[int]) -> list[str]:
+    """How each token looks where it stands: what it adds to the text of the token before it.
+
+    A word-piece decoder leaves out the spaces and marks of a piece that is decoded alone. Where a token changes the
+    text before it (bytes of one character), it is decoded alone.
+    """
+    texts = []
+    for index, token in enumerate(tokens):
+        alone = decode([token])
+        before = decode([tokens[index - 1]]) if index else ""
+        both = decode([tokens[index - 1], token]) if index else alone
+        texts.append(both.removeprefix(before) if both.startswith(before) else alone)
+    return texts
+
+
+def _masks_of_row(
+    times: Sequence[float], length: int, num_draws: int, seed: tuple[int, int]
+) -> tuple[Bool[Tensor, "masks length"], Int[Tensor, " masks"]]:
+    """The masks of all times, and which time each is of."""
+    by_time = [
+        # the generator is seeded by whole numbers: t to a billionth
+        partition_masks(t, length, num_draws, np.random.default_rng((*seed, round(t * 1e9))))
+        for t in times
+    ]
+    counts = torch.tensor([len(masks) for masks in by_time])
+    return torch.from_numpy(np.concatenate(by_time)), torch.arange(len(by_time)).repeat_interleave(counts)
+
+
+def _score_masks(
+    network: Any, x0: Int[Tensor, " length"], is_masked: Bool[Tensor, "batch length"], mask_id: int
+) -> Float[Tensor, "2 batch length"]:
+    """Importance and loss of the masked tokens, 0 elsewhere. float64."""
+    rows = x0.expand_as(is_masked)  # (B, L)
+    z_t = hide(rows, is_masked, mask_id)  # (B, L)
+    told = is_masked.float().mean(1)  # (B,)
+    importance = network.importance(z_t, network.importance_score(z_t, told))  # (B, L)
+    nll = masked_nll(network(z_t, told), rows, is_masked)  # (B, L)
+    return torch.stack([torch.where(is_masked, importance.double(), 0.0), nll.double()])
+
+
+def _arrays(*tensors: Tensor) -> Iterator[np.ndarray]:
+    return (tensor.double().cpu().numpy() for tensor in tensors)
+
+
+def _ranks(values: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+    # rounded: means of the same numbers, summed in another order, are equal
+    _, index, counts = np.unique(values.round(9), return_inverse=True, return_counts=True)
+    return (counts.cumsum() - (counts - 1) / 2)[index]

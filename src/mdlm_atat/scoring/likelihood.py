@@ -1,0 +1,367 @@
+"""The number that is reported: the bound on a data set's negative log-likelihood, with its standard error.
+
+Draws are fixed by (seed, block) alone, so every model, device and batch size is scored on the same masks.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from typing import Literal, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int, Num
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mdlm_atat.core.denoiser import Denoiser, Network
+from mdlm_atat.core.masking import hide, mask_exactly, scored_positions
+from mdlm_atat.core.objective import count_weights, denoised_nll
+from mdlm_atat.errors import UserError
+
+BLOCK_SIZE = 16  # draws whose mask counts are spread evenly together; standard errors are taken between blocks
+NUM_PROFILE_BINS = 10
+
+
+@runtime_checkable
+class Rows(Protocol):
+    """Sequences to score: every token of the data set is in exactly one of them."""
+
+    @property
+    def num_evaluation_rows(self) -> int: ...
+
+    def evaluation_rows(self, indices: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """(ids (n, L), lengths (n,)): rows are padded beyond their length."""
+        ...
+
+
+CountWeights = Callable[[int], Float[Tensor, " length_plus_1"]]
+"""Weights w(n) of the number masked of a sequence of so many tokens: see objective.count_weights."""
+Gather = Callable[[Tensor], Tensor]
+"""Concatenates a tensor over processes, along its first axis."""
+Groups = Float[Tensor, "vocab groups"]
+"""Which share of a token of each kind belongs to each group; rows add up to 1. float64."""
+OnProgress = Callable[[int, int], None]
+"""Called now and then with (done, total), in units of one's own."""
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Sums over the draws of each block, in the order of the draws: all that an estimate, its standard error and a
+    paired difference need. With a second axis: a column a group of tokens."""
+
+    score: Float[Tensor, " blocks *groups"]
+    """Nats, each draw's an unbiased estimate of its sequence's bound (or that sequence's exact cost)."""
+    length: Float[Tensor, " blocks *groups"]
+    """Tokens of the sequences."""
+
+    def ratio(self) -> tuple[float, float]:
+        """Nats per token and their standard error between blocks."""
+        return ratio_with_standard_error(self.score, self.length)
+
+    def column(self, group: int) -> Blocks:
+        return Blocks(self.score[:, group], self.length[:, group])
+
+
+@dataclass(frozen=True)
+class GroupDraws:
+    """The part of each draw that belongs to each group of tokens."""
+
+    nll: Float[Tensor, "draws groups"]
+    num_masked: Float[Tensor, "draws groups"]
+    num_tokens: Float[Tensor, "draws groups"]
+    """Of the sequence, masked or not. They add up to its length."""
+
+
+@dataclass(frozen=True)
+class Draws:
+    """What was measured, a row a draw: enough to compute every bound, profile and paired difference afterwards."""
+
+    nll: Float[Tensor, " draws"]
+    """Sum over the masked tokens of -log p, nats."""
+    num_masked: Int[Tensor, " draws"]
+    lengths: Int[Tensor, " draws"]
+    block: Int[Tensor, " draws"]
+    by_group: GroupDraws | None = None
+    all_masked: Float[Tensor, " draws"] | None = None
+    """What the whole sequence costs when all of it is masked."""
+
+    def nelbo(self, weights: CountWeights = count_weights) -> tuple[float, float]:
+        """Bound in nats per token, and its standard error, under the weights w(n) of the number masked.
+
+        n is uniform on 1..L, so each draw scores L w(n) * nll; with w(n) = 1/n that is the continuous-time bound.
+        The estimate is the ratio of summed scores to summed lengths. Its error is taken between blocks by the delta
+        method, as if each had drawn sequences and masks anew: it is too large, never too small, as an error of the
+        bound of this very text where draws take its sequences several times; it says nothing of other texts.
+        """
+        return self.blocks(weights).ratio()
+
+    def t_step_nelbo(self, weights: CountWeights) -> tuple[float, float]:
+        """The same under the weights of T steps: what they add to the continuous bound, for the same draws, so that it
+        is that for large T. w(L) is about 1/T where the others are about 1/L, and one draw in L has n = L: it would
+        hardly ever be seen. So what that term adds is taken from `all_masked`, of each sequence that was drawn."""
+        assert self.all_masked is not None
+        weights = cache(weights)  # the table of a length is large
+        continuous = self._factors(count_weights)
+        factors = torch.where(self.num_masked < self.lengths, self._factors(weights), continuous)
+        end = torch.tensor([weights(n)[n] - 1 / n for n in self.lengths.tolist()], dtype=torch.float64)
+        score = self.nll.double() * factors + end * self.all_masked
+        return Blocks(per_block(score, self.block), per_block(self.lengths, self.block)).ratio()
+
+    def blocks(self, weights: CountWeights = count_weights) -> Blocks:
+        score = self.nll.double() * self._factors(weights)
+        return Blocks(per_block(score, self.block), per_block(self.lengths, self.block))
+
+    def group_blocks(self) -> Blocks:
+        """The bound of each group's tokens: what they cost of the whole, over how many they are. By construction the
+        whole is the mean of the groups, weighted by their tokens."""
+        assert self.by_group is not None
+        score = self.by_group.nll * self._factors(count_weights)[:, None]
+        return Blocks(per_block(score, self.block), per_block(self.by_group.num_tokens, self.block))
+
+    def likelihood(self) -> Likelihood:
+        blocks = self.blocks()
+        groups = None
+        if self.by_group is not None:
+            parts = self.group_blocks()
+            ratios = [parts.column(group).ratio() for group in range(parts.score.shape[1])]
+            groups = GroupCosts(ratios, self.by_group.num_masked.sum(0).tolist(), parts)
+        return Likelihood("nelbo", *blocks.ratio(), len(self.nll), blocks, self.profile(), groups, self)
+
+    def profile(self, num_bins: int = NUM_PROFILE_BINS) -> dict[str, list[float]]:
+        """Nats per masked token by mask rate n / L: which part of the bound is paid where."""
+        rate = self.num_masked.double() / self.lengths
+        index = (self.num_masked * num_bins - 1) // self.lengths  # bin k holds rates in (k, k + 1] / num_bins
+        rows: dict[str, list[float]] = {
+            "mask_rate": [], "nats_per_masked_token": [], "standard_error": [], "num_masked_tokens": []
+        }  # fmt: skip
+        for bin_ in index.unique().tolist():
+            chosen = index == bin_
+            mean, error = ratio_with_standard_error(self.nll[chosen], self.num_masked[chosen].double())
+            rows["mask_rate"].append(rate[chosen].mean().item())
+            rows["nats_per_masked_token"].append(mean)
+            rows["standard_error"].append(error)
+            rows["num_masked_tokens"].append(int(self.num_masked[chosen].sum()))
+        return rows
+
+    def _factors(self, weights: CountWeights) -> Float[Tensor, " draws"]:
+        """L w(n) of each draw."""
+        factors = torch.empty(len(self.nll), dtype=torch.float64)
+        for length in self.lengths.unique().tolist():
+            rows = self.lengths == length
+            factors[rows] = length * weights(length)[self.num_masked[rows]]
+        return factors
+
+
+@dataclass(frozen=True)
+class GroupCosts:
+    """What the tokens of each group cost."""
+
+    ratios: list[tuple[float, float]]
+    """(nats per token, standard error) of each."""
+    num_scored: list[float]
+    """Tokens of each whose -log p was taken: masked ones, each as often as it was; or, exactly, all."""
+    blocks: Blocks
+    """(blocks, groups)"""
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """What a model was found to pay for a data set."""
+
+    kind: Literal["nelbo", "exact"]
+    """nelbo: an unbiased estimate of an upper bound (masked diffusion); exact: the chain rule (causal)."""
+    nats_per_token: float
+    standard_error: float
+    num_draws: int
+    blocks: Blocks
+    """Of the same draws for every model, whatever its kind."""
+    profile: dict[str, list[float]] | None = None
+    """nelbo only: nats per masked token by mask rate."""
+    groups: GroupCosts | None = None
+    draws: Draws | None = None
+    """nelbo only."""
+
+
+def per_block(values: Num[Tensor, " draws *groups"], block: Int[Tensor, " draws"]) -> Float[Tensor, " blocks *groups"]:
+    """Sums over the draws of each block, float64."""
+    _, index = block.unique(return_inverse=True)
+    zeros = torch.zeros(int(index.max()) + 1, *values.shape[1:], dtype=torch.float64)
+    return zeros.index_add_(0, index, values.double())
+
+
+def ratio_with_standard_error(total: Float[Tensor, " n"], size: Float[Tensor, " n"]) -> tuple[float, float]:
+    """sum(total) / sum(size) over independent parts, and its standard error by the delta method (NaN for one part)."""
+    ratio = (total.sum() / size.sum()).item()
+    n = len(total)
+    if n < 2:
+        return ratio, float("nan")
+    residual = total - ratio * size
+    return ratio, ((residual.square().sum() / (n * (n - 1))).sqrt() / size.mean()).item()
+
+
+@torch.no_grad()
+def draw_nll(
+    denoise: Denoiser | Network,
+    rows: Rows,
+    *,
+    num_draws: int,
+    mask_id: int,
+    batch_size: int = 64,
+    seed: int = 0,
+    groups: Groups | None = None,
+    with_all_masked: bool = False,
+    device: torch.device | str = "cpu",
+    rank: int = 0,
+    num_ranks: int = 1,
+    gather: Gather = lambda x: x,
+    on_progress: OnProgress | None = None,
+) -> Draws:
+    """Mask sequences of a data set and score them: num_draws of them, rounded up to whole blocks of BLOCK_SIZE.
+
+    Rows are taken in a random order without replacement, and again in another when all were used. In each block the
+    numbers masked are n_i = 1 + floor(L (u + i) / BLOCK_SIZE), spread evenly over 1..L with one uniform u.
+    `gather` brings the processes' shares together; the result is the same for any number of them. With `groups`,
+    costs are kept for each group of tokens too; `with_all_masked`, those of the sequences with nothing given.
+    """
+    check_enough(num_draws)
+    groups = None if groups is None else groups.to(device)
+
+    def score(x0: Tensor, lengths: Tensor, num_masked: Tensor, uniform: Tensor) -> Tensor:
+        is_masked = mask_exactly(uniform, num_masked, scored_positions(lengths, x0.shape[1]))
+        z_t = hide(x0, is_masked, mask_id)
+        told = (num_masked / lengths).to(device, torch.float32)
+        padded = lengths.to(device) if (lengths < x0.shape[1]).any() else None
+        x0, is_masked = x0.to(device), is_masked.to(device)
+        nll = denoised_nll(denoise, z_t.to(device), told, padded, x0, is_masked).double()  # (B, L)
+        columns = [nll.sum(1, keepdim=True)]  # (B, 1)
+        if with_all_masked:
+            columns.append(all_masked_nll(denoise, x0, lengths, mask_id)[:, None])
+        if groups is not None:
+            scored = scored_positions(lengths, x0.shape[1]).to(device)
+            columns.append(by_group(groups[x0], nll, is_masked, scored))
+        return torch.cat(columns, dim=1)
+
+    columns, num_masked, lengths, block = over_draws(
+        rows, score, num_draws, batch_size, seed, rank, num_ranks, gather, on_progress
+    )
+    nll, all_masked, of_groups = columns.tensor_split([1, 1 + with_all_masked], dim=1)
+    parts = None if groups is None else GroupDraws(*of_groups.chunk(3, dim=1))
+    return Draws(nll[:, 0], num_masked, lengths, block, parts, all_masked[:, 0] if with_all_masked else None)
+
+
+def all_masked_nll(
+    denoise: Denoiser | Network, x0: Int[Tensor, "batch length"], lengths: Int[Tensor, " batch"], mask_id: int
+) -> Float[Tensor, " batch"]:
+    """-log p of each row when all of it is masked, float64: rows of one length are one question to the denoiser."""
+    nll = torch.empty(len(x0), dtype=torch.float64, device=x0.device)
+    for length in lengths.unique().tolist():
+        z_t = torch.full((1, x0.shape[1]), mask_id, device=x0.device)
+        padded = None if length == x0.shape[1] else torch.tensor([length], device=x0.device)
+        logits = denoise(z_t, torch.ones(1, device=x0.device), padded)[0, :length]  # type: ignore[operator]
+        log_probs = torch.log_softmax(logits.to(torch.promote_types(logits.dtype, torch.float32)), dim=-1)
+        rows = (lengths == length).to(x0.device)
+        costs = -log_probs.expand(int(rows.sum()), -1, -1).gather(-1, x0[rows, :length, None])  # (rows, length, 1)
+        nll[rows] = costs.double().sum((1, 2))
+    return nll
+
+
+def by_group(
+    share: Float[Tensor, "batch length groups"],
+    nll: Float[Tensor, "batch length"],
+    is_masked: Bool[Tensor, "batch length"],
+    scored: Bool[Tensor, "batch length"],
+) -> Float[Tensor, "batch groups_three_times"]:
+    """Each row's nll, masked tokens and tokens, of each group."""
+    return torch.cat([torch.einsum("bl,blg->bg", part.double(), share) for part in (nll, is_masked, scored)], dim=1)
+
+
+def check_enough(num_draws: int) -> None:
+    if num_draws < 2 * BLOCK_SIZE:
+        raise UserError(f"{num_draws} draws are too few for a standard error; ask for at least {2 * BLOCK_SIZE}")
+
+
+def over_draws(
+    rows: Rows,
+    score: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor],
+    num_draws: int,
+    batch_size: int,
+    seed: int,
+    rank: int,
+    num_ranks: int,
+    gather: Gather,
+    on_progress: OnProgress | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Columns that `score(x0, lengths, num_masked, uniform)` gives (draws, k), with num_masked, lengths and block."""
+    num_blocks = -(-num_draws // BLOCK_SIZE)
+    mine = list(range(rank, num_blocks, num_ranks))
+    blocks_per_call = max(1, batch_size // BLOCK_SIZE)
+    found: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
+    for start in range(0, len(mine), blocks_per_call):
+        chosen = mine[start : start + blocks_per_call]
+        parts = [_block(rows, block, seed) for block in chosen]
+        x0, lengths, num_masked, uniform = (torch.cat(part) for part in zip(*parts, strict=True))
+        columns = score(x0, lengths, num_masked, uniform).cpu()
+        found.append((columns, num_masked, lengths, torch.tensor(chosen).repeat_interleave(BLOCK_SIZE)))
+        if on_progress is not None:
+            on_progress(min(start + len(chosen), len(mine)), len(mine))
+    empty = torch.zeros(0, dtype=torch.int64)
+    # a process without a block of its own still takes part, with as many columns as the others
+    all_found = [torch.cat(part) for part in zip(*found, strict=True)] or [empty.double(), empty, empty, empty]
+    columns, num_masked, lengths, block = all_found
+    flat = gather(columns.flatten())
+    num_masked, lengths, block = gather(num_masked), gather(lengths), gather(block)
+    order = block.argsort(stable=True)
+    return flat.view(len(block), -1)[order], num_masked[order], lengths[order], block[order]
+
+
+@dataclass(frozen=True)
+class TextCounts:
+    """How much text a data set is, in every unit a bound is reported in."""
+
+    num_tokens: int
+    num_words: int
+    num_characters: int
+    num_bytes: int
+
+
+def in_every_unit(nats_per_token: float, counts: TextCounts) -> dict[str, float]:
+    """One bound as perplexities and bits, from exact counts of the whole text."""
+    nats = nats_per_token * counts.num_tokens
+    return {
+        "perplexity_per_token": _exp(nats_per_token),
+        "perplexity_per_word": _exp(nats / max(1, counts.num_words)),
+        "nats_per_character": nats / max(1, counts.num_characters),
+        "bits_per_character": nats / max(1, counts.num_characters) / math.log(2),
+        "bits_per_byte": nats / max(1, counts.num_bytes) / math.log(2),
+    }
+
+
+def _exp(x: float) -> float:
+    return math.exp(min(x, 700.0))  # perplexity per word of an untrained model overflows a float
+
+
+def _block(rows: Rows, block: int, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """(x0, lengths, num_masked, uniform) of one block: a function of (seed, block) and the data alone."""
+    draws = np.arange(block * BLOCK_SIZE, (block + 1) * BLOCK_SIZE)
+    num_rows = rows.num_evaluation_rows
+    indices = np.array([permutation(seed, int(d // num_rows), num_rows)[d % num_rows] for d in draws])
+    ids, row_lengths = rows.evaluation_rows(indices)
+    x0, lengths = torch.from_numpy(ids), torch.from_numpy(row_lengths)
+    generator = torch.Generator().manual_seed(_mix(seed, block))
+    u = torch.rand(1, generator=generator, dtype=torch.float64)
+    stratum = (u + torch.arange(BLOCK_SIZE)) / BLOCK_SIZE  # in [0, 1)
+    num_masked = 1 + (lengths * stratum).long().clamp_max(lengths - 1)
+    return x0, lengths, num_masked, torch.rand(x0.shape, generator=generator)
+
+
+@lru_cache(maxsize=2)  # a block may span two epochs
+def permutation(seed: int, epoch: int, num_rows: int) -> NDArray[np.int64]:
+    return np.random.default_rng((seed, epoch, num_rows)).permutation(num_rows)
+
+
+def _mix(seed: int, block: int) -> int:
+    return int(np.random.SeedSequence((seed, block)).generate_state(1, np.uint64)[0] >> 1)

@@ -1,0 +1,121 @@
+"""PPL-S: the bound under a method's own masking schedule, from the same draws as PPL-U (see likelihood.py)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from mdlm_atat.core.curriculum import Stage
+from mdlm_atat.core.masking import hide, mask_exactly, scored_positions
+from mdlm_atat.core.objective import denoise_under, masked_nll
+from mdlm_atat.core.strategies.rates import ExponentMasking
+from mdlm_atat.scoring.likelihood import (
+    Blocks,
+    Gather,
+    OnProgress,
+    Rows,
+    check_enough,
+    over_draws,
+    per_block,
+)
+
+
+@dataclass(frozen=True)
+class ScheduleDraws:
+    """What was measured under a masking's own schedule, a row a draw, each an unbiased estimate for its sequence."""
+
+    diffusion: Float[Tensor, " draws"]
+    """Cost of the tokens, nats per sequence."""
+    rates: Float[Tensor, " draws"]
+    """Cost of predicting which token is revealed when, nats per sequence."""
+    lengths: Int[Tensor, " draws"]
+    block: Int[Tensor, " draws"]
+
+    def nelbo(self) -> tuple[float, float]:
+        """Bound in nats per token, and its standard error between blocks."""
+        return self.blocks().ratio()
+
+    def rate_nats(self) -> tuple[float, float]:
+        """The part of it that predicting the rates costs."""
+        return self._blocks(self.rates).ratio()
+
+    def blocks(self) -> Blocks:
+        return self._blocks(self.diffusion + self.rates)
+
+    def _blocks(self, score: Tensor) -> Blocks:
+        return Blocks(per_block(score, self.block), per_block(self.lengths, self.block))
+
+
+@torch.no_grad()
+def draw_schedule_nll(
+    network: Any,
+    rows: Rows,
+    *,
+    masking: ExponentMasking,
+    stage: Stage | None = None,
+    form: Literal["continuous", "order"] = "continuous",
+    num_draws: int,
+    mask_id: int,
+    batch_size: int = 64,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    rank: int = 0,
+    num_ranks: int = 1,
+    gather: Gather = lambda x: x,
+    on_progress: OnProgress | None = None,
+) -> ScheduleDraws:
+    """Score sequences under a masking's own schedule: PPL-S, from the same sequences and numbers as draw_nll's.
+
+    A reverse process of L tokens has L reveals. Draw when each token is revealed, choose n from 1..L, and look at the
+    state just before the reveal that leaves n - 1 masked: M, at mask rate r. With hazard shares q_i = speed_i / sum
+    over M of speed, and S, S_hat the sums of speeds and of predicted speeds over M,
+
+        continuous: L { sum over M of q_i [ -log p(x0_i | z) + log(speed_i / speed_hat_i) ] + S_hat / S - 1 }
+        order:      L { sum over M of q_i [ -log p(x0_i | z) + log(q_i / q_hat_i) ] },  q_hat_i = speed_hat_i / S_hat
+
+    has the bound of docs/method.md as its expectation: the integral over t, of which this is one point of the path; or
+    the bound on the order alone, for which the network is told n / L in place of r, since times are no part of that
+    model. Where nothing depends on hidden content and speeds are 1, both are draw_nll's. `network` is any object with
+    the methods of ATATDiT that the masking needs. `masking` must have the linear schedule: its noise schedule does not
+    matter to the bound. `order` is for speeds that do not change with t.
+    """
+    check_enough(num_draws)
+    if form == "order" and not masking.is_plackett_luce:
+        raise ValueError("the order form needs speeds that do not change with t")
+
+    def score(x0: Tensor, lengths: Tensor, num_masked: Tensor, uniform: Tensor) -> Tensor:
+        x0, lengths, num_masked, uniform = (part.to(device) for part in (x0, lengths, num_masked, uniform))
+        padded = lengths if (lengths < x0.shape[1]).any() else None
+        scored = scored_positions(lengths, x0.shape[1])
+        importance = None
+        if masking.needs_importance:
+            f = network.importance_score(x0, torch.zeros(len(x0), device=device), padded)
+            importance = network.importance(x0, f)
+        # above 0, whose logarithm is not finite
+        revealed_at = masking.reveal_rate(uniform.clamp_min(2**-25), importance, scored, stage)  # (B, L)
+        is_masked = mask_exactly(revealed_at, num_masked, scored)
+        r = torch.where(is_masked, revealed_at, 0.0).amax(1)  # (B,): the last of them to be masked
+        told = r if form == "continuous" else num_masked / lengths
+        z_t = hide(x0, is_masked, mask_id)
+        logits, log_speed_hat = denoise_under(masking, network, z_t, told.double(), told.float(), padded, stage)
+        speed = masking(r, importance, scored, stage).speed.double()  # (B, L)
+        log_hat = speed.log() if log_speed_hat is None else log_speed_hat.double()
+        speed, speed_hat = torch.where(is_masked, speed, 0.0), torch.where(is_masked, log_hat.exp(), 0.0)
+        total, total_hat = speed.sum(1), speed_hat.sum(1)
+        share = speed / total[:, None]  # q
+        nll = masked_nll(logits, x0, is_masked).double()
+        mismatch = torch.where(is_masked, share * (speed.clamp_min(1e-300).log() - log_hat), 0.0).sum(1)
+        ratio = total_hat / total
+        mismatch = mismatch + (ratio - 1 if form == "continuous" else ratio.log())
+        if log_speed_hat is None:
+            mismatch = torch.zeros_like(mismatch)  # known rates cost nothing, not even a rounding error
+        return lengths[:, None] * torch.stack([(share * nll).sum(1), mismatch], dim=1)
+
+    columns, _, lengths, block = over_draws(
+        rows, score, num_draws, batch_size, seed, rank, num_ranks, gather, on_progress
+    )
+    return ScheduleDraws(columns[:, 0], columns[:, 1], lengths, block)

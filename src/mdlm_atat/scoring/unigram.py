@@ -1,0 +1,33 @@
+"""The floor to beat: a model that knows how often each token occurs and nothing else."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mdlm_atat.scoring.likelihood import Rows, ratio_with_standard_error
+
+ROWS_PER_PART = 256
+
+
+def unigram_log_probs(counts: NDArray[np.int64]) -> Float[Tensor, " vocab"]:
+    """log p(token) from training counts, plus one for every token so that none is impossible. float64."""
+    smoothed = torch.from_numpy(counts).double() + 1
+    return (smoothed / smoothed.sum()).log()
+
+
+def unigram_nll(rows: Rows, counts: NDArray[np.int64]) -> tuple[float, float]:
+    """Exact nats per token of a data set under the unigram model, and the standard error between its sequences."""
+    log_probs = unigram_log_probs(counts)
+    totals, sizes = [], []
+    for start in range(0, rows.num_evaluation_rows, ROWS_PER_PART):
+        indices = np.arange(start, min(start + ROWS_PER_PART, rows.num_evaluation_rows))
+        ids, lengths = rows.evaluation_rows(indices)
+        scored = np.arange(ids.shape[1])[None, :] < lengths[:, None]
+        nll = torch.where(torch.from_numpy(scored), -log_probs[torch.from_numpy(ids)], 0.0)
+        totals.append(nll.sum(1))
+        sizes.append(torch.from_numpy(lengths).double())
+    return ratio_with_standard_error(torch.cat(totals), torch.cat(sizes))

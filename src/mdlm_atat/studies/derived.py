@@ -1,0 +1,191 @@
+"""What follows from the runs: means over seeds, paired differences, steps to the baseline, overhead."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from mdlm_atat.errors import UserError
+from mdlm_atat.scoring.statistics import CommonError, Mean, mean_with_interval, p_value
+from mdlm_atat.studies.steps_to_baseline import costs_to_baseline
+
+Run = dict[str, Any]
+Bound = Literal["ppl_u", "ppl_s"]
+
+
+def derive(results: dict[str, Any]) -> dict[str, dict[str, dict[str, Any]]]:
+    """Corpus to arm to numbers, from the runs that are done. The baseline has to be among them for the comparisons."""
+    baseline, reference = results["baseline"], set(results["reference"])
+    derived: dict[str, dict[str, dict[str, Any]]] = {}
+    runs = [*results["runs"], *results["branch_runs"]]
+    for corpus in dict.fromkeys(run["corpus"] for run in runs):
+        done = [run for run in runs if run["corpus"] == corpus and run["final"] is not None]
+        theirs = runs_of(done, baseline)
+        derived[corpus] = {
+            arm: _of_arm(done, arm, theirs, baseline, is_reference=arm in reference)
+            for arm in results["arms"]
+            if runs_of(done, arm)
+        }
+    return derived
+
+
+def runs_of(runs: Sequence[Run], arm: str) -> list[Run]:
+    """The runs of an arm at the full budget, by seed."""
+    return sorted((run for run in runs if run["arm"] == arm), key=lambda run: run["seed"])
+
+
+def own_bound(run: Run) -> Bound:
+    """The bound a method is judged by, a rule fixed beforehand: PPL-S where it has a schedule of its own and that is a
+    bound, PPL-U otherwise. Never the lower of the two."""
+    schedule = run["final"]["schedule"]
+    return "ppl_u" if schedule is None or schedule["strategy"] == "uniform" else "ppl_s"
+
+
+def nats_of(run: Run, bound: Bound) -> float:
+    final = run["final"]
+    return final["nelbo_nats_per_token"] if bound == "ppl_u" else final["schedule"]["nelbo_nats_per_token"]
+
+
+def _of_arm(done: Sequence[Run], arm: str, theirs: list[Run], baseline: str, *, is_reference: bool) -> dict[str, Any]:
+    mine = runs_of(done, arm)
+    own = own_bound(mine[0])
+    compared = bool(theirs) and arm != baseline
+    difference, own_difference, costs = None, None, costs_to_baseline([], [], own, own)
+    if compared:
+        difference = difference_of(mine, theirs, own=False, against=baseline)
+        own_difference = difference_of(mine, theirs, own=True, against=baseline)
+    if compared and not is_reference:
+        with_branches = [run for run in done if run["arm"] == arm or run["branch_of"] == arm]
+        costs = costs_to_baseline(with_branches, theirs, own, own_bound(theirs[0]))
+    return {
+        "num_seeds": len(mine),
+        "kind": mine[0]["final"]["kind"],
+        "own": own,
+        "ppl_u": _bound(mine, "ppl_u"),
+        "ppl_s": _bound(mine, "ppl_s") if own == "ppl_s" else None,
+        "difference": difference,
+        "own_difference": own_difference,
+        **costs,
+        "train_seconds": statistics.fmean(run["train_seconds"] for run in mine),
+        "seconds_per_step": seconds_per_step(mine),
+        "overhead": overhead(mine, theirs) if compared else None,
+        "profile": mean_tree([run["final"].get("profile") for run in mine]),
+        "deciles": mean_tree([run["final"].get("deciles") for run in mine]),
+    }
+
+
+def _bound(runs: list[Run], bound: Bound) -> dict[str, Any]:
+    """The mean over seeds; its error has that of the draws in it, which all seeds share."""
+    from mdlm_atat.scoring.likelihood import BLOCK_SIZE
+
+    draws_error = statistics.fmean(_draws_error(run, bound) for run in runs)
+    degrees = min(run["final"]["num_draws"] for run in runs) / BLOCK_SIZE - 1
+    common = CommonError(draws_error, degrees) if len(runs) > 1 and degrees > 0 else None
+    found = mean_with_interval([nats_of(run, bound) for run in runs], common)
+    return {
+        "mean_nats": found.value,
+        "standard_error": found.standard_error,
+        "interval95": found.interval95,
+        "perplexity": math.exp(found.value),
+        "draws_standard_error": draws_error,
+    }
+
+
+def _draws_error(run: Run, bound: Bound) -> float:
+    final = run["final"] if bound == "ppl_u" else run["final"]["schedule"]
+    return final["standard_error"] or 0.0
+
+
+def difference_of(mine: list[Run], theirs: list[Run], *, own: bool, against: str) -> dict[str, Any] | None:
+    """Mean over seeds of (arm - baseline), nats per token, seed by seed, in PPL-U or in each one's own bound; None
+    where no seed has both.
+
+    An effect smaller than twice its standard error is no difference; with few seeds p must be below 0.05 too. The error
+    is that of the seeds and that of the draws, which are the same for all of them. With a single seed it is that of the
+    draws alone: it says nothing of another seed.
+    """
+
+    def nats(run: Run) -> float:
+        return nats_of(run, own_bound(run) if own else "ppl_u")
+
+    by_seed = {run["seed"]: run for run in theirs}
+    pairs = [(run, by_seed[run["seed"]]) for run in mine if run["seed"] in by_seed]
+    if not pairs:
+        return None
+    found = mean_with_interval([nats(a) - nats(b) for a, b in pairs], _common_error(pairs, own=own))
+    p = p_value(found)
+    return {
+        "against": against,
+        "mean_nats": found.value,
+        "standard_error": found.standard_error,
+        "interval95": found.interval95,
+        "num_pairs": len(pairs),
+        "over": "seeds" if len(pairs) > 1 else "draws" if found.standard_error is not None else None,
+        "p_value": p,
+        "significant": is_significant(found, p),
+        "relative_perplexity": math.expm1(found.value),
+    }
+
+
+def _common_error(pairs: Sequence[tuple[Run, Run]], *, own: bool) -> CommonError | None:
+    """Of the mean difference over the draws that all runs were scored on; None where they are not stored, or differ."""
+    from mdlm_atat.scoring.paired import mean_paired_difference
+
+    records = [(mine["final"], theirs["final"]) for mine, theirs in pairs]
+    try:
+        found = mean_paired_difference(records, bound="own" if own else "uniform")
+    except UserError:  # scored on other draws, or by a version that did not keep them
+        return None
+    if not found.standard_error > 0:  # nan: of a single block
+        return None
+    return CommonError(found.standard_error, found.degrees)
+
+
+def is_significant(found: Mean, p: float | None) -> bool | None:
+    """None: cannot be told."""
+    if found.standard_error is None or p is None:
+        return None
+    return abs(found.value) > 2 * found.standard_error and p < 0.05
+
+
+def seconds_per_step(runs: Sequence[Run]) -> float | None:
+    """As timed alone beforehand, or else the mean of what the runs took."""
+    calibrated = [run["calibration"]["seconds_per_step"] for run in runs if run["calibration"] is not None]
+    measured = [run["seconds_per_step"] for run in runs if run["seconds_per_step"] is not None]
+    found = calibrated or measured
+    return statistics.fmean(found) if found else None
+
+
+def overhead(mine: Sequence[Run], theirs: Sequence[Run]) -> dict[str, Any]:
+    """What a step of the arm costs over one of the baseline; None where it was not measured."""
+    calibrated = all(run["calibration"] is not None for run in (*mine, *theirs))
+
+    def ratio(one: float | None, other: float | None) -> float | None:
+        return None if one is None or not other else one / other
+
+    def mean(runs: Sequence[Run], key: str) -> float | None:
+        found = [run[key] for run in runs if run.get(key) is not None]
+        return statistics.fmean(found) if found else None
+
+    return {
+        "seconds_per_step_ratio": ratio(seconds_per_step(mine), seconds_per_step(theirs)),
+        "timed": "alone, before the runs" if calibrated else "in the runs",
+        "peak_memory_ratio": ratio(mean(mine, "peak_memory_bytes"), mean(theirs, "peak_memory_bytes")),
+        "parameters_ratio": ratio(mean(mine, "num_parameters"), mean(theirs, "num_parameters")),
+    }
+
+
+def mean_tree(trees: Sequence[Any]) -> Any:
+    """Numbers averaged over trees of the same shape; what is no number stays as in the first. None where any is."""
+    first = trees[0]
+    if any(tree is None for tree in trees):
+        return None
+    if isinstance(first, dict):
+        return {key: mean_tree([tree.get(key) for tree in trees]) for key in first}
+    if isinstance(first, list):
+        return [mean_tree(list(items)) for items in zip(*trees, strict=False)]
+    if isinstance(first, (int, float)) and not isinstance(first, bool):
+        return first if all(tree == first for tree in trees) else statistics.fmean(trees)
+    return first

@@ -1,0 +1,411 @@
+"""A grid from a YAML file or a command line, checked whole before anything runs."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from difflib import get_close_matches
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any, get_args
+
+from mdlm_atat.config.files import apply_settings, describe_methods, read_yaml
+from mdlm_atat.config.schema import RunConfig
+from mdlm_atat.errors import UserError
+from mdlm_atat.studies.grid import Arm, Budget, Corpus, Grid, SamplerBench, Unit, base_config
+
+KEYS = (
+    "name",
+    "description",
+    "base",
+    "method",
+    "overrides",
+    "arms",
+    "baseline",
+    "reference",
+    "seeds",
+    "data",
+    "budget",
+    "branches",
+    "calibrate",
+    "samplers",
+)
+BENCH_KEYS = ("arms", "samplers", "steps", "num_texts", "judge")
+ARM_KEYS = ("description", "base", "method", "overrides")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
+NOT_FOR_OVERRIDES = {"train.seed": "seeds", "train.num_steps": "budget", "train.max_minutes": "budget"}
+SAME_TEXT = (
+    "source",
+    "tokenizer",
+    "length",
+    "mode",
+    "validation",
+    "validation_fraction",
+    "split",
+    "column",
+    "documents",
+)
+SAME_DRAWS = ("num_draws", "final_num_draws")
+
+
+def _shipped() -> Traversable:
+    return files("mdlm_atat.studies") / "grids"
+
+
+def describe_grids() -> dict[str, str]:
+    """What each shipped grid is for: its description."""
+    found = sorted(file.name for file in _shipped().iterdir() if file.name.endswith(".yaml"))
+    return {name.removesuffix(".yaml"): str(read_yaml(name, _shipped() / name)["description"]) for name in found}
+
+
+def load_grid(name_or_path: str, forced: Mapping[str, Any] | None = None) -> Grid:
+    """A shipped grid, a YAML file, or the folder of an experiment (its grid.yaml).
+
+    `forced`: settings by dotted path that go over everything in every arm. Raises UserError with every mistake at once,
+    a line each with its path.
+    """
+    label, source, folder = _locate(name_or_path)
+    tree = read_yaml(label, source, holds="a grid (arms, baseline, seeds, budget, ...)")
+    mistakes: list[str] = []
+    grid = _Reader(mistakes, folder).grid(tree, Path(label).stem, forced or {})
+    if grid is None or mistakes:
+        if len(mistakes) == 1:
+            raise UserError(f"{label}: {mistakes[0]}")
+        raise UserError("\n  ".join([f"{label}: {len(mistakes)} mistakes", *mistakes]))
+    return grid
+
+
+def _locate(name: str) -> tuple[str, Traversable, Path]:
+    known = describe_grids()
+    if name in known:
+        return name, _shipped() / f"{name}.yaml", Path()
+    path = Path(name)
+    if path.is_dir():
+        if not (path / "grid.yaml").is_file():
+            raise UserError(f"{path} is no experiment: it holds no grid.yaml")
+        return str(path / "grid.yaml"), path / "grid.yaml", Path()
+    if path.is_file():
+        return str(path), path, path.parent
+    if "/" in name or name.endswith((".yaml", ".yml")):
+        raise UserError(f"there is no grid {path}")
+    raise UserError(
+        f"unknown grid {name!r}{_hint(name, known)}; grids: {', '.join(known)}; a YAML file or the folder of an "
+        "experiment will do as well"
+    )
+
+
+class _Reader:
+    """From plain values to a grid; what is wrong is noted, and the rest is read all the same."""
+
+    def __init__(self, mistakes: list[str], folder: Path) -> None:
+        self.mistakes = mistakes
+        self.folder = folder
+
+    def grid(self, tree: dict[Any, Any], stem: str, forced: Mapping[str, Any]) -> Grid | None:
+        self.known_keys(tree, KEYS, "")
+        name = self.named("name", tree.get("name", stem))
+        overrides = self.overrides("overrides", tree.get("overrides"))
+        corpora = self.corpora(tree.get("data"))
+        arms = self.arms(tree, forced)
+        names = [arm.name for arm in arms]
+        baseline, reference = self.baseline(tree, names)
+        budget = self.budget(tree.get("budget"))
+        seeds = self.seeds(tree.get("seeds", [0]))
+        branches = self.branches(tree.get("branches", [1.0]))
+        calibrate = tree.get("calibrate", False)
+        if not isinstance(calibrate, bool):
+            self.mistakes.append(f"calibrate: expected true or false, found {calibrate!r}")
+        if not arms or budget is None or baseline is None:
+            return None
+        grid = Grid(
+            name=name,
+            description=str(tree.get("description", "")),
+            overrides=overrides,
+            arms=tuple(arms),
+            baseline=baseline,
+            reference=tuple(reference),
+            seeds=seeds,
+            corpora=corpora,
+            budget=budget,
+            branches=branches,
+            calibrate=calibrate is True,
+            bench=self.bench(tree.get("samplers"), names, reference),
+        )
+        self.check_configurations(grid)
+        self.check_names(grid)
+        return grid
+
+    def known_keys(self, tree: Mapping[Any, Any], known: Sequence[str], prefix: str) -> None:
+        for key in tree:
+            if key not in known:
+                hint = _hint(str(key), known) or f"; expected one of {', '.join(known)}"
+                self.mistakes.append(f"{prefix}{key}: unknown key{hint}")
+
+    def named(self, path: str, value: Any) -> str:
+        if not isinstance(value, str) or not NAME.fullmatch(value):
+            self.mistakes.append(
+                f"{path}: {value!r} cannot be the name of a folder; expected letters, digits and _ . + -"
+            )
+        return str(value)
+
+    def overrides(self, path: str, value: Any) -> dict[str, Any]:
+        """Dotted settings, where a file may nest them too."""
+        if value is None:
+            return {}
+        if not isinstance(value, dict):
+            self.mistakes.append(f"{path}: expected settings such as `optim.lr: 1e-3`, found {value!r}")
+            return {}
+        flat = _flat(value)
+        for setting, key in NOT_FOR_OVERRIDES.items():
+            if setting in flat:
+                self.mistakes.append(f"{path}.{setting}: is set by the grid's `{key}`; leave it out")
+        return flat
+
+    def corpora(self, value: Any) -> tuple[Corpus, ...]:
+        is_named = isinstance(value, dict) and value and all(isinstance(inner, dict) for inner in value.values())
+        if is_named and "data" not in value:
+            return tuple(
+                Corpus(name=self.named(f"data.{name}", name), overrides=self.data_overrides(f"data.{name}", settings))
+                for name, settings in value.items()
+            )
+        return (Corpus(name="", overrides=self.data_overrides("data", value)),)
+
+    def data_overrides(self, path: str, value: Any) -> dict[str, Any]:
+        """`source: x` is short for `data.source: x` here."""
+        flat = self.overrides(path, value)
+        return {setting if "." in setting else f"data.{setting}": item for setting, item in flat.items()}
+
+    def arms(self, tree: dict[Any, Any], forced: Mapping[str, Any]) -> list[Arm]:
+        value = tree.get("arms")
+        if not isinstance(value, dict) or not value:
+            self.mistakes.append(f"arms: there are none; expected e.g. `mdlm: {{method: mdlm}}`, found {value!r}")
+            return []
+        arms: list[Arm] = []
+        for name, inner in value.items():
+            path = f"arms.{name}"
+            entry = {} if inner is None else inner
+            if not isinstance(entry, dict):
+                self.mistakes.append(f"{path}: expected {', '.join(ARM_KEYS)}, found {inner!r}")
+                continue
+            self.known_keys(entry, ARM_KEYS, f"{path}.")
+            base, method = entry.get("base", tree.get("base")), entry.get("method", tree.get("method"))
+            if not isinstance(base, str):
+                self.mistakes.append(f"{path}: no base: name a preset or a YAML file, for all arms or for this one")
+                continue
+            if method is not None and not isinstance(method, str):
+                self.mistakes.append(f"{path}.method: expected a method's name, found {method!r}")
+                continue
+            described = str(entry.get("description") or (describe_methods().get(method, "") if method else ""))
+            arms.append(
+                Arm(
+                    name=self.named(path, name),
+                    base=self.beside(base),
+                    method=None if method is None else self.beside(method),
+                    overrides={**self.overrides(f"{path}.overrides", entry.get("overrides")), **forced},
+                    description=described,
+                )
+            )
+        return arms
+
+    def beside(self, name: str) -> str:
+        """A path is taken from the grid's folder first, then from here."""
+        path = self.folder / name
+        is_path = "/" in name or name.endswith((".yaml", ".yml"))
+        return str(path.resolve()) if is_path and path.exists() else name
+
+    def baseline(self, tree: dict[Any, Any], names: list[str]) -> tuple[str | None, list[str]]:
+        baseline, reference = tree.get("baseline"), tree.get("reference") or []
+        if baseline is None:
+            self.mistakes.append(f"baseline: missing; expected one of the arms: {', '.join(names)}")
+        elif baseline not in names:
+            self.mistakes.append(f"baseline: {baseline!r} is no arm{_hint(str(baseline), names)}; {', '.join(names)}")
+        if not isinstance(reference, list):
+            self.mistakes.append(f"reference: expected a list of arms, found {reference!r}")
+            reference = []
+        for name in reference:
+            if name not in names:
+                self.mistakes.append(f"reference: {name!r} is no arm{_hint(str(name), names)}; {', '.join(names)}")
+            elif name == baseline:
+                self.mistakes.append(f"reference: {name!r} is the baseline too; an arm is one or the other")
+        return (baseline if isinstance(baseline, str) else None), [str(name) for name in reference]
+
+    def budget(self, value: Any) -> Budget | None:
+        units = get_args(Unit)
+        if not isinstance(value, dict) or not value:
+            self.mistakes.append(f"budget: expected one of {', '.join(units)}, e.g. `budget: {{steps: 1000}}`")
+            return None
+        self.known_keys(value, units, "budget.")
+        given = [unit for unit in units if unit in value]
+        if len(given) > 1:
+            self.mistakes.append(f"budget: given twice, in {' and in '.join(given)}; keep one")
+        for unit in given:
+            amount = value[unit]
+            is_number = isinstance(amount, (int, float)) and not isinstance(amount, bool)
+            if not is_number or not math.isfinite(amount) or amount <= 0:
+                self.mistakes.append(f"budget.{unit}: expected a number above 0, found {amount!r}")
+            elif unit == "steps" and amount != int(amount):
+                self.mistakes.append(f"budget.steps: expected a whole number, found {amount!r}")
+            else:
+                return Budget(unit=unit, amount=float(amount))
+        return None
+
+    def seeds(self, value: Any) -> tuple[int, ...]:
+        if not isinstance(value, list) or not value or any(type(s) is not int or s < 0 for s in value):
+            self.mistakes.append(f"seeds: expected whole numbers from 0 on, e.g. [0, 1, 2], found {value!r}")
+            return (0,)
+        twice = sorted({seed for seed in value if value.count(seed) > 1})
+        if twice:
+            self.mistakes.append(f"seeds: {', '.join(map(str, twice))} given twice; a seed repeats the same run")
+        return tuple(dict.fromkeys(value))
+
+    def branches(self, value: Any) -> tuple[float, ...]:
+        good = isinstance(value, list) and value and all(type(s) in (int, float) and 0 < s <= 1 for s in value)
+        if not good or len(set(value)) < len(value) or 1 not in value:
+            self.mistakes.append(
+                f"branches: expected different shares of the budget with 1.0 among them, e.g. [0.25, 0.5, 1.0], found "
+                f"{value!r}"
+            )
+            return (1.0,)
+        return tuple(sorted(map(float, value)))
+
+    def bench(self, value: Any, arms: list[str], reference: Sequence[str]) -> SamplerBench | None:
+        if value is None:
+            return None
+        if not isinstance(value, dict):
+            self.mistakes.append(f"samplers: expected {', '.join(BENCH_KEYS)}, found {value!r}")
+            return None
+        self.known_keys(value, BENCH_KEYS, "samplers.")
+        compared = [name for name in arms if name not in reference]
+        tree = {"arms": compared, "samplers": [], "steps": [16, 32, 64, 128], "num_texts": 64, "judge": None, **value}
+        for key, kind in (("arms", str), ("samplers", str), ("steps", int)):
+            if not isinstance(tree[key], list) or any(type(item) is not kind for item in tree[key]):
+                self.mistakes.append(f"samplers.{key}: expected a list, found {tree[key]!r}")
+                return None
+        if type(tree["num_texts"]) is not int or tree["num_texts"] < 2 or min(tree["steps"], default=0) < 1:
+            self.mistakes.append("samplers: expected num_texts from 2 on and steps from 1 on")
+        for name in (*tree["arms"], *([tree["judge"]] if tree["judge"] is not None else [])):
+            if name not in arms:
+                self.mistakes.append(f"samplers: {name!r} is no arm{_hint(str(name), arms)}; {', '.join(arms)}")
+        lists = {key: tuple(tree[key]) for key in ("arms", "samplers", "steps")}
+        return SamplerBench(**lists, num_texts=tree["num_texts"], judge=tree["judge"])
+
+    def check_configurations(self, grid: Grid) -> None:
+        """Every arm on every corpus; a mistake that several arms share is told once."""
+        found: dict[str, list[str]] = {}
+        for corpus in grid.corpora:
+            configs: dict[str, RunConfig] = {}
+            for arm in grid.arms:
+                try:
+                    config, mistakes = apply_settings(base_config(arm.base, arm.method), grid.settings(arm, corpus))
+                    messages = [f"{path}: {what}" if path else what for path, what in mistakes]
+                except UserError as error:
+                    config, messages = None, [str(error)]
+                if config is not None:
+                    configs[arm.name] = config
+                    if config.train.max_minutes:
+                        messages.append("train.max_minutes is set: a run of an experiment ends with its budget")
+                for message in messages:
+                    found.setdefault(message.replace("\n", "\n    "), []).append(arm.name)
+            self.check_comparable(grid, configs)
+            if corpus is grid.corpora[0]:
+                self.check_bench(grid, configs)
+        for message, arms in found.items():
+            who = dict.fromkeys(arms)
+            self.mistakes.append(message if len(who) == len(grid.arms) > 1 else f"arms.{', '.join(who)}: {message}")
+
+    def check_names(self, grid: Grid) -> None:
+        """Arm a-b on corpus c and arm a on corpus b-c would share a log, a lock and what is known of their end."""
+        names = Counter(f"{arm.name}-{corpus.name}" for arm in grid.arms for corpus in grid.corpora)
+        for name in (name for name, number in names.items() if number > 1):
+            self.mistakes.append(f"arms, data: two runs would be called {name}: rename an arm or a corpus")
+
+    def check_comparable(self, grid: Grid, configs: Mapping[str, RunConfig]) -> None:
+        """Bounds are compared on the same text, by the same draws."""
+        base = configs.get(grid.baseline)
+        for name, config in configs.items() if base is not None else ():
+            for section, settings in (("data", SAME_TEXT), ("eval", SAME_DRAWS)):
+                for setting in settings:
+                    mine, theirs = (getattr(getattr(c, section), setting) for c in (config, base))
+                    if mine != theirs:
+                        self.mistakes.append(
+                            f"arms.{name}: {section}.{setting} is {mine!r}, and {theirs!r} in the baseline "
+                            f"{grid.baseline}: they could not be compared"
+                        )
+
+    def check_bench(self, grid: Grid, configs: Mapping[str, RunConfig]) -> None:
+        """Samplers that are none, and arms that cannot use them: said now, not when hours of training are done."""
+        if grid.bench is None:
+            return
+        from mdlm_atat.samplers.loop import trait
+        from mdlm_atat.samplers.named import make_sampler
+
+        by_rates: list[str] = []
+        for spec in grid.bench.samplers:
+            try:
+                rule = make_sampler(spec.replace("optimal", "constant"))  # optimal sizes need a profile
+                by_rates += [spec] * trait(rule, "follows_rates")
+            except UserError as error:
+                self.mistakes.append(f"samplers.samplers: {error}")
+        for name in grid.bench.arms:
+            config = configs.get(name)
+            if config is None:  # a mistake that is told already
+                continue
+            if config.model.kind == "causal":
+                self.mistakes.append(f"samplers.arms: {name} is left-to-right, with one sampler only; leave it out")
+            elif by_rates and not (config.masking.reads_importance and config.masking.is_bound):
+                self.mistakes.append(
+                    f"samplers: {', '.join(by_rates)} follows predicted rates, and {name} predicts none: it masks "
+                    "every token alike"
+                )
+
+
+def _flat(tree: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+def _hint(word: str, options: Sequence[str] | Mapping[str, Any]) -> str:
+    close = get_close_matches(word, list(options), n=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def select(
+    grid: Grid,
+    *,
+    arms: Sequence[str] | None = None,
+    seeds: Sequence[int] | None = None,
+    budget: tuple[str, float] | None = None,
+) -> Grid:
+    """The grid with fewer arms, other seeds or another budget, as asked for on a command line."""
+    if arms is not None:
+        names = [arm.name for arm in grid.arms]
+        for name in arms:
+            if name not in names:
+                raise UserError(f"--arms: {name!r} is no arm of {grid.name}{_hint(name, names)}; {', '.join(names)}")
+        if grid.baseline not in arms:
+            raise UserError(f"--arms leaves out the baseline {grid.baseline}, which the others are compared with")
+        kept = tuple(arm for arm in grid.arms if arm.name in arms)
+        bench = grid.bench
+        if bench is not None:
+            judge = bench.judge if bench.judge in arms else None
+            bench = replace(bench, arms=tuple(name for name in bench.arms if name in arms), judge=judge)
+        reference = tuple(name for name in grid.reference if name in arms)
+        grid = replace(grid, arms=kept, reference=reference, bench=bench)
+    if seeds is not None:
+        mistakes: list[str] = []
+        grid = replace(grid, seeds=_Reader(mistakes, Path()).seeds(list(seeds)))
+        if mistakes:
+            raise UserError(f"--{mistakes[0]}")
+    if budget is not None:
+        mistakes = []
+        read = _Reader(mistakes, Path()).budget({budget[0]: budget[1]})
+        if read is None:
+            raise UserError(f"--{mistakes[0]}")
+        grid = replace(grid, budget=read)
+    return grid

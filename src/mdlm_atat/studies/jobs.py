@@ -1,0 +1,166 @@
+"""The runs of a grid: which there are, where each lives, how long it is and how it is started."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from mdlm_atat.config.schema import RunConfig
+from mdlm_atat.errors import UserError
+from mdlm_atat.studies.grid import Arm, Budget, Corpus, Grid
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """What all seeds of an arm on a corpus have in common."""
+
+    arm: Arm
+    corpus: Corpus
+    settings: Mapping[str, Any]
+    """What the grid changes in the arm's base and method."""
+    config: RunConfig
+    """Before its steps and its seed are known."""
+
+    @property
+    def key(self) -> str:
+        """Its name in plan.json: ARM, or ARM/CORPUS where corpora have names."""
+        return f"{self.arm.name}/{self.corpus.name}" if self.corpus.name else self.arm.name
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One training run."""
+
+    variant: Variant
+    share: float
+    """Of the budget: below 1 for a branch."""
+    seed: int
+
+    @property
+    def arm(self) -> str:
+        """mdlm, or mdlm@0.5 for a branch."""
+        name = self.variant.arm.name
+        return name if self.share == 1 else f"{name}@{self.share:g}"
+
+    @property
+    def corpus(self) -> str:
+        return self.variant.corpus.name
+
+    @property
+    def name(self) -> str:
+        """Of its log and its lock: ARM-CORPUS-seed-N."""
+        return "-".join(part for part in (self.arm, self.corpus, f"seed-{self.seed}") if part)
+
+    @property
+    def folder(self) -> Path:
+        """Of its run, within the experiment."""
+        return Path("runs", *(part for part in (self.arm, self.corpus) if part), f"seed-{self.seed}")
+
+
+def variants_of(grid: Grid) -> list[Variant]:
+    return [
+        Variant(arm=arm, corpus=corpus, settings=grid.settings(arm, corpus), config=grid.config(arm, corpus))
+        for corpus in grid.corpora
+        for arm in grid.arms
+    ]
+
+
+def jobs_of(grid: Grid) -> list[Job]:
+    """Every run, seed by seed and the short ones first, so that all arms can be compared early."""
+    variants = variants_of(grid)
+    return [
+        Job(variant=variant, share=share, seed=seed)
+        for seed in grid.seeds
+        for share in grid.branches
+        for variant in variants
+        if share == 1 or variant.arm.name not in (grid.baseline, *grid.reference)
+    ]
+
+
+def tokens_per_step(config: RunConfig) -> int:
+    """Tokens of one step, as a budget counts them: padding too, where rows are padded."""
+    return config.train.batch_size * config.data.length
+
+
+def budget_steps(
+    budget: Budget, config: RunConfig, *, flops_per_token: float | None, seconds_per_step: float | None
+) -> int:
+    """Optimizer steps that a budget pays for: the fewest that use it up, but whole steps within GPU-seconds."""
+    match budget.unit:
+        case "steps":
+            return int(budget.amount)
+        case "tokens":
+            return math.ceil(budget.amount / tokens_per_step(config))
+        case "flops":
+            assert flops_per_token is not None
+            return math.ceil(budget.amount / (flops_per_token * tokens_per_step(config)))
+        case "gpu_seconds":
+            assert seconds_per_step is not None
+            return max(1, math.floor(budget.amount / seconds_per_step))
+
+
+def run_config(job: Job, num_steps: int) -> RunConfig:
+    """The whole configuration of a run. UserError names the job where it cannot be, e.g. more warm-up than steps."""
+    base = job.variant.config
+    try:
+        return replace(base, train=replace(base.train, num_steps=num_steps, seed=job.seed))
+    except UserError as error:
+        raise UserError(f"{job.arm}: {error}") from error
+
+
+def job_steps(job: Job, planned_steps: int) -> int:
+    return max(1, round(job.share * planned_steps))
+
+
+def train_words(variant: Variant, settings: Mapping[str, Any], out: Path) -> list[str]:
+    """What follows `atat` in the command that trains an arm in the folder `out`, with `settings` over the grid's."""
+    arm = variant.arm
+    method = [] if arm.method is None else ["--method", arm.method]
+    return ["train", arm.base, *method, *flags_of({**variant.settings, **settings}), "--out", str(out)]
+
+
+def command_line(words: Sequence[str]) -> str:
+    return shlex.join(["atat", *words])
+
+
+def flags_of(settings: Mapping[str, Any]) -> list[str]:
+    """The words that the command line reads as these settings."""
+    words: list[str] = []
+    for path, value in settings.items():
+        texts = [_text(item) for item in (value if isinstance(value, (list, tuple)) else [value])]
+        one_word = len(texts) == 1 and texts[0].startswith("--")
+        words += [f"--{path}={texts[0]}"] if one_word else [f"--{path}", *texts]
+    return words
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def flat_settings(config: RunConfig) -> dict[str, Any]:
+    """Every setting by its dotted path, JSON-ready."""
+    flat = {
+        f"{section.name}.{setting.name}": getattr(getattr(config, section.name), setting.name)
+        for section in fields(RunConfig)
+        for setting in fields(getattr(config, section.name))
+    }
+    return {path: list(value) if isinstance(value, tuple) else value for path, value in flat.items()}
+
+
+def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Dotted path -> (before, after) of every setting that differs; the same place by another path is the same."""
+    return {
+        path: (before.get(path), after.get(path))
+        for path in dict.fromkeys([*before, *after])
+        if before.get(path) != after.get(path) and not _same_place(before.get(path), after.get(path))
+    }
+
+
+def _same_place(one: Any, other: Any) -> bool:
+    return isinstance(one, str) and isinstance(other, str) and Path(one).resolve() == Path(other).resolve()

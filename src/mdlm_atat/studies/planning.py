@@ -1,0 +1,267 @@
+"""What is worked out once, before the first run, and kept in plan.json: data, steps and, where seconds are the budget,
+how long a step takes."""
+
+from __future__ import annotations
+
+import json
+import math
+import platform
+import shutil
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mdlm_atat.atomic import write_json
+from mdlm_atat.config.schema import DataConfig
+from mdlm_atat.errors import UserError
+from mdlm_atat.studies.grid import Budget, Grid
+from mdlm_atat.studies.jobs import (
+    Job,
+    Variant,
+    budget_steps,
+    differences,
+    flat_settings,
+    job_steps,
+    run_config,
+    tokens_per_step,
+    train_words,
+)
+from mdlm_atat.studies.locks import waiting_lock
+from mdlm_atat.studies.processes import last_lines, start_command, stop_commands
+from mdlm_atat.training.flops import training_flops_per_token
+
+CALIBRATION_STEPS = 72
+CALIBRATION_LAPS = 3  # log lines, of which the first is warm-up and compilation; few, because the loop waits at each
+SHORT = {  # a calibration is timed, not scored
+    "eval.num_draws": 32,
+    "eval.final_num_draws": 32,
+    "eval.num_samples": 0,
+    "train.loggers": [],
+    "train.checkpoint_interval_steps": CALIBRATION_STEPS,
+    "train.eval_interval_steps": CALIBRATION_STEPS,
+    "train.log_interval_steps": CALIBRATION_STEPS // CALIBRATION_LAPS,
+    "train.keep_interval_steps": 0,
+}
+
+Plan = dict[str, dict[str, Any]]
+"""By Variant.key."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where runs are started."""
+
+    devices: Sequence[str]
+    num_threads: int
+    should_stop: Callable[[], bool]
+
+
+def plan_file(folder: Path) -> Path:
+    return folder / "plan.json"
+
+
+def read_plan(folder: Path) -> Plan:
+    file = plan_file(folder)
+    try:
+        return json.loads(file.read_text()) if file.exists() else {}
+    except ValueError as error:
+        raise UserError(f"{file} is damaged ({error}); delete it, and the next run plans anew") from error
+
+
+def check_plan(plan: Plan, grid: Grid, variants: Sequence[Variant], folder: Path) -> None:
+    """An experiment's folder holds one grid: UserError where an arm means something else now than when it began."""
+    wrong: list[str] = []
+    for variant in variants:
+        entry = plan.get(variant.key)
+        if entry is None:
+            continue
+        before, after = entry["settings"], _settings(variant)
+        both = before.keys() & after.keys()  # a setting that a newer version brought is at its default
+        changed = differences(
+            {path: before[path] for path in after if path in both},
+            {path: after[path] for path in after if path in both},
+        )
+        wrong += [f"{variant.key}: {path} was {old!r}, and is {new!r} now" for path, (old, new) in changed.items()]
+        if entry["budget"] != _budget(grid.budget):
+            wrong.append(f"{variant.key}: the budget was {entry['budget']}, and is {_budget(grid.budget)} now")
+    if wrong:
+        raise UserError(
+            "\n  ".join(
+                [f"{folder} holds another experiment; choose another --out, or delete it. What differs:", *wrong]
+            )
+        )
+
+
+def ensure_planned(
+    grid: Grid, variants: Sequence[Variant], folder: Path, machine: Machine, say: Callable[[str], None]
+) -> tuple[Plan, dict[str, str]]:
+    """plan.json with an entry for each variant, and by their keys why some could not be planned.
+
+    What is there stays, so that a run keeps its length when it is continued. One runner plans at a time, and another
+    finds it done.
+    """
+
+    def wait() -> None:
+        if machine.should_stop():
+            raise KeyboardInterrupt
+
+    failures: dict[str, str] = {}
+    prepared: dict[DataConfig, tuple[dict[str, Any], int]] = {}
+    with waiting_lock(folder / "jobs" / "plan.lock", wait):
+        plan = read_plan(folder)
+        check_plan(plan, grid, variants, folder)
+        for variant in variants:
+            wait()
+            data = variant.config.data
+            if data not in prepared:
+                prepared[data] = open_data(data)
+            if variant.key in plan:
+                _check_data(variant, plan[variant.key], prepared[data][0])
+                continue
+            try:
+                plan[variant.key] = _plan_variant(grid, variant, *prepared[data], folder, machine, say)
+            except UserError as error:  # of this arm: it crashed while it was timed, or is too short for its warm-up
+                failures[variant.key] = str(error)
+                say(f"FAILED     {variant.key}: {error}")
+                continue
+            write_json(plan_file(folder), plan)
+    return plan, failures
+
+
+def check_lengths(grid: Grid, jobs: Sequence[Job], plan: Plan) -> None:
+    """UserError with every run that cannot be as long as it should, as far as that is known before planning."""
+    wrong: list[str] = []
+    for job in jobs:
+        steps = expected_steps(grid, job, plan)
+        try:
+            if steps is not None:
+                run_config(job, steps)
+        except UserError as error:
+            wrong.append(str(error))
+    if wrong:
+        raise UserError("\n  ".join(dict.fromkeys(wrong)))
+
+
+def planned_steps(job: Job, plan: Plan) -> int | None:
+    entry = plan.get(job.variant.key)
+    return None if entry is None else job_steps(job, entry["num_steps"])
+
+
+def expected_steps(grid: Grid, job: Job, plan: Plan) -> int | None:
+    """Planned, or what the budget says by itself; None where it takes the data or a measurement to tell."""
+    steps = planned_steps(job, plan)
+    if steps is None and grid.budget.unit in ("steps", "tokens"):
+        budgeted = budget_steps(grid.budget, job.variant.config, flops_per_token=None, seconds_per_step=None)
+        steps = job_steps(job, budgeted)
+    return steps
+
+
+def _settings(variant: Variant) -> dict[str, Any]:
+    return {
+        path: value
+        for path, value in flat_settings(variant.config).items()
+        if path not in ("train.seed", "train.num_steps")
+    }
+
+
+def _budget(budget: Budget) -> dict[str, float]:
+    return {budget.unit: budget.amount}
+
+
+def open_data(data: DataConfig) -> tuple[dict[str, Any], int]:
+    """The data as its runs will store it, prepared if it is not yet; and its vocabulary's size."""
+    from mdlm_atat.config.build import prepare_data
+    from mdlm_atat.data.progress import TerminalProgress
+    from mdlm_atat.data.tokens import TokenDataset
+    from mdlm_atat.training.folder import describe_data
+
+    prepared = prepare_data(data, TerminalProgress())
+    train_data, valid_data = (TokenDataset.open(prepared, split, data.length) for split in ("train", "valid"))
+    return describe_data(train_data, valid_data), train_data.tokenizer.vocab_size
+
+
+def _check_data(variant: Variant, entry: Mapping[str, Any], found: Mapping[str, Any]) -> None:
+    stored = entry["data"]
+    if (found["hash"], found["tokenizer_hash"]) != (stored["hash"], stored["tokenizer_hash"]):
+        raise UserError(
+            f"{variant.key}: the data has changed since the experiment began ({stored['train_tokens']:,} training "
+            f"tokens then, {found['train_tokens']:,} now): restore it, or choose another --out"
+        )
+
+
+def _plan_variant(
+    grid: Grid,
+    variant: Variant,
+    data: Mapping[str, Any],
+    vocab_size: int,
+    folder: Path,
+    machine: Machine,
+    say: Callable[[str], None],
+) -> dict[str, Any]:
+    flops = training_flops_per_token(variant.config, vocab_size)
+    calibration = None
+    if grid.budget.unit == "gpu_seconds" or grid.calibrate:
+        calibration = calibrate(variant, folder, machine, say)
+    seconds = None if calibration is None else calibration["seconds_per_step"]
+    steps = budget_steps(grid.budget, variant.config, flops_per_token=flops, seconds_per_step=seconds)
+    for share in grid.branches:  # what cannot be is said before the first run, not after the last
+        branch = Job(variant=variant, share=share, seed=0)
+        run_config(branch, job_steps(branch, steps))
+    return {
+        "settings": _settings(variant),
+        "budget": _budget(grid.budget),
+        "num_steps": steps,
+        "tokens_per_step": tokens_per_step(variant.config),
+        "flops_per_token": flops,
+        "vocab_size": vocab_size,
+        "data": data,
+        "calibration": calibration,
+    }
+
+
+def calibrate(variant: Variant, folder: Path, machine: Machine, say: Callable[[str], None]) -> dict[str, Any]:
+    """Time a short run of an arm, alone on the first device: seconds of one training step, evaluation left out."""
+    say(f"timing     {variant.key}: {CALIBRATION_STEPS} steps on {machine.devices[0]}")
+    out = folder / "calibration" / variant.key
+    shutil.rmtree(out, ignore_errors=True)
+    log = folder / "logs" / f"calibration-{variant.key.replace('/', '-')}.txt"
+    settings = {
+        **SHORT,
+        "optim.warmup_steps": min(variant.config.optim.warmup_steps, CALIBRATION_STEPS),
+        "train.num_steps": CALIBRATION_STEPS,
+    }
+    words = train_words(variant, settings, out)
+    child = start_command(words, log, device=machine.devices[0], num_threads=machine.num_threads)
+    while child.poll() is None:
+        if machine.should_stop():
+            stop_commands([child], at_once=lambda: True)
+            raise KeyboardInterrupt
+        time.sleep(0.1)
+    if child.returncode != 0:
+        raise UserError("\n  ".join([f"{variant.key} could not be timed; its log {log} ends with", *last_lines(log)]))
+    per_step = _seconds_per_step(out / "metrics.jsonl")
+    run = json.loads((out / "run.json").read_text())
+    shutil.rmtree(out)
+    return {
+        "seconds_per_step": per_step,
+        "num_steps": CALIBRATION_STEPS,
+        "machine": run["machine"],
+        "host": platform.node(),
+        "peak_memory_bytes": run.get("peak_memory_bytes"),
+    }
+
+
+def _seconds_per_step(metrics: Path) -> float:
+    """Median over the log lines after the first third."""
+    lines = [json.loads(line) for line in metrics.read_text().splitlines()]
+    laps = [line for line in lines if "train/tokens_per_s" in line]
+    tokens = [line["train/tokens"] for line in laps]
+    steps = [line["step"] for line in laps]
+    per_step = [
+        (tokens[i] - tokens[i - 1]) / laps[i]["train/tokens_per_s"] / (steps[i] - steps[i - 1])
+        for i in range(max(1, math.ceil(len(laps) / 3)), len(laps))
+    ]
+    return statistics.median(per_step)

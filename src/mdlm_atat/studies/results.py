@@ -1,0 +1,100 @@
+"""results.json: every run of an experiment and what follows from them; all that a report needs."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mdlm_atat.atomic import write_json
+from mdlm_atat.errors import UserError
+from mdlm_atat.provenance import code_version, commit
+from mdlm_atat.studies.caveats import caveats_of
+from mdlm_atat.studies.derived import derive
+from mdlm_atat.studies.grid import Grid
+from mdlm_atat.studies.jobs import Job, differences, flat_settings, jobs_of
+from mdlm_atat.studies.planning import Plan, expected_steps, read_plan
+from mdlm_atat.studies.run_record import collect_run
+
+FORMAT = 1
+FILE_NAME = "results.json"
+
+
+def read_results(folder: Path) -> dict[str, Any] | None:
+    """results.json as it is stored; None where there is none."""
+    file = folder / FILE_NAME
+    if not file.is_file():
+        return None
+    try:
+        results = json.loads(file.read_text(encoding="utf-8"))
+        if results["format"] != FORMAT:
+            raise UserError(f"{file} has format {results['format']}, this version reads {FORMAT}")
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{file} is damaged ({error}); delete it, and the next report makes it anew from runs/"
+        ) from error
+    return results
+
+
+def write_results(folder: Path, grid: Grid) -> dict[str, Any]:
+    """Collect all runs, derive what follows, and store it whole."""
+    results = collect(folder, grid, read_plan(folder), read_results(folder))
+    write_json(folder / FILE_NAME, results)
+    return json.loads((folder / FILE_NAME).read_text(encoding="utf-8"))  # as a report finds it
+
+
+def collect(folder: Path, grid: Grid, plan: Plan, stored: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Runs whose folders are gone stay as they were stored."""
+    known = {} if stored is None else {_key(run): run for run in [*stored["runs"], *stored["branch_runs"]]}
+    runs = [
+        collect_run(folder, job, expected_steps(grid, job, plan), plan.get(job.variant.key), known.get(_job_key(job)))
+        for job in jobs_of(grid)
+    ]
+    order = {arm.name: place for place, arm in enumerate(grid.arms)}
+    runs.sort(key=lambda run: (run["corpus"], order[run["branch_of"] or run["arm"]], run["share"], run["seed"]))
+    results: dict[str, Any] = {
+        "format": FORMAT,
+        "name": grid.name,
+        "description": grid.description,
+        "baseline": grid.baseline,
+        "reference": list(grid.reference),
+        "budget": {"unit": grid.budget.unit, "amount": grid.budget.amount, grid.budget.unit: grid.budget.amount},
+        "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "code_version": code_version(),
+        "commit": commit(),
+        "arms": _arms(grid, runs, plan),
+        "runs": [run for run in runs if run["branch_of"] is None],
+        "branch_runs": [run for run in runs if run["branch_of"] is not None],
+    }
+    results["derived"] = derive(results)
+    results["caveats"] = caveats_of(results)
+    return results
+
+
+def _key(run: Mapping[str, Any]) -> tuple[str, ...]:
+    return run["folder"], run["arm"], str(run["seed"])
+
+
+def _job_key(job: Job) -> tuple[str, ...]:
+    return str(job.folder), job.arm, str(job.seed)
+
+
+def _arms(grid: Grid, runs: Sequence[Mapping[str, Any]], plan: Plan) -> dict[str, Any]:
+    """Each arm's description and where it differs from the baseline, on the first corpus."""
+    corpus = grid.corpora[0]
+    base = flat_settings(grid.config(grid.arm(grid.baseline), corpus))
+    arms: dict[str, Any] = {}
+    for arm in grid.arms:
+        changed = differences(base, flat_settings(grid.config(arm, corpus)))
+        mine = [run for run in runs if run["arm"] == arm.name]
+        entry = plan.get(f"{arm.name}/{corpus.name}" if corpus.name else arm.name, {})
+        arms[arm.name] = {
+            "description": arm.description,
+            "config_differences": {path: value for path, (_, value) in changed.items()},
+            "baseline_values": {path: value for path, (value, _) in changed.items()},
+            "num_parameters": next((run["num_parameters"] for run in mine if run["num_parameters"]), None),
+            "flops_per_token": entry.get("flops_per_token"),
+        }
+    return arms

@@ -1,0 +1,122 @@
+"""What the folder of one run says of it: done, failed, running, or waiting to be started or continued."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from mdlm_atat.atomic import write_json
+from mdlm_atat.config.files import load_config
+from mdlm_atat.config.schema import RunConfig
+from mdlm_atat.errors import UserError
+from mdlm_atat.studies.jobs import Job, differences, flat_settings
+from mdlm_atat.studies.locks import is_locked
+
+Status = Literal["done", "failed", "running", "waiting"]
+FREE = (  # what may change between the start and the end of a run: its numbers stay the same
+    "train.log_interval_steps",
+    "train.checkpoint_interval_steps",
+    "train.keep_interval_steps",
+    "train.loggers",
+    "eval.batch_size",
+    "eval.num_samples",
+    "eval.sample_steps",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attempt:
+    """One call of the training command, stored when it started and again when it ended."""
+
+    started: float
+    """Seconds since 1970."""
+    ended: float | None
+    exit_code: int | None
+    outcome: Literal["done", "failed", "interrupted"] | None
+    """interrupted: stopped by us, with a checkpoint. None: still running, or lost with its runner."""
+    last_lines: list[str]
+    """Of its log."""
+    host: str
+    device: str
+
+    @property
+    def failed(self) -> bool:
+        return self.outcome == "failed"
+
+
+def attempts_file(folder: Path, job: Job) -> Path:
+    return folder / "jobs" / f"{job.name}.json"
+
+
+def lock_file(folder: Path, job: Job) -> Path:
+    return folder / "jobs" / f"{job.name}.lock"
+
+
+def log_file(folder: Path, job: Job) -> Path:
+    return folder / "logs" / f"{job.name}.txt"
+
+
+def read_attempts(folder: Path, job: Job) -> list[Attempt]:
+    file = attempts_file(folder, job)
+    try:
+        return [Attempt(**attempt) for attempt in json.loads(file.read_text())] if file.exists() else []
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{file} is damaged ({error}); delete it: it only tells how often the run was tried") from error
+
+
+def write_attempts(folder: Path, job: Job, attempts: list[Attempt]) -> None:
+    attempts_file(folder, job).parent.mkdir(parents=True, exist_ok=True)
+    write_json(attempts_file(folder, job), [vars(attempt) for attempt in attempts])
+
+
+def has_begun(run: Path) -> bool:
+    """Whether a run can be continued; its config.yaml is the last thing that is written before the first step."""
+    return (run / "config.yaml").is_file()
+
+
+def check_same_run(run: Path, config: RunConfig) -> None:
+    """UserError where the folder holds a run with other settings."""
+    before, after = flat_settings(load_config(str(run))), flat_settings(config)
+    changed = {path: pair for path, pair in differences(before, after).items() if path not in FREE}
+    if changed:
+        listed = ", ".join(f"{path} ({old!r}, and {new!r} now)" for path, (old, new) in changed.items())
+        raise UserError(f"{run} holds a run with other settings: {listed}; delete it, or choose another --out")
+
+
+def final_record(run: Path, num_steps: int, data: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """The stored evaluation of a run's last step on its own validation text, cut as in the run, on as many draws of
+    seed 0 as the run asks for: another evaluation of it, with other draws or more of them, changes nothing."""
+    if not has_begun(run):
+        return None
+    config = load_config(str(run))
+    wanted = {"split": "valid", "seed": 0, "mode": config.data.mode, "length": config.data.length}
+    found: list[tuple[tuple[int, float], dict[str, Any]]] = []
+    for file in sorted((run / "evals").glob("*.json")):
+        try:
+            record = json.loads(file.read_text())
+        except ValueError:  # written by someone else: ours are whole or not there
+            continue
+        ours = data is None or str(record.get("corpus_hash", ""))[:32] == data["hash"][32:]
+        if ours and record.get("step") == num_steps and all(record.get(k, v) == v for k, v in wanted.items()):
+            # whole blocks: a few more, never less
+            beyond = (record.get("num_draws") or 0) - config.eval.final_num_draws
+            if beyond >= 0 or record.get("kind") == "exact":  # which needs each sequence once
+                found.append(((-abs(beyond), file.stat().st_mtime), record))
+    return max(found, key=lambda pair: pair[0])[1] if found else None
+
+
+def is_done(run: Path, num_steps: int, data: Mapping[str, Any] | None) -> bool:
+    """Trained to the end and scored; the report is the last thing that a run writes."""
+    return has_begun(run) and (run / "report.html").is_file() and final_record(run, num_steps, data) is not None
+
+
+def status_of(folder: Path, job: Job, num_steps: int | None, data: Mapping[str, Any] | None) -> Status:
+    if is_locked(lock_file(folder, job)):
+        return "running"
+    if num_steps is not None and is_done(folder / job.folder, num_steps, data):
+        return "done"
+    attempts = read_attempts(folder, job)
+    return "failed" if attempts and attempts[-1].failed else "waiting"

@@ -1,0 +1,121 @@
+"""When an arm is where the baseline ends: in steps, tokens and seconds of training."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from mdlm_atat.scoring.statistics import mean_with_interval
+
+Run = dict[str, Any]
+Point = tuple[float, float]
+"""(steps, nats per token)."""
+DECAYED = "interpolated over log steps between runs whose learning rate has decayed"
+UNDECAYED = "upper bound from an undecayed curve"
+
+
+def costs_to_baseline(
+    mine: Sequence[Run], theirs: Sequence[Run], own: str, their_own: str
+) -> dict[str, dict[str, Any] | str | None]:
+    """Steps, tokens and seconds after which the arm's bound is the baseline's final one, seed by seed, with their share
+    of the baseline's; None where it is not reached, `steps_to_baseline_note` says why.
+
+    `mine`: the arm's runs at every share of the budget. With shares below 1 the values compared are those of finished
+    runs; otherwise it is the first crossing of the curve, where the learning rate is still high: a run that had ended
+    there would be better, so the number is an upper bound.
+    """
+    nothing: dict[str, dict[str, Any] | str | None] = {
+        "steps_to_baseline": None,
+        "tokens_to_baseline": None,
+        "gpu_seconds_to_baseline": None,
+        "steps_to_baseline_note": None,
+    }
+    pairs = [(seed_runs(mine, run["seed"]), run) for run in theirs]
+    pairs = [(runs, run) for runs, run in pairs if runs]
+    if not pairs:
+        return nothing
+    decayed = all(len(runs) > 1 for runs, _ in pairs)
+    found: list[tuple[float, bool]] = []
+    for runs, baseline in pairs:
+        points = decayed_points(runs, own) if decayed else curve_points(runs[-1], own)
+        target = final_nats(baseline, their_own) if decayed else curve_points(baseline, their_own)[-1][1]
+        crossing = first_crossing(points, target)
+        if crossing is None:
+            return {
+                **nothing,
+                "steps_to_baseline_note": f"seed {baseline['seed']} does not reach the baseline's {target:.4f} nats",
+            }
+        found.append(crossing)
+    how = {"how": DECAYED if decayed else UNDECAYED, "decayed": decayed, "at_most": not decayed}
+    if any(at_first for _, at_first in found):
+        how |= {"how": f"{how['how']}; at most, since the first point is past it already", "at_most": True}
+    steps = [steps for steps, _ in found]
+    per_step = [(_per_step(runs[-1]), _per_step(baseline), baseline["num_steps"]) for runs, baseline in pairs]
+    costs = {
+        "steps_to_baseline": _summary("steps", steps, [b["num_steps"] for _, b in pairs], how),
+        "tokens_to_baseline": _summary(
+            "tokens",
+            [s * runs[-1]["num_tokens"] / runs[-1]["num_steps"] for s, (runs, _) in zip(steps, pairs, strict=True)],
+            [float(baseline["num_tokens"]) for _, baseline in pairs],
+            how,
+        ),
+    }
+    timed = [(s * mine_s, theirs_s * n) for s, (mine_s, theirs_s, n) in zip(steps, per_step, strict=True) if theirs_s]
+    seconds = None
+    if timed and len(timed) == len(steps):
+        seconds = _summary("gpu_seconds", [one for one, _ in timed], [other for _, other in timed], how)
+    return {**nothing, **costs, "gpu_seconds_to_baseline": seconds}
+
+
+def seed_runs(runs: Sequence[Run], seed: int) -> list[Run]:
+    """An arm's runs of one seed, the full one last; none where that is missing."""
+    chosen = sorted((run for run in runs if run["seed"] == seed), key=lambda run: run["share"])
+    return chosen if chosen and chosen[-1]["share"] == 1 else []
+
+
+def final_nats(run: Run, bound: str) -> float:
+    final = run["final"]
+    return final["nelbo_nats_per_token"] if bound == "ppl_u" else final["schedule"]["nelbo_nats_per_token"]
+
+
+def decayed_points(runs: Sequence[Run], bound: str) -> list[Point]:
+    return [(run["num_steps"], final_nats(run, bound)) for run in runs]
+
+
+def curve_points(run: Run, bound: str) -> list[Point]:
+    curve = run["curve"]
+    nats = curve["schedule_nats"] if bound == "ppl_s" and curve["schedule_nats"] else curve["nats"]
+    return [(step, value) for step, value in zip(curve["step"], nats, strict=True) if value is not None]
+
+
+def first_crossing(points: Sequence[Point], target: float) -> tuple[float, bool] | None:
+    """Steps at which the line through the points, over log steps, first comes down to the target, and whether it is
+    there from the first point on; None where it never is."""
+    for index, (steps, nats) in enumerate(points):
+        if nats > target:
+            continue
+        if index == 0:
+            return steps, True
+        before_steps, before = points[index - 1]
+        share = (before - target) / (before - nats)
+        return math.exp(math.log(before_steps) + share * (math.log(steps) - math.log(before_steps))), False
+    return None
+
+
+def _per_step(run: Run) -> float:
+    """Seconds of one step: as timed alone, or else as the run took."""
+    if run["calibration"] is not None:
+        return run["calibration"]["seconds_per_step"]
+    return run["seconds_per_step"] or 0.0
+
+
+def _summary(unit: str, values: list[float], whole: list[float], how: dict[str, Any]) -> dict[str, Any]:
+    shares = mean_with_interval([value / all_ for value, all_ in zip(values, whole, strict=True)])
+    return {
+        unit: sum(values) / len(values),
+        "share": shares.value,
+        "interval95": shares.interval95,
+        "num_seeds": shares.num,
+        **how,
+    }

@@ -1,0 +1,113 @@
+"""How far an experiment is: each run's state, step and speed, and the time that is left."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from mdlm_atat.studies.grid import Grid
+from mdlm_atat.studies.jobs import Job, jobs_of, tokens_per_step
+from mdlm_atat.studies.planning import Plan, expected_steps, read_plan
+from mdlm_atat.studies.run_record import by_step, read_lines
+from mdlm_atat.studies.run_state import Status, read_attempts, status_of
+
+NUM_RECENT_LINES = 10  # of the log, whose speed is what is expected of the rest
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunProgress:
+    job: Job
+    status: Status
+    step: int
+    num_steps: int | None
+    tokens_per_s: float | None
+    """Over the latest log lines; None before there is one."""
+    left_s: float | None
+    """Of training, for this run alone; None where nothing is known of its speed."""
+    last_line: str
+    """Of a failed run's log."""
+
+
+def progress_of(folder: Path, grid: Grid) -> list[RunProgress]:
+    """Every run, in the order in which they are started."""
+    plan = read_plan(folder)
+    found = [_run_progress(folder, job, expected_steps(grid, job, plan), plan) for job in jobs_of(grid)]
+    speeds: dict[str, list[float]] = {}
+    for run in found:
+        if run.tokens_per_s is not None:
+            speeds.setdefault(run.job.variant.key, []).append(run.tokens_per_s)
+    every = [speed for known in speeds.values() for speed in known]
+    return [_with_time_left(run, speeds.get(run.job.variant.key) or every, plan) for run in found]
+
+
+def whole_time_left(runs: Sequence[RunProgress]) -> float | None:
+    """Seconds until the last run ends, with as many at a time as are running now (one, if none is)."""
+    open_ = [run for run in runs if run.status in ("running", "waiting")]
+    left = [run.left_s for run in open_]
+    known = [seconds for seconds in left if seconds is not None]
+    if len(known) < len(left):
+        return None
+    at_once = max(1, sum(run.status == "running" for run in runs))
+    return max([sum(known) / at_once, *known], default=0.0)
+
+
+def _run_progress(folder: Path, job: Job, num_steps: int | None, plan: Plan) -> RunProgress:
+    entry = plan.get(job.variant.key)
+    status = status_of(folder, job, num_steps, None if entry is None else entry["data"])
+    training = by_step(read_lines(folder / job.folder / "metrics.jsonl"), "train/loss")
+    speeds = [line["train/tokens_per_s"] for line in training[-NUM_RECENT_LINES:]]
+    attempts = read_attempts(folder, job)
+    lines = attempts[-1].last_lines if attempts and status == "failed" else []
+    return RunProgress(
+        job=job,
+        status=status,
+        step=int(training[-1]["step"]) if training else 0,
+        num_steps=num_steps,
+        tokens_per_s=statistics.harmonic_mean(speeds) if speeds else None,
+        left_s=None,
+        last_line=lines[-1] if lines else "",
+    )
+
+
+def _with_time_left(run: RunProgress, speeds: Sequence[float], plan: Plan) -> RunProgress:
+    """From the run's own speed, that of the arm's other runs, of its calibration, or of all other runs."""
+    calibration = (plan.get(run.job.variant.key) or {}).get("calibration")
+    if run.status in ("done", "failed") or run.num_steps is None:
+        return run
+    per_step = tokens_per_step(run.job.variant.config)
+    speed = run.tokens_per_s
+    if speed is None and calibration is not None:
+        speed = per_step / calibration["seconds_per_step"]
+    if speed is None and speeds:
+        speed = statistics.fmean(speeds)
+    return run if not speed else replace(run, left_s=(run.num_steps - run.step) * per_step / speed)
+
+
+def status_lines(runs: Sequence[RunProgress]) -> list[str]:
+    """A line a run, and one for all."""
+    width = max([len(run.job.name) for run in runs], default=0)
+    lines = []
+    for run in runs:
+        steps = "?" if run.num_steps is None else f"{run.num_steps:,}"
+        speed = "" if run.tokens_per_s is None else f"{run.tokens_per_s:,.0f} tokens/s"
+        left = "" if run.left_s is None else f"{duration(run.left_s)} left"
+        step = run.num_steps if run.status == "done" and run.num_steps is not None else run.step
+        done = f"step {step:,} of {steps}"
+        lines.append(f"{run.job.name:{width}}  {run.status:8} {done:24} {speed:20} {left}{run.last_line}".rstrip())
+    count = {status: sum(run.status == status for run in runs) for status in ("done", "running", "waiting", "failed")}
+    whole = whole_time_left(runs)
+    told = ", ".join(f"{number} {status}" for status, number in count.items() if number)
+    open_ = count["running"] + count["waiting"]
+    ending = "" if not open_ else "; time left unknown" if whole is None else f"; {duration(whole)} of training left"
+    if open_ and whole is not None and count["running"]:
+        ending += f", until about {time.strftime('%H:%M', time.localtime(time.time() + whole))}"
+    return [*lines, f"{len(runs)} runs: {told}{ending}"]
+
+
+def duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

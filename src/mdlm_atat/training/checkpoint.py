@@ -1,0 +1,240 @@
+"""Checkpoints: the one place where they are written and read.
+
+A run keeps them in `checkpoints/step-00001000/`: `model.safetensors` (the weights), `ema.safetensors` (their
+average), `optimizer.safetensors`, `state.json`, and `checksums.json`, written last; `last` and `best` are links. A
+checkpoint is written aside, synced to disk and renamed, so a folder under its final name is complete; its checksums
+are verified when it is read. Nothing is pickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.optim import Optimizer
+
+from mdlm_atat.atomic import sync
+from mdlm_atat.errors import UserError
+from mdlm_atat.nets.ema import EMA
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A complete checkpoint folder on disk."""
+
+    folder: Path
+
+    @property
+    def step(self) -> int:
+        return int(self.folder.name.removeprefix("step-"))
+
+    def state(self) -> dict[str, Any]:
+        state = json.loads((self.folder / "state.json").read_text())
+        if state["format"] != FORMAT:
+            raise UserError(
+                f"{self.folder} was written in format {state['format']}, this version reads {FORMAT}; "
+                "continue it with the version that wrote it"
+            )
+        return state
+
+    def checksum(self) -> str:
+        """sha256 over the whole checkpoint, to be stored with numbers that come from it."""
+        return hashlib.sha256((self.folder / "checksums.json").read_bytes()).hexdigest()
+
+    def fault(self) -> str | None:
+        """What is wrong with it: a file missing or not the bytes that were written. None: nothing."""
+        return find_fault(self.folder, {"model.safetensors", "optimizer.safetensors", "state.json"})
+
+    def load_weights(self, model: nn.Module, *, average: bool) -> None:
+        """Into a model of the same shape: the averaged weights if asked for and kept, the trained ones otherwise."""
+        ema = self.folder / "ema.safetensors"
+        load_weights(model, ema if average and ema.exists() else self.folder / "model.safetensors")
+
+    def load_training(self, model: nn.Module, ema: EMA, optimizer: Optimizer) -> None:
+        """Everything `save` stored, so that training continues as if it had not stopped."""
+        load_weights(model, self.folder / "model.safetensors")
+        if ema.decay > 0:
+            for name, tensor in load_file(self.folder / "ema.safetensors").items():
+                ema.average[name].copy_(_cut_like(ema.average[name], tensor))
+        moments = load_file(self.folder / "optimizer.safetensors")
+        parameters = dict(model.named_parameters())
+        state: dict[int, dict[str, Tensor]] = {}
+        for index, name in enumerate(_names_in_optimizer_order(model, optimizer)):
+            prefix = name + "/"
+            own = {k.removeprefix(prefix): v for k, v in moments.items() if k.startswith(prefix)}
+            # the step count is a number; the moments are shaped as their parameter
+            state[index] = {k: v if v.ndim == 0 else _cut_like(parameters[name], v) for k, v in own.items()}
+        optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+
+
+def write_checksums(folder: Path) -> None:
+    """checksums.json: the sha256 of every file in a folder, by name; the last file to be written."""
+    checksums = {file.name: sha256(file) for file in sorted(folder.iterdir()) if file.is_file()}
+    (folder / "checksums.json").write_text(json.dumps(checksums, indent=1))
+
+
+def find_fault(folder: Path, required: set[str]) -> str | None:
+    """What is wrong with a folder that has checksums: a file missing, or not the bytes that were written."""
+    try:
+        checksums = json.loads((folder / "checksums.json").read_bytes())
+        missing = sorted(required - checksums.keys())
+        if missing:
+            return f"checksums.json does not list {missing[0]}"
+        for name, expected in checksums.items():
+            if sha256(folder / name) != expected:
+                return f"{name} is not what was written (truncated or altered)"
+    except FileNotFoundError as error:
+        return f"{Path(error.filename).name} is missing"
+    except (ValueError, AttributeError):
+        return "checksums.json cannot be read"
+    return None
+
+
+def load_weights(model: nn.Module, file: Path) -> None:
+    """Weights from a safetensors file, every name and shape accounted for."""
+    weights = load_file(file)
+    expected = {name: tuple(p.shape) for name, p in model.named_parameters()}
+    found = {name: tuple(p.shape) for name, p in weights.items()}
+    if expected != found:
+        name = sorted(n for n in expected.keys() | found.keys() if expected.get(n) != found.get(n))[0]
+        raise UserError(
+            f"{file} does not fit this model: {name} has shape {found.get(name, 'missing')} in the file, "
+            f"{expected.get(name, 'missing')} in the model; was the configuration changed?"
+        )
+    parameters = dict(model.named_parameters())
+    model.load_state_dict({name: _cut_like(parameters[name], tensor) for name, tensor in weights.items()}, strict=True)
+
+
+Tensors = dict[str, dict[str, Tensor]]
+"""File name -> name -> tensor."""
+
+
+def collect(model: nn.Module, ema: EMA, optimizer: Optimizer) -> Tensors:
+    """All tensors of a checkpoint. Where they are sharded every process must call this, and each gets the whole."""
+    tensors: Tensors = {"model.safetensors": dict(model.named_parameters())}
+    if ema.decay > 0:
+        tensors["ema.safetensors"] = ema.average
+    tensors["optimizer.safetensors"] = _optimizer_tensors(model, optimizer)
+    return {file: {name: _joined(tensor) for name, tensor in found.items()} for file, found in tensors.items()}
+
+
+def save(folder: Path, *, step: int, tensors: Tensors, state: dict[str, Any]) -> Checkpoint:
+    """Write `folder/step-STEP` whole or not at all."""
+    final = folder / f"step-{step:08d}"
+    aside = folder / f".writing-{final.name}"
+    with _explain_write_errors(folder):
+        shutil.rmtree(aside, ignore_errors=True)
+        try:
+            aside.mkdir(parents=True)
+            for file, found in tensors.items():
+                save_file(found, aside / file)
+            (aside / "state.json").write_text(json.dumps({"format": FORMAT, "step": step, **state}, indent=1))
+            write_checksums(aside)
+            for file in aside.iterdir():
+                sync(file)
+            sync(aside)
+            if final.exists():  # an older write of the same step, e.g. by the run that was resumed
+                shutil.rmtree(final)
+            aside.rename(final)
+            sync(folder)
+        except BaseException:
+            shutil.rmtree(aside, ignore_errors=True)
+            raise
+    return Checkpoint(final)
+
+
+def all_checkpoints(folder: Path) -> list[Checkpoint]:
+    """Complete checkpoints, oldest first."""
+    return [Checkpoint(path) for path in sorted(folder.glob("step-*"))]
+
+
+def newest_sound(folder: Path, say: Callable[[str], None]) -> Checkpoint | None:
+    """The newest checkpoint whose checksums hold; says which it passed over and why. None: there is none at all."""
+    candidates = all_checkpoints(folder)
+    for checkpoint in reversed(candidates):
+        fault = checkpoint.fault()
+        if fault is None:
+            return checkpoint
+        say(f"checkpoint {checkpoint.folder} is damaged: {fault}; falling back to the one before")
+    if candidates:
+        raise UserError(f"every checkpoint in {folder} is damaged; train again or restore the folder from a copy")
+    return None
+
+
+def tidy(folder: Path, *, newest: Checkpoint, best_step: int | None, keep_interval_steps: int) -> None:
+    """Keep the newest two, the best, and the multiples of keep_interval_steps (0: none); link `last` and `best`.
+
+    Checkpoints beyond the newest are damaged ones that a resumed run fell back from: it writes them again.
+    """
+    checkpoints = all_checkpoints(folder)
+    for checkpoint in checkpoints:
+        if checkpoint.step > newest.step:
+            shutil.rmtree(checkpoint.folder)
+    for checkpoint in [c for c in checkpoints if c.step < newest.step][:-1]:
+        kept = keep_interval_steps and checkpoint.step % keep_interval_steps == 0
+        if not kept and checkpoint.step != best_step:
+            shutil.rmtree(checkpoint.folder)
+    _link(folder / "last", newest.folder.name)
+    if best_step is not None:
+        _link(folder / "best", f"step-{best_step:08d}")
+
+
+def _link(path: Path, target: str) -> None:
+    aside = path.with_name(f".{path.name}.writing")
+    aside.unlink(missing_ok=True)
+    aside.symlink_to(target)
+    aside.replace(path)
+
+
+def sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _names_in_optimizer_order(model: nn.Module, optimizer: Optimizer) -> list[str]:
+    name_of = {id(p): name for name, p in model.named_parameters()}
+    return [name_of[id(p)] for group in optimizer.param_groups for p in group["params"]]
+
+
+def _optimizer_tensors(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
+    names = _names_in_optimizer_order(model, optimizer)
+    state: dict[int, dict[str, Tensor]] = optimizer.state_dict()["state"]
+    return {f"{names[i]}/{key}": value for i, entry in state.items() for key, value in entry.items()}
+
+
+def _joined(tensor: Tensor) -> Tensor:
+    """The whole of a tensor of which each process may have a part; on the CPU then: the whole may not fit elsewhere."""
+    tensor = tensor.detach()
+    return (tensor.full_tensor().cpu() if isinstance(tensor, DTensor) else tensor).contiguous()
+
+
+def _cut_like(part: Tensor, whole: Tensor) -> Tensor:
+    """This process's part of a tensor, cut as `part` is."""
+    if not isinstance(part, DTensor):
+        return whole
+    return distribute_tensor(whole.to(part.device), part.device_mesh, part.placements)
+
+
+@contextmanager
+def _explain_write_errors(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, safetensors.SafetensorError) as error:
+        written = all_checkpoints(folder)
+        kept = f"the last good checkpoint is {written[-1].folder}" if written else "no checkpoint was written before"
+        raise UserError(
+            f"could not write a checkpoint to {folder}: {error}; {kept}. Free some space, then continue with\n"
+            f"  atat train --resume {folder.parent}"
+        ) from error

@@ -1,0 +1,63 @@
+"""What a run will do, with the numbers worked out, said before it starts."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from mdlm_atat.data.tokens import TokenDataset
+from mdlm_atat.training.loop import Training, forward_backward
+
+
+@dataclass(frozen=True)
+class DryRun:
+    step_s: float
+    """Seconds of one forward and backward pass over a batch: the better of two, after what warms up."""
+    memory_bytes: int
+    """Peak with gradients, optimizer moments and averages added."""
+
+
+def dry_run(run: Training, step: int) -> DryRun:
+    """Gradients of a real batch, thrown away: finds out time and memory before the run depends on them.
+
+    It changes no weight and no random number of the run.
+    """
+    engine = run.engine
+    times_s: list[float] = []
+    num_warm_up = 1 if run.recorded is None else run.recorded.num_warm_up + 1
+    for _ in range(num_warm_up + 2):
+        start_s = time.perf_counter()
+        forward_backward(run, step)
+        engine.synchronize()
+        times_s.append(time.perf_counter() - start_s)
+    step_s = min(times_s[num_warm_up:])
+    run.optimizer.zero_grad(set_to_none=True)
+    weight_bytes = sum(p.numel() * p.element_size() for p in run.raw_model.parameters())
+    moments_bytes = 2 * weight_bytes  # AdamW's two; the average is there already
+    return DryRun(step_s, engine.peak_memory_bytes() + moments_bytes)
+
+
+def plan(run: Training, train_data: TokenDataset, valid_data: TokenDataset, measured: DryRun, start_step: int) -> str:
+    config, machine = run.config, run.engine.describe()
+    num_parameters = sum(p.numel() for p in run.raw_model.parameters())
+    tokens_per_row = train_data.length if config.data.mode == "wrap" else train_data.num_tokens / train_data.num_rows
+    tokens_per_step = config.train.batch_size * tokens_per_row
+    steps = config.train.num_steps - start_step
+    epochs = config.train.num_steps * config.train.batch_size / train_data.num_rows
+    left_minutes = steps * measured.step_s / 60
+    source, tokenizer = config.data.source, train_data.manifest.tokenizer
+    processes = f", {machine['num_processes']} processes" if run.engine.num_ranks > 1 else ""
+    recorded = "" if run.recorded is None else "recorded "
+    return "\n".join(
+        [
+            f"data       {source}, {tokenizer['name']} tokenizer with {tokenizer['vocab_size']:,} tokens: "
+            f"{train_data.num_tokens:,} to train on, {valid_data.num_tokens:,} to validate",
+            f"model      {config.model.kind}, {num_parameters:,} parameters: {config.model.num_layers} layers, "
+            f"width {config.model.width}, {config.model.num_heads} heads, length {config.data.length}",
+            f"training   {steps:,} steps of {config.train.batch_size} x {tokens_per_row:,.0f} = {tokens_per_step:,.0f} "
+            f"tokens: {steps * tokens_per_step / 1e6:,.1f}M tokens, {epochs:.2f} epochs in all",
+            f"machine    {machine['device']}, {machine['precision']}{processes}; a {recorded}step takes about "
+            f"{measured.step_s * 1000:,.0f} ms: {left_minutes:,.1f} minutes, and "
+            f"{measured.memory_bytes / 2**30:.1f} GiB at the peak",
+        ]
+    )

@@ -1,0 +1,307 @@
+"""The training loop, top to bottom. It knows optimizer steps; what a loss, an evaluation and a checkpoint are
+comes in."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from torch.optim import Optimizer
+
+from mdlm_atat.config.schema import RunConfig, TrainConfig
+from mdlm_atat.core.curriculum import Curriculum, Stage
+from mdlm_atat.core.objective import Draw, Objective, TrainingLoss
+from mdlm_atat.errors import UserError
+from mdlm_atat.nets.ema import EMA
+from mdlm_atat.training.engine import Engine
+from mdlm_atat.training.log import ProgressLine, Writer
+from mdlm_atat.training.optim import learning_rate
+from mdlm_atat.training.recorded import Recorded
+
+BatchAt = Callable[[int], tuple[NDArray[np.int64], NDArray[np.int64]]]
+"""This process's rows of a step's batch, (ids (B, L), lengths (B,)): a pure function of the step."""
+
+
+@dataclass
+class Progress:
+    """What a run has done so far; stored in every checkpoint."""
+
+    step: int = 0
+    num_tokens: int = 0
+    elapsed_s: float = 0.0
+    best_bound: float = math.inf
+    best_step: int | None = None
+
+
+@dataclass(frozen=True)
+class Training:
+    """The objects of a run, from `config.build` and the command."""
+
+    config: RunConfig
+    engine: Engine
+    model: nn.Module
+    """As the engine wrapped it."""
+    raw_model: nn.Module
+    optimizer: Optimizer
+    ema: EMA
+    objective: Objective
+    batch_at: BatchAt
+    evaluate: Callable[[Stage | None], dict[str, float]]
+    """Scores the raw model, which holds the averaged weights while it runs, as trained in this stage; must return the
+    key `eval/nelbo_nats_per_token`, and `eval/schedule_nelbo_nats_per_token` where the method has its own schedule."""
+    save: Callable[[Progress, Stage | None], None]
+    """Writes a checkpoint, with the stage that its weights were last trained in."""
+    curriculum: Curriculum | None = None
+    """Whose stage the objective follows; told the loss now and then."""
+    recorded: Recorded | None = None
+    """Gives a step's gradients in place of `gradients` (see `make_recorded`)."""
+    flops_share_per_token: float | None = None
+    """Operations that the mathematics needs for a token over what the machine could do in a second; None: not known."""
+    writers: Sequence[Writer] = ()
+    line: ProgressLine | None = None
+    should_stop: Callable[[], str | None] = lambda: None
+    """A reason to end now with a checkpoint, or None."""
+
+
+def train(run: Training, progress: Progress) -> str | None:
+    """Train from progress.step to the end, or until should_stop gives a reason, which is returned.
+
+    Every random number of a step comes from (seed, step), so a resumed run repeats the uninterrupted one bit for bit.
+    """
+    config, engine = run.config.train, run.engine
+    saved_step = progress.step or None
+    first_bad_step = torch.full((), -1, device=engine.device)
+    lap = Lap(time.perf_counter() - progress.elapsed_s, time.perf_counter(), progress.num_tokens)
+    reason: str | None = None
+    while progress.step < config.num_steps and reason is None:
+        lr = learning_rate(progress.step, config.num_steps, run.config.optim)
+        for group in run.optimizer.param_groups:
+            group["lr"] = lr
+        stage = None if run.curriculum is None else run.curriculum.stage(progress.step)
+        log_now = is_due(progress.step + 1, config.log_interval_steps, config.num_steps)
+        loss, num_tokens = forward_backward(run, progress.step, measure=log_now)
+        grad_norm = clip_gradients(run.raw_model, run.config.optim.grad_clip)
+        run.optimizer.step()
+        run.optimizer.zero_grad(set_to_none=True)
+        # noted on the device and read where the loop waits for it anyway
+        is_bad = ~(torch.isfinite(loss.total) & torch.isfinite(grad_norm)) & (first_bad_step < 0)
+        first_bad_step = torch.where(is_bad, progress.step, first_bad_step)
+        progress.step += 1
+        progress.num_tokens += num_tokens
+        if run.ema.decay > 0:
+            run.ema.update(run.raw_model, progress.step)
+        observe_loss(run, progress.step, loss)
+
+        evaluate_now = is_due(progress.step, config.eval_interval_steps, config.num_steps)
+        save_now = is_due(progress.step, config.checkpoint_interval_steps, config.num_steps)
+        waits_now = log_now or evaluate_now or save_now
+        if waits_now or engine.num_ranks == 1:  # many processes agree to stop only where they wait for each other
+            reason = agreed_reason(run)
+        if waits_now or reason:
+            stop_if_not_finite(run, first_bad_step, saved_step)
+        if log_now:
+            log_step(run, progress, lap, loss, lr, grad_norm)
+        if evaluate_now:
+            paused_s = time.perf_counter()
+            save_now |= evaluate(run, progress, stage)  # a new best is kept
+            lap.since_s += time.perf_counter() - paused_s  # tokens/s counts training alone
+        if save_now or reason:
+            if not has_finite_weights(run.raw_model):  # a finite gradient can still overflow them
+                first_bad_step = torch.where(first_bad_step < 0, progress.step - 1, first_bad_step)
+            stop_if_not_finite(run, first_bad_step, saved_step)
+            progress.elapsed_s = time.perf_counter() - lap.run_start_s
+            run.save(progress, stage)
+            saved_step = progress.step
+    return reason
+
+
+def is_due(step: int, interval_steps: int, num_steps: int) -> bool:
+    return step == num_steps or step % interval_steps == 0
+
+
+def observe_loss(run: Training, step: int, loss: TrainingLoss) -> None:
+    """Tell a curriculum that goes by the loss; only there does the loop wait for the number."""
+    config = run.config.curriculum
+    if run.curriculum is not None and config.kind == "dynamic" and step % config.interval_steps == 0:
+        run.curriculum.observe(step, run.engine.mean(loss.terms["diffusion"]).item())
+
+
+@dataclass
+class Lap:
+    """Clock readings between two log lines."""
+
+    run_start_s: float
+    since_s: float
+    since_tokens: int
+
+
+def log_step(run: Training, progress: Progress, lap: Lap, loss: TrainingLoss, lr: float, grad_norm: Tensor) -> None:
+    total = run.engine.mean(loss.total).item()
+    terms = {f"train/{name}": run.engine.mean(value).item() for name, value in loss.terms.items()}
+    terms |= {name: run.engine.mean(value).item() for name, value in loss.metrics.items()}
+    now_s = time.perf_counter()  # the device is done with the step: its loss was read
+    tokens_per_s = (progress.num_tokens - lap.since_tokens) / (now_s - lap.since_s)
+    lap.since_s, lap.since_tokens = now_s, progress.num_tokens
+    progress.elapsed_s = now_s - lap.run_start_s
+    values = {
+        "train/loss": total,
+        **terms,
+        "train/lr": lr,
+        "train/grad_norm": grad_norm.item(),
+        "train/tokens": progress.num_tokens,
+        "train/tokens_per_s": tokens_per_s,
+        "elapsed_s": progress.elapsed_s,
+    }
+    utilisation = None if run.flops_share_per_token is None else tokens_per_s * run.flops_share_per_token
+    if utilisation is not None:
+        values["train/model_flops_utilisation"] = utilisation
+    write(run, progress.step, values)
+    if run.line is not None:
+        run.line.update(progress.step, total, tokens_per_s, utilisation)
+
+
+def forward_backward(run: Training, step: int, *, measure: bool = False) -> tuple[TrainingLoss, int]:
+    """Gradients of one batch, over micro-batches and processes; the loss of this process's rows and the
+    batch's tokens. `measure`: the loss's metrics too."""
+    config, engine = run.config.train, run.engine
+    ids, row_lengths = run.batch_at(step)
+    x0, lengths, num_tokens = engine.to_device(ids), None, float(config.batch_size * ids.shape[1])
+    if run.config.data.mode == "pad":
+        lengths = engine.to_device(row_lengths)
+        num_tokens = engine.sum(lengths.sum()).float()  # a tensor, as it is another number in every step
+    # alone, nobody waits for the device
+    num_tokens_done = int(row_lengths.sum() if engine.num_ranks == 1 else num_tokens)
+
+    seed = step_seed(config.seed, step)
+    torch.manual_seed(step_seed(seed, engine.rank))  # dropout: another mask in each process
+    generator = torch.Generator(engine.device).manual_seed(seed)
+    # for the rows of all processes: any number of them draws alike
+    draw = run.objective.draw(config.batch_size, x0.shape[1], generator, step)
+    draw = draw[slice(engine.rank * len(x0), (engine.rank + 1) * len(x0))]
+    compute = run.recorded or gradients
+    return compute(run, x0, lengths, draw, num_tokens, measure), num_tokens_done
+
+
+def make_recorded(config: TrainConfig, engine: Engine, model: nn.Module) -> Recorded | None:
+    """`gradients` recorded, where that is asked for and can be: recomputed blocks put random numbers back by hand."""
+    wanted = config.cuda_graph and not config.recompute and engine.can_record
+    # DDP measures itself in its first ten steps
+    return Recorded(gradients, list(model.parameters()), 3 if engine.num_ranks == 1 else 11) if wanted else None
+
+
+def gradients(
+    run: Training, x0: Tensor, lengths: Tensor | None, draw: Draw, num_tokens: float | Tensor, measure: bool
+) -> TrainingLoss:
+    """The loss of this process's rows, and its gradients, a micro-batch at a time; `num_tokens`: of all processes."""
+    engine = run.engine
+    rows_per_part = len(x0) // run.config.train.num_micro_batches
+    parts: list[TrainingLoss] = []
+    for start in range(0, len(x0), rows_per_part):
+        rows = slice(start, start + rows_per_part)
+        more = start + rows_per_part < len(x0)
+        with engine.accumulate(run.model, more):
+            # gradients are averaged over processes, so each divides by its mean share of the tokens
+            lengths_of_rows = None if lengths is None else lengths[rows]
+            part = loss_of_rows(run, x0[rows], lengths_of_rows, draw[rows], num_tokens / engine.num_ranks, measure)
+            engine.backward(part.total)
+        parts.append(part)
+    terms = {name: torch.stack([part.terms[name] for part in parts]).sum() for name in parts[0].terms}
+    metrics = {name: torch.stack([part.metrics[name] for part in parts]).mean() for name in parts[0].metrics}
+    return TrainingLoss(torch.stack([part.total.detach() for part in parts]).sum(), terms, metrics)
+
+
+def loss_of_rows(
+    run: Training, x0: Tensor, lengths: Tensor | None, draw: Draw, num_tokens: float | Tensor, measure: bool
+) -> TrainingLoss:
+    """The objective of some rows, in one forward pass of the wrapped model."""
+
+    def parts(model: nn.Module) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+        loss = run.objective.loss(model, x0, lengths, draw, num_tokens, measure=measure)
+        return loss.total, loss.terms, loss.metrics
+
+    return TrainingLoss(*run.model(parts))
+
+
+def clip_gradients(model: nn.Module, largest_norm: float) -> Tensor:
+    """Scale gradients down to a norm of at most largest_norm (0: leave them); returns the norm before."""
+    norm = nn.utils.clip_grad_norm_(model.parameters(), largest_norm if largest_norm > 0 else math.inf)
+    return norm.full_tensor() if isinstance(norm, DTensor) else norm
+
+
+def evaluate(run: Training, progress: Progress, stage: Stage | None) -> bool:
+    """Score the averaged weights; whether they are the best so far, by the bound under the method's own schedule."""
+    run.raw_model.eval()
+    with run.ema.swapped_in(run.raw_model):
+        values = run.evaluate(stage)
+    run.raw_model.train()
+    own = "schedule_" if "eval/schedule_nelbo_nats_per_token" in values else ""
+    bound = values[f"eval/{own}nelbo_nats_per_token"]
+    is_best = bound < progress.best_bound
+    if is_best:
+        progress.best_bound, progress.best_step = bound, progress.step
+    write(run, progress.step, {**values, "elapsed_s": progress.elapsed_s})
+    if run.line is not None:
+        error = values[f"eval/{own}standard_error"]
+        uniform = f" (uniform schedule {values['eval/nelbo_nats_per_token']:.4f})" if own else ""
+        run.line.say(f"step {progress.step}: validation {bound:.4f} ± {error:.4f} nats/token{uniform}")
+    return is_best
+
+
+def write(run: Training, step: int, values: dict[str, float]) -> None:
+    for writer in run.writers:
+        writer.write(step, values)
+
+
+def agreed_reason(run: Training) -> str | None:
+    """A reason to stop that any process has, known to all of them."""
+    reason = run.should_stop()
+    if run.engine.num_ranks == 1:
+        return reason
+    wanted = run.engine.sum(torch.tensor(float(reason is not None), device=run.engine.device)).item()
+    return (reason or "another process was asked to stop") if wanted else None
+
+
+def has_finite_weights(model: nn.Module) -> bool:
+    """Of this process's part of them, where they are sharded."""
+    local = [p.to_local() if isinstance(p, DTensor) else p for p in model.parameters()]
+    return bool(torch.stack([p.detach().isfinite().all() for p in local]).all())
+
+
+def stop_if_not_finite(run: Training, first_bad_step: Tensor, saved_step: int | None) -> None:
+    step = int(first_bad_step.item())
+    if run.engine.num_ranks > 1:
+        step = int(run.engine.gather(first_bad_step[None]).max().item())
+    if step < 0:
+        return
+    batch = run.config.train.batch_size
+    good = (
+        "no checkpoint was written before" if saved_step is None else f"the last good checkpoint is step {saved_step}"
+    )
+    raise UserError(
+        f"the loss, its gradient or the weights were not finite numbers in step {step + 1} (sequences {step * batch} "
+        f"to {(step + 1) * batch - 1} of the shuffled training data); {good}, and nothing was saved after it. "
+        "Start again with a lower --optim.lr, or with --train.precision float32"
+    )
+
+
+def step_seed(seed: int, step: int) -> int:
+    """A well-mixed 63-bit seed for one step."""
+    return int(np.random.SeedSequence((seed, step)).generate_state(1, np.uint64)[0] >> 1)
+
+
+def as_state(progress: Progress) -> dict[str, float | int | None]:
+    """JSON-ready; an infinite best bound (none yet) is None."""
+    state = asdict(progress)
+    return {**state, "best_bound": state["best_bound"] if math.isfinite(state["best_bound"]) else None}
+
+
+def from_state(state: dict[str, float | int | None]) -> Progress:
+    known = {name: state[name] for name in Progress.__dataclass_fields__}
+    return Progress(**{**known, "best_bound": math.inf if known["best_bound"] is None else known["best_bound"]})  # type: ignore[arg-type]

@@ -1,0 +1,125 @@
+"""A step's forward and backward pass recorded on a GPU as a CUDA graph, and replayed: the CPU starts one thing instead
+of hundreds. What bounds a small network's speed is often the CPU, and a recorded step takes what the GPU takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mdlm_atat.core.curriculum import Stage
+from mdlm_atat.core.objective import Draw, TrainingLoss
+from mdlm_atat.device import record_cuda_graph
+from mdlm_atat.errors import UserError
+
+Gradients = Callable[..., TrainingLoss]
+"""(run, x0, lengths, draw, num_tokens, measure): gives the loss, and its gradients to the parameters."""
+Record = Callable[[Callable[[], TrainingLoss]], tuple[Callable[[], None], TrainingLoss]]
+"""Runs a function once and gives (what repeats its work into the same memory, what the function gave)."""
+
+
+class Recorded:
+    """`gradients` of the loop, recorded and replayed for as long as steps differ in numbers alone; where they differ in
+    more (other shapes, a stage with times of its own) a few steps run as ever, and then it is recorded anew.
+
+    A recording always measures, so that one serves for all steps. What a call gives is overwritten by the next.
+    """
+
+    def __init__(
+        self,
+        gradients: Gradients,
+        parameters: Sequence[nn.Parameter],
+        num_warm_up: int = 3,
+        record: Record = record_cuda_graph,
+    ) -> None:
+        """`num_warm_up`: steps that compile, choose kernels and fill caches, none of which may be recorded."""
+        self._gradients, self._parameters, self._record = gradients, parameters, record
+        self.num_warm_up = num_warm_up
+        self._fixed: Hashable = None
+        self._num_seen = 0
+        self._recording: _Recording | None = None
+
+    def __call__(
+        self, run: Any, x0: Tensor, lengths: Tensor | None, draw: Draw, num_tokens: float | Tensor, measure: bool
+    ) -> TrainingLoss:
+        stage, without, of_stage = draw.stage, None, None
+        if stage is not None:
+            numbers = stage.numbers()
+            without = stage.with_numbers([0.0] * len(numbers))
+            of_stage = run.engine.to_device(np.array(numbers, dtype=np.float64))
+        fixed = (x0.shape, lengths is None, without, None if isinstance(num_tokens, Tensor) else num_tokens)
+        if fixed != self._fixed:
+            self._fixed, self._num_seen, self._recording = fixed, 0, None
+        self._num_seen += 1
+        if self._num_seen <= self.num_warm_up:
+            return self._gradients(run, x0, lengths, draw, num_tokens, measure or self._num_seen > 1)
+        changing = _Inputs(x0, lengths, draw.t, draw.uniform, of_stage, num_tokens)
+        if self._recording is None:
+            self._recording = self._recorded(run, changing, stage)
+        self._recording.inputs.fill(changing)
+        self._recording.replay()
+        for p, gradient in zip(self._parameters, self._recording.gradients, strict=True):
+            p.grad = gradient
+        return self._recording.loss
+
+    def forget(self) -> None:
+        """Give the recording's memory back."""
+        self._fixed, self._num_seen, self._recording = None, 0, None
+
+    def _recorded(self, run: Any, changing: _Inputs, stage: Stage | None) -> _Recording:
+        inputs = changing.clone()
+        if stage is not None and inputs.of_stage is not None:
+            stage = stage.with_numbers(list(inputs.of_stage))
+        draw = Draw(inputs.t, inputs.uniform, stage)
+        for p in self._parameters:
+            p.grad = None  # the recording makes its own
+        try:
+            replay, loss = self._record(
+                lambda: self._gradients(run, inputs.x0, inputs.lengths, draw, inputs.num_tokens, True)
+            )
+        except RuntimeError as error:
+            # ending a recording that failed fails too, and says less than what came before
+            before = error.__context__
+            cause = before if isinstance(before, (RuntimeError, KeyboardInterrupt)) else error
+            if isinstance(cause, (torch.OutOfMemoryError, KeyboardInterrupt)):
+                raise cause from None
+            raise UserError(
+                f"this run's steps cannot be recorded as a CUDA graph ({str(cause).splitlines()[0]}); set "
+                "--train.cuda_graph false"
+            ) from cause
+        return _Recording(inputs, replay, loss, [p.grad for p in self._parameters])
+
+
+class _Inputs(NamedTuple):
+    """What changes from step to step."""
+
+    x0: Tensor
+    lengths: Tensor | None
+    t: Tensor
+    uniform: Tensor
+    of_stage: Tensor | None
+    """`Stage.numbers`."""
+    num_tokens: float | Tensor
+    """A number where it is the same in every step."""
+
+    def clone(self) -> _Inputs:
+        return _Inputs._make(part.clone() if isinstance(part, Tensor) else part for part in self)
+
+    def fill(self, other: _Inputs) -> None:
+        for mine, new in zip(self, other, strict=True):
+            if isinstance(mine, Tensor) and isinstance(new, Tensor):
+                mine.copy_(new)
+
+
+@dataclass(frozen=True)
+class _Recording:
+    inputs: _Inputs
+    """What the recorded work reads; to be filled before a replay."""
+    replay: Callable[[], None]
+    loss: TrainingLoss
+    gradients: Sequence[Tensor | None]
+    """One a parameter: what the work writes, with `loss`."""

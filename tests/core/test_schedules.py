@@ -1,0 +1,49 @@
+import math
+
+import pytest
+import torch
+
+from mdlm_atat.core.schedules import Cosine, Geometric, Linear, Polynomial, reveal_probability
+
+SCHEDULES = [Linear(), Cosine(), Geometric(), Polynomial(0.5), Polynomial(2.0)]
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
+def test_nothing_is_masked_at_0_and_everything_at_1(schedule):
+    ends = schedule.mask_rate(torch.tensor([0.0, 1.0], dtype=torch.float64))
+    assert ends[0] == 0.0
+    assert abs(ends[1] - 1) < 1e-15
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
+def test_the_weight_is_the_logarithmic_derivative_of_the_mask_rate(schedule):
+    t = torch.linspace(1e-3, 1, 200, dtype=torch.float64, requires_grad=True)
+    (slope,) = torch.autograd.grad(schedule.mask_rate(t).log().sum(), t)
+    torch.testing.assert_close(schedule.weight(t).detach(), slope, rtol=1e-6, atol=1e-12)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
+def test_every_token_is_expected_to_be_scored_exactly_once(schedule):
+    # the integral of mask_rate * weight over t is one token
+    u = (torch.arange(200_000, dtype=torch.float64) + 0.5) / 200_000
+    integral = (schedule.mask_rate(u) * schedule.weight(u)).mean().item()
+    assert abs(integral - 1) < 1e-3 if isinstance(schedule, Polynomial) else abs(integral - 1) < 1e-9
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
+def test_weights_are_finite_and_accurate_in_float32_down_to_a_millionth(schedule):
+    t = torch.tensor([1e-6, 1e-4, 0.5])
+    exact = schedule.weight(t.double())
+    assert torch.isfinite(schedule.weight(t)).all()
+    torch.testing.assert_close(
+        schedule.weight(t).double(), exact, rtol=2e-2 if isinstance(schedule, Cosine) else 1e-5, atol=0
+    )
+
+
+def test_a_masked_token_is_revealed_with_the_share_of_the_mask_rate_that_the_step_removes():
+    assert reveal_probability(Linear(), t=0.8, s=0.6) == pytest.approx(0.25, abs=1e-12)
+    assert reveal_probability(Geometric(), t=0.5, s=0.0) == 1.0
+    t = torch.tensor(0.7, dtype=torch.float64)
+    s = torch.tensor(0.3, dtype=torch.float64)
+    expected = 1 - (Cosine().mask_rate(s) / Cosine().mask_rate(t)).item()
+    assert math.isclose(reveal_probability(Cosine(), t=0.7, s=0.3), expected, rel_tol=1e-12)

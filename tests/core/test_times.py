@@ -1,0 +1,97 @@
+import pytest
+import torch
+
+from mdlm_atat.core.schedules import Cosine, Geometric, Linear
+from mdlm_atat.core.times import (
+    BetaTime,
+    UniformTime,
+    Weighting,
+    highest_mean_of_share,
+    low_discrepancy_times,
+    van_der_corput_ranks,
+)
+
+DENSITIES = {"uniform": UniformTime(), "beta": BetaTime(3, 3), "window": UniformTime(0.3, 0.7)}
+
+
+@pytest.mark.parametrize(("a", "b"), [(1.0, 1.0), (3.0, 3.0), (0.5, 2.0), (20.0, 20.0)])
+def test_beta_quantiles_match_the_moments_of_the_distribution(a, b):
+    u = (torch.arange(400_000, dtype=torch.float64) + 0.5) / 400_000
+    t = BetaTime(a, b, uniform_share=0.0).quantile(u)
+    assert t.mean().item() == pytest.approx(a / (a + b), abs=2e-4)
+    assert t.var().item() == pytest.approx(a * b / ((a + b) ** 2 * (a + b + 1)), abs=2e-4)
+
+
+def test_a_share_of_five_percent_stays_uniform_so_that_the_ends_are_trained_too():
+    u = (torch.arange(100_000, dtype=torch.float64) + 0.5) / 100_000
+    below = (BetaTime(20, 20, uniform_share=0.05).quantile(u) < 0.02).double().mean().item()
+    assert below == pytest.approx(0.05 * 0.02, rel=0.02)  # Beta(20, 20) itself has no mass there
+
+
+def test_times_of_a_batch_fall_one_in_each_of_its_equal_parts():
+    times = low_discrepancy_times(UniformTime(), 64, torch.Generator().manual_seed(0))
+    assert sorted((times * 64).ceil().int().tolist()) == list(range(1, 65))
+    assert times.min() > 0
+
+
+def test_times_are_uniform_over_many_batches():
+    generator = torch.Generator().manual_seed(1)
+    times = torch.cat([low_discrepancy_times(UniformTime(), 3, generator) for _ in range(4000)])
+    histogram = torch.histc(times, bins=10, min=0, max=1)
+    assert (histogram - 1200).abs().max() < 5 * 1200**0.5
+
+
+def test_every_row_of_a_batch_gets_each_stratum_equally_often():
+    """4,000 batches of 6: each count of a row and a stratum within 5 standard deviations of 667."""
+    generator = torch.Generator().manual_seed(0)
+    strata = torch.stack([6 - (6 * low_discrepancy_times(UniformTime(), 6, generator)).ceil() for _ in range(4000)])
+    counts = torch.stack([(strata == s).sum(0) for s in range(6)])
+    assert (counts - 4000 / 6).abs().max() < 5 * (4000 * 5 / 36) ** 0.5
+
+
+@pytest.mark.parametrize(("rows", "shares"), [(64, 2), (64, 16), (48, 3), (60, 3), (512, 8)])
+def test_the_rows_of_every_share_of_a_batch_have_times_from_all_parts(rows, shares):
+    """Where all is a power of two or a third of it, each of n rows lies in a part of its own of n equal ones, so that
+    their mean is within 1 / (2 n) of the batch's."""
+    own, generator = rows // shares, torch.Generator().manual_seed(0)
+    highest = highest_mean_of_share(1 - torch.arange(rows, dtype=torch.float64) / rows, own)
+    for _ in range(50):
+        means = low_discrepancy_times(UniformTime(), rows, generator).view(shares, own).mean(1)
+        assert means.max() <= highest
+        assert (means - 0.5).abs().max() <= (0.5 if rows != 60 else 1.0) / own
+    assert highest <= 0.5 + (0.5 if rows != 60 else 1.0) / own
+
+
+def test_the_highest_mean_of_a_share_is_reached_by_some_rotation_and_passed_by_none():
+    rate = torch.rand(24, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    ranks = van_der_corput_ranks(24, torch.device("cpu"))
+    means = [rate[(ranks + k) % 24].view(4, 6).mean(1).max().item() for k in range(24)]
+    assert highest_mean_of_share(rate, 6) == pytest.approx(max(means), rel=1e-12)
+    assert highest_mean_of_share(rate, 24) == pytest.approx(rate.mean().item(), rel=1e-12)
+    with pytest.raises(ValueError, match="24 rows are no whole number of shares of 7"):
+        highest_mean_of_share(rate, 7)
+
+
+def test_ranks_of_eight_rows_are_the_van_der_corput_sequence():
+    assert van_der_corput_ranks(8, torch.device("cpu")).tolist() == [0, 4, 2, 6, 1, 5, 3, 7]
+
+
+@pytest.mark.parametrize("kind", ["elbo", "flat", "clipped"])
+@pytest.mark.parametrize("density", DENSITIES, ids=str)
+@pytest.mark.parametrize("schedule", [Linear(), Cosine(), Geometric()], ids=repr)
+def test_in_training_too_every_token_is_expected_to_be_scored_once(kind, density, schedule):
+    weighting = Weighting(kind, schedule, DENSITIES[density])
+    t = low_discrepancy_times(DENSITIES[density], 50_000, torch.Generator().manual_seed(0))
+    assert (schedule.mask_rate(t) * weighting(t)).mean().item() == pytest.approx(1, abs=1e-3)
+
+
+def test_uniform_times_with_the_elbo_weight_leave_the_bound_unscaled():
+    t = torch.tensor([0.01, 0.5, 1.0], dtype=torch.float64)
+    torch.testing.assert_close(Weighting("elbo", Linear(), UniformTime())(t), 1 / t, rtol=1e-9, atol=0)
+
+
+def test_the_clipped_weight_stops_growing_below_the_clip():
+    weighting = Weighting("clipped", Linear(), UniformTime(), clip=0.1)
+    low, at, high = weighting(torch.tensor([0.001, 0.1, 0.5], dtype=torch.float64))
+    assert low == pytest.approx(at.item())
+    assert (at / high).item() == pytest.approx(5)

@@ -1,0 +1,216 @@
+"""A grid is checked whole before anything runs: every mistake at once, with its path."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mdlm_atat.config.files import load_config, override, yaml_text
+from mdlm_atat.errors import UserError
+from mdlm_atat.studies.grid import Budget, grid_tree, merge
+from mdlm_atat.studies.grid_file import describe_grids, load_grid, select
+from mdlm_atat.studies.jobs import budget_steps, flags_of, jobs_of, run_config, train_words, variants_of
+from mdlm_atat.training.flops import training_flops_per_token
+from studies.grids import grid_file
+
+
+def mistakes(folder: Path, **changed: Any) -> list[str]:
+    with pytest.raises(UserError) as caught:
+        load_grid(str(grid_file(folder, **changed)))
+    first, *rest = str(caught.value).splitlines()
+    assert first.startswith(str(folder / "tiny.yaml"))
+    alone = first.partition("tiny.yaml: ")[2]
+    return ([] if alone.endswith("mistakes") else [alone]) + [line.strip() for line in rest]
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"arms": None}, "arms: there are none"),
+        ({"arms": {}}, "arms: there are none"),
+        ({"baseline": None}, "baseline: missing; expected one of the arms: mdlm, atat"),
+        ({"baseline": "mdml"}, "baseline: 'mdml' is no arm; did you mean mdlm?; mdlm, atat"),
+        ({"reference": ["causl"]}, "reference: 'causl' is no arm; mdlm, atat"),
+        ({"reference": ["mdlm"]}, "reference: 'mdlm' is the baseline too"),
+        ({"base": "dmeo"}, "unknown preset 'dmeo'; did you mean demo?"),
+        ({"base": None}, "arms.mdlm: no base: name a preset or a YAML file"),
+        ({"arms": {"mdlm": {"method": "mdml"}}}, "arms.mdlm: unknown method 'mdml'; did you mean mdlm?"),
+        ({"arms": {"mdlm": {"methd": "mdlm"}}}, "arms.mdlm.methd: unknown key; did you mean method?"),
+        (
+            {"arms": {"mdlm": {}, "b": {"overrides": {"optim.lrr": 1}}}},
+            "arms.b: optim.lrr: unknown key; did you mean optim.lr?",
+        ),
+        (
+            {"arms": {"mdlm": {}, "b": {"overrides": {"optim.lr": "fast"}}}},
+            "arms.b: optim.lr: expected a number, found 'fast'",
+        ),
+        ({"arms": {"mdlm": {}, "../b": {}}}, "arms.../b: '../b' cannot be the name of a folder"),
+        ({"budget": {"steps": 5, "tokens": 9}}, "budget: given twice, in steps and in tokens; keep one"),
+        ({"budget": {"step": 5}}, "budget.step: unknown key; did you mean steps?"),
+        ({"budget": {"steps": 0}}, "budget.steps: expected a number above 0, found 0"),
+        ({"budget": {"steps": 2.5}}, "budget.steps: expected a whole number, found 2.5"),
+        ({"budget": None}, "budget: expected one of steps, tokens, flops, gpu_seconds"),
+        ({"seeds": [0, 1, 1]}, "seeds: 1 given twice; a seed repeats the same run"),
+        ({"seeds": 3}, "seeds: expected whole numbers from 0 on, e.g. [0, 1, 2], found 3"),
+        ({"branches": [0.5]}, "branches: expected different shares of the budget with 1.0 among them"),
+        ({"overrides": {"train.seed": 3}}, "overrides.train.seed: is set by the grid's `seeds`; leave it out"),
+        ({"overrides": {"train": {"num_steps": 3}}}, "overrides.train.num_steps: is set by the grid's `budget`"),
+        (
+            {"arms": {"mdlm": {}, "b": {"overrides": {"data.source": "shakespeare"}}}},
+            "arms.b: data.source is 'shakespeare'",
+        ),
+        (
+            {"arms": {"mdlm": {}, "b": {"overrides": {"eval.final_num_draws": 64}}}},
+            "arms.b: eval.final_num_draws is 64, and 32 in the baseline mdlm: they could not be compared",
+        ),
+        ({"arms": {"mdlm": {}, "b": {"overrides": {"data.length": 4}}}}, "arms.b: data.length is 4, and"),
+        (
+            {
+                "arms": {"mdlm": {}, "mdlm-b": {}},
+                "data": {"c": {"source": "shakespeare"}, "b-c": {"source": "shakespeare"}},
+            },
+            "arms, data: two runs would be called mdlm-b-c: rename an arm or a corpus",
+        ),
+        ({"sedes": [0]}, "sedes: unknown key; did you mean seeds?"),
+    ],
+)
+def test_a_wrong_grid_says_what_is_wrong_and_where(tmp_path, changed, message):
+    assert any(line.startswith(message) for line in mistakes(tmp_path, **changed)), mistakes(tmp_path, **changed)
+
+
+def test_five_mistakes_are_told_at_once(tmp_path):
+    found = mistakes(
+        tmp_path,
+        arms={"mdlm": {"methd": "x"}, "b": {"overrides": {"optim.lrr": 1}}},
+        baseline="c",
+        seeds=[1, 1],
+        budget={"steps": 4, "flops": 1e9},
+    )
+    assert len(found) == 5
+
+
+def test_an_arm_given_twice_is_found_with_its_lines(tmp_path):
+    file = grid_file(tmp_path)
+    file.write_text("base: demo\narms:\n  mdlm: {}\n  atat: {}\n  mdlm: {}\nbaseline: mdlm\nbudget: {steps: 3}\n")
+    with pytest.raises(UserError, match="line 5, column 3: 'mdlm' is given twice, first in line 3"):
+        load_grid(str(file))
+
+
+def test_a_mistake_that_all_arms_share_is_told_once(tmp_path):
+    assert mistakes(tmp_path, overrides={"optim.lrr": 1}) == ["optim.lrr: unknown key; did you mean optim.lr?"]
+
+
+@pytest.mark.parametrize("name", ["nothere", "no/such.yaml"])
+def test_a_grid_that_is_not_there(name):
+    with pytest.raises(
+        UserError, match=r"unknown grid 'nothere'.*ablations, main, quick|there is no grid no/such.yaml"
+    ):
+        load_grid(name)
+
+
+def test_every_shipped_grid_loads_and_is_read_back_from_its_folder(tmp_path):
+    assert list(describe_grids()) == ["ablations", "main", "quick"]
+    for name in describe_grids():
+        grid = load_grid(name)
+        (tmp_path / "grid.yaml").write_text(yaml_text(grid_tree(grid)))
+        assert load_grid(str(tmp_path)) == grid
+
+
+def test_the_grids_hold_the_arms_that_the_founding_documents_name():
+    assert [arm.name for arm in load_grid("main").arms] == ["mdlm", "time_sampling_only", "atat", "causal"]
+    assert load_grid("main").reference == ("causal",)
+    ablations = load_grid("ablations")
+    configs = {variant.arm.name: variant.config for variant in variants_of(ablations)}
+    assert [arm.name for arm in ablations.arms][:5] == ["mdlm", "importance", "adaptive_masking", "times", "curriculum"]
+    assert (configs["importance"].importance.mode, configs["importance"].masking.strategy) == ("full", "uniform")
+    assert configs["adaptive_masking"].masking.strategy == "importance"
+    assert configs["times"].objective.time_sampling == "beta"
+    assert configs["curriculum"].curriculum.kind == "fixed"
+
+
+def test_two_arms_by_two_corpora_by_three_seeds_are_12_runs_in_folders_of_their_own(tmp_path):
+    file = grid_file(
+        tmp_path, seeds=[0, 1, 2], data={"plays": {"source": "shakespeare"}, "mine": {"data.source": "text.txt"}}
+    )
+    jobs = jobs_of(load_grid(str(file)))
+    assert len({job.folder for job in jobs}) == len({job.name for job in jobs}) == len(jobs) == 12
+    assert jobs[0].folder == Path("runs/mdlm/plays/seed-0")
+    assert [job.seed for job in jobs] == [0] * 4 + [1] * 4 + [2] * 4
+    assert {job.variant.config.data.source for job in jobs if job.corpus == "mine"} == {"text.txt"}
+
+
+def test_the_arm_wins_over_the_corpus_and_that_over_the_grid_and_the_command_line_over_all(tmp_path):
+    file = grid_file(
+        tmp_path,
+        overrides={"optim.lr": 1e-3, "data.length": 8, "model.width": 32},
+        data={"data.length": 16},
+        arms={"mdlm": {"overrides": {"optim.lr": 2e-3, "model.width": 64}}},
+    )
+    (variant,) = variants_of(load_grid(str(file), {"model.width": 8}))
+    assert (variant.config.optim.lr, variant.config.data.length, variant.config.model.width) == (2e-3, 16, 8)
+
+
+def test_the_command_of_a_run_gives_its_configuration(tmp_path):
+    file = grid_file(
+        tmp_path,
+        arms={"mdlm": {"method": "mdlm", "overrides": {"optim.betas": [0.8, 0.9], "model.tied": False}}},
+        overrides={"train.loggers": [], "data.validation": None, "optim.lr": 1e-4},
+    )
+    for job in jobs_of(load_grid(str(file))):
+        train, base, flag, method, *rest = train_words(
+            job.variant, {"train.seed": job.seed, "train.num_steps": 300}, tmp_path / "out"
+        )
+        assert (train, flag) == ("train", "--method")
+        assert override(load_config(base, method), rest[:-2], prog="") == run_config(job, 300)
+
+
+def test_flags_carry_lists_truth_values_and_nothing():
+    settings = {"a.b": True, "a.c": [1, 2.5], "a.d": None, "a.e": "--x", "a.f": []}
+    assert flags_of(settings) == ["--a.b", "true", "--a.c", "1", "2.5", "--a.d", "null", "--a.e=--x", "--a.f"]
+
+
+def test_budgets_in_tokens_flops_and_seconds_become_steps():
+    config = load_config("demo")  # 8 x 400 tokens a step
+    nothing: dict[str, Any] = {"flops_per_token": None, "seconds_per_step": None}
+    assert budget_steps(Budget(unit="steps", amount=7), config, **nothing) == 7
+    assert budget_steps(Budget(unit="tokens", amount=3200), config, **nothing) == 1
+    assert budget_steps(Budget(unit="tokens", amount=3201), config, **nothing) == 2
+    flops = training_flops_per_token(config, 65)
+    budget = Budget(unit="flops", amount=10 * 3200 * flops)
+    assert budget_steps(budget, config, flops_per_token=flops, seconds_per_step=None) == 10
+    seconds = Budget(unit="gpu_seconds", amount=10)
+    assert budget_steps(seconds, config, flops_per_token=None, seconds_per_step=0.3) == math.floor(10 / 0.3)
+
+
+def test_branches_are_shorter_runs_of_the_arms_that_are_compared(tmp_path):
+    file = grid_file(
+        tmp_path,
+        seeds=[0],
+        branches=[1.0, 0.25],
+        arms={"mdlm": {}, "atat": {"method": "atat"}, "causal": {"overrides": {"model.kind": "causal"}}},
+        reference=["causal"],
+    )
+    assert [job.arm for job in jobs_of(load_grid(str(file)))] == ["atat@0.25", "mdlm", "atat", "causal"]
+
+
+def test_asking_for_fewer_arms_keeps_the_baseline(tmp_path):
+    grid = load_grid(str(grid_file(tmp_path)))
+    assert [arm.name for arm in select(grid, arms=["mdlm"], seeds=[5]).arms] == ["mdlm"]
+    with pytest.raises(UserError, match="--arms leaves out the baseline mdlm"):
+        select(grid, arms=["atat"])
+    with pytest.raises(UserError, match="--arms: 'atta' is no arm of tiny; did you mean atat"):
+        select(grid, arms=["atta"])
+    with pytest.raises(UserError, match=r"--budget.step: unknown key; did you mean steps"):
+        select(grid, budget=("step", 3))
+
+
+def test_a_folder_forgets_no_seed_when_fewer_are_asked_for(tmp_path):
+    grid = load_grid(str(grid_file(tmp_path)))
+    both = merge(grid, select(grid, arms=["mdlm"], seeds=[1, 2]))
+    assert both.seeds == (0, 1, 2)
+    assert [arm.name for arm in both.arms] == ["mdlm", "atat"]
+    with pytest.raises(UserError, match="whose budget is 8 steps, and it is 9 steps now"):
+        merge(grid, select(grid, budget=("steps", 9)))

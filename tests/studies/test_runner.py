@@ -1,0 +1,278 @@
+"""A grid's runs: started once, continued where they stopped, each failing alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from mdlm_atat.cli.main import main
+from mdlm_atat.errors import UserError
+from mdlm_atat.studies import processes
+from mdlm_atat.studies.grid_file import load_grid
+from mdlm_atat.studies.jobs import jobs_of
+from mdlm_atat.studies.locks import is_locked, try_lock
+from mdlm_atat.studies.run_state import lock_file, read_attempts
+from studies.grids import grid_file, run, steps_taken, use_stand_in
+
+
+@pytest.fixture
+def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder to work in, where training is the stand-in's."""
+    use_stand_in(monkeypatch, tmp_path)
+    return tmp_path
+
+
+def test_every_run_takes_every_step_once_and_a_second_call_takes_none(stand_in, capsys):
+    out = stand_in / "out"
+    assert run(grid_file(stand_in), out, "--processes", "2") == 0
+    expected = [f"{seed} {step}" for seed in (0, 1) for step in range(1, 9)]
+    for arm in ("mdlm", "atat"):
+        assert sorted(steps_taken(out, arm)) == sorted(expected)
+    capsys.readouterr()
+    assert main(["experiment", "run", str(out)]) == 0
+    assert capsys.readouterr().out.count("there already") == 4
+    for arm in ("mdlm", "atat"):
+        assert len(steps_taken(out, arm)) == 16
+
+
+def test_a_failed_arm_is_told_and_does_not_stop_the_others(stand_in, capsys):
+    out = stand_in / "out"
+    arms = {"bad": {"method": "mdlm"}, "mdlm": {"method": "mdlm"}, "atat": {"method": "atat"}}
+    assert run(grid_file(stand_in, arms=arms, seeds=[0]), out) == 1
+    said = capsys.readouterr().out
+    assert "1 of 3 runs failed:\n  bad-seed-0: error: this arm cannot be trained" in said
+    results = json.loads((out / "results.json").read_text())
+    assert {entry["arm"]: entry["status"] for entry in results["runs"]} == {
+        "mdlm": "done",
+        "atat": "done",
+        "bad": "failed",
+    }
+    (bad,) = [entry for entry in results["runs"] if entry["arm"] == "bad"]
+    assert bad["error"] == "training bad\nerror: this arm cannot be trained"
+    assert any(sentence.startswith("1 of 3 runs failed") for sentence in results["caveats"])
+    assert main(["experiment", "run", str(out)]) == 1  # it is tried again, and only it
+    assert len(read_attempts(out, jobs_of(load_grid(str(out)))[0])) == 2
+    assert len(steps_taken(out, "mdlm")) == 8
+
+
+def test_a_runner_that_is_interrupted_goes_on_where_its_runs_stopped(stand_in, capsys):
+    out = stand_in / "out"
+    arms = {"mdlm": {"method": "mdlm"}, "slow": {"method": "mdlm"}}
+    file = grid_file(stand_in, arms=arms, seeds=[0])
+
+    def interrupt() -> None:
+        while not (out / "runs/slow/steps.txt").exists() or len(steps_taken(out, "slow")) < 2:
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    assert run(file, out) == 130
+    thread.join()
+    assert f"go on      atat experiment run {out}" in capsys.readouterr().out
+    taken = len(steps_taken(out, "slow"))
+    assert 2 <= taken < 8
+    assert [a.outcome for a in read_attempts(out, jobs_of(load_grid(str(out)))[1])] == ["interrupted"]
+    assert main(["experiment", "run", str(out)]) == 0
+    assert "continue   slow-seed-0" in capsys.readouterr().out
+    assert steps_taken(out, "slow") == [f"0 {step}" for step in range(1, 9)]
+    assert len(steps_taken(out, "mdlm")) == 8
+
+
+def test_sigterm_ends_a_runner_in_the_same_way_with_143(stand_in):
+    out = stand_in / "out"
+    file = grid_file(stand_in, arms={"slow": {"method": "mdlm"}}, baseline="slow", seeds=[0])
+    thread = threading.Timer(0.0, lambda: (wait_for(out / "runs/slow/steps.txt"), os.kill(os.getpid(), signal.SIGTERM)))
+    thread.start()
+    assert run(file, out) == 143
+    thread.join()
+    assert (out / "runs/slow/seed-0/step.txt").exists()
+
+
+def wait_for(file: Path) -> None:
+    while not file.exists():
+        time.sleep(0.02)
+
+
+def test_a_run_that_another_runner_holds_is_left_to_it_and_waited_for(stand_in, capsys):
+    out = stand_in / "out"
+    file = grid_file(stand_in, seeds=[0])
+    assert run(file, out, "--arms", "mdlm") == 0
+    jobs = jobs_of(load_grid(str(file)))
+    lock = try_lock(lock_file(out, jobs[1]))
+    assert lock is not None
+    steps: list[int] = []
+
+    def release() -> None:
+        time.sleep(0.5)
+        steps.append((out / "runs/atat").exists())
+        lock.release()
+
+    thread = threading.Thread(target=release)
+    thread.start()
+    assert run(file, out) == 0
+    thread.join()
+    assert steps == [False]
+    assert "another runner has atat-seed-0" in capsys.readouterr().out
+    assert len(steps_taken(out, "atat")) == 8
+
+
+def test_two_runners_share_the_work_and_take_no_step_twice(stand_in):
+    out = stand_in / "out"
+    file = grid_file(stand_in, seeds=[0, 1, 2], budget={"steps": 30})
+    assert main(["experiment", "run", str(file), "--out", str(out), "--arms", "mdlm", "--seeds", "0"]) == 0
+    script = (
+        "import sys, mdlm_atat.studies.processes as p; p.COMMAND = (sys.executable, sys.argv[1]); "
+        "from mdlm_atat.cli.main import main; sys.exit(main(sys.argv[2:]))"
+    )
+    stand_in_script = str(Path(__file__).parent / "stand_in_train.py")
+    words = [sys.executable, "-c", script, stand_in_script, "experiment", "run", str(file), "--out", str(out)]
+    runners = [subprocess.Popen(words, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    said = [runner.communicate(timeout=100)[0] for runner in runners]
+    assert [runner.returncode for runner in runners] == [0, 0], said
+    for arm in ("mdlm", "atat"):
+        assert set(Counter(steps_taken(out, arm)).values()) == {1}
+        assert len(steps_taken(out, arm)) == 90
+    assert sum(text.count("start      ") for text in said) == 5
+
+
+def test_a_lock_lives_as_long_as_the_child_that_it_was_handed_to(tmp_path):
+    lock = try_lock(tmp_path / "a.lock")
+    assert lock is not None
+    child = subprocess.Popen(["sleep", "30"], pass_fds=(lock.descriptor,))
+    lock.release()  # as if the runner had been killed
+    assert is_locked(tmp_path / "a.lock")
+    child.kill()
+    child.wait()
+    assert not is_locked(tmp_path / "a.lock")
+
+
+def test_a_run_killed_before_its_first_step_is_started_anew(stand_in):
+    out = stand_in / "out"
+    (out / "runs/mdlm/seed-0/tokenizer").mkdir(parents=True)
+    shutil.copy(grid_file(stand_in), out / "grid.yaml")
+    assert main(["experiment", "run", str(out)]) == 0
+    assert len(steps_taken(out, "mdlm")) == 16
+
+
+def test_runs_are_spread_over_the_visible_gpus(stand_in, monkeypatch):
+    monkeypatch.setattr("mdlm_atat.studies.processes.visible_devices", lambda: ["2", "5"])
+    out = stand_in / "out"
+    assert run(grid_file(stand_in, seeds=[0, 1], budget={"steps": 400}), out, "--processes", "4") == 0
+    results = json.loads((out / "results.json").read_text())
+    assert Counter(entry["machine"]["device"] for entry in results["runs"]) == {"2": 2, "5": 2}
+    assert any(sentence.startswith("4 of 4 runs shared a device") for sentence in results["caveats"])
+
+
+@pytest.mark.parametrize(("named", "expected"), [("1,3", ["1", "3"]), (None, ["0", "1", "2"])])
+def test_devices_are_those_that_are_visible(monkeypatch, named, expected):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 3)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if named is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
+    assert processes.visible_devices() == expected
+
+
+def test_an_arm_that_changed_since_it_was_run_is_refused_and_named(stand_in):
+    out = stand_in / "out"
+    file = grid_file(stand_in, seeds=[0])
+    assert run(file, out) == 0
+    grid = load_grid(str(file), {"optim.lr": 0.5})
+    from mdlm_atat.studies.jobs import variants_of
+    from mdlm_atat.studies.planning import check_plan, read_plan
+
+    with pytest.raises(UserError, match=r"mdlm: optim.lr was 0.003, and is 0.5 now"):
+        check_plan(read_plan(out), grid, variants_of(grid), out)
+    assert main(["experiment", "run", str(file), "--out", str(out), "--optim.lr", "0.5"]) == 2
+    assert len(steps_taken(out, "mdlm")) == 8
+
+
+def test_another_evaluation_of_a_finished_run_does_not_change_its_value(stand_in):
+    out = stand_in / "out"
+    assert run(grid_file(stand_in, seeds=[0]), out) == 0
+    before = json.loads((out / "results.json").read_text())
+    evals = out / "runs/mdlm/seed-0/evals"
+    planned = json.loads((evals / "final.json").read_text())
+    others = {"more": {"num_draws": 512}, "fewer": {"num_draws": 16}, "seed": {"seed": 7}, "cut": {"mode": "pad"}}
+    for name, changed in others.items():
+        (evals / f"{name}.json").write_text(json.dumps(planned | changed | {"nelbo_nats_per_token": 1.0}))
+    assert main(["experiment", "report", str(out)]) == 0
+    after = json.loads((out / "results.json").read_text())
+    assert [entry["final"] for entry in after["runs"]] == [entry["final"] for entry in before["runs"]]
+
+
+def test_an_exact_value_takes_each_sequence_once_and_the_run_is_done(stand_in):
+    out = stand_in / "out"
+    assert run(grid_file(stand_in, seeds=[0]), out) == 0
+    file = out / "runs/mdlm/seed-0/evals/final.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"kind": "exact", "num_draws": 5}))
+    assert main(["experiment", "report", str(out)]) == 0
+    entry = json.loads((out / "results.json").read_text())["runs"][0]
+    assert (entry["status"], entry["final"]["kind"]) == ("done", "exact")
+
+
+def test_a_damaged_file_of_an_experiment_says_what_to_do(stand_in, capsys):
+    out = stand_in / "out"
+    assert run(grid_file(stand_in, seeds=[0]), out) == 0
+    for file, words in ((out / "plan.json", "plans anew"), (next((out / "jobs").glob("*.json")), "delete it")):
+        kept = file.read_text()
+        file.write_text(kept[:20])
+        capsys.readouterr()
+        assert main(["experiment", "report", str(out)]) == 2
+        error = capsys.readouterr().err
+        assert f"{file.name} is damaged" in error
+        assert words in error
+        file.write_text(kept)
+
+
+def test_data_that_changed_is_refused(stand_in, capsys):
+    out = stand_in / "out"
+    file = grid_file(stand_in, seeds=[0])
+    assert run(file, out) == 0
+    with (stand_in / "text.txt").open("a") as text:
+        text.write("and another line\n" * 50)
+    assert main(["experiment", "run", str(out)]) == 2
+    assert "the data has changed since the experiment began" in capsys.readouterr().err
+
+
+def test_a_budget_of_seconds_is_steps_of_an_arm_timed_alone(stand_in):
+    out = stand_in / "out"
+    file = grid_file(stand_in, seeds=[0], budget={"gpu_seconds": 10}, branches=[0.5, 1.0])
+    assert run(file, out) == 0
+    plan = json.loads((out / "plan.json").read_text())
+    assert plan["mdlm"]["calibration"]["seconds_per_step"] == pytest.approx(0.5)  # as the stand-in says
+    assert (plan["mdlm"]["num_steps"], plan["atat"]["num_steps"]) == (20, 20)
+    assert len(steps_taken(out, "mdlm")) == 20
+    assert len(steps_taken(out, "atat@0.5")) == 10
+    assert not (out / "calibration" / "mdlm").exists()
+    results = json.loads((out / "results.json").read_text())
+    assert results["runs"][0]["train_seconds"] == pytest.approx(10)
+
+
+def test_an_arm_that_crashes_while_it_is_timed_fails_alone(stand_in, monkeypatch, capsys):
+    from mdlm_atat.studies import planning
+
+    timed = planning.calibrate
+
+    def crash(variant, *rest):
+        if variant.arm.name == "bad":
+            raise UserError("bad could not be timed")
+        return timed(variant, *rest)
+
+    monkeypatch.setattr(planning, "calibrate", crash)
+    out = stand_in / "out"
+    arms = {"mdlm": {"method": "mdlm"}, "bad": {"method": "mdlm"}}
+    assert run(grid_file(stand_in, arms=arms, seeds=[0], budget={"gpu_seconds": 5}), out) == 1
+    assert "1 of 2 runs failed:\n  bad-seed-0: bad could not be timed" in capsys.readouterr().out
+    assert len(steps_taken(out, "mdlm")) == 10

@@ -1,0 +1,153 @@
+import errno
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from mdlm_atat.config.schema import OptimConfig
+from mdlm_atat.errors import UserError
+from mdlm_atat.nets.dit import ATATDiT
+from mdlm_atat.nets.ema import EMA
+from mdlm_atat.training import checkpoint as module
+from mdlm_atat.training.checkpoint import all_checkpoints, collect, newest_sound, save, tidy
+from mdlm_atat.training.optim import make_optimizer
+
+
+def trained(num_steps: int = 3, width: int = 16):
+    torch.manual_seed(num_steps)
+    model = ATATDiT(7, 8, num_layers=1, width=width, num_heads=2)
+    optimizer, ema = make_optimizer(model, OptimConfig()), EMA(model, 0.9)
+    for step in range(num_steps):
+        model(torch.randint(0, 8, (2, 8)), torch.ones(2)).square().sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        ema.update(model, step + 1)
+    return model, optimizer, ema
+
+
+def write(folder: Path, step: int, parts=None):
+    model, optimizer, ema = parts or trained(step)
+    return save(folder, step=step, tensors=collect(model, ema, optimizer), state={"progress": {"step": step}})
+
+
+def test_what_is_loaded_is_what_was_saved_bit_for_bit(tmp_path):
+    model, optimizer, ema = trained(3)
+    saved = write(tmp_path, 3, (model, optimizer, ema))
+    other, other_optimizer, other_ema = trained(1)
+    saved.load_training(other, other_ema, other_optimizer)
+    for (name, p), (_, q) in zip(model.named_parameters(), other.named_parameters(), strict=True):
+        assert p.equal(q)
+        assert ema.average[name].equal(other_ema.average[name])
+    before, after = optimizer.state_dict()["state"], other_optimizer.state_dict()["state"]
+    assert before.keys() == after.keys()
+    for index in before:
+        assert all(before[index][key].equal(after[index][key]) for key in ("step", "exp_avg", "exp_avg_sq"))
+    assert saved.state()["progress"] == {"step": 3}
+    assert not list(tmp_path.glob(".writing*"))
+
+
+def test_averaged_weights_are_what_a_reader_gets(tmp_path):
+    model, optimizer, ema = trained(3)
+    saved = write(tmp_path, 3, (model, optimizer, ema))
+    other = trained(1)[0]
+    saved.load_weights(other, average=True)
+    assert all(p.equal(ema.average[name]) for name, p in other.named_parameters())
+    saved.load_weights(other, average=False)
+    assert other.embedding.weight.equal(model.embedding.weight)
+
+
+FAULTS = {
+    "truncated": lambda folder: (folder / "ema.safetensors").write_bytes(
+        (folder / "ema.safetensors").read_bytes()[:-100]
+    ),
+    "altered": lambda folder: flip_a_bit(folder / "optimizer.safetensors"),
+    "missing": lambda folder: (folder / "state.json").unlink(),
+    "no checksums": lambda folder: (folder / "checksums.json").write_bytes(b"\xff{"),
+    "empty checksums": lambda folder: (folder / "checksums.json").write_text("{}"),
+}
+
+
+def flip_a_bit(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[-5] ^= 1
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_damaged_checkpoint_is_found_out_and_the_one_before_is_used(tmp_path, fault):
+    write(tmp_path, 1)
+    FAULTS[fault](write(tmp_path, 2).folder)
+    said = []
+    found = newest_sound(tmp_path, said.append)
+    assert found is not None
+    assert found.step == 1
+    assert len(said) == 1
+    assert "step-00000002 is damaged" in said[0]
+    assert "falling back" in said[0]
+
+
+def test_two_damaged_checkpoints_and_nothing_else_are_an_error_that_says_so(tmp_path):
+    for step in (1, 2):
+        FAULTS["altered"](write(tmp_path, step).folder)
+    with pytest.raises(UserError, match="every checkpoint"):
+        newest_sound(tmp_path, lambda _: None)
+
+
+def test_the_last_good_checkpoint_survives_a_full_disk(tmp_path, monkeypatch):
+    write(tmp_path, 1)
+
+    def full(tensors, file):
+        Path(file).write_bytes(b"half of it")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(module, "save_file", full)
+    with pytest.raises(UserError, match=r"No space left on device.*last good checkpoint is .*step-00000001"):
+        write(tmp_path, 2)
+    assert [c.step for c in all_checkpoints(tmp_path)] == [1]
+    assert not list(tmp_path.glob(".writing*"))
+    assert all_checkpoints(tmp_path)[0].fault() is None
+
+
+def test_tidying_keeps_the_newest_two_the_best_and_every_fourth_and_links_last_and_best(tmp_path):
+    parts = trained(1)
+    for step in range(1, 10):
+        write(tmp_path, step, parts)
+    newest = write(tmp_path, 10, parts)
+    tidy(tmp_path, newest=newest, best_step=3, keep_interval_steps=4)
+    assert [c.step for c in all_checkpoints(tmp_path)] == [3, 4, 8, 9, 10]
+    assert (tmp_path / "last").resolve() == newest.folder
+    assert (tmp_path / "best").resolve().name == "step-00000003"
+
+
+def test_a_damaged_checkpoint_that_a_run_fell_back_from_does_not_push_out_sound_ones(tmp_path):
+    parts = trained(1)
+    for step in (20, 30, 40):
+        write(tmp_path, step, parts)
+    FAULTS["altered"](tmp_path / "step-00000040")
+    resumed = write(tmp_path, 34, parts)
+    tidy(tmp_path, newest=resumed, best_step=None, keep_interval_steps=0)
+    assert [c.step for c in all_checkpoints(tmp_path)] == [30, 34]
+
+
+def test_no_checkpoint_at_all_is_none(tmp_path):
+    assert newest_sound(tmp_path, pytest.fail) is None
+
+
+def test_weights_of_another_shape_are_refused_with_the_name_and_both_shapes(tmp_path):
+    saved = write(tmp_path, 1)
+    with pytest.raises(UserError, match=r"has shape \(16, 16\) in the file, \(32, 32\) in the model"):
+        saved.load_weights(trained(1, width=32)[0], average=False)
+
+
+def test_nothing_in_a_checkpoint_is_pickled(tmp_path):
+    folder = write(tmp_path, 1).folder
+    assert {file.suffix for file in folder.iterdir()} == {".safetensors", ".json"}
+    assert json.loads((folder / "state.json").read_text())["format"] == 1
+
+
+def test_a_checkpoint_of_another_format_says_which_it_is(tmp_path):
+    saved = write(tmp_path, 1)
+    (saved.folder / "state.json").write_text(json.dumps({"format": 99}))
+    with pytest.raises(UserError, match="was written in format 99, this version reads 1"):
+        saved.state()
