@@ -1,0 +1,254 @@
+"""Things by name: a built-in one, one that an installed package offers (an entry point), or `package.module:Name`.
+
+Nothing is imported before it is asked for. Names that a person gives (in Python, on the command line, in a YAML file)
+are imported. Names that come with a folder (a run, a saved model, a tokenizer) are imported only where the caller
+trusts the folder, since importing a module runs its code: see `trusted`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from difflib import get_close_matches
+from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, packages_distributions, version
+from typing import Any, Literal, get_args
+
+from mdlm_atat.errors import UserError
+
+Kind = Literal["masking", "schedule", "times", "sampler", "source", "tokenizer", "backbone", "optimizer", "metric"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+WORDS: dict[Kind, str] = {
+    "masking": "masking strategy",
+    "schedule": "noise schedule",
+    "times": "density of training times",
+    "sampler": "sampler",
+    "source": "data source",
+    "tokenizer": "tokenizer",
+    "backbone": "backbone",
+    "optimizer": "optimizer",
+    "metric": "metric",
+}
+REFERENCE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
+BUILT_IN: dict[Kind, dict[str, str]] = {
+    "masking": {
+        "uniform": "mdlm_atat.core.strategies.uniform:UniformMasking",
+        "importance": "mdlm_atat.core.strategies.by_importance:AdaptiveMaskingScheduler",
+        "position": "mdlm_atat.core.strategies.by_position:PositionAwareMaskingScheduler",
+        "curriculum": "mdlm_atat.core.strategies.by_stage:CurriculumMasking",
+        "literal_importance": "mdlm_atat.core.strategies.literal:LiteralMasking",
+        "literal_curriculum": "mdlm_atat.core.strategies.literal:LiteralMasking",
+    },
+    "schedule": {
+        "linear": "mdlm_atat.core.schedules:Linear",
+        "cosine": "mdlm_atat.core.schedules:Cosine",
+        "geometric": "mdlm_atat.core.schedules:Geometric",
+        "polynomial": "mdlm_atat.core.schedules:Polynomial",
+    },
+    "times": {
+        "uniform": "mdlm_atat.core.times:UniformTime",
+        "beta": "mdlm_atat.core.times:BetaTime",
+        "window": "mdlm_atat.core.times:UniformTime",
+    },
+    "sampler": {
+        "ancestral": "mdlm_atat.samplers.ancestral:Ancestral",
+        "first_hitting": "mdlm_atat.samplers.first_hitting:FirstHitting",
+        "uncertainty": "mdlm_atat.samplers.uncertainty:UncertaintyGuidedSampler",
+        "confidence": "mdlm_atat.samplers.confidence:ConfidenceBasedSampler",
+        "remask": "mdlm_atat.samplers.remask:Remask",
+        "follow_rates": "mdlm_atat.samplers.follow_rates:FollowRates",
+        "rate_hitting": "mdlm_atat.samplers.follow_rates:RateHitting",
+        "left_to_right": "mdlm_atat.samplers.left_to_right:LeftToRight",
+    },
+    "source": {},
+    "tokenizer": {},
+    "backbone": {
+        "masked": "mdlm_atat.nets.dit:ATATDiT",
+        "causal": "mdlm_atat.nets.causal_transformer:CausalTransformer",
+    },
+    "optimizer": {"adamw": "torch.optim:AdamW"},
+    "metric": {},
+}
+"""Name -> `module:Name` of what this package brings. Sources, tokenizers and metrics have tables of their own, whose
+names are given to `resolve` and `names` as `known`."""
+
+_trust: ContextVar[bool] = ContextVar("trust", default=False)
+_allowed: set[tuple[Kind, str]] = set()
+
+
+def is_reference(name: str) -> bool:
+    """Whether a name has the form `package.module:Name`."""
+    return REFERENCE.fullmatch(name) is not None
+
+
+def names(kind: Kind, known: Mapping[str, Any] | None = None) -> list[str]:
+    """Every name that `resolve` knows for a kind: built-in ones, then those of installed packages."""
+    return list(dict.fromkeys([*BUILT_IN[kind], *(known or {}), *_offered(kind)]))
+
+
+@contextmanager
+def trusted(trust_plugins: bool = True) -> Iterator[None]:
+    """Within the block, names of plugins that come from a file are imported (True) or refused (False)."""
+    token = _trust.set(trust_plugins)
+    try:
+        yield
+    finally:
+        _trust.reset(token)
+
+
+def allow(kind: Kind, name: str) -> None:
+    """Let a plugin be imported in this process from now on: a person has named it."""
+    _allowed.add((kind, name))
+
+
+def resolve(kind: Kind, name: str) -> Any:
+    """The object behind a name: a class, or whatever the kind asks for.
+
+    Raises UserError for a name that is not known (with a spelling hint), for a plugin that nobody trusts (see
+    `trusted`), and for one whose package is not installed or has no such object.
+    """
+    if name in BUILT_IN[kind]:
+        return _import(BUILT_IN[kind][name])
+    check_name(kind, name)
+    offered = _offered(kind)
+    reference = offered[name].value if name in offered else name
+    if not (_trust.get() or (kind, name) in _allowed):
+        raise UserError(
+            f"this names the {WORDS[kind]} {name!r}, a plugin ({described(kind, name)}), and importing it runs its "
+            "code: if you trust where the name comes from, say `trust_plugins=True`"
+        )
+    allow(kind, name)
+    return _load(kind, reference)
+
+
+def check_name(kind: Kind, name: str, known: Mapping[str, Any] | None = None) -> None:
+    """Raise UserError unless a name is known for its kind or has the form `package.module:Name`; import nothing."""
+    if name in names(kind, known) or is_reference(name):
+        return
+    options = names(kind, known)
+    close = get_close_matches(name, options, n=1)
+    hint = f"; did you mean {close[0]}?" if close else ""
+    raise UserError(
+        f"unknown {WORDS[kind]} {name!r}, expected one of {', '.join(options)}, or a plugin as package.module:Name"
+        f"{hint}"
+    )
+
+
+def is_plugin(kind: Kind, name: str) -> bool:
+    """Whether a name is that of a plugin: an entry point or a reference, and nothing that this package brings."""
+    return name not in BUILT_IN[kind] and (is_reference(name) or name in _offered(kind))
+
+
+def reference_to(thing: str | type) -> str:
+    """The name to write down for a class given from Python; a str is a name already.
+
+    Raises UserError for a class that another process could not import: one of `__main__`, or inside a function.
+    """
+    if isinstance(thing, str):
+        return thing
+    if thing.__module__ == "__main__" or "<locals>" in thing.__qualname__:
+        raise UserError(
+            f"{thing.__qualname__} is defined in {thing.__module__}, where nobody else can import it from, so a run "
+            "could not be resumed nor its model loaded; put it into a module of its own (mine.py) and name it "
+            f"'mine:{thing.__name__}'"
+        )
+    return f"{thing.__module__}:{thing.__qualname__}"
+
+
+def requirement(kind: Kind, name: str) -> dict[str, str | None]:
+    """What to write down beside numbers and weights that a plugin made: its kind, its name, and the installed package
+    (distribution) and version that it comes from, None for a loose module."""
+    offered = _offered(kind)
+    package = (offered[name].value if name in offered else name).partition(":")[0].partition(".")[0]
+    found = packages_distributions().get(package)
+    distribution = found[0] if found else None
+    return {
+        "kind": kind,
+        "name": name,
+        "distribution": distribution,
+        "version": None if distribution is None else _version(distribution),
+    }
+
+
+def check_requirement(needed: Mapping[str, str | None]) -> str | None:
+    """Raise UserError, with what to install, where a plugin that was written down by `requirement` is not to be had.
+    Returns a warning where it is there in another version, else None. Nothing of the plugin is imported but its
+    top-level name looked up."""
+    kind, name, distribution, wanted = (needed.get(key) for key in ("kind", "name", "distribution", "version"))
+    label = f"the {WORDS.get(kind, 'plugin')} {name}"  # type: ignore[arg-type]
+    if distribution is None:
+        return None
+    here = _version(distribution)
+    if here is None:
+        pin = f"=={wanted}" if wanted else ""
+        raise UserError(
+            f"{label} is part of {distribution}, which is not installed; run: pip install {distribution}{pin}"
+        )
+    if here != wanted:
+        return f"{label} was of {distribution} {wanted} when this was made, and is of {here} now"
+    return None
+
+
+def described(kind: Kind, name: str) -> str:
+    """A plugin's package and version, for a message."""
+    needed = requirement(kind, name)
+    if needed["distribution"] is None:
+        return "of no installed package"
+    return f"of {needed['distribution']} {needed['version']}"
+
+
+def _offered(kind: Kind) -> dict[str, EntryPoint]:
+    return {entry.name: entry for entry in entry_points(group=f"mdlm_atat.{kind}")}
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return None
+
+
+def _import(reference: str) -> Any:
+    module, _, path = reference.partition(":")
+    thing: Any = importlib.import_module(module)
+    for part in path.split("."):
+        thing = getattr(thing, part)
+    return thing
+
+
+def _load(kind: Kind, reference: str) -> Any:
+    module, _, path = reference.partition(":")
+    label = f"{WORDS[kind]} {reference}"
+    if module == "__main__":
+        raise UserError(f"{label}: a class of __main__ cannot be imported from elsewhere; put it into a module")
+    try:
+        loaded = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+            raise UserError(f"{label}: its module cannot be imported: {error}; install what it needs") from error
+        raise UserError(
+            f"{label}: there is no module {error.name}; install the package that has it, or start where Python finds "
+            "it (its folder in PYTHONPATH)"
+        ) from error
+    except Exception as error:
+        raise UserError(f"{label}: its module cannot be imported: {type(error).__name__}: {error}") from error
+    file = getattr(loaded, "__file__", None)
+    twin = next(
+        (name for name, other in list(sys.modules.items()) if file and name != module and _file_of(other) == file), None
+    )
+    if twin is not None:  # two copies of every class: isinstance and pickles would take one for a stranger
+        raise UserError(f"{label}: {file} is imported already under the name {twin}; use that name")
+    try:
+        return _import(reference)
+    except AttributeError as error:
+        offers = [name for name in vars(loaded) if not name.startswith("_")]
+        close = get_close_matches(path, offers, n=1)
+        hint = f"; did you mean {module}:{close[0]}?" if close else ""
+        raise UserError(f"{label}: module {module} has no {path}{hint}") from error
+
+
+def _file_of(module: Any) -> str | None:
+    return getattr(module, "__file__", None)
