@@ -1,8 +1,98 @@
-"""What a user can do wrong."""
+"""What a user can do wrong, and how the command line says it."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shlex
+from collections.abc import Mapping
+from typing import Any
 
 
 class UserError(Exception):
     """A mistake that the user can mend: what was wrong, what was expected, what to do next.
 
-    The command line prints the message alone, without a traceback, and exits with code 2.
+    The message speaks Python: a setting, an argument or a call that it names stands in backticks, as in "try
+    `train.batch_size=512`" or "go on with `train(resume='runs/a')`". The command line prints `as_command(message)`
+    alone, without a traceback, and exits with code 2.
     """
+
+
+COMMANDS = {  # function of the library: the command that calls it
+    "train": "train",
+    "evaluate": "eval",
+    "finetune": "finetune",
+    "prepare": "data prepare",
+    "generate": "generate",
+    "infill": "infill",
+    "inspect": "inspect",
+}
+_SETTING = re.compile(r"([A-Za-z_][\w.]*)=(?!=)(.*)", re.DOTALL)
+_CALL = re.compile(r"[\w.]+\(.*\)", re.DOTALL)
+
+
+def as_command(message: str) -> str:
+    """The message with what stands in backticks written as a user of the command line types it.
+
+    `out=` becomes --out, `num_draws=64` --num_draws 64, `compile=True` --compile, `model.tied=True`
+    --model.tied true (a setting always has a value), and `train(resume='runs/a')` atat train --resume runs/a.
+    Anything else in backticks, and a message without them, stays as it is.
+    """
+    return re.sub(r"`([^`]+)`", lambda found: _command(found[1]) or found[0], message)
+
+
+def _command(code: str) -> str | None:
+    """Python code as words of a command line; None if it is neither an argument nor a call of the library."""
+    if setting := _SETTING.fullmatch(code):
+        return _flag(setting[1], _value(setting[2])) if setting[2] else f"--{setting[1]}"
+    if not _CALL.fullmatch(code):
+        return None
+    try:
+        call = ast.parse(code, mode="eval").body
+    except (SyntaxError, ValueError):
+        return None
+    if not isinstance(call, ast.Call):
+        return None
+    command = COMMANDS.get(ast.unparse(call.func).rpartition(".")[2])
+    if command is None:
+        return None
+    words = [f"atat {command}", *(_words(_value(ast.unparse(argument))) for argument in call.args)]
+    for keyword in call.keywords:
+        value = _value(ast.unparse(keyword.value))
+        if keyword.arg is not None:
+            words.append(_flag(keyword.arg, value))
+        elif isinstance(value, Mapping):  # **{"train.num_steps": 50}
+            words += [_flag(name, part) for name, part in value.items()]
+    return " ".join(words)
+
+
+def _value(code: str) -> Any:
+    """What the code stands for; the code itself where it is no literal (a placeholder such as OTHER)."""
+    try:
+        return ast.literal_eval(code)
+    except (SyntaxError, ValueError):
+        return _Placeholder(code)
+
+
+class _Placeholder(str):
+    """A word that stands for what the user puts there."""
+
+    __slots__ = ()
+
+
+def _flag(name: str, value: Any) -> str:
+    if isinstance(value, bool) and "." not in name:
+        return f"--{name}" if value else f"no --{name}"
+    return f"--{name} {_words(value)}"
+
+
+def _words(value: Any) -> str:
+    match value:
+        case bool():
+            return str(value).lower()
+        case list() | tuple():
+            return " ".join(map(_words, value))
+        case _Placeholder():
+            return "..." if value == "Ellipsis" else value
+        case _:
+            return "..." if value is ... else shlex.quote(str(value))

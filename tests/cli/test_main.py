@@ -82,6 +82,12 @@ def test_a_user_s_mistake_is_one_message_and_exit_code_2(command_that_raises, ca
     assert capsys.readouterr().err == "error: no such thing; try another\n"
 
 
+def test_a_message_that_speaks_python_is_shown_in_flags(command_that_raises, capsys: pytest.CaptureFixture[str]):
+    command_that_raises(mdlm_atat.UserError("too large; try `train.batch_size=512`"))
+    assert cli.main(["train"]) == 2
+    assert capsys.readouterr().err == "error: too large; try --train.batch_size 512\n"
+
+
 def test_ctrl_c_exits_130(command_that_raises, capsys: pytest.CaptureFixture[str]):
     command_that_raises(KeyboardInterrupt())
     assert cli.main(["train"]) == 130

@@ -8,7 +8,7 @@ import sys
 from difflib import get_close_matches
 from importlib import import_module
 
-from mdlm_atat.errors import UserError
+from mdlm_atat.errors import UserError, as_command
 
 COMMANDS = {  # name: (module with main(argv), what it does)
     "data": ("mdlm_atat.cli.data", "prepare a corpus, or train a tokenizer on it"),
@@ -61,7 +61,7 @@ def main(argv: list[str] | None = None) -> int:
         code = _dispatch(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()  # a closed pipe shows here, not at the interpreter's exit
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {as_command(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)

@@ -1,0 +1,77 @@
+"""A message speaks Python; the command line shows the same message in flags."""
+
+from __future__ import annotations
+
+import shlex
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mdlm_atat.errors import as_command
+
+
+@pytest.mark.parametrize(
+    ("python", "flags"),
+    [
+        ("`out=`", "--out"),
+        ("`num_draws=64`", "--num_draws 64"),
+        ("`lr=1e-4`", "--lr 0.0001"),
+        ("`compile=True`", "--compile"),
+        ("`compile=False`", "no --compile"),
+        ("`train.batch_size=512`", "--train.batch_size 512"),
+        ("`model.tied=True`", "--model.tied true"),
+        ("`data.validation=None`", "--data.validation None"),
+        ("`objective.beta=(3, 4.5)`", "--objective.beta 3 4.5"),
+        ("`samplers=['ancestral', 'remask']`", "--samplers ancestral remask"),
+        ("`out='my runs/a'`", "--out 'my runs/a'"),
+        ("`out='a=b'`", "--out a=b"),
+        ("`against=OTHER`", "--against OTHER"),
+        ("`train(resume='runs/a')`", "atat train --resume runs/a"),
+        ("`train('demo', out='runs/a')`", "atat train demo --out runs/a"),
+        ("`ma.train('demo', **{'train.num_steps': 50, 'model.tied': False})`",
+         "atat train demo --train.num_steps 50 --model.tied false"),
+        ("`train(...)`", "atat train ..."),
+        ("`train(..., method='atat')`", "atat train ... --method atat"),
+        ("`evaluate('runs/a', profile=True)`", "atat eval runs/a --profile"),
+        ("`prepare(SOURCE, 'char', out='data/a')`", "atat data prepare SOURCE char --out data/a"),
+    ],
+)  # fmt: skip
+def test_an_argument_or_a_call_in_backticks_becomes_flags(python: str, flags: str):
+    assert as_command(f"too many; try {python}, or fewer") == f"too many; try {flags}, or fewer"
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "--num_draws is 0, expected at least 1",
+        "optim.warmup_steps = 3 is more than train.num_steps = 2",
+        "a YAML file that begins with `base: atat`",
+        "`a == b`",
+        "`open('x')`",
+        "`lm.network`",
+        "an unpaired ` and a=1",
+        "``",
+        "`not python(`",
+        "`train('a' 'b'`",
+        "`os.remove('a\0b')`",
+        "",
+    ],
+)
+def test_any_other_message_stays_as_it_is(message: str):
+    assert as_command(message) == message
+
+
+def test_several_are_each_translated():
+    message = "`out=` exists; go on with `train(resume='runs/a')` or name another `out`"
+    assert as_command(message) == "--out exists; go on with atat train --resume runs/a or name another `out`"
+
+
+@given(st.text(st.characters(codec="utf-8", exclude_characters="`\0")))
+def test_a_text_of_any_content_reaches_the_shell_as_one_word(text: str):
+    assert shlex.split(as_command(f"`prompt={text!r}`")) == ["--prompt", text]
+
+
+@given(st.text())
+def test_no_message_makes_the_translation_fail(message: str):
+    as_command(message)
