@@ -332,7 +332,7 @@ from mdlm_atat.config.files import load_config, override
 try:
     override(load_config("char"), ["--help"], "atat train")
 finally:
-    assert not {"torch", "numpy", "lightning"} & set(sys.modules)
+    assert not {"torch", "numpy", "lightning_fabric"} & set(sys.modules)
 """
 
 

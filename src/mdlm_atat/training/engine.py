@@ -11,11 +11,11 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Literal, cast
 
 import torch
-from lightning.fabric import Fabric
-from lightning.fabric.strategies.ddp import DDPStrategy
-from lightning.fabric.strategies.model_parallel import ModelParallelStrategy
-from lightning.fabric.strategies.strategy import Strategy
-from lightning.fabric.wrappers import _FabricModule
+from lightning_fabric import Fabric
+from lightning_fabric.strategies.ddp import DDPStrategy
+from lightning_fabric.strategies.model_parallel import ModelParallelStrategy
+from lightning_fabric.strategies.strategy import Strategy
+from lightning_fabric.wrappers import _FabricModule
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
@@ -34,8 +34,7 @@ from mdlm_atat.device import (
 from mdlm_atat.errors import UserError
 from mdlm_atat.provenance import cpu
 
-for _name in ("lightning.fabric", "lightning.pytorch"):  # they greet every run with hints about settings we chose
-    logging.getLogger(_name).setLevel(logging.WARNING)
+logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it greets every run with hints about our settings
 
 
 def speed_up(model: nn.Module, config: TrainConfig, precision: Literal["float32", "bf16"]) -> None:
