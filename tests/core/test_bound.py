@@ -48,6 +48,7 @@ from mdlm_atat.core.strategies.literal import LiteralMasking
 from mdlm_atat.core.times import UniformTime, Weighting
 from mdlm_atat.data.progress import Silent
 from mdlm_atat.data.tokens import TokenDataset
+from mdlm_atat.scoring.draws import DrawSettings
 from mdlm_atat.scoring.likelihood import draw_nll
 from mdlm_atat.scoring.record import schedule_record
 from mdlm_atat.scoring.schedule_bound import draw_schedule_nll
@@ -117,9 +118,8 @@ def test_12800_draws_estimate_the_enumerated_bound_within_four_standard_errors(c
         JOINT.rows(),
         masking=case.make(Linear()),
         stage=case.stage,
-        num_draws=12_800,
         mask_id=3,
-        batch_size=6400,
+        draws=DrawSettings(num_draws=12_800, batch_size=6400),
     )
     (nats, error), (rate_nats, rate_error) = draws.nelbo(), draws.rate_nats()
     expected, tokens_alone = enumerated_bound(network), enumerated_bound(network, with_rates=False)
@@ -163,9 +163,13 @@ def test_a_curriculums_stage_changes_the_bound_it_is_scored_under_by_a_hundredth
 
 def test_under_the_uniform_schedule_all_3200_draws_are_those_of_ppl_u():
     own = draw_schedule_nll(
-        exact(CONTENT_FREE[0], JOINT), JOINT.rows(), masking=CONTENT_FREE[0].make(Linear()), num_draws=3200, mask_id=3
+        exact(CONTENT_FREE[0], JOINT),
+        JOINT.rows(),
+        masking=CONTENT_FREE[0].make(Linear()),
+        mask_id=3,
+        draws=DrawSettings(num_draws=3200),
     )
-    plain = draw_nll(JOINT.denoise, JOINT.rows(), num_draws=3200, mask_id=3)
+    plain = draw_nll(JOINT.denoise, JOINT.rows(), mask_id=3, draws=DrawSettings(num_draws=3200))
     torch.testing.assert_close(own.diffusion, plain.nll * 3 / plain.num_masked, atol=1e-9, rtol=1e-9)
     assert own.rates.abs().max() < 1e-12
 
@@ -200,7 +204,7 @@ def test_two_places_of_padding_leave_the_estimate_within_four_standard_errors(fo
     else:
         network, expected = UnpaddedOrder(JOINT, masking), enumerated_order_bound(order_network(case, JOINT))
     nats, error = draw_schedule_nll(
-        network, padded, masking=masking, num_draws=12_800, mask_id=3, batch_size=6400, form=form
+        network, padded, masking=masking, mask_id=3, form=form, draws=DrawSettings(num_draws=12_800, batch_size=6400)
     ).nelbo()
     assert error < 0.006
     assert abs(nats - expected / 3) < 4 * error
@@ -255,7 +259,9 @@ def test_with_rate_terms_none_of_4_wrong_networks_reads_a_coin_below_0693_nats(t
 
 def test_6400_draws_of_the_coin_cost_0573_nats_for_the_token_and_0120_for_its_time_and_its_order_costs_nothing():
     network = ExactNetwork(COIN, coin_masking(), heads_or_tails)
-    draws = draw_schedule_nll(network, COIN.rows(), masking=coin_masking(), num_draws=6400, mask_id=2, batch_size=6400)
+    draws = draw_schedule_nll(
+        network, COIN.rows(), masking=coin_masking(), mask_id=2, draws=DrawSettings(num_draws=6400, batch_size=6400)
+    )
     (nats, error), (rate_nats, rate_error) = draws.nelbo(), draws.rate_nats()
     assert error < 0.02
     assert abs(nats - math.log(2)) < 4 * error
@@ -293,19 +299,21 @@ def test_none_of_the_4_documents_own_strategies_gets_a_ppl_s(kind, direction, tm
     assert own_schedule(config, 7, counts, network) is None
     masking = LiteralMasking(Linear(), kind, direction)
     with pytest.raises(Exception, match=r"masking|reveal_rate"):
-        draw_schedule_nll(network, JOINT.rows(), masking=masking, num_draws=32, mask_id=7)  # pyright: ignore[reportArgumentType]
+        draw_schedule_nll(network, JOINT.rows(), masking=masking, mask_id=7, draws=DrawSettings(num_draws=32))  # pyright: ignore[reportArgumentType]
 
     monkeypatch.setenv("ATAT_CACHE", str(tmp_path / "cache"))
     source = DataConfig(source=str(write_text(tmp_path / "text.txt")), tokenizer="char", length=16)
     data = TokenDataset.open(prepare_data(source, Silent()), "valid", 16)
-    found = draw_nll(JOINT.denoise, JOINT.rows(), num_draws=32, mask_id=3).likelihood()
+    found = draw_nll(JOINT.denoise, JOINT.rows(), mask_id=3, draws=DrawSettings(num_draws=32)).likelihood()
     strategy = config.masking.strategy
     assert schedule_record(None, found, data, strategy=strategy, is_bound=config.masking.is_bound) is None
 
 
 def test_an_importance_strategys_ppl_s_holds_its_rate_terms():
     case = WHOLE_SEQUENCE[0]
-    own = draw_schedule_nll(exact(case, JOINT), JOINT.rows(), masking=case.make(Linear()), num_draws=3200, mask_id=3)
+    own = draw_schedule_nll(
+        exact(case, JOINT), JOINT.rows(), masking=case.make(Linear()), mask_id=3, draws=DrawSettings(num_draws=3200)
+    )
     assert own.nelbo()[0] == pytest.approx((own.diffusion.sum() + own.rates.sum()).item() / 9600)
     assert own.rate_nats()[0] == pytest.approx(own.rates.sum().item() / 9600)
     assert own.rate_nats()[0] > 0.01

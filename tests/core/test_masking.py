@@ -19,6 +19,7 @@ from mdlm_atat.core.strategies.literal import LiteralMasking, water_fill
 from mdlm_atat.core.strategies.rates import ExponentMasking, MaskingRates, MaskingScheduler
 from mdlm_atat.core.strategies.uniform import UniformMasking
 from mdlm_atat.core.times import UniformTime, Weighting
+from mdlm_atat.scoring.draws import DrawSettings
 from mdlm_atat.scoring.schedule_bound import draw_schedule_nll
 from toys import ListRows, uniform_denoiser
 
@@ -165,7 +166,7 @@ def test_a_text_of_2_tokens_in_a_row_of_256_has_a_finite_training_loss(shape, st
 def test_a_text_of_2_tokens_in_a_row_of_256_costs_a_denoiser_that_knows_nothing_log_7_nats_per_token(shape, strength):
     masking = PositionAwareMaskingScheduler(Linear(), shape, strength)
     rows = ListRows(np.zeros((32, 256), dtype=np.int64), np.full(32, 2))
-    draws = draw_schedule_nll(uniform_denoiser(7), rows, masking=masking, num_draws=32, mask_id=7)
+    draws = draw_schedule_nll(uniform_denoiser(7), rows, masking=masking, mask_id=7, draws=DrawSettings(num_draws=32))
     assert draws.nelbo()[0] == pytest.approx(math.log(7), abs=1e-12)
 
 

@@ -18,6 +18,7 @@ from exact import (
 )
 
 from mdlm_atat.core.schedules import Linear
+from mdlm_atat.scoring.draws import DrawSettings
 from mdlm_atat.scoring.schedule_bound import draw_schedule_nll
 
 PLACKETT_LUCE = [case for case in CASES if case.make(Linear()).is_plackett_luce]
@@ -50,9 +51,8 @@ def test_9600_draws_of_the_order_form_estimate_its_bound_within_four_standard_er
         masking=case.make(Linear()),
         stage=case.stage,
         form="order",
-        num_draws=9600,
         mask_id=3,
-        batch_size=6400,
+        draws=DrawSettings(num_draws=9600, batch_size=6400),
     )
     nats, error = draws.nelbo()
     assert error < 0.007
@@ -69,9 +69,8 @@ def test_with_one_network_that_knows_no_time_none_of_3200_draws_of_the_order_for
             masking=case.make(Linear()),
             stage=case.stage,
             form=form,
-            num_draws=3200,
             mask_id=3,
-            batch_size=3200,
+            draws=DrawSettings(num_draws=3200, batch_size=3200),
         )
         for form in ("continuous", "order")
     )
@@ -96,9 +95,9 @@ def test_in_the_order_form_the_network_is_told_the_share_of_masked_tokens_in_thi
         Listening(JOINT, case.make(Linear())),
         JOINT.rows(),
         masking=case.make(Linear()),
-        num_draws=320,
         mask_id=3,
         form="order",
+        draws=DrawSettings(num_draws=320),
     )
     for t, num_masked in told:
         torch.testing.assert_close(t, num_masked / 3)
@@ -109,5 +108,10 @@ def test_1_masking_whose_speeds_change_with_t_has_no_order_form():
     case = TOKEN_IDENTITY[2]
     with pytest.raises(ValueError, match="do not change with t"):
         draw_schedule_nll(
-            exact(case, JOINT), JOINT.rows(), masking=case.make(Linear()), form="order", num_draws=32, mask_id=3
+            exact(case, JOINT),
+            JOINT.rows(),
+            masking=case.make(Linear()),
+            form="order",
+            mask_id=3,
+            draws=DrawSettings(num_draws=32),
         )

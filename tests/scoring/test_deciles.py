@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from mdlm_atat.scoring.deciles import decile_record, frequency_deciles, token_counts
+from mdlm_atat.scoring.draws import DrawSettings
 from mdlm_atat.scoring.exact import exact_nll
 from mdlm_atat.scoring.likelihood import draw_nll
 from toys import CausalTable, Joint, ListRows
@@ -62,7 +63,7 @@ def test_padding_counts_for_nothing():
 @pytest.mark.parametrize("kind", ["nelbo", "exact"])
 def test_the_tenths_add_up_to_the_whole(kind):
     deciles = frequency_deciles(JOINT.rows(), COUNTS)
-    settings = {"num_draws": 96 * 20, "groups": deciles.share}
+    settings = {"draws": DrawSettings(num_draws=96 * 20), "groups": deciles.share}
     if kind == "nelbo":
         found = draw_nll(JOINT.denoise, JOINT.rows(), mask_id=3, **settings).likelihood()
     else:
@@ -80,7 +81,9 @@ def test_the_tenths_add_up_to_the_whole(kind):
 
 def test_with_some_of_the_sequences_the_whole_is_the_mean_of_tenths_weighted_by_their_tokens():
     deciles = frequency_deciles(JOINT.rows(), COUNTS)
-    found = draw_nll(JOINT.denoise, JOINT.rows(), num_draws=32, mask_id=3, groups=deciles.share).likelihood()
+    found = draw_nll(
+        JOINT.denoise, JOINT.rows(), mask_id=3, groups=deciles.share, draws=DrawSettings(num_draws=32)
+    ).likelihood()
     assert found.groups is not None
     weight = found.groups.blocks.length.sum(0)
     nats = torch.tensor([nats for nats, _ in found.groups.ratios], dtype=torch.float64)
@@ -94,7 +97,7 @@ def test_a_model_that_is_bad_at_rare_tokens_pays_for_them_in_the_first_tenths_al
         return torch.tensor([0.9, 0.1], dtype=torch.float64).log().expand(*z_t.shape, 2)
 
     deciles = frequency_deciles(rows, np.array([90, 10]))
-    found = draw_nll(denoise, rows, num_draws=3200, mask_id=2, groups=deciles.share).likelihood()
+    found = draw_nll(denoise, rows, mask_id=2, groups=deciles.share, draws=DrawSettings(num_draws=3200)).likelihood()
     assert found.groups is not None
     nats, errors = zip(*found.groups.ratios, strict=True)
     assert abs(nats[0] - math.log(10)) < 4 * errors[0]
@@ -105,7 +108,9 @@ def test_a_model_that_is_bad_at_rare_tokens_pays_for_them_in_the_first_tenths_al
 def test_the_error_of_a_tenth_is_the_spread_of_repeated_estimates():
     deciles = frequency_deciles(JOINT.rows(), COUNTS, num_deciles=3)
     found = [
-        draw_nll(JOINT.denoise, JOINT.rows(), num_draws=480, mask_id=3, seed=seed, groups=deciles.share).likelihood()
+        draw_nll(
+            JOINT.denoise, JOINT.rows(), mask_id=3, groups=deciles.share, draws=DrawSettings(num_draws=480, seed=seed)
+        ).likelihood()
         for seed in range(60)
     ]
     for group in range(3):

@@ -9,6 +9,7 @@ from mdlm_atat.core.schedules import Linear
 from mdlm_atat.core.strategies.by_importance import AdaptiveMaskingScheduler
 from mdlm_atat.core.strategies.uniform import UniformMasking
 from mdlm_atat.errors import UserError
+from mdlm_atat.scoring.draws import DrawSettings
 from mdlm_atat.scoring.inspection import (
     DEFAULT_TIMES,
     Inspection,
@@ -48,8 +49,9 @@ class Fake:
 
 
 def inspected(network: Fake | None = None, **changed) -> Inspection:
+    drawn = {name: changed.pop(name) for name in ("num_draws", "seed", "batch_size", "on_progress") if name in changed}
     settings = {"masking": UniformMasking(Linear()), "mask_id": MASK, **changed}
-    return inspect_rows(network or Fake(), IDS, LENGTHS, **settings)
+    return inspect_rows(network or Fake(), IDS, LENGTHS, draws=DrawSettings(**{"num_draws": 4, **drawn}), **settings)
 
 
 def test_the_loss_of_every_token_is_the_networks_and_padding_is_left_out():
@@ -141,7 +143,7 @@ def test_times_outside_0_to_1_are_a_users_mistake(times):
 
 
 def test_0_draws_are_a_users_mistake():
-    with pytest.raises(UserError, match="num_draws is 0"):
+    with pytest.raises(UserError, match="num_draws=0"):
         inspected(num_draws=0)
 
 

@@ -7,9 +7,9 @@ import torch
 from mdlm_atat.core.objective import count_weights, t_step_count_weights
 from mdlm_atat.core.schedules import Linear
 from mdlm_atat.errors import UserError
+from mdlm_atat.scoring.draws import BLOCK_SIZE, DrawSettings
 from mdlm_atat.scoring.exact import exact_nll
 from mdlm_atat.scoring.likelihood import (
-    BLOCK_SIZE,
     TextCounts,
     all_masked_nll,
     draw_nll,
@@ -23,7 +23,7 @@ JOINT = Joint.random(length=3, vocab=3)
 
 
 def test_the_estimated_bound_is_the_entropy_within_four_standard_errors():
-    draws = draw_nll(JOINT.denoise, JOINT.rows(), num_draws=96 * 200, mask_id=3)
+    draws = draw_nll(JOINT.denoise, JOINT.rows(), mask_id=3, draws=DrawSettings(num_draws=96 * 200))
     nats_per_token, error = draws.nelbo()
     assert error < 0.01
     assert abs(nats_per_token - JOINT.entropy_nats / 3) < 4 * error
@@ -31,7 +31,8 @@ def test_the_estimated_bound_is_the_entropy_within_four_standard_errors():
 
 def test_the_standard_error_is_the_spread_of_repeated_estimates():
     estimates = [
-        draw_nll(JOINT.denoise, JOINT.rows(), num_draws=480, mask_id=3, seed=seed).nelbo() for seed in range(60)
+        draw_nll(JOINT.denoise, JOINT.rows(), mask_id=3, draws=DrawSettings(num_draws=480, seed=seed)).nelbo()
+        for seed in range(60)
     ]
     values, errors = torch.tensor(estimates, dtype=torch.float64).T
     assert values.std().item() == pytest.approx(errors.mean().item(), rel=0.35)
@@ -39,23 +40,33 @@ def test_the_standard_error_is_the_spread_of_repeated_estimates():
 
 def test_a_denoiser_that_knows_nothing_costs_log_vocab_nats_per_token_without_any_error():
     rows = ListRows(np.zeros((40, 20), dtype=np.int64))
-    nats_per_token, error = draw_nll(uniform_denoiser(11), rows, num_draws=100, mask_id=11).nelbo()
+    nats_per_token, error = draw_nll(uniform_denoiser(11), rows, mask_id=11, draws=DrawSettings(num_draws=100)).nelbo()
     assert nats_per_token == pytest.approx(math.log(11), abs=1e-12)
     assert error < 1e-12
 
 
 def test_the_draws_are_the_same_for_every_batch_size_and_number_of_processes():
-    one = draw_nll(JOINT.denoise, JOINT.rows(), num_draws=320, mask_id=3, batch_size=16)
-    other = draw_nll(JOINT.denoise, JOINT.rows(), num_draws=320, mask_id=3, batch_size=300)
+    one = draw_nll(JOINT.denoise, JOINT.rows(), mask_id=3, draws=DrawSettings(num_draws=320, batch_size=16))
+    other = draw_nll(JOINT.denoise, JOINT.rows(), mask_id=3, draws=DrawSettings(num_draws=320, batch_size=300))
     assert one.nll.equal(other.nll)
-    shares = [draw_nll(JOINT.denoise, JOINT.rows(), num_draws=320, mask_id=3, rank=r, num_ranks=3) for r in range(3)]
+    shares = [
+        draw_nll(JOINT.denoise, JOINT.rows(), mask_id=3, draws=DrawSettings(num_draws=320, rank=r, num_ranks=3))
+        for r in range(3)
+    ]
     by_block = torch.cat([share.block for share in shares]).argsort(stable=True)
     assert torch.cat([share.nll for share in shares])[by_block].equal(one.nll)
-    assert not draw_nll(JOINT.denoise, JOINT.rows(), num_draws=320, mask_id=3, seed=1).nll.equal(one.nll)
+    assert not draw_nll(JOINT.denoise, JOINT.rows(), mask_id=3, draws=DrawSettings(num_draws=320, seed=1)).nll.equal(
+        one.nll
+    )
 
 
 def test_draws_are_rounded_up_to_whole_blocks_and_spread_over_all_counts():
-    draws = draw_nll(uniform_denoiser(5), ListRows(np.zeros((9, BLOCK_SIZE), dtype=np.int64)), num_draws=33, mask_id=5)
+    draws = draw_nll(
+        uniform_denoiser(5),
+        ListRows(np.zeros((9, BLOCK_SIZE), dtype=np.int64)),
+        mask_id=5,
+        draws=DrawSettings(num_draws=33),
+    )
     assert len(draws.nll) == 3 * BLOCK_SIZE
     assert sorted(draws.num_masked[:BLOCK_SIZE].tolist()) == list(range(1, BLOCK_SIZE + 1))
 
@@ -70,9 +81,9 @@ def test_padding_does_not_change_a_score():
         assert (lengths == 3).all()
         return torch.nn.functional.pad(JOINT.denoise(z_t[:, :3], t), (0, 0, 0, 4))
 
-    nats_per_token, error = draw_nll(denoise, padded, num_draws=96 * 100, mask_id=3).nelbo()
+    nats_per_token, error = draw_nll(denoise, padded, mask_id=3, draws=DrawSettings(num_draws=96 * 100)).nelbo()
     assert abs(nats_per_token - JOINT.entropy_nats / 3) < 4 * error
-    uniform = draw_nll(uniform_denoiser(3), padded, num_draws=96, mask_id=3)
+    uniform = draw_nll(uniform_denoiser(3), padded, mask_id=3, draws=DrawSettings(num_draws=96))
     assert uniform.nelbo()[0] == pytest.approx(math.log(3), abs=1e-12)
     assert (uniform.lengths == 3).all()
 
@@ -87,14 +98,16 @@ def test_rows_of_different_lengths_weigh_by_their_tokens():
         logits[..., 1] = math.log(3)  # p(1) = 3/4, p(0) = 1/4
         return logits
 
-    nats_per_token, _ = draw_nll(skewed, rows, num_draws=50 * 32, mask_id=2).nelbo()
+    nats_per_token, _ = draw_nll(skewed, rows, mask_id=2, draws=DrawSettings(num_draws=50 * 32)).nelbo()
     tokens_short, tokens_long = 25 * 2, 25 * 8
     expected = (tokens_short * math.log(4 / 3) + tokens_long * math.log(4)) / (tokens_short + tokens_long)
     assert nats_per_token == pytest.approx(expected, abs=1e-9)
 
 
 def test_the_same_draws_give_the_t_step_bound_which_lies_above():
-    draws = draw_nll(JOINT.denoise, JOINT.rows(), num_draws=96 * 100, mask_id=3, with_all_masked=True)
+    draws = draw_nll(
+        JOINT.denoise, JOINT.rows(), mask_id=3, with_all_masked=True, draws=DrawSettings(num_draws=96 * 100)
+    )
     continuous, error = draws.nelbo()
     bounds = [draws.t_step_nelbo(lambda length, T=T: t_step_count_weights(Linear(), length, T))[0] for T in (1, 4, 64)]
     assert bounds[0] > bounds[1] > bounds[2] > continuous - error
@@ -106,7 +119,9 @@ def test_few_draws_of_long_rows_see_the_first_of_t_steps_too(num_steps):
     rows = ListRows(np.random.default_rng(0).integers(0, 50, (40, 256)), np.full(40, 256))
     found = []
     for seed in range(10):
-        draws = draw_nll(uniform_denoiser(50), rows, num_draws=512, mask_id=50, seed=seed, with_all_masked=True)
+        draws = draw_nll(
+            uniform_denoiser(50), rows, mask_id=50, with_all_masked=True, draws=DrawSettings(num_draws=512, seed=seed)
+        )
         found.append(draws.t_step_nelbo(lambda length: t_step_count_weights(Linear(), length, num_steps)))
     nats, errors = torch.tensor(found).T
     assert nats.mean().item() == pytest.approx(math.log(50), abs=3 * (errors.square().mean() / 10).sqrt().item())
@@ -146,7 +161,7 @@ def test_bounds_of_t_steps_fall_to_the_continuous_bound_which_is_the_entropy():
 
 
 def test_the_profile_costs_more_where_more_is_masked():
-    draws = draw_nll(JOINT.denoise, JOINT.rows(), num_draws=96 * 50, mask_id=3)
+    draws = draw_nll(JOINT.denoise, JOINT.rows(), mask_id=3, draws=DrawSettings(num_draws=96 * 50))
     profile = draws.profile(num_bins=3)
     assert profile["mask_rate"] == pytest.approx([1 / 3, 2 / 3, 1.0])
     assert profile["nats_per_masked_token"] == sorted(profile["nats_per_masked_token"])
@@ -155,7 +170,7 @@ def test_the_profile_costs_more_where_more_is_masked():
 
 def test_the_causal_chain_rule_gives_the_entropy_exactly():
     causal = CausalTable(JOINT)
-    found = exact_nll(causal, JOINT.rows(), num_draws=10_000, batch_size=10)
+    found = exact_nll(causal, JOINT.rows(), draws=DrawSettings(num_draws=10_000, batch_size=10))
     assert found.kind == "exact"
     assert found.nats_per_token == pytest.approx(JOINT.entropy_nats / 3, abs=1e-9)
     assert found.num_draws == 96
@@ -187,4 +202,4 @@ def test_the_error_of_a_ratio_of_equal_sizes_is_the_usual_standard_error():
 
 def test_fewer_than_32_draws_are_refused_because_they_have_no_standard_error():
     with pytest.raises(UserError, match="31 draws are too few"):
-        draw_nll(JOINT.denoise, JOINT.rows(), num_draws=31, mask_id=3)
+        draw_nll(JOINT.denoise, JOINT.rows(), mask_id=3, draws=DrawSettings(num_draws=31))

@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from mdlm_atat.errors import UserError
+from mdlm_atat.scoring.draws import BLOCK_SIZE, DrawSettings
 from mdlm_atat.scoring.exact import exact_nll
-from mdlm_atat.scoring.likelihood import BLOCK_SIZE, Likelihood, draw_nll
+from mdlm_atat.scoring.likelihood import Likelihood, draw_nll
 from mdlm_atat.scoring.packing import pack, unpack
 from mdlm_atat.scoring.paired import PairedDifference, paired_deciles, paired_difference
 from toys import CausalTable, Joint, ListRows
@@ -55,13 +56,18 @@ def cooled(joint: Joint, power: float):
 
 
 def masked(denoise, num_draws: int = NUM_DRAWS, seed: int = 0) -> Likelihood:
-    return draw_nll(denoise, JOINT.rows(), num_draws=num_draws, mask_id=3, seed=seed, groups=GROUPS).likelihood()
+    return draw_nll(
+        denoise, JOINT.rows(), mask_id=3, groups=GROUPS, draws=DrawSettings(num_draws=num_draws, seed=seed)
+    ).likelihood()
 
 
 def causal(num_draws: int = NUM_DRAWS, power: float = 1.0) -> Likelihood:
     table = CausalTable(JOINT)
     return exact_nll(
-        lambda x: (table(x).clamp_min(-20) * power).log_softmax(-1), JOINT.rows(), num_draws=num_draws, groups=GROUPS
+        lambda x: (table(x).clamp_min(-20) * power).log_softmax(-1),
+        JOINT.rows(),
+        groups=GROUPS,
+        draws=DrawSettings(num_draws=num_draws),
     )
 
 
@@ -213,7 +219,10 @@ def test_padded_rows_pair_by_their_tokens():
 
         return denoise
 
-    found = [draw_nll(uniform(b), rows, num_draws=96 * 4, mask_id=3, groups=GROUPS).likelihood() for b in (0.1, 0)]
+    found = [
+        draw_nll(uniform(b), rows, mask_id=3, groups=GROUPS, draws=DrawSettings(num_draws=96 * 4)).likelihood()
+        for b in (0.1, 0)
+    ]
     difference = paired_difference(record(found[0]), record(found[1]))
     expected = found[0].nats_per_token - math.log(3)
     assert difference.nats_per_token == pytest.approx(expected, abs=1e-6)

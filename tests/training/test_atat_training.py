@@ -22,6 +22,7 @@ from mdlm_atat.config.build import prepare_data
 from mdlm_atat.config.files import load_config, method_names
 from mdlm_atat.data.progress import Silent
 from mdlm_atat.data.tokens import TokenDataset
+from mdlm_atat.scoring.draws import DrawSettings
 from mdlm_atat.training.checkpoint import all_checkpoints
 from mdlm_atat.training.engine import Engine
 from tiny_runs import method_flags, train_method, write_text
@@ -297,7 +298,7 @@ def test_a_saved_model_keeps_its_prior_its_stage_and_its_numbers(method, text, t
         assert saved.network.prior is not None
         assert saved.network.prior.equal(lm.network.prior)
         assert saved.network.prior[:-1].max() <= 1
-    before, after = (model.schedule_draws(rows, num_draws=64, seed=3) for model in (lm, saved))
+    before, after = (model.schedule_draws(rows, DrawSettings(num_draws=64, seed=3)) for model in (lm, saved))
     assert before is not None
     assert after is not None
     assert after.diffusion.equal(before.diffusion)
@@ -308,7 +309,7 @@ def test_a_saved_model_keeps_its_prior_its_stage_and_its_numbers(method, text, t
     assert texts[0].nfe <= 8
     if method == "atat":  # the stage is part of the schedule that it is scored under
         saved.stage = None
-        other = saved.schedule_draws(rows, num_draws=64, seed=3)
+        other = saved.schedule_draws(rows, DrawSettings(num_draws=64, seed=3))
         assert other is not None
         assert not other.diffusion.equal(before.diffusion)
 

@@ -7,7 +7,7 @@ import json
 import shutil
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import ClassVar, Literal, TypeVar
 
@@ -35,7 +35,8 @@ from mdlm_atat.nets.dit import ATATDiT
 from mdlm_atat.samplers.canvas import Canvas
 from mdlm_atat.samplers.loop import StepRule, sample, trait
 from mdlm_atat.samplers.sizes import Profile, as_profile
-from mdlm_atat.scoring.likelihood import Groups, Likelihood, OnProgress, Rows
+from mdlm_atat.scoring.draws import DrawSettings, Rows
+from mdlm_atat.scoring.likelihood import Groups, Likelihood
 from mdlm_atat.scoring.schedule_bound import ScheduleDraws, draw_schedule_nll
 from mdlm_atat.training.checkpoint import Checkpoint, write_checksums
 from mdlm_atat.training.folder import COUNTS_FILE
@@ -188,7 +189,7 @@ class LanguageModel(Sampling):
                 continue
             # the causal value is exact: every piece is scored, once
             draws = num_draws if self.kind == "masked" else rows.num_evaluation_rows
-            found = self.likelihood(rows, num_draws=draws, seed=seed)
+            found = self.likelihood(rows, DrawSettings(num_draws=draws, seed=seed))
             error = 0.0 if found.kind == "exact" else found.standard_error * len(tokens)
             scores.append(Score(found.nats_per_token * len(tokens), error, len(tokens), found.num_draws))
         return scores
@@ -238,31 +239,15 @@ class LanguageModel(Sampling):
         return nll, trait(rule, "order_is_deterministic")
 
     @abstractmethod
-    def likelihood(
-        self,
-        rows: Rows,
-        *,
-        num_draws: int,
-        seed: int = 0,
-        batch_size: int = 64,
-        groups: Groups | None = None,
-        on_progress: OnProgress | None = None,
-    ) -> Likelihood:
+    def likelihood(self, rows: Rows, draws: DrawSettings, *, groups: Groups | None = None) -> Likelihood:
         """What the model pays for the rows of a data set, in nats per token, and for each group of its tokens; see
-        evaluate.likelihood."""
+        scoring.likelihood. The device is the model's, whatever `draws` says."""
 
     def schedule_draws(
-        self,
-        rows: Rows,
-        *,
-        num_draws: int,
-        seed: int = 0,
-        batch_size: int = 64,
-        form: Literal["continuous", "order"] = "continuous",
-        on_progress: OnProgress | None = None,
+        self, rows: Rows, draws: DrawSettings, *, form: Literal["continuous", "order"] = "continuous"
     ) -> ScheduleDraws | None:
         """The bound under the model's own masking schedule, with its rate terms (PPL-S); None where it has none of its
-        own, or one whose loss is no bound. See evaluate.schedule_bound."""
+        own, or one whose loss is no bound. See scoring.schedule_bound."""
         masking = own_schedule(self.config, self.tokenizer.vocab_size, self.counts, self.network)
         if masking is None:
             return None
@@ -273,10 +258,6 @@ class LanguageModel(Sampling):
                 masking=masking,
                 stage=self.stage,
                 form=form,
-                num_draws=num_draws,
+                draws=replace(draws, device=self.device),
                 mask_id=self.tokenizer.mask_id,
-                batch_size=batch_size,
-                seed=seed,
-                device=self.device,
-                on_progress=on_progress,
             )

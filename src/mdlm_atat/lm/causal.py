@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from torch import Tensor
 
@@ -14,8 +15,9 @@ from mdlm_atat.nets.causal_transformer import CausalTransformer
 from mdlm_atat.samplers.left_to_right import LeftToRight
 from mdlm_atat.samplers.loop import StepRule, trait
 from mdlm_atat.samplers.template import Gap
+from mdlm_atat.scoring.draws import DrawSettings, Rows
 from mdlm_atat.scoring.exact import exact_nll
-from mdlm_atat.scoring.likelihood import Groups, Likelihood, OnProgress, Rows
+from mdlm_atat.scoring.likelihood import Groups, Likelihood
 
 
 class CausalLM(LanguageModel):
@@ -28,27 +30,9 @@ class CausalLM(LanguageModel):
     def default_sampler(self) -> str:
         return "left_to_right"
 
-    def likelihood(
-        self,
-        rows: Rows,
-        *,
-        num_draws: int,
-        seed: int = 0,
-        batch_size: int = 64,
-        groups: Groups | None = None,
-        on_progress: OnProgress | None = None,
-    ) -> Likelihood:
+    def likelihood(self, rows: Rows, draws: DrawSettings, *, groups: Groups | None = None) -> Likelihood:
         with self.inference():
-            return exact_nll(
-                self.network,
-                rows,
-                num_draws=num_draws,
-                batch_size=batch_size,
-                seed=seed,
-                groups=groups,
-                device=self.device,
-                on_progress=on_progress,
-            )
+            return exact_nll(self.network, rows, draws=replace(draws, device=self.device), groups=groups)
 
     def denoiser(self, rule: StepRule) -> Callable[[Tensor, Tensor], Prediction]:
         if trait(rule, "follows_rates") or not isinstance(getattr(rule, "inner", rule), LeftToRight):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -25,8 +26,9 @@ from mdlm_atat.lm.sampling import gather_positions, projection
 from mdlm_atat.nets.dit import ATATDiT
 from mdlm_atat.samplers.loop import StepRule, trait
 from mdlm_atat.samplers.template import Gap, lay_out, length_choices
-from mdlm_atat.scoring.inspection import DEFAULT_TIMES, Inspection, check_inspection, inspect_rows, token_texts
-from mdlm_atat.scoring.likelihood import Groups, Likelihood, OnProgress, Rows, draw_nll
+from mdlm_atat.scoring.draws import DrawSettings, OnProgress, Rows
+from mdlm_atat.scoring.inspection import DEFAULT_TIMES, Inspection, check_times, inspect_rows, token_texts
+from mdlm_atat.scoring.likelihood import Groups, Likelihood, draw_nll
 
 
 class MaskedDiffusionLM(LanguageModel):
@@ -40,30 +42,16 @@ class MaskedDiffusionLM(LanguageModel):
     def default_sampler(self) -> str:
         return "spread"  # docs/samplers.md says why
 
-    def likelihood(
-        self,
-        rows: Rows,
-        *,
-        num_draws: int,
-        seed: int = 0,
-        batch_size: int = 64,
-        groups: Groups | None = None,
-        on_progress: OnProgress | None = None,
-    ) -> Likelihood:
+    def likelihood(self, rows: Rows, draws: DrawSettings, *, groups: Groups | None = None) -> Likelihood:
         with self.inference():
-            draws = draw_nll(
+            return draw_nll(
                 self.network,
                 rows,
-                num_draws=num_draws,
+                draws=replace(draws, device=self.device),
                 mask_id=self.tokenizer.mask_id,
-                batch_size=batch_size,
-                seed=seed,
                 groups=groups,
                 with_all_masked=True,
-                device=self.device,
-                on_progress=on_progress,
-            )
-        return draws.likelihood()
+            ).likelihood()
 
     def inspect(
         self,
@@ -80,34 +68,24 @@ class MaskedDiffusionLM(LanguageModel):
         A text longer than the model's length is cut into independent pieces. Raises UserError for an empty text, for
         times outside (0, 1] and for a model without importance.
         """
-        check_inspection(times, num_draws)
+        draws = DrawSettings(num_draws=num_draws, seed=seed, batch_size=batch_size, on_progress=on_progress)
+        check_times(times)
         tokens = self.tokenizer.encode(text)
         if not tokens:
             raise UserError("the text is empty: there is nothing to inspect")
         pieces = Pieces(tokens, self.max_length)
         ids, lengths = pieces.evaluation_rows(np.arange(pieces.num_evaluation_rows))
-        return self.inspect_rows(
-            ids,
-            lengths,
-            times=times,
-            num_draws=num_draws,
-            seed=seed,
-            batch_size=batch_size,
-            on_progress=on_progress,
-        )
+        return self.inspect_rows(ids, lengths, draws, times=times)
 
     def inspect_rows(
         self,
         ids: NDArray[np.int64],
         lengths: NDArray[np.int64],
+        draws: DrawSettings,
         *,
         times: Sequence[float] = DEFAULT_TIMES,
-        num_draws: int = 4,
-        seed: int = 0,
-        batch_size: int = 64,
-        on_progress: OnProgress | None = None,
     ) -> Inspection:
-        """The same of rows of tokens, padded beyond their lengths; see evaluate.inspection."""
+        """Inspect rows of tokens, padded beyond their lengths; see scoring.inspection."""
         if self.config.importance.mode == "none":
             raise UserError(
                 "this model knows no importance (importance.mode is none); train one with atat train ... --method atat"
@@ -121,12 +99,8 @@ class MaskedDiffusionLM(LanguageModel):
                 masking=masking,
                 stage=self.stage,
                 times=times,
-                num_draws=num_draws,
+                draws=replace(draws, device=self.device),
                 mask_id=self.tokenizer.mask_id,
-                batch_size=batch_size,
-                seed=seed,
-                device=self.device,
-                on_progress=on_progress,
             )
 
     def inspection_record(self, found: Inspection, **about: Any) -> dict[str, Any]:

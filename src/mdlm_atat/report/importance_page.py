@@ -27,7 +27,7 @@ VISIBLE = str.maketrans({" ": "␣", "\n": "↵", "\t": "⇥"})
 
 @dataclass(frozen=True, kw_only=True)
 class InspectedText:
-    """What `evaluate.inspection` found of a text, as it is stored: N tokens, T times."""
+    """What `scoring.inspection` found of a text, as it is stored: N tokens, T times."""
 
     texts: list[str]
     importance: Float[np.ndarray, " tokens"]

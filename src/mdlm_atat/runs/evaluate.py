@@ -16,7 +16,7 @@ from mdlm_atat.errors import UserError
 from mdlm_atat.lm import CausalLM, MaskedDiffusionLM
 from mdlm_atat.provenance import cpu
 from mdlm_atat.scoring.deciles import frequency_deciles
-from mdlm_atat.scoring.likelihood import OnProgress
+from mdlm_atat.scoring.draws import DrawSettings, OnProgress
 from mdlm_atat.scoring.record import evaluation_record, schedule_record, t_step_record, unigram_record
 from mdlm_atat.training.folder import check_same_data, describe_data
 
@@ -76,15 +76,12 @@ def evaluate_run(
 
     home = lm.home
     assert home is not None
-    common: dict[str, Any] = {
-        "num_draws": num_draws,
-        "seed": seed,
-        "batch_size": batch_size or lm.config.eval.batch_size,
-        "on_progress": on_progress,
-    }
+    draws = DrawSettings(
+        num_draws=num_draws, seed=seed, batch_size=batch_size or lm.config.eval.batch_size, on_progress=on_progress
+    )
     deciles = None if lm.counts is None else frequency_deciles(data, lm.counts)
-    found = lm.likelihood(data, groups=None if deciles is None else deciles.share, **common)
-    own = lm.schedule_draws(data, **common) if lm.kind == "masked" else None
+    found = lm.likelihood(data, draws, groups=None if deciles is None else deciles.share)
+    own = lm.schedule_draws(data, draws) if lm.kind == "masked" else None
     masking, objective = lm.config.masking, lm.config.objective
     t_step = None
     if found.draws is not None:

@@ -37,6 +37,7 @@ from mdlm_atat.report.report import write_report
 from mdlm_atat.runs.evaluate import evaluate_run
 from mdlm_atat.runs.forgetting import measure_forgetting
 from mdlm_atat.runs.initial import Initial, initial_of
+from mdlm_atat.scoring.draws import DrawSettings
 from mdlm_atat.scoring.exact import exact_nll
 from mdlm_atat.scoring.likelihood import draw_nll, in_every_unit
 from mdlm_atat.scoring.record import text_counts, unigram_record
@@ -311,21 +312,21 @@ def score_validation(
 ) -> dict[str, float]:
     """The validation bounds under the names they are logged by, over all processes: under the uniform schedule, and
     under the method's own where it has one."""
-    common: dict[str, Any] = {
-        "num_draws": config.eval.num_draws,
-        "batch_size": config.eval.batch_size,
-        "device": engine.device,
-        "rank": engine.rank,
-        "num_ranks": engine.num_ranks,
-        "gather": engine.gather,
-    }
+    draws = DrawSettings(
+        num_draws=config.eval.num_draws,
+        batch_size=config.eval.batch_size,
+        device=engine.device,
+        rank=engine.rank,
+        num_ranks=engine.num_ranks,
+        gather=engine.gather,
+    )
     counts, mask_id = text_counts(data), data.tokenizer.mask_id
     # the raw model: the wrapped one would wait for processes that have nothing left to score
     with engine.autocast():
         if config.model.kind == "causal":
-            found = exact_nll(model, data, **common)
+            found = exact_nll(model, data, draws=draws)
         else:
-            found = draw_nll(model, data, mask_id=mask_id, **common).likelihood()
+            found = draw_nll(model, data, mask_id=mask_id, draws=draws).likelihood()
         units = in_every_unit(found.nats_per_token, counts)
         values = {
             "eval/nelbo_nats_per_token": found.nats_per_token,
@@ -334,7 +335,7 @@ def score_validation(
             "eval/bits_per_character": units["bits_per_character"],
         }
         if schedule is not None:
-            own = draw_schedule_nll(model, data, masking=schedule, stage=stage, mask_id=mask_id, **common)
+            own = draw_schedule_nll(model, data, masking=schedule, stage=stage, mask_id=mask_id, draws=draws)
             bound, error = own.nelbo()
             values |= {
                 "eval/schedule_nelbo_nats_per_token": bound,
@@ -393,7 +394,7 @@ def write_inspection(
         return
     num_rows = min(valid_data.num_evaluation_rows, max(1, NUM_INSPECTED_TOKENS // valid_data.length))
     ids, lengths = valid_data.evaluation_rows(np.arange(num_rows))
-    found = lm.inspect_rows(ids, lengths, num_draws=2, batch_size=config.eval.batch_size)
+    found = lm.inspect_rows(ids, lengths, DrawSettings(num_draws=2, batch_size=config.eval.batch_size))
     write_json(folder / "inspection.json", lm.inspection_record(found, split=valid_data.split))
 
 

@@ -11,7 +11,8 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mdlm_atat.scoring.likelihood import GroupCosts, Rows
+from mdlm_atat.scoring.draws import Rows
+from mdlm_atat.scoring.likelihood import GroupCosts
 
 NUM_DECILES = 10
 ROWS_PER_PART = 1024

@@ -11,18 +11,14 @@ from torch import Tensor
 
 from mdlm_atat.core.masking import scored_positions
 from mdlm_atat.core.objective import causal_nll
+from mdlm_atat.scoring.draws import BLOCK_SIZE, DrawSettings, Rows, permutation
 from mdlm_atat.scoring.likelihood import (
-    BLOCK_SIZE,
     Blocks,
-    Gather,
     GroupCosts,
     Groups,
     Likelihood,
-    OnProgress,
-    Rows,
     by_group,
     per_block,
-    permutation,
     ratio_with_standard_error,
 )
 
@@ -32,29 +28,22 @@ def exact_nll(
     model: Callable[[Tensor], Tensor],
     rows: Rows,
     *,
-    num_draws: int,
-    batch_size: int = 64,
-    seed: int = 0,
+    draws: DrawSettings,
     groups: Groups | None = None,
-    device: torch.device | str = "cpu",
-    rank: int = 0,
-    num_ranks: int = 1,
-    gather: Gather = lambda x: x,
-    on_progress: OnProgress | None = None,
 ) -> Likelihood:
     """Nats per token of the causal baseline by the chain rule.
 
-    The sequences that draw_nll takes for the same seed and number, each once; the error is between sequences. `blocks`
+    Scores the sequences that draw_nll takes for the same `draws`, each once; the error is between sequences. `blocks`
     holds them as often and in the order that draw_nll draws them, to be paired with a bound.
     """
-    num_draws = -(-num_draws // BLOCK_SIZE) * BLOCK_SIZE
-    chosen = permutation(seed, 0, rows.num_evaluation_rows)[:num_draws]
-    mine = np.arange(rank, len(chosen), num_ranks)
+    num_draws, device = draws.num_blocks * BLOCK_SIZE, draws.device
+    chosen = permutation(draws.seed, 0, rows.num_evaluation_rows)[:num_draws]
+    mine = np.arange(draws.rank, len(chosen), draws.num_ranks)
     groups = None if groups is None else groups.to(device)
     num_groups = 0 if groups is None else groups.shape[1]
     found = [torch.zeros(0, 2 + 2 * num_groups, dtype=torch.float64)]
-    for start in range(0, len(mine), batch_size):
-        ids, row_lengths = rows.evaluation_rows(chosen[mine[start : start + batch_size]])
+    for start in range(0, len(mine), draws.batch_size):
+        ids, row_lengths = rows.evaluation_rows(chosen[mine[start : start + draws.batch_size]])
         x0, lengths = torch.from_numpy(ids).to(device), torch.from_numpy(row_lengths).to(device)
         nll = causal_nll(model(x0), x0, lengths).double()  # (B, L)
         columns = [nll.sum(1, keepdim=True), lengths[:, None].double()]
@@ -62,12 +51,11 @@ def exact_nll(
             scored = scored_positions(lengths, x0.shape[1])
             columns.append(by_group(groups[x0], nll, scored, scored)[:, : 2 * num_groups])
         found.append(torch.cat(columns, dim=1).cpu())
-        if on_progress is not None:
-            on_progress(min(start + batch_size, len(mine)), len(mine))
-    order = gather(torch.from_numpy(mine)).argsort()
-    each = gather(torch.cat(found).flatten()).view(len(chosen), -1)[order]  # a row a sequence
-    draws, block = _places(len(chosen), num_draws, seed, rows.num_evaluation_rows)
-    blocks = per_block(each[draws], block)  # (blocks, 2 + 2 groups)
+        draws.report(start + draws.batch_size, len(mine))
+    order = draws.gather(torch.from_numpy(mine)).argsort()
+    each = draws.gather(torch.cat(found).flatten()).view(len(chosen), -1)[order]  # a row a sequence
+    places, block = _places(len(chosen), num_draws, draws.seed, rows.num_evaluation_rows)
+    blocks = per_block(each[places], block)  # (blocks, 2 + 2 groups)
     costs = None
     if groups is not None:
         nll, sizes = each[:, 2:].chunk(2, dim=1)

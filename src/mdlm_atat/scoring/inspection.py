@@ -20,7 +20,7 @@ from mdlm_atat.core.masking import hide
 from mdlm_atat.core.objective import masked_nll
 from mdlm_atat.core.strategies.rates import MaskingScheduler
 from mdlm_atat.errors import UserError
-from mdlm_atat.scoring.likelihood import OnProgress
+from mdlm_atat.scoring.draws import DrawSettings
 
 DEFAULT_TIMES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 MAX_GROUPS = 20  # fractions up to 19/20: a row is masked at most 20 times in a draw, if t is not nearer to 0 or 1
@@ -96,21 +96,19 @@ def inspect_rows(
     masking: MaskingScheduler,
     stage: Stage | None = None,
     times: Sequence[float] = DEFAULT_TIMES,
-    num_draws: int = 4,
+    draws: DrawSettings,
     mask_id: int,
-    batch_size: int = 64,
-    seed: int = 0,
-    device: torch.device | str = "cpu",
-    on_progress: OnProgress | None = None,
 ) -> Inspection:
     """Mask every token of some rows at every t, equally often each, and see what it costs.
 
     At each t a row is cut at random into groups, and each group is masked once, or so many together that t of the row
-    is hidden (see `partition_masks`); `num_draws` such partitions. The network is told the share that was masked.
-    `network` is any object with the methods of ATATDiT for importance; `masking` must have the linear schedule, so
-    that t is the share that uniform masking would mask.
+    is hidden (see `partition_masks`); `draws.num_draws` such partitions, all in this process. The network is told the
+    share that was masked. `network` is any object with the methods of ATATDiT for importance; `masking` must have the
+    linear schedule, so that t is the share that uniform masking would mask. Raises UserError for times outside (0, 1].
     """
-    check_inspection(times, num_draws)
+    check_times(times)
+    assert draws.num_ranks == 1
+    device, batch_size = draws.device, draws.batch_size
     found: list[tuple[np.ndarray, ...]] = []
     done, total = 0, int(lengths.sum())
     for index, (row, length) in enumerate(zip(ids, lengths.tolist(), strict=True)):
@@ -122,14 +120,13 @@ def inspect_rows(
             torch.ones(len(times), length, dtype=torch.bool, device=device),
             stage,
         )
-        masks, time_index = _masks_of_row(times, length, num_draws, (seed, index))
+        masks, time_index = _masks_of_row(times, length, draws.num_draws, (draws.seed, index))
         sums = torch.zeros(3, len(times), length, dtype=torch.float64)  # of importance, loss and masks
         for start in range(0, len(masks), batch_size):
             part, part_times = masks[start : start + batch_size], time_index[start : start + batch_size]
             values = _score_masks(network, x0, part.to(device), mask_id).cpu()  # (2, B, L)
             sums.index_add_(1, part_times, torch.cat([values, part[None].double()]))
-            if on_progress is not None:
-                on_progress(done + length * min(start + batch_size, len(masks)) // len(masks), total)
+            draws.report(done + length * min(start + batch_size, len(masks)) // len(masks), total)
         done += length
         means = sums[:2] / sums[2]
         found.append((row[:length], *_arrays(clean[0], *means, rates.mask_rate)))
@@ -144,19 +141,17 @@ def inspect_rows(
         masked_importance=masked_importance,
         nll=nll,
         mask_rate=mask_rate,
-        num_draws=num_draws,
-        seed=seed,
+        num_draws=draws.num_draws,
+        seed=draws.seed,
     )
 
 
-def check_inspection(times: Sequence[float], num_draws: int) -> None:
+def check_times(times: Sequence[float]) -> None:
     if not times or not all(0 < t <= 1 for t in times):
         raise UserError(
             f"times are {' '.join(f'{t:g}' for t in times) or 'none'}, expected numbers above 0 and at most 1, e.g. "
             "0.1 0.5 0.9"
         )
-    if num_draws < 1:
-        raise UserError(f"num_draws is {num_draws}, expected at least 1")
 
 
 def mask_share(t: float, length: int) -> Fraction:

@@ -1,51 +1,29 @@
-"""The number that is reported: the bound on a data set's negative log-likelihood, with its standard error.
-
-Draws are fixed by (seed, block) alone, so every model, device and batch size is scored on the same masks.
-"""
+"""The number that is reported: the bound on a data set's negative log-likelihood, with its standard error."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache, lru_cache
-from typing import Literal, Protocol, runtime_checkable
+from functools import cache
+from typing import Literal
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int, Num
-from numpy.typing import NDArray
 from torch import Tensor
 
 from mdlm_atat.core.denoiser import Denoiser, Network
 from mdlm_atat.core.masking import hide, mask_exactly, scored_positions
 from mdlm_atat.core.objective import count_weights, denoised_nll
-from mdlm_atat.errors import UserError
+from mdlm_atat.scoring.draws import DrawSettings, Rows, score_draws
 
-BLOCK_SIZE = 16  # draws whose mask counts are spread evenly together; standard errors are taken between blocks
 NUM_PROFILE_BINS = 10
-
-
-@runtime_checkable
-class Rows(Protocol):
-    """Sequences to score: every token of the data set is in exactly one of them."""
-
-    @property
-    def num_evaluation_rows(self) -> int: ...
-
-    def evaluation_rows(self, indices: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """(ids (n, L), lengths (n,)): rows are padded beyond their length."""
-        ...
 
 
 CountWeights = Callable[[int], Float[Tensor, " length_plus_1"]]
 """Weights w(n) of the number masked of a sequence of so many tokens: see objective.count_weights."""
-Gather = Callable[[Tensor], Tensor]
-"""Concatenates a tensor over processes, along its first axis."""
 Groups = Float[Tensor, "vocab groups"]
 """Which share of a token of each kind belongs to each group; rows add up to 1. float64."""
-OnProgress = Callable[[int, int], None]
-"""Called now and then with (done, total), in units of one's own."""
 
 
 @dataclass(frozen=True)
@@ -208,26 +186,18 @@ def draw_nll(
     denoise: Denoiser | Network,
     rows: Rows,
     *,
-    num_draws: int,
+    draws: DrawSettings,
     mask_id: int,
-    batch_size: int = 64,
-    seed: int = 0,
     groups: Groups | None = None,
     with_all_masked: bool = False,
-    device: torch.device | str = "cpu",
-    rank: int = 0,
-    num_ranks: int = 1,
-    gather: Gather = lambda x: x,
-    on_progress: OnProgress | None = None,
 ) -> Draws:
-    """Mask sequences of a data set and score them: num_draws of them, rounded up to whole blocks of BLOCK_SIZE.
+    """Mask sequences of a data set and score them, as `draws` says; see scoring.draws for how they are chosen.
 
-    Rows are taken in a random order without replacement, and again in another when all were used. In each block the
-    numbers masked are n_i = 1 + floor(L (u + i) / BLOCK_SIZE), spread evenly over 1..L with one uniform u.
-    `gather` brings the processes' shares together; the result is the same for any number of them. With `groups`,
-    costs are kept for each group of tokens too; `with_all_masked`, those of the sequences with nothing given.
+    The result is the same for any number of processes. With `groups`, costs are kept for each group of tokens too;
+    `with_all_masked`, those of the sequences with nothing given. Raises UserError for fewer than two blocks of draws.
     """
-    check_enough(num_draws)
+    draws.check_enough()
+    device = draws.device
     groups = None if groups is None else groups.to(device)
 
     def score(x0: Tensor, lengths: Tensor, num_masked: Tensor, uniform: Tensor) -> Tensor:
@@ -245,9 +215,7 @@ def draw_nll(
             columns.append(by_group(groups[x0], nll, is_masked, scored))
         return torch.cat(columns, dim=1)
 
-    columns, num_masked, lengths, block = over_draws(
-        rows, score, num_draws, batch_size, seed, rank, num_ranks, gather, on_progress
-    )
+    columns, num_masked, lengths, block = score_draws(rows, score, draws)
     nll, all_masked, of_groups = columns.tensor_split([1, 1 + with_all_masked], dim=1)
     parts = None if groups is None else GroupDraws(*of_groups.chunk(3, dim=1))
     return Draws(nll[:, 0], num_masked, lengths, block, parts, all_masked[:, 0] if with_all_masked else None)
@@ -279,45 +247,6 @@ def by_group(
     return torch.cat([torch.einsum("bl,blg->bg", part.double(), share) for part in (nll, is_masked, scored)], dim=1)
 
 
-def check_enough(num_draws: int) -> None:
-    if num_draws < 2 * BLOCK_SIZE:
-        raise UserError(f"{num_draws} draws are too few for a standard error; ask for at least {2 * BLOCK_SIZE}")
-
-
-def over_draws(
-    rows: Rows,
-    score: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor],
-    num_draws: int,
-    batch_size: int,
-    seed: int,
-    rank: int,
-    num_ranks: int,
-    gather: Gather,
-    on_progress: OnProgress | None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Columns that `score(x0, lengths, num_masked, uniform)` gives (draws, k), with num_masked, lengths and block."""
-    num_blocks = -(-num_draws // BLOCK_SIZE)
-    mine = list(range(rank, num_blocks, num_ranks))
-    blocks_per_call = max(1, batch_size // BLOCK_SIZE)
-    found: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
-    for start in range(0, len(mine), blocks_per_call):
-        chosen = mine[start : start + blocks_per_call]
-        parts = [_block(rows, block, seed) for block in chosen]
-        x0, lengths, num_masked, uniform = (torch.cat(part) for part in zip(*parts, strict=True))
-        columns = score(x0, lengths, num_masked, uniform).cpu()
-        found.append((columns, num_masked, lengths, torch.tensor(chosen).repeat_interleave(BLOCK_SIZE)))
-        if on_progress is not None:
-            on_progress(min(start + len(chosen), len(mine)), len(mine))
-    empty = torch.zeros(0, dtype=torch.int64)
-    # a process without a block of its own still takes part, with as many columns as the others
-    all_found = [torch.cat(part) for part in zip(*found, strict=True)] or [empty.double(), empty, empty, empty]
-    columns, num_masked, lengths, block = all_found
-    flat = gather(columns.flatten())
-    num_masked, lengths, block = gather(num_masked), gather(lengths), gather(block)
-    order = block.argsort(stable=True)
-    return flat.view(len(block), -1)[order], num_masked[order], lengths[order], block[order]
-
-
 @dataclass(frozen=True)
 class TextCounts:
     """How much text a data set is, in every unit a bound is reported in."""
@@ -342,26 +271,3 @@ def in_every_unit(nats_per_token: float, counts: TextCounts) -> dict[str, float]
 
 def _exp(x: float) -> float:
     return math.exp(min(x, 700.0))  # perplexity per word of an untrained model overflows a float
-
-
-def _block(rows: Rows, block: int, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(x0, lengths, num_masked, uniform) of one block: a function of (seed, block) and the data alone."""
-    draws = np.arange(block * BLOCK_SIZE, (block + 1) * BLOCK_SIZE)
-    num_rows = rows.num_evaluation_rows
-    indices = np.array([permutation(seed, int(d // num_rows), num_rows)[d % num_rows] for d in draws])
-    ids, row_lengths = rows.evaluation_rows(indices)
-    x0, lengths = torch.from_numpy(ids), torch.from_numpy(row_lengths)
-    generator = torch.Generator().manual_seed(_mix(seed, block))
-    u = torch.rand(1, generator=generator, dtype=torch.float64)
-    stratum = (u + torch.arange(BLOCK_SIZE)) / BLOCK_SIZE  # in [0, 1)
-    num_masked = 1 + (lengths * stratum).long().clamp_max(lengths - 1)
-    return x0, lengths, num_masked, torch.rand(x0.shape, generator=generator)
-
-
-@lru_cache(maxsize=2)  # a block may span two epochs
-def permutation(seed: int, epoch: int, num_rows: int) -> NDArray[np.int64]:
-    return np.random.default_rng((seed, epoch, num_rows)).permutation(num_rows)
-
-
-def _mix(seed: int, block: int) -> int:
-    return int(np.random.SeedSequence((seed, block)).generate_state(1, np.uint64)[0] >> 1)

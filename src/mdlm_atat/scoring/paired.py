@@ -15,7 +15,8 @@ from typing import Any, Literal
 import torch
 
 from mdlm_atat.errors import UserError
-from mdlm_atat.scoring.likelihood import BLOCK_SIZE, Blocks, ratio_with_standard_error
+from mdlm_atat.scoring.draws import BLOCK_SIZE
+from mdlm_atat.scoring.likelihood import Blocks, ratio_with_standard_error
 from mdlm_atat.scoring.packing import unpack
 from mdlm_atat.scoring.statistics import LEVEL, t_quantile
 

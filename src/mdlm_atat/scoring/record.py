@@ -11,7 +11,8 @@ from mdlm_atat.core.schedules import Schedule
 from mdlm_atat.data.tokens import TokenDataset
 from mdlm_atat.provenance import code_version, commit
 from mdlm_atat.scoring.deciles import Deciles, decile_record
-from mdlm_atat.scoring.likelihood import BLOCK_SIZE, Draws, Likelihood, TextCounts, in_every_unit
+from mdlm_atat.scoring.draws import BLOCK_SIZE
+from mdlm_atat.scoring.likelihood import Draws, Likelihood, TextCounts, in_every_unit
 from mdlm_atat.scoring.packing import pack
 from mdlm_atat.scoring.schedule_bound import ScheduleDraws
 from mdlm_atat.scoring.unigram import unigram_nll

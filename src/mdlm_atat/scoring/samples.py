@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from mdlm_atat.errors import UserError
+from mdlm_atat.scoring.draws import Rows
 from mdlm_atat.scoring.generative import measure_texts
 from mdlm_atat.scoring.judge import CausalJudge, FeatureJudge, Judge
-from mdlm_atat.scoring.likelihood import Rows
 from mdlm_atat.scoring.mauve import PUBLISHED_TEXTS, mauve
 
 FEW_TEXTS = 100

@@ -13,15 +13,8 @@ from mdlm_atat.core.curriculum import Stage
 from mdlm_atat.core.masking import hide, mask_exactly, scored_positions
 from mdlm_atat.core.objective import denoise_under, masked_nll
 from mdlm_atat.core.strategies.rates import ExponentMasking
-from mdlm_atat.scoring.likelihood import (
-    Blocks,
-    Gather,
-    OnProgress,
-    Rows,
-    check_enough,
-    over_draws,
-    per_block,
-)
+from mdlm_atat.scoring.draws import DrawSettings, Rows, score_draws
+from mdlm_atat.scoring.likelihood import Blocks, per_block
 
 
 @dataclass(frozen=True)
@@ -58,15 +51,8 @@ def draw_schedule_nll(
     masking: ExponentMasking,
     stage: Stage | None = None,
     form: Literal["continuous", "order"] = "continuous",
-    num_draws: int,
+    draws: DrawSettings,
     mask_id: int,
-    batch_size: int = 64,
-    seed: int = 0,
-    device: torch.device | str = "cpu",
-    rank: int = 0,
-    num_ranks: int = 1,
-    gather: Gather = lambda x: x,
-    on_progress: OnProgress | None = None,
 ) -> ScheduleDraws:
     """Score sequences under a masking's own schedule: PPL-S, from the same sequences and numbers as draw_nll's.
 
@@ -83,7 +69,8 @@ def draw_schedule_nll(
     the methods of ATATDiT that the masking needs. `masking` must have the linear schedule: its noise schedule does not
     matter to the bound. `order` is for speeds that do not change with t.
     """
-    check_enough(num_draws)
+    draws.check_enough()
+    device = draws.device
     if form == "order" and not masking.is_plackett_luce:
         raise ValueError("the order form needs speeds that do not change with t")
 
@@ -115,7 +102,5 @@ def draw_schedule_nll(
             mismatch = torch.zeros_like(mismatch)  # known rates cost nothing, not even a rounding error
         return lengths[:, None] * torch.stack([(share * nll).sum(1), mismatch], dim=1)
 
-    columns, _, lengths, block = over_draws(
-        rows, score, num_draws, batch_size, seed, rank, num_ranks, gather, on_progress
-    )
+    columns, _, lengths, block = score_draws(rows, score, draws)
     return ScheduleDraws(columns[:, 0], columns[:, 1], lengths, block)

@@ -8,7 +8,8 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mdlm_atat.scoring.likelihood import Rows, ratio_with_standard_error
+from mdlm_atat.scoring.draws import Rows
+from mdlm_atat.scoring.likelihood import ratio_with_standard_error
 
 ROWS_PER_PART = 256
 

@@ -78,7 +78,7 @@ def _of_arm(done: Sequence[Run], arm: str, theirs: list[Run], baseline: str, *, 
 
 def _bound(runs: list[Run], bound: Bound) -> dict[str, Any]:
     """The mean over seeds; its error has that of the draws in it, which all seeds share."""
-    from mdlm_atat.scoring.likelihood import BLOCK_SIZE
+    from mdlm_atat.scoring.draws import BLOCK_SIZE
 
     draws_error = statistics.fmean(_draws_error(run, bound) for run in runs)
     degrees = min(run["final"]["num_draws"] for run in runs) / BLOCK_SIZE - 1

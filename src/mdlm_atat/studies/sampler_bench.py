@@ -21,9 +21,9 @@ from mdlm_atat.lm import CausalLM, MaskedDiffusionLM, load_lm
 from mdlm_atat.samplers.canvas import Canvas
 from mdlm_atat.samplers.named import make_sampler
 from mdlm_atat.samplers.uncertainty import ADAPTIVE_AMOUNTS
+from mdlm_atat.scoring.draws import Rows
 from mdlm_atat.scoring.generative import measure_texts
 from mdlm_atat.scoring.judge import CausalJudge, HubJudge, Judge
-from mdlm_atat.scoring.likelihood import Rows
 
 REFERENCE = "first_hitting"  # one token at a time: exact for the model, what the others are measured against
 PLANNED = ("ancestral", "first_hitting:sizes=constant", "first_hitting:sizes=cosine", "first_hitting:sizes=optimal")

@@ -1,0 +1,149 @@
+"""How a likelihood is drawn: which sequences of a data set are masked, how, and by which process.
+
+A draw is a sequence and a mask. It is a function of the seed, of its place among the draws and of the data alone, so
+every model, device, batch size and number of processes is scored on the same draws.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mdlm_atat.errors import UserError
+
+BLOCK_SIZE = 16  # draws whose mask counts are spread evenly together; standard errors are taken between blocks
+
+Gather = Callable[[Tensor], Tensor]
+"""Concatenates a tensor over processes, along its first axis."""
+OnProgress = Callable[[int, int], None]
+"""Called now and then with (done, total), in units of the caller's own."""
+
+
+@runtime_checkable
+class Rows(Protocol):
+    """Sequences to score: every token of the data set is in exactly one of them."""
+
+    @property
+    def num_evaluation_rows(self) -> int: ...
+
+    def evaluation_rows(self, indices: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """(ids (n, L), lengths (n,)): rows are padded beyond their length."""
+        ...
+
+
+def alone(values: Tensor) -> Tensor:
+    """The `gather` of a single process: there is nothing to bring together."""
+    return values
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrawSettings:
+    """How many draws are taken, by which seed, and how the work is split.
+
+    Only `num_draws` and `seed` change the result. Raises UserError for a number below the least one possible.
+    """
+
+    num_draws: int
+    """Masked sequences to score; rounded up to whole blocks of BLOCK_SIZE."""
+    batch_size: int = 64
+    """Sequences in one call of the network; whole blocks at least."""
+    seed: int = 0
+    device: torch.device | str = "cpu"
+    """Where the network is."""
+    rank: int = 0
+    """This process, of `num_ranks` that share the draws out."""
+    num_ranks: int = 1
+    gather: Gather = alone
+    """Brings the processes' shares together."""
+    on_progress: OnProgress | None = None
+    """Hears how many of this process's parts are scored."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("num_draws", 1), ("batch_size", 1), ("seed", 0), ("num_ranks", 1)):
+            if getattr(self, name) < least:
+                raise UserError(f"`{name}={getattr(self, name)}`, expected at least {least}")
+        if not 0 <= self.rank < self.num_ranks:
+            raise UserError(f"`rank={self.rank}`, expected 0 to {self.num_ranks - 1}, below `num_ranks`")
+
+    @property
+    def num_blocks(self) -> int:
+        """Blocks of all processes together."""
+        return -(-self.num_draws // BLOCK_SIZE)
+
+    def check_enough(self) -> None:
+        """Raises UserError for fewer than two blocks, between which alone there is a standard error."""
+        if self.num_draws < 2 * BLOCK_SIZE:
+            raise UserError(
+                f"{self.num_draws} draws are too few for a standard error; ask for at least {2 * BLOCK_SIZE}: "
+                f"`num_draws={2 * BLOCK_SIZE}`"
+            )
+
+    def report(self, done: int, total: int) -> None:
+        if self.on_progress is not None:
+            self.on_progress(min(done, total), total)
+
+
+def score_draws(
+    rows: Rows, score: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor], draws: DrawSettings
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Take the draws and score each: (columns (draws, k), num_masked, lengths, block), of all processes, in order.
+
+    `score(x0, lengths, num_masked, uniform)` gives k columns for a batch, on any device; `uniform` is a random number
+    in [0, 1) for each position, which says which of them are masked.
+    """
+    mine = list(range(draws.rank, draws.num_blocks, draws.num_ranks))
+    blocks_per_call = max(1, draws.batch_size // BLOCK_SIZE)
+    found: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
+    for start in range(0, len(mine), blocks_per_call):
+        chosen = mine[start : start + blocks_per_call]
+        parts = [_block(rows, block, draws.seed) for block in chosen]
+        x0, lengths, num_masked, uniform = (torch.cat(part) for part in zip(*parts, strict=True))
+        columns = score(x0, lengths, num_masked, uniform).cpu()
+        found.append((columns, num_masked, lengths, torch.tensor(chosen).repeat_interleave(BLOCK_SIZE)))
+        draws.report(start + len(chosen), len(mine))
+    empty = torch.zeros(0, dtype=torch.int64)
+    # a process without a block of its own still takes part, with as many columns as the others
+    all_found = [torch.cat(part) for part in zip(*found, strict=True)] or [empty.double(), empty, empty, empty]
+    columns, num_masked, lengths, block = all_found
+    flat = draws.gather(columns.flatten())
+    num_masked, lengths, block = (draws.gather(part) for part in (num_masked, lengths, block))
+    order = block.argsort(stable=True)
+    return flat.view(len(block), -1)[order], num_masked[order], lengths[order], block[order]
+
+
+@lru_cache(maxsize=2)  # a block may span two epochs
+def permutation(seed: int, epoch: int, num_rows: int) -> NDArray[np.int64]:
+    """The order in which the sequences of a data set are drawn in one pass over it."""
+    return np.random.default_rng((seed, epoch, num_rows)).permutation(num_rows)
+
+
+def _block(
+    rows: Rows, block: int, seed: int
+) -> tuple[Int[Tensor, "draws length"], Int[Tensor, " draws"], Int[Tensor, " draws"], Float[Tensor, "draws length"]]:
+    """(x0, lengths, num_masked, uniform) of one block: a function of (seed, block) and the data alone.
+
+    Rows are taken in a random order without replacement, and again in another when all were used. The numbers masked
+    are n_i = 1 + floor(L (u + i) / BLOCK_SIZE), spread evenly over 1..L with one uniform u.
+    """
+    places = np.arange(block * BLOCK_SIZE, (block + 1) * BLOCK_SIZE)
+    num_rows = rows.num_evaluation_rows
+    indices = np.array([permutation(seed, int(d // num_rows), num_rows)[d % num_rows] for d in places])
+    ids, row_lengths = rows.evaluation_rows(indices)
+    x0, lengths = torch.from_numpy(ids), torch.from_numpy(row_lengths)
+    generator = torch.Generator().manual_seed(_mix(seed, block))
+    u = torch.rand(1, generator=generator, dtype=torch.float64)
+    stratum = (u + torch.arange(BLOCK_SIZE)) / BLOCK_SIZE  # in [0, 1)
+    num_masked = 1 + (lengths * stratum).long().clamp_max(lengths - 1)
+    return x0, lengths, num_masked, torch.rand(x0.shape, generator=generator)
+
+
+def _mix(seed: int, block: int) -> int:
+    return int(np.random.SeedSequence((seed, block)).generate_state(1, np.uint64)[0] >> 1)
