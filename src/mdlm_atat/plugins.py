@@ -13,10 +13,10 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from difflib import get_close_matches
 from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, packages_distributions, version
 from typing import Any, Literal, get_args
 
+from mdlm_atat.checks import did_you_mean
 from mdlm_atat.errors import UserError
 
 Kind = Literal["masking", "schedule", "times", "sampler", "source", "tokenizer", "backbone", "optimizer", "metric"]
@@ -129,11 +129,9 @@ def check_name(kind: Kind, name: str, known: Mapping[str, Any] | None = None) ->
     if name in names(kind, known) or is_reference(name):
         return
     options = names(kind, known)
-    close = get_close_matches(name, options, n=1)
-    hint = f"; did you mean {close[0]}?" if close else ""
     raise UserError(
         f"unknown {WORDS[kind]} {name!r}, expected one of {', '.join(options)}, or a plugin as package.module:Name"
-        f"{hint}"
+        f"{did_you_mean(name, options)}"
     )
 
 
@@ -245,8 +243,7 @@ def _load(kind: Kind, reference: str) -> Any:
         return _import(reference)
     except AttributeError as error:
         offers = [name for name in vars(loaded) if not name.startswith("_")]
-        close = get_close_matches(path, offers, n=1)
-        hint = f"; did you mean {module}:{close[0]}?" if close else ""
+        hint = did_you_mean(reference, [f"{module}:{name}" for name in offers])
         raise UserError(f"{label}: module {module} has no {path}{hint}") from error
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from mdlm_atat.config.checks import at_least, probability
+from mdlm_atat.checks import at_least, probability
 from mdlm_atat.errors import UserError
 
 

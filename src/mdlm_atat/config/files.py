@@ -21,6 +21,7 @@ import yaml
 from cattrs import AttributeValidationNote, BaseValidationError, Converter
 
 from mdlm_atat.atomic import write_text
+from mdlm_atat.checks import did_you_mean
 from mdlm_atat.config.schema import RunConfig
 from mdlm_atat.errors import UserError
 
@@ -231,7 +232,7 @@ def _locate(name: str, folder: Path, kind: str) -> tuple[str, Traversable]:
     if "/" in name or name.endswith((".yaml", ".yml")):
         raise UserError(f"there is no file or run folder {path}")
     raise UserError(
-        f"unknown {word} {name!r}{_closest(name, known)}\n"
+        f"unknown {word} {name!r}{did_you_mean(name, known)}\n"
         f"{kind}: {', '.join(known)}; a YAML file{' or a run folder' if kind == PRESETS else ''} will do as well"
     )
 
@@ -391,7 +392,7 @@ def _expect(value: Any, hint: Any) -> Any:
     if get_origin(hint) is Literal and isinstance(value, str):
         if value in get_args(hint):
             return value
-        raise UserError(f"{value!r} is not {_kind(hint)}{_closest(value, get_args(hint))}")
+        raise UserError(f"{value!r} is not {_kind(hint)}{did_you_mean(value, get_args(hint))}")
     if get_origin(hint) is tuple and isinstance(value, (list, tuple)):
         kinds = get_args(hint)[:1] * len(value) if _is_list(hint) else get_args(hint)
         if len(kinds) == len(value):
@@ -463,11 +464,6 @@ def _did_you_mean(path: str, dashes: str = "") -> str:
     if siblings:
         return f"; {section} has {', '.join(siblings)}"
     return f"; sections are {', '.join(tops)}"
-
-
-def _closest(word: str, options: Sequence[str]) -> str:
-    close = get_close_matches(word, options, n=1)
-    return f"; did you mean {close[0]}?" if close else ""
 
 
 def _line(path: str, message: str) -> str:

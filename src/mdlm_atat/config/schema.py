@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from mdlm_atat.checks import at_least, probability
 from mdlm_atat.config.atat_schema import CurriculumConfig, ImportanceConfig, MaskingConfig
-from mdlm_atat.config.checks import at_least, probability
 from mdlm_atat.errors import UserError
 
 

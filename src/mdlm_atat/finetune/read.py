@@ -6,10 +6,10 @@ import csv
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from mdlm_atat.checks import did_you_mean
 from mdlm_atat.data.files import PACKED, read_lines
 from mdlm_atat.data.sources import Files, HubSet
 from mdlm_atat.errors import UserError
@@ -44,8 +44,7 @@ def open_task(
     if data is not None:
         raise UserError(f"--data is for the tasks {', '.join(GLUE)}; for a file of your own leave it out")
     if not path.is_file():
-        close = get_close_matches(name.lower().replace("-", "").replace("_", ""), GLUE, n=1)
-        hint = f"; did you mean {close[0]}?" if close else ""
+        hint = did_you_mean(name.lower().replace("-", "").replace("_", ""), GLUE)
         what = "is a folder" if path.is_dir() else "is no task that is known, and no file"
         raise UserError(f"--task: {name} {what}{hint}; expected one of {', '.join(GLUE)}, or a file")
     return _from_files(path, dev, dev_fraction, regression)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import fields, is_dataclass, replace
-from difflib import get_close_matches
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from mdlm_atat.checks import did_you_mean
 from mdlm_atat.core.schedules import Schedule
 from mdlm_atat.errors import UserError
 from mdlm_atat.samplers.ancestral import Ancestral
@@ -58,7 +58,7 @@ def make_sampler(
         given |= _pairs(preset)
     if name not in RULES:
         known = [*RULES, *PRESETS]
-        hint = "".join(f"; did you mean {match}?" for match in get_close_matches(name, known, n=1))
+        hint = did_you_mean(name, known)
         raise UserError(f"unknown sampler {name!r}; samplers: {', '.join(known)}{hint}")
     wanted = _pairs(options)
     if num_steps is not None and "num_steps" in wanted:
@@ -109,7 +109,7 @@ def _build(rule: type, start: dict[str, Any], given: dict[str, str], name: str) 
     nested: dict[str, dict[str, Any]] = {}
     for option, text in given.items():
         if option not in known:
-            hint = "".join(f"; did you mean {match}?" for match in get_close_matches(option, known, n=1))
+            hint = did_you_mean(option, known)
             raise UserError(f"sampler {name} has no option {option!r}; its options: {', '.join(known)}{hint}")
         value = _read(text, known[option][0], f"{name}: {option}")
         outer, dot, inner = option.partition(".")

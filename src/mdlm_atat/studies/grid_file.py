@@ -7,12 +7,12 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from difflib import get_close_matches
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, get_args
 
+from mdlm_atat.checks import did_you_mean
 from mdlm_atat.config.files import apply_settings, describe_methods, read_yaml
 from mdlm_atat.config.schema import RunConfig
 from mdlm_atat.errors import UserError
@@ -93,7 +93,7 @@ def _locate(name: str) -> tuple[str, Traversable, Path]:
     if "/" in name or name.endswith((".yaml", ".yml")):
         raise UserError(f"there is no grid {path}")
     raise UserError(
-        f"unknown grid {name!r}{_hint(name, known)}; grids: {', '.join(known)}; a YAML file or the folder of an "
+        f"unknown grid {name!r}{did_you_mean(name, known)}; grids: {', '.join(known)}; a YAML file or the folder of an "
         "experiment will do as well"
     )
 
@@ -142,7 +142,7 @@ class _Reader:
     def known_keys(self, tree: Mapping[Any, Any], known: Sequence[str], prefix: str) -> None:
         for key in tree:
             if key not in known:
-                hint = _hint(str(key), known) or f"; expected one of {', '.join(known)}"
+                hint = did_you_mean(str(key), known) or f"; expected one of {', '.join(known)}"
                 self.mistakes.append(f"{prefix}{key}: unknown key{hint}")
 
     def named(self, path: str, value: Any) -> str:
@@ -222,13 +222,17 @@ class _Reader:
         if baseline is None:
             self.mistakes.append(f"baseline: missing; expected one of the arms: {', '.join(names)}")
         elif baseline not in names:
-            self.mistakes.append(f"baseline: {baseline!r} is no arm{_hint(str(baseline), names)}; {', '.join(names)}")
+            self.mistakes.append(
+                f"baseline: {baseline!r} is no arm{did_you_mean(str(baseline), names)}; {', '.join(names)}"
+            )
         if not isinstance(reference, list):
             self.mistakes.append(f"reference: expected a list of arms, found {reference!r}")
             reference = []
         for name in reference:
             if name not in names:
-                self.mistakes.append(f"reference: {name!r} is no arm{_hint(str(name), names)}; {', '.join(names)}")
+                self.mistakes.append(
+                    f"reference: {name!r} is no arm{did_you_mean(str(name), names)}; {', '.join(names)}"
+                )
             elif name == baseline:
                 self.mistakes.append(f"reference: {name!r} is the baseline too; an arm is one or the other")
         return (baseline if isinstance(baseline, str) else None), [str(name) for name in reference]
@@ -289,7 +293,7 @@ class _Reader:
             self.mistakes.append("samplers: expected num_texts from 2 on and steps from 1 on")
         for name in (*tree["arms"], *([tree["judge"]] if tree["judge"] is not None else [])):
             if name not in arms:
-                self.mistakes.append(f"samplers: {name!r} is no arm{_hint(str(name), arms)}; {', '.join(arms)}")
+                self.mistakes.append(f"samplers: {name!r} is no arm{did_you_mean(str(name), arms)}; {', '.join(arms)}")
         lists = {key: tuple(tree[key]) for key in ("arms", "samplers", "steps")}
         return SamplerBench(**lists, num_texts=tree["num_texts"], judge=tree["judge"])
 
@@ -370,11 +374,6 @@ def _flat(tree: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _hint(word: str, options: Sequence[str] | Mapping[str, Any]) -> str:
-    close = get_close_matches(word, list(options), n=1)
-    return f"; did you mean {close[0]}?" if close else ""
-
-
 def select(
     grid: Grid,
     *,
@@ -387,7 +386,9 @@ def select(
         names = [arm.name for arm in grid.arms]
         for name in arms:
             if name not in names:
-                raise UserError(f"--arms: {name!r} is no arm of {grid.name}{_hint(name, names)}; {', '.join(names)}")
+                raise UserError(
+                    f"--arms: {name!r} is no arm of {grid.name}{did_you_mean(name, names)}; {', '.join(names)}"
+                )
         if grid.baseline not in arms:
             raise UserError(f"--arms leaves out the baseline {grid.baseline}, which the others are compared with")
         kept = tuple(arm for arm in grid.arms if arm.name in arms)

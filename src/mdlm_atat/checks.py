@@ -1,0 +1,26 @@
+"""Checks that many settings share, and the hint for a misspelt name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+from mdlm_atat.errors import UserError
+
+
+def at_least(name: str, value: float, lowest: float) -> None:
+    """Raise UserError where the setting `name` is below `lowest`."""
+    if value < lowest:
+        raise UserError(f"{name} is {value}, expected at least {lowest}")
+
+
+def probability(name: str, value: float) -> None:
+    """Raise UserError where the setting `name` is not from 0 to 1."""
+    if not 0 <= value <= 1:
+        raise UserError(f"{name} is {value}, expected between 0 and 1")
+
+
+def did_you_mean(word: str, options: Iterable[str]) -> str:
+    """The end of a message about an unknown word: "; did you mean X?", or nothing where no option is close to it."""
+    close = get_close_matches(word, list(options), n=1)
+    return f"; did you mean {close[0]}?" if close else ""
