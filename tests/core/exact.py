@@ -21,7 +21,7 @@ from mdlm_atat.core.strategies.by_importance import AdaptiveMaskingScheduler
 from mdlm_atat.core.strategies.by_position import PositionAwareMaskingScheduler
 from mdlm_atat.core.strategies.by_stage import CurriculumMasking
 from mdlm_atat.core.strategies.literal import LiteralMasking
-from mdlm_atat.core.strategies.rates import ExponentMasking
+from mdlm_atat.core.strategies.rates import Clean, ExponentMasking
 from mdlm_atat.core.strategies.uniform import UniformMasking
 from toys import Joint, all_masks
 
@@ -69,6 +69,19 @@ def position(shape, strength=1.0, **settings) -> Callable[[Schedule], ExponentMa
     return lambda schedule: PositionAwareMaskingScheduler(schedule, shape, strength, **settings)
 
 
+class FirstTokensLast(ExponentMasking):
+    """As a plugin may be written: it reads token ids, and wants no importance."""
+
+    needs_importance = False
+
+    def __init__(self, schedule: Schedule) -> None:
+        self.schedule = schedule
+
+    def log_exponent(self, clean: Clean) -> Tensor:
+        assert clean.tokens is not None
+        return torch.where(clean.tokens == 0, -0.7, 0.2).double()
+
+
 BIAS = torch.tensor([0.3, -0.2, 0.1], dtype=torch.float64)
 CONTENT_FREE = [
     Case("uniform", UniformMasking),
@@ -81,6 +94,7 @@ TOKEN_IDENTITY = [
     Case("token_inverse", adaptive("inverse", center=0.5)),
     Case("token_proportional", adaptive("proportional", center=0.5)),
     Case("token_balanced", adaptive("balanced", 0.75, center=0.5)),
+    Case("token_ids", FirstTokensLast),
     Case("token_inverse_biased", adaptive("inverse", center=0.4, position_bias=BIAS)),
 ]
 WHOLE_SEQUENCE = [
@@ -132,7 +146,9 @@ class ExactNetwork:
         (batch, length), num = z_t.shape, len(self.x0)
         every = self.x0.repeat(batch, 1)
         r = r.double().clamp_max(1 - 1e-12).repeat_interleave(num)
-        rates = self.masking(r, self.importance_of(every), torch.ones_like(every, dtype=torch.bool), self.stage)
+        rates = self.masking(
+            r, Clean(torch.ones_like(every, dtype=torch.bool), every, self.importance_of(every), self.stage)
+        )
         mask_rate, speed = (part.detach().view(batch, num, length) for part in (rates.mask_rate, rates.speed))
         masked = (z_t == self.mask_id)[:, None]  # (B, 1, L)
         fits = ((z_t[:, None] == self.x0) | masked).all(-1)
@@ -184,7 +200,7 @@ def enumerated_bound(
     x0, t_rows = network.x0.repeat(len(t), 1), t.repeat_interleave(num)  # (T N, L), (T N,)
     chance = network.probs.repeat(len(t)) * dt.repeat_interleave(num)
     scored = torch.ones_like(x0, dtype=torch.bool)
-    rates = masking(t_rows, network.importance_of(x0), scored, network.stage)
+    rates = masking(t_rows, Clean(scored, x0, network.importance_of(x0), network.stage))
     total = 0.0
     for mask in all_masks(x0.shape[1])[1:]:  # the first hides nothing
         is_masked = mask.expand_as(x0)
@@ -209,7 +225,7 @@ class OrderNetwork(ExactNetwork):
         """w (N, L) of every sequence."""
         scored = torch.ones_like(self.x0, dtype=torch.bool)
         t = torch.ones(len(self.x0), dtype=torch.float64)
-        return self.masking(t, self.importance_of(self.x0), scored, self.stage).speed.detach()
+        return self.masking(t, Clean(scored, self.x0, self.importance_of(self.x0), self.stage)).speed.detach()
 
     def logits_and_log_speed(self, z_t: Tensor, t: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
         masked = (z_t == self.mask_id)[:, None]  # (B, 1, L)

@@ -16,7 +16,7 @@ from mdlm_atat.core.strategies.by_importance import AdaptiveMaskingScheduler, Di
 from mdlm_atat.core.strategies.by_position import PositionAwareMaskingScheduler, position_bias
 from mdlm_atat.core.strategies.by_stage import CurriculumMasking, membership
 from mdlm_atat.core.strategies.literal import LiteralMasking, water_fill
-from mdlm_atat.core.strategies.rates import ExponentMasking, MaskingRates, MaskingScheduler
+from mdlm_atat.core.strategies.rates import Clean, ExponentMasking, MaskingRates, MaskingScheduler
 from mdlm_atat.core.strategies.uniform import UniformMasking
 from mdlm_atat.core.times import UniformTime, Weighting
 from mdlm_atat.scoring.draws import DrawSettings
@@ -40,17 +40,22 @@ LITERAL_CASES = [
 EVERY_STRATEGY = [(case.name, case.make) for case in CASES] + LITERAL_CASES
 
 
+def clean_text(scored: Tensor, importance: Tensor, stage: Stage | None = STAGE) -> Clean:
+    """A text of tokens 0 to 3 that differ where importance does."""
+    return Clean(scored, (importance * 4).long(), importance, stage)
+
+
 def rates_at(
     t: float, masking: MaskingScheduler, importance: Tensor = IMPORTANCE, stage: Stage | None = STAGE
 ) -> MaskingRates:
     times = torch.full((len(importance),), t, dtype=torch.float64)
-    return masking(times, importance, torch.ones_like(importance, dtype=torch.bool), stage)
+    return masking(times, clean_text(torch.ones_like(importance, dtype=torch.bool), importance, stage))
 
 
 def speeds(masking: MaskingScheduler, importance: list[float], t: float = 0.5, stage=None) -> list[float]:
     row = torch.tensor([importance], dtype=torch.float64)
     scored = torch.ones_like(row, dtype=torch.bool)
-    return masking(torch.tensor([t], dtype=torch.float64), row, scored, stage).speed[0].tolist()
+    return masking(torch.tensor([t], dtype=torch.float64), Clean(scored, importance=row, stage=stage)).speed[0].tolist()
 
 
 # what every strategy does
@@ -100,7 +105,6 @@ def test_the_closed_form_weight_is_the_slope_of_the_log_mask_rate_to_1e_5_under_
         torch.testing.assert_close(found.weight, (after - before) / (2 * step), rtol=1e-5, atol=0.0)
         own = schedule.weight(torch.tensor(t, dtype=torch.float64))
         torch.testing.assert_close(found.weight, found.speed * own, rtol=1e-12, atol=0.0)
-        assert found.is_bound
         assert masking.is_bound
 
 
@@ -108,9 +112,9 @@ def test_the_closed_form_weight_is_the_slope_of_the_log_mask_rate_to_1e_5_under_
 def test_a_token_masked_at_rate_u_is_revealed_at_the_mask_rate_that_reveal_rate_gives_to_1e_9(case):
     masking = case.make(Linear())
     uniform = torch.rand(64, 3, generator=torch.Generator().manual_seed(1)).clamp_min(2**-25)
-    revealed = masking.reveal_rate(uniform, IMPORTANCE, SCORED, STAGE)
+    revealed = masking.reveal_rate(uniform, clean_text(SCORED, IMPORTANCE))
     for i in range(3):
-        found = masking(revealed[:, i], IMPORTANCE, SCORED, STAGE).mask_rate[:, i]
+        found = masking(revealed[:, i], clean_text(SCORED, IMPORTANCE)).mask_rate[:, i]
         torch.testing.assert_close(found, uniform[:, i].double(), rtol=1e-9, atol=1e-12)
 
 
@@ -138,7 +142,7 @@ def test_what_stands_in_4_places_of_padding_changes_no_rate_of_the_text(name, ma
     t = torch.linspace(0.1, 1, 5, dtype=torch.float64)
     masking = make(Linear())
     rates, others, alone = (
-        masking(t, importance, scored, STAGE)
+        masking(t, clean_text(scored, importance))
         for importance, scored in ((first, text), (second, text), (first[:, :4], text[:, :4]))
     )
     for part in ("mask_rate", "speed", "weight"):
@@ -221,7 +225,7 @@ def test_a_bias_on_positions_is_added_to_the_log_exponent():
 def log_ratios(masking: PositionAwareMaskingScheduler, length: int, num_scored: int, t: float) -> list[float]:
     """Log of each token's speed over the last token's."""
     scored = torch.arange(length)[None] < num_scored
-    speed = masking(torch.tensor([t], dtype=torch.float64), None, scored).speed[0, :num_scored]
+    speed = masking(torch.tensor([t], dtype=torch.float64), Clean(scored)).speed[0, :num_scored]
     return (speed / speed[-1]).log().tolist()
 
 
@@ -248,7 +252,7 @@ def test_every_shape_hides_mask_rate_times_the_text_at_each_of_7_times_to_1e_9(s
     for schedule, t in itertools.product(SCHEDULES, (1e-12, 1e-6, 0.01, 0.2, 0.5, 0.9, 1.0)):
         masking = PositionAwareMaskingScheduler(schedule, shape, strength)
         time = torch.full((3,), t, dtype=torch.float64)
-        found = torch.where(scored, masking(time, None, scored).mask_rate, 0.0).sum(1)
+        found = torch.where(scored, masking(time, Clean(scored)).mask_rate, 0.0).sum(1)
         torch.testing.assert_close(found, schedule.mask_rate(time) * scored.sum(1), rtol=1e-9, atol=0.0)
 
 
@@ -297,13 +301,13 @@ def test_the_strategies_say_truly_what_they_read():
         masking = make(Linear())
         differs = not rates_at(0.4, masking).mask_rate.equal(rates_at(0.4, masking, other).mask_rate)
         if isinstance(masking, ExponentMasking):
-            assert differs == masking.reads_content == masking.needs_importance, name
+            assert differs == masking.reads_content, name
             early, late = rates_at(0.1, masking).speed, rates_at(0.9, masking).speed
             early, late = (speed / speed.sum(1, keepdim=True) for speed in (early, late))  # all that orders read
             assert torch.allclose(early, late) == masking.is_plackett_luce, name
         if not masking.needs_importance:
-            assert not differs, name
-            masking(torch.tensor([0.4]).double(), None, SCORED[:1], STAGE)
+            tokens = None if not masking.reads_content else torch.zeros(1, 3, dtype=torch.int64)
+            masking(torch.tensor([0.4]).double(), Clean(SCORED[:1], tokens, stage=STAGE))
         assert masking.is_bound == ("literal" not in name)
 
 
@@ -328,7 +332,7 @@ def counted_orders(masking: ExponentMasking, importance: Tensor) -> dict[tuple[i
     """Of 60,000 draws of when each of three tokens is revealed; r falls from 1 to 0, so the largest is first."""
     uniform = torch.rand(60_000, 3, generator=torch.Generator().manual_seed(4))
     scored = torch.ones_like(uniform, dtype=torch.bool)
-    revealed = masking.reveal_rate(uniform, importance.expand(60_000, 3), scored, STAGE)
+    revealed = masking.reveal_rate(uniform, Clean(scored, importance=importance.expand(60_000, 3), stage=STAGE))
     order = revealed.argsort(1, descending=True)
     code = (order * torch.tensor([9, 3, 1])).sum(1).bincount(minlength=27)
     return {s: int(code[9 * s[0] + 3 * s[1] + s[2]]) for s in ORDERS}
@@ -361,7 +365,7 @@ def test_masking_the_n_latest_to_be_revealed_leaves_the_sets_of_plackett_and_luc
     importance = torch.tensor([[0.0, 0.4, 1.0]])
     uniform = torch.rand(60_000, 3, generator=torch.Generator().manual_seed(5))
     scored = torch.ones_like(uniform, dtype=torch.bool)
-    revealed = masking.reveal_rate(uniform, importance.expand(60_000, 3), scored, STAGE)
+    revealed = masking.reveal_rate(uniform, Clean(scored, importance=importance.expand(60_000, 3), stage=STAGE))
     masks = mask_exactly(revealed, torch.full((60_000,), 2), scored)
     w = rates_at(0.5, masking, importance).speed[0]
     visible = (~masks).double().mean(0)
@@ -390,12 +394,12 @@ def test_the_documents_masking_hides_mask_rate_times_the_text_at_each_of_7_times
         masking = LiteralMasking(schedule, kind, direction, temperature)
         for t in (1e-6, 0.01, 0.2, 0.5, 0.9, 0.999, 1.0):
             time = torch.full((3,), t, dtype=torch.float64)
-            rates = masking(time, importance, scored, STAGE)
+            rates = masking(time, clean_text(scored, importance))
             expected = schedule.mask_rate(time) * scored.sum(1)
             torch.testing.assert_close(rates.mask_rate.sum(1), expected, rtol=1e-7, atol=0.0)
             assert rates.mask_rate.max() <= 1
             assert rates.mask_rate[~scored].abs().max() == 0
-            assert not rates.is_bound
+            assert not masking.is_bound
 
 
 def test_shares_of_7_2_and_1_tenth_fill_2_tokens_as_1_two_thirds_and_one_third():
@@ -423,7 +427,7 @@ def test_the_documents_masking_is_in_proportion_to_exp_of_importance_over_temper
     }
     for direction, share in shares.items():
         masking = LiteralMasking(Linear(), "literal_importance", direction, 0.5, position_bias=bias)
-        rates = masking(t, importance, scored)
+        rates = masking(t, Clean(scored, importance=importance))
         torch.testing.assert_close(rates.mask_rate, 0.3 * 4 * share, rtol=1e-7, atol=0.0)
         assert rates.mask_rate.max() < 1
         torch.testing.assert_close(rates.weight, torch.full((1, 4), 1 / 0.3, dtype=torch.float64), rtol=1e-12, atol=0.0)

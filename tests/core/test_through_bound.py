@@ -12,7 +12,7 @@ from mdlm_atat.core.objective import Draw, MaskedDiffusion, TimePlan, leave_one_
 from mdlm_atat.core.schedules import Cosine, Linear, Schedule
 from mdlm_atat.core.strategies.by_importance import AdaptiveMaskingScheduler
 from mdlm_atat.core.strategies.by_position import PositionAwareMaskingScheduler
-from mdlm_atat.core.strategies.rates import ExponentMasking, MaskingScheduler
+from mdlm_atat.core.strategies.rates import Clean, ExponentMasking, MaskingScheduler
 from mdlm_atat.core.times import UniformTime, Weighting
 
 MASK_ID = 3
@@ -75,7 +75,7 @@ def exact_loss(schedule: Schedule, masking: ExponentMasking, model: TinyModel, t
     """E over the four masks of X0 at t of its loss, nats per sequence, written out, with its true gradient."""
     time = torch.tensor([t], dtype=torch.float64)
     importance = model.importance(X0, model.scores[X0])
-    rates = masking(time, importance, torch.ones(1, 2, dtype=torch.bool))
+    rates = masking(time, Clean(torch.ones(1, 2, dtype=torch.bool), importance=importance))
     weight = schedule.weight(time)
     total = torch.zeros((), dtype=torch.float64)
     for mask in PAIRS:
@@ -93,7 +93,9 @@ def exact_loss(schedule: Schedule, masking: ExponentMasking, model: TinyModel, t
 
 def chance_of(masking: ExponentMasking, model: TinyModel, t: float, mask: tuple[bool, ...]) -> float:
     importance = model.importance(X0, model.scores[X0])
-    rate = masking(torch.tensor([t], dtype=torch.float64), importance, torch.ones(1, 2, dtype=torch.bool)).mask_rate
+    rate = masking(
+        torch.tensor([t], dtype=torch.float64), Clean(torch.ones(1, 2, dtype=torch.bool), importance=importance)
+    ).mask_rate
     return torch.where(torch.tensor([mask]), rate, 1 - rate).prod().item()
 
 

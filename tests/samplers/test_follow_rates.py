@@ -17,7 +17,7 @@ from mdlm_atat.core.objective import denoise_under
 from mdlm_atat.core.schedules import Linear
 from mdlm_atat.core.strategies.by_importance import AdaptiveMaskingScheduler
 from mdlm_atat.core.strategies.by_position import PositionAwareMaskingScheduler
-from mdlm_atat.core.strategies.rates import ExponentMasking
+from mdlm_atat.core.strategies.rates import Clean, ExponentMasking
 from mdlm_atat.errors import UserError
 from mdlm_atat.samplers.ancestral import Ancestral
 from mdlm_atat.samplers.canvas import Canvas
@@ -58,7 +58,7 @@ def following(masking: ExponentMasking) -> Denoise:
     def denoise(z_t: Tensor, t: Tensor) -> Prediction:
         logits, log_speed = denoise_under(masking, network, z_t, t.double(), t, None)
         if log_speed is None:
-            speed = masking(t.double(), None, torch.ones_like(z_t, dtype=torch.bool)).speed
+            speed = masking(t.double(), Clean(torch.ones_like(z_t, dtype=torch.bool))).speed
         else:
             speed = log_speed.exp()
         return Prediction(Prediction.of(logits).logits, speed)

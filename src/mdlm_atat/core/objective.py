@@ -34,7 +34,7 @@ from mdlm_atat.core.fused_loss import ChunkNLL, Scored, gradients_of_chunk, nll_
 from mdlm_atat.core.importance_loss import importance_loss, masking_metrics
 from mdlm_atat.core.masking import hide, mask_independently, scored_positions
 from mdlm_atat.core.schedules import Schedule
-from mdlm_atat.core.strategies.rates import ExponentMasking, MaskingScheduler
+from mdlm_atat.core.strategies.rates import Clean, ExponentMasking, MaskingScheduler
 from mdlm_atat.core.times import TimeDensity, Weighting, highest_mean_of_share, low_discrepancy_times
 
 CONTENT_MARGIN = 0.1
@@ -231,7 +231,7 @@ class MaskedDiffusion:
             x0, lengths, t = _twice(x0), None if lengths is None else _twice(lengths), _twice(t)
         scored = torch.ones_like(x0, dtype=torch.bool) if lengths is None else scored_positions(lengths, x0.shape[1])
         importance = self._importance(model, x0, lengths, measure)  # (B, L), of the clean text
-        rates = self.masking(t, importance, scored, stage)  # (B, L)
+        rates = self.masking(t, Clean(scored, x0, importance, stage))  # (B, L)
         is_masked = mask_independently(draw.uniform, rates.mask_rate.detach(), scored)  # (B, L)
         z_t = hide(x0, is_masked, self.mask_id)  # (B, L)
         told = self.schedule.mask_rate(t).float()  # (B,)

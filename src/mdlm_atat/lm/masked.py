@@ -17,7 +17,7 @@ from mdlm_atat.config.build import build_masking, own_schedule
 from mdlm_atat.core.curriculum import Stage
 from mdlm_atat.core.denoiser import Prediction
 from mdlm_atat.core.schedules import Linear
-from mdlm_atat.core.strategies.rates import ExponentMasking
+from mdlm_atat.core.strategies.rates import Clean, ExponentMasking
 from mdlm_atat.errors import UserError
 from mdlm_atat.lm.base import LanguageModel
 from mdlm_atat.lm.gap_lengths import cost_of_given
@@ -198,4 +198,5 @@ def speed_under(
     where it reads hidden tokens, else known."""
     if masking.reads_content:
         return network.log_speed(hidden).exp()
-    return masking(r.double(), None, torch.ones(hidden.shape[:2], dtype=torch.bool, device=hidden.device), stage).speed
+    scored = torch.ones(hidden.shape[:2], dtype=torch.bool, device=hidden.device)
+    return masking(r.double(), Clean(scored, stage=stage)).speed

@@ -18,7 +18,7 @@ from torch import Tensor
 from mdlm_atat.core.curriculum import Stage
 from mdlm_atat.core.masking import hide
 from mdlm_atat.core.objective import masked_nll
-from mdlm_atat.core.strategies.rates import MaskingScheduler
+from mdlm_atat.core.strategies.rates import Clean, MaskingScheduler
 from mdlm_atat.errors import UserError
 from mdlm_atat.scoring.draws import DrawSettings
 
@@ -113,12 +113,12 @@ def inspect_rows(
     done, total = 0, int(lengths.sum())
     for index, (row, length) in enumerate(zip(ids, lengths.tolist(), strict=True)):
         x0 = torch.from_numpy(row[:length].astype(np.int64)).to(device)  # (L,)
-        clean = network.importance(x0[None], network.importance_score(x0[None], torch.zeros(1, device=device)))
+        importance = network.importance(x0[None], network.importance_score(x0[None], torch.zeros(1, device=device)))
+        shape = (len(times), length)
+        scored = torch.ones(shape, dtype=torch.bool, device=device)
         rates = masking(
             torch.tensor(times, dtype=torch.float64, device=device),
-            clean.expand(len(times), -1),
-            torch.ones(len(times), length, dtype=torch.bool, device=device),
-            stage,
+            Clean(scored, x0.expand(shape), importance.expand(shape), stage),
         )
         masks, time_index = _masks_of_row(times, length, draws.num_draws, (draws.seed, index))
         sums = torch.zeros(3, len(times), length, dtype=torch.float64)  # of importance, loss and masks
@@ -129,7 +129,7 @@ def inspect_rows(
             draws.report(done + length * min(start + batch_size, len(masks)) // len(masks), total)
         done += length
         means = sums[:2] / sums[2]
-        found.append((row[:length], *_arrays(clean[0], *means, rates.mask_rate)))
+        found.append((row[:length], *_arrays(importance[0], *means, rates.mask_rate)))
     tokens, importance, masked_importance, nll, mask_rate = (
         np.concatenate(part, axis=-1) for part in zip(*found, strict=True)
     )

@@ -12,7 +12,7 @@ from torch import Tensor
 from mdlm_atat.core.curriculum import Stage
 from mdlm_atat.core.masking import hide, mask_exactly, scored_positions
 from mdlm_atat.core.objective import denoise_under, masked_nll
-from mdlm_atat.core.strategies.rates import ExponentMasking
+from mdlm_atat.core.strategies.rates import Clean, ExponentMasking
 from mdlm_atat.scoring.draws import DrawSettings, Rows, score_draws
 from mdlm_atat.scoring.likelihood import Blocks, per_block
 
@@ -82,14 +82,15 @@ def draw_schedule_nll(
         if masking.needs_importance:
             f = network.importance_score(x0, torch.zeros(len(x0), device=device), padded)
             importance = network.importance(x0, f)
+        clean = Clean(scored, x0, importance, stage)
         # above 0, whose logarithm is not finite
-        revealed_at = masking.reveal_rate(uniform.clamp_min(2**-25), importance, scored, stage)  # (B, L)
+        revealed_at = masking.reveal_rate(uniform.clamp_min(2**-25), clean)  # (B, L)
         is_masked = mask_exactly(revealed_at, num_masked, scored)
         r = torch.where(is_masked, revealed_at, 0.0).amax(1)  # (B,): the last of them to be masked
         told = r if form == "continuous" else num_masked / lengths
         z_t = hide(x0, is_masked, mask_id)
         logits, log_speed_hat = denoise_under(masking, network, z_t, told.double(), told.float(), padded, stage)
-        speed = masking(r, importance, scored, stage).speed.double()  # (B, L)
+        speed = masking(r, clean).speed.double()  # (B, L)
         log_hat = speed.log() if log_speed_hat is None else log_speed_hat.double()
         speed, speed_hat = torch.where(is_masked, speed, 0.0), torch.where(is_masked, log_hat.exp(), 0.0)
         total, total_hat = speed.sum(1), speed_hat.sum(1)

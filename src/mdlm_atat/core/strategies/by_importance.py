@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Literal, assert_never
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from mdlm_atat.core.curriculum import Stage
 from mdlm_atat.core.schedules import Schedule
-from mdlm_atat.core.strategies.rates import ExponentMasking, MaskingRates, mean_over_scored
+from mdlm_atat.core.strategies.rates import Clean, ExponentMasking, MaskingRates, mean_over_scored
 
 Direction = Literal["proportional", "inverse", "balanced", "time_only"]
 BALANCED_LIMIT = 1.35
@@ -51,16 +51,15 @@ class AdaptiveMaskingScheduler(ExponentMasking):
 
     def log_exponent(
         self,
-        importance: Float[Tensor, "batch length"] | None,
-        scored: Bool[Tensor, "batch length"],
-        stage: Stage | None,
+        clean: Clean,
     ) -> Float[Tensor, "batch length"]:
         """log w; for `balanced` the d_i that it is made of."""
         if self.direction == "time_only":
-            return self._biased(torch.zeros_like(scored, dtype=torch.float64))
-        assert importance is not None
-        center = mean_over_scored(importance, scored) if self.center is None else self.center
-        distance = (importance.double() - center) / (self.temperature * (1.0 if stage is None else stage.temperature))
+            return self._biased(torch.zeros_like(clean.scored, dtype=torch.float64))
+        assert clean.importance is not None
+        center = mean_over_scored(clean.importance, clean.scored) if self.center is None else self.center
+        softness = self.temperature * (1.0 if clean.stage is None else clean.stage.temperature)
+        distance = (clean.importance.double() - center) / softness
         match self.direction:
             case "inverse":
                 return self._biased(distance)
@@ -74,28 +73,24 @@ class AdaptiveMaskingScheduler(ExponentMasking):
     def __call__(
         self,
         t: Float[Tensor, " batch"],
-        importance: Float[Tensor, "batch length"] | None,
-        scored: Bool[Tensor, "batch length"],
-        stage: Stage | None = None,
+        clean: Clean,
     ) -> MaskingRates:
         if self.direction != "balanced":
-            return super().__call__(t, importance, scored, stage)
-        distance = self.log_exponent(importance, scored, stage)
+            return super().__call__(t, clean)
+        distance = self.log_exponent(clean)
         rate = self.schedule.mask_rate(t)[:, None]  # (B, 1)
         speed = _balanced_exponent(rate, distance) * (1 - 2 * distance * torch.special.xlogy(rate, rate))
         mask_rate = rate ** _balanced_exponent(rate, distance)
-        return MaskingRates(mask_rate, speed, speed * self.schedule.weight(t)[:, None], is_bound=True)
+        return MaskingRates(mask_rate, speed, speed * self.schedule.weight(t)[:, None])
 
     def reveal_rate(
         self,
         uniform: Float[Tensor, "batch length"],
-        importance: Float[Tensor, "batch length"] | None,
-        scored: Bool[Tensor, "batch length"],
-        stage: Stage | None = None,
+        clean: Clean,
     ) -> Float[Tensor, "batch length"]:
         if self.direction != "balanced":
-            return super().reveal_rate(uniform, importance, scored, stage)
-        distance = self.log_exponent(importance, scored, stage)
+            return super().reveal_rate(uniform, clean)
+        distance = self.log_exponent(clean)
         low, high = torch.zeros_like(distance), torch.ones_like(distance)
         for _ in range(HALVINGS):
             middle = (low + high) / 2
@@ -112,7 +107,8 @@ class AdaptiveMaskingScheduler(ExponentMasking):
             return None
         self.token_importance = self.token_importance.to(t.device)  # moved once, not every step
         every_token = self.token_importance[None, :].expand(len(t), -1)
-        rates = self(t, every_token, torch.ones_like(every_token, dtype=torch.bool), stage)
+        scored = torch.ones_like(every_token, dtype=torch.bool)
+        rates = self(t, Clean(scored, importance=every_token, stage=stage))
         return rates.speed.log() + rates.mask_rate.log()
 
     def _biased(self, log_exponent: Float[Tensor, "batch length"]) -> Float[Tensor, "batch length"]:

@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import Literal, assert_never
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from mdlm_atat.core.curriculum import Stage
 from mdlm_atat.core.schedules import Schedule
-from mdlm_atat.core.strategies.rates import ExponentMasking, MaskingRates
+from mdlm_atat.core.strategies.rates import Clean, ExponentMasking, MaskingRates
 
 PositionShape = Literal["slope", "u_shape", "table"]
 NEWTON_STEPS = 12
@@ -50,10 +49,9 @@ class PositionAwareMaskingScheduler(ExponentMasking):
 
     def log_exponent(
         self,
-        importance: Float[Tensor, "batch length"] | None,  # noqa: ARG002
-        scored: Bool[Tensor, "batch length"],
-        stage: Stage | None,  # noqa: ARG002
+        clean: Clean,
     ) -> Float[Tensor, "batch length"]:
+        scored = clean.scored
         position = torch.arange(scored.shape[1], device=scored.device)[None, :]
         if self.table is not None:
             # the mean is taken out: a common factor of all w is a change of time and has no bearing on the bound
@@ -64,13 +62,11 @@ class PositionAwareMaskingScheduler(ExponentMasking):
     def __call__(
         self,
         t: Float[Tensor, " batch"],
-        importance: Float[Tensor, "batch length"] | None,
-        scored: Bool[Tensor, "batch length"],
-        stage: Stage | None = None,
+        clean: Clean,
     ) -> MaskingRates:
         if self.table is not None:
-            return super().__call__(t, importance, scored, stage)
-        w = self.log_exponent(importance, scored, stage).exp()
+            return super().__call__(t, clean)
+        w, scored = self.log_exponent(clean).exp(), clean.scored
         log_share = self.schedule.mask_rate(t).double().log()[:, None]  # (B, 1)
         log_count = scored.sum(1, keepdim=True).double().log()
         # log mean r ** w is convex and rises with log r: Newton's steps from r = 1 fall monotonically to the root
@@ -82,18 +78,16 @@ class PositionAwareMaskingScheduler(ExponentMasking):
         mask_rate = (w * log_r).exp()
         inside = torch.where(scored, mask_rate, 0.0)
         speed = w * inside.sum(1, keepdim=True) / (w * inside).sum(1, keepdim=True)
-        return MaskingRates(mask_rate, speed, speed * self.schedule.weight(t)[:, None], is_bound=True)
+        return MaskingRates(mask_rate, speed, speed * self.schedule.weight(t)[:, None])
 
     def reveal_rate(
         self,
         uniform: Float[Tensor, "batch length"],
-        importance: Float[Tensor, "batch length"] | None,
-        scored: Bool[Tensor, "batch length"],
-        stage: Stage | None = None,
+        clean: Clean,
     ) -> Float[Tensor, "batch length"]:
         if self.table is not None:
-            return super().reveal_rate(uniform, importance, scored, stage)
-        w = self.log_exponent(importance, scored, stage).exp()
+            return super().reveal_rate(uniform, clean)
+        w, scored = self.log_exponent(clean).exp(), clean.scored
         log_r = uniform.double().log() / w  # (B, L): where each token's own mask rate is its number
         share = torch.zeros_like(log_r)
         for j in range(w.shape[1]):  # a column at a time: (B, L, L) would not fit

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
-from mdlm_atat.core.curriculum import Number, Stage
+from mdlm_atat.core.curriculum import Number
 from mdlm_atat.core.schedules import Schedule
-from mdlm_atat.core.strategies.rates import ExponentMasking, mean_over_scored
+from mdlm_atat.core.strategies.rates import Clean, ExponentMasking, mean_over_scored
 
 EDGE = 0.1
 """Importance over which membership of a stage's range falls from 1 to 0 outside it."""
@@ -29,14 +29,12 @@ class CurriculumMasking(ExponentMasking):
 
     def log_exponent(
         self,
-        importance: Float[Tensor, "batch length"] | None,
-        scored: Bool[Tensor, "batch length"],
-        stage: Stage | None,
+        clean: Clean,
     ) -> Float[Tensor, "batch length"]:
-        assert importance is not None
-        assert stage is not None
-        inside = membership(importance.double(), stage.importance_range)
-        return (mean_over_scored(inside, scored) - inside) / (self.temperature * stage.temperature)
+        assert clean.importance is not None
+        assert clean.stage is not None
+        inside = membership(clean.importance.double(), clean.stage.importance_range)
+        return (mean_over_scored(inside, clean.scored) - inside) / (self.temperature * clean.stage.temperature)
 
 
 def membership(importance: Float[Tensor, "*shape"], importance_range: tuple[Number, Number]) -> Float[Tensor, "*shape"]:

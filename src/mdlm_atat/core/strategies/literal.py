@@ -8,10 +8,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from mdlm_atat.core.curriculum import Stage
 from mdlm_atat.core.schedules import Schedule
 from mdlm_atat.core.strategies.by_importance import Direction
-from mdlm_atat.core.strategies.rates import MaskingRates, mean_over_scored
+from mdlm_atat.core.strategies.rates import Clean, MaskingRates, mean_over_scored
 
 WATER_FILLING_STEPS = 40  # halvings of the level: exact to float32
 
@@ -48,13 +47,12 @@ class LiteralMasking:
     def __call__(
         self,
         t: Float[Tensor, " batch"],
-        importance: Float[Tensor, "batch length"] | None,
-        scored: Bool[Tensor, "batch length"],
-        stage: Stage | None = None,
+        clean: Clean,
     ) -> MaskingRates:
-        if importance is None:
-            importance = torch.zeros_like(scored, dtype=t.dtype)
-        importance = importance.to(t.dtype)
+        scored, stage = clean.scored, clean.stage
+        importance = (
+            torch.zeros_like(scored, dtype=t.dtype) if clean.importance is None else clean.importance.to(t.dtype)
+        )
         rate = self.schedule.mask_rate(t)[:, None]  # (B, 1)
         score = importance / (self.temperature * (1.0 if stage is None else stage.temperature))
         bias = torch.zeros_like(score)
@@ -81,7 +79,7 @@ class LiteralMasking:
             speed = 1 + inside.to(t.dtype) * (stage.weight_in_range - 1)
             # a mean of 1 keeps the loss in nats per token
             speed = speed / mean_over_scored(speed, scored)
-        return MaskingRates(mask_rate, speed, speed * self.schedule.weight(t)[:, None], is_bound=False)
+        return MaskingRates(mask_rate, speed, speed * self.schedule.weight(t)[:, None])
 
 
 def water_fill(

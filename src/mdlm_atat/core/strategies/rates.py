@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mdlm_atat.core.curriculum import Stage
@@ -18,21 +18,35 @@ from mdlm_atat.core.schedules import Schedule
 class MaskingRates:
     """The forward process of a batch at its times t, a number for every token.
 
-    Where `is_bound`, `weight` is the hazard A_i = mask_rate_i'(t) / mask_rate_i(t), in closed form, and the loss with
-    these weights and its rate terms (`objective.rate_mismatch`) bounds -log p. Elsewhere it is whatever the strategy
-    was published with, and nothing that is weighted by it may be called a perplexity.
+    Where the strategy's `is_bound` holds, `weight` is the hazard A_i = mask_rate_i'(t) / mask_rate_i(t), in closed
+    form, and the loss with these weights and its rate terms (`objective.rate_mismatch`) bounds -log p. Elsewhere it is
+    whatever the strategy was published with, and nothing that is weighted by it may be called a perplexity.
     """
 
     mask_rate: Float[Tensor, "batch length"]
     speed: Float[Tensor, "batch length"]
     """weight over the noise schedule's own weight(t): 1 for a token that is revealed as fast as in MDLM."""
     weight: Float[Tensor, "batch length"]
-    is_bound: bool
+
+
+@dataclass(frozen=True)
+class Clean:
+    """What a masking strategy may look at: the clean text of a batch, and what is known of it."""
+
+    scored: Bool[Tensor, "batch length"]
+    """Which positions hold text; the others are padding."""
+    tokens: Int[Tensor, "batch length"] | None = None
+    """Token ids. None only where a strategy that does not read content is asked about text that is not there yet."""
+    importance: Float[Tensor, "batch length"] | None = None
+    """Importance in [0, 1] of every token, for strategies with `needs_importance`."""
+    stage: Stage | None = None
+    """The curriculum's stage, if there is a curriculum."""
 
 
 @runtime_checkable
 class MaskingScheduler(Protocol):
-    """A masking strategy: which tokens are masked early, and which late. A strategy is a file of this package."""
+    """A masking strategy: which tokens are masked early, and which late. Its attributes are its traits: all that the
+    rest of the package knows of it."""
 
     is_bound: bool
     """Whether its loss, with the rate terms, bounds the likelihood: then PPL-S may be reported."""
@@ -43,11 +57,9 @@ class MaskingScheduler(Protocol):
     def __call__(
         self,
         t: Float[Tensor, " batch"],
-        importance: Float[Tensor, "batch length"] | None,
-        scored: Bool[Tensor, "batch length"],
-        stage: Stage | None = None,
+        clean: Clean,
     ) -> MaskingRates:
-        """Rates at times t in (0, 1] (float64), of tokens of this importance; `stage` is the curriculum's, if any."""
+        """Rates of every token at times t in (0, 1] (float64), a time for each row."""
         ...
 
 
@@ -68,33 +80,27 @@ class ExponentMasking(ABC):
     @abstractmethod
     def log_exponent(
         self,
-        importance: Float[Tensor, "batch length"] | None,
-        scored: Bool[Tensor, "batch length"],
-        stage: Stage | None,
+        clean: Clean,
     ) -> Float[Tensor, "batch length"]:
         """log w, float64."""
 
     def __call__(
         self,
         t: Float[Tensor, " batch"],
-        importance: Float[Tensor, "batch length"] | None,
-        scored: Bool[Tensor, "batch length"],
-        stage: Stage | None = None,
+        clean: Clean,
     ) -> MaskingRates:
-        speed = self.log_exponent(importance, scored, stage).exp()
+        speed = self.log_exponent(clean).exp()
         mask_rate = self.schedule.mask_rate(t)[:, None] ** speed
-        return MaskingRates(mask_rate, speed, speed * self.schedule.weight(t)[:, None], is_bound=True)
+        return MaskingRates(mask_rate, speed, speed * self.schedule.weight(t)[:, None])
 
     def reveal_rate(
         self,
         uniform: Float[Tensor, "batch length"],
-        importance: Float[Tensor, "batch length"] | None,
-        scored: Bool[Tensor, "batch length"],
-        stage: Stage | None = None,
+        clean: Clean,
     ) -> Float[Tensor, "batch length"]:
         """When each token turns visible in the reverse process, as the noise schedule's mask rate there: the r at which
         mask_rate_i = uniform, so uniform ** (1 / w_i). Sorted, it is the reveal order."""
-        return uniform.double() ** (-self.log_exponent(importance, scored, stage)).exp()
+        return uniform.double() ** (-self.log_exponent(clean)).exp()
 
     def token_correction(
         self,

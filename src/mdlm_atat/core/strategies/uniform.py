@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
-from mdlm_atat.core.curriculum import Stage
 from mdlm_atat.core.schedules import Schedule
-from mdlm_atat.core.strategies.rates import ExponentMasking
+from mdlm_atat.core.strategies.rates import Clean, ExponentMasking
 
 
 class UniformMasking(ExponentMasking):
@@ -22,8 +21,6 @@ class UniformMasking(ExponentMasking):
 
     def log_exponent(
         self,
-        importance: Float[Tensor, "batch length"] | None,  # noqa: ARG002
-        scored: Bool[Tensor, "batch length"],
-        stage: Stage | None,  # noqa: ARG002
+        clean: Clean,
     ) -> Float[Tensor, "batch length"]:
-        return torch.zeros_like(scored, dtype=torch.float64)
+        return torch.zeros_like(clean.scored, dtype=torch.float64)
