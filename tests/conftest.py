@@ -32,6 +32,37 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+class Disk:
+    """What was flushed to the disk and what was renamed, in order, by inode."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[str, int, int]] = []
+
+    def note(self, what: str, found: os.stat_result) -> None:
+        self.events.append((what, found.st_ino, found.st_size))
+
+    def is_synced_before_it_is_renamed(self, renamed: Path, *paths: Path) -> bool:
+        """Whether `paths` were flushed as they are now, before `renamed` got its name, and its folder after that."""
+        when = next(n for n, (what, inode, _) in enumerate(self.events) if (what, inode) == ("rename", _inode(renamed)))
+        before = {(inode, size) for what, inode, size in self.events[:when] if what == "sync"}
+        after = {inode for what, inode, _ in self.events[when:] if what == "sync"}
+        return all((_inode(path), path.stat().st_size) in before for path in paths) and _inode(renamed.parent) in after
+
+
+def _inode(path: Path) -> int:
+    return path.stat().st_ino
+
+
+@pytest.fixture
+def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
+    found = Disk()
+    rename, replace, fsync = os.rename, os.replace, os.fsync
+    monkeypatch.setattr(os, "rename", lambda old, new: (found.note("rename", Path(old).lstat()), rename(old, new)))
+    monkeypatch.setattr(os, "replace", lambda old, new: (found.note("rename", Path(old).lstat()), replace(old, new)))
+    monkeypatch.setattr(os, "fsync", lambda descriptor: (found.note("sync", os.fstat(descriptor)), fsync(descriptor)))
+    return found
+
+
 @pytest.fixture
 def cache(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """For commands that need the runs' data."""

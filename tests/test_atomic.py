@@ -20,3 +20,9 @@ def test_writers_of_one_file_do_not_take_each_other_s(tmp_path):
             done.result()
     assert len(set(json.loads(file.read_text()))) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["results.json"]
+
+
+def test_a_file_is_on_the_disk_before_it_takes_the_old_one_s_place_and_so_is_its_name_afterwards(tmp_path, disk):
+    file = tmp_path / "results.json"
+    write_json(file, [1, 2, 3])
+    assert disk.is_synced_before_it_is_renamed(file, file)

@@ -47,8 +47,16 @@ def _finite(content: Any) -> Any:
 
 
 def sync(path: Path) -> None:
-    """Flush a file, or a folder's list of names, to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
+    """Flush a file, or a folder's list of names, to the disk. Where folders cannot be opened (Windows), the system does
+    that by itself."""
+    is_folder = path.is_dir()
+    reads_only = is_folder or not os.access(path, os.W_OK)
+    try:
+        descriptor = os.open(path, os.O_RDONLY if reads_only else os.O_RDWR)  # Windows flushes what may be written
+    except PermissionError:
+        if is_folder:
+            return
+        raise
     try:
         os.fsync(descriptor)
     finally:

@@ -238,6 +238,11 @@ def test_a_mistake_leaves_nothing_behind(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["bad.jsonl"]
 
 
+def test_all_of_a_prepared_folder_is_on_the_disk_before_it_gets_its_name(text: Path, tmp_path: Path, disk: Any) -> None:
+    out = prepare(str(text), "byte", tmp_path / "out")
+    assert disk.is_synced_before_it_is_renamed(out, out, *out.rglob("*"))
+
+
 def stop_half_way(text: Path, out: Path, number: signal.Signals) -> None:
     """Prepare in another process, and send it a signal when the first tokens are written."""
     code = f"""

@@ -17,10 +17,10 @@ import pytest
 
 from mdlm_atat.cli.main import main
 from mdlm_atat.errors import UserError
+from mdlm_atat.locks import is_locked, try_lock
 from mdlm_atat.studies import processes
 from mdlm_atat.studies.grid_file import load_grid
 from mdlm_atat.studies.jobs import jobs_of
-from mdlm_atat.studies.locks import is_locked, try_lock
 from mdlm_atat.studies.run_state import lock_file, read_attempts
 from studies.grids import grid_file, run, steps_taken, use_stand_in
 

@@ -1,5 +1,6 @@
 import errno
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from mdlm_atat.errors import UserError
 from mdlm_atat.nets.dit import ATATDiT
 from mdlm_atat.nets.ema import EMA
 from mdlm_atat.training import checkpoint as module
-from mdlm_atat.training.checkpoint import all_checkpoints, collect, newest_sound, save, tidy
+from mdlm_atat.training.checkpoint import all_checkpoints, collect, follow, newest_sound, save, tidy
 from mdlm_atat.training.optim import make_optimizer
 
 
@@ -107,6 +108,27 @@ def test_the_last_good_checkpoint_survives_a_full_disk(tmp_path, monkeypatch):
     assert [c.step for c in all_checkpoints(tmp_path)] == [1]
     assert not list(tmp_path.glob(".writing*"))
     assert all_checkpoints(tmp_path)[0].fault() is None
+
+
+def test_all_of_a_checkpoint_is_on_the_disk_before_it_gets_its_name_and_the_name_afterwards(tmp_path, disk):
+    folder = write(tmp_path, 1).folder
+    assert len(list(folder.iterdir())) == 5
+    assert disk.is_synced_before_it_is_renamed(folder, folder, *folder.iterdir())
+
+
+def test_where_links_cannot_be_made_last_and_best_are_files_that_name_a_checkpoint(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise OSError("a required privilege is not held by the client")
+
+    parts = trained(1)
+    write(tmp_path, 2, parts)
+    newest = write(tmp_path, 3, parts)
+    tidy(tmp_path, newest=newest, best_step=2, keep_interval_steps=0)
+    monkeypatch.setattr(os, "symlink", refuse)
+    tidy(tmp_path, newest=newest, best_step=3, keep_interval_steps=0)  # files in place of links
+    assert follow(tmp_path / "best") == follow(tmp_path / "last") == newest.folder
+    assert not (tmp_path / "best").is_symlink()
+    assert follow(tmp_path / "step-00000003") == newest.folder
 
 
 def test_tidying_keeps_the_newest_two_the_best_and_every_fourth_and_links_last_and_best(tmp_path):

@@ -12,7 +12,7 @@ Pad: every document is followed by eos; one that is longer than a row goes on in
 
 from __future__ import annotations
 
-import fcntl
+import functools
 import hashlib
 import json
 import os
@@ -43,6 +43,7 @@ from mdlm_atat.data.sources import HubSet, Piece, Source, open_source
 from mdlm_atat.data.split_writer import SplitWriter, token_dtype
 from mdlm_atat.data.tokenizers import CharTokenizer, Tokenizer, load_tokenizer
 from mdlm_atat.errors import UserError
+from mdlm_atat.locks import waiting_lock
 
 
 def prepare(
@@ -220,31 +221,16 @@ def _is_done(out: Path, fingerprint: str) -> bool:
 
 @contextmanager
 def _claimed(out: Path, progress: Progress) -> Iterator[Path]:
-    """An empty folder beside `out` that no other process writes to; gone afterwards unless it was renamed."""
+    """An empty folder beside `out` that no other process writes to; it is gone afterwards unless it was renamed."""
     partial = out.with_name(f"{out.name}.partial")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    while True:
-        partial.mkdir(exist_ok=True)
+    say_so = functools.cache(lambda: progress.say(f"another process is preparing {out}: waiting for it"))
+    with waiting_lock(out.with_name(f".{out.name}.lock"), say_so):
+        shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
+        partial.mkdir()
         try:
-            handle = os.open(partial, os.O_RDONLY)
-        except FileNotFoundError:  # renamed by the process that finished it
-            continue
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            progress.say(f"another process is preparing {out}: waiting for it")
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        if partial.is_dir() and os.path.samestat(os.fstat(handle), partial.stat()):
-            break
-        os.close(handle)
-    try:
-        for stale in partial.iterdir():  # of a process that was killed: the kernel dropped its lock
-            shutil.rmtree(stale) if stale.is_dir() else stale.unlink()
-        yield partial
-    finally:
-        if partial.is_dir() and os.path.samestat(os.fstat(handle), partial.stat()):
-            shutil.rmtree(partial)
-        os.close(handle)
+            yield partial
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
 
 
 def _write(request: _Request, fingerprint: str, folder: Path, num_workers: int | None, progress: Progress) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mdlm_atat.core.curriculum import Stage
 from mdlm_atat.errors import UserError
-from mdlm_atat.training.checkpoint import Checkpoint, find_fault, newest_sound
+from mdlm_atat.training.checkpoint import Checkpoint, find_fault, follow, newest_sound
 
 STAGE_FILE = "stage.json"
 PROFILE_FILE = "profile.json"
@@ -25,6 +25,7 @@ class Located:
 
 def locate(folder: Path, say: Callable[[str], None]) -> Located:
     """Find a model in a run folder, a checkpoint (also the links `best` and `last`) or a saved folder."""
+    folder = follow(folder)
     if not folder.is_dir():
         raise UserError(f"there is no folder {folder}; expected a run such as runs/demo, or a checkpoint of one")
     real = folder.resolve()

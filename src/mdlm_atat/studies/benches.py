@@ -6,9 +6,9 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from mdlm_atat.locks import try_lock
 from mdlm_atat.studies.grid import Grid, SamplerBench
 from mdlm_atat.studies.jobs import Job
-from mdlm_atat.studies.locks import try_lock
 from mdlm_atat.studies.planning import Plan, planned_steps
 from mdlm_atat.studies.processes import last_lines, start_command, stop_commands
 from mdlm_atat.studies.run_record import read_json

@@ -17,6 +17,7 @@ from typing import Any
 from mdlm_atat.atomic import write_json
 from mdlm_atat.config.schema import DataConfig
 from mdlm_atat.errors import UserError
+from mdlm_atat.locks import waiting_lock
 from mdlm_atat.studies.grid import Budget, Grid
 from mdlm_atat.studies.jobs import (
     Job,
@@ -29,7 +30,6 @@ from mdlm_atat.studies.jobs import (
     tokens_per_step,
     train_words,
 )
-from mdlm_atat.studies.locks import waiting_lock
 from mdlm_atat.studies.processes import last_lines, start_command, stop_commands
 from mdlm_atat.training.flops import training_flops_per_token
 

@@ -12,8 +12,8 @@ from mdlm_atat.atomic import write_json
 from mdlm_atat.config.files import load_config
 from mdlm_atat.config.schema import RunConfig
 from mdlm_atat.errors import UserError
+from mdlm_atat.locks import is_locked
 from mdlm_atat.studies.jobs import Job, differences, flat_settings
-from mdlm_atat.studies.locks import is_locked
 
 Status = Literal["done", "failed", "running", "waiting"]
 FREE = (  # what may change between the start and the end of a run: its numbers stay the same

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+from mdlm_atat.locks import Lock, try_lock
 from mdlm_atat.studies.jobs import Job, run_config, train_words
-from mdlm_atat.studies.locks import Lock, try_lock
 from mdlm_atat.studies.planning import Plan, planned_steps
 from mdlm_atat.studies.processes import last_lines, start_command, stop_commands
 from mdlm_atat.studies.run_state import (

@@ -1,9 +1,9 @@
 """Checkpoints: the one place where they are written and read.
 
 A run keeps them in `checkpoints/step-00001000/`: `model.safetensors` (the weights), `ema.safetensors` (their
-average), `optimizer.safetensors`, `state.json`, and `checksums.json`, written last; `last` and `best` are links. A
-checkpoint is written aside, synced to disk and renamed, so a folder under its final name is complete; its checksums
-are verified when it is read. Nothing is pickled.
+average), `optimizer.safetensors`, `state.json`, and `checksums.json`, written last; `last` and `best` are links (text
+files with a checkpoint's name where links cannot be made). A checkpoint is written aside, synced to disk and renamed,
+so a folder under its final name is complete; its checksums are verified when it is read. Nothing is pickled.
 """
 
 from __future__ import annotations
@@ -68,7 +68,8 @@ class Checkpoint:
         if ema.decay > 0:
             for name, tensor in load_file(self.folder / "ema.safetensors").items():
                 ema.average[name].copy_(_cut_like(ema.average[name], tensor))
-        moments = load_file(self.folder / "optimizer.safetensors")
+        # copied out of the mapped file, which Windows would not remove while it is in use
+        moments = {name: tensor.clone() for name, tensor in load_file(self.folder / "optimizer.safetensors").items()}
         parameters = dict(model.named_parameters())
         state: dict[int, dict[str, Tensor]] = {}
         for index, name in enumerate(_names_in_optimizer_order(model, optimizer)):
@@ -194,8 +195,16 @@ def tidy(folder: Path, *, newest: Checkpoint, best_step: int | None, keep_interv
 def _link(path: Path, target: str) -> None:
     aside = path.with_name(f".{path.name}.writing")
     aside.unlink(missing_ok=True)
-    aside.symlink_to(target)
+    try:
+        aside.symlink_to(target)
+    except OSError:  # Windows makes links for administrators only
+        aside.write_text(target)
     aside.replace(path)
+
+
+def follow(path: Path) -> Path:
+    """The checkpoint folder that `last` or `best` stands for, where that is a text file; any other path as it is."""
+    return path.with_name(path.read_text().strip()) if path.name in ("last", "best") and path.is_file() else path
 
 
 def sha256(file: Path) -> str:

@@ -1,0 +1,85 @@
+"""Locks between processes. A lock ends with the process that holds it, however that ends: nothing has to be cleaned up
+after a crash. On Linux and macOS it is an advisory lock of the kernel (flock), on Windows a locked byte of the file."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:
+    import msvcrt
+
+    def _take(descriptor: int, shared: bool = False) -> None:
+        del shared  # Windows knows no shared lock of a byte
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
+
+else:
+
+    def _take(descriptor: int, shared: bool = False) -> None:
+        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+
+
+POLL_S = 0.2
+
+
+@dataclass(frozen=True)
+class Lock:
+    descriptor: int
+    """Handed to a child process (not on Windows), it keeps the lock for as long as either process lives."""
+
+    def release(self) -> None:
+        os.close(self.descriptor)
+
+
+def try_lock(file: Path, *, shared: bool = False) -> Lock | None:
+    """Take the lock of a file, making the file if it is missing; None where another holder has it. Several may hold
+    a `shared` one (on Linux and macOS)."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            _take(descriptor, shared)
+        except (BlockingIOError, PermissionError):  # what flock and Windows say of a lock that is held
+            os.close(descriptor)
+            return None
+        if _is_still(file, descriptor):
+            return Lock(descriptor)
+        os.close(descriptor)  # the holder before removed the file: it locks nothing any more
+
+
+def is_locked(file: Path) -> bool:
+    """Whether some process holds the lock of a file."""
+    if not file.exists():
+        return False
+    lock = try_lock(file, shared=True)  # many may look at a time
+    if lock is not None:
+        lock.release()
+    return lock is None
+
+
+@contextmanager
+def waiting_lock(file: Path, on_wait: Callable[[], None]) -> Iterator[None]:
+    """Wait for the lock of a file, hold it in the block, and remove the file after it. Meanwhile `on_wait` is called
+    several times a second."""
+    while (lock := try_lock(file)) is None:
+        on_wait()
+        time.sleep(POLL_S)
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # Windows removes no file that is open
+            file.unlink()
+        lock.release()
+
+
+def _is_still(file: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), file.stat())
+    except FileNotFoundError:
+        return False
