@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import resource
-import subprocess
-import sys
 from pathlib import Path
 from typing import Literal
 
@@ -312,38 +309,3 @@ def test_flags_with_dots_are_told_from_the_command_s_own_arguments():
     own, dotted = split_flags(argv)
     assert own == ["char", "--out=runs/a.b", "--resume", "x", "last"]
     assert dotted == flags
-
-
-def test_help_lists_every_setting_with_its_meaning_and_the_preset_s_value(capsys: pytest.CaptureFixture[str]):
-    with pytest.raises(SystemExit) as stop:
-        override(load_config("small"), ["--help"], "atat train")
-    assert stop.value.code == 0
-    page = capsys.readouterr().out
-    assert "30522" not in page
-    for section in dataclasses.fields(RunConfig):
-        for field in dataclasses.fields(getattr(RunConfig(), section.name)):
-            assert f"--{section.name}.{field.name} " in page
-    assert "default: 0.0003" in " ".join(page.split())
-
-
-HELP = """
-import sys
-from mdlm_atat.config.files import load_config, override
-try:
-    override(load_config("char"), ["--help"], "atat train")
-finally:
-    assert not {"torch", "numpy", "lightning_fabric"} & set(sys.modules)
-"""
-
-
-def processor_seconds(code: str) -> float:
-    """Processor time of a fresh interpreter that runs the code; the clock would also count other tests' work."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-
-
-def test_help_on_every_flag_takes_less_than_a_second_of_processor_without_torch():
-    best_s = min(processor_seconds(HELP) for _ in range(5))
-    assert best_s < 1.0

@@ -5,9 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from difflib import get_close_matches
 from importlib import import_module
 
+from mdlm_atat.cli.parser import choose
 from mdlm_atat.errors import UserError, as_command
 
 COMMANDS = {  # name: (module with main(argv), what it does)
@@ -63,6 +63,8 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {as_command(str(error))}", file=sys.stderr)
         return 2
+    except SystemExit as stop:  # a command's help was printed
+        return int(stop.code or 0)
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         return 130
@@ -80,19 +82,13 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _dispatch(argv: list[str]) -> int:
-    match argv:
-        case [] | ["-h" | "--help" | "help", *_]:
-            print(HELP, end="")
-            return 0
-        case ["--version", *_]:
-            from mdlm_atat import __version__
+    if argv[:1] == ["--version"]:
+        from mdlm_atat import __version__
 
-            print(f"atat {__version__}")
-            return 0
-        case [name, *rest] if name in COMMANDS:
-            return import_module(COMMANDS[name][0]).main(rest) or 0
-        case [name, *_]:
-            close = get_close_matches(name, COMMANDS, n=1)
-            hint = f"did you mean atat {close[0]}?" if close else "see atat --help"
-            raise UserError(f"unknown command {name!r}; commands: {', '.join(COMMANDS)}; {hint}")
-    raise AssertionError(argv)
+        print(f"atat {__version__}")
+        return 0
+    chosen = choose("atat", argv, COMMANDS, HELP)
+    if chosen is None:
+        return 0
+    name, rest = chosen
+    return import_module(COMMANDS[name][0]).main(rest) or 0

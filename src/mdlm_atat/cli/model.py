@@ -6,6 +6,9 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mdlm_atat.errors import UserError
+from mdlm_atat.model_folder import kind_of_folder
+
 if TYPE_CHECKING:
     from mdlm_atat.lm import CausalLM, MaskedDiffusionLM
 
@@ -14,6 +17,15 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", type=Path, help="a run folder, one of its checkpoints, or a saved model")
     parser.add_argument("--device", help="cpu or cuda (default: a GPU if there is one)")
     parser.add_argument("--precision", choices=["auto", "float32", "bf16"], default="auto")
+
+
+def check_model(folder: Path, flag: str | None = None) -> None:
+    """UserError where there is no model in the folder that `flag` names: answered before torch is imported, which takes
+    seconds."""
+    try:
+        kind_of_folder(folder)
+    except UserError as error:
+        raise UserError(f"{flag}: {error}" if flag else str(error)) from error
 
 
 def load_model(arguments: argparse.Namespace) -> MaskedDiffusionLM | CausalLM:

@@ -6,18 +6,20 @@ import argparse
 import time
 from pathlib import Path
 
-from mdlm_atat.config.files import describe_methods, describe_presets, load_config, override, split_flags
+from mdlm_atat.cli.model import check_model
+from mdlm_atat.cli.parser import Parser, number, report
+from mdlm_atat.config.files import apply_settings, describe_methods, describe_presets, load_config
+from mdlm_atat.config.schema import DataConfig, RunConfig
 from mdlm_atat.errors import UserError
 
 
-def make_parser() -> argparse.ArgumentParser:
+def make_parser() -> Parser:
     presets = "\n".join(f"  {name:12} {text}" for name, text in describe_presets().items())
     methods = "\n".join(f"  {name:18} {text}" for name, text in describe_methods().items())
-    parser = argparse.ArgumentParser(
-        prog="atat train",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Train a model from a preset, changed by dotted flags.",
-        epilog=f"""presets:
+    parser = Parser(
+        "atat train",
+        "Train a model from a preset, changed by dotted flags.",
+        f"""presets:
 {presets}
 
 methods:
@@ -32,6 +34,7 @@ examples:
   atat train --init runs/a --data.source mine.txt  go on from a trained model, on another text
   torchrun --nproc-per-node 8 -m mdlm_atat train small    8 GPUs of one machine
 """,
+        takes_settings=True,
     )
     parser.add_argument("preset", nargs="?", help="a preset's name, a YAML file, or a run folder to repeat")
     parser.add_argument("--method", help="a training method's name, or a YAML file (default: as the preset says)")
@@ -44,38 +47,39 @@ examples:
         help="begin with the weights, shape, method and tokenizer of a run, checkpoint or saved model; without a "
         "preset with its other settings too",
     )
-    parser.add_argument("--max-minutes", "--max_minutes", type=float, help="the same as --train.max_minutes")
-    parser.add_argument("--settings", action="store_true", help="list every setting of the preset, and exit")
+    parser.add_argument("--max_minutes", type=number(0), help="the same as --train.max_minutes")
+    parser.add_argument(
+        "--settings", dest="list_settings", action="store_true", help="list every setting of the preset, and exit"
+    )
     return parser
 
 
 def main(argv: list[str]) -> int:
-    own, dotted = split_flags(argv)
-    parser = make_parser()
-    arguments = parser.parse_args(own)
-    starts = arguments.preset is not None or arguments.init is not None
-    if starts == (arguments.resume is not None):
-        parser.error("name a preset (e.g. atat train demo), a run to begin with (--init) or one to --resume")
+    arguments = make_parser().parse(argv)
     if arguments.max_minutes is not None:
-        dotted += ["--train.max_minutes", str(arguments.max_minutes)]
-    if arguments.settings:
-        dotted = ["--help"]
+        arguments.settings["train.max_minutes"] = arguments.max_minutes
     if arguments.resume is not None:
-        return resume(parser, arguments, dotted)
-    flags = {"--method": arguments.method, "--init": arguments.init}
-    named = [f"{flag} {value}" for flag, value in flags.items() if value is not None]
-    preset = " ".join([*([arguments.preset] if arguments.preset else []), *named])
+        return resume(arguments)
+    if arguments.preset is None and arguments.init is None and not arguments.list_settings:
+        raise UserError("name a preset (e.g. atat train demo), a run to begin with (--init) or one to --resume")
     init = None
-    if arguments.init is None:
-        before = load_config(str(arguments.preset), arguments.method)
-        names = [arguments.preset, arguments.method]
-    else:
+    if arguments.init is not None:
+        check_model(arguments.init, "--init")
         from mdlm_atat.runs.initial import Initial
 
         init = Initial.open(arguments.init)
-        before = init.run_config(arguments.preset, arguments.method, dotted)
+        before = init.run_config(arguments.preset, arguments.method, arguments.settings)
         names = [arguments.preset or init.found.home.resolve().name, arguments.method, "init"]
-    config = override(before, dotted, prog=f"atat train {preset}")
+    else:
+        before = load_config(arguments.preset, arguments.method) if arguments.preset else RunConfig()
+        names = [arguments.preset, arguments.method]
+    flags = {"--method": arguments.method, "--init": arguments.init}
+    named = [f"{flag} {value}" for flag, value in flags.items() if value is not None]
+    preset = " ".join([*([arguments.preset] if arguments.preset else []), *named])
+    config = changed(before, arguments, f"atat train {preset}")
+    if arguments.list_settings:
+        return list_settings(config, preset)
+    check_source(config.data)
 
     from mdlm_atat.runs.train import run
 
@@ -84,18 +88,47 @@ def main(argv: list[str]) -> int:
     return run(config, out, resumed_from=None, preset=preset, init=init)
 
 
-def resume(parser: argparse.ArgumentParser, arguments: argparse.Namespace, dotted: list[str]) -> int:
+def resume(arguments: argparse.Namespace) -> int:
     """Continue the run that --resume names."""
     folder: Path = arguments.resume
+    if arguments.preset is not None or arguments.init is not None:
+        raise UserError("a preset or --init begins a run, --resume continues one: leave out one of them")
+    for name, reason in (("method", "a resumed run keeps its method"), ("out", "a resumed run stays in its folder")):
+        if getattr(arguments, name) is not None:
+            raise UserError(f"{reason}: leave out --{name}")
     if not folder.is_dir():
         raise UserError(f"--resume: there is no run folder {folder}")
-    if arguments.method is not None:
-        parser.error("a resumed run keeps its method: leave out --method")
     before = load_config(str(folder))
-    config = override(before, dotted, prog=f"atat train {folder}")
-    if arguments.out is not None:
-        parser.error("a resumed run stays in its folder: leave out --out")
+    config = changed(before, arguments, f"atat train {folder}")
+    if arguments.list_settings:
+        return list_settings(config, str(folder))
 
     from mdlm_atat.runs.train import run
 
     return run(config, folder, resumed_from=before, preset=str(folder))
+
+
+def changed(config: RunConfig, arguments: argparse.Namespace, label: str) -> RunConfig:
+    """The configuration with the settings of the command line, or UserError with all that is wrong with them."""
+    found, mistakes = apply_settings(config, arguments.settings)
+    if found is None:
+        lines = [f"--{path}: {message}" if path else message for path, message in mistakes]
+        raise UserError(f"{label}: {lines[0]}" if len(lines) == 1 else report(label, lines))
+    return found
+
+
+def list_settings(config: RunConfig, name: str) -> int:
+    from mdlm_atat.cli.settings import print_settings
+
+    print_settings(config, f"The settings of atat train {name}")
+    return 0
+
+
+def check_source(data: DataConfig) -> None:
+    """A mistyped path is answered here, before torch is imported, which takes seconds."""
+    from mdlm_atat.data.manifest import is_prepared
+    from mdlm_atat.data.sources import open_source
+
+    folder = Path(data.source).expanduser()
+    if not (folder.is_dir() and is_prepared(folder)):
+        open_source(data.source, split=data.split, column=data.column, documents=data.documents)

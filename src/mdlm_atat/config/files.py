@@ -111,12 +111,8 @@ def split_flags(argv: Sequence[str]) -> tuple[list[str], list[str]]:
 def override(config: RunConfig, argv: Sequence[str], prog: str) -> RunConfig:
     """Apply dotted flags: `["--optim.lr", "1e-3", "--model.tied", "false"]`; later ones win.
 
-    `--help` prints every flag with this configuration's values as defaults and exits. Raises UserError with
-    every mistake at once, a line each.
+    Raises UserError with every mistake at once, a line each.
     """
-    if "--help" in argv or "-h" in argv:
-        _print_help(config, prog)
-        raise SystemExit(0)
     settings, mistakes = read_flags(argv)
     changed, wrong = apply_settings(config, settings)
     mistakes += [(path and f"--{path}", message) for path, message in wrong]
@@ -178,19 +174,6 @@ def _value_of_words(hint: Any, words: list[str]) -> Any:
         return yaml.load(words[0], _Loader)
     except yaml.YAMLError:
         return words[0]
-
-
-def _print_help(config: RunConfig, prog: str) -> None:
-    import tyro  # 0.2 s with its page of help: nobody else waits for it
-
-    tyro.cli(
-        RunConfig,
-        default=config,
-        args=["--help"],
-        use_underscores=True,
-        prog=prog,
-        config=(tyro.conf.FlagConversionOff,),  # `--model.tied false`, the value that the file would hold
-    )
 
 
 # --- files

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from mdlm_atat.core.curriculum import Stage
 from mdlm_atat.errors import UserError
-from mdlm_atat.training.checkpoint import Checkpoint, find_fault, follow, newest_sound
+from mdlm_atat.model_folder import follow, kind_of_folder
+from mdlm_atat.training.checkpoint import Checkpoint, find_fault, newest_sound
 
 STAGE_FILE = "stage.json"
 PROFILE_FILE = "profile.json"
@@ -26,27 +27,21 @@ class Located:
 def locate(folder: Path, say: Callable[[str], None]) -> Located:
     """Find a model in a run folder, a checkpoint (also the links `best` and `last`) or a saved folder."""
     folder = follow(folder)
-    if not folder.is_dir():
-        raise UserError(f"there is no folder {folder}; expected a run such as runs/demo, or a checkpoint of one")
-    real = folder.resolve()
-    if real.name.startswith("step-") and real.parent.name == "checkpoints":
+    kind, real = kind_of_folder(folder), folder.resolve()
+    if kind == "checkpoint":
         home, checkpoint = real.parent.parent, Checkpoint(real)
         fault = checkpoint.fault()
         if fault is not None:
             raise UserError(f"checkpoint {folder} is damaged: {fault}; name the run {home} to use another one")
-    elif (folder / "model.safetensors").exists():
+    elif kind == "saved":
         home, checkpoint = folder, None
         fault = find_fault(folder, {"model.safetensors", "config.yaml"})
         if fault is not None:
             raise UserError(f"the saved model {folder} is damaged: {fault}; save it again or restore it from a copy")
-    elif (folder / "config.yaml").exists():
+    else:
         home, checkpoint = folder, newest_sound(folder / "checkpoints", say)
         if checkpoint is None:
             raise UserError(f"{folder} holds no checkpoint yet; go on with: atat train --resume {folder}")
-    else:
-        raise UserError(
-            f"{folder} is neither a run folder (no config.yaml), nor one of its checkpoints, nor a saved model"
-        )
     if not (home / "tokenizer").is_dir():
         raise UserError(f"{home} has lost its folder tokenizer; restore it from a copy")
     return Located(home, checkpoint)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -57,15 +57,16 @@ class Initial:
     def name(self) -> str:
         return str(self.found.home if self.found.checkpoint is None else self.found.checkpoint.folder)
 
-    def run_config(self, preset: str | None, method: str | None, flags: Sequence[str]) -> RunConfig:
-        """What the new run starts from before its flags: the model, its method, length and tokenizer are the old run's,
-        all else is the preset's, if one is named. What belongs to the old text is left out if another is named."""
+    def run_config(self, preset: str | None, method: str | None, settings: Collection[str]) -> RunConfig:
+        """What the new run starts from before its own settings (their paths are given): the model, its method, length
+        and tokenizer are the old run's, all else is the preset's, if one is named. What belongs to the old text is left
+        out if another is named."""
         old = load_config(str(self.found.home / "config.yaml"), method)
         config, data = old, old.data
         if preset is not None:
             config = load_config(preset)
             data = config.data
-        elif "data.source" in {flag.removeprefix("--").partition("=")[0] for flag in flags}:
+        elif "data.source" in settings:
             plain = DataConfig()
             data = replace(data, **{name: getattr(plain, name) for name in OF_THE_SOURCE})
         return replace(

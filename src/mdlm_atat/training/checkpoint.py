@@ -202,11 +202,6 @@ def _link(path: Path, target: str) -> None:
     aside.replace(path)
 
 
-def follow(path: Path) -> Path:
-    """The checkpoint folder that `last` or `best` stands for, where that is a text file; any other path as it is."""
-    return path.with_name(path.read_text().strip()) if path.name in ("last", "best") and path.is_file() else path
-
-
 def sha256(file: Path) -> str:
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,0 +1,108 @@
+"""`atat train --settings`: every setting of a run with its type, its value and its meaning, read from the schema."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import textwrap
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, is_dataclass
+from itertools import pairwise
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from rich.console import Console
+from rich.text import Text
+
+MAX_WIDTH = 100  # characters: longer lines are read badly
+INDENT = " " * 6
+
+
+@dataclass(frozen=True)
+class Setting:
+    path: str
+    """Dotted: optim.lr."""
+    values: str
+    """What it may be: N, X, TEXT, or the choices."""
+    value: str
+    """What it is, as it is typed after its flag."""
+    meaning: str
+
+
+def print_settings(config: Any, title: str, console: Console | None = None) -> None:
+    """Print every setting of a configuration, section by section, its flag ready to be copied."""
+    console = console or Console(highlight=False, emoji=False)
+    width = min(console.width, MAX_WIDTH)
+    lines = [*wrapped(title, width, ""), *wrapped("N: a whole number. X: a number.", width, "")]
+    console.print("\n".join(lines), markup=False, soft_wrap=True)
+    section = ""
+    for setting in settings_of(config):
+        if setting.path.rpartition(".")[0] != section:
+            section = setting.path.rpartition(".")[0]
+            console.print(Text(f"\n{section}", style="bold"), soft_wrap=True)
+        head = f"--{setting.path} {setting.values} (default: {setting.value})"
+        text = Text("\n".join(wrapped(head, width, "  ", INDENT)))
+        text.highlight_regex(r"^  --\S+", "cyan")
+        text.highlight_regex(r"\(default: (.|\n)*\)$", "green")
+        console.print(text, soft_wrap=True)
+        console.print("\n".join(wrapped(setting.meaning, width, INDENT)), markup=False, soft_wrap=True)
+
+
+def wrapped(text: str, width: int, indent: str, then: str | None = None) -> list[str]:
+    """Lines of at most `width` characters; those after the first begin with `then`."""
+    then = indent if then is None else then
+    return textwrap.wrap(text, width, initial_indent=indent, subsequent_indent=then, break_on_hyphens=False)
+
+
+def settings_of(section: Any, prefix: str = "") -> Iterator[Setting]:
+    """Every setting of a dataclass and of those in it, in their order."""
+    hints, meanings = get_type_hints(type(section)), field_docs(type(section))
+    for field in fields(section):
+        value = getattr(section, field.name)
+        if is_dataclass(value):
+            yield from settings_of(value, f"{prefix}{field.name}.")
+        else:
+            meaning = meanings.get(field.name, "")
+            yield Setting(prefix + field.name, kind(hints[field.name]), typed(value), meaning)
+
+
+def field_docs(section: type) -> dict[str, str]:
+    """The text below each field of a class and of its bases; nothing where there is no source to read it from."""
+    found: dict[str, str] = {}
+    for part in reversed(section.__mro__):
+        try:
+            source = textwrap.dedent(inspect.getsource(part))
+        except (OSError, TypeError):  # a built-in class, or one that was made while running
+            continue
+        (node,) = ast.parse(source).body
+        for field, text in pairwise(node.body if isinstance(node, ast.ClassDef) else []):
+            match field, text:
+                case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(words))):
+                    found[name] = " ".join(words.split())
+    return found
+
+
+def kind(hint: Any) -> str:
+    """What a setting may be, as the pages of help write it."""
+    options = get_args(hint)
+    if get_origin(hint) is Literal:
+        return f"{{{', '.join(map(str, options))}}}"
+    if get_origin(hint) is tuple:
+        parts = [kind(part) for part in options if part is not ...]
+        if ... in options:
+            return f"[{parts[0]} ...]"
+        return f"{len(parts)} of {parts[0]}" if parts[0].startswith("{") else " ".join(parts)
+    if NoneType in options:
+        return " or ".join(kind(part) for part in options if part is not NoneType)
+    return {bool: "{true, false}", int: "N", float: "X"}.get(hint, "TEXT")
+
+
+def typed(value: Any) -> str:
+    """A value as it is typed after its flag."""
+    match value:
+        case bool():
+            return str(value).lower()
+        case tuple() | list():
+            return " ".join(map(typed, value)) or "none"
+        case _:
+            return str(value)

@@ -1,0 +1,31 @@
+"""What kind of folder a trained model is named by. No torch here: a mistyped path is answered at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from mdlm_atat.errors import UserError
+
+
+def kind_of_folder(folder: Path) -> Literal["checkpoint", "saved", "run"]:
+    """A checkpoint of a run (also the links `best` and `last`), a model made by save_pretrained, or a run.
+
+    Raises UserError for anything else. Whether the files in it are sound is not looked at.
+    """
+    folder = follow(folder)
+    if not folder.is_dir():
+        raise UserError(f"there is no folder {folder}; expected a run such as runs/demo, or a checkpoint of one")
+    real = folder.resolve()
+    if real.name.startswith("step-") and real.parent.name == "checkpoints":
+        return "checkpoint"
+    if (folder / "model.safetensors").exists():
+        return "saved"
+    if (folder / "config.yaml").exists():
+        return "run"
+    raise UserError(f"{folder} is neither a run folder (no config.yaml), nor one of its checkpoints, nor a saved model")
+
+
+def follow(path: Path) -> Path:
+    """The checkpoint folder that `last` or `best` stands for, where that is a text file; any other path as it is."""
+    return path.with_name(path.read_text().strip()) if path.name in ("last", "best") and path.is_file() else path
