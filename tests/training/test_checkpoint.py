@@ -8,10 +8,11 @@ import torch
 
 from mdlm_atat.config.schema import OptimConfig
 from mdlm_atat.errors import UserError
+from mdlm_atat.model_folder import follow
 from mdlm_atat.nets.dit import ATATDiT
 from mdlm_atat.nets.ema import EMA
 from mdlm_atat.training import checkpoint as module
-from mdlm_atat.training.checkpoint import all_checkpoints, collect, follow, newest_sound, save, tidy
+from mdlm_atat.training.checkpoint import all_checkpoints, collect, newest_sound, save, tidy
 from mdlm_atat.training.optim import make_optimizer
 
 

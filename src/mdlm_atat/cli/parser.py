@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
+from mdlm_atat.checks import did_you_mean
 from mdlm_atat.errors import UserError
 
 _FLAG = re.compile(r"(--?[A-Za-z][\w.-]*)(=.*)?", re.DOTALL)
@@ -167,8 +168,7 @@ class Parser(argparse.ArgumentParser):
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if value is not _REFUSED and action.choices is not None and value not in action.choices:
             choices = list(map(str, action.choices))
-            close = get_close_matches(str(value), choices, n=1)
-            hint = f"; did you mean {close[0]}?" if close else ""
+            hint = did_you_mean(str(value), choices)
             self._refuse(action, repr(value), f"one of {', '.join(choices)}{hint}")
 
     def _refuse(self, action: argparse.Action, shown: str, expected: str) -> None:
