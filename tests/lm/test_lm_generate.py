@@ -89,7 +89,7 @@ def test_a_causal_model_takes_one_evaluation_a_token_through_blocks_too(causal, 
         made = causal.generate(PROMPTS, length=length, block_size=block_size, seed=3)
         assert [text.nfe for text in made] == [length - len(prompt) for prompt in PROMPTS]
         assert_sound(causal, made, PROMPTS, length, block_size=block_size)
-        assert made[1] == causal.generate(["a"], length=length, block_size=block_size, seed=4)[0]
+        assert made[1] == causal.generate("a", length=length, block_size=block_size, seed=4)
 
 
 @pytest.mark.parametrize("sampler", [name for name in RULES if settings(name)["steps"]])
@@ -101,7 +101,7 @@ def test_4_steps_are_at_most_4_evaluations_and_8_in_two_blocks(atat, sampler):
 def test_a_prompt_of_20_tokens_is_gone_on_with_by_a_model_of_16(masked, causal):
     prompt = "the cat sat on a mat"
     for lm in (masked, causal):
-        (made,) = lm.generate([prompt], length=30, seed=1)
+        made = lm.generate(prompt, length=30, seed=1)
         assert made.text.startswith(prompt)
         assert len(made.tokens) == 30
     with pytest.raises(UserError, match="has 20 tokens, but the text to generate has 16"):
@@ -151,13 +151,13 @@ def test_a_causal_model_refuses_what_it_cannot_do_and_a_plain_one_rates(causal, 
 
 
 WRONG = {
-    "steps is 0": ({"steps": 0}, "num_steps is 0"),
-    "steps is -1": ({"steps": -1}, "num_steps is -1"),
+    "steps is 0": ({"steps": 0}, "steps is 0, expected at least 1"),
+    "steps is -1": ({"steps": -1}, "steps is -1"),
     "top_p is 0": ({"top_p": 0}, "top_p is 0"),
     "top_p is 1.1": ({"top_p": 1.1}, "top_p is 1.1"),
     "length is 0": ({"length": 0}, "length is 0"),
     "length is -1": ({"length": -1}, "length is -1"),
-    "block of 0": ({"block_size": 0}, "block_size is 0, expected from 1 to 16"),
+    "block of 0": ({"block_size": 0}, "block_size is 0, expected at least 1"),
     "block of 17": ({"block_size": 17}, "block_size is 17, expected from 1 to 16"),
     "unknown sampler": ({"sampler": "hittting"}, "unknown sampler"),
     "importance that is not known": ({"sampler": "uncertainty:score=importance_entropy"}, "knows importance"),
@@ -208,7 +208,7 @@ def test_a_stream_begins_as_given_never_takes_back_and_ends_in_the_generated_tex
     assert [frame.step for frame in frames] == list(range(len(frames)))
     for before, after in pairwise(frames):
         assert all(b in (a, mask_id) for b, a in zip(before.tokens, after.tokens, strict=True))
-    (made,) = atat.generate(["the cat"], length=length, seed=5, sampler=sampler)
+    made = atat.generate("the cat", length=length, seed=5, sampler=sampler)
     assert (frames[-1].tokens, frames[-1].text) == (made.tokens, made.text)
 
 
@@ -217,7 +217,7 @@ def test_a_stream_of_a_template_is_its_infilling_and_one_that_remasks_takes_back
     how = {"seed": 5, "sampler": "remask:strategy=rescale,eta=0.5", "steps": 32}
     frames = list(masked.stream("the [MASK:7] on", **how))
     assert frames[0].text == "the ░░░░░░░ on"
-    assert frames[-1].tokens == masked.infill(["the [MASK:7] on"], **how)[0][0].tokens
+    assert frames[-1].tokens == masked.infill("the [MASK:7] on", **how).tokens
     num_masks = [frame.tokens.count(mask_id) for frame in frames]
     assert any(after > before for before, after in pairwise(num_masks))
 
@@ -246,6 +246,6 @@ def test_on_step_sees_every_canvas_from_the_given_one_on(masked):
 
 
 def test_temperature_0_and_top_k_1_take_the_same_tokens_for_every_seed(masked):
-    generate = partial(masked.generate, [""], sampler="left_to_right")
-    texts = {generate(seed=seed, **how)[0].text for seed in (1, 2) for how in ({"temperature": 0}, {"top_k": 1})}
+    generate = partial(masked.generate, sampler="left_to_right")
+    texts = {generate(seed=seed, **how).text for seed in (1, 2) for how in ({"temperature": 0}, {"top_k": 1})}
     assert len(texts) == 1

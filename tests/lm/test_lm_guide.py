@@ -50,12 +50,12 @@ def test_with_order_the_position_comes_first_where_the_word_is_expected_most(mas
     """And last with a negative one: order=1e6 outweighs every entropy."""
     o = masked.tokenizer.encode("o")[0]
     for order, best in ((1e6, torch.argmax), (-1e6, torch.argmin)):
-        (text,) = masked.infill(
-            ["the [MASK:9] on"],
+        text = masked.infill(
+            "the [MASK:9] on",
             sampler="uncertainty:num_steps=none,amount=constant",
             guide=Guide({"o": 1}, logits=0, order=order),
             return_trace=True,
-        )[0]
+        )
         assert text.trace is not None
         for step in range(1, 10):
             z_t = torch.from_numpy(text.trace.frames[step - 1])[None]

@@ -40,7 +40,7 @@ def test_the_text_around_a_gap_stays_letter_for_letter(models, tokenizer, templa
     lm, (before, after) = models[tokenizer], TEMPLATES[template]
     if tokenizer == "bpe":
         before = before.removesuffix(" ")  # that space is for the gap's first word to bring
-    for way in lm.infill([template], alternatives=3, seed=1)[0]:
+    for way in lm.infill(template, alternatives=3, seed=1):
         assert way.text.startswith(before)
         assert way.text.endswith(after)
         assert lm.tokenizer.mask_id not in way.tokens
@@ -50,7 +50,7 @@ def test_the_text_around_a_gap_stays_letter_for_letter(models, tokenizer, templa
 
 def test_every_gap_is_given_back_with_its_number_of_tokens(models):
     for lm in models.values():
-        (way,) = lm.infill(["a [MASK:2] b[MASK]c [MASK:3]"], seed=4)[0]
+        way = lm.infill("a [MASK:2] b[MASK]c [MASK:3]", seed=4)
         assert isinstance(way, Infilled)
         assert way.lengths == (2, 1, 3)
         assert way.nats_by_lengths is None
@@ -70,7 +70,7 @@ def test_5_ways_differ_and_way_j_of_template_i_is_drawn_from_seed_plus_5i_plus_j
         assert len({way.text for way in group}) > 1
         assert [way.seed for way in group] == [10 + 5 * i + j for j in range(5)]
         for way in group:
-            assert masked.infill([templates[i]], seed=way.seed) == [[way]]
+            assert masked.infill(templates[i], seed=way.seed) == way
 
 
 def test_a_text_does_not_depend_on_the_others_of_the_call_nor_on_their_lengths(models):
@@ -79,14 +79,14 @@ def test_a_text_does_not_depend_on_the_others_of_the_call_nor_on_their_lengths(m
     long = "the cat sat on a mat and "
     templates = ["the [MASK:3] sat", long + "[MASK:6]", long[:20] + "[MASK:6]after", "[MASK:10]", "the [MASK:3] sat"]
     together = lm.infill(templates, seed=3, sampler="first_hitting")
-    assert together == [lm.infill([t], seed=3 + i, sampler="first_hitting")[0] for i, t in enumerate(templates)]
+    assert together == [lm.infill(t, seed=3 + i, sampler="first_hitting") for i, t in enumerate(templates)]
 
 
 def test_the_one_length_that_fits_a_text_known_by_heart_is_chosen(masked):
     lm = lm_that_knows(LETTERS[:16], masked.tokenizer, masked.config)
     for length in range(1, 7):
         template = f"{LETTERS[:3]}[MASK:1-6]{LETTERS[3 + length : 10 + length]}"
-        (way,) = lm.infill([template], temperature=0)[0]
+        way = lm.infill(template, temperature=0)
         assert way.text == LETTERS[: 10 + length]
         assert way.gaps == [LETTERS[3 : 3 + length]]
         assert way.lengths == (length,)
@@ -98,7 +98,7 @@ def test_the_one_length_that_fits_a_text_known_by_heart_is_chosen(masked):
 
 def test_two_gaps_of_variable_length_are_chosen_together(masked):
     lm = lm_that_knows(LETTERS[:16], masked.tokenizer, masked.config)
-    (way,) = lm.infill([f"{LETTERS[:2]}[MASK:1-3]{LETTERS[4:7]}[MASK:2-4]{LETTERS[10:13]}"], temperature=0)[0]
+    way = lm.infill(f"{LETTERS[:2]}[MASK:1-3]{LETTERS[4:7]}[MASK:2-4]{LETTERS[10:13]}", temperature=0)
     assert way.lengths == (2, 3)
     assert way.text == LETTERS[:13]
     assert way.nats_by_lengths is not None
@@ -106,7 +106,7 @@ def test_two_gaps_of_variable_length_are_chosen_together(masked):
 
 
 def test_the_chosen_length_is_the_same_for_every_seed_and_way(masked):
-    ways = masked.infill(["the [MASK:1-5] a mat"], alternatives=3, seed=0)[0]
+    ways = masked.infill("the [MASK:1-5] a mat", alternatives=3, seed=0)
     again = masked.infill(["the [MASK:1-5] a mat", "[MASK]"], alternatives=2, seed=9)[0]
     assert len({way.lengths for way in [*ways, *again]}) == 1
     assert ways[0].nats_by_lengths == again[0].nats_by_lengths

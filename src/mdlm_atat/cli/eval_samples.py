@@ -130,7 +130,7 @@ def check_points(
     lm: MaskedDiffusionLM | CausalLM, points: Sequence[tuple[int | None, float]], sampler: str | None, length: int
 ) -> None:
     """A mistake in how to sample shows here, before a judge is loaded."""
-    from mdlm_atat.lm.sampling import How
+    from mdlm_atat.lm import How
 
     canvas = lm.prompt_canvas([""], length)
     for steps, temperature in points:

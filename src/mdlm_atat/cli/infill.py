@@ -63,7 +63,7 @@ def main(argv: list[str]) -> int:
 
     def make(which: range, more: dict[str, Any]) -> list[Generated]:
         templates = [items[number // num_each].text for number in which]
-        made = [ways[0] for ways in lm.infill(templates, seed=arguments.seed + which.start, **how, **more)]
+        made = lm.infill(templates, seed=arguments.seed + which.start, **how, **more)
         if which.start == 0:
             explain_lengths(made[0])
         return list(made)

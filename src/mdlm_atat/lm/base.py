@@ -6,10 +6,10 @@ import hashlib
 import json
 import shutil
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import ClassVar, Literal, TypeVar
+from typing import ClassVar, Literal, TypeVar, overload
 
 import numpy as np
 import torch
@@ -27,9 +27,10 @@ from mdlm_atat.data.tokenizers import Tokenizer
 from mdlm_atat.device import Precision, choose_precision
 from mdlm_atat.errors import UserError
 from mdlm_atat.lm.folder import PROFILE_FILE, STAGE_FILE
+from mdlm_atat.lm.how import How, one_or_many
 from mdlm_atat.lm.pieces import Pieces
 from mdlm_atat.lm.results import Score
-from mdlm_atat.lm.sampling import How, Sampling
+from mdlm_atat.lm.sampling import Sampling
 from mdlm_atat.nets.causal_transformer import CausalTransformer
 from mdlm_atat.nets.dit import ATATDiT
 from mdlm_atat.samplers.canvas import Canvas
@@ -162,24 +163,48 @@ class LanguageModel(Sampling):
             digest.update(weight.detach().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()
 
-    def score(
+    @overload
+    def score(  # pyright: ignore[reportOverlappingOverload]
         self,
-        texts: Sequence[str],
+        texts: str,
         *,
         order: str | StepRule = "uniform",
         num_draws: int = 128,
         seed: int = 0,
         batch_size: int = 16,
-    ) -> list[Score]:
-        """-log p of each text in nats: an unbiased estimate of its upper bound (masked), or its exact value (causal).
+    ) -> Score: ...
 
-        `order`: a sampler whose order depends on what is revealed alone, such as "uncertainty:num_steps=none"; the text
-        is then revealed in that order and the value is exact: -log of the probability with which that sampler
-        generates it. A text longer than the model's length is cut into independent pieces. Raises UserError for an
-        empty text.
+    @overload
+    def score(
+        self,
+        texts: Iterable[str],
+        *,
+        order: str | StepRule = "uniform",
+        num_draws: int = 128,
+        seed: int = 0,
+        batch_size: int = 16,
+    ) -> list[Score]: ...
+
+    def score(
+        self,
+        texts: object,
+        *,
+        order: str | StepRule = "uniform",
+        num_draws: int = 128,
+        seed: int = 0,
+        batch_size: int = 16,
+    ) -> Score | list[Score]:
+        """-log p of a text in nats: an unbiased estimate of an upper bound (masked), or the exact value (causal). For a
+        sequence of texts, the score of each.
+
+        `order`: the name of a sampler whose order depends on the revealed tokens alone, such as
+        "uncertainty:num_steps=none". The text is then revealed in that order and the value is exact: -log of the
+        probability with which that sampler generates it. `num_draws`: masks drawn for each text. A text longer than the
+        model is cut into independent pieces. Raises UserError for an empty text; TypeError for one that is no str.
         """
+        given, is_one = one_or_many(texts, "texts")
         scores = []
-        for index, text in enumerate(texts):
+        for index, text in enumerate(given):
             tokens = self.tokenizer.encode(text)
             if not tokens:
                 raise UserError(f"text {index + 1} is empty: there is nothing to score")
@@ -192,7 +217,7 @@ class LanguageModel(Sampling):
             found = self.likelihood(rows, DrawSettings(num_draws=draws, seed=seed))
             error = 0.0 if found.kind == "exact" else found.standard_error * len(tokens)
             scores.append(Score(found.nats_per_token * len(tokens), error, len(tokens), found.num_draws))
-        return scores
+        return scores[0] if is_one else scores
 
     def _nats_in_order(self, pieces: Pieces, order: str | StepRule, batch_size: int) -> float:
         ids, lengths = pieces.evaluation_rows(np.arange(pieces.num_evaluation_rows))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from mdlm_atat.core.strategies.rates import Clean, ExponentMasking
 from mdlm_atat.errors import UserError
 from mdlm_atat.lm.base import LanguageModel
 from mdlm_atat.lm.gap_lengths import cost_of_given
+from mdlm_atat.lm.how import one_or_many
 from mdlm_atat.lm.pieces import Pieces
 from mdlm_atat.lm.sampling import gather_positions, projection
 from mdlm_atat.nets.dit import ATATDiT
@@ -53,23 +54,53 @@ class MaskedDiffusionLM(LanguageModel):
                 with_all_masked=True,
             ).likelihood()
 
-    def inspect(
+    @overload
+    def inspect(  # pyright: ignore[reportOverlappingOverload]
         self,
-        text: str,
+        texts: str,
         *,
         times: Sequence[float] = DEFAULT_TIMES,
         num_draws: int = 4,
         seed: int = 0,
         batch_size: int = 64,
         on_progress: OnProgress | None = None,
-    ) -> Inspection:
-        """Every token's importance, and what it costs when it is masked at each of `times`.
+    ) -> Inspection: ...
 
-        A text longer than the model's length is cut into independent pieces. Raises UserError for an empty text, for
-        times outside (0, 1] and for a model without importance.
+    @overload
+    def inspect(
+        self,
+        texts: Iterable[str],
+        *,
+        times: Sequence[float] = DEFAULT_TIMES,
+        num_draws: int = 4,
+        seed: int = 0,
+        batch_size: int = 64,
+        on_progress: OnProgress | None = None,
+    ) -> list[Inspection]: ...
+
+    def inspect(
+        self,
+        texts: object,
+        *,
+        times: Sequence[float] = DEFAULT_TIMES,
+        num_draws: int = 4,
+        seed: int = 0,
+        batch_size: int = 64,
+        on_progress: OnProgress | None = None,
+    ) -> Inspection | list[Inspection]:
+        """Every token's importance, and its loss when it is masked at each of `times` (shares of the text in (0, 1]).
+        For a sequence of texts, the inspection of each.
+
+        A text longer than the model is cut into independent pieces. Raises UserError for an empty text, for times
+        outside (0, 1] and for a model without importance; TypeError for a text that is no str.
         """
         draws = DrawSettings(num_draws=num_draws, seed=seed, batch_size=batch_size, on_progress=on_progress)
         check_times(times)
+        given, is_one = one_or_many(texts, "texts")
+        found = [self._inspect(text, times, draws) for text in given]
+        return found[0] if is_one else found
+
+    def _inspect(self, text: str, times: Sequence[float], draws: DrawSettings) -> Inspection:
         tokens = self.tokenizer.encode(text)
         if not tokens:
             raise UserError("the text is empty: there is nothing to inspect")

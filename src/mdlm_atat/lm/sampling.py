@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Unpack, overload
 
 import numpy as np
 import torch
@@ -22,6 +21,7 @@ from mdlm_atat.core.fused_loss import padded_layer
 from mdlm_atat.data.tokenizers import Tokenizer
 from mdlm_atat.device import Graphed, Precision, compile_network
 from mdlm_atat.errors import UserError
+from mdlm_atat.lm.how import Guide, How, HowOptions, TextOptions, one_or_many
 from mdlm_atat.lm.results import Frame, Generated, Infilled, TextTrace
 from mdlm_atat.samplers.blocks import Blocks
 from mdlm_atat.samplers.canvas import Canvas
@@ -29,45 +29,15 @@ from mdlm_atat.samplers.draw import TokenDraw
 from mdlm_atat.samplers.guidance import Guidance
 from mdlm_atat.samplers.loop import OnStep, Reverse, Sample, StepRule, reverse, sample, trait
 from mdlm_atat.samplers.named import make_sampler
+from mdlm_atat.samplers.options import at_least_one
 from mdlm_atat.samplers.sizes import Profile
 from mdlm_atat.samplers.template import GAP, Gap, encode_template, lay_out, parse_template, space_joins_next
 
 BLOCKS_PER_WINDOW = 4  # where a text is longer than the model and no block size is given
 
 
-@dataclass(frozen=True)
-class Guide:
-    """Words that are wanted (positive weight) or not (negative), each a single token with or without a space before.
-
-    Their logits rise by `logits` times their weight; `order` times the weight that is expected at a position moves it
-    forward in samplers that look before they choose (see samplers.guidance). `logits` = 1 and a weight of 2 make a word
-    e^2 times as likely against all others.
-    """
-
-    words: dict[str, float]
-    logits: float = 1.0
-    order: float = 0.0
-
-    def __post_init__(self) -> None:
-        for name, value in (*self.words.items(), ("logits", self.logits), ("order", self.order)):
-            if not math.isfinite(value):
-                raise UserError(f"guide: {name} is {value}, expected a finite number")
-
-
-@dataclass(frozen=True, kw_only=True)
-class How:
-    """How to sample: what generate, infill, fill and stream take alike."""
-
-    sampler: str | StepRule | None = None
-    """A name with options (see samplers.named), a rule of your own, or None: the model's default."""
-    steps: int | None = None
-    """Steps (of each block, where there are several), for samplers that have them; None: the sampler's default."""
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
-    block_size: int | None = None
-    """Fill so many tokens at a time, left to right; None: all at once, as long as the model is long enough."""
-    guide: Guide | None = None
+def seeds_of(seed: int | Sequence[int], number: int) -> list[int]:
+    return list(range(seed, seed + number)) if isinstance(seed, int) else list(seed)
 
 
 @dataclass(frozen=True)
@@ -94,68 +64,109 @@ class Sampling(ABC):
     _keep_casts = True
     """Whether autocast keeps the weights that it has cast to bf16."""
 
+    @overload
     def generate(
         self,
-        prompts: Sequence[str] = ("",),
+        prompts: str = "",
         *,
         length: int | None = None,
-        seed: int = 0,
+        max_new_tokens: int | None = None,
+        **options: Unpack[TextOptions],
+    ) -> Generated: ...
+
+    @overload
+    def generate(
+        self,
+        prompts: Iterable[str],
+        *,
+        length: int | None = None,
+        max_new_tokens: int | None = None,
+        **options: Unpack[TextOptions],
+    ) -> list[Generated]: ...
+
+    def generate(
+        self,
+        prompts: object = "",
+        *,
+        length: int | None = None,
+        max_new_tokens: int | None = None,
+        seed: int | Sequence[int] = 0,
         return_trace: bool = False,
         on_step: OnStep | None = None,
-        **how: Any,
-    ) -> list[Generated]:
-        """One text for each prompt, which it begins with ("" for none). Row i is drawn from seed + i.
+        **how: Unpack[HowOptions],
+    ) -> Generated | list[Generated]:
+        """One text that begins with a prompt, or for a sequence of prompts a list of texts, one for each.
 
-        `length`: tokens in all, prompt included (default: the model's; longer texts are made in blocks). `how`: see
-        How. Raises UserError for a prompt longer than length.
+        `length`: tokens in all, the prompt included (default: the model's; longer texts are made in blocks).
+        `max_new_tokens`: tokens after the prompt, instead. `seed`: text i is drawn from seed + i; a sequence gives the
+        seed of each text. `return_trace`: keep how each text came about. `on_step(step, z_t)` is called with every
+        canvas. The other keywords are the fields of How: sampler, steps, temperature, top_k, top_p, block_size, guide.
+
+        Raises UserError for a prompt longer than `length` and settings out of range; TypeError for prompts that are
+        not str, and for unknown keywords.
         """
-        canvas = self.prompt_canvas(prompts, length)
-        return self.fill(canvas, seed=seed, return_trace=return_trace, on_step=on_step, **how)
+        texts, is_one = one_or_many(prompts, "prompts")
+        settings = How.of(how, self.generate)
+        rows = self._prompt_rows(texts, length, max_new_tokens)
+        made = self._fill_rows(rows, settings, seeds_of(seed, len(rows)), return_trace, on_step)
+        return made[0] if is_one else made
+
+    @overload
+    def infill(  # pyright: ignore[reportOverlappingOverload]
+        self, templates: str, *, alternatives: None = None, **options: Unpack[TextOptions]
+    ) -> Infilled: ...
+
+    @overload
+    def infill(  # pyright: ignore[reportOverlappingOverload]
+        self, templates: str, *, alternatives: int, **options: Unpack[TextOptions]
+    ) -> list[Infilled]: ...
+
+    @overload
+    def infill(
+        self, templates: Iterable[str], *, alternatives: None = None, **options: Unpack[TextOptions]
+    ) -> list[Infilled]: ...
+
+    @overload
+    def infill(
+        self, templates: Iterable[str], *, alternatives: int, **options: Unpack[TextOptions]
+    ) -> list[list[Infilled]]: ...
 
     def infill(
         self,
-        templates: Sequence[str],
+        templates: object,
         *,
-        alternatives: int = 1,
-        seed: int = 0,
+        alternatives: int | None = None,
+        seed: int | Sequence[int] = 0,
         return_trace: bool = False,
         on_step: OnStep | None = None,
-        **how: Any,
-    ) -> list[list[Infilled]]:
-        r"""Fill the gaps of each template, in so many ways: "The [MASK:5] sat on the [MASK:2].", [MASK] for one token.
+        **how: Unpack[HowOptions],
+    ) -> Infilled | list[Infilled] | list[list[Infilled]]:
+        r"""Fill the gaps of a template: "The [MASK:5] sat on the [MASK:2].", with [MASK] for one token.
 
-        A gap of [MASK:3-8] gets the length at which the model finds the given text likeliest, whatever the gap may
-        hold. Way j of template i is drawn from seed + i * alternatives + j. Raises UserError for a template without
-        gaps, malformed ones, and a gap longer than the model.
+        One template gives one text, a sequence of templates a list. With `alternatives`, a number, each template gives
+        a list of so many ways to fill it. A gap of [MASK:3-8] gets the length at which the model finds the given text
+        likeliest, whatever the gap may hold. Way j of template i is drawn from seed + i * alternatives + j; a sequence
+        gives the seed of each. Other keywords are those of `generate`.
+
+        Raises UserError for a template without gaps, malformed ones, and a gap longer than the model.
         """
-        if alternatives < 1:
-            raise UserError(f"alternatives is {alternatives}, expected at least 1")
-        layouts = {text: self._lay_out(text) for text in dict.fromkeys(templates)}
-        texts = [text for text in templates for _ in range(alternatives)]
-        # texts made together have one length, and one kind of window where they go in blocks
-        alike: dict[tuple[int, bool], list[int]] = {}
-        for number, text in enumerate(texts):
-            canvas = self._canvas([layouts[text]])
-            alike.setdefault((canvas.tokens.shape[1], given_ahead(canvas)), []).append(number)
-        made: dict[int, Infilled] = {}
-        for numbers in alike.values():
-            filled = self.fill(
-                self._canvas([layouts[texts[number]] for number in numbers]),
-                seed=[seed + number for number in numbers],
-                return_trace=return_trace,
-                on_step=on_step if 0 in numbers else None,  # the first text is the one to watch
-                **how,
-            )
-            for number, one in zip(numbers, filled, strict=True):
-                layout = layouts[texts[number]]
-                made[number] = Infilled(
-                    **vars(one),
-                    gaps=[self.tokenizer.decode(one.tokens[gap]) for gap in layout.gaps],
-                    lengths=layout.lengths,
-                    nats_by_lengths=layout.costs,
-                )
-        ordered = [made[number] for number in range(len(texts))]
-        return [ordered[start : start + alternatives] for start in range(0, len(ordered), alternatives)]
+        given, is_one = one_or_many(templates, "templates")
+        settings = How.of(how, self.infill)
+        at_least_one("alternatives", alternatives)
+        layouts = {text: self._lay_out(text) for text in dict.fromkeys(given)}
+        all_layouts = [layouts[text] for text in given for _ in range(alternatives or 1)]
+        made = self._fill_rows(
+            [layout.tokens for layout in all_layouts],
+            settings,
+            seeds_of(seed, len(all_layouts)),
+            return_trace,
+            on_step,
+        )
+        ways = [self._infilled(text, layout) for text, layout in zip(made, all_layouts, strict=True)]
+        if alternatives is None:
+            return ways[0] if is_one else ways
+        groups = [ways[start : start + alternatives] for start in range(0, len(ways), alternatives)]
+        return groups[0] if is_one else groups
 
     def fill(
         self,
@@ -164,16 +175,46 @@ class Sampling(ABC):
         seed: int | Sequence[int] = 0,
         return_trace: bool = False,
         on_step: OnStep | None = None,
-        **how: Any,
+        **how: Unpack[HowOptions],
     ) -> list[Generated]:
         """Fill a canvas of any fixed tokens: Canvas(tokens, fixed), one text a row, drawn from seed + row, or from a
-        seed given for every row. In blocks, all rows look ahead where one has given text after a gap."""
+        seed given for every row. In blocks, all rows look ahead where one has given text after a gap. Other keywords
+        are those of `generate`. Raises UserError for a fixed token that is none of the vocabulary."""
+        settings = How.of(how, self.fill)
+        return self._fill(canvas, settings, seeds_of(seed, len(canvas.tokens)), return_trace, on_step)
+
+    def _fill_rows(
+        self,
+        rows: Sequence[list[int]],
+        how: How,
+        seeds: Sequence[int],
+        return_trace: bool,
+        on_step: OnStep | None,
+    ) -> list[Generated]:
+        """Fill rows of tokens that need not be of one length, [MASK] where a token is wanted."""
+        # texts made together have one length, and one kind of window where they go in blocks
+        alike: dict[tuple[int, bool], list[int]] = {}
+        for number, row in enumerate(rows):
+            alike.setdefault((len(row), given_ahead(self._canvas([row]))), []).append(number)
+        made: dict[int, Generated] = {}
+        for numbers in alike.values():
+            filled = self._fill(
+                self._canvas([rows[number] for number in numbers]),
+                how,
+                [seeds[number] for number in numbers],
+                return_trace,
+                on_step if 0 in numbers else None,  # the first text is the one to watch
+            )
+            made |= zip(numbers, filled, strict=True)
+        return [made[number] for number in range(len(rows))]
+
+    def _fill(
+        self, canvas: Canvas, how: How, seeds: Sequence[int], return_trace: bool, on_step: OnStep | None
+    ) -> list[Generated]:
         self._check_canvas(canvas)
         if len(canvas.tokens) == 0:
             return []
-        settings = How(**how)
-        rule = self.rule(settings, canvas)
-        seeds = range(seed, seed + len(canvas.tokens)) if isinstance(seed, int) else seed
+        rule = self.rule(how, canvas)
         with self.inference():
             result = sample(
                 self.denoiser(rule),
@@ -181,7 +222,7 @@ class Sampling(ABC):
                 rule,
                 mask_id=self.tokenizer.mask_id,
                 seeds=seeds,
-                guidance=self._guidance(settings.guide, rule),
+                guidance=self._guidance(how.guide, rule),
                 on_step=on_step,
                 keep_frames=return_trace,
             )
@@ -192,18 +233,46 @@ class Sampling(ABC):
             for row, row_seed, row_nfe, trace in zip(rows, seeds, nfe, traces, strict=True)
         ]
 
-    def stream(self, prompt: str = "", *, length: int | None = None, seed: int = 0, **how: Any) -> Iterator[Frame]:
-        """One text on its way: the canvas as given, then after every step. `prompt` is what it begins with, or a
-        template with gaps, whose length is its own."""
-        canvas = self.template_canvas(prompt) if GAP.search(prompt) else self.prompt_canvas([prompt], length)
-        settings = How(**how)
+    def _infilled(self, text: Generated, layout: Layout) -> Infilled:
+        return Infilled(
+            **vars(text),
+            gaps=[self.tokenizer.decode(text.tokens[gap]) for gap in layout.gaps],
+            lengths=layout.lengths,
+            nats_by_lengths=layout.costs,
+        )
+
+    def stream(
+        self,
+        prompt: str = "",
+        *,
+        length: int | None = None,
+        max_new_tokens: int | None = None,
+        seed: int = 0,
+        **how: Unpack[HowOptions],
+    ) -> Iterator[Frame]:
+        """One text on its way: the canvas as given, then after every step.
+
+        `prompt` is what the text begins with, or a template with gaps, whose length is its own. `seed` and the other
+        keywords are those of `generate`, and so is the text that it ends in.
+        """
+        settings = How.of(how, self.stream)
+        if GAP.search(prompt):
+            if length is not None or max_new_tokens is not None:
+                raise UserError("a template has its own length: leave out `length` and `max_new_tokens`")
+            canvas = self.template_canvas(prompt)
+        else:
+            canvas = self._canvas(self._prompt_rows([prompt], length, max_new_tokens))
         rule = self.rule(settings, canvas)
         guidance = self._guidance(settings.guide, rule)
         denoise = self.denoiser(rule)
-        state = Reverse(denoise, canvas.to(self.device), self.tokenizer.mask_id, [seed], guidance=guidance)
-        yield self._frame(0, state.z_t)
-        for step in reverse(state, rule):
-            yield self._frame(step, state.z_t)
+        state = Reverse(denoise, canvas.to(self.device), self.tokenizer.mask_id, seeds_of(seed, 1), guidance=guidance)
+
+        def frames() -> Iterator[Frame]:
+            yield self._frame(0, state.z_t)
+            for step in reverse(state, rule):
+                yield self._frame(step, state.z_t)
+
+        return frames()
 
     def rule(self, how: How, canvas: Canvas) -> StepRule:
         """The step rule for a canvas: by name with its options, in blocks where it is longer than the model."""
@@ -211,10 +280,10 @@ class Sampling(ABC):
         size = how.block_size
         if size is None and length > width:
             size = max(1, width // BLOCKS_PER_WINDOW)
-        if size is not None and not 1 <= size <= width:
+        if size is not None and size > width:
             raise UserError(f"block_size is {size}, expected from 1 to {width}, the model's length")
         rule = how.sampler
-        draw = TokenDraw(how.temperature, how.top_k, how.top_p)
+        draw = how.draw
         if rule is None or isinstance(rule, str):
             spec = rule or self.default_sampler
             rule = make_sampler(
@@ -267,6 +336,14 @@ class Sampling(ABC):
     def profile(self) -> Profile | None:
         """The model's validation profile, where it was measured."""
 
+    def _prompt_rows(self, prompts: Sequence[str], length: int | None, max_new_tokens: int | None) -> list[list[int]]:
+        if max_new_tokens is None:
+            return self.prompt_canvas(prompts, length).tokens.tolist()
+        if length is not None:
+            raise UserError("give `length` (prompt included) or `max_new_tokens` (after the prompt), not both")
+        at_least_one("max_new_tokens", max_new_tokens)
+        return [self.tokenizer.encode(prompt) + [self.tokenizer.mask_id] * max_new_tokens for prompt in prompts]
+
     def prompt_canvas(self, prompts: Sequence[str], length: int | None = None) -> Canvas:
         """Rows that begin with prompts."""
         if length is not None and length < 1:
@@ -276,10 +353,10 @@ class Sampling(ABC):
 
     def template_canvas(self, text: str) -> Canvas:
         """The row of one template."""
-        return self._canvas([self._lay_out(text)])
+        return self._canvas([self._lay_out(text).tokens])
 
-    def _canvas(self, layouts: Sequence[Layout]) -> Canvas:
-        tokens = torch.tensor([layout.tokens for layout in layouts])
+    def _canvas(self, rows: Sequence[list[int]]) -> Canvas:
+        tokens = torch.tensor(rows)
         return Canvas(tokens, tokens != self.tokenizer.mask_id)
 
     def _lay_out(self, text: str) -> Layout:

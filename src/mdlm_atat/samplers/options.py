@@ -7,7 +7,7 @@ from mdlm_atat.errors import UserError
 
 def at_least_one(name: str, value: int | None) -> None:
     if value is not None and value < 1:
-        raise UserError(f"{name} is {value}, expected at least 1, e.g. 128")
+        raise UserError(f"{name} is {value}, expected at least 1")
 
 
 def one_of(name: str, value: str, names: tuple[str, ...]) -> None:

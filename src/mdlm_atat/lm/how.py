@@ -1,0 +1,113 @@
+"""How texts are made: the keywords that generate, infill, fill and stream have in common, checked in one place."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, TypedDict
+
+from mdlm_atat.checks import did_you_mean
+from mdlm_atat.errors import UserError
+from mdlm_atat.samplers.draw import TokenDraw
+from mdlm_atat.samplers.loop import OnStep, StepRule
+from mdlm_atat.samplers.options import at_least_one
+
+
+@dataclass(frozen=True)
+class Guide:
+    """Words that are wanted (positive weight) or not (negative), each a single token with or without a space before.
+
+    The logit of a word's token rises by `logits` times the word's weight: with `logits` = 1, a weight of 2 makes a word
+    e^2 times as likely relative to all others. In samplers that look at the network's output before they choose a
+    position (see samplers.guidance), a position comes earlier by `order` times the weight that is expected there.
+    """
+
+    words: dict[str, float]
+    logits: float = 1.0
+    order: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, value in (*self.words.items(), ("logits", self.logits), ("order", self.order)):
+            if not math.isfinite(value):
+                raise UserError(f"guide: {name} is {value}, expected a finite number")
+
+
+class HowOptions(TypedDict, total=False):
+    """The keywords of generate, infill, fill and stream that say how to sample: the fields of How, each optional."""
+
+    sampler: str | StepRule | None
+    steps: int | None
+    temperature: float
+    top_k: int
+    top_p: float
+    block_size: int | None
+    guide: Guide | None
+
+
+class TextOptions(HowOptions, total=False):
+    """All keywords that generate, infill and fill have in common."""
+
+    seed: int | Sequence[int]
+    return_trace: bool
+    on_step: OnStep | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class How:
+    """How to sample. Raises UserError for a value outside its range."""
+
+    sampler: str | StepRule | None = None
+    """A name with options (see samplers.named), a rule of your own, or None: the model's default."""
+    steps: int | None = None
+    """Steps (of each block, where there are several), for samplers that have them; None: the sampler's default."""
+    temperature: float = 1.0
+    """Logits are divided by this; 0 always takes the most likely token."""
+    top_k: int = 0
+    """Draw among the k most likely tokens; 0: all."""
+    top_p: float = 1.0
+    """Draw among the fewest most likely tokens whose probabilities sum to at least p; 1: all."""
+    block_size: int | None = None
+    """Fill so many tokens at a time, left to right; None: all at once, if the text is no longer than the model."""
+    guide: Guide | None = None
+    """Words to have more or less of."""
+
+    def __post_init__(self) -> None:
+        at_least_one("steps", self.steps)
+        at_least_one("block_size", self.block_size)
+        _ = self.draw  # which checks its own
+
+    @property
+    def draw(self) -> TokenDraw:
+        return TokenDraw(self.temperature, self.top_k, self.top_p)
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any], method: Callable[..., Any]) -> How:
+        """The settings that were given to `method` as keywords. Raises TypeError, with the likeliest name, for a
+        keyword that neither it nor How knows."""
+        names = [field.name for field in fields(cls)]
+        for name in options:
+            if name not in names:
+                hint = did_you_mean(name, [*inspect.signature(method).parameters, *names])
+                known = hint or f"; how to sample is said by {', '.join(names)}"
+                raise TypeError(f"{method.__name__}() got an unexpected keyword argument {name!r}{known}")
+        return cls(**options)
+
+
+def one_or_many(given: object, name: str) -> tuple[list[str], bool]:
+    """The texts that were given, and whether it was a single one: a str is one text, an iterable of str several.
+
+    Raises TypeError for anything else, bytes among it.
+    """
+    if isinstance(given, str):
+        return [given], True
+    wrong = given
+    if isinstance(given, Iterable) and not isinstance(given, (bytes, bytearray, Mapping)):
+        items = list(given)
+        texts = [item for item in items if isinstance(item, str)]
+        if len(texts) == len(items):
+            return texts, False
+        wrong = next(item for item in items if not isinstance(item, str))
+    hint = "; decode it first" if isinstance(wrong, (bytes, bytearray)) else ""
+    raise TypeError(f"{name}: expected a str or a sequence of str, got {type(wrong).__name__}{hint}")
