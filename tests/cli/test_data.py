@@ -49,13 +49,13 @@ def test_a_trained_tokenizer_prepares_a_corpus(text: str, tmp_path: Path, capsys
         main(["train-tokenizer", text, "--vocab_size", "300", "--out", tokenizer])
 
 
-def test_an_unknown_command_and_a_missing_flag_are_named(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(UserError, match="no command atat data prep; expected prepare or train-tokenizer"):
+def test_an_unknown_command_and_missing_flags_are_named() -> None:
+    with pytest.raises(UserError, match="unknown command 'prep'; commands: prepare, train-tokenizer; did you mean"):
         main(["prep"])
-    with pytest.raises(SystemExit) as stop:
+    with pytest.raises(
+        UserError, match=r"2 mistakes\n  missing --tokenizer: char, .*\n  missing --out: folder to make"
+    ):
         main(["prepare", "shakespeare"])
-    assert stop.value.code == 2
-    assert "--tokenizer" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("argv", [["--help"], ["prepare", "--help"], ["train-tokenizer", "--help"]])

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass
+from argparse import Namespace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
+from typing import TYPE_CHECKING
 
-import tyro
-
+from mdlm_atat.cli.parser import Parser, choose, number, whole
 from mdlm_atat.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from mdlm_atat.data.manifest import Manifest
-
-T = TypeVar("T")
 
 HELP = """\
 atat data: prepare a corpus, or train a tokenizer on it
@@ -36,68 +33,80 @@ for example:
 """
 
 
-@dataclass(frozen=True, kw_only=True)
-class PrepareArguments:
-    source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
-    """shakespeare, a file, a folder, a hub data set's short name or hub:OWNER/NAME[:CONFIG]."""
-    tokenizer: str
-    """char, byte, gpt2, bert-base-uncased, a hub name, or a folder with tokenizer.json, vocab.bpe + encoder.json or
-    vocab.txt."""
-    out: Path
-    """Folder to make. It appears when it is complete, never before."""
-    mode: Literal["wrap", "pad"] = "wrap"
-    """wrap: documents joined with eos and cut to length when read; pad: a document a row."""
-    length: Annotated[int | None, tyro.conf.arg(metavar="TOKENS")] = None
-    """pad: tokens in a row; a longer document goes on in further rows."""
-    validation: Annotated[str | None, tyro.conf.arg(metavar="SOURCE|SPLIT")] = None
-    """Validation text: like SOURCE, or a hub data set's split. Left out: what comes with the source, else cut from
-    it."""
-    validation_fraction: float = 0.05
-    """Share to cut: documents chosen by a hash of their text, or the end of fewer than 20 documents."""
-    split: str = "train"
-    """Hub data sets: the split to train on."""
-    column: str = "text"
-    """JSONL, Parquet and hub data sets: the column that holds the text."""
-    documents: Literal["file", "line"] = "file"
-    """.txt files: a document is the whole file, or each line that is not empty."""
-    num_workers: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
-    """Threads that tokenize. Left out: one a core, at most 16."""
+SOURCE = "shakespeare, a file, a folder, a hub data set's short name or hub:OWNER/NAME[:CONFIG]"
+COLUMN = "JSONL, Parquet and hub data sets: the column that holds the text"
 
 
-@dataclass(frozen=True, kw_only=True)
-class TrainTokenizerArguments:
-    source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
-    """shakespeare, a file, a folder, a hub data set's short name or hub:OWNER/NAME[:CONFIG]."""
-    vocab_size: int
-    """Tokens, with the 256 bytes and eos; at least 258."""
-    out: Path
-    """Folder to make: give it as --tokenizer."""
-    split: str = "train"
-    """Hub data sets: the split to read."""
-    column: str = "text"
-    """JSONL, Parquet and hub data sets: the column that holds the text."""
+def prepare_parser() -> Parser:
+    parser = Parser("atat data prepare", "Write a corpus as memory-mapped tokens.")
+    parser.add_argument("source", help=SOURCE)
+    parser.add_argument(
+        "--tokenizer",
+        required=True,
+        help="char, byte, gpt2, bert-base-uncased, a hub name, or a folder with tokenizer.json, vocab.bpe + "
+        "encoder.json or vocab.txt",
+    )
+    parser.add_argument(
+        "--out", type=Path, required=True, help="folder to make; it appears when it is complete, never before"
+    )
+    parser.add_argument(
+        "--mode",
+        choices=["wrap", "pad"],
+        default="wrap",
+        help="wrap: documents joined with eos and cut to length when read; pad: a document a row",
+    )
+    parser.add_argument(
+        "--length",
+        type=whole(2),
+        metavar="TOKENS",
+        help="pad: tokens in a row; a longer document goes on in further rows",
+    )
+    parser.add_argument(
+        "--validation",
+        metavar="SOURCE|SPLIT",
+        help="validation text: like SOURCE, or a hub data set's split (default: what comes with the source, else cut "
+        "from it)",
+    )
+    parser.add_argument(
+        "--validation_fraction",
+        type=number(),
+        default=0.05,
+        help="share to cut: documents chosen by a hash of their text, or the end of fewer than 20 documents",
+    )
+    parser.add_argument("--split", default="train", help="hub data sets: the split to train on")
+    parser.add_argument("--column", default="text", help=COLUMN)
+    parser.add_argument(
+        "--documents",
+        choices=["file", "line"],
+        default="file",
+        help=".txt files: a document is the whole file, or each line that is not empty",
+    )
+    parser.add_argument("--num_workers", type=whole(1), help="threads that tokenize (default: one a core, at most 16)")
+    return parser
+
+
+def tokenizer_parser() -> Parser:
+    parser = Parser("atat data train-tokenizer", "Train a byte-level BPE tokenizer on a corpus.")
+    parser.add_argument("source", help=SOURCE)
+    parser.add_argument(
+        "--vocab_size", type=whole(), required=True, help="tokens, with the 256 bytes and eos; at least 258"
+    )
+    parser.add_argument("--out", type=Path, required=True, help="folder to make: give it as --tokenizer")
+    parser.add_argument("--split", default="train", help="hub data sets: the split to read")
+    parser.add_argument("--column", default="text", help=COLUMN)
+    return parser
 
 
 def main(argv: list[str]) -> int:
-    match argv:
-        case [] | ["-h" | "--help" | "help", *_]:
-            print(HELP, end="")
-        case ["prepare", *rest]:
-            _prepare(_parse(PrepareArguments, "prepare", rest))
-        case ["train-tokenizer" | "train_tokenizer", *rest]:
-            _train_tokenizer(_parse(TrainTokenizerArguments, "train-tokenizer", rest))
-        case [command, *_]:
-            raise UserError(
-                f"there is no command atat data {command}; expected prepare or train-tokenizer (atat data --help)"
-            )
+    match choose("atat data", argv, ("prepare", "train-tokenizer"), HELP):
+        case ("prepare", rest):
+            _prepare(prepare_parser().parse(rest))
+        case ("train-tokenizer", rest):
+            _train_tokenizer(tokenizer_parser().parse(rest))
     return 0
 
 
-def _parse(kind: type[T], command: str, argv: list[str]) -> T:
-    return tyro.cli(kind, prog=f"atat data {command}", args=argv, use_underscores=True)
-
-
-def _prepare(arguments: PrepareArguments) -> None:
+def _prepare(arguments: Namespace) -> None:
     from mdlm_atat.data.manifest import read_manifest
     from mdlm_atat.data.prepare import prepare
     from mdlm_atat.data.progress import TerminalProgress
@@ -131,7 +140,7 @@ def _table(manifest: Manifest) -> str:
     return "\n".join(f"{row[0]:<10}" + "".join(f"{cell:>16}" for cell in row[1:]) for row in rows)
 
 
-def _next_command(arguments: PrepareArguments, manifest: Manifest) -> str:
+def _next_command(arguments: Namespace, manifest: Manifest) -> str:
     words = ["atat", "train", "char", "--data.source", str(arguments.out)]
     if manifest.tokenizer["name"] != "char":  # the presets say char and wrap
         words += ["--data.tokenizer", manifest.tokenizer["name"]]
@@ -140,7 +149,7 @@ def _next_command(arguments: PrepareArguments, manifest: Manifest) -> str:
     return shlex.join(words)
 
 
-def _train_tokenizer(arguments: TrainTokenizerArguments) -> None:
+def _train_tokenizer(arguments: Namespace) -> None:
     from mdlm_atat.data.progress import TerminalProgress
     from mdlm_atat.data.sources import open_source
     from mdlm_atat.data.tokenizers import train_bpe
