@@ -8,9 +8,9 @@ from difflib import get_close_matches
 from mdlm_atat.errors import UserError
 
 
-def at_least(name: str, value: float, lowest: float) -> None:
-    """Raise UserError where the setting `name` is below `lowest`."""
-    if value < lowest:
+def at_least(name: str, value: float | None, lowest: float) -> None:
+    """Raise UserError where the setting `name` is below `lowest` or NaN; None is a setting that is not made."""
+    if value is not None and not value >= lowest:
         raise UserError(f"{name} is {value}, expected at least {lowest}")
 
 
@@ -24,3 +24,9 @@ def did_you_mean(word: str, options: Iterable[str]) -> str:
     """The end of a message about an unknown word: "; did you mean X?", or nothing where no option is close to it."""
     close = get_close_matches(word, list(options), n=1)
     return f"; did you mean {close[0]}?" if close else ""
+
+
+def one_of(name: str, value: str, options: Iterable[str]) -> None:
+    """Raise UserError where the setting `name` is none of its options."""
+    if value not in (listed := list(options)):
+        raise UserError(f"{name} is {value!r}, expected one of {', '.join(listed)}")

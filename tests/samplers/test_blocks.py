@@ -106,7 +106,7 @@ def test_a_rule_in_blocks_in_blocks_has_the_traits_of_the_innermost():
     [
         (0, 4, 0, "block size is 0, expected at least 1"),
         (5, 4, 0, "block size is 5, expected at most 4"),
-        (2, 4, -1, "look_ahead is -1, expected 0 or more"),
+        (2, 4, -1, "look_ahead is -1, expected at least 0"),
     ],
 )
 def test_an_impossible_size_is_refused_with_its_value(size: int, window: int, ahead: int, message: str):

@@ -126,6 +126,30 @@ def test_top_p_keeps_the_fewest_tokens_that_reach_it(top_p, kept):
     assert probs.sum().item() == pytest.approx(1)
 
 
+@pytest.mark.parametrize(
+    ("probs", "top_p", "kept"),
+    [
+        ([0.5, 0.25, 0.25], 0.5, [0]),
+        ([0.5, 0.25, 0.25], 0.75, [0, 1]),  # the two of 0.25 are alike: the lower id
+        ([0.25, 0.25, 0.5], 0.75, [0, 2]),
+        ([0.25, 0.25, 0.5], 0.76, [0, 1, 2]),
+        ([0.1] * 10, 0.7, [0, 1, 2, 3, 4, 5, 6]),
+        ([0.1] * 10, 0.3, [0, 1, 2]),
+        ([0.2, 0.3, 0.1, 0.4], 0.9, [0, 1, 3]),
+    ],
+)
+@pytest.mark.parametrize("shift", [0.0, 1.7])
+def test_top_p_that_is_met_exactly_takes_no_token_more_and_ties_go_to_the_lower_id(probs, top_p, kept, shift):
+    """Whichever way the probabilities' last bits are rounded: `shift` changes the logits, not what they mean."""
+    logits = torch.tensor([probs], dtype=torch.float64).log() + shift
+    assert TokenDraw(top_p=top_p).probabilities(logits)[0].nonzero()[:, 0].tolist() == kept
+
+
+def test_of_1000_equally_likely_tokens_top_p_keeps_the_first_half_for_any_order_of_sorting():
+    kept = TokenDraw(top_p=0.5).probabilities(torch.zeros(1, 1000))[0].nonzero()[:, 0]
+    assert kept.tolist() == list(range(500))
+
+
 @pytest.mark.parametrize(("name", "value"), [("temperature", -0.1), ("top_k", -1), ("top_p", 0.0), ("top_p", 1.1)])
 def test_an_impossible_setting_says_its_name_and_value(name, value):
     with pytest.raises(UserError, match=f"{name} is {value}"):

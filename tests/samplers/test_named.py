@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from mdlm_atat.checks import one_of
 from mdlm_atat.core.schedules import Cosine
 from mdlm_atat.errors import UserError
 from mdlm_atat.samplers.ancestral import Ancestral
@@ -11,7 +12,6 @@ from mdlm_atat.samplers.draw import TokenDraw
 from mdlm_atat.samplers.first_hitting import FirstHitting
 from mdlm_atat.samplers.loop import StepRule, sample
 from mdlm_atat.samplers.named import PRESETS, RULES, make_sampler, options_of
-from mdlm_atat.samplers.options import one_of
 from mdlm_atat.samplers.remask import Remask
 from mdlm_atat.samplers.stops import Stop
 from mdlm_atat.samplers.uncertainty import UncertaintyGuidedSampler
@@ -120,7 +120,7 @@ def test_options_of_a_rule_are_listed_with_type_and_default_without_what_the_mod
         ("ancestral:num_steps=none", "num_steps is 'none', expected a value of type int"),
         ("ancestral:cache=no", "cache is 'no', expected a value of type bool"),
         ("ancestral:num_steps=0", "num_steps is 0, expected at least 1"),
-        ("uncertainty:stop.entropy=-1", r"stop.entropy is -1.0, expected 0 or more"),
+        ("uncertainty:stop.entropy=-1", r"stop.entropy is -1.0, expected at least 0"),
         ("first_hitting:draw.temperature=-1", "temperature is -1.0"),
     ],
 )

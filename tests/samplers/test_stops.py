@@ -122,5 +122,5 @@ def test_the_mean_is_over_masked_positions_only():
 
 @pytest.mark.parametrize("name", ["entropy", "relative_entropy", "confidence", "few", "patience"])
 def test_a_negative_limit_is_refused_by_its_name(name: str):
-    with pytest.raises(UserError, match=f"stop.{name} is -1, expected 0 or more"):
+    with pytest.raises(UserError, match=f"stop.{name} is -1, expected at least 0"):
         Stop(**{name: -1})

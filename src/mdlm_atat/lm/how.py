@@ -8,11 +8,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, TypedDict
 
-from mdlm_atat.checks import did_you_mean
+from mdlm_atat.checks import at_least, did_you_mean
 from mdlm_atat.errors import UserError
 from mdlm_atat.samplers.draw import TokenDraw
 from mdlm_atat.samplers.loop import OnStep, StepRule
-from mdlm_atat.samplers.options import at_least_one
 
 
 @dataclass(frozen=True)
@@ -74,8 +73,8 @@ class How:
     """Words to have more or less of."""
 
     def __post_init__(self) -> None:
-        at_least_one("steps", self.steps)
-        at_least_one("block_size", self.block_size)
+        at_least("steps", self.steps, 1)
+        at_least("block_size", self.block_size, 1)
         _ = self.draw  # which checks its own
 
     @property

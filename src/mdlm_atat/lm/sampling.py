@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Int
 from torch import Tensor
 
+from mdlm_atat.checks import at_least
 from mdlm_atat.config.build import build_schedule
 from mdlm_atat.config.schema import RunConfig
 from mdlm_atat.core.denoiser import Prediction
@@ -29,7 +30,6 @@ from mdlm_atat.samplers.draw import TokenDraw
 from mdlm_atat.samplers.guidance import Guidance
 from mdlm_atat.samplers.loop import OnStep, Reverse, Sample, StepRule, reverse, sample, trait
 from mdlm_atat.samplers.named import make_sampler
-from mdlm_atat.samplers.options import at_least_one
 from mdlm_atat.samplers.sizes import Profile
 from mdlm_atat.samplers.template import GAP, Gap, encode_template, lay_out, parse_template, space_joins_next
 
@@ -152,7 +152,7 @@ class Sampling(ABC):
         """
         given, is_one = one_or_many(templates, "templates")
         settings = How.of(how, self.infill)
-        at_least_one("alternatives", alternatives)
+        at_least("alternatives", alternatives, 1)
         layouts = {text: self._lay_out(text) for text in dict.fromkeys(given)}
         all_layouts = [layouts[text] for text in given for _ in range(alternatives or 1)]
         made = self._fill_rows(
@@ -341,7 +341,7 @@ class Sampling(ABC):
             return self.prompt_canvas(prompts, length).tokens.tolist()
         if length is not None:
             raise UserError("give `length` (prompt included) or `max_new_tokens` (after the prompt), not both")
-        at_least_one("max_new_tokens", max_new_tokens)
+        at_least("max_new_tokens", max_new_tokens, 1)
         return [self.tokenizer.encode(prompt) + [self.tokenizer.mask_id] * max_new_tokens for prompt in prompts]
 
     def prompt_canvas(self, prompts: Sequence[str], length: int | None = None) -> Canvas:

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 
 import torch
 
+from mdlm_atat.checks import at_least
 from mdlm_atat.core.schedules import Linear, Schedule
 from mdlm_atat.samplers.draw import TokenDraw
 from mdlm_atat.samplers.loop import Reverse
-from mdlm_atat.samplers.options import at_least_one
 from mdlm_atat.samplers.plan import reveal_as_planned, reveal_order
 
 
@@ -34,7 +34,7 @@ class Ancestral:
     draw: TokenDraw = field(default_factory=TokenDraw)
 
     def __post_init__(self) -> None:
-        at_least_one("num_steps", self.num_steps)
+        at_least("num_steps", self.num_steps, 1)
 
     def __call__(self, state: Reverse) -> Iterator[None]:
         uniform = state.uniform()

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import torch
 
+from mdlm_atat.checks import at_least
 from mdlm_atat.errors import UserError
 from mdlm_atat.samplers.loop import Reverse, StepRule
-from mdlm_atat.samplers.options import at_least_one, at_least_zero
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,10 +28,10 @@ class Blocks:
     """How many positions after the block the network sees where it can: for text that is given there."""
 
     def __post_init__(self) -> None:
-        at_least_one("block size", self.size)
+        at_least("block size", self.size, 1)
         if self.size > self.window:
             raise UserError(f"block size is {self.size}, expected at most {self.window}, the model's length")
-        at_least_zero("look_ahead", self.look_ahead)
+        at_least("look_ahead", self.look_ahead, 0)
 
     def __call__(self, state: Reverse) -> Iterator[None]:
         length = state.z_t.shape[1]

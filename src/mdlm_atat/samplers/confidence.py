@@ -8,11 +8,11 @@ from typing import ClassVar
 
 import torch
 
+from mdlm_atat.checks import at_least
 from mdlm_atat.errors import UserError
 from mdlm_atat.samplers.adaptive import Choice, Seen, reveal_adaptively, settle_ties
 from mdlm_atat.samplers.draw import TokenDraw
 from mdlm_atat.samplers.loop import Reverse
-from mdlm_atat.samplers.options import at_least_one
 from mdlm_atat.samplers.sizes import all_boundaries
 
 
@@ -36,8 +36,8 @@ class ConfidenceBasedSampler:
     draw: TokenDraw = field(default_factory=TokenDraw)
 
     def __post_init__(self) -> None:
-        at_least_one("num_steps", self.num_steps)
-        at_least_one("window", self.window)
+        at_least("num_steps", self.num_steps, 1)
+        at_least("window", self.window, 1)
         if not 0 < self.threshold <= 1:
             raise UserError(f"threshold is {self.threshold}, expected above 0 and at most 1")
 

@@ -14,6 +14,10 @@ from torch import Tensor
 
 from mdlm_atat.errors import UserError
 
+TIE = (
+    1e-10  # probabilities that sum to within this of top_p reach it: more than the rounding of 50,000 terms in float64
+)
+
 
 @dataclass(frozen=True)
 class TokenDraw:
@@ -24,7 +28,8 @@ class TokenDraw:
     top_k: int = 0
     """Only the k most likely tokens may be drawn. 0: all."""
     top_p: float = 1.0
-    """Only the most likely tokens that together reach this probability may be drawn. 1: all."""
+    """Only the fewest most likely tokens whose probabilities sum to at least this may be drawn; of equally likely ones
+    those of lower id. 1: all."""
 
     def __post_init__(self) -> None:
         if not self.temperature >= 0:
@@ -44,10 +49,10 @@ class TokenDraw:
             kept = probs.topk(self.top_k, dim=-1)
             probs = torch.zeros_like(probs).scatter_(-1, kept.indices, kept.values)
         if self.top_p < 1:
-            ordered, order = probs.sort(dim=-1, descending=True)
+            ordered, order = probs.sort(dim=-1, descending=True, stable=True)
             # a token is kept while those before it have not reached top_p yet: at least one always is
             before = ordered.cumsum(-1) - ordered
-            ordered = ordered.masked_fill(before >= self.top_p * ordered.sum(-1, keepdim=True), 0.0)
+            ordered = ordered.masked_fill(before >= self.top_p * ordered.sum(-1, keepdim=True) - TIE, 0.0)
             probs = torch.zeros_like(probs).scatter_(-1, order, ordered)
         return probs / probs.sum(-1, keepdim=True)
 

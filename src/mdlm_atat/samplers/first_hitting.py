@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from jaxtyping import Int
 from torch import Tensor
 
+from mdlm_atat.checks import at_least
 from mdlm_atat.samplers.draw import TokenDraw
 from mdlm_atat.samplers.loop import Reverse
-from mdlm_atat.samplers.options import at_least_one
 from mdlm_atat.samplers.plan import reveal_as_planned, reveal_order
 from mdlm_atat.samplers.sizes import Profile, Sizes, all_boundaries
 
@@ -34,7 +34,7 @@ class FirstHitting:
     draw: TokenDraw = field(default_factory=TokenDraw)
 
     def __post_init__(self) -> None:
-        at_least_one("num_steps", self.num_steps)
+        at_least("num_steps", self.num_steps, 1)
 
     def __call__(self, state: Reverse) -> Iterator[None]:
         return reveal_as_planned(state, reveal_order(state, state.uniform()), self.ends(state), self.draw)

@@ -9,13 +9,13 @@ from typing import ClassVar
 from jaxtyping import Float
 from torch import Tensor
 
+from mdlm_atat.checks import at_least
 from mdlm_atat.core.denoiser import Prediction
 from mdlm_atat.errors import UserError
 from mdlm_atat.samplers.adaptive import Choice, Seen, reveal_adaptively
 from mdlm_atat.samplers.draw import TokenDraw
 from mdlm_atat.samplers.first_hitting import FirstHitting
 from mdlm_atat.samplers.loop import Reverse, positions_of
-from mdlm_atat.samplers.options import at_least_one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +36,7 @@ class FollowRates:
     draw: TokenDraw = field(default_factory=TokenDraw)
 
     def __post_init__(self) -> None:
-        at_least_one("num_steps", self.num_steps)
+        at_least("num_steps", self.num_steps, 1)
 
     def __call__(self, state: Reverse) -> Iterator[None]:
         for step in range(1, self.num_steps + 1):

@@ -11,10 +11,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from mdlm_atat.checks import at_least, one_of
 from mdlm_atat.errors import UserError
 from mdlm_atat.samplers.draw import TokenDraw
 from mdlm_atat.samplers.loop import Reverse, positions_of
-from mdlm_atat.samplers.options import at_least_one, one_of
 
 Strategy = Literal["cap", "rescale", "confidence"]
 
@@ -46,7 +46,7 @@ class Remask:
     draw: TokenDraw = field(default_factory=TokenDraw)
 
     def __post_init__(self) -> None:
-        at_least_one("num_steps", self.num_steps)
+        at_least("num_steps", self.num_steps, 1)
         one_of("strategy", self.strategy, get_args(Strategy))
         if not 0 <= self.eta <= 1:
             raise UserError(f"eta is {self.eta}, expected from 0 (no remasking) to 1")

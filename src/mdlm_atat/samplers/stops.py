@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from mdlm_atat.checks import at_least
 from mdlm_atat.samplers.adaptive import Seen
-from mdlm_atat.samplers.options import at_least_zero
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +31,7 @@ class Stop:
 
     def __post_init__(self) -> None:
         for name in ("entropy", "relative_entropy", "confidence", "few", "patience"):
-            at_least_zero(f"stop.{name}", getattr(self, name))
+            at_least(f"stop.{name}", getattr(self, name), 0)
 
     @property
     def is_on(self) -> bool:

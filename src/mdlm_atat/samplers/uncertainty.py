@@ -10,11 +10,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mdlm_atat.checks import at_least, one_of
 from mdlm_atat.errors import UserError
 from mdlm_atat.samplers.adaptive import Choice, Seen, reveal_adaptively, settle_ties
 from mdlm_atat.samplers.draw import TokenDraw
 from mdlm_atat.samplers.loop import Reverse
-from mdlm_atat.samplers.options import at_least_one, at_least_zero, one_of
 from mdlm_atat.samplers.sizes import Profile, Sizes, all_boundaries
 from mdlm_atat.samplers.stops import Stop, Watch
 
@@ -62,14 +62,14 @@ class UncertaintyGuidedSampler:
     draw: TokenDraw = field(default_factory=TokenDraw)
 
     def __post_init__(self) -> None:
-        at_least_one("num_steps", self.num_steps)
-        at_least_one("tokens_a_step", self.tokens_a_step)
+        at_least("num_steps", self.num_steps, 1)
+        at_least("tokens_a_step", self.tokens_a_step, 1)
         if self.tokens_a_step is not None and self.amount in ADAPTIVE_AMOUNTS:
             raise UserError(f"tokens_a_step needs an amount known beforehand, such as constant; {self.amount} is not")
         one_of("score", self.score, get_args(Uncertainty))
         one_of("order", self.order, ("most_certain", "most_uncertain"))
         one_of("amount", self.amount, get_args(Amount))
-        at_least_zero("gamma", self.gamma)
+        at_least("gamma", self.gamma, 0)
         if self.spread and self.amount in ADAPTIVE_AMOUNTS:
             raise UserError(f"spread needs an amount known beforehand, such as constant; {self.amount} is not")
         if not 0 < self.threshold <= 1:
