@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import shlex
 from argparse import Namespace
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import pytest
 
@@ -142,3 +144,42 @@ def test_a_command_is_chosen_by_its_name_or_refused_with_a_hint(capsys: pytest.C
     for argv in ([], ["--help"], ["-h", "prepare"]):
         assert choose("atat data", argv, commands, "page\n") is None
         assert capsys.readouterr().out == "page\n"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    tokenizer: str
+    """Which 100% of it."""
+    mode: Literal["wrap", "pad"] = "wrap"
+    """How."""
+    length: int | None = None
+    """How long,
+    in tokens."""
+    fraction: float = 0.05
+    """How much."""
+    probe: bool = False
+    """Whether."""
+    anything: Any = None
+    """Whatever."""
+
+
+def test_a_dataclass_gives_a_flag_for_each_field_with_its_kind_default_and_meaning(capsys: pytest.CaptureFixture[str]):
+    parser = Parser("atat try", "Try it.")
+    parser.add_fields(Settings, leave_out={"anything"})
+    assert Settings(**vars(parser.parse(["--tokenizer", "7"]))) == Settings(tokenizer="7")
+    words = ["--tokenizer=a", "--mode=pad", "--length=3", "--fraction=1", "--probe"]
+    assert Settings(**vars(parser.parse(words))) == Settings(
+        tokenizer="a", mode="pad", length=3, fraction=1.0, probe=True
+    )
+    with pytest.raises(UserError) as caught:
+        parser.parse(["--mode", "wrapped", "--length", "3.5"])
+    assert str(caught.value).splitlines()[1:] == [
+        "  --mode is 'wrapped', expected one of wrap, pad; did you mean wrap?",
+        "  --length is 3.5, expected a whole number",
+        "  missing --tokenizer: Which 100% of it.",
+    ]
+    with pytest.raises(SystemExit):
+        parser.parse(["-h"])
+    page = " ".join(capsys.readouterr().out.split())
+    assert "--length N How long, in tokens." in page
+    assert "--fraction X How much. (default: 0.05)" in page

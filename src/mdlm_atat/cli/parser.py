@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import math
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import MISSING, dataclass, fields
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 from mdlm_atat.checks import did_you_mean
+from mdlm_atat.cli.settings import field_docs
 from mdlm_atat.errors import UserError
 
 _FLAG = re.compile(r"(--?[A-Za-z][\w.-]*)(=.*)?", re.DOTALL)
@@ -72,6 +73,28 @@ class Parser(argparse.ArgumentParser):
         )
         self._takes_settings = takes_settings
         self._mistakes: list[str] = []
+
+    def add_fields(self, settings: type, *, leave_out: Collection[str] = ()) -> None:
+        """A flag for each field of a dataclass, with the text below it as help. A field without a default is a flag
+        that has to be given; ranges are checked by the class."""
+        hints, meanings = get_type_hints(settings), field_docs(settings)
+        for field in fields(settings):
+            if field.name in leave_out:
+                continue
+            flag, text = f"--{field.name}", meanings.get(field.name, "").replace("%", "%%")
+            hint = next((part for part in get_args(hints[field.name]) if part in (int, float, str)), hints[field.name])
+            if hint is bool:
+                self.add_argument(flag, action="store_true", help=text)
+                continue
+            needed = field.default is MISSING
+            self.add_argument(
+                flag,
+                type={int: whole(), float: number()}.get(hint, str),
+                choices=get_args(hint) or None,
+                required=needed,
+                default=None if needed else field.default,
+                help=text,
+            )
 
     def parse(self, argv: Sequence[str]) -> argparse.Namespace:
         """The arguments by name; with `takes_settings`, `settings` has the dotted flags by path.

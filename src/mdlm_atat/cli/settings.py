@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields, is_dataclass
 from itertools import pairwise
 from types import NoneType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
-from rich.console import Console
-from rich.text import Text
+if TYPE_CHECKING:
+    from rich.console import Console
 
 MAX_WIDTH = 100  # characters: longer lines are read badly
 INDENT = " " * 6
@@ -31,6 +31,9 @@ class Setting:
 
 def print_settings(config: Any, title: str, console: Console | None = None) -> None:
     """Print every setting of a configuration, section by section, its flag ready to be copied."""
+    from rich.console import Console
+    from rich.text import Text
+
     console = console or Console(highlight=False, emoji=False)
     width = min(console.width, MAX_WIDTH)
     lines = [*wrapped(title, width, ""), *wrapped("N: a whole number. X: a number.", width, "")]
