@@ -89,11 +89,11 @@ def test_a_dry_run_says_the_commands_and_writes_nothing(tmp_path, capsys):
     ("words", "message"),
     [
         (["run", "quikc"], "unknown grid 'quikc'; did you mean quick?"),
-        (["run", "quick", "--processes", "0"], "--processes is 0, expected at least 1"),
+        (["run", "quick", "--processes", "0"], "--processes 0 is too few, expected at least 1"),
         (["run", "quick", "--budget", "steps"], "--budget is 'steps', expected e.g. steps=1000"),
         (["run", "quick", "--optim.lrr", "3"], "--optim.lrr: unknown flag; did you mean --optim.lr?"),
         (["run", "quick", "--submit"], "--submit and --sbatch-option go with --slurm"),
-        (["run", "quick", "--task", "99"], "--task is 99, expected 0 to 7"),
+        (["run", "quick", "--task", "99"], "--task 99 is no run, expected 0 to 7"),
         (["run", "quick", "--task", "1", "--slurm"], "--slurm writes an array of all runs"),
         (["run", "quick", "--arms", "atat"], "--arms leaves out the baseline mdlm"),
         (["status", "no-such"], "no-such is no experiment: it holds no grid.yaml"),

@@ -95,6 +95,7 @@ def results() -> dict[str, Any]:
             "steps_to_baseline": {"steps": 618, "share": 0.412, "interval95": [0.39, 0.44], "at_most": False},
             "tokens_to_baseline": {"tokens": 618 * 65536, "share": 0.412},
             "gpu_seconds_to_baseline": {"gpu_seconds": 34.1, "share": 0.438},
+            "train_seconds": 78.0,
             "overhead": {"seconds_per_step_ratio": 1.063, "peak_memory_ratio": 1.021, "parameters_ratio": 1.0149},
         },
         "causal": {"num_seeds": 1, "kind": "exact", **uniform, "ppl_u": bound(4.1, None)},

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from experiment_toys import bound, difference, results, run
 
-from mdlm_atat.report.experiment_page import NO_CAVEATS, write_experiment_page
+from mdlm_atat.report.experiment_page import write_experiment_page
+from mdlm_atat.report.experiment_tables import NO_CAVEATS
 
 HOSTILE = "<script>alert('x')</script> & \"q\" {{ 7 * 7 }} ]]> </pre></style>"
 
@@ -90,7 +91,8 @@ def test_every_number_of_the_table_is_that_of_the_results(tmp_path: Path):
     assert numbers(by_own) == [27, -0.31, 0.004, -0.327, -0.293, 0.0021]
     assert steps[0] == "41% of the steps"
     assert numbers(steps[1:]) == [39, 44, 618, 40.5, 34, 44]
-    assert numbers(overhead) == [1.06, 1.02, 1.01]
+    assert numbers(overhead) == [1.06, 1.02, 1.01, 1, 18]
+    assert overhead[-1] == "1 min 18 s a run"
 
 
 def test_the_baseline_is_marked_and_1_effect_below_its_error_is_no_difference(tmp_path: Path):

@@ -22,7 +22,6 @@ from mdlm_atat.report.experiment_results import (
     runs_of,
 )
 from mdlm_atat.report.figure import CSS_NAMES, INK, LINE_COLOURS, MUTED
-from mdlm_atat.report.wording import count, number, p_value, percent
 
 
 def curve(x: list[float], y: list[float], error: float = math.nan) -> Curve:
@@ -202,14 +201,3 @@ def test_runs_that_ended_at_a_share_of_the_budget_are_points_and_no_arm():
         curve_pictures(arms, by_arm, branches, None, "x")[0].drawing for branches in ({"mdlm": [group]}, {})
     )
     assert with_points != without
-
-
-def test_numbers_are_worded_in_little_room_and_never_lost():
-    assert [number(value) for value in (None, math.nan, 1e300, -0.0031, 67.356, 1500)] == [
-        "–", "not finite", "1.00 × 10^300", "−0.003100", "67.36", "1,500",
-    ]  # fmt: skip
-    assert [count(value) for value in (None, 618, 98.3e6, 2.1e16, 4.2e9)] == [
-        "–", "618", "98.3 million", "2.10 × 10^16", "4.20 billion",
-    ]  # fmt: skip
-    assert [percent(share) for share in (0.412, -0.26, 1.05, 0.0021, None)] == ["41%", "−26%", "105%", "0.21%", "–"]
-    assert [p_value(p) for p in (0.0001, 0.21, 0.0021)] == ["p < 0.001", "p = 0.21", "p = 0.0021"]

@@ -13,8 +13,8 @@ import pytest
 import yaml
 
 from mdlm_atat.errors import UserError
+from mdlm_atat.formats import with_error
 from mdlm_atat.report.report import write_report
-from mdlm_atat.report.wording import duration, significant, with_error
 
 UNIGRAM_NATS = 3.3127
 
@@ -249,7 +249,7 @@ def test_the_headline_shows_the_stored_numbers_to_two_digits_of_their_error(run:
     assert "−1.5896" in text
     assert "48.0%" in text
     assert "14,211" in text
-    assert "10.7 M" in text
+    assert "10.7 million" in text
     assert "13 min 20 s" in text  # 2,000 steps of 0.4 s
     assert "4,096 draws" in text
 
@@ -458,14 +458,3 @@ def test_a_lost_or_damaged_inspection_costs_its_2_figures_and_is_named(atat_run:
 def test_importing_the_report_imports_neither_torch_nor_pyplot():
     code = "import sys, mdlm_atat.report.report; sys.exit('torch' in sys.modules or 'matplotlib.pyplot' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False, env=os.environ).returncode == 0
-
-
-def test_numbers_are_written_as_people_write_them():
-    assert with_error(1.72314, 0.0043) == "1.7231 ± 0.0043"
-    assert with_error(5.6, 0.12) == "5.60 ± 0.12"
-    assert with_error(1234.5, 37.0) == "1,234 ± 37"
-    assert with_error(2.0, None) == with_error(2.0, math.nan) == "2.0000"
-    assert significant(14210.7) == "14,211"
-    assert significant(0.00123) == "0.001230"
-    assert significant(0.0) == "0"
-    assert [duration(s) for s in (41.6, 252.0, 11100.0)] == ["42 s", "4 min 12 s", "3 h 05 min"]

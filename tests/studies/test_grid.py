@@ -199,12 +199,12 @@ def test_branches_are_shorter_runs_of_the_arms_that_are_compared(tmp_path):
 def test_asking_for_fewer_arms_keeps_the_baseline(tmp_path):
     grid = load_grid(str(grid_file(tmp_path)))
     assert [arm.name for arm in select(grid, arms=["mdlm"], seeds=[5]).arms] == ["mdlm"]
-    with pytest.raises(UserError, match="--arms leaves out the baseline mdlm"):
+    with pytest.raises(UserError, match="`arms=` leaves out the baseline mdlm"):
         select(grid, arms=["atat"])
-    with pytest.raises(UserError, match="--arms: 'atta' is no arm of tiny; did you mean atat"):
+    with pytest.raises(UserError, match="arms: 'atta' is no arm of tiny; did you mean atat"):
         select(grid, arms=["atta"])
-    with pytest.raises(UserError, match=r"--budget.step: unknown key; did you mean steps"):
-        select(grid, budget=("step", 3))
+    with pytest.raises(UserError, match=r"budget.step: unknown key; did you mean steps"):
+        select(grid, budget={"step": 3})
 
 
 def test_a_folder_forgets_no_seed_when_fewer_are_asked_for(tmp_path):
@@ -213,4 +213,4 @@ def test_a_folder_forgets_no_seed_when_fewer_are_asked_for(tmp_path):
     assert both.seeds == (0, 1, 2)
     assert [arm.name for arm in both.arms] == ["mdlm", "atat"]
     with pytest.raises(UserError, match="whose budget is 8 steps, and it is 9 steps now"):
-        merge(grid, select(grid, budget=("steps", 9)))
+        merge(grid, select(grid, budget={"steps": 9}))

@@ -13,12 +13,12 @@ import pytest
 import torch
 
 from mdlm_atat.cli.main import main
+from mdlm_atat.report.experiment_markdown import report_markdown
 from mdlm_atat.scoring.packing import pack
 from mdlm_atat.studies.caveats import caveats_of
 from mdlm_atat.studies.derived import derive
 from mdlm_atat.studies.run_record import curve, interpolate, seconds_per_step, training_seconds
 from mdlm_atat.studies.steps_to_baseline import DECAYED, first_crossing
-from mdlm_atat.studies.table import report_markdown
 from studies.grids import grid_file, run, use_stand_in
 
 
@@ -111,8 +111,8 @@ def test_the_error_of_draws_that_all_seeds_share_is_in_the_mean():
 def test_a_difference_below_twice_its_error_is_none_and_the_caveats_say_so():
     results = made_results([*seeds("mdlm", [4.0, 4.0, 4.0]), *seeds("a", [3.9, 4.0, 4.05])])
     assert results["derived"]["c"]["a"]["difference"]["significant"] is False
-    assert any(s.startswith("a against mdlm on c: -0.0167") and "chance" in s for s in results["caveats"])
-    assert "no difference (-0.0167 ± 0.0441 nats" in report_markdown(results)
+    assert any(s.startswith("a against mdlm on c: -0.017 ± 0.044 nats") and "chance" in s for s in results["caveats"])
+    assert "no difference (-0.017 ± 0.044 nats" in report_markdown(results)
 
 
 def test_two_seeds_with_p_above_5_percent_are_no_difference_though_it_is_twice_its_error():
@@ -210,7 +210,7 @@ def test_where_the_shortest_run_is_past_the_baseline_its_steps_are_an_upper_boun
     results = made_results([made_run("mdlm", 0, 4.0), made_run("a@0.25", 0, 3.9), made_run("a", 0, 3.8)])
     steps = results["derived"]["c"]["a"]["steps_to_baseline"]
     assert (steps["steps"], steps["decayed"], steps["at_most"]) == (25, True, True)
-    assert "at most 25, 25%" in report_markdown(results)
+    assert "at most 25% of the steps (25 steps, 250 tokens, 12 seconds, 25%)" in report_markdown(results)
 
 
 def test_from_one_curve_they_are_an_upper_bound_and_the_caveats_say_so():
@@ -225,7 +225,7 @@ def test_from_one_curve_they_are_an_upper_bound_and_the_caveats_say_so():
     seconds = results["derived"]["c"]["a"]["gpu_seconds_to_baseline"]
     assert seconds["share"] == pytest.approx(2 * steps["share"])  # its steps take twice as long
     assert any("the learning rate had not decayed" in sentence for sentence in results["caveats"])
-    assert "at most 32, 32%" in report_markdown(results)
+    assert "at most 32% of the steps (32 steps" in report_markdown(results)
 
 
 def test_what_is_not_reached_and_a_reference_have_no_steps_to_the_baseline():
@@ -242,7 +242,7 @@ def test_an_exact_value_beside_bounds_is_a_caveat():
     exact["final"] |= {"kind": "exact", "schedule": None}
     results = made_results([made_run("mdlm", 0, 4.0), exact], reference=["causal"])
     assert any(s.startswith("The value of causal is exact") for s in results["caveats"])
-    assert "`causal`, reference (exact)" in report_markdown(results)
+    assert "| `causal`, reference | 1 | 20.09 (3.0000 nats, exact, no bound) |" in report_markdown(results)
     assert not any("exact" in s for s in made_results([made_run("mdlm", 0, 4.0)])["caveats"])
 
 

@@ -18,9 +18,10 @@ import pytest
 from mdlm_atat.cli.main import main
 from mdlm_atat.errors import UserError
 from mdlm_atat.locks import is_locked, try_lock
-from mdlm_atat.studies import processes
+from mdlm_atat.studies import processes, runner
 from mdlm_atat.studies.grid_file import load_grid
 from mdlm_atat.studies.jobs import jobs_of
+from mdlm_atat.studies.run import open_study, run_study
 from mdlm_atat.studies.run_state import lock_file, read_attempts
 from studies.grids import grid_file, run, steps_taken, use_stand_in
 
@@ -104,26 +105,24 @@ def wait_for(file: Path) -> None:
         time.sleep(0.02)
 
 
-def test_a_run_that_another_runner_holds_is_left_to_it_and_waited_for(stand_in, capsys):
+def test_a_run_that_another_runner_holds_is_left_to_it_and_waited_for(stand_in, monkeypatch):
+    monkeypatch.setattr(runner, "OTHERS_POLL_S", 0.05)
     out = stand_in / "out"
     file = grid_file(stand_in, seeds=[0])
     assert run(file, out, "--arms", "mdlm") == 0
     jobs = jobs_of(load_grid(str(file)))
     lock = try_lock(lock_file(out, jobs[1]))
     assert lock is not None
-    steps: list[int] = []
+    was_begun: list[bool] = []
 
-    def release() -> None:
-        time.sleep(0.5)
-        steps.append((out / "runs/atat").exists())
-        lock.release()
+    def say(text: str) -> None:
+        if text == "another runner has atat-seed-0":
+            was_begun.append((out / "runs/atat").exists())
+            lock.release()
 
-    thread = threading.Thread(target=release)
-    thread.start()
-    assert run(file, out) == 0
-    thread.join()
-    assert steps == [False]
-    assert "another runner has atat-seed-0" in capsys.readouterr().out
+    outcome = run_study(open_study(file, out), say=say)
+    assert was_begun == [False]
+    assert outcome.runs == {"mdlm-seed-0": "skipped", "atat-seed-0": "done"}
     assert len(steps_taken(out, "atat")) == 8
 
 

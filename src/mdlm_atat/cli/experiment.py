@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import signal
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from mdlm_atat.config.files import split_flags
+from mdlm_atat.config.files import read_flags, split_flags
 from mdlm_atat.errors import UserError
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
-    from mdlm_atat.studies.grid import Grid
-    from mdlm_atat.studies.jobs import Job
-
-EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
+    from mdlm_atat.studies.run import Study, StudyOutcome
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -68,266 +61,98 @@ def main(argv: list[str]) -> int:
         raise UserError(f"{dotted[0]} is for atat experiment run only")
     match arguments.action:
         case "list":
-            return list_grids()
+            from mdlm_atat.studies.grid_file import describe_grids
+
+            lines = [f"{name:12} {text}" for name, text in describe_grids().items()]
         case "run":
             return run(arguments, dotted)
         case "status":
-            return status(arguments.folder)
+            from mdlm_atat.studies.run import stored_study, study_progress
+            from mdlm_atat.studies.study_progress import status_lines
+
+            lines = status_lines(study_progress(stored_study(arguments.folder)))
         case _:
-            return report(arguments.folder)
+            from mdlm_atat.studies.run import report_study, stored_study
 
-
-def list_grids() -> int:
-    from mdlm_atat.studies.grid_file import describe_grids
-
-    for name, text in describe_grids().items():
-        print(f"{name:12} {text}")
+            lines = report_study(stored_study(arguments.folder)).lines()
+    print("\n".join(lines))
     return 0
 
 
 def run(arguments: argparse.Namespace, dotted: list[str]) -> int:
-    from mdlm_atat.studies.jobs import jobs_of
+    """Exit code 0 where every run is done, 1 where one failed, 128 and the signal's number where one ended it."""
+    from rich.console import Console
 
-    if arguments.processes < 1:
-        raise UserError(f"--processes is {arguments.processes}, expected at least 1")
+    from mdlm_atat.studies.run import open_study, planned_commands, run_study
+
     if (arguments.submit or arguments.sbatch_option) and not arguments.slurm:
         raise UserError("--submit and --sbatch-option go with --slurm")
     if arguments.slurm and arguments.task is not None:
         raise UserError("--slurm writes an array of all runs; --task is what each of its jobs is given: leave one out")
-    grid, folder = read_grid(arguments, dotted)
-    jobs = jobs_of(grid)
-    if arguments.task is not None:
-        if not 0 <= arguments.task < len(jobs):
-            raise UserError(f"--task is {arguments.task}, expected 0 to {len(jobs) - 1}: the grid has {len(jobs)} runs")
-        jobs = [jobs[arguments.task]]
-    if arguments.dry_run:
-        return dry_run(grid, jobs, folder)
-    grid = write_grid(folder, grid)
-    if arguments.slurm:
-        return slurm(arguments, grid, folder, len(jobs_of(grid)))
-    return run_jobs(grid, jobs, folder, arguments.processes)
-
-
-def read_grid(arguments: argparse.Namespace, dotted: list[str]) -> tuple[Grid, Path]:
-    """The grid as the command line changes it, and its folder."""
-    from mdlm_atat.studies.grid_file import load_grid, select
-
-    grid = load_grid(arguments.grid, forced_settings(dotted))
-    budget = None
-    if arguments.budget is not None:
-        unit, _, amount = arguments.budget.partition("=")
-        try:
-            budget = (unit, float(amount))
-        except ValueError:
-            raise UserError(f"--budget is {arguments.budget!r}, expected e.g. steps=1000 or gpu_seconds=600") from None
-    grid = select(grid, arms=arguments.arms, seeds=arguments.seeds, budget=budget)
-    is_folder = Path(arguments.grid).is_dir()
-    if is_folder and arguments.out is not None:
-        raise UserError("an experiment goes on in its folder: leave out --out")
-    return grid, Path(arguments.grid) if is_folder else arguments.out or Path("runs") / grid.name
-
-
-def forced_settings(dotted: list[str]) -> dict[str, Any]:
-    """Dotted flags as settings by path."""
-    from mdlm_atat.config.files import read_flags
-
     settings, mistakes = read_flags(dotted)
     if mistakes:
         raise UserError("; ".join(message for _, message in mistakes))
-    return settings
-
-
-def write_grid(folder: Path, grid: Grid) -> Grid:
-    """grid.yaml, as resolved, with what the folder's own has beyond it. UserError where the folder is another's."""
-    from mdlm_atat.atomic import write_text
-    from mdlm_atat.config.files import yaml_text
-    from mdlm_atat.studies.grid import grid_tree, merge
-    from mdlm_atat.studies.grid_file import load_grid
-    from mdlm_atat.studies.jobs import jobs_of, variants_of
-    from mdlm_atat.studies.planning import check_lengths, check_plan, read_plan
-
-    if folder.exists() and not (folder.is_dir() and ((folder / "grid.yaml").exists() or not any(folder.iterdir()))):
-        raise UserError(f"{folder} is not an experiment and is not empty; choose another --out")
-    file = folder / "grid.yaml"
-    check_plan(read_plan(folder), grid, variants_of(grid), folder)
-    check_lengths(grid, jobs_of(grid), read_plan(folder))
-    if file.exists():
-        grid = merge(load_grid(str(folder)), grid)
-    folder.mkdir(parents=True, exist_ok=True)
-    text = "# A grid as resolved. `atat experiment run FOLDER` goes on with it.\n" + yaml_text(grid_tree(grid))
-    if not file.exists() or file.read_text(encoding="utf-8") != text:
-        write_text(file, text)
-    return grid
-
-
-def dry_run(grid: Grid, jobs: Sequence[Job], folder: Path) -> int:
-    from mdlm_atat.studies.jobs import command_line, run_config, train_words
-    from mdlm_atat.studies.planning import expected_steps, read_plan
-
-    plan = read_plan(folder)
-    for index, job in enumerate(jobs):
-        steps = expected_steps(grid, job, plan)
-        if steps is not None:
-            run_config(job, steps)
-        settings: dict[str, Any] = {"train.seed": job.seed, "train.num_steps": "STEPS" if steps is None else steps}
-        print(f"{index:3}  {job.name}: {command_line(train_words(job.variant, settings, folder / job.folder))}")
-    unknown = any(expected_steps(grid, job, plan) is None for job in jobs)
-    print(f"{len(jobs)} runs" + ("; STEPS is worked out from the budget before the first" if unknown else ""))
-    return 0
-
-
-def slurm(arguments: argparse.Namespace, grid: Grid, folder: Path, num_jobs: int) -> int:
-    from mdlm_atat.studies.slurm import submit, write_array_script
-
-    at_once = arguments.processes if arguments.processes > 1 else None
-    script = write_array_script(folder, grid.name, num_jobs, options=arguments.sbatch_option, at_once=at_once)
-    print(f"written    {script}: {num_jobs} tasks")
-    if arguments.submit:
-        print(f"submitted  job {submit(script)}")
-    else:
-        print(f"next       sbatch {script}")
-    print(f"watch      atat experiment status {folder}")
-    return 0
-
-
-def run_jobs(grid: Grid, jobs: Sequence[Job], folder: Path, num_processes: int) -> int:
-    """Plan, run, report. Exit code 1 where a run failed."""
-    from rich.console import Console
-
-    from mdlm_atat.studies.benches import run_benches
-    from mdlm_atat.studies.jobs import jobs_of
-    from mdlm_atat.studies.planning import Machine, ensure_planned
-    from mdlm_atat.studies.processes import stop_signals, visible_devices
-    from mdlm_atat.studies.results import write_results
-    from mdlm_atat.studies.runner import Runner, cpu_threads
-
+    study = open_study(
+        arguments.grid,
+        arguments.out,
+        arms=arguments.arms,
+        seeds=arguments.seeds,
+        budget=None if arguments.budget is None else read_budget(arguments.budget),
+        settings=settings,
+    )
+    if arguments.dry_run:
+        commands = planned_commands(study, arguments.task)
+        open_ended = any("--train.num_steps STEPS" in command for command in commands)
+        ending = "; STEPS is worked out from the budget before the first" if open_ended else ""
+        print("\n".join([*commands, f"{len(commands)} runs{ending}"]))
+        return 0
+    if arguments.slurm:
+        return slurm(arguments, study)
     console = Console()
 
     def say(text: str) -> None:
         console.print(text, highlight=False, markup=False, soft_wrap=True)
 
-    devices = visible_devices()
-    say(f"experiment {folder}: {len(jobs)} runs, {num_processes} at a time on {', '.join(devices)}")
-    variants = list({job.variant.key: job.variant for job in jobs}.values())
-    with stop_signals() as heard:
-        machine = Machine(devices, cpu_threads(1), should_stop=lambda: bool(heard))
-        try:
-            plan, failures = ensure_planned(grid, variants, folder, machine, say)
-            runner = Runner(
-                folder=folder,
-                plan=plan,
-                devices=devices,
-                num_processes=num_processes,
-                stop=heard,
-                say=say,
-                on_change=lambda: void(write_results(folder, grid)),
-                on_wait=progress_teller(console, folder, grid),
-            )
-            for job in jobs:
-                if job.variant.key in failures:
-                    runner.give_up(job, failures[job.variant.key])
-            outcomes: dict[str, Any] = runner.run([job for job in jobs if job.variant.key not in failures])
-            benches = run_benches(
-                grid,
-                jobs_of(grid),
-                folder,
-                plan,
-                device=devices[0],
-                num_threads=cpu_threads(1),
-                should_stop=lambda: bool(heard),
-                say=say,
-            )
-        except KeyboardInterrupt:
-            outcomes, benches = {}, {}
-    if heard:
-        say(f"go on      atat experiment run {folder}")
-        return EXIT_CODES[signal.Signals(heard[0])]
-    return tell_outcomes(folder, grid, outcomes, benches, say)
-
-
-def void(_: object) -> None:
-    return None
-
-
-def progress_teller(console: Console, folder: Path, grid: Grid) -> Any:
-    """A line on how far all runs are, every half minute."""
-    import time
-
-    from mdlm_atat.studies.study_progress import progress_of, status_lines
-
-    interval_s = 30.0
-    last_s = time.monotonic()
-
-    def tell() -> None:
-        nonlocal last_s
-        if time.monotonic() - last_s < interval_s:
-            return
-        last_s = time.monotonic()
-        *lines, whole = status_lines(progress_of(folder, grid))
-        running = [line for line in lines if " running " in line]
-        console.print("\n".join([*running, whole]), highlight=False, markup=False, soft_wrap=True)
-
-    return tell
-
-
-def tell_outcomes(folder: Path, grid: Grid, outcomes: dict[str, Any], benches: dict[str, str], say: Any) -> int:
-    """The report, and what failed."""
-    from mdlm_atat.studies.study_progress import progress_of
-
-    failed = [name for name, outcome in outcomes.items() if outcome == "failed"]
-    for line in report_files(folder, grid):
+    outcome = run_study(study, processes=arguments.processes, task=arguments.task, say=say)
+    for line in outcome_lines(study, outcome):
         say(line)
-    if not failed and not benches:
-        return 0
-    counted = [f"{len(failed)} of {len(outcomes)} runs"] * bool(failed)
+    if outcome.stopped_by is not None:
+        return 128 + outcome.stopped_by
+    return 1 if outcome.failed_runs or outcome.failed_benches else 0
+
+
+def read_budget(words: str) -> dict[str, float]:
+    unit, _, amount = words.partition("=")
+    try:
+        return {unit: float(amount)}
+    except ValueError:
+        raise UserError(f"--budget is {words!r}, expected e.g. steps=1000 or gpu_seconds=600") from None
+
+
+def slurm(arguments: argparse.Namespace, study: Study) -> int:
+    from mdlm_atat.studies.run import write_job_array
+    from mdlm_atat.studies.slurm import submit
+
+    at_once = arguments.processes if arguments.processes > 1 else None
+    script, num_tasks = write_job_array(study, options=arguments.sbatch_option, at_once=at_once)
+    print(f"written    {script}: {num_tasks} tasks")
+    print(f"submitted  job {submit(script)}" if arguments.submit else f"next       sbatch {script}")
+    print(f"watch      atat experiment status {study.folder}")
+    return 0
+
+
+def outcome_lines(study: Study, outcome: StudyOutcome) -> list[str]:
+    """The report, or how to go on; and what failed, with the last line that each run said."""
+    runs, benches = outcome.failed_runs, outcome.failed_benches
+    lines = [f"go on      atat experiment run {study.folder}"] if outcome.report is None else outcome.report.lines()
+    if outcome.report is None or not (runs or benches):
+        return lines
+    counted = [f"{len(runs)} of {len(outcome.runs)} runs"] * bool(runs)
     counted += [f"{len(benches)} sampler {'benches' if len(benches) > 1 else 'bench'}"] * bool(benches)
-    say(f"{' and '.join(counted)} failed:")
-    for run in progress_of(folder, grid):
-        if run.job.name in failed:
-            say(f"  {run.job.name}: {run.last_line}")
-    for name, reason in benches.items():
-        say(f"  {name}: {reason}")
-    say(f"logs       {folder / 'logs'}")
-    say(f"mend the cause and try them again: atat experiment run {folder}")
-    return 1
-
-
-def status(folder: Path) -> int:
-    from mdlm_atat.studies.grid_file import load_grid
-    from mdlm_atat.studies.study_progress import progress_of, status_lines
-
-    check_experiment(folder)
-    runs = progress_of(folder, load_grid(str(folder)))
-    print("\n".join(status_lines(runs)))
-    return 0
-
-
-def report(folder: Path) -> int:
-    from mdlm_atat.studies.grid_file import load_grid
-
-    check_experiment(folder)
-    print("\n".join(report_files(folder, load_grid(str(folder)))))
-    return 0
-
-
-def check_experiment(folder: Path) -> None:
-    if not (folder / "grid.yaml").is_file():
-        raise UserError(f"{folder} is no experiment: it holds no grid.yaml; start one with: atat experiment run GRID")
-
-
-def report_files(folder: Path, grid: Grid) -> list[str]:
-    """Write results.json, report.md and report.html; the table, and where they are."""
-    from mdlm_atat.atomic import write_text
-    from mdlm_atat.report.experiment_page import write_experiment_page
-    from mdlm_atat.studies.results import write_results
-    from mdlm_atat.studies.table import corpus_table, report_markdown
-
-    results = write_results(folder, grid)
-    markdown = folder / "report.md"
-    write_text(markdown, report_markdown(results))
-    page = write_experiment_page(results, folder)
-    lines: list[str] = []
-    for corpus, arms in results["derived"].items():
-        lines += [f"{corpus}", *corpus_table(results, arms), ""]
-    lines += [f"caveat     {sentence}" for sentence in results["caveats"]]
-    return [*lines, f"written    {folder / 'results.json'}, {markdown}", f"report     {page}"]
+    return [
+        *lines,
+        f"{' and '.join(counted)} failed:",
+        *(f"  {name}: {reason}" for name, reason in [*runs.items(), *benches.items()]),
+        f"logs       {study.folder / 'logs'}",
+        f"mend the cause and try them again: atat experiment run {study.folder}",
+    ]

@@ -6,10 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from mdlm_atat.atomic import write_text
+from mdlm_atat.formats import count
 from mdlm_atat.report.experiment_results import Arm, all_runs, arms_of, corpora_of, corpus_of, is_done, name_of, runs_of
 from mdlm_atat.report.experiment_sections import corpus_part
 from mdlm_atat.report.experiment_tables import (
     HEADS,
+    budget_words,
+    caveats_of,
     commits,
     differences_table,
     groups,
@@ -18,9 +21,8 @@ from mdlm_atat.report.experiment_tables import (
 )
 from mdlm_atat.report.page import template
 from mdlm_atat.report.run_reader import number_at
-from mdlm_atat.report.wording import count, plain, section
+from mdlm_atat.report.wording import plain, section
 
-NO_CAVEATS = "None that the stored facts show."
 MAX_ERROR_LETTERS = 300
 
 
@@ -49,7 +51,7 @@ def _contents(results: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         "subtitle": _subtitle(results),
         "status": _status(results),
         "baseline": str(results.get("baseline") or ""),
-        "caveats": _caveats(results),
+        "caveats": caveats_of(results),
         "gaps": gaps,
         "parts": parts,
         "heads": HEADS,
@@ -71,19 +73,10 @@ def _subtitle(results: Mapping[str, Any]) -> str:
     parts = [
         f"{len(arms_of(results))} arms",
         f"{len(seeds)} seed{'s' * (len(seeds) != 1)}" if seeds else "",
-        _budget(section(results, "budget")),
+        budget_words(results),
         created,
     ]
     return " · ".join(part for part in parts if part)
-
-
-def _budget(budget: Mapping[str, Any]) -> str:
-    unit, amount = budget.get("unit"), number_at(budget, "amount")
-    named = {str(unit): amount} if unit and amount is not None else {name: number_at(budget, name) for name in budget}
-    known = [
-        f"{count(amount)} {name.replace('gpu_seconds', 'GPU-seconds')}" for name, amount in named.items() if amount
-    ]
-    return f"budget {', '.join(known)} a run" if known else ""
 
 
 def _status(results: Mapping[str, Any]) -> str:
@@ -94,13 +87,6 @@ def _status(results: Mapping[str, Any]) -> str:
     if found["done"] == len(runs):
         return f"All {len(runs)} runs are done." if len(runs) > 1 else "The one run is done."
     return f"Of {len(runs)} runs " + ", ".join(f"{num} {status}" for status, num in found.items()) + "."
-
-
-def _caveats(results: Mapping[str, Any]) -> list[str]:
-    caveats = results.get("caveats")
-    if not isinstance(caveats, list):
-        return ["The caveats have not been worked out: the results hold none."]
-    return [plain(caveat) for caveat in caveats] or [NO_CAVEATS]
 
 
 def _gaps(results: Mapping[str, Any], arms: Sequence[Arm]) -> list[str]:

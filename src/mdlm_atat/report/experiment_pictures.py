@@ -8,6 +8,7 @@ import numpy as np
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
+from mdlm_atat.formats import number, with_error
 from mdlm_atat.report import experiment_plots as plots
 from mdlm_atat.report.experiment_plots import Drawn
 from mdlm_atat.report.experiment_results import (
@@ -22,10 +23,9 @@ from mdlm_atat.report.experiment_results import (
     over_seeds,
     profile_curve,
 )
-from mdlm_atat.report.experiment_tables import signed
 from mdlm_atat.report.figure import svg
 from mdlm_atat.report.run_reader import number_at
-from mdlm_atat.report.wording import number, section
+from mdlm_atat.report.wording import section
 
 Run = Mapping[str, Any]
 RunsByArm = Mapping[str, Sequence[Run]]
@@ -142,7 +142,7 @@ def decile_table(
     for decile in sorted({decile for found in bounds.values() for decile in found}):
         cells = [
             [number(found.get(decile))]
-            + ([signed(differences[name][decile])] if decile in differences.get(name, {}) else [])
+            + ([with_error(differences[name][decile], sign=True)] if decile in differences.get(name, {}) else [])
             for name, found in bounds.items()
         ]
         rows.append((decile, _about_decile(section(section(runs[0], "final"), "deciles"), decile), cells))

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from markupsafe import Markup
 
+from mdlm_atat.formats import number
 from mdlm_atat.report.experiment_pictures import (
     Picture,
     Run,
@@ -24,7 +25,7 @@ from mdlm_atat.report.figure import INK, new_figure, svg
 from mdlm_atat.report.importance_page import InspectedText, heatmap
 from mdlm_atat.report.run_reader import number_at
 from mdlm_atat.report.sampler_frontier import curves_of, draw_panel, panels_of
-from mdlm_atat.report.wording import number, section
+from mdlm_atat.report.wording import section
 
 MAX_HEATMAP_TOKENS = 48
 MAX_SAMPLES = 2  # of each arm

@@ -1,9 +1,13 @@
-"""The tables of an experiment: every number worded once, a cell as a list of lines, the first the one that matters."""
+"""The tables of an experiment: every number worded once, for the page and for report.md.
+
+A cell is a list of lines, of which the first is the one that matters.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from mdlm_atat.formats import MISSING, count, duration, number, p_value, percent, perplexity, with_error
 from mdlm_atat.report.experiment_results import (
     Arm,
     all_runs,
@@ -14,20 +18,9 @@ from mdlm_atat.report.experiment_results import (
     runs_of,
 )
 from mdlm_atat.report.run_reader import number_at
-from mdlm_atat.report.wording import (
-    MISSING,
-    count,
-    duration,
-    flat,
-    minus,
-    number,
-    p_value,
-    percent,
-    plain,
-    section,
-    with_error,
-)
+from mdlm_atat.report.wording import flat, plain, section
 
+NO_CAVEATS = "None that the stored facts show."
 HEADS = (
     "arm",
     "seeds",
@@ -36,7 +29,7 @@ HEADS = (
     "PPL-U against the baseline",
     "own bound against the baseline",
     "to the baseline's final value",
-    "overhead",
+    "cost of training",
 )
 
 
@@ -115,12 +108,12 @@ def runs_table(results: Mapping[str, Any]) -> list[dict[str, str]]:
                 "run": name_of(run),
                 "corpus": corpus_of(run),
                 "status": str(run.get("status") or "unknown"),
-                "final, nats": _nats(nats, number_at(final, "standard_error")),
+                "final, nats": with_error(nats, number_at(final, "standard_error")),
                 "best, nats": number(best_nats) + (f" at {count(best_step)}" if best_step is not None else ""),
                 "steps": count(number_at(run, "num_steps")),
                 "tokens": count(number_at(run, "num_tokens")),
                 "FLOPs": number(number_at(run, "train_flops"), 3),
-                "training time": _duration(seconds),
+                "training time": duration(seconds),
                 "s/step": number(number_at(run, "seconds_per_step"), 3),
                 "parameters": count(number_at(run, "num_parameters")),
             }
@@ -171,9 +164,23 @@ def commits(results: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [(commit, "all runs" if len(found) == 1 else _names(runs)) for commit, runs in found.items()]
 
 
-def signed(value: float, standard_error: float | None = None) -> str:
-    """`+0.0031 ± 0.0012`, `−0.3052`."""
-    return minus(("+" if value > 0 else "") + _nats(value, standard_error))
+def budget_words(results: Mapping[str, Any]) -> str:
+    """`budget 1,000 steps a run`; empty where none is stored."""
+    budget = section(results, "budget")
+    unit, amount = budget.get("unit"), number_at(budget, "amount")
+    named = {str(unit): amount} if unit and amount is not None else {name: number_at(budget, name) for name in budget}
+    known = [
+        f"{count(amount)} {name.replace('gpu_seconds', 'GPU-seconds')}" for name, amount in named.items() if amount
+    ]
+    return f"budget {', '.join(known)} a run" if known else ""
+
+
+def caveats_of(results: Mapping[str, Any]) -> list[str]:
+    """The stored caveats, a sentence each; one that says so where there are none."""
+    caveats = results.get("caveats")
+    if not isinstance(caveats, list):
+        return ["The caveats have not been worked out: the results hold none."]
+    return [plain(caveat) for caveat in caveats] or [NO_CAVEATS]
 
 
 def _cells(arm: Arm, derived: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> list[Cell]:
@@ -182,19 +189,20 @@ def _cells(arm: Arm, derived: Mapping[str, Any], runs: Sequence[Mapping[str, Any
     shown = num_done if num_seeds is None else num_seeds
     seeds = Cell([count(shown) if shown == len(runs) or not runs else f"{count(shown)} of {len(runs)}"])
     uniform, own = section(derived, "ppl_u"), section(derived, "ppl_s")
-    uniform, own = section(derived, "ppl_u"), section(derived, "ppl_s")
     bound, own_bound = _bound(uniform), _bound(own)
     if _is_exact(derived, runs):
         bound = Cell([*bound.lines, "exact, no bound"])
     elif own == uniform or (not own and derived.get("own") == "ppl_u"):
         own_bound = Cell(["the same"])
     cells = [seeds, bound, own_bound]
+    seconds = number_at(derived, "train_seconds")
+    trained = [] if seconds is None else [f"{duration(seconds)} a run"]
     if arm.role == "baseline":
-        return [*cells, *[Cell(["baseline"])] * 3, Cell(["1"])]
+        return [*cells, *[Cell(["baseline"])] * 3, Cell(["1", *trained])]
     difference, own_difference = section(derived, "difference"), section(derived, "own_difference")
     same = difference and number_at(own_difference, "mean_nats") == number_at(difference, "mean_nats")
     cells += [_difference(difference), Cell(["the same"]) if same else _difference(own_difference)]
-    return [*cells, _to_baseline(derived), _overhead(section(derived, "overhead"))]
+    return [*cells, _to_baseline(derived), Cell([*_overhead(section(derived, "overhead")), *trained])]
 
 
 def _is_exact(derived: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> bool:
@@ -203,15 +211,14 @@ def _is_exact(derived: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> 
 
 def _bound(bound: Mapping[str, Any]) -> Cell:
     """Perplexity; below it nats and their interval."""
-    nats, perplexity = number_at(bound, "mean_nats"), number_at(bound, "perplexity")
+    nats, found = number_at(bound, "mean_nats"), perplexity(number_at(bound, "perplexity"))
     if nats is None:
         return Cell([MISSING])
     interval = interval_at(bound, "interval95")
     if interval is None:
-        return Cell([number(perplexity), f"{_nats(nats)} nats"])
-    digits = _decimals((interval[1] - interval[0]) / 2)
-    low, high = (minus(f"{end:.{digits}f}") for end in interval)
-    return Cell([number(perplexity), f"{_nats(nats, digits=digits)} nats", f"{low} to {high}"])
+        return Cell([found, f"{with_error(nats)} nats"])
+    decimals = _decimals(interval)
+    return Cell([found, f"{with_error(nats, decimals=decimals)} nats", _between(interval, decimals)])
 
 
 def _difference(difference: Mapping[str, Any]) -> Cell:
@@ -223,10 +230,9 @@ def _difference(difference: Mapping[str, Any]) -> Cell:
     relative = number_at(difference, "relative_perplexity")
     is_significant = difference.get("significant")
     change = [] if relative is None else [f"{_change(relative)} perplexity"]
-    detail = [f"{signed(nats, error)} nats"]
+    detail = [f"{with_error(nats, error, sign=True)} nats"]
     if interval is not None:
-        digits = _decimals((interval[1] - interval[0]) / 2)
-        detail.append("{} to {}".format(*(minus(f"{end:+.{digits}f}") for end in interval)))
+        detail.append(_between(interval, _decimals(interval), sign=True))
     detail.append("not tested" if p is None or not math.isfinite(p) else p_value(p))
     if difference.get("over") == "draws":
         detail.append("over draws, one seed")
@@ -258,14 +264,14 @@ def _to_baseline(derived: Mapping[str, Any]) -> Cell:
     return Cell(lines or [MISSING])
 
 
-def _overhead(overhead: Mapping[str, Any]) -> Cell:
+def _overhead(overhead: Mapping[str, Any]) -> list[str]:
     names = (
         ("seconds_per_step_ratio", "time"),
         ("peak_memory_ratio", "memory"),
         ("parameters_ratio", "parameters"),
     )
     found = [(number_at(overhead, key), what) for key, what in names]
-    return Cell([f"{number(ratio, 3)} × {what}" for ratio, what in found if ratio is not None] or [MISSING])
+    return [f"{number(ratio, 3)} × {what}" for ratio, what in found if ratio is not None] or [MISSING]
 
 
 def _verdict(difference: Mapping[str, Any], what: str) -> str:
@@ -275,7 +281,7 @@ def _verdict(difference: Mapping[str, Any], what: str) -> str:
     p = number_at(difference, "p_value")
     if difference.get("significant") is False:
         return f"no difference in {what}" + ("" if p is None else f" ({p_value(p)})")
-    size = f"{signed(nats)} nats in" if relative is None else _change(relative)
+    size = f"{with_error(nats, sign=True)} nats in" if relative is None else _change(relative)
     return f"{size} {what} ({'not tested' if p is None else p_value(p)})"
 
 
@@ -289,21 +295,14 @@ def _plain_number(value: object, what: str) -> float | None:
     return number_at(value if isinstance(value, dict) else {what: value}, what)
 
 
-def _nats(nats: float | None, standard_error: float | None = None, *, digits: int = 4) -> str:
-    if nats is None or not math.isfinite(nats) or abs(nats) >= 1e4:
-        return number(nats)
-    if standard_error is not None:
-        return minus(with_error(nats, standard_error))
-    return minus(f"{nats:.{digits}f}")
+def _between(interval: tuple[float, float], decimals: int, *, sign: bool = False) -> str:
+    return " to ".join(with_error(end, decimals=decimals, sign=sign) for end in interval)
 
 
-def _decimals(half_width: float) -> int:
-    """As many as show two digits of it, three at least."""
+def _decimals(interval: tuple[float, float]) -> int:
+    """As many as show two digits of the interval's half width, three at least."""
+    half_width = (interval[1] - interval[0]) / 2
     return min(max(1 - math.floor(math.log10(half_width)), 3), 6) if 0 < half_width < math.inf else 4
-
-
-def _duration(seconds: float | None) -> str:
-    return number(seconds) if seconds is None or not math.isfinite(seconds) else duration(seconds)
 
 
 def _value(arm: Arm, key: str) -> str:

@@ -1,5 +1,7 @@
 """The templates of the HTML pages, which lie beside this file."""
 
+import re
+
 import jinja2
 
 
@@ -12,4 +14,10 @@ def template(name: str) -> jinja2.Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["minus"] = minus
     return environment.get_template(name)
+
+
+def minus(text: str) -> str:
+    """The text with a minus sign in place of the hyphen before each negative number."""
+    return re.sub(r"(?<![\w.)-])-(?=\.?\d)", "−", text)

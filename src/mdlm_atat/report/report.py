@@ -14,12 +14,13 @@ from markupsafe import Markup
 
 from mdlm_atat.atomic import write_text
 from mdlm_atat.config.schema import RunConfig
+from mdlm_atat.formats import count, duration, percent, significant, with_error
 from mdlm_atat.report import training_plots
 from mdlm_atat.report.figure import Series, svg
 from mdlm_atat.report.importance_page import InspectedText, figures, heatmap
 from mdlm_atat.report.page import template
 from mdlm_atat.report.run_reader import RunFolder, number_at, read_run
-from mdlm_atat.report.wording import duration, flat, plain, section, significant, with_error
+from mdlm_atat.report.wording import flat, plain, section
 
 MAX_SAMPLES = 6
 MAX_HEATMAP_TOKENS = 128  # some 70 bytes a cell
@@ -151,9 +152,9 @@ def _main_numbers(run: RunFolder, result: Mapping[str, Any], *, is_exact: bool) 
     split = "validation" if result.get("split") in (None, "valid") else result["split"]
     what = f"{split} {'loss, exact' if is_exact else 'bound'}"
     num_draws = number_at(result, "num_draws")
-    draws = f"{num_draws:,.0f} {'sequences' if is_exact else 'draws'}" if num_draws else ""
+    draws = f"{count(num_draws)} {'sequences' if is_exact else 'draws'}" if num_draws else ""
     step = number_at(result, "step")
-    note = " · ".join(part for part in (f"step {step:,.0f}" if step is not None else "", draws) if part)
+    note = " · ".join(part for part in (f"step {count(step)}" if step is not None else "", draws) if part)
     numbers = [KeyNumber(f"{what}, nats per token", with_error(nats, error), note)]
     perplexity = "perplexity per token" if is_exact else "perplexity per token, at most"
     if _about_schedules(run, result):
@@ -181,7 +182,7 @@ def _schedule_numbers(result: Mapping[str, Any]) -> list[KeyNumber]:
     nats, rates = (number_at(schedule, key) for key in ("nelbo_nats_per_token", "rate_nats_per_token"))
     if nats is None:
         return []
-    note = "" if rates is None else f"{rates:.4f} of it for predicting the rates"
+    note = "" if rates is None else f"{with_error(rates)} of it for predicting the rates"
     value = with_error(nats, number_at(schedule, "standard_error"))
     names = {
         "bits_per_character": "own schedule, bits per character",
@@ -200,8 +201,8 @@ def _floor_numbers(result: Mapping[str, Any], unigram: Mapping[str, Any]) -> lis
     nats = number_at(result, "nelbo_nats_per_token")
     if nats is not None and floor > 0:
         verdict = "below the unigram model" if nats < floor else "no better than the unigram model"
-        percent = abs(floor - nats) / floor
-        numbers.append(KeyNumber(verdict, f"{nats - floor:+.4f}".replace("-", "−"), f"nats per token, {percent:.1%}"))
+        share = percent(abs(floor - nats) / floor, 3)
+        numbers.append(KeyNumber(verdict, with_error(nats - floor, sign=True), f"nats per token, {share}"))
     return numbers
 
 
@@ -212,19 +213,19 @@ def _run_numbers(run: RunFolder, result: Mapping[str, Any]) -> list[KeyNumber]:
         numbers.append(KeyNumber("perplexity per word", significant(per_word)))
     parameters = number_at(run.info, "parameters")
     if parameters is not None:
-        numbers.append(KeyNumber("parameters", f"{parameters / 1e6:.1f} M", f"{parameters:,.0f}"))
+        numbers.append(KeyNumber("parameters", count(parameters), f"{parameters:,.0f}" if parameters >= 1e6 else ""))
     last_step = max((line["step"] for line in (*run.training[-1:], *run.evaluations[-1:])), default=None)
     if last_step is not None:
         planned = number_at(section(run.config, "train"), "num_steps")
-        note = "" if planned is None else "as planned" if last_step >= planned else f"of {planned:,.0f} planned"
-        numbers.append(KeyNumber("steps", f"{last_step:,.0f}", note))
+        note = "" if planned is None else "as planned" if last_step >= planned else f"of {count(planned)} planned"
+        numbers.append(KeyNumber("steps", count(last_step), note))
     if run.elapsed_s is not None:
         numbers.append(KeyNumber("wall time", duration(run.elapsed_s)))
     speeds = [speed for line in run.training if (speed := number_at(line, "train/tokens_per_s")) is not None]
     if speeds:
         tokens = number_at(run.training[-1], "train/tokens")
-        note = "" if tokens is None else f"median; {significant(tokens / 1e6, 3)} million in all"
-        numbers.append(KeyNumber("tokens per second", f"{median(speeds):,.0f}", note))
+        note = "" if tokens is None else f"median; {count(tokens)} in all"
+        numbers.append(KeyNumber("tokens per second", count(median(speeds)), note))
     return numbers
 
 
@@ -320,9 +321,9 @@ def _evaluation_table(run: RunFolder) -> list[dict[str, str]]:
         rows.append(
             {
                 "file": file_name,
-                "step": "" if step is None else f"{step:,.0f}",
+                "step": "" if step is None else count(step),
                 "split": str(evaluation.get("split") or ""),
-                "draws": "" if num_draws is None else f"{num_draws:,.0f}",
+                "draws": "" if num_draws is None else count(num_draws),
                 "nats": "" if nats is None else with_error(nats, number_at(evaluation, "standard_error")),
                 "bits": "" if bits is None else with_error(bits, None),
             }

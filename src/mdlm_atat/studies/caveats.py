@@ -6,6 +6,8 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from mdlm_atat.formats import p_value, percent, significant, with_error
+
 Run = dict[str, Any]
 TOKENS_ALIKE = 0.02
 PARAMETERS_ALIKE = 0.05  # the estimator's are 2% of MDLM's
@@ -65,10 +67,10 @@ def _not_significant(results: dict[str, Any], baseline: str) -> list[str]:
             difference = numbers["own_difference"]
             if difference is None or difference["significant"] is not False:
                 continue
-            p_value = "" if difference["p_value"] is None else f", p = {difference['p_value']:.3f}"
+            size = with_error(difference["mean_nats"], difference["standard_error"], sign=True)
+            p = "" if difference["p_value"] is None else f", {p_value(difference['p_value'])},"
             found.append(
-                f"{arm} against {baseline} on {corpus}: {difference['mean_nats']:+.4f} ± "
-                f"{difference['standard_error']:.4f} nats{p_value} is no difference that can be told from chance."
+                f"{arm} against {baseline} on {corpus}: {size} nats{p} is no difference that can be told from chance."
             )
     return found
 
@@ -102,12 +104,12 @@ def _unequal(results: dict[str, Any], baseline: str) -> list[str]:
         for arm, run in reversed(firsts.items()):
             told = []
             if abs(run["num_tokens"] / theirs["num_tokens"] - 1) > TOKENS_ALIKE:
-                told.append(f"{run['num_tokens'] / theirs['num_tokens']:.0%} of the tokens")
+                told.append(f"{percent(run['num_tokens'] / theirs['num_tokens'])} of the tokens")
             rates = [(one["config"] or {}).get("optim.lr") for one in (run, theirs)]
             if None not in rates and rates[0] != rates[1]:
                 told.append(f"the learning rate {rates[0]:g} in place of {rates[1]:g}")
             if abs(run["num_parameters"] / theirs["num_parameters"] - 1) > PARAMETERS_ALIKE:
-                told.append(f"{run['num_parameters'] / theirs['num_parameters']:.2f} times the parameters")
+                told.append(f"{significant(run['num_parameters'] / theirs['num_parameters'], 3)} times the parameters")
             if told:
                 found.append(f"{arm} on {corpus} had {' and '.join(told)} of {baseline}.")
     return found

@@ -100,12 +100,12 @@ def merge(stored: Grid, new: Grid) -> Grid:
         if getattr(stored, name) != getattr(new, name):
             raise UserError(
                 f"the folder holds an experiment whose {name} is {_words(getattr(stored, name))}, and it is "
-                f"{_words(getattr(new, name))} now; choose another --out"
+                f"{_words(getattr(new, name))} now; choose another `out=`"
             )
     arms = {arm.name: arm for arm in (*stored.arms, *new.arms)}
     corpora = {corpus.name: corpus for corpus in (*stored.corpora, *new.corpora)}
     if "" in corpora and len(corpora) > 1:
-        raise UserError("the folder holds an experiment whose corpora are named otherwise; choose another --out")
+        raise UserError("the folder holds an experiment whose corpora are named otherwise; choose another `out=`")
     return replace(
         new,
         arms=tuple(arms.values()),

@@ -379,18 +379,18 @@ def select(
     *,
     arms: Sequence[str] | None = None,
     seeds: Sequence[int] | None = None,
-    budget: tuple[str, float] | None = None,
+    budget: Mapping[str, float] | None = None,
 ) -> Grid:
-    """The grid with fewer arms, other seeds or another budget, as asked for on a command line."""
+    """The grid with fewer arms, other seeds or another budget. Raises UserError for what it cannot have."""
     if arms is not None:
         names = [arm.name for arm in grid.arms]
         for name in arms:
             if name not in names:
                 raise UserError(
-                    f"--arms: {name!r} is no arm of {grid.name}{did_you_mean(name, names)}; {', '.join(names)}"
+                    f"arms: {name!r} is no arm of {grid.name}{did_you_mean(name, names)}; {', '.join(names)}"
                 )
         if grid.baseline not in arms:
-            raise UserError(f"--arms leaves out the baseline {grid.baseline}, which the others are compared with")
+            raise UserError(f"`arms=` leaves out the baseline {grid.baseline}, which the others are compared with")
         kept = tuple(arm for arm in grid.arms if arm.name in arms)
         bench = grid.bench
         if bench is not None:
@@ -402,11 +402,11 @@ def select(
         mistakes: list[str] = []
         grid = replace(grid, seeds=_Reader(mistakes, Path()).seeds(list(seeds)))
         if mistakes:
-            raise UserError(f"--{mistakes[0]}")
+            raise UserError(mistakes[0])
     if budget is not None:
         mistakes = []
-        read = _Reader(mistakes, Path()).budget({budget[0]: budget[1]})
+        read = _Reader(mistakes, Path()).budget(dict(budget))
         if read is None:
-            raise UserError(f"--{mistakes[0]}")
+            raise UserError(mistakes[0])
         grid = replace(grid, budget=read)
     return grid

@@ -90,7 +90,7 @@ def check_plan(plan: Plan, grid: Grid, variants: Sequence[Variant], folder: Path
     if wrong:
         raise UserError(
             "\n  ".join(
-                [f"{folder} holds another experiment; choose another --out, or delete it. What differs:", *wrong]
+                [f"{folder} holds another experiment; choose another `out=`, or delete it. What differs:", *wrong]
             )
         )
 
@@ -188,7 +188,7 @@ def _check_data(variant: Variant, entry: Mapping[str, Any], found: Mapping[str, 
     if (found["hash"], found["tokenizer_hash"]) != (stored["hash"], stored["tokenizer_hash"]):
         raise UserError(
             f"{variant.key}: the data has changed since the experiment began ({stored['train_tokens']:,} training "
-            f"tokens then, {found['train_tokens']:,} now): restore it, or choose another --out"
+            f"tokens then, {found['train_tokens']:,} now): restore it, or choose another `out=`"
         )
 
 

@@ -83,7 +83,7 @@ def check_same_run(run: Path, config: RunConfig) -> None:
     changed = {path: pair for path, pair in differences(before, after).items() if path not in FREE}
     if changed:
         listed = ", ".join(f"{path} ({old!r}, and {new!r} now)" for path, (old, new) in changed.items())
-        raise UserError(f"{run} holds a run with other settings: {listed}; delete it, or choose another --out")
+        raise UserError(f"{run} holds a run with other settings: {listed}; delete it, or choose another `out=`")
 
 
 def final_record(run: Path, num_steps: int, data: Mapping[str, Any] | None) -> dict[str, Any] | None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+from mdlm_atat.formats import duration, with_error
 from mdlm_atat.locks import Lock, try_lock
 from mdlm_atat.studies.jobs import Job, run_config, train_words
 from mdlm_atat.studies.planning import Plan, planned_steps
@@ -180,8 +181,8 @@ class Runner:
             record = final_record(run, child.num_steps, data) or {}
             own = record.get("schedule") or record  # PPL-U where the method has no schedule of its own
             self.say(
-                f"done       {job.name}: {own['nelbo_nats_per_token']:.4f} nats per token, "
-                f"{(now_s - attempt.started) / 60:.1f} minutes"
+                f"done       {job.name}: {with_error(own['nelbo_nats_per_token'])} nats per token, "
+                f"{duration(now_s - attempt.started)}"
             )
         elif outcome == "failed":
             said = lines[-1] if lines else "it said nothing"

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from mdlm_atat.formats import with_error
 from mdlm_atat.scoring.statistics import mean_with_interval
 
 Run = dict[str, Any]
@@ -42,10 +43,9 @@ def costs_to_baseline(
         target = final_nats(baseline, their_own) if decayed else curve_points(baseline, their_own)[-1][1]
         crossing = first_crossing(points, target)
         if crossing is None:
-            return {
-                **nothing,
-                "steps_to_baseline_note": f"seed {baseline['seed']} does not reach the baseline's {target:.4f} nats",
-            }
+            value = with_error(target)
+            note = f"seed {baseline['seed']} does not reach the baseline's {value} nats"
+            return {**nothing, "steps_to_baseline_note": note}
         found.append(crossing)
     how = {"how": DECAYED if decayed else UNDECAYED, "decayed": decayed, "at_most": not decayed}
     if any(at_first for _, at_first in found):

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from mdlm_atat.formats import count, duration
 from mdlm_atat.studies.grid import Grid
 from mdlm_atat.studies.jobs import Job, jobs_of, tokens_per_step
 from mdlm_atat.studies.planning import Plan, expected_steps, read_plan
@@ -92,22 +93,16 @@ def status_lines(runs: Sequence[RunProgress]) -> list[str]:
     lines = []
     for run in runs:
         steps = "?" if run.num_steps is None else f"{run.num_steps:,}"
-        speed = "" if run.tokens_per_s is None else f"{run.tokens_per_s:,.0f} tokens/s"
+        speed = "" if run.tokens_per_s is None else f"{count(run.tokens_per_s)} tokens/s"
         left = "" if run.left_s is None else f"{duration(run.left_s)} left"
         step = run.num_steps if run.status == "done" and run.num_steps is not None else run.step
         done = f"step {step:,} of {steps}"
         lines.append(f"{run.job.name:{width}}  {run.status:8} {done:24} {speed:20} {left}{run.last_line}".rstrip())
-    count = {status: sum(run.status == status for run in runs) for status in ("done", "running", "waiting", "failed")}
+    found = {status: sum(run.status == status for run in runs) for status in ("done", "running", "waiting", "failed")}
     whole = whole_time_left(runs)
-    told = ", ".join(f"{number} {status}" for status, number in count.items() if number)
-    open_ = count["running"] + count["waiting"]
+    told = ", ".join(f"{number} {status}" for status, number in found.items() if number)
+    open_ = found["running"] + found["waiting"]
     ending = "" if not open_ else "; time left unknown" if whole is None else f"; {duration(whole)} of training left"
-    if open_ and whole is not None and count["running"]:
+    if open_ and whole is not None and found["running"]:
         ending += f", until about {time.strftime('%H:%M', time.localtime(time.time() + whole))}"
     return [*lines, f"{len(runs)} runs: {told}{ending}"]
-
-
-def duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,90 @@
+"""How numbers are written for people, in a terminal, on a page or in a file: one form for each kind of number.
+
+Values and their errors, perplexities, counts, shares, p values and durations all come from here, so that the same
+number reads the same wherever it is shown. What is missing, not finite or enormous is written too, and never raises.
+"""
+
+from __future__ import annotations
+
+import math
+
+MISSING = "–"
+
+
+def with_error(
+    value: float | None, standard_error: float | None = None, *, decimals: int | None = None, sign: bool = False
+) -> str:
+    """`1.7231 ± 0.0043`: a value and its standard error, with as many decimals as show two digits of the error.
+
+    `decimals` fixes their number instead, as the columns of a table want it. Without an error (None, or NaN, as of a
+    single draw) the value stands alone, with four decimals by default. With `sign` a value from 0 on begins with a
+    plus. What no decimals can show, such as the nats of a run that diverged, is written as `number` writes it.
+    """
+    if value is None or not math.isfinite(value) or abs(value) >= 1e6:
+        return number(value)
+    plus = "+" if sign else ""
+    if standard_error is None or not math.isfinite(standard_error) or (decimals is None and standard_error <= 0):
+        return f"{value:{plus},.{4 if decimals is None else decimals}f}"
+    if decimals is None:
+        decimals = min(max(1 - math.floor(math.log10(standard_error)), 0), 6)
+    return f"{value:{plus},.{decimals}f} ± {standard_error:,.{decimals}f}"
+
+
+def perplexity(value: float | None) -> str:
+    """`68.42`, `1,234.50`: two decimals, unless it is enormous."""
+    if value is None or not math.isfinite(value) or not 0.01 <= abs(value) < 1e6:
+        return number(value)
+    return f"{value:,.2f}"
+
+
+def significant(value: float, digits: int = 4) -> str:
+    """`1,234`, `38.24` or `0.001230`: the value to so many digits, never in powers of ten."""
+    if not math.isfinite(value) or value == 0:
+        return f"{value:g}"
+    return f"{value:,.{max(digits - 1 - math.floor(math.log10(abs(value))), 0)}f}"
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    """`–` for what is missing, `68.42`, `1,500`, `-0.0031`, `1.2 × 10^12`: any number, in little room."""
+    if value is None:
+        return MISSING
+    if not math.isfinite(value):
+        return "not finite"
+    size = abs(value)
+    if size and not 1e-4 <= size < 1e9:
+        mantissa, exponent = f"{value:.{min(digits, 3) - 1}e}".split("e")
+        return f"{mantissa} × 10^{int(exponent)}"
+    return significant(value, digits)
+
+
+def count(value: float | None) -> str:
+    """`65,536`, `98.3 million`, `1.21 × 10^16`: a number of things."""
+    if value is None or not math.isfinite(value) or abs(value) >= 1e12:
+        return number(value, 3)
+    if abs(value) >= 1e9:
+        return f"{significant(value / 1e9, 3)} billion"
+    return f"{significant(value / 1e6, 3)} million" if abs(value) >= 1e6 else f"{value:,.0f}"
+
+
+def percent(share: float | None, digits: int = 2) -> str:
+    """`41%`, `2.4%`, `-26%`, `105%`: a share, to so many digits."""
+    if share is None or not math.isfinite(share):
+        return number(share)
+    return f"{number(100 * share, digits if abs(share) < 0.995 else max(digits, 3))}%"
+
+
+def p_value(p: float) -> str:
+    """`p = 0.021`, to two digits, or `p < 0.001`."""
+    return "p < 0.001" if p < 0.001 else f"p = {significant(p, 2)}"
+
+
+def duration(elapsed_s: float | None) -> str:
+    """`42 s`, `4 min 12 s`, `3 h 05 min`."""
+    if elapsed_s is None or not math.isfinite(elapsed_s):
+        return number(elapsed_s)
+    total_s = round(elapsed_s)
+    if total_s < 60:
+        return f"{total_s} s"
+    if total_s < 3600:
+        return f"{total_s // 60} min {total_s % 60:02} s"
+    return f"{total_s // 3600} h {total_s % 3600 // 60:02} min"
