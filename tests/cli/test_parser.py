@@ -11,7 +11,7 @@ from typing import Any, Literal
 import pytest
 
 from mdlm_atat import UserError
-from mdlm_atat.cli.parser import Parser, choose, number, whole
+from mdlm_atat.cli.parser import Parser, choose, real, whole
 
 
 def make_parser(*, takes_settings: bool = False) -> Parser:
@@ -22,7 +22,7 @@ def make_parser(*, takes_settings: bool = False) -> Parser:
     parser.add_argument("--precision", choices=["auto", "float32", "bf16"], default="auto", help="arithmetic")
     parser.add_argument("--task", required=True, help="what to do: 100%% of it")
     group = parser.add_argument_group("times")
-    group.add_argument("--times", type=number(0, 1), nargs="+", help="shares to mask")
+    group.add_argument("--times", type=real(0, 1), nargs="+", help="shares to mask")
     group.add_argument("--zero-shot", action="store_true", help="other texts")
     return parser
 
@@ -59,7 +59,7 @@ def test_what_follows_two_dashes_is_a_text_whatever_it_begins_with():
 
 def test_a_negative_number_is_a_value():
     parser = Parser("atat try", "Try it.")
-    parser.add_argument("--weight", type=number())
+    parser.add_argument("--weight", type=real())
     assert parser.parse(["--weight", "-1"]).weight == -1
 
 

@@ -7,7 +7,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mdlm_atat.cli.parser import Parser, choose, number, whole
+from mdlm_atat.cli.parser import Parser, choose, real, whole
 from mdlm_atat.errors import UserError
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def prepare_parser() -> Parser:
     )
     parser.add_argument(
         "--validation_fraction",
-        type=number(),
+        type=real(),
         default=0.05,
         help="share to cut: documents chosen by a hash of their text, or the end of fewer than 20 documents",
     )

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
+from argparse import Namespace
 from pathlib import Path
 
-from mdlm_atat.cli.model import add_model_arguments, load_model
+from mdlm_atat.cli.model import add_model_arguments, check_model, load_model
+from mdlm_atat.cli.parser import Parser, whole
 from mdlm_atat.cli.sampling import (
     Item,
     add_sampling_arguments,
@@ -16,14 +17,14 @@ from mdlm_atat.cli.sampling import (
     read_items,
 )
 from mdlm_atat.errors import UserError
+from mdlm_atat.plugins import trusted
 
 
-def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="atat generate",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Generate texts with a trained model.",
-        epilog="""examples:
+def make_parser() -> Parser:
+    parser = Parser(
+        "atat generate",
+        "Generate texts with a trained model.",
+        """examples:
   atat generate runs/demo --watch
   atat generate runs/demo --prompt "ROMEO:" --num_samples 4 --seed 7
   atat generate runs/demo --sampler first_hitting:sizes=cosine --steps 32 --animate romeo.html
@@ -37,18 +38,27 @@ def make_parser() -> argparse.ArgumentParser:
         type=Path,
         help='a file of prompts, one a line, \\n as in --prompt; or .jsonl with "prompt" and "id" on each line',
     )
-    parser.add_argument("--num_samples", type=int, default=1, help="texts for each prompt (default: 1)")
+    parser.add_argument("--num_samples", type=whole(1), default=1, help="texts for each prompt")
     parser.add_argument(
-        "--length", type=int, help="tokens in all, prompt included (default: the model's; longer ones go in blocks)"
+        "--length",
+        type=whole(1),
+        help="tokens in all, prompt included (default: the model's; longer ones go in blocks)",
     )
     add_sampling_arguments(parser)
     return parser
 
 
 def main(argv: list[str]) -> int:
-    arguments = make_parser().parse_args(argv)
+    arguments = make_parser().parse(argv)
     check_arguments(arguments)
     items = read_prompts(arguments.prompt, arguments.prompts)
+    check_model(arguments.model)
+    with trusted(arguments.trust_plugins):
+        write_texts(arguments, items)
+    return 0
+
+
+def write_texts(arguments: Namespace, items: list[Item]) -> None:
     num_each = arguments.num_samples
     settings = {"length": arguments.length, **how_to_sample(arguments)}
     lm = load_model(arguments)
@@ -67,7 +77,6 @@ def main(argv: list[str]) -> int:
         ),
         title_field="prompt",
     )
-    return 0
 
 
 def read_prompts(prompt: str, file: Path | None) -> list[Item]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
+from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mdlm_atat.cli.model import add_model_arguments, load_model
+from mdlm_atat.cli.model import add_model_arguments, check_model, load_model
+from mdlm_atat.cli.parser import Parser, whole
 from mdlm_atat.cli.sampling import (
     Item,
     add_sampling_arguments,
@@ -18,18 +19,18 @@ from mdlm_atat.cli.sampling import (
     read_items,
 )
 from mdlm_atat.errors import UserError
+from mdlm_atat.plugins import trusted
 
 if TYPE_CHECKING:
     from mdlm_atat.lm import Generated, Infilled
 
 
-def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="atat infill",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Fill the gaps of a text: [MASK] is one token, [MASK:5] five, [MASK:3-8] as many of three to eight "
+def make_parser() -> Parser:
+    parser = Parser(
+        "atat infill",
+        "Fill the gaps of a text: [MASK] is one token, [MASK:5] five, [MASK:3-8] as many of three to eight "
         "as suit the text around it best.",
-        epilog=r"""examples:
+        r"""examples:
   atat infill runs/novels "The [MASK:5] sat on the [MASK:2]."
   atat infill runs/novels "She [MASK:3-8], and left." --num_samples 4
   atat infill runs/novels --file letter.txt --out letter-filled.txt
@@ -41,19 +42,27 @@ def make_parser() -> argparse.ArgumentParser:
     add_model_arguments(parser)
     parser.add_argument("template", nargs="?", help=r"a text with gaps; \n stands for a new line")
     parser.add_argument("--file", type=Path, help="a document with gaps, or a .jsonl file of templates")
-    parser.add_argument("--num_samples", type=int, default=1, help="ways to fill each template (default: 1)")
+    parser.add_argument("--num_samples", type=whole(1), default=1, help="ways to fill each template")
     add_sampling_arguments(parser)
     return parser
 
 
 def main(argv: list[str]) -> int:
-    arguments = make_parser().parse_args(argv)
+    arguments = make_parser().parse(argv)
     check_arguments(arguments)
     items = read_templates(arguments.template, arguments.file)
-    from mdlm_atat.lm import MaskedDiffusionLM
     from mdlm_atat.samplers.template import parse_template
 
     check_each(items, "template", parse_template)
+    check_model(arguments.model)
+    with trusted(arguments.trust_plugins):
+        write_texts(arguments, items)
+    return 0
+
+
+def write_texts(arguments: Namespace, items: list[Item]) -> None:
+    from mdlm_atat.lm import MaskedDiffusionLM
+
     how = how_to_sample(arguments)
     lm = load_model(arguments)
     if not isinstance(lm, MaskedDiffusionLM):
@@ -69,7 +78,6 @@ def main(argv: list[str]) -> int:
         return list(made)
 
     make_texts(lm, arguments, items, num_each=num_each, make=make, title_field="template")
-    return 0
 
 
 def read_templates(template: str | None, file: Path | None) -> list[Item]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 import math
+from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mdlm_atat.cli.model import add_model_arguments, load_model
+from mdlm_atat.cli.model import add_model_arguments, check_model, load_model
+from mdlm_atat.cli.parser import Parser, real, whole
 from mdlm_atat.errors import UserError
+from mdlm_atat.plugins import trusted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -25,12 +27,11 @@ MAX_TEXT_TOKENS = 8192  # coloured, in the terminal and on the page
 PICTURE_DPI = 150
 
 
-def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="atat inspect",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Colour a text by the importance of its tokens, and compare it with what they cost when masked.",
-        epilog="""examples:
+def make_parser() -> Parser:
+    parser = Parser(
+        "atat inspect",
+        "Colour a text by the importance of its tokens, and compare it with what they cost when masked.",
+        """examples:
   atat inspect runs/demo "To be, or not to be"
   atat inspect runs/demo --file sonnet.txt --times 0.15 0.5 0.85 --out sonnet
 """,
@@ -39,26 +40,31 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("text", nargs="?", help=r"the text; \n stands for a new line")
     parser.add_argument("--file", type=Path, help="a file that holds the text")
     parser.add_argument(
-        "--times", type=float, nargs="+", metavar="T", help="shares of the text to mask (default: 0.1 0.2 ... 0.9)"
+        "--times", type=real(), nargs="+", metavar="T", help="shares of the text to mask (default: 0.1 0.2 ... 0.9)"
     )
-    parser.add_argument("--num_draws", type=int, default=4, help="random partitions of the text at each t (default: 4)")
-    parser.add_argument("--batch_size", type=int, help="masked rows in one call of the network (default: the run's)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the draws (default: 0)")
+    parser.add_argument("--num_draws", type=whole(1), default=4, help="random partitions of the text at each t")
+    parser.add_argument(
+        "--batch_size", type=whole(1), help="masked rows in one call of the network (default: the run's)"
+    )
+    parser.add_argument("--seed", type=whole(0), default=0, help="seed of the draws")
     parser.add_argument("--out", type=Path, help="folder for the heatmap (default: inspect in the model's folder)")
     return parser
 
 
 def main(argv: list[str]) -> int:
-    arguments = make_parser().parse_args(argv)
+    arguments = make_parser().parse(argv)
     text = read_text(arguments.text, arguments.file)
-    for name, lowest in (("num_draws", 1), ("batch_size", 1), ("seed", 0)):
-        value = getattr(arguments, name)
-        if value is not None and value < lowest:
-            raise UserError(f"--{name} is {value}, expected at least {lowest}")
     out: Path | None = arguments.out
     if out is not None and (out.is_file() or not out.parent.is_dir()):
         raise UserError(f"--out: {out} is a file, or the folder it should be in is not there")
+    check_model(arguments.model)
+    with trusted(arguments.trust_plugins):
+        inspect(arguments, text)
+    return 0
 
+
+def inspect(arguments: Namespace, text: str) -> None:
+    """Show the text in colours, and write its pictures."""
     from rich.console import Console
 
     from mdlm_atat.report.importance_page import InspectedText
@@ -69,9 +75,8 @@ def main(argv: list[str]) -> int:
     inspected = InspectedText.from_record(record)
     console = Console(highlight=False)
     show(console, inspected)
-    for file in write_pictures(out or lm.home / "inspect", record, inspected, str(arguments.model)):
+    for file in write_pictures(arguments.out or lm.home / "inspect", record, inspected, str(arguments.model)):
         console.print(f"{file.suffix[1:]:10} {file}", markup=False, soft_wrap=True)
-    return 0
 
 
 def read_text(text: str | None, file: Path | None) -> str:
@@ -90,7 +95,7 @@ def read_text(text: str | None, file: Path | None) -> str:
         raise UserError(f"--file: {file} is not UTF-8 at byte {error.start}; convert it first") from error
 
 
-def masked_model(arguments: argparse.Namespace) -> MaskedDiffusionLM:
+def masked_model(arguments: Namespace) -> MaskedDiffusionLM:
     from mdlm_atat.lm import MaskedDiffusionLM
 
     lm = load_model(arguments)
@@ -102,7 +107,7 @@ def masked_model(arguments: argparse.Namespace) -> MaskedDiffusionLM:
     return lm
 
 
-def inspection_of_text(lm: MaskedDiffusionLM, text: str, arguments: argparse.Namespace) -> dict[str, Any]:
+def inspection_of_text(lm: MaskedDiffusionLM, text: str, arguments: Namespace) -> dict[str, Any]:
     """The record of a text's inspection, ready for JSON."""
     from mdlm_atat.device import explain_out_of_memory
     from mdlm_atat.progress import progress_bar

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mdlm_atat.cli.parser import Parser
 from mdlm_atat.errors import UserError
 from mdlm_atat.model_folder import kind_of_folder
 
@@ -13,10 +14,24 @@ if TYPE_CHECKING:
     from mdlm_atat.lm import CausalLM, MaskedDiffusionLM
 
 
-def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+def add_model_arguments(parser: Parser) -> None:
     parser.add_argument("model", type=Path, help="a run folder, one of its checkpoints, or a saved model")
     parser.add_argument("--device", help="cpu or cuda (default: a GPU if there is one)")
-    parser.add_argument("--precision", choices=["auto", "float32", "bf16"], default="auto")
+    parser.add_argument(
+        "--precision",
+        choices=["auto", "float32", "bf16"],
+        default="auto",
+        help="arithmetic of the network; auto: bf16 on a GPU that has it",
+    )
+    add_trust_argument(parser)
+
+
+def add_trust_argument(parser: Parser) -> None:
+    parser.add_argument(
+        "--trust_plugins",
+        action="store_true",
+        help="import the plugins that a run, a model or a tokenizer names: it runs their code",
+    )
 
 
 def check_model(folder: Path, flag: str | None = None) -> None:

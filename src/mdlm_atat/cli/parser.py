@@ -21,7 +21,7 @@ _REFUSED: Any = object()  # in place of a value that is among the mistakes
 
 @dataclass(frozen=True)
 class Number:
-    """The type of an argument that is a finite number from `least` to `most`; see `whole` and `number`."""
+    """The type of an argument that is a finite number from `least` to `most`; see `whole` and `real`."""
 
     kind: type[int] | type[float]
     least: float
@@ -50,7 +50,7 @@ def whole(least: float = -math.inf, most: float = math.inf) -> Number:
     return Number(int, least, most)
 
 
-def number(least: float = -math.inf, most: float = math.inf) -> Number:
+def real(least: float = -math.inf, most: float = math.inf) -> Number:
     """A finite number, as `type` of an argument."""
     return Number(float, least, most)
 
@@ -89,7 +89,7 @@ class Parser(argparse.ArgumentParser):
             needed = field.default is MISSING
             self.add_argument(
                 flag,
-                type={int: whole(), float: number()}.get(hint, str),
+                type={int: whole(), float: real()}.get(hint, str),
                 choices=get_args(hint) or None,
                 required=needed,
                 default=None if needed else field.default,

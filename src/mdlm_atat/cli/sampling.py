@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import os
 import sys
+from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from mdlm_atat.cli.parser import Parser, real, whole
 from mdlm_atat.errors import UserError
 
 if TYPE_CHECKING:
@@ -26,25 +27,23 @@ LINE_START = b'{"id": '  # of every line that row_of makes
 MAX_SEED = 2**62  # torch takes 63 bits, and text i adds i
 
 
-def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
+def add_sampling_arguments(parser: Parser) -> None:
     how = parser.add_argument_group("how to sample")
     how.add_argument(
         "--sampler",
         metavar="NAME[:OPTION=VALUE,...]",
         help="atat samplers lists them (default: the model's, see there)",
     )
-    how.add_argument("--steps", type=int, help="steps: fewer are faster and worse (default: the sampler's)")
-    how.add_argument("--temperature", type=float, default=1.0, help="below 1: safer; 0: most likely (default: 1)")
-    how.add_argument("--top_k", type=int, default=0, help="draw among the k most likely tokens (default: 0, all)")
-    how.add_argument(
-        "--top_p", type=float, default=1.0, help="draw among the likeliest tokens that reach p (default: 1, all)"
-    )
-    how.add_argument("--block_size", type=int, help="fill so many tokens at a time, left to right (default: all)")
+    how.add_argument("--steps", type=whole(1), help="steps: fewer are faster and worse (default: the sampler's)")
+    how.add_argument("--temperature", type=real(0), default=1.0, help="below 1: safer; 0: most likely")
+    how.add_argument("--top_k", type=whole(0), default=0, help="draw among the k most likely tokens; 0: all")
+    how.add_argument("--top_p", type=real(), default=1.0, help="draw among the likeliest tokens that reach p; 1: all")
+    how.add_argument("--block_size", type=whole(1), help="fill so many tokens at a time, left to right (default: all)")
     how.add_argument("--guide", default="", metavar="WORD=WEIGHT,...", help="words to have more of, or less (negative)")
-    how.add_argument("--guide_logits", type=float, default=1.0, help="how much it changes their logits (default: 1)")
-    how.add_argument("--guide_order", type=float, default=0.0, help="how much earlier they come (default: 0)")
-    how.add_argument("--seed", type=int, default=0, help="text i is drawn from seed + i (default: 0)")
-    how.add_argument("--batch_size", type=int, default=16, help="texts made together (default: 16)")
+    how.add_argument("--guide_logits", type=real(), default=1.0, help="how much it changes their logits")
+    how.add_argument("--guide_order", type=real(), default=0.0, help="how much earlier they come")
+    how.add_argument("--seed", type=whole(-MAX_SEED, MAX_SEED), default=0, help="text i is drawn from seed + i")
+    how.add_argument("--batch_size", type=whole(1), default=16, help="texts made together")
     how.add_argument("--compile", action="store_true", help="compile the network first: faster for many texts on a GPU")
     out = parser.add_argument_group("what to see")
     out.add_argument("--watch", action="store_true", help="show the first text while it is being filled in")
@@ -55,14 +54,8 @@ def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
     out.add_argument("--overwrite", action="store_true", help="replace --out and --animate where they exist")
 
 
-def check_arguments(arguments: argparse.Namespace) -> None:
+def check_arguments(arguments: Namespace) -> None:
     """Everything that can be known to be wrong before a model is loaded."""
-    for name in ("batch_size", "num_samples", "steps", "block_size"):
-        value = getattr(arguments, name, None)
-        if value is not None and value < 1:
-            raise UserError(f"--{name} is {value}, expected at least 1")
-    if abs(arguments.seed) > MAX_SEED:
-        raise UserError(f"--seed is {arguments.seed}, expected at most {MAX_SEED} (2^62)")
     if not arguments.guide and (arguments.guide_logits != 1 or arguments.guide_order != 0):
         raise UserError("--guide_logits and --guide_order need --guide with the words that they are for")
     if arguments.resume and arguments.overwrite:
@@ -89,7 +82,7 @@ def check_arguments(arguments: argparse.Namespace) -> None:
             raise UserError(f"--animate: {arguments.animate} exists; replace it by --overwrite, or name another file")
 
 
-def how_to_sample(arguments: argparse.Namespace) -> dict[str, Any]:
+def how_to_sample(arguments: Namespace) -> dict[str, Any]:
     """The arguments as keywords of lm.generate and lm.infill."""
     from mdlm_atat.lm import Guide
 
@@ -161,9 +154,20 @@ def check_each(items: Sequence[Item], kind: str, check: Callable[[str], Any]) ->
             raise UserError(f"{kind} {item.id}: {error}" if len(items) > 1 else str(error)) from error
 
 
-def settings_hash(lm: MaskedDiffusionLM | CausalLM, arguments: argparse.Namespace, items: Sequence[Item]) -> str:
+def settings_hash(lm: MaskedDiffusionLM | CausalLM, arguments: Namespace, items: Sequence[Item]) -> str:
     """Tells whether a file of texts can be gone on with: the same weights, settings and prompts."""
-    how = ("model", "device", "batch_size", "compile", "watch", "animate", "out", "resume", "overwrite")
+    how = (
+        "model",
+        "device",
+        "batch_size",
+        "compile",
+        "watch",
+        "animate",
+        "out",
+        "resume",
+        "overwrite",
+        "trust_plugins",
+    )
     left_out = (*how, "prompt", "prompts", "template", "file")  # these are the items
     settings = {name: str(value) for name, value in vars(arguments).items() if name not in left_out}
     content = json.dumps([lm.fingerprint(), settings, [[item.id, item.text] for item in items]], sort_keys=True)
@@ -223,7 +227,7 @@ def no_progress(done: int, total: int) -> None:
 
 def make_texts(
     lm: MaskedDiffusionLM | CausalLM,
-    arguments: argparse.Namespace,
+    arguments: Namespace,
     items: Sequence[Item],
     *,
     num_each: int,
@@ -301,7 +305,7 @@ def row_of(text: Generated, item: Item, sample: int, title_field: str, with_trac
 
 
 def watched(
-    lm: MaskedDiffusionLM | CausalLM, arguments: argparse.Namespace, make: Callable[[OnStep], list[Generated]]
+    lm: MaskedDiffusionLM | CausalLM, arguments: Namespace, make: Callable[[OnStep], list[Generated]]
 ) -> list[Generated]:
     """Make a batch while its first text is shown."""
     from rich.console import Console
@@ -328,7 +332,7 @@ def watched(
         return make(on_step)
 
 
-def animate(lm: MaskedDiffusionLM | CausalLM, text: Generated, arguments: argparse.Namespace) -> None:
+def animate(lm: MaskedDiffusionLM | CausalLM, text: Generated, arguments: Namespace) -> None:
     from mdlm_atat.report.animation import Reveal, write_animation
 
     trace = text.trace

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from mdlm_atat.cli.model import check_model
-from mdlm_atat.cli.parser import Parser, number, report
+from mdlm_atat.cli.parser import Parser, real, report
 from mdlm_atat.config.files import apply_settings, describe_methods, describe_presets, load_config
 from mdlm_atat.config.schema import DataConfig, RunConfig
 from mdlm_atat.errors import UserError
@@ -47,7 +47,7 @@ examples:
         help="begin with the weights, shape, method and tokenizer of a run, checkpoint or saved model; without a "
         "preset with its other settings too",
     )
-    parser.add_argument("--max_minutes", type=number(0), help="the same as --train.max_minutes")
+    parser.add_argument("--max_minutes", type=real(0), help="the same as --train.max_minutes")
     parser.add_argument(
         "--settings", dest="list_settings", action="store_true", help="list every setting of the preset, and exit"
     )
