@@ -6,7 +6,6 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mdlm_atat.cli.parser import Parser
 from mdlm_atat.errors import UserError
 from mdlm_atat.model_folder import kind_of_folder
 
@@ -14,7 +13,7 @@ if TYPE_CHECKING:
     from mdlm_atat.lm import CausalLM, MaskedDiffusionLM
 
 
-def add_model_arguments(parser: Parser) -> None:
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", type=Path, help="a run folder, one of its checkpoints, or a saved model")
     parser.add_argument("--device", help="cpu or cuda (default: a GPU if there is one)")
     parser.add_argument(
@@ -26,7 +25,7 @@ def add_model_arguments(parser: Parser) -> None:
     add_trust_argument(parser)
 
 
-def add_trust_argument(parser: Parser) -> None:
+def add_trust_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--trust_plugins",
         action="store_true",
