@@ -14,7 +14,7 @@ import pytest
 from refusals import refused
 
 from mdlm_atat.cli.main import main
-from studies.grids import grid_file, run, steps_taken, use_stand_in
+from studies.grids import STAND_IN_ATAT, grid_file, run, steps_taken, use_stand_in
 from tiny_runs import write_text
 
 QUICK = (  # of the shipped grid, as small as it gets
@@ -89,7 +89,7 @@ def test_a_dry_run_says_the_commands_and_writes_nothing(tmp_path, capsys):
     ("words", "message"),
     [
         (["run", "quikc"], "unknown grid 'quikc'; did you mean quick?"),
-        (["run", "quick", "--processes", "0"], "--processes 0 is too few, expected at least 1"),
+        (["run", "quick", "--processes", "0"], "--processes is 0, expected at least 1"),
         (["run", "quick", "--budget", "steps"], "--budget is 'steps', expected e.g. steps=1000"),
         (["run", "quick", "--optim.lrr", "3"], "--optim.lrr: unknown flag; did you mean --optim.lr?"),
         (["run", "quick", "--submit"], "--submit and --sbatch-option go with --slurm"),
@@ -138,11 +138,12 @@ def test_more_seeds_are_added_to_an_experiment_and_none_is_forgotten(stand_in):
 
 
 STUB = """#!/bin/bash
-# stands in for SLURM's sbatch: notes its arguments, runs the last task of the array
+# stands in for SLURM's sbatch: notes its arguments, runs the last task of the array, whose trainings are the stand-in's
 echo "$@" > {folder}/arguments.txt
 script="${{!#}}"
 last=$(sed -n 's/^#SBATCH --array=0-\\([0-9]*\\).*/\\1/p' "$script")
-SLURM_ARRAY_TASK_ID=$last bash "$script" > {folder}/task.txt 2>&1 || exit 1
+sed 's#-m mdlm_atat#{stand_in}#' "$script" > {folder}/task.sh
+SLURM_ARRAY_TASK_ID=$last bash {folder}/task.sh > {folder}/task.txt 2>&1 || exit 1
 echo "4242;cluster"
 """
 
@@ -153,7 +154,7 @@ def sbatch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "bin"
     folder.mkdir()
     stub = folder / "sbatch"
-    stub.write_text(STUB.format(folder=folder))
+    stub.write_text(STUB.format(folder=folder, stand_in=STAND_IN_ATAT))
     stub.chmod(0o755)
     monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
     return folder
@@ -171,7 +172,6 @@ def test_a_job_array_is_submitted_and_a_task_trains_its_run_and_no_other(stand_i
     assert "#SBATCH --array=0-1%3\n" in script
     assert "#SBATCH --partition=gpu\n#SBATCH --time=10\n" in script
     assert (sbatch / "arguments.txt").read_text() == f"--parsable {out / 'slurm.sh'}\n"
-    # trained by the real command: the stub's tasks know no stand-in
     assert "done       atat-seed-0" in (sbatch / "task.txt").read_text()
     results = json.loads((out / "results.json").read_text())
     assert {entry["arm"]: entry["status"] for entry in results["runs"]} == {"mdlm": "waiting", "atat": "done"}

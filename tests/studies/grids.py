@@ -14,6 +14,7 @@ from mdlm_atat.cli.main import main
 from mdlm_atat.studies import processes
 from tiny_runs import TINY, write_text
 
+STAND_IN_ATAT = Path(__file__).parent / "stand_in_atat.py"
 SETTINGS = {path: value for path, value in TINY.items() if path != "train.num_steps"}
 
 
@@ -37,9 +38,12 @@ def grid_file(folder: Path, **changed: Any) -> Path:
     return file
 
 
-def use_stand_in(patch: pytest.MonkeyPatch, folder: Path) -> None:
-    """Let experiments start tests/studies/stand_in_train.py in place of the real command."""
+def use_stand_in(patch: pytest.MonkeyPatch, folder: Path, *, with_page: bool = False) -> None:
+    """Let experiments start tests/studies/stand_in_train.py in place of the real command, and draw no page."""
     from mdlm_atat.studies import planning
+
+    if not with_page:
+        patch.setattr("mdlm_atat.report.experiment_page.write_experiment_page", lambda *_: None)
 
     patch.setenv("ATAT_CACHE", str(folder / "cache"))
     patch.setenv("STAND_IN_DATA", str(folder / "data.json"))

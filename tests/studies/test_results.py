@@ -313,15 +313,23 @@ def test_training_seconds_leave_evaluation_out():
     assert interpolate(5, [10], [20.0]) == 10.0
 
 
-@pytest.fixture
-def experiment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two arms by two seeds, trained by the stand-in: atat ends half a nat below mdlm."""
-    use_stand_in(monkeypatch, tmp_path)
-    assert run(grid_file(tmp_path, reference=[]), tmp_path / "out") == 0
-    return tmp_path / "out"
+    folder = tmp_path_factory.mktemp("experiment")
+    with pytest.MonkeyPatch.context() as patch:
+        use_stand_in(patch, folder, with_page=True)
+        assert run(grid_file(folder, reference=[]), folder / "out") == 0
+    return folder / "out"
 
 
-def test_a_report_is_made_from_results_json_alone(experiment, capsys):
+@pytest.fixture
+def experiment(trained: Path, tmp_path: Path) -> Path:
+    """A copy of it, to be changed."""
+    return shutil.copytree(trained, tmp_path / "out")
+
+
+def test_a_report_is_made_from_results_json_alone(experiment):
     before = json.loads((experiment / "results.json").read_text())
     shutil.rmtree(experiment / "runs")
     for name in ("report.md", "report.html"):

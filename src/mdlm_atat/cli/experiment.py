@@ -6,19 +6,25 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mdlm_atat.config.files import read_flags, split_flags
+from mdlm_atat.cli.parser import Parser, choose, whole
 from mdlm_atat.errors import UserError
 
 if TYPE_CHECKING:
     from mdlm_atat.studies.run import Study, StudyOutcome
 
 
-def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="atat experiment",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Compare ways of training: arms x seeds x corpora under one budget, from a grid in YAML.",
-        epilog="""examples:
+HELP = """\
+usage: atat experiment list | run | status | report
+
+Compare ways of training: arms x seeds x corpora under one budget, from a grid in YAML.
+
+commands:
+  list      the grids that come along
+  run       train and evaluate what is not done yet
+  status    how far each run is, and the time left
+  report    make report.html, report.md and results.json anew
+
+examples:
   atat experiment list                                    the grids that come along
   atat experiment run quick                               on a laptop, in minutes
   atat experiment run main --out runs/main --processes 4  four runs at a time, over all GPUs
@@ -29,57 +35,54 @@ def make_parser() -> argparse.ArgumentParser:
   atat experiment report runs/main                        report.html, report.md and results.json
 
 What a grid may say is in docs/experiments.md.
-""",
-    )
-    commands = parser.add_subparsers(dest="action", required=True, metavar="list | run | status | report")
-    commands.add_parser("list", help="the grids that come along")
-    run = commands.add_parser("run", help="train and evaluate what is not done yet")
-    run.add_argument("grid", help="a grid's name, a YAML file, or an experiment's folder to go on with")
-    run.add_argument("--out", type=Path, help="folder of the experiment (default: runs/GRID)")
-    run.add_argument("--processes", type=int, default=1, help="runs at a time, over the visible GPUs (default: 1)")
-    run.add_argument("--arms", nargs="+", metavar="ARM", help="only these arms")
-    run.add_argument("--seeds", nargs="+", type=int, metavar="N", help="these seeds")
-    run.add_argument("--budget", metavar="UNIT=AMOUNT", help="steps=, tokens=, flops= or gpu_seconds=")
-    run.add_argument("--dry-run", "--dry_run", action="store_true", help="say what would be run, and run nothing")
-    run.add_argument("--task", type=int, metavar="I", help="only run I of the list, from 0 on (for job arrays)")
-    run.add_argument("--slurm", action="store_true", help="write a job array script instead of running")
-    run.add_argument("--submit", action="store_true", help="and hand it to sbatch")
-    run.add_argument(
-        "--sbatch-option", action="append", default=[], metavar="=--OPTION=VALUE", help="an option for sbatch, as it is"
-    )
-    status = commands.add_parser("status", help="how far each run is, and the time left")
-    status.add_argument("folder", type=Path)
-    report = commands.add_parser("report", help="make report.html, report.md and results.json anew")
-    report.add_argument("folder", type=Path)
-    return parser
+"""
 
 
 def main(argv: list[str]) -> int:
-    own, dotted = split_flags(argv)
-    arguments = make_parser().parse_args(own)
-    if dotted and arguments.action != "run":
-        raise UserError(f"{dotted[0]} is for atat experiment run only")
-    match arguments.action:
-        case "list":
+    chosen = choose("atat experiment", argv, ("list", "run", "status", "report"), HELP)
+    match chosen:
+        case None:
+            return 0
+        case "run", words:
+            return run(run_parser().parse(words))
+        case "list", words:
             from mdlm_atat.studies.grid_file import describe_grids
 
+            Parser("atat experiment list", "The grids that come along.").parse(words)
             lines = [f"{name:12} {text}" for name, text in describe_grids().items()]
-        case "run":
-            return run(arguments, dotted)
-        case "status":
-            from mdlm_atat.studies.run import stored_study, study_progress
+        case action, words:
+            from mdlm_atat.studies.run import report_study, stored_study, study_progress
             from mdlm_atat.studies.study_progress import status_lines
 
-            lines = status_lines(study_progress(stored_study(arguments.folder)))
-        case _:
-            from mdlm_atat.studies.run import report_study, stored_study
-
-            lines = report_study(stored_study(arguments.folder)).lines()
+            parser = Parser(
+                f"atat experiment {action}", "How far each run is." if action == "status" else "Report anew."
+            )
+            parser.add_argument("folder", type=Path, help="the folder that the experiment was run in")
+            study = stored_study(parser.parse(words).folder)
+            lines = status_lines(study_progress(study)) if action == "status" else report_study(study).lines()
     print("\n".join(lines))
     return 0
 
 
-def run(arguments: argparse.Namespace, dotted: list[str]) -> int:
+def run_parser() -> Parser:
+    parser = Parser("atat experiment run", "Train and evaluate what is not done yet.", takes_settings=True)
+    parser.add_argument("grid", help="a grid's name, a YAML file, or an experiment's folder to go on with")
+    parser.add_argument("--out", type=Path, help="folder of the experiment (default: runs/GRID)")
+    parser.add_argument("--processes", type=whole(1), default=1, help="runs at a time, over the visible GPUs")
+    parser.add_argument("--arms", nargs="+", metavar="ARM", help="only these arms")
+    parser.add_argument("--seeds", nargs="+", type=whole(0), help="these seeds")
+    parser.add_argument("--budget", metavar="UNIT=AMOUNT", help="steps=, tokens=, flops= or gpu_seconds=")
+    parser.add_argument("--dry_run", action="store_true", help="say what would be run, and run nothing")
+    parser.add_argument("--task", type=whole(0), help="only this run of the list, from 0 on (for job arrays)")
+    parser.add_argument("--slurm", action="store_true", help="write a job array script instead of running")
+    parser.add_argument("--submit", action="store_true", help="and hand it to sbatch")
+    parser.add_argument(
+        "--sbatch_option", action="append", default=[], metavar="=--OPTION=VALUE", help="an option for sbatch, as it is"
+    )
+    return parser
+
+
+def run(arguments: argparse.Namespace) -> int:
     """Exit code 0 where every run is done, 1 where one failed, 128 and the signal's number where one ended it."""
     from rich.console import Console
 
@@ -89,16 +92,13 @@ def run(arguments: argparse.Namespace, dotted: list[str]) -> int:
         raise UserError("--submit and --sbatch-option go with --slurm")
     if arguments.slurm and arguments.task is not None:
         raise UserError("--slurm writes an array of all runs; --task is what each of its jobs is given: leave one out")
-    settings, mistakes = read_flags(dotted)
-    if mistakes:
-        raise UserError("; ".join(message for _, message in mistakes))
     study = open_study(
         arguments.grid,
         arguments.out,
         arms=arguments.arms,
         seeds=arguments.seeds,
         budget=None if arguments.budget is None else read_budget(arguments.budget),
-        settings=settings,
+        settings=arguments.settings,
     )
     if arguments.dry_run:
         commands = planned_commands(study, arguments.task)

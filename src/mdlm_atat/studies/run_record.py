@@ -10,10 +10,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from mdlm_atat.config.files import load_config
 from mdlm_atat.errors import UserError
 from mdlm_atat.studies.jobs import Job, command_line, flat_settings, train_words
-from mdlm_atat.studies.run_state import final_record, read_attempts, status_of
+from mdlm_atat.studies.run_state import final_record, read_attempts, status_of, stored_config
 
 MAX_LOSS_POINTS = 1000
 BOUND, OWN_BOUND = "eval/nelbo_nats_per_token", "eval/schedule_nelbo_nats_per_token"
@@ -110,8 +109,8 @@ def _command(job: Job, num_steps: int | None, run: Path) -> str | None:
 
 def _config(run: Path) -> dict[str, Any] | None:
     try:
-        return flat_settings(load_config(str(run / "config.yaml")))
-    except UserError:
+        return flat_settings(stored_config(run))
+    except (UserError, FileNotFoundError):
         return None
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -77,9 +78,19 @@ def has_begun(run: Path) -> bool:
     return (run / "config.yaml").is_file()
 
 
+def stored_config(run: Path) -> RunConfig:
+    """A run's settings, read anew only where its config.yaml has been written since: a study looks at them often."""
+    return _config_at(run / "config.yaml", (run / "config.yaml").stat().st_mtime_ns)
+
+
+@cache
+def _config_at(file: Path, _mtime_ns: int) -> RunConfig:
+    return load_config(str(file))
+
+
 def check_same_run(run: Path, config: RunConfig) -> None:
     """UserError where the folder holds a run with other settings."""
-    before, after = flat_settings(load_config(str(run))), flat_settings(config)
+    before, after = flat_settings(stored_config(run)), flat_settings(config)
     changed = {path: pair for path, pair in differences(before, after).items() if path not in FREE}
     if changed:
         listed = ", ".join(f"{path} ({old!r}, and {new!r} now)" for path, (old, new) in changed.items())
@@ -91,7 +102,7 @@ def final_record(run: Path, num_steps: int, data: Mapping[str, Any] | None) -> d
     seed 0 as the run asks for: another evaluation of it, with other draws or more of them, changes nothing."""
     if not has_begun(run):
         return None
-    config = load_config(str(run))
+    config = stored_config(run)
     wanted = {"split": "valid", "seed": 0, "mode": config.data.mode, "length": config.data.length}
     found: list[tuple[tuple[int, float], dict[str, Any]]] = []
     for file in sorted((run / "evals").glob("*.json")):
