@@ -8,10 +8,11 @@ if TYPE_CHECKING:
     from mdlm_atat.lm import CausalLM, MaskedDiffusionLM
     from mdlm_atat.nets.causal_transformer import CausalTransformer
     from mdlm_atat.nets.dit import ATATDiT
+    from mdlm_atat.runs.finetune import finetune
 
     __version__: str
 
-__all__ = ["ATATDiT", "CausalLM", "CausalTransformer", "MaskedDiffusionLM", "UserError", "__version__"]
+__all__ = ["ATATDiT", "CausalLM", "CausalTransformer", "MaskedDiffusionLM", "UserError", "__version__", "finetune"]
 
 _HOMES = {
     "ATATDiT": "mdlm_atat.nets.dit",
@@ -19,6 +20,7 @@ _HOMES = {
     "CausalTransformer": "mdlm_atat.nets.causal_transformer",
     "MaskedDiffusionLM": "mdlm_atat.lm",
     "UserError": "mdlm_atat.errors",
+    "finetune": "mdlm_atat.runs.finetune",
 }
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import inspect
+from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 
 from mdlm_atat.errors import UserError
@@ -30,3 +31,14 @@ def one_of(name: str, value: str, options: Iterable[str]) -> None:
     """Raise UserError where the setting `name` is none of its options."""
     if value not in (listed := list(options)):
         raise UserError(f"{name} is {value!r}, expected one of {', '.join(listed)}")
+
+
+def check_keywords(given: Iterable[str], function: Callable[..., object], names: Iterable[str]) -> None:
+    """Raise TypeError, with the likeliest name, for a keyword that is none of `names`. `function` is the one that was
+    called with it and `names` are the keywords that it takes besides its parameters."""
+    names = list(names)
+    for name in given:
+        if name not in names:
+            hint = did_you_mean(name, [*inspect.signature(function).parameters, *names])
+            takes = hint or f"; it takes {', '.join(names)}"
+            raise TypeError(f"{function.__name__}() got an unexpected keyword argument {name!r}{takes}")

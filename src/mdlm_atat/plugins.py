@@ -70,10 +70,16 @@ BUILT_IN: dict[Kind, dict[str, str]] = {
         "causal": "mdlm_atat.nets.causal_transformer:CausalTransformer",
     },
     "optimizer": {"adamw": "torch.optim:AdamW"},
-    "metric": {},
+    "metric": {
+        "accuracy": "mdlm_atat.finetuning.metrics:accuracy",
+        "f1": "mdlm_atat.finetuning.metrics:f1",
+        "matthews": "mdlm_atat.finetuning.metrics:matthews",
+        "pearson": "mdlm_atat.finetuning.metrics:pearson",
+        "spearman": "mdlm_atat.finetuning.metrics:spearman",
+    },
 }
-"""Name -> `module:Name` of what this package brings. Sources, tokenizers and metrics have tables of their own, whose
-names are given to `resolve` and `names` as `known`."""
+"""Name -> `module:Name` of what this package brings. Sources and tokenizers have tables of their own, whose names are
+given to `names` and `check_name` as `known`."""
 
 _trust: ContextVar[bool] = ContextVar("trust", default=False)
 _allowed: set[tuple[Kind, str]] = set()

@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import os
 import platform
+import shlex
 import subprocess
+import sys
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
+
+
+def command() -> str:
+    """The command line of this process, with the program's bare name."""
+    name = Path(sys.argv[0]).name
+    return shlex.join(["atat" if name == "__main__.py" else name, *sys.argv[1:]])
 
 
 def code_version() -> str:

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from refusals import refused
 
-from finetune.examples import as_tsv, cat_examples
+from finetuning.examples import as_tsv, cat_examples
 from mdlm_atat import MaskedDiffusionLM
 from mdlm_atat.cli.main import main
-from mdlm_atat.finetune.training import Finetuning
+from mdlm_atat.finetuning.training import Finetuning, Hooks
 
 
 @pytest.fixture
@@ -90,10 +90,10 @@ def test_a_seed_that_is_stored_is_not_run_again_and_one_more_is(runs, task, caps
 def test_ctrl_c_loses_the_running_seed_alone_and_the_same_command_goes_on(runs, task, capsys, monkeypatch):
     run = Finetuning.run
 
-    def interrupted(self: Finetuning, seed: int, **more):
+    def interrupted(self: Finetuning, seed: int, hooks: Hooks):
         if seed == 1:
             raise KeyboardInterrupt
-        return run(self, seed, **more)
+        return run(self, seed, hooks)
 
     with monkeypatch.context() as patch:
         patch.setattr(Finetuning, "run", interrupted)
@@ -174,7 +174,7 @@ def test_capitals_and_digits_that_a_model_of_letters_lacks_are_replaced_and_told
     ("words", "message"),
     [
         (("--seeds", 0), "--seeds is 0, expected at least 1"),
-        (("--seed", 10**20), "--seed is 100000000000000000000, expected less than"),
+        (("--seed", 10**20), "--seed is 100000000000000000000, expected at most 2,147,483,647"),
         (("--pooling", "last"), "this model is masked and reads both ways; use mean or first"),
         (("--max_length", 17), "--max_length is 17; this model takes texts of at most 16 tokens"),
         (("--epochs", 0), "--epochs is 0, expected at least 1"),

@@ -72,7 +72,7 @@ def test_a_misspelled_keyword_is_a_type_error_with_the_likeliest_name(masked):
     ):
         with pytest.raises(TypeError, match=f"unexpected keyword argument '{name}'; did you mean {close}"):
             method(given, **{name: 1})
-    with pytest.raises(TypeError, match="'zzz'; how to sample is said by sampler, steps, temperature"):
+    with pytest.raises(TypeError, match="'zzz'; it takes sampler, steps, temperature"):
         masked.generate("a", zzz=1)
 
 

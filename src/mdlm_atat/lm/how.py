@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, TypedDict
 
-from mdlm_atat.checks import at_least, did_you_mean
+from mdlm_atat.checks import at_least, check_keywords
 from mdlm_atat.errors import UserError
 from mdlm_atat.samplers.draw import TokenDraw
 from mdlm_atat.samplers.loop import OnStep, StepRule
@@ -85,12 +84,7 @@ class How:
     def of(cls, options: Mapping[str, Any], method: Callable[..., Any]) -> How:
         """The settings that were given to `method` as keywords. Raises TypeError, with the likeliest name, for a
         keyword that neither it nor How knows."""
-        names = [field.name for field in fields(cls)]
-        for name in options:
-            if name not in names:
-                hint = did_you_mean(name, [*inspect.signature(method).parameters, *names])
-                known = hint or f"; how to sample is said by {', '.join(names)}"
-                raise TypeError(f"{method.__name__}() got an unexpected keyword argument {name!r}{known}")
+        check_keywords(options, method, [field.name for field in fields(cls)])
         return cls(**options)
 
 

@@ -1,4 +1,4 @@
-"""A trained network with a small head that reads a whole text."""
+"""A trained network with a small classification or regression head that reads a whole text."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from mdlm_atat.finetune.settings import Pooling
+from mdlm_atat.finetuning.settings import Pooling
 from mdlm_atat.nets.causal_transformer import CausalTransformer
 from mdlm_atat.nets.dit import ATATDiT
 
 
 class Head(nn.Module):
-    """Dropout, then a linear layer: one output a class, or one for a score."""
+    """Dropout, then a linear layer: an output for each class, or one for a score."""
 
     def __init__(self, width: int, num_outputs: int, dropout: float) -> None:
         super().__init__()
@@ -27,7 +27,7 @@ class Head(nn.Module):
 
 
 class Classifier(nn.Module):
-    """A backbone and a head on what it makes of a text."""
+    """A backbone and a head that reads its pooled states."""
 
     def __init__(self, backbone: ATATDiT | CausalTransformer, head: Head, pooling: Pooling) -> None:
         super().__init__()
@@ -46,10 +46,11 @@ def pooled(
     lengths: Int[Tensor, " batch"],
     pooling: Pooling,
 ) -> Float[Tensor, "batch width"]:
-    """One vector a text, from the last layer's states, float32. Padding beyond `lengths` has no part in it.
+    """One float32 vector for each text, from the last layer's states. Padding beyond `lengths` has no part in it.
 
-    A masked model is shown the text whole, at t = 0: `mean` over the text, or the `first` position. A causal model's
-    state at position i has read what stands before i, so `last` is the one after the text's end: one position more.
+    A masked model reads the text with nothing masked, at t = 0; the vector is the `mean` over the text, or the `first`
+    position. A causal model's state at position i has read the tokens before i, so `last` is the state one position
+    after the text's end.
     """
     if isinstance(backbone, CausalTransformer):
         assert pooling == "last"
@@ -63,5 +64,10 @@ def pooled(
 
 
 def longest_text(backbone: ATATDiT | CausalTransformer) -> int:
-    """Tokens of the longest text that fits."""
+    """Tokens of the longest text that the backbone can read whole: for a causal one, one fewer than its length."""
     return backbone.max_length - isinstance(backbone, CausalTransformer)
+
+
+def output_width(backbone: ATATDiT | CausalTransformer) -> int:
+    """Width of the states that `pooled` returns."""
+    return backbone.output_layer()[0].shape[1]

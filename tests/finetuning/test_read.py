@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from mdlm_atat.errors import UserError
-from mdlm_atat.finetune.read import _hub_example, open_task
-from mdlm_atat.finetune.tasks import GLUE
+from mdlm_atat.finetuning.read import _hub_example, open_task
+from mdlm_atat.finetuning.tasks import GLUE
 
 # as GLUE has them: a space before SST-2's tabs, no header in CoLA, a byte order mark and single quotes in MRPC
 FILES = {
@@ -63,7 +63,7 @@ def test_every_glue_task_is_read_with_its_texts_classes_and_metrics(glue: Path):
     assert tasks["rte"].dev.targets.tolist() == [1, 0]
     assert tasks["stsb"].train.targets.tolist() == [5.0, 0.8]
     assert tasks["stsb"].train.texts[1] == ("A man.", "A dog.")
-    metrics = {name: task.metrics for name, task in tasks.items()}
+    metrics = {name: tuple(task.metrics) for name, task in tasks.items()}
     assert metrics == {
         "sst2": ("accuracy",),
         "cola": ("matthews",),
@@ -113,23 +113,24 @@ def write_hub_set(folder: Path, glue: Path) -> None:
 def test_the_hub_gives_the_same_examples_as_the_files_for_all_five_tasks(glue: Path, tmp_path: Path):
     write_hub_set(tmp_path / "hub" / "glue", glue)
     code = f"""
-from mdlm_atat.finetune.read import open_task
+from mdlm_atat.finetuning.read import open_task
 for name in {list(GLUE)}:
     task = open_task(name, data="hub:{tmp_path}/hub/glue")
-    print(task.hash, task.labels, task.metrics)
+    print(task.hash, task.labels, *task.metrics)
 """
     environment = {**os.environ, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"}
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], env=environment, capture_output=True, text=True)
     tasks = [open_task(name, data=str(glue)) for name in GLUE]
-    assert done.stdout.splitlines() == [f"{task.hash} {task.labels} {task.metrics}" for task in tasks], done.stderr
+    expected = [f"{task.hash} {task.labels} {' '.join(task.metrics)}" for task in tasks]
+    assert done.stdout.splitlines() == expected, done.stderr
 
 
 def test_without_a_hub_the_message_says_how_to_name_files(tmp_path: Path):
     environment = {**os.environ, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"}
-    code = "from mdlm_atat.finetune.read import open_task; open_task('cola')"
+    code = "from mdlm_atat.finetuning.read import open_task; open_task('cola')"
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert "UserError: cola cannot be had from the hub: the hub cannot be reached" in done.stderr
-    assert "--data FOLDER with CoLA/train.tsv and CoLA/dev.tsv" in done.stderr
+    assert "`data='FOLDER'` with CoLA/train.tsv and CoLA/dev.tsv" in done.stderr
 
 
 def test_a_split_of_the_hub_without_labels_is_told():
@@ -176,11 +177,11 @@ def test_labels_that_are_numbers_are_classes_in_their_order_or_scores_if_asked(t
         (tmp_path / name).write_text("".join(json.dumps(line) + "\n" for line in lines))
     task = open_task(str(tmp_path / "a.jsonl"), dev=tmp_path / "b.jsonl")
     assert task.labels == tuple(map(str, range(11)))
-    assert task.metrics == ("accuracy", "matthews")
+    assert tuple(task.metrics) == ("accuracy", "matthews")
     assert task.train.texts[0] == ("text 0", "other")
     scores = open_task(str(tmp_path / "a.jsonl"), dev=tmp_path / "b.jsonl", regression=True)
     assert scores.labels == ()
-    assert scores.metrics == ("pearson", "spearman")
+    assert tuple(scores.metrics) == ("pearson", "spearman")
     assert np.array_equal(scores.dev.targets, task.dev.targets)
 
 
@@ -191,8 +192,8 @@ def refusal(name: object, **arguments: object) -> str:
 
 
 def test_a_task_that_is_none_a_folder_that_is_none_and_one_without_dev_are_told(glue: Path):
-    assert "is no task that is known, and no file; did you mean sst2?" in refusal("SST-2")
-    assert "leave --data out to read rte from the hub" in refusal("rte", data=str(glue / "nothing"))
+    assert "`task='SST-2'` is no task that is known, and no file; did you mean sst2?" in refusal("SST-2")
+    assert "leave it out to read rte from the hub" in refusal("rte", data=str(glue / "nothing"))
     (glue / "RTE" / "dev.tsv.xz").unlink()
     assert "has no dev.tsv; expected RTE/train.tsv and RTE/dev.tsv" in refusal("rte", data=str(glue))
     assert "are for a file of your own; cola is complete" in refusal("cola", data=str(glue), regression=True)
@@ -231,9 +232,9 @@ def test_a_mistake_in_a_file_is_told_with_its_line(glue: Path, change: Callable[
             "line 2: 'z' is a label that no training example has",
         ),
         ("text\tlabel\na\tx\nb\tx\n", "text\tlabel\nc\tx\n", False, "every training example has the label 'x'"),
-        ("text\tlabel\na\t0.5\nb\t1\n", "text\tlabel\nc\t1\n", False, "are numbers such as 0.5; add --regression"),
+        ("text\tlabel\na\t0.5\nb\t1\n", "text\tlabel\nc\t1\n", False, "are numbers such as 0.5; add `regression=True`"),
         ("text\tlabel\na\t1\nb\tx\n", "text\tlabel\nc\t1\n", True, "'x' is no number, as a regression needs"),
-        ("text\tlabel\na\t1\nb\t2\n", "text\ttext2\tlabel\nc\td\t1\n", False, "one has a column text2"),
+        ("text\tlabel\na\t1\nb\t2\n", "text\ttext2\tlabel\nc\td\t1\n", False, "one has text2 and the other has none"),
         (
             "texts\tlabel\na\t1\nb\t2\n",
             "text\tlabel\nc\t1\n",
@@ -263,5 +264,5 @@ def test_a_file_of_another_kind_broken_json_and_a_dev_file_that_is_not_there_are
     (tmp_path / "b.jsonl").write_text('{"text": 7, "label": "b"}\n')
     assert "line 1: column 'text' holds 7, expected a text" in refusal(tmp_path / "b.jsonl")
     write_csv(tmp_path / "a.csv", rows())
-    assert "--dev: there is no file" in refusal(tmp_path / "a.csv", dev=tmp_path / "none.csv")
-    assert "--dev_fraction is 1.5" in refusal(tmp_path / "a.csv", dev_fraction=1.5)
+    assert "`dev=`: there is no file" in refusal(tmp_path / "a.csv", dev=tmp_path / "none.csv")
+    assert "`dev_fraction=` is 1.5" in refusal(tmp_path / "a.csv", dev_fraction=1.5)

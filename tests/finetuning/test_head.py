@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from mdlm_atat import CausalLM, MaskedDiffusionLM
-from mdlm_atat.finetune.head import longest_text, pooled
-from mdlm_atat.finetune.settings import Pooling
+from mdlm_atat.finetuning.head import longest_text, pooled
+from mdlm_atat.finetuning.settings import Pooling
 
 
 @pytest.fixture

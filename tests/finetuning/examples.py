@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-from mdlm_atat.finetune.metrics import Metric
-from mdlm_atat.finetune.tasks import Example, Task, make_task
+from mdlm_atat.finetuning.metrics import find_metrics
+from mdlm_atat.finetuning.tasks import Example, Task, make_task
 
 WORDS = "dog sat on a mat and ran to see if you ran be so as old man was".split()  # none has a c
 
@@ -27,12 +27,11 @@ def cat_examples(number: int, seed: int, *, pairs: bool = False, scores: bool = 
 
 def cat_task(num_train: int = 400, num_dev: int = 64, **kind: bool) -> Task:
     scores = kind.get("scores", False)
-    metrics: tuple[Metric, ...] = ("pearson", "spearman") if scores else ("accuracy", "matthews")
     return make_task(
         "cats",
         cat_examples(num_train, 0, **kind),
         cat_examples(num_dev, 1, **kind),
-        metrics=metrics,
+        metrics=find_metrics(("pearson", "spearman") if scores else ("accuracy", "matthews")),
         source={"kind": "made up"},
         regression=scores,
     )

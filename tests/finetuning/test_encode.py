@@ -7,8 +7,8 @@ import pytest
 
 from mdlm_atat.data.tokenizers import ByteTokenizer, CharTokenizer
 from mdlm_atat.errors import UserError
-from mdlm_atat.finetune.encode import Separator, choose_separator, cut_longest, encode_split, fit_alphabet
-from mdlm_atat.finetune.tasks import Split
+from mdlm_atat.finetuning.encode import Separator, choose_separator, cut_longest, encode_split, fit_alphabet
+from mdlm_atat.finetuning.tasks import Split
 
 
 def split(*texts: tuple[str, ...]) -> Split:
@@ -46,7 +46,7 @@ def test_what_is_kept_fills_the_room(lengths: list[int], room: int, kept: list[i
 
 
 def test_no_room_for_two_texts_is_told():
-    with pytest.raises(UserError, match="--max_length leaves room for 1 tokens of 2 texts"):
+    with pytest.raises(UserError, match="`max_length=` leaves room for 1 tokens of 2 texts"):
         cut_longest([4, 4], 1)
 
 

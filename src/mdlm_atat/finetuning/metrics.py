@@ -1,20 +1,27 @@
 """The metrics of the fine-tuning tasks (GLUE, arXiv 1804.07461), from their definitions, as shares and not percents.
 
-A metric is a function of predictions and truths, arrays of one value an example: classes 0, 1, ... or real scores. One
-that its definition leaves open, since one side is constant, is 0: what such predictions deserve.
+A metric is a function of predictions and truths, arrays of one value for each example: classes 0, 1, ... or real
+scores. It returns one finite number, larger for better predictions. Where its definition leaves the value open because
+one side is constant, it returns 0.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int, Num
 from numpy.typing import NDArray
 
-Metric = Literal["accuracy", "f1", "matthews", "pearson", "spearman"]
+from mdlm_atat import plugins
+from mdlm_atat.errors import UserError
+
+Metric = Callable[[Any, Any], float]
+"""Called with (predicted, truth)."""
+OF_CLASSES, OF_SCORES = ("accuracy", "f1", "matthews"), ("pearson", "spearman")
+TITLES = {"f1": "F1", "matthews": "Matthews", "pearson": "Pearson", "spearman": "Spearman"}
 
 
 def accuracy(predicted: Int[np.ndarray, " n"], truth: Int[np.ndarray, " n"]) -> float:
@@ -64,22 +71,58 @@ def ranks(values: Num[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
     return (np.cumsum(counts) - (counts - 1) / 2)[index]
 
 
-METRICS: dict[Metric, Callable[[Any, Any], float]] = {
-    "accuracy": accuracy,
-    "f1": f1,
-    "matthews": matthews,
-    "pearson": pearson,
-    "spearman": spearman,
-}
+def find_metrics(chosen: str | Metric | Sequence[str | Metric]) -> dict[str, Metric]:
+    """Metrics by name.
+
+    `chosen`: one or several of a built-in name (accuracy, f1, matthews, pearson, spearman), a name that an installed
+    package offers as an entry point of the group `mdlm_atat.metric`, `package.module:Name`, or a function, which goes
+    by its own name. A class is called without arguments, and the object that it returns is the metric. Raises
+    UserError for a name that is not known, and for a thing that cannot be called.
+    """
+    metrics: dict[str, Any] = {}
+    for metric in [chosen] if isinstance(chosen, str) or callable(chosen) else chosen:
+        if isinstance(metric, str):
+            name = metric
+            plugins.allow("metric", name)  # a person has named it
+            found: Any = plugins.resolve("metric", name)
+        else:
+            name, found = getattr(metric, "__name__", type(metric).__name__), metric
+        if isinstance(found, type):
+            found = found()
+        if not callable(found):
+            raise UserError(f"metric {name}: expected a function of (predicted, truth), found {found!r}")
+        metrics[name] = found
+    if not metrics:
+        raise UserError("`metric=` names no metric; leave it out for those of the task")
+    return metrics
 
 
-def measure(metrics: Sequence[Metric], predicted: NDArray[Any], truth: NDArray[Any]) -> dict[str, float]:
-    """Each metric by its name."""
-    return {name: METRICS[name](predicted, truth) for name in metrics}
+def title(name: str) -> str:
+    """A metric's name for a person; of `package.module:Name`, the Name."""
+    return TITLES.get(name, name.rpartition(":")[2])
+
+
+def measure(metrics: Mapping[str, Metric], predicted: NDArray[Any], truth: NDArray[Any]) -> dict[str, float]:
+    """The value of each metric. Raises UserError where one returns anything but a finite number."""
+    return {name: _measure(name, metric, predicted, truth) for name, metric in metrics.items()}
+
+
+def _measure(name: str, metric: Metric, predicted: NDArray[Any], truth: NDArray[Any]) -> float:
+    found = metric(predicted, truth)
+    try:
+        value = float(found)
+    except (TypeError, ValueError):
+        value = math.nan
+    if not math.isfinite(value):
+        raise UserError(
+            f"metric {name} returned {found!r} for {len(truth)} examples, expected a finite number; where it is not "
+            "defined, let it return 0"
+        )
+    return value
 
 
 def standard_error(metric: Metric, predicted: NDArray[Any], truth: NDArray[Any], num_groups: int = 200) -> float:
-    """How far the metric would be off for examples drawn anew, by the jackknife over at most num_groups parts:
+    """Standard error that a metric has from the number of examples, by the jackknife over at most num_groups parts:
 
         sqrt((G - 1) / G sum_g (metric without part g - their mean)^2)
 
@@ -90,5 +133,5 @@ def standard_error(metric: Metric, predicted: NDArray[Any], truth: NDArray[Any],
     if num_groups < 2:
         return math.nan
     group = np.arange(len(truth)) % num_groups
-    left_out = np.array([METRICS[metric](predicted[group != g], truth[group != g]) for g in range(num_groups)])
+    left_out = np.array([metric(predicted[group != g], truth[group != g]) for g in range(num_groups)])
     return float(math.sqrt((num_groups - 1) * left_out.var()))

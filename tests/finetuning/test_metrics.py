@@ -7,10 +7,10 @@ import math
 import numpy as np
 import pytest
 
-from mdlm_atat.finetune.metrics import (
-    METRICS,
+from mdlm_atat.finetuning.metrics import (
     accuracy,
     f1,
+    find_metrics,
     matthews,
     measure,
     pearson,
@@ -18,6 +18,7 @@ from mdlm_atat.finetune.metrics import (
     spearman,
     standard_error,
 )
+from mdlm_atat.plugins import names
 
 TRUTH = np.array([1, 1, 1, 1, 1, 0, 0, 0, 0, 0])
 PREDICTED = np.array([1, 1, 1, 0, 0, 1, 0, 0, 0, 0])  # 3 true positives, 2 false negatives, 1 false positive, 4 true
@@ -66,19 +67,20 @@ def test_a_guess_that_never_changes_has_no_correlation_and_no_f1():
 
 
 def test_every_metric_is_measured_under_its_name():
-    assert measure(("accuracy", "f1"), PREDICTED, TRUTH) == {"accuracy": 0.7, "f1": pytest.approx(2 / 3)}
-    assert all(metric(TRUTH, TRUTH) == pytest.approx(1) for metric in METRICS.values())
+    found = measure(find_metrics(("accuracy", "f1")), PREDICTED, TRUTH)
+    assert found == {"accuracy": 0.7, "f1": pytest.approx(2 / 3)}
+    assert all(metric(TRUTH, TRUTH) == pytest.approx(1) for metric in find_metrics(names("metric")).values())
 
 
 def test_the_error_of_an_accuracy_is_that_of_a_share():
     expected = math.sqrt(0.7 * 0.3 / 9)
-    assert standard_error("accuracy", PREDICTED, TRUTH) == pytest.approx(expected)
+    assert standard_error(accuracy, PREDICTED, TRUTH) == pytest.approx(expected)
     many = np.tile(np.arange(10) < 7, 100).astype(np.int64)  # more examples than parts
     rng = np.random.default_rng(0)
     shuffled = rng.permutation(many)
-    found = standard_error("accuracy", shuffled, np.ones(1000, np.int64))
+    found = standard_error(accuracy, shuffled, np.ones(1000, np.int64))
     assert found == pytest.approx(math.sqrt(0.7 * 0.3 / 1000), rel=0.2)
-    assert math.isnan(standard_error("accuracy", TRUTH[:1], TRUTH[:1]))
+    assert math.isnan(standard_error(accuracy, TRUTH[:1], TRUTH[:1]))
 
 
 def test_the_error_of_a_correlation_is_how_far_it_spreads_over_samples_within_a_third():
@@ -87,4 +89,4 @@ def test_the_error_of_a_correlation_is_how_far_it_spreads_over_samples_within_a_
         return x + noise, x
 
     spread = np.std([pearson(*draw(seed)) for seed in range(200)])
-    assert standard_error("pearson", *draw(0)) == pytest.approx(spread, rel=0.33)
+    assert standard_error(pearson, *draw(0)) == pytest.approx(spread, rel=0.33)

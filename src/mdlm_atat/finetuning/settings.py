@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypedDict
 
+from mdlm_atat.checks import at_least
 from mdlm_atat.errors import UserError
 
 Pooling = Literal["mean", "first", "last"]
+TRAINED = {"epochs": 5, "batch_size": 32, "lr": 1e-4}
+PROBED = {"epochs": 20, "batch_size": 64, "lr": 1e-3}
 
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneSettings:
+    """Every setting of a fine-tuning, decided. `GivenSettings` are those that a caller may leave open."""
+
     probe: bool = False
     """Train the head alone, on a backbone that stays as it is."""
     pooling: Pooling = "mean"
@@ -40,15 +45,32 @@ class FinetuneSettings:
 
     def __post_init__(self) -> None:
         for name, least in (("epochs", 1), ("batch_size", 1), ("patience", 0), ("max_length", 2)):
-            if getattr(self, name) < least:
-                raise UserError(f"--{name} is {getattr(self, name)}, expected at least {least}")
+            at_least(f"`{name}=`", getattr(self, name), least)
         for name in ("weight_decay", "grad_clip"):
             if not 0 <= getattr(self, name) < float("inf"):
-                raise UserError(f"--{name} is {getattr(self, name)}, expected at least 0")
+                raise UserError(f"`{name}=` is {getattr(self, name)}, expected at least 0")
         if not 0 < self.lr < float("inf"):
-            raise UserError(f"--lr is {self.lr}, expected above 0, e.g. 1e-4")
+            raise UserError(f"`lr=` is {self.lr}, expected above 0, e.g. 1e-4")
         for name in ("warmup_share", "dropout", "backbone_dropout"):
             if not 0 <= getattr(self, name) < 1:
-                raise UserError(f"--{name} is {getattr(self, name)}, expected from 0 to below 1, e.g. 0.1")
+                raise UserError(f"`{name}=` is {getattr(self, name)}, expected from 0 to below 1, e.g. 0.1")
         if self.probe and self.backbone_dropout:
-            raise UserError("--backbone_dropout has no effect with --probe, whose backbone is not trained")
+            raise UserError("`backbone_dropout=` has no effect with `probe=True`, whose backbone is not trained")
+
+
+class GivenSettings(TypedDict, total=False):
+    """Settings as a caller gives them, with the meanings of `FinetuneSettings`. None is the default, as is leaving it
+    out; it depends on the model or on `probe`."""
+
+    probe: bool
+    pooling: Pooling | None
+    max_length: int | None
+    epochs: int | None
+    batch_size: int | None
+    lr: float | None
+    warmup_share: float
+    weight_decay: float
+    grad_clip: float
+    dropout: float
+    backbone_dropout: float | None
+    patience: int

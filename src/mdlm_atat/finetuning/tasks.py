@@ -1,11 +1,11 @@
-"""What a fine-tuning task is: texts, or pairs of them, with a class or a score each; and the tasks known by name."""
+"""A fine-tuning task: texts or pairs of texts, each with a class or a score; and the tasks of GLUE."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mdlm_atat.errors import UserError
-from mdlm_atat.finetune.metrics import Metric, measure
+from mdlm_atat.finetuning.metrics import OF_CLASSES, OF_SCORES, Metric, measure
 
 HUB_NAME = "nyu-mll/glue"
 
@@ -25,7 +25,7 @@ class Example(NamedTuple):
     label: str
     """A class, or a number for a regression."""
     place: str
-    """Where it stands, for messages: a file and a line."""
+    """File and line that it was read from, for messages."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +40,7 @@ class GlueTask:
     """TSV: column of the label."""
     hub_columns: tuple[str, ...]
     """Hub: columns of the text or texts; the label's is `label`."""
-    metrics: tuple[Metric, ...]
+    metrics: tuple[str, ...]
     labels: tuple[str, ...] = ()
     """Classes in the hub's order. Empty: a regression."""
     header: tuple[str, ...] | None = None
@@ -111,7 +111,7 @@ class Task:
     """A task with its data."""
 
     name: str
-    metrics: tuple[Metric, ...]
+    metrics: Mapping[str, Metric]
     labels: tuple[str, ...]
     """Names of the classes. Empty: a regression."""
     source: dict[str, object]
@@ -129,7 +129,7 @@ class Task:
         return hashlib.sha256(f"{self.train.hash}{self.dev.hash}".encode()).hexdigest()
 
     def baseline(self) -> dict[str, float]:
-        """The metrics of who always says the class that most training examples have, or their mean score."""
+        """Metrics of the majority-class baseline, or for a regression of the mean training score."""
         if self.is_regression:
             guess = np.full(len(self.dev), self.train.targets.mean())
         else:
@@ -142,14 +142,21 @@ def make_task(
     train: Sequence[Example],
     dev: Sequence[Example],
     *,
-    metrics: tuple[Metric, ...],
+    metrics: Mapping[str, Metric],
     source: dict[str, object],
     regression: bool,
     labels: tuple[str, ...] | None = None,
 ) -> Task:
-    """Check the examples and number their classes. `labels`: those there may be; None: those of the training examples,
-    in their order. UserError for an empty text, a label that is missing, unknown or no number, and for a task
-    that has nothing to learn."""
+    """A task of checked examples, with its classes numbered.
+
+    `labels`: the classes there may be; None: those of the training examples, sorted. Raises UserError for an empty
+    text, for a label that is missing, unknown or (in a regression) not a number, for metrics that do not fit the
+    labels, and for a task that has nothing to learn.
+    """
+    unfit = next((metric for metric in metrics if metric in (OF_CLASSES if regression else OF_SCORES)), None)
+    if unfit is not None:
+        kind, fit = ("a regression", OF_SCORES) if regression else ("a task with classes", OF_CLASSES)
+        raise UserError(f"`metric={unfit!r}` does not fit {name}, which is {kind}: use {', '.join(fit)} or your own")
     for which, examples in (("train on", train), ("score on", dev)):
         if not examples:
             raise UserError(f"{name}: there are no examples to {which}")
@@ -177,14 +184,14 @@ def _check_texts(examples: Iterable[Example]) -> None:
 
 
 def _found_labels(name: str, examples: Sequence[Example]) -> tuple[str, ...]:
-    """The classes that occur, sorted; UserError where the labels look like no classes."""
+    """The classes that occur, sorted. Raises UserError for labels that are fractions or hardly ever repeat."""
     counts = Counter(example.label for example in examples)
     numbers = [label for label in counts if _as_number(label) is not None]
     if len(numbers) == len(counts) and any(not float(label).is_integer() for label in numbers):
         fraction = next(label for label in numbers if not float(label).is_integer())
-        raise UserError(f"{name}: the labels are numbers such as {fraction}; add --regression to predict them")
+        raise UserError(f"{name}: the labels are numbers such as {fraction}; add `regression=True` to predict them")
     if len(counts) > max(2, len(examples) // 2):
-        hint = "add --regression to predict numbers" if len(numbers) == len(counts) else "is it the right column?"
+        hint = "add `regression=True` to predict numbers" if len(numbers) == len(counts) else "is it the right column?"
         raise UserError(f"{name}: {len(counts)} different labels in {len(examples)} examples are no classes; {hint}")
     return tuple(sorted(counts, key=lambda label: (_as_number(label) is None, _as_number(label) or 0.0, label)))
 

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from finetune.examples import cat_task
+from finetuning.examples import cat_task
 from mdlm_atat.errors import UserError
-from mdlm_atat.finetune.encode import choose_separator, encode_split
-from mdlm_atat.finetune.head import longest_text
-from mdlm_atat.finetune.settings import FinetuneSettings
-from mdlm_atat.finetune.training import Finetuning, Outcome, epoch_batches, learning_rate
+from mdlm_atat.finetuning.encode import choose_separator, encode_split
+from mdlm_atat.finetuning.head import longest_text
+from mdlm_atat.finetuning.settings import FinetuneSettings
+from mdlm_atat.finetuning.training import Finetuning, Outcome, epoch_batches, learning_rate
 
 
 def settings(lm: Any, **changed: Any) -> FinetuneSettings:
@@ -31,7 +31,7 @@ def finetuning(lm: Any, task: Any, **changed: Any) -> Finetuning:
 
 
 def run(tuning: Finetuning, seed: int = 0) -> Outcome:
-    return tuning.run(seed, on_epoch=lambda _: None, on_step=lambda *_: None)
+    return tuning.run(seed)
 
 
 @pytest.mark.parametrize(("pooling", "least"), [("mean", 0.98), ("first", 0.9)])
@@ -133,19 +133,19 @@ def test_an_epoch_takes_every_example_once_in_another_order_each_time():
 
 
 def test_a_rate_that_is_too_high_is_told(masked):
-    with pytest.raises(UserError, match="is not a finite number in epoch 1; use a lower --lr"):
+    with pytest.raises(UserError, match="is not a finite number in epoch 1; use a lower `lr=`"):
         run(finetuning(masked, cat_task(), lr=1e30, grad_clip=0, warmup_share=0))
 
 
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"epochs": 0}, "--epochs is 0, expected at least 1"),
-        ({"lr": 0}, "--lr is 0, expected above 0"),
-        ({"dropout": 1}, "--dropout is 1, expected from 0 to below 1"),
-        ({"probe": True, "backbone_dropout": 0.1}, "no effect with --probe"),
+        ({"epochs": 0}, "`epochs=` is 0, expected at least 1"),
+        ({"lr": 0}, "`lr=` is 0, expected above 0"),
+        ({"dropout": 1}, "`dropout=` is 1, expected from 0 to below 1"),
+        ({"probe": True, "backbone_dropout": 0.1}, "no effect with `probe=True`"),
     ],
 )
-def test_settings_out_of_range_are_told_with_their_flag(masked, changed, message):
+def test_settings_out_of_range_are_told_with_their_name(masked, changed, message):
     with pytest.raises(UserError, match=message):
         settings(masked, **changed)

@@ -1,4 +1,4 @@
-"""One seed of fine-tuning: from a trained network and a task's examples to what each epoch scores."""
+"""One seed of fine-tuning: from a trained network and a task's examples to the metrics of each epoch."""
 
 from __future__ import annotations
 
@@ -21,24 +21,28 @@ from torch.optim import Optimizer
 from mdlm_atat.config.schema import OptimConfig
 from mdlm_atat.device import Precision, choose_precision
 from mdlm_atat.errors import UserError
-from mdlm_atat.finetune.encode import EncodedTexts
-from mdlm_atat.finetune.head import Classifier, Head, pooled
-from mdlm_atat.finetune.metrics import measure
-from mdlm_atat.finetune.settings import FinetuneSettings
-from mdlm_atat.finetune.tasks import Task
+from mdlm_atat.finetuning.encode import EncodedTexts
+from mdlm_atat.finetuning.head import Classifier, Head, output_width, pooled
+from mdlm_atat.finetuning.metrics import measure
+from mdlm_atat.finetuning.settings import FinetuneSettings
+from mdlm_atat.finetuning.tasks import Task
 from mdlm_atat.nets.causal_transformer import CausalTransformer
 from mdlm_atat.nets.dit import ATATDiT
+from mdlm_atat.progress import OnProgress
 from mdlm_atat.training.optim import make_optimizer
 
 SCORING_BATCH = 64
-OnStep = Callable[[int, int], None]
-"""Called with (steps done, steps in all)."""
+OnStep = Callable[[int, dict[str, float]], None]
+"""Called with (step, values): after each optimizer step, counted from 1 in every seed, with `seed`, `epoch`,
+`train/loss` and `train/lr`; and again after each epoch with `seed`, `epoch` and `eval/NAME` of each metric."""
 BatchAt = Callable[[Sequence[int]], tuple[Tensor, ...]]
-"""What the model is called with for some examples."""
+"""Returns the model's inputs for the examples with these indices."""
 
 
 @dataclass(frozen=True)
 class Epoch:
+    """One pass over the training examples, and how the model scored after it."""
+
     number: int
     """From 1."""
     train_loss: float
@@ -53,13 +57,13 @@ class Epoch:
         return sum(self.metrics.values()) / len(self.metrics)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What a seed came to."""
+    """The result of one seed."""
 
     epochs: list[Epoch]
     predictions: NDArray[np.int64] | NDArray[np.float64]
-    """The last epoch's, an example to score on each."""
+    """(n,): class or score that the last epoch's model predicts for each example to score on."""
     num_trained: int
     """Parameters that were trained."""
 
@@ -69,20 +73,36 @@ class Outcome:
 
     @property
     def best(self) -> Epoch:
-        """Of the highest score, the first of equals: chosen on the very examples it is scored on, so too high."""
+        """The first epoch with the highest score. It is chosen on the examples it is scored on, so it is too high."""
         return max(self.epochs, key=lambda epoch: epoch.score)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hooks:
+    """Whom to tell while it runs."""
+
+    on_seed: Callable[[int, Outcome | None], None] = lambda *_: None
+    """Called with (seed, its stored result or None) before a seed starts."""
+    on_epoch: Callable[[int, Epoch], None] = lambda *_: None
+    """Called with (seed, epoch) after each epoch."""
+    on_step: OnStep | None = None
+    on_progress: OnProgress = lambda *_: None
+    """Called with (steps done, steps in all) of a seed, or texts while a probe's features are computed."""
+
+
+NOBODY = Hooks()
 
 
 @dataclass(frozen=True)
 class Examples:
-    """Both splits as the model takes them."""
+    """The model's inputs for the examples of both splits."""
 
     train: BatchAt
     dev: BatchAt
 
 
 class Finetuning:
-    """A backbone, a task and its encoded texts: gives an outcome for every seed, always from the same weights."""
+    """Trains on a task from the same pretrained weights for every seed. The given backbone stays as it is."""
 
     def __init__(
         self,
@@ -100,25 +120,23 @@ class Finetuning:
         self.device, self.precision = device, choose_precision(precision, device)
         self._features: Examples | None = None
 
-    def run(self, seed: int, *, on_epoch: Callable[[Epoch], None], on_step: OnStep) -> Outcome:
-        """Train and score. The seed decides on the head's first weights, the order and the dropout."""
+    def run(self, seed: int, hooks: Hooks = NOBODY) -> Outcome:
+        """Train and score. The seed decides the head's first weights, the order of the examples and the dropout."""
         settings, task = self.settings, self.task
         torch.manual_seed(seed)
-        head = Head(self.backbone.embedding.embedding_dim, max(1, len(task.labels)), settings.dropout).to(self.device)
+        head = Head(output_width(self.backbone), max(1, len(task.labels)), settings.dropout).to(self.device)
         if settings.probe:
             if self._features is None:  # the same for every seed
-                self._features = self._frozen_features(on_step)
+                self._features = self._frozen_features(hooks.on_progress)
             model, examples = head, self._features
         else:
             # parameters alone are shared by nothing else: every seed starts from the weights as they were trained
             model = Classifier(copy.deepcopy(self.backbone), head, settings.pooling)
             set_dropout(model.backbone, settings.backbone_dropout)
             examples = Examples(*(self._token_batches(split) for split in ("train", "dev")))
-        return self._train(model, examples, seed, on_epoch, on_step)
+        return self._train(model, examples, seed, hooks)
 
-    def _train(
-        self, model: nn.Module, examples: Examples, seed: int, on_epoch: Callable[[Epoch], None], on_step: OnStep
-    ) -> Outcome:
+    def _train(self, model: nn.Module, examples: Examples, seed: int, hooks: Hooks) -> Outcome:
         settings, targets = self.settings, self._targets()
         optimizer = make_optimizer(
             model, OptimConfig(lr=settings.lr, betas=(0.9, 0.999), weight_decay=settings.weight_decay)
@@ -127,20 +145,23 @@ class Finetuning:
         epochs: list[Epoch] = []
         while True:
             number = len(epochs) + 1
-            loss = self._epoch(model, optimizer, examples.train, targets, seed, number, on_step)
+            loss = self._epoch(model, optimizer, examples.train, targets, seed, number, hooks)
             predicted = self._predict(model, examples.dev)
             if not (math.isfinite(loss) and np.isfinite(predicted).all()):
                 raise UserError(
-                    f"seed {seed}: the loss or a prediction is not a finite number in epoch {number}; use a lower --lr"
+                    f"seed {seed}: the loss or a prediction is not a finite number in epoch {number}; use a lower `lr=`"
                 )
             metrics = measure(self.task.metrics, predicted, self.task.dev.targets)
             epochs.append(Epoch(number, loss, metrics, time.perf_counter() - start_s))
-            on_epoch(epochs[-1])
+            hooks.on_epoch(seed, epochs[-1])
+            if hooks.on_step is not None:
+                scores = {f"eval/{name}": value for name, value in metrics.items()}
+                hooks.on_step(number * self._steps_per_epoch, {"seed": seed, "epoch": number, **scores})
             num_worse = number - 1 - max(range(number), key=lambda index: epochs[index].score)
             if number == settings.epochs or (settings.patience and num_worse >= settings.patience):
                 # what no gradient reached, such as the output layer, has no moments
                 trained = sum(p.numel() for p in model.parameters() if p in optimizer.state)
-                return Outcome(epochs, predicted, trained)
+                return Outcome(epochs=epochs, predictions=predicted, num_trained=trained)
 
     def _epoch(
         self,
@@ -150,17 +171,17 @@ class Finetuning:
         targets: Tensor,
         seed: int,
         number: int,
-        on_step: OnStep,
+        hooks: Hooks,
     ) -> float:
-        """Train on every example once; the mean loss."""
+        """Train on every example once. Returns the mean loss."""
         settings, num_examples = self.settings, len(self.task.train)
-        steps_per_epoch = -(-num_examples // settings.batch_size)
-        first_step, num_steps = (number - 1) * steps_per_epoch, settings.epochs * steps_per_epoch
+        first_step, num_steps = (number - 1) * self._steps_per_epoch, settings.epochs * self._steps_per_epoch
         total = torch.zeros((), device=self.device)
         model.train()
         for step, chosen in enumerate(epoch_batches(num_examples, settings.batch_size, seed, number), first_step):
+            lr = learning_rate(step, num_steps, settings)
             for group in optimizer.param_groups:
-                group["lr"] = learning_rate(step, num_steps, settings)
+                group["lr"] = lr
             loss = self._loss(model, batch_at(chosen), targets[chosen])
             loss.backward()
             if settings.grad_clip > 0:
@@ -168,11 +189,18 @@ class Finetuning:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             total += loss.detach() * len(chosen)
-            on_step(step + 1, num_steps)
+            hooks.on_progress(step + 1, num_steps)
+            if hooks.on_step is not None:  # reading the loss waits for the device
+                values = {"seed": seed, "epoch": number, "train/loss": loss.item(), "train/lr": lr}
+                hooks.on_step(step + 1, values)
         return total.item() / num_examples
 
+    @property
+    def _steps_per_epoch(self) -> int:
+        return -(-len(self.task.train) // self.settings.batch_size)
+
     def _targets(self) -> Tensor:
-        """Class indices, or scores with mean 0 and variance 1 over the training examples."""
+        """The training targets: class indices, or scores scaled to mean 0 and variance 1."""
         targets = torch.from_numpy(self.task.train.targets).to(self.device)
         if not self.task.is_regression:
             return targets
@@ -187,7 +215,7 @@ class Finetuning:
 
     @torch.no_grad()
     def _predict(self, model: nn.Module, batch_at: BatchAt) -> NDArray[Any]:
-        """The class, or the score in the task's own units, of every example to score on."""
+        """Predicted class, or score in the task's own units, of every example to score on."""
         model.eval()
         outputs = self._of_all("dev", lambda chosen: model(*batch_at(chosen))).double().cpu()
         if not self.task.is_regression:
@@ -196,8 +224,8 @@ class Finetuning:
         return outputs[:, 0].numpy() * truth.std() + truth.mean()
 
     @torch.no_grad()
-    def _frozen_features(self, on_step: OnStep) -> Examples:
-        """What the backbone makes of every text, each feature with mean 0 and variance 1 over the training texts."""
+    def _frozen_features(self, on_progress: OnProgress) -> Examples:
+        """The backbone's pooled states of every text, scaled to mean 0 and variance 1 over the training texts."""
         found: dict[str, Float[Tensor, "n width"]] = {}
         for split in self.texts:
             ids_at = self._token_batches(split)
@@ -206,21 +234,22 @@ class Finetuning:
                 ids, lengths = ids_at(chosen)
                 return pooled(self.backbone, ids, lengths, self.settings.pooling)
 
-            found[split] = self._of_all(split, features, on_step)
+            found[split] = self._of_all(split, features, on_progress)
         mean, spread = found["train"].mean(0), found["train"].std(0, correction=0).clamp_min(1e-6)
         train, dev = ((found[split] - mean) / spread for split in ("train", "dev"))
         return Examples(lambda indices: (train[indices],), lambda indices: (dev[indices],))
 
     def _of_all(
-        self, split: str, function: Callable[[Sequence[int]], Tensor], on_step: OnStep = lambda *_: None
+        self, split: str, function: Callable[[Sequence[int]], Tensor], on_progress: OnProgress = lambda *_: None
     ) -> Float[Tensor, "n outputs"]:
-        """What a function gives for every example of a split, in their order; called with texts of like length."""
+        """The outputs of `function` for every example of a split, in their order. It is called with batches of texts of
+        similar length."""
         order = self.texts[split].by_length()
         parts = []
         for start in range(0, len(order), SCORING_BATCH):
             with self._arithmetic():
                 parts.append(function(order[start : start + SCORING_BATCH]))
-            on_step(min(start + SCORING_BATCH, len(order)), len(order))
+            on_progress(min(start + SCORING_BATCH, len(order)), len(order))
         found = torch.cat(parts)
         return torch.empty_like(found).index_copy_(0, torch.tensor(order, device=found.device), found)
 
@@ -247,13 +276,26 @@ def learning_rate(step: int, num_steps: int, settings: FinetuneSettings) -> floa
 
 
 def epoch_batches(num_examples: int, batch_size: int, seed: int, number: int) -> Iterator[list[int]]:
-    """Every example once, in an order that is a function of (seed, epoch)."""
+    """Batches of indices that hold every example once, in an order that is a function of (seed, epoch)."""
     order = np.random.default_rng((seed, number)).permutation(num_examples).tolist()
     for start in range(0, num_examples, batch_size):
         yield order[start : start + batch_size]
 
 
+def dropout_of(backbone: nn.Module) -> float:
+    """Dropout probability within a network as it was built: that of its first block; 0 where no block has any."""
+    return next((block.dropout for block in _blocks_with_dropout(backbone)), 0.0)
+
+
 def set_dropout(backbone: nn.Module, dropout: float) -> None:
-    """Of every block of a network."""
-    for block in (block for blocks in backbone.modules() if isinstance(blocks, nn.ModuleList) for block in blocks):
-        block.dropout = dropout  # type: ignore[assignment]
+    """Set the dropout probability of every block of a network. Raises UserError where it has no such blocks."""
+    if not list(_blocks_with_dropout(backbone)) and dropout:
+        raise UserError("the blocks of this backbone have no `dropout` to set; leave `backbone_dropout=` out")
+    for block in _blocks_with_dropout(backbone):
+        block.dropout = dropout
+
+
+def _blocks_with_dropout(backbone: nn.Module) -> Iterator[Any]:
+    for blocks in backbone.modules():
+        if isinstance(blocks, nn.ModuleList):
+            yield from (block for block in blocks if isinstance(getattr(block, "dropout", None), (int, float)))

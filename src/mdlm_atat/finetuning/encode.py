@@ -1,4 +1,4 @@
-"""Texts of a task as token ids of a model's own tokenizer: pairs joined, long ones cut, and said how many."""
+"""Encode the texts of a task with a model's own tokenizer: join pairs, cut long texts, and count what was changed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mdlm_atat.data.tokenizers import CharTokenizer, Tokenizer
 from mdlm_atat.errors import UserError
-from mdlm_atat.finetune.tasks import Split
+from mdlm_atat.finetuning.tasks import Split
 
 SEPARATING_TEXTS = ("\n", "|", ".")
 LENGTH_MULTIPLE = 8
@@ -29,7 +29,7 @@ class EncodedTexts:
     num_tokens: int
     """Tokens before any was cut."""
     num_replaced: int = 0
-    """Characters that the tokenizer does not have: written in the other case, as a space, or left out."""
+    """Characters that the tokenizer does not have, which were written in the other case, as a space, or left out."""
     num_characters: int = 0
 
     def __len__(self) -> int:
@@ -42,7 +42,7 @@ class EncodedTexts:
     def batch(
         self, indices: Sequence[int], max_length: int
     ) -> tuple[Int[Tensor, "batch length"], Int[Tensor, " batch"]]:
-        """(ids, lengths) of some texts, padded to the longest of them, rounded up so that few shapes occur."""
+        """Returns (ids, lengths) of some texts, padded to the longest of them, rounded up so that few shapes occur."""
         chosen = [self.ids[index] for index in indices]
         lengths = torch.tensor([len(ids) for ids in chosen])
         longest = -(-int(lengths.max()) // LENGTH_MULTIPLE) * LENGTH_MULTIPLE
@@ -54,15 +54,16 @@ class EncodedTexts:
 
 @dataclass(frozen=True)
 class Separator:
-    """What stands between the two texts of a pair."""
+    """The tokens between the two texts of a pair."""
 
     ids: tuple[int, ...]
     name: str
 
 
 def choose_separator(tokenizer: Tokenizer, counts: NDArray[np.int64] | None) -> Separator:
-    """The token that ends a document, if the model was trained on any (`counts`: of its training tokens; None: not
-    known); else what a line end is encoded as, or another mark."""
+    """The separator for pairs: the end-of-document token if the model was trained on any, else an encoded line end, or
+    another mark. `counts`: of each token in the training text; None: not known. Raises UserError where the tokenizer
+    has none of these."""
     eos = tokenizer.eos_id
     if eos is not None and (counts is None or counts[eos] > 0):
         return Separator((eos,), "end of document")
@@ -82,8 +83,8 @@ def choose_separator(tokenizer: Tokenizer, counts: NDArray[np.int64] | None) -> 
 
 
 def encode_split(split: Split, tokenizer: Tokenizer, separator: Separator, max_length: int) -> EncodedTexts:
-    """Encode texts, and pairs as first + separator + second. What is longer than max_length is cut at its end, a pair
-    at the end of the longer one. UserError for a text without a token."""
+    """Encode texts, and pairs as first + separator + second. A text longer than max_length is cut at its end, a pair at
+    the end of the longer text. Raises UserError for a text without a token."""
     columns: list[list[str]] = [list(column) for column in zip(*split.texts, strict=True)]
     num_replaced = 0
     if isinstance(tokenizer, CharTokenizer):
@@ -109,9 +110,10 @@ def encode_split(split: Split, tokenizer: Tokenizer, separator: Separator, max_l
 
 
 def cut_longest(lengths: list[int], room: int) -> list[int]:
-    """How much of each to keep so that all fit: a token at a time off the longest, of equal ones off the last."""
+    """How many tokens of each text to keep so that all fit into `room`: a token at a time is cut off the longest, among
+    equals off the last. Raises UserError where not even a token of each fits."""
     if room < len(lengths):
-        raise UserError(f"--max_length leaves room for {max(0, room)} tokens of {len(lengths)} texts; use a larger one")
+        raise UserError(f"`max_length=` leaves room for {max(0, room)} tokens of {len(lengths)} texts; use a larger one")
     if len(lengths) == 1:
         return [min(lengths[0], room)]
     first, second = lengths
@@ -126,8 +128,8 @@ def cut_longest(lengths: list[int], room: int) -> list[int]:
 
 
 def fit_alphabet(text: str, alphabet: str) -> tuple[str, int]:
-    """The text in characters of an alphabet, and how many it did not have: these are written in the other case, else as
-    a space, else left out."""
+    """Write a text in the characters of an alphabet: others are written in the other case, else as a space, else left
+    out. Returns the text and how many characters were others."""
     wrong = set(text) - set(alphabet)
     if not wrong:
         return text, 0

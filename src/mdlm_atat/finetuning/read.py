@@ -1,0 +1,292 @@
+"""Read a fine-tuning task: from a folder in GLUE's TSV format, the hub, a file of one's own, or records in memory."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import numbers
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mdlm_atat.checks import did_you_mean
+from mdlm_atat.data.files import PACKED, read_lines
+from mdlm_atat.data.sources import Files, HubSet
+from mdlm_atat.errors import UserError
+from mdlm_atat.finetuning.metrics import OF_SCORES, Metric, find_metrics
+from mdlm_atat.finetuning.tasks import GLUE, HUB_NAME, Example, GlueTask, Task, make_task
+
+FILE_KINDS = (".tsv", ".csv", ".jsonl")
+DEV_FRACTION = 0.1
+
+
+Records = Sequence[Mapping[str, Any]]
+"""Examples in memory: each has `text`, perhaps `text2`, and `label`."""
+Data = str | Path | Records | tuple[Records, Records]
+
+
+def open_task(
+    name: str | Path | None = None,
+    *,
+    data: Data | None = None,
+    dev: str | Path | None = None,
+    dev_fraction: float | None = None,
+    regression: bool = False,
+    metric: str | Metric | Sequence[str | Metric] | None = None,
+) -> Task:
+    """A task of GLUE (`name` sst2, cola, mrpc, rte or stsb), or one of your own.
+
+    `data`, for a task of GLUE: the folder with its train.tsv and dev.tsv, or with GLUE's folders of them, or hub:NAME;
+    None: the hub. For a task of your own: a .tsv, .csv or .jsonl file with the columns text, perhaps text2, and label
+    (which `name` may say as well), a sequence of such records, or the two sequences (to train on, to score on).
+    `dev`: another file to score on; None: the share `dev_fraction` is held out, chosen by a hash of the text.
+    `regression`: the labels are numbers to predict. `metric`: see `find_metrics`; None: those of the task. Raises
+    UserError for what cannot be found, read or learned.
+    """
+    metrics = None if metric is None else find_metrics(metric)
+    if data is not None and not isinstance(data, (str, Path)):
+        if dev is not None or name in GLUE:
+            what = "`dev=` names a file" if dev is not None else f"{name} is a task of GLUE with examples of its own"
+            raise UserError(f"{what}, and `data=` holds records: leave one out, or name the task otherwise")
+        own = _from_records("records" if name is None else str(name), data)
+        return _own_task(own, dev_fraction, regression, metrics)
+    if name is None:
+        if data is None:
+            raise UserError(f"`task=` is missing: name one of {', '.join(GLUE)}, or give a file or records as `data=`")
+        name, data = data, None
+    if name in GLUE:
+        name = str(name)
+        if dev is not None or dev_fraction is not None or regression:
+            raise UserError(f"`dev=`, `dev_fraction=` and `regression=` are for a file of your own; {name} is complete")
+        if data is None or str(data).startswith("hub:"):
+            return _from_hub(name, str(data or "").removeprefix("hub:") or HUB_NAME, metrics)
+        return _from_folder(name, Path(data).expanduser(), metrics)
+    if data is not None:
+        raise UserError(f"`data=` is for the tasks {', '.join(GLUE)}; for a file of your own leave it out")
+    path = Path(name).expanduser()
+    if not path.is_file():
+        hint = did_you_mean(str(name).lower().replace("-", "").replace("_", ""), GLUE)
+        what = "is a folder" if path.is_dir() else "is no task that is known, and no file"
+        raise UserError(f"`task={str(name)!r}` {what}{hint}; expected one of {', '.join(GLUE)}, or a file")
+    own = _from_files(path, None if dev is None else Path(dev).expanduser())
+    return _own_task(own, dev_fraction, regression, metrics)
+
+
+def _from_folder(name: str, folder: Path, metrics: Mapping[str, Metric] | None) -> Task:
+    glue = GLUE[name]
+    if not folder.is_dir():
+        raise UserError(f"`data=`: there is no folder {folder}; leave it out to read {name} from the hub")
+    files = {which: _find(folder, glue.folder, which) for which in ("train", "dev")}
+    missing = [which for which, file in files.items() if file is None]
+    if missing:
+        raise UserError(
+            f"`data=`: {folder} has no {missing[0]}.tsv; expected {glue.folder}/train.tsv and {glue.folder}/dev.tsv in "
+            "it, or train.tsv and dev.tsv (each also as .gz, .xz or .zst)"
+        )
+    found = {which: file for which, file in files.items() if file is not None}
+    examples = {
+        which: [
+            _example(row, glue.columns, glue.label, place)
+            for row, place in _table(file, "\t", quoted=False, header=glue.header)
+        ]
+        for which, file in found.items()
+    }
+    return _glue_task(name, examples, _described(list(found.values())), metrics)
+
+
+def _find(folder: Path, subfolder: str, which: str) -> Path | None:
+    names = [f"{which}.tsv{packing}" for packing in ("", *PACKED)]
+    places = [parent / name for parent in (folder / subfolder, folder) for name in names]
+    return next((place for place in places if place.is_file()), None)
+
+
+def _from_hub(name: str, hub: str, metrics: Mapping[str, Metric] | None) -> Task:
+    glue = GLUE[name]
+    examples: dict[str, list[Example]] = {}
+    try:
+        for which, split in (("train", "train"), ("dev", "validation")):
+            rows = HubSet(hub, name, split, glue.hub_columns[0]).rows()
+            examples[which] = [_hub_example(row, glue, f"{hub} {name}, {split} row {i}") for i, row in enumerate(rows)]
+        source = HubSet(hub, name, "train", glue.hub_columns[0]).describe()
+    except UserError as error:
+        raise UserError(
+            f"{name} cannot be had from the hub: {error}\n"
+            f"or give it as files: `data='FOLDER'` with {glue.folder}/train.tsv and {glue.folder}/dev.tsv"
+        ) from error
+    return _glue_task(name, examples, source, metrics)
+
+
+def _hub_example(row: dict[str, Any], glue: GlueTask, place: str) -> Example:
+    missing = next((column for column in (*glue.hub_columns, "label") if column not in row), None)
+    if missing is not None:
+        raise UserError(f"{place} has no column {missing!r}; its columns are {', '.join(row)}")
+    label = row["label"]
+    if glue.labels:
+        if label not in range(len(glue.labels)):  # -1 where a split has none
+            raise UserError(f"{place} has no label ({label}): only train and validation of GLUE have theirs")
+        label = glue.labels[label]
+    return Example(tuple(str(row[column]) for column in glue.hub_columns), str(label), place)
+
+
+def _glue_task(
+    name: str, examples: dict[str, list[Example]], source: dict[str, object], metrics: Mapping[str, Metric] | None
+) -> Task:
+    glue = GLUE[name]
+    return make_task(
+        name,
+        examples["train"],
+        examples["dev"],
+        metrics=metrics or find_metrics(glue.metrics),
+        source=source,
+        regression=not glue.labels,
+        labels=glue.labels or None,
+    )
+
+
+class _Own(NamedTuple):
+    """Someone's own examples, as they were read."""
+
+    name: str
+    where: str
+    """What to call them in a message."""
+    train: list[Example]
+    dev: list[Example] | None
+    """None: some of the others are to be held out."""
+    source: dict[str, object]
+
+
+def _from_files(file: Path, dev_file: Path | None) -> _Own:
+    if dev_file is not None and not dev_file.is_file():
+        raise UserError(f"`dev=`: there is no file {dev_file}")
+    if dev_file is not None and dev_file.samefile(file):
+        raise UserError(f"`dev=`: {dev_file} is the file to train on: name another, or leave `dev=` out")
+    dev = None if dev_file is None else _read_file(dev_file)
+    source = _described([file] if dev_file is None else [file, dev_file])
+    return _Own(file.name.partition(".")[0], str(file), _read_file(file), dev, source)
+
+
+def _from_records(name: str, data: Records | tuple[Records, Records]) -> _Own:
+    splits = list(data) if isinstance(data, tuple) else [data]
+    if len(splits) > 2 or any(isinstance(split, Mapping) for split in splits):
+        raise UserError("`data=`: expected a list of records, or a tuple of two: to train on, and to score on")
+    train, *dev = (
+        _examples((row, f"{name}, {which} record {number}") for number, row in enumerate(split))
+        for which, split in zip(("training", "scored"), splits, strict=False)
+    )
+    return _Own(name, name, train, dev[0] if dev else None, {"kind": "records"})
+
+
+def _own_task(own: _Own, dev_fraction: float | None, regression: bool, metrics: Mapping[str, Metric] | None) -> Task:
+    train, dev = own.train, own.dev
+    if dev is None:
+        train, dev = _hold_out(own.where, train, DEV_FRACTION if dev_fraction is None else dev_fraction)
+    elif dev_fraction is not None:
+        raise UserError("the examples to score on are given, so `dev_fraction=` has no effect: leave one out")
+    if {len(example.texts) for example in train} != {len(example.texts) for example in dev}:
+        raise UserError(
+            f"{own.where}: of the examples to train on and those to score on, one has text2 and the other has none"
+        )
+    default = find_metrics(OF_SCORES if regression else ("accuracy", "matthews"))
+    return make_task(own.name, train, dev, metrics=metrics or default, source=own.source, regression=regression)
+
+
+def _hold_out(where: str, examples: list[Example], fraction: float) -> tuple[list[Example], list[Example]]:
+    """Split into examples to train on and to score on: the share whose texts have the smallest hashes is scored. Equal
+    texts stay together."""
+    if not 0 < fraction < 1:
+        raise UserError(f"`dev_fraction=` is {fraction}, expected between 0 and 1, e.g. {DEV_FRACTION}")
+    hashes = [hashlib.sha256(json.dumps(example.texts).encode()).digest() for example in examples]
+    cutoff = sorted(hashes)[max(1, round(fraction * len(examples))) - 1] if examples else b""
+    dev = [example for example, digest in zip(examples, hashes, strict=True) if digest <= cutoff]
+    train = [example for example, digest in zip(examples, hashes, strict=True) if digest > cutoff]
+    if not train or not dev:
+        raise UserError(f"{where} has too few different texts to hold any out; name examples to score on by `dev=`")
+    return train, dev
+
+
+def _read_file(path: Path) -> list[Example]:
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    kind = suffixes[-2] if suffixes and suffixes[-1] in PACKED and len(suffixes) > 1 else "".join(suffixes[-1:])
+    match kind:
+        case ".jsonl":
+            rows: Iterable[tuple[dict[str, Any], str]] = _json_rows(path)
+        case ".tsv":
+            rows = _table(path, "\t", quoted=False)
+        case ".csv":
+            rows = _table(path, ",", quoted=True)
+        case _:
+            raise UserError(
+                f"{path} is of no kind that can be read: expected {', '.join(FILE_KINDS)}, each also as "
+                f"{', '.join(PACKED)}"
+            )
+    return _examples(rows)
+
+
+def _examples(rows: Iterable[tuple[Any, str]]) -> list[Example]:
+    """Examples of rows, each with its place; whether they are of pairs is told by the first of them."""
+    examples: list[Example] = []
+    columns: tuple[str, ...] = ()
+    for row, place in rows:
+        if not isinstance(row, Mapping):
+            raise UserError(f"{place} is {row!r}, expected a dict with text and label")
+        columns = columns or (("text", "text2") if "text2" in row else ("text",))
+        examples.append(_example(row, columns, "label", place))
+    return examples
+
+
+def _example(row: Mapping[str, Any], columns: tuple[str, ...], label: str, place: str) -> Example:
+    for column in (*columns, label):
+        if column not in row:
+            hint = "; a split without labels cannot be trained or scored on" if column == label else ""
+            raise UserError(f"{place} has no column {column!r}; its columns are {', '.join(row)}{hint}")
+    for column in columns:
+        if not isinstance(row[column], str):
+            raise UserError(f"{place}: column {column!r} holds {row[column]!r}, expected a text")
+    if not isinstance(row[label], (str, numbers.Real)):
+        raise UserError(f"{place}: column {label!r} holds {row[label]!r}, expected a text or a number")
+    return Example(tuple(row[column] for column in columns), str(row[label]), place)
+
+
+def _table(
+    path: Path, delimiter: str, *, quoted: bool, header: tuple[str, ...] | None = None
+) -> Iterator[tuple[dict[str, Any], str]]:
+    """Rows of a table by column, each with its file and line. `header`: names of the columns of a file without a header
+    line."""
+    quoting = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
+    lines = (line + "\n" for line in read_lines(path))
+    reader = csv.reader(lines, delimiter=delimiter, quoting=quoting, strict=True)
+    try:
+        for cells in reader:
+            if header is None:
+                header = tuple(cells)
+                continue
+            place = f"{path}, line {reader.line_num}"
+            if not cells:
+                continue
+            if len(cells) != len(header):
+                raise UserError(
+                    f"{place} has {len(cells)} columns, expected the {len(header)} columns {', '.join(header)}"
+                )
+            yield dict(zip(header, cells, strict=True)), place
+    except csv.Error as error:
+        raise UserError(f"{path}, line {reader.line_num} cannot be read: {error}") from error
+
+
+def _json_rows(path: Path) -> Iterator[tuple[dict[str, Any], str]]:
+    for number, line in enumerate(read_lines(path), start=1):
+        place = f"{path}, line {number}"
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{place} is not JSON: {error}; expected one JSON object a line") from error
+        if not isinstance(row, dict):
+            raise UserError(f"{place} is a JSON {type(row).__name__}, expected an object with text and label")
+        yield row, place
+
+
+def _described(files: list[Path]) -> dict[str, object]:
+    """Path, size and hash of each file."""
+    return {"kind": "files", "files": Files(files).describe()["files"]}

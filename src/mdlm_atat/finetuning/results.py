@@ -1,0 +1,309 @@
+"""Results of fine-tuning and their files: JSON for each seed, and a summary over seeds.
+
+A seed whose file is there is not run again if it was made from the same weights, examples, settings and metrics.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mdlm_atat.atomic import write_json
+from mdlm_atat.errors import UserError
+from mdlm_atat.finetuning.metrics import standard_error, title
+from mdlm_atat.finetuning.settings import FinetuneSettings
+from mdlm_atat.finetuning.tasks import Task
+from mdlm_atat.finetuning.training import Epoch, Finetuning, Hooks, Outcome
+from mdlm_atat.provenance import code_version, commit
+
+IDENTITY = ("task", "weights", "data_hash", "settings")
+"""What tells whether a stored seed is the one that is asked for, besides its metrics."""
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class SeedResult(Outcome):
+    """The result of one seed, as its file holds it."""
+
+    seed: int
+    standard_error: dict[str, float | None]
+    """Standard error of each metric that comes from the number of examples scored. None: not known."""
+    baseline: dict[str, float]
+    """Metrics of the majority-class baseline, or for a regression of the mean training score."""
+    about: dict[str, Any]
+    """Where it came from: task, data, settings, weights, machine and code."""
+    file: Path
+    """The JSON file, with every epoch and the prediction for each example."""
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The metrics of the last epoch: the result."""
+        return self.last.metrics
+
+    def __repr__(self) -> str:
+        values = ", ".join(f"{title(name)} {value:.4f}" for name, value in self.metrics.items())
+        return f"<seed {self.seed}: {values} after {self.last.number} epochs>"
+
+    def record(self) -> dict[str, Any]:
+        """The content of its file."""
+        return {
+            **self.about,
+            "seed": self.seed,
+            "last_epoch": {"epoch": self.last.number, "metrics": self.last.metrics},
+            "best_epoch": {
+                "epoch": self.best.number,
+                "metrics": self.best.metrics,
+                "chosen_on": "the examples it is scored on: too high",
+            },
+            "standard_error": self.standard_error,
+            "baseline": self.baseline,
+            "epochs": [asdict(epoch) for epoch in self.epochs],
+            "num_trained_parameters": self.num_trained,
+            "elapsed_s": self.last.elapsed_s,
+            "predictions": self.predictions.tolist(),
+        }
+
+    @classmethod
+    def of_record(cls, record: Mapping[str, Any], file: Path) -> SeedResult:
+        own = ("seed", "last_epoch", "best_epoch", "standard_error", "baseline", "epochs", "num_trained_parameters")
+        return cls(
+            epochs=[Epoch(**epoch) for epoch in record["epochs"]],
+            predictions=np.array(record["predictions"]),
+            num_trained=record["num_trained_parameters"],
+            seed=record["seed"],
+            standard_error=record["standard_error"],
+            baseline=record["baseline"],
+            about={name: value for name, value in record.items() if name not in (*own, "elapsed_s", "predictions")},
+            file=file,
+        )
+
+
+@dataclass(frozen=True, repr=False)
+class MetricResult:
+    """A metric over seeds."""
+
+    values: tuple[float, ...]
+    """Of each seed at its last epoch."""
+    best_values: tuple[float, ...]
+    """Of each seed at its best epoch, which is chosen on the examples it is scored on: too high."""
+    standard_error: float | None
+    """Standard error that comes from the number of examples scored, the mean over seeds. None: not known."""
+    baseline: float
+    """Of the majority-class baseline, or for a regression of the mean training score."""
+
+    @property
+    def mean(self) -> float:
+        return statistics.fmean(self.values)
+
+    @property
+    def standard_deviation(self) -> float | None:
+        """Over seeds, with n - 1. None for a single seed."""
+        return _spread(self.values)
+
+    def __repr__(self) -> str:
+        return f"{_with_spread(self.values)} (baseline {self.baseline:.4f})"
+
+
+@dataclass(frozen=True, repr=False)
+class FinetuneResult:
+    """The results of all seeds. `repr` and a notebook show them as a table."""
+
+    seeds: tuple[SeedResult, ...]
+    file: Path
+    """JSON file of the summary."""
+
+    @property
+    def task(self) -> str:
+        return self.seeds[0].about["task"]
+
+    @property
+    def metrics(self) -> dict[str, MetricResult]:
+        """Each metric by its name."""
+        return {
+            name: MetricResult(
+                values=tuple(seed.last.metrics[name] for seed in self.seeds),
+                best_values=tuple(seed.best.metrics[name] for seed in self.seeds),
+                standard_error=_mean([seed.standard_error[name] for seed in self.seeds]),
+                baseline=self.seeds[0].baseline[name],
+            )
+            for name in self.seeds[0].baseline
+        }
+
+    def __getitem__(self, metric: str) -> MetricResult:
+        return self.metrics[metric]
+
+    def record(self) -> dict[str, Any]:
+        """The content of the summary's file: for each metric the mean, the standard deviation and the values, at the
+        last epoch and at each seed's best."""
+        first, metrics = self.seeds[0], self.metrics
+
+        def over_seeds(epochs: list[int], values: dict[str, tuple[float, ...]]) -> dict[str, Any]:
+            found = {
+                name: {"mean": statistics.fmean(each), "standard_deviation": _spread(each), "values": list(each)}
+                for name, each in values.items()
+            }
+            return {"epochs": epochs, **found}
+
+        return {
+            **{name: value for name, value in first.about.items() if name != "started"},
+            "num_trained_parameters": first.num_trained,
+            "seeds": [seed.seed for seed in self.seeds],
+            "last_epoch": over_seeds(
+                [seed.last.number for seed in self.seeds], {name: found.values for name, found in metrics.items()}
+            ),
+            "best_epoch": over_seeds(
+                [seed.best.number for seed in self.seeds], {name: found.best_values for name, found in metrics.items()}
+            ),
+            "standard_error": {name: found.standard_error for name, found in metrics.items()},
+            "baseline": first.baseline,
+            "elapsed_s": sum(seed.last.elapsed_s for seed in self.seeds),
+        }
+
+    def __repr__(self) -> str:
+        """The result as an aligned table, and what its numbers are."""
+        lines = [f"{'':10} {'last epoch':^20} {'best epoch':^20} {'baseline':>9}  last epoch of each seed"]
+        for name, found in self.metrics.items():
+            each = "  ".join(f"{value:.4f}" for value in found.values)
+            last, best = _with_spread(found.values), _with_spread(found.best_values)
+            lines.append(f"{title(name):10} {last:^20} {best:^20} {found.baseline:9.4f}  {each}")
+        return "\n".join([*lines, *(f"{'':10} {note}" for note in self._notes())])
+
+    def _repr_html_(self) -> str:
+        header = "".join(f"<th>{name}</th>" for name in ("", "last epoch", "best epoch", "baseline", "each seed"))
+        rows = "".join(
+            f"<tr><th>{escape(title(name))}</th><td>{_with_spread(found.values)}</td>"
+            f"<td>{_with_spread(found.best_values)}</td><td>{found.baseline:.4f}</td>"
+            f"<td>{' '.join(f'{value:.4f}' for value in found.values)}</td></tr>"
+            for name, found in self.metrics.items()
+        )
+        notes = "<br>".join(map(escape, self._notes()))
+        return f"<table><caption>{escape(self.task)}</caption><tr>{header}</tr>{rows}</table><small>{notes}</small>"
+
+    def _notes(self) -> list[str]:
+        num, about = len(self.seeds), self.seeds[0].about
+        spread = f"mean ± standard deviation of {num} seeds" if num > 1 else "one seed, so no spread is known"
+        guess = "the class that most have" if about["labels"] else "the mean score"
+        known = {name: found.standard_error for name, found in self.metrics.items()}
+        errors = ", ".join(f"{title(name)} {error:.4f}" for name, error in known.items() if error is not None)
+        return [
+            f"{spread}; best epoch: chosen on these examples, so too high; baseline: {guess}",
+            f"standard error from there being {about['num_dev']:,} examples to score: {errors or 'not known'}",
+        ]
+
+
+def _spread(values: Sequence[float]) -> float | None:
+    return statistics.stdev(values) if len(values) > 1 else None
+
+
+def _with_spread(values: Sequence[float]) -> str:
+    spread = _spread(values)
+    return f"{statistics.fmean(values):.4f}" + ("" if spread is None else f" ± {spread:.4f}")
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None and np.isfinite(value)]
+    return statistics.fmean(known) if known else None
+
+
+def seed_file(folder: Path, task: str, settings: FinetuneSettings, seed: int) -> Path:
+    return folder / f"{_stem(task, settings)}-seed{seed}.json"
+
+
+def summary_file(folder: Path, task: str, settings: FinetuneSettings) -> Path:
+    return folder / f"{_stem(task, settings)}-summary.json"
+
+
+def _stem(task: str, settings: FinetuneSettings) -> str:
+    return f"{task}-probe" if settings.probe else task
+
+
+def run_seeds(
+    finetuning: Finetuning,
+    seeds: Sequence[int],
+    folder: Path,
+    *,
+    weights: str,
+    provenance: dict[str, Any],
+    again: bool,
+    hooks: Hooks,
+) -> FinetuneResult:
+    """Run the seeds one by one and store each as it ends, then the summary. Seeds that are stored are read instead.
+
+    `weights`: hash of the model's. `again`: run all, in place of what is stored. Raises UserError where a file holds
+    another result.
+    """
+    task, settings = finetuning.task, finetuning.settings
+    request = {"task": task.name, "weights": weights, "data_hash": task.hash, "settings": asdict(settings)}
+    baseline = task.baseline()
+    files = {seed: seed_file(folder, task.name, settings, seed) for seed in seeds}
+    stored = {
+        seed: read_stored(file, request, list(baseline)) for seed, file in files.items() if not again and file.exists()
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    results = []
+    for seed, file in files.items():
+        result = stored.get(seed)
+        hooks.on_seed(seed, result)
+        if result is None:
+            started = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+            outcome = finetuning.run(seed, hooks)
+            errors = {
+                name: standard_error(metric, outcome.predictions, task.dev.targets)
+                for name, metric in task.metrics.items()
+            }
+            result = SeedResult(
+                epochs=outcome.epochs,
+                predictions=outcome.predictions,
+                num_trained=outcome.num_trained,
+                seed=seed,
+                standard_error={name: error if np.isfinite(error) else None for name, error in errors.items()},
+                baseline=baseline,
+                about={**request, **provenance, "started": started},
+                file=file,
+            )
+            write_json(file, result.record())
+        results.append(result)
+    found = FinetuneResult(tuple(results), summary_file(folder, task.name, settings))
+    write_json(found.file, found.record())
+    return found
+
+
+def read_stored(file: Path, request: Mapping[str, Any], metrics: Sequence[str]) -> SeedResult:
+    """A stored seed. Raises UserError, with what differs, where it is of other weights, examples, settings or
+    metrics."""
+    advice = "`again=True` puts the new result in its place, `out='FOLDER'` puts it elsewhere"
+    try:
+        record = json.loads(file.read_text(encoding="utf-8"))
+        different = [name for name in IDENTITY if record[name] != request[name]]
+        if "settings" in different:
+            old, new = record["settings"], request["settings"]
+            changed = [f"{name} {old.get(name)} there, {new[name]} now" for name in new if old.get(name) != new[name]]
+            different[different.index("settings")] = ", ".join(changed)
+        if list(record["baseline"]) != list(metrics):
+            different.append(f"metrics {', '.join(record['baseline'])} there, {', '.join(metrics)} now")
+        result = SeedResult.of_record(record, file)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{file} cannot be read ({error!r}); {advice}") from error
+    if different:
+        names = {"weights": "other weights", "data_hash": "other examples"}
+        raise UserError(f"{file} holds another result: {'; '.join(names.get(d, d) for d in different)}; {advice}")
+    return result
+
+
+def provenance_record(task: Task) -> dict[str, Any]:
+    """Of the data and the code, for results to be traced by."""
+    return {
+        "labels": list(task.labels),
+        "data": task.source,
+        "num_train": len(task.train),
+        "num_dev": len(task.dev),
+        "code_version": code_version(),
+        "commit": commit(),
+    }

@@ -1,0 +1,222 @@
+"""Fine-tune a trained model on a task with labels, over several seeds, or a head alone on its frozen backbone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, Unpack
+
+import torch
+
+from mdlm_atat import plugins
+from mdlm_atat.checks import at_least, check_keywords
+from mdlm_atat.device import Precision, explain_out_of_memory
+from mdlm_atat.errors import UserError
+from mdlm_atat.finetuning.encode import EncodedTexts, Separator, choose_separator, encode_split
+from mdlm_atat.finetuning.head import longest_text
+from mdlm_atat.finetuning.metrics import Metric, title
+from mdlm_atat.finetuning.read import Data, open_task
+from mdlm_atat.finetuning.results import FinetuneResult, provenance_record, run_seeds, seed_file
+from mdlm_atat.finetuning.settings import PROBED, TRAINED, FinetuneSettings, GivenSettings
+from mdlm_atat.finetuning.tasks import Task
+from mdlm_atat.finetuning.training import Epoch, Finetuning, Hooks, OnStep, Outcome, dropout_of
+from mdlm_atat.lm import CausalLM, MaskedDiffusionLM
+from mdlm_atat.progress import progress_bar
+from mdlm_atat.provenance import command, cpu
+from mdlm_atat.runs.model import Model, open_model
+
+
+def finetune(
+    model: Model,
+    *,
+    task: str | Path | None = None,
+    data: Data | None = None,
+    dev: str | Path | None = None,
+    dev_fraction: float | None = None,
+    regression: bool = False,
+    metric: str | Metric | Sequence[str | Metric] | None = None,
+    seeds: int | Sequence[int] = 3,
+    out: str | Path | None = None,
+    again: bool = False,
+    on_step: OnStep | None = None,
+    progress: bool = True,
+    device: torch.device | str | None = None,
+    precision: Precision = "auto",
+    trust_plugins: bool = False,
+    **settings: Unpack[GivenSettings],
+) -> FinetuneResult:
+    """Fine-tune a trained model on a task with labels, once for each seed.
+
+    `model`: a run, a folder (of a run, a checkpoint or a saved model) or a language model, which stays as it is.
+    `task`: sst2, cola, mrpc, rte or stsb of GLUE (then `data` is the folder with its files, hub:NAME, or None for the
+    hub), or the name of your own, whose `data` is a .tsv, .csv or .jsonl file with the columns text, perhaps text2, and
+    label; or a list of such records, or a tuple of two lists, to train on and to score on. `dev`: another file to score
+    on; without it the share `dev_fraction` (0.1) is held out. `regression`: the labels are numbers to predict.
+    `metric`: names, functions of (predicted, truth), or `package.module:Name`; None: those of the task.
+    `seeds`: how many, from 0, or which. `out`: folder of the results; None: finetune/ in the model's. Seeds that are
+    stored there, from the same weights, examples and settings, are not run again unless `again`.
+    `on_step`: called with (step, values); an exception in it ends the fine-tuning, and seeds that are done stay stored,
+    as after Ctrl-C. `progress`: print what is done, and show a bar. `device`, `precision`: of a model that is loaded
+    here. `trust_plugins`: import the plugins that the model's folder names. `settings`: see `FinetuneSettings`.
+
+    Returns the metrics of every seed with the baseline's, which are also stored as JSON. Raises UserError for whatever
+    does not fit together, before anything is written.
+    """
+    check_keywords(settings, finetune, [field.name for field in fields(FinetuneSettings)])
+    numbers = _seed_numbers(seeds)
+    folder = None if out is None else Path(out)
+    if folder is not None and folder.exists() and not folder.is_dir():
+        raise UserError(f"`out=`: {folder} is a file; name a folder")
+    opened = open_task(task, data=data, dev=dev, dev_fraction=dev_fraction, regression=regression, metric=metric)
+    say = _print if progress else _keep_silent
+    lm = open_model(
+        model,
+        device=device,
+        precision=precision,
+        trust_plugins=trust_plugins,
+        say=lambda text: say(f"warning: {text}"),
+    )
+    if folder is None:
+        if lm.home is None:
+            raise UserError("this model is in no folder yet: name one for the results by `out=`")
+        folder = lm.home / "finetune"
+    chosen = choose_settings(lm, settings)
+    separator = choose_separator(lm.tokenizer, lm.counts)
+    train, scored = (
+        encode_split(split, lm.tokenizer, separator, chosen.max_length) for split in (opened.train, opened.dev)
+    )
+    for line in _plan(lm, opened, chosen, separator, train, scored):
+        say(line)
+    finetuning = Finetuning(lm.network, opened, train, scored, chosen, device=lm.device, precision=lm.precision)
+    provenance = {
+        **provenance_record(opened),
+        **_model_record(lm),
+        "plugins": [plugins.requirement("metric", name) for name in filter(_is_plugin, opened.metrics)],
+        "num_cut": {"train": train.num_cut, "dev": scored.num_cut},
+    }
+
+    def say_seed(seed: int, stored: Outcome | None) -> None:
+        if stored is not None:
+            say(f"seed {seed:<5} stored already: {_in_words(stored.last.metrics)}")
+
+    def say_epoch(seed: int, epoch: Epoch) -> None:
+        say(
+            f"seed {seed:<5} epoch {epoch.number}/{chosen.epochs}  loss {epoch.train_loss:.4f}  "
+            f"{_in_words(epoch.metrics)}  {epoch.elapsed_s:.1f} s"
+        )
+
+    advice = f"try `batch_size={max(1, chosen.batch_size // 2)}`"
+    try:
+        bar = progress_bar("training") if progress else nullcontext(_keep_silent)
+        with bar as on_progress, explain_out_of_memory(advice):
+            hooks = Hooks(on_seed=say_seed, on_epoch=say_epoch, on_step=on_step, on_progress=on_progress)
+            return run_seeds(
+                finetuning,
+                numbers,
+                folder,
+                weights=lm.fingerprint(),
+                provenance=provenance,
+                again=again,
+                hooks=hooks,
+            )
+    except KeyboardInterrupt:
+        num_stored = sum(seed_file(folder, opened.name, chosen, seed).exists() for seed in numbers)
+        say(f"\n{num_stored} of {len(numbers)} seeds are stored in {folder}; the same command goes on from there")
+        raise
+
+
+def choose_settings(lm: MaskedDiffusionLM | CausalLM, given: GivenSettings) -> FinetuneSettings:
+    """The settings that were given, checked against the model, and the defaults of the others."""
+    pooling = given.get("pooling") or ("last" if lm.kind == "causal" else "mean")
+    if (pooling == "last") != (lm.kind == "causal"):
+        expected = "last" if lm.kind == "causal" else "mean or first"
+        reason = "reads to the right" if lm.kind == "causal" else "reads both ways"
+        raise UserError(f"`pooling={pooling!r}`: this model is {lm.kind} and {reason}; use {expected}, or leave it out")
+    longest, max_length = longest_text(lm.network), given.get("max_length")
+    if max_length is not None and max_length > longest:
+        raise UserError(f"`max_length=` is {max_length}; this model takes texts of at most {longest} tokens")
+    probe = given.get("probe", False)
+    decided = {name: value for name, value in given.items() if value is not None}
+    defaults = {
+        **(PROBED if probe else TRAINED),
+        "pooling": pooling,
+        "max_length": longest,
+        "backbone_dropout": 0.0 if probe else dropout_of(lm.network),
+    }
+    return FinetuneSettings(**{**defaults, **decided})  # type: ignore[arg-type]
+
+
+def _seed_numbers(seeds: int | Sequence[int]) -> Sequence[int]:
+    if isinstance(seeds, int):
+        at_least("`seeds=`", seeds, 1)
+        return range(seeds)
+    if not seeds:
+        raise UserError("`seeds=` is empty: expected how many, or which")
+    for seed in seeds:
+        at_least("`seed=`", seed, 0)
+        if seed >= 2**31:
+            raise UserError(f"`seed=` is {seed}, expected less than 2,147,483,648")
+    return seeds
+
+
+def _model_record(lm: MaskedDiffusionLM | CausalLM) -> dict[str, Any]:
+    """The model and the machine, for results to be traced by."""
+    return {
+        "model": lm.kind,
+        "checkpoint": _place(lm),
+        "checkpoint_hash": lm.checkpoint.checksum() if lm.checkpoint else None,
+        "step": lm.checkpoint.step if lm.checkpoint else None,
+        "tokenizer": lm.tokenizer.name,
+        "tokenizer_hash": lm.tokenizer.fingerprint(),
+        "command": command(),
+        "machine": {"cpu": cpu(), "device": lm.device_name, "precision": lm.precision},
+    }
+
+
+def _place(lm: MaskedDiffusionLM | CausalLM) -> str:
+    return str(lm.checkpoint.folder if lm.checkpoint else lm.home)
+
+
+def _plan(
+    lm: MaskedDiffusionLM | CausalLM,
+    task: Task,
+    settings: FinetuneSettings,
+    separator: Separator,
+    train: EncodedTexts,
+    dev: EncodedTexts,
+) -> list[str]:
+    """What is about to be done, in lines."""
+    what = "a regression" if task.is_regression else f"{len(task.labels)} classes"
+    joined = f"pairs joined by {separator.name}, " if len(task.train.texts[0]) == 2 else ""
+    lines = [
+        f"task       {task.name}, {what}: {len(task.train):,} examples to train on, {len(task.dev):,} to score on",
+        f"text       {joined}{train.num_tokens / len(train):.0f} {lm.tokenizer.name} tokens in the mean; cut to "
+        f"{settings.max_length}: {train.num_cut:,} and {dev.num_cut:,} of them",
+        f"model      {_place(lm)}: {lm.kind}, {sum(p.numel() for p in lm.network.parameters()):,} parameters, "
+        f"{'frozen, ' if settings.probe else ''}{settings.pooling} pooling; {lm.device_name}, {lm.precision}",
+        f"training   {settings.epochs} epoch{'s' * (settings.epochs > 1)}, {settings.batch_size} examples a step, "
+        f"learning rate {settings.lr:g}",
+    ]
+    replaced = train.num_replaced + dev.num_replaced
+    if replaced:
+        share = replaced / (train.num_characters + dev.num_characters)
+        lines.insert(2, f"           {share:.2%} of the characters are not in the model's alphabet and were replaced")
+    return lines
+
+
+def _is_plugin(metric: str) -> bool:
+    return plugins.is_plugin("metric", metric)
+
+
+def _in_words(metrics: dict[str, float]) -> str:
+    return ", ".join(f"{title(name)} {value:.4f}" for name, value in metrics.items())
+
+
+def _print(text: str) -> None:
+    print(text, flush=True)
+
+
+def _keep_silent(*_: object) -> None:
+    pass
