@@ -113,7 +113,9 @@ def cut_longest(lengths: list[int], room: int) -> list[int]:
     """How many tokens of each text to keep so that all fit into `room`: a token at a time is cut off the longest, among
     equals off the last. Raises UserError where not even a token of each fits."""
     if room < len(lengths):
-        raise UserError(f"`max_length=` leaves room for {max(0, room)} tokens of {len(lengths)} texts; use a larger one")
+        raise UserError(
+            f"`max_length=` leaves room for {max(0, room)} tokens of {len(lengths)} texts; take a larger one"
+        )
     if len(lengths) == 1:
         return [min(lengths[0], room)]
     first, second = lengths
