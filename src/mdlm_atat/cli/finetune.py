@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
+from argparse import Namespace
 from pathlib import Path
 
 from mdlm_atat.cli.model import add_model_arguments, check_model, load_model
-from mdlm_atat.cli.parser import Parser, number, whole
+from mdlm_atat.cli.parser import Parser, real, whole
+from mdlm_atat.plugins import trusted
 
 EXAMPLES = """\
 examples:
@@ -31,7 +32,7 @@ def make_parser() -> Parser:
     add("--task", required=True, help="sst2, cola, mrpc, rte, stsb, or a .tsv, .csv or .jsonl file")
     add("--data", help="folder of GLUE's TSV files, or hub:NAME (default: hub:nyu-mll/glue)")
     add("--dev", type=Path, help="file: another file to score on")
-    add("--dev_fraction", type=number(), help="file without --dev: share to score on (default: 0.1)")
+    add("--dev_fraction", type=real(), help="file without --dev: share to score on (default: 0.1)")
     add("--regression", action="store_true", help="file: the labels are numbers to predict")
     add("--metric", nargs="+", help="names, or package.module:Name (default: those of the task)")
     add("--seeds", type=whole(1), default=3, help="number of seeds")
@@ -40,12 +41,12 @@ def make_parser() -> Parser:
     add("--pooling", choices=["mean", "first", "last"], help="default: mean; last for a causal model")
     add("--epochs", type=whole(1), help="passes over the training examples (default: 5, with --probe 20)")
     add("--batch_size", type=whole(1), help="examples of a step (default: 32, with --probe 64)")
-    add("--lr", type=number(), help="peak learning rate (default: 1e-4, with --probe 1e-3)")
-    add("--warmup_share", type=number(), default=0.1, help="share of steps to warm up")
-    add("--weight_decay", type=number(0), default=0.01, help="weight decay")
-    add("--grad_clip", type=number(0), default=1.0, help="largest gradient norm; 0: any")
-    add("--dropout", type=number(), default=0.1, help="before the head")
-    add("--backbone_dropout", type=number(), help="in the backbone (default: as it was trained)")
+    add("--lr", type=real(), help="peak learning rate (default: 1e-4, with --probe 1e-3)")
+    add("--warmup_share", type=real(), default=0.1, help="share of steps to warm up")
+    add("--weight_decay", type=real(0), default=0.01, help="weight decay")
+    add("--grad_clip", type=real(0), default=1.0, help="largest gradient norm; 0: any")
+    add("--dropout", type=real(), default=0.1, help="before the head")
+    add("--backbone_dropout", type=real(), help="in the backbone (default: as it was trained)")
     add("--max_length", type=whole(2), help="tokens of a text or pair (default: all the model takes)")
     add("--patience", type=whole(0), default=0, help="stop after so many worse epochs (default: 0, never)")
     add("--out", type=Path, help="folder of the results (default: finetune/ in the model's)")
@@ -58,7 +59,8 @@ def main(argv: list[str]) -> int:
     check_model(arguments["model"])
     from mdlm_atat.runs.finetune import finetune
 
-    lm = load_model(argparse.Namespace(**{name: arguments.pop(name) for name in ("model", "device", "precision")}))
+    with trusted(arguments.pop("trust_plugins")):
+        lm = load_model(Namespace(**{name: arguments.pop(name) for name in ("model", "device", "precision")}))
     first, number_of_seeds = arguments.pop("seed"), arguments.pop("seeds")
     result = finetune(lm, seeds=range(first, first + number_of_seeds), **arguments)
     print(f"\n{result!r}\nstored     {result.file}")
