@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from refusals import refused
 
 from mdlm_atat.cli.data import main
 from mdlm_atat.data.tokenizers import load_tokenizer
@@ -56,6 +57,35 @@ def test_an_unknown_command_and_missing_flags_are_named() -> None:
         UserError, match=r"2 mistakes\n  missing --tokenizer: char, .*\n  missing --out: folder to make"
     ):
         main(["prepare", "shakespeare"])
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("prepare nosuch.txt --tokenizer char --out out", "there is no file or folder nosuch.txt"),
+        ("prepare TEXT --tokenizer chr --out out", "chr"),
+        ("prepare TEXT --tokenizer char --out out --mode pad", "pad mode needs "),
+        ("prepare TEXT --tokenizer char --out out --documents lines", "did you mean line?"),
+        ("prepare TEXT --tokenizer char --out out --validation-fraction 2", "is 2.0, expected between 0 and 1"),
+        ("prepare TEXT --tokenizer char --out TEXT", "TEXT"),
+        ("prepare TEXT --tokeniser char --out out", "--tokeniser: unknown flag; did you mean --tokenizer?"),
+        ("train-tokenizer TEXT --vocab_size 12 --out out", "258"),
+        ("train-tokenizer TEXT --vocab_size many --out out", "--vocab_size is many, expected a whole number"),
+        ("train-tokenizer TEXT --vocab_size 300 --out TEXT", "is not an empty folder"),
+        ("train-tokenizer TEXT --out out", "missing --vocab_size"),
+    ],
+)
+def test_a_mistake_is_one_line_and_nothing_is_written(
+    words: str,
+    expected: str,
+    text: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    message = refused(["data", *words.replace("TEXT", text).split()], capsys, tmp_path)
+    assert expected.replace("TEXT", text) in message
 
 
 @pytest.mark.parametrize("argv", [["--help"], ["prepare", "--help"], ["train-tokenizer", "--help"]])

@@ -76,4 +76,5 @@ def test_help_shows_how_to_list_and_to_compare(capsys, flag):
 
 
 def test_another_word_is_refused(capsys):
-    assert "there are atat samplers, and atat samplers bench RUN" in refused(["samplers", "lst"], capsys)
+    assert "unknown command 'lst'; commands: bench; see atat samplers --help" in refused(["samplers", "lst"], capsys)
+    assert "did you mean atat samplers bench?" in refused(["samplers", "bnch", "runs/demo"], capsys)

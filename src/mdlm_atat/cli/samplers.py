@@ -2,41 +2,34 @@
 
 from __future__ import annotations
 
-import argparse
 from typing import Any
 
-from mdlm_atat.errors import UserError
+from mdlm_atat.cli.parser import choose
 
+HELP = """\
+usage: atat samplers
+       atat samplers bench RUN ...
+       atat samplers bench --help
 
-def main(argv: list[str]) -> int:
-    match argv:
-        case ["bench", *rest]:
-            from mdlm_atat.cli.samplers_bench import main as bench
+List the samplers with their options and defaults, or compare them on a trained model.
 
-            return bench(rest)
-        case []:
-            print("\n".join(listing()))
-            return 0
-        case ["-h" | "--help", *_]:
-            make_parser().print_help()
-            return 0
-        case [name, *_]:
-            raise UserError(f"unknown: atat samplers {name}; there are atat samplers, and atat samplers bench RUN")
-    raise AssertionError(argv)
-
-
-def make_parser() -> argparse.ArgumentParser:
-    return argparse.ArgumentParser(
-        prog="atat samplers",
-        usage="atat samplers\n       atat samplers bench RUN ...",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="List the samplers with their options and defaults, or compare them on a trained model.",
-        epilog="""examples:
+examples:
   atat samplers
   atat generate runs/demo --sampler uncertainty:score=margin,amount=entropy_budget,gamma=0.2
   atat samplers bench runs/demo --judge runs/causal
-""",
-    )
+"""
+
+
+def main(argv: list[str]) -> int:
+    if not argv:
+        print("\n".join(listing()))
+        return 0
+    match choose("atat samplers", argv, ("bench",), HELP):
+        case ("bench", rest):
+            from mdlm_atat.cli.samplers_bench import main as bench
+
+            return bench(rest)
+    return 0
 
 
 def listing() -> list[str]:

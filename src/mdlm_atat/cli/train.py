@@ -6,11 +6,12 @@ import argparse
 import time
 from pathlib import Path
 
-from mdlm_atat.cli.model import check_model
+from mdlm_atat.cli.model import add_trust_argument, check_model
 from mdlm_atat.cli.parser import Parser, real, report
 from mdlm_atat.config.files import apply_settings, describe_methods, describe_presets, load_config
 from mdlm_atat.config.schema import DataConfig, RunConfig
 from mdlm_atat.errors import UserError
+from mdlm_atat.plugins import trusted
 
 
 def make_parser() -> Parser:
@@ -51,15 +52,18 @@ examples:
     parser.add_argument(
         "--settings", dest="list_settings", action="store_true", help="list every setting of the preset, and exit"
     )
+    add_trust_argument(parser)
     return parser
 
 
 def main(argv: list[str]) -> int:
     arguments = make_parser().parse(argv)
-    if arguments.max_minutes is not None:
-        arguments.settings["train.max_minutes"] = arguments.max_minutes
-    if arguments.resume is not None:
-        return resume(arguments)
+    with trusted(arguments.trust_plugins):
+        return resume(arguments) if arguments.resume is not None else begin(arguments)
+
+
+def begin(arguments: argparse.Namespace) -> int:
+    """Train from a preset, or from the model that --init names."""
     if arguments.preset is None and arguments.init is None and not arguments.list_settings:
         raise UserError("name a preset (e.g. atat train demo), a run to begin with (--init) or one to --resume")
     init = None
@@ -110,7 +114,8 @@ def resume(arguments: argparse.Namespace) -> int:
 
 def changed(config: RunConfig, arguments: argparse.Namespace, label: str) -> RunConfig:
     """The configuration with the settings of the command line, or UserError with all that is wrong with them."""
-    found, mistakes = apply_settings(config, arguments.settings)
+    minutes = {} if arguments.max_minutes is None else {"train.max_minutes": arguments.max_minutes}
+    found, mistakes = apply_settings(config, arguments.settings | minutes)
     if found is None:
         lines = [f"--{path}: {message}" if path else message for path, message in mistakes]
         raise UserError(f"{label}: {lines[0]}" if len(lines) == 1 else report(label, lines))
