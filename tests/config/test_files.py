@@ -105,7 +105,8 @@ eval: {batch_size: true, num_draws: 0}
         "model.width: expected a whole number, found 6.5",
         "model.num_heads: expected a whole number, found '6'",
         "model.tied: expected true or false, found 1",
-        "objective.schedule: 'lineer' is not one of linear, cosine, geometric, polynomial; did you mean linear?",
+        "objective.schedule: unknown noise schedule 'lineer', expected one of linear, cosine, geometric, polynomial, "
+        "or a plugin as package.module:Name; did you mean linear?",
         "data: expected a section of settings, found 3",
         "trian: unknown key; did you mean train?",
         "train.batch_size = 64 cannot be cut into train.num_micro_batches = 7 equal parts; try --train.batch_size 63",
@@ -275,7 +276,7 @@ def test_no_flags_change_nothing():
         ("--optim.lr abc", "--optim.lr: expected a number, found 'abc'"),
         ("--model.num_layers 6.5", "--model.num_layers: expected a whole number, found 6.5"),
         ("--objective.beta 3", "--objective.beta: expected 2 numbers, found [3]"),
-        ("--objective.schedule lineer", "polynomial; did you mean linear?"),
+        ("--objective.schedule lineer", "Name; did you mean linear?"),
         ("--model.num_heads 5", "model.width = 384 cannot be split over model.num_heads = 5 heads"),
         ("stray", "stray: unknown flag"),
     ],

@@ -210,15 +210,21 @@ CONTRADICTIONS = {
 
 @pytest.mark.parametrize("case", CONTRADICTIONS)
 def test_parts_that_do_not_fit_are_one_message_with_exit_code_2_and_leave_no_folder(
-    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    case: str,
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ):
     monkeypatch.chdir(tmp_path)
     flags, expected = CONTRADICTIONS[case]
-    source = ["--data.source", "nowhere.txt"]  # nothing to train on, should it be accepted
+    nothing = tmp_path_factory.mktemp("nothing") / "empty.txt"  # to train on, should it be accepted
+    nothing.touch()
+    source = ["--data.source", str(nothing)]
     assert main(["train", "char", "--out", "run", "--method", *flags.split(), *source]) == 2
     output = capsys.readouterr()
     (message,) = output.err.splitlines()
-    assert message.startswith("error: atat train char --method ")
+    assert message.startswith("error: ")
     assert expected in message
     assert not output.out
     assert not list(tmp_path.iterdir())

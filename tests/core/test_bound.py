@@ -31,7 +31,7 @@ from exact import (
 )
 from torch import Tensor
 
-from mdlm_atat.config.build import build_model, own_schedule, prepare_data
+from mdlm_atat.config.build import build_model, masking_traits, own_schedule, prepare_data
 from mdlm_atat.config.schema import (
     CurriculumConfig,
     DataConfig,
@@ -306,7 +306,7 @@ def test_none_of_the_4_documents_own_strategies_gets_a_ppl_s(kind, direction, tm
     data = TokenDataset.open(prepare_data(source, Silent()), "valid", 16)
     found = draw_nll(JOINT.denoise, JOINT.rows(), mask_id=3, draws=DrawSettings(num_draws=32)).likelihood()
     strategy = config.masking.strategy
-    assert schedule_record(None, found, data, strategy=strategy, is_bound=config.masking.is_bound) is None
+    assert schedule_record(None, found, data, strategy=strategy, is_bound=masking_traits(config).is_bound) is None
 
 
 def test_an_importance_strategys_ppl_s_holds_its_rate_terms():

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from mdlm_atat.checks import at_least, probability
+from mdlm_atat.config.section import Section, setting
 from mdlm_atat.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImportanceConfig:
+class ImportanceConfig(Section):
+    NAME = "importance"
+
     mode: Literal["none", "full", "learned_only", "frequency_only"] = "none"
     """Where a token's importance comes from: nowhere, the estimator and the corpus prior, or one of them."""
     prior: Literal["surprisal", "frequency"] = "surprisal"
@@ -33,7 +36,7 @@ class ImportanceConfig:
     """Train what drives the masking through the bound too (RLOO): every sequence is masked twice, so a step sees half
     as many."""
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
         for name in ("width", "num_layers", "num_heads"):
             at_least(f"importance.{name}", getattr(self, name), 1)
         if self.width % self.num_heads or (self.width // self.num_heads) % 2:
@@ -54,12 +57,15 @@ class ImportanceConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MaskingConfig:
-    strategy: Literal["uniform", "importance", "position", "curriculum", "literal_importance", "literal_curriculum"] = (
-        "uniform"
-    )
+class MaskingConfig(Section):
+    NAME = "masking"
+
+    strategy: str = setting("uniform", plugin="masking", short="masking")
     """What decides when a token is masked: nothing but t (MDLM), its importance, its position, whether the curriculum's
-    stage asks for its importance; the literal_* are the founding documents' formulas, which give no bound."""
+    stage asks for its importance; the literal_* are the formulas of ATAT's first description, which give no bound; or a
+    plugin, as package.module:Name."""
+    options: dict[str, Any] = setting({})
+    """Settings of a plugin's own, by name."""
     direction: Literal["inverse", "proportional", "balanced", "time_only"] = "inverse"
     """importance: important tokens are masked late and revealed early (inverse), the reverse (proportional), from one
     to the other as t grows (balanced), or all alike (time_only)."""
@@ -74,7 +80,7 @@ class MaskingConfig:
     """The network models the uniform schedule, and the known effect of its own schedule is added to its logits; for
     importance.mode frequency_only, where it is known."""
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
         if self.temperature <= 0:
             raise UserError(f"masking.temperature is {self.temperature}, expected above 0, e.g. 1")
         if abs(self.position_strength) > 20:
@@ -96,22 +102,14 @@ class MaskingConfig:
                 "would not grow with t; use at least 0.75"
             )
 
-    @property
-    def reads_importance(self) -> bool:
-        by_importance = self.strategy in ("importance", "literal_importance") and self.direction != "time_only"
-        return by_importance or self.strategy in ("curriculum", "literal_curriculum")
-
-    @property
-    def is_bound(self) -> bool:
-        """Whether PPL-S can be reported."""
-        return not self.strategy.startswith("literal_")
-
 
 Triple = tuple[float, float, float]
 
 
 @dataclass(frozen=True, kw_only=True)
-class CurriculumConfig:
+class CurriculumConfig(Section):
+    NAME = "curriculum"
+
     kind: Literal["none", "fixed", "dynamic"] = "none"
     """Three stages, easy to hard: none, by the share of steps taken (fixed), or by the smoothed loss (dynamic)."""
     boundaries: tuple[float, float] = (0.33, 0.66)
@@ -154,7 +152,7 @@ class CurriculumConfig:
     setback: float = 0.05
     """dynamic: relative rise above the stage's best at which it is left for the one before."""
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
         first, second = self.boundaries
         if not 0 < first < second < 1:
             raise UserError(

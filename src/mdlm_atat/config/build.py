@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, assert_never
@@ -13,7 +13,9 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mdlm_atat import plugins
 from mdlm_atat.config.atat_schema import CurriculumConfig, ImportanceConfig
+from mdlm_atat.config.options import make_plugin
 from mdlm_atat.config.schema import DataConfig, ObjectiveConfig, RunConfig
 from mdlm_atat.core.curriculum import (
     Curriculum,
@@ -39,11 +41,10 @@ from mdlm_atat.errors import UserError
 from mdlm_atat.nets.causal_transformer import CausalTransformer
 from mdlm_atat.nets.dit import ATATDiT, ImportanceParts
 from mdlm_atat.nets.estimator import AdaptiveImportanceEstimator, ImportanceEstimator
+from mdlm_atat.nets.protocol import Mode
 
 
-def build_model(
-    config: RunConfig, vocab_size: int, counts: NDArray[np.int64] | None = None
-) -> ATATDiT | CausalTransformer:
+def build_model(config: RunConfig, vocab_size: int, counts: NDArray[np.int64] | None = None) -> Any:
     """A network with fresh weights from torch's global generator. `counts`: how often each token occurs in the training
     text; needed where importance has a prior."""
     model, max_length = config.model, config.data.length
@@ -59,6 +60,7 @@ def build_model(
     }
     match model.kind:
         case "masked":
+            masking = masking_traits(config)
             return ATATDiT(
                 vocab_size,
                 max_length,
@@ -68,13 +70,26 @@ def build_model(
                 time_width=model.time_width,
                 extra_outputs=model.extra_outputs,
                 importance=build_importance(config, vocab_size, counts),
-                predict_speed=config.masking.reads_importance and config.masking.is_bound,
+                predict_speed=masking.reads_content and masking.is_bound,
                 position_table=config.masking.position == "table",
             )
         case "causal":
             return CausalTransformer(vocab_size, max_length, **shape)
-        case _:
-            assert_never(model.kind)
+        case name:
+            return make_plugin(
+                "backbone", name, model.options, vocab_size, max_length, offered=shape, where="model.options"
+            )
+
+
+def modes_of(config: RunConfig) -> frozenset[Mode]:
+    """How the network of a configuration may be asked: masked, causal or both."""
+    backbone = plugins.resolve("backbone", config.model.kind)
+    if not isinstance(getattr(backbone, "modes", None), frozenset):
+        raise UserError(
+            f"the backbone {config.model.kind} has no `modes`: say on the class how it may be asked, "
+            'modes = frozenset({"masked"}) or {"causal"} (see nets/protocol.py)'
+        )
+    return backbone.modes
 
 
 def build_importance(config: RunConfig, vocab_size: int, counts: NDArray[np.int64] | None) -> ImportanceParts | None:
@@ -118,9 +133,10 @@ def build_masking(
     schedule: Schedule,
     vocab_size: int,
     counts: NDArray[np.int64] | None,
-    network: ATATDiT | None,
+    network: Any = None,
+    tokenizer: Any = None,
 ) -> MaskingScheduler:
-    """The masking strategy. `network` holds the table of a learned one."""
+    """The masking strategy. `network` holds the table of a learned one; `tokenizer` is for plugins that read tokens."""
     masking = config.masking
     bias = None
     if masking.position not in ("none", "table"):
@@ -152,18 +168,50 @@ def build_masking(
             return LiteralMasking(
                 schedule, masking.strategy, masking.direction, masking.temperature, position_bias=bias
             )
-        case _:
-            assert_never(masking.strategy)
+        case name:
+            offered = {"tokenizer": tokenizer, "vocab_size": vocab_size, "counts": counts}
+            return make_plugin("masking", name, masking.options, schedule, offered=offered, where="masking.options")
+
+
+@dataclass(frozen=True)
+class MaskingTraits:
+    """What a strategy's own object says of itself (see core.strategies.rates.MaskingScheduler)."""
+
+    is_bound: bool
+    reads_content: bool
+    needs_importance: bool
+    needs_stage: bool
+
+
+def masking_traits(config: RunConfig) -> MaskingTraits:
+    """The traits of a configuration's masking strategy, known before there is any text or network."""
+    masking = config.masking
+    match masking.strategy:  # built-in ones, as far as settings go; nothing here depends on text
+        case "importance":
+            found: Any = AdaptiveMaskingScheduler(Linear(), masking.direction, masking.temperature)
+        case "position":
+            found = PositionAwareMaskingScheduler
+        case "literal_importance" | "literal_curriculum":
+            found = LiteralMasking(Linear(), masking.strategy, masking.direction, masking.temperature)
+        case name:
+            found = plugins.resolve("masking", name)
+    missing = [name for name in MaskingTraits.__dataclass_fields__ if not isinstance(getattr(found, name, None), bool)]
+    if missing:
+        raise UserError(
+            f"the masking strategy {masking.strategy} does not say {', '.join(missing)} (true or false, on the class); "
+            "a subclass of ExponentMasking inherits what it does not say"
+        )
+    return MaskingTraits(**{name: getattr(found, name) for name in MaskingTraits.__dataclass_fields__})
 
 
 def own_schedule(
-    config: RunConfig, vocab_size: int, counts: NDArray[np.int64] | None, network: ATATDiT | CausalTransformer
+    config: RunConfig, vocab_size: int, counts: NDArray[np.int64] | None, network: Any, tokenizer: Any = None
 ) -> ExponentMasking | None:
     """The masking that PPL-S is taken under, for `draw_schedule_nll`; None where the loss is no bound, or where it is
     the uniform schedule, whose bound is PPL-U."""
-    if config.masking.strategy == "uniform" or not isinstance(network, ATATDiT):
+    if config.masking.strategy == "uniform" or "masked" not in network.modes:
         return None
-    masking = build_masking(config, Linear(), vocab_size, counts, network)
+    masking = build_masking(config, Linear(), vocab_size, counts, network, tokenizer)
     return masking if isinstance(masking, ExponentMasking) else None
 
 
@@ -209,8 +257,8 @@ def build_schedule(config: ObjectiveConfig) -> Schedule:
             return Geometric()
         case "polynomial":
             return Polynomial(config.exponent)
-        case _:
-            assert_never(config.schedule)
+        case name:
+            return make_plugin("schedule", name, config.schedule_options, where="objective.schedule_options")
 
 
 def build_time_density(config: ObjectiveConfig) -> TimeDensity:
@@ -221,19 +269,20 @@ def build_time_density(config: ObjectiveConfig) -> TimeDensity:
             return BetaTime(*config.beta, uniform_share=config.uniform_share)
         case "window":
             return UniformTime(*config.window)
-        case _:
-            assert_never(config.time_sampling)
+        case name:
+            return make_plugin("times", name, config.time_options, where="objective.time_options")
 
 
 def build_objective(
-    config: RunConfig, vocab_size: int, counts: NDArray[np.int64], network: ATATDiT | CausalTransformer
+    config: RunConfig, vocab_size: int, counts: NDArray[np.int64], network: Any, tokenizer: Any = None
 ) -> Objective:
+    """What the network is trained by: masked diffusion where it has that mode, else its exact likelihood."""
     fused = None
     if config.train.fused_loss:
         # for one shape, or, where a curriculum's stages have masks of their own, for any from the second on
         chunk = torch.compile(gradients_of_chunk) if config.train.compile else gradients_of_chunk
         fused = FusedLoss(config.train.batch_size, chunk)
-    if isinstance(network, CausalTransformer):
+    if "masked" not in network.modes:
         return CausalNLL(fused)
     schedule = build_schedule(config.objective)
 
@@ -251,7 +300,7 @@ def build_objective(
         schedule,
         time_plan,
         mask_id=vocab_size,
-        masking=build_masking(config, schedule, vocab_size, counts, network),
+        masking=build_masking(config, schedule, vocab_size, counts, network, tokenizer),
         importance_weight=config.importance.loss_weight if config.importance.has_estimator else 0.0,
         importance_share=config.importance.train_share,
         through_bound=config.importance.through_bound,

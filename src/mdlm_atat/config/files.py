@@ -6,7 +6,6 @@ A flag is spelled like the path in the file, and takes the value that the file w
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import is_dataclass
@@ -15,7 +14,7 @@ from functools import cache
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin
 
 import yaml
 from cattrs import AttributeValidationNote, BaseValidationError, Converter
@@ -23,6 +22,7 @@ from cattrs import AttributeValidationNote, BaseValidationError, Converter
 from mdlm_atat.atomic import write_text
 from mdlm_atat.checks import did_you_mean
 from mdlm_atat.config.schema import RunConfig
+from mdlm_atat.config.section import expect, hints_of, is_list, kind_of, shown
 from mdlm_atat.errors import UserError
 
 Tree = dict[Any, Any]  # a file's keys are whatever a person wrote
@@ -130,11 +130,11 @@ def read_flags(argv: Sequence[str]) -> tuple[dict[str, Any], list[Mistake]]:
     while rest:
         name, words = _take_flag(rest)
         path = name.removeprefix("--")
-        hint = _settings().get(path)
+        hint = _hint(path)
         if path == name or hint is None:
             mistakes.append(("", f"{name}: unknown flag{_did_you_mean(path, dashes='--')}"))
-        elif not words and not _is_list(hint):
-            mistakes.append(("", f"{name}: expected {_kind(hint)} after it"))
+        elif not words and not is_list(hint):
+            mistakes.append(("", f"{name}: expected {kind_of(hint)} after it"))
         else:
             settings[path] = _value_of_words(hint, words)
     return settings, mistakes
@@ -156,19 +156,26 @@ def _take_flag(rest: list[str]) -> tuple[str, list[str]]:
     name, equals, value = rest.pop(0).partition("=")
     if equals:
         return name, [value]
-    hint = _settings().get(name.removeprefix("--"))
-    most = len(rest) if _is_list(hint) else len(get_args(hint)) if get_origin(hint) is tuple else 1
+    hint = _hint(name.removeprefix("--"))
+    most = len(rest) if is_list(hint) else len(get_args(hint)) if get_origin(hint) is tuple else 1
     words: list[str] = []
     while len(words) < most and rest and not rest[0].startswith("--"):
         words.append(rest.pop(0))
     return name, words
 
 
+def _hint(path: str) -> Any:
+    """Type of the setting at a dotted path: its own, or Any for what a plugin's `options` hold; None: there is none."""
+    if get_origin(_settings().get(path.rpartition(".")[0])) is dict:
+        return Any
+    return _settings().get(path)
+
+
 def _value_of_words(hint: Any, words: list[str]) -> Any:
     """Read a flag's words as the value that a file would hold."""
     if get_origin(hint) is tuple:
         return [_value_of_words(get_args(hint)[0], [word]) for word in words]
-    if hint not in (bool, int, float):  # a text stays as it is typed: no quotes around 1984 or no
+    if hint not in (bool, int, float, Any):  # a text stays as it is typed: no quotes around 1984 or no
         return None if words[0] in ("None", "null") and type(None) in get_args(hint) else words[0]
     try:
         return yaml.load(words[0], _Loader)
@@ -240,7 +247,7 @@ def _read_layers(name: str, kind: str) -> list[tuple[str, Tree]]:
         if name is None:
             return layers
         if not isinstance(name, str):
-            raise UserError(f"{label}: base: expected a preset's name or a path, found {_show(name)}")
+            raise UserError(f"{label}: base: expected a preset's name or a path, found {shown(name)}")
 
 
 def read_yaml(
@@ -260,7 +267,7 @@ def read_yaml(
     if tree is None:
         raise UserError(f"{label}: the file is empty; it should hold {holds}")
     if not isinstance(tree, dict):
-        raise UserError(f"{label}: expected {holds}, found {_show(tree)}")
+        raise UserError(f"{label}: expected {holds}, found {shown(tree)}")
     return tree
 
 
@@ -304,7 +311,7 @@ _Dumper.add_representer(
 def _settings(section: type = RunConfig, prefix: str = "") -> dict[str, Any]:
     """Type of every setting by its dotted path, in the order of the schema."""
     settings: dict[str, Any] = {}
-    for name, hint in get_type_hints(section).items():
+    for name, hint in hints_of(section).items():
         settings |= _settings(hint, f"{prefix}{name}.") if is_dataclass(hint) else {prefix + name: hint}
     return settings
 
@@ -323,7 +330,7 @@ def _without_unknown_keys(tree: Tree, section: Any, prefix: str = "") -> tuple[T
     """Part of the tree that the schema has a place for, so that the rest of a section is checked too."""
     known: Tree = {}
     mistakes: list[Mistake] = []
-    hints = get_type_hints(section)
+    hints = hints_of(section)
     for key, value in tree.items():
         path = f"{prefix}{key}"
         hint = hints.get(key)
@@ -335,7 +342,7 @@ def _without_unknown_keys(tree: Tree, section: Any, prefix: str = "") -> tuple[T
             known[key], below = _without_unknown_keys(value, hint, f"{path}.")
             mistakes += below
         elif value is not None:  # a section whose every line is commented out changes nothing
-            mistakes.append((path, f"expected a section of settings, found {_show(value)}"))
+            mistakes.append((path, f"expected a section of settings, found {shown(value)}"))
     return known, mistakes
 
 
@@ -360,33 +367,10 @@ def _converter() -> Converter:
     """Converter that takes a value only for what it is: neither "6" nor 6.5 nor true is the number 6."""
     converter = Converter()
     for kind in (bool, int, float, str):
-        converter.register_structure_hook(kind, _expect)
-    converter.register_structure_hook_func(lambda hint: get_origin(hint) in (Literal, tuple), _expect)
+        converter.register_structure_hook(kind, expect)
+    converter.register_structure_hook_func(lambda hint: get_origin(hint) in (Literal, tuple, dict), expect)
     converter.register_unstructure_hook_func(lambda hint: get_origin(hint) is tuple, tuple)
     return converter
-
-
-def _expect(value: Any, hint: Any) -> Any:
-    """Return the value if it is what the setting asks for. No conversion, but int to float."""
-    if hint is float and type(value) in (int, float) and math.isfinite(value):
-        return float(value)
-    if hint in (bool, int, str) and type(value) is hint:
-        return value
-    if get_origin(hint) is Literal and isinstance(value, str):
-        if value in get_args(hint):
-            return value
-        raise UserError(f"{value!r} is not {_kind(hint)}{did_you_mean(value, get_args(hint))}")
-    if get_origin(hint) is tuple and isinstance(value, (list, tuple)):
-        kinds = get_args(hint)[:1] * len(value) if _is_list(hint) else get_args(hint)
-        if len(kinds) == len(value):
-            return tuple(_expect(item, kind) for item, kind in zip(value, kinds, strict=True))
-    quotes = "; put it in quotes" if hint is str and not isinstance(value, (list, dict)) else ""
-    raise UserError(f"expected {_kind(hint)}, found {_show(value)}{quotes}")
-
-
-def _is_list(hint: Any) -> bool:
-    """Whether the setting takes any number of values: tuple[X, ...]."""
-    return get_origin(hint) is tuple and get_args(hint)[-1] is ...
 
 
 def _merge(tree: Tree, over: Tree) -> Tree:
@@ -409,23 +393,6 @@ def _holds(tree: Any, path: str) -> bool:
 
 
 # --- words for a person
-
-
-def _kind(hint: Any) -> str:
-    if get_origin(hint) is Literal:
-        return f"one of {', '.join(get_args(hint))}"
-    if _is_list(hint):
-        return f"a list, each {_kind(get_args(hint)[0])}"
-    if get_origin(hint) is tuple:
-        return f"{len(get_args(hint))} numbers"
-    return {bool: "true or false", int: "a whole number", float: "a number"}.get(hint, "text")
-
-
-def _show(value: Any) -> str:
-    """Value as a person would write it in YAML."""
-    if value is None:
-        return "nothing"
-    return str(value).lower() if isinstance(value, bool) else repr(value)
 
 
 def _did_you_mean(path: str, dashes: str = "") -> str:

@@ -6,38 +6,42 @@ A preset (YAML), the command line's dotted flags and the `config.yaml` of a run 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
 
+from mdlm_atat import plugins
 from mdlm_atat.checks import at_least, probability
 from mdlm_atat.config.atat_schema import CurriculumConfig, ImportanceConfig, MaskingConfig
+from mdlm_atat.config.section import Section, setting
 from mdlm_atat.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataConfig:
-    source: str = "shakespeare"
+class DataConfig(Section):
+    NAME = "data"
+
+    source: str = setting("shakespeare", same="text", short="data")
     """`shakespeare` (built in), a .txt / .jsonl[.gz|.xz|.zst] / .parquet file or a folder of them, a folder made by
     `atat data prepare`, or a hub data set by short name (wikitext-2, lm1b, ...) or as hub:OWNER/NAME."""
-    tokenizer: str = "char"
+    tokenizer: str = setting("char", same="text", short="tokenizer")
     """`char`, `byte`, `gpt2`, `bert-base-uncased`, or a folder with tokenizer.json, vocab.bpe + encoder.json
     or vocab.txt."""
-    length: int = 256
+    length: int = setting(256, same="text")
     """Tokens in one training sequence; the model's maximum length."""
-    mode: Literal["wrap", "pad"] = "wrap"
+    mode: Literal["wrap", "pad"] = setting("wrap", same="text")
     """`wrap`: documents joined and cut to length; `pad`: a document a row, padding never scored."""
-    validation: str | None = None
+    validation: str | None = setting(None, same="text", of_text=True)
     """Validation text: a path like source's, or a split's name for a hub data set. None: cut from the source."""
-    validation_fraction: float = 0.05
+    validation_fraction: float = setting(0.05, same="text", of_text=True)
     """Share of the source that is held out where validation is None: by document hash, or the end of a single text."""
-    split: str = "train"
+    split: str = setting("train", same="text", of_text=True)
     """Hub data sets: the split to train on."""
-    column: str = "text"
+    column: str = setting("text", same="text", of_text=True)
     """JSONL, Parquet and hub data sets: the column that holds the text."""
-    documents: Literal["file", "line"] = "file"
+    documents: Literal["file", "line"] = setting("file", same="text", of_text=True)
     """.txt files: a document is the whole file, or each line that is not empty."""
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
         at_least("data.length", self.length, 2)
         if not 0 < self.validation_fraction < 1:
             raise UserError(
@@ -46,10 +50,14 @@ class DataConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelConfig:
-    kind: Literal["masked", "causal"] = "masked"
+class ModelConfig(Section):
+    NAME = "model"
+
+    kind: str = setting("masked", plugin="backbone", short="backbone")
     """`masked`: the bidirectional diffusion denoiser ATATDiT; `causal`: the left-to-right baseline of the same
-    blocks."""
+    blocks; or a plugin, as package.module:Name."""
+    options: dict[str, Any] = setting({})
+    """Settings of a plugin's own, by name."""
     num_layers: int = 6
     """Transformer blocks."""
     width: int = 384
@@ -75,7 +83,7 @@ class ModelConfig:
     extra_outputs: int = 0
     """Output rows beyond the vocabulary, cut off unread; MDLM's published weights have 1, for [MASK]."""
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
         for name in ("num_layers", "width", "num_heads", "mlp_ratio", "time_width"):
             at_least(f"model.{name}", getattr(self, name), 1)
         if self.width % self.num_heads or (self.width // self.num_heads) % 2:
@@ -84,18 +92,23 @@ class ModelConfig:
                 f"width; try --model.width {max(1, self.width // (2 * self.num_heads)) * 2 * self.num_heads}"
             )
         probability("model.dropout", self.dropout)
-        if self.kind == "causal" and self.time_conditioning:
-            raise UserError("model.kind = causal has no diffusion time: set model.time_conditioning to false")
 
 
 @dataclass(frozen=True, kw_only=True)
-class ObjectiveConfig:
-    schedule: Literal["linear", "cosine", "geometric", "polynomial"] = "linear"
-    """Noise schedule: how the mask rate rises with t. It changes the bound's variance, not its value."""
+class ObjectiveConfig(Section):
+    NAME = "objective"
+
+    schedule: str = setting("linear", plugin="schedule", short="schedule")
+    """Noise schedule: linear, cosine, geometric, polynomial, or a plugin: how the mask rate rises with t. It changes
+    the bound's variance, not its value."""
+    schedule_options: dict[str, Any] = setting({})
+    """Settings of a plugin's schedule, by name."""
     exponent: float = 2.0
     """polynomial only: mask_rate(t) = t ** exponent."""
-    time_sampling: Literal["uniform", "beta", "window"] = "uniform"
-    """Density that training draws t from."""
+    time_sampling: str = setting("uniform", plugin="times")
+    """Density that training draws t from: uniform, beta, window, or a plugin."""
+    time_options: dict[str, Any] = setting({})
+    """Settings of a plugin's density, by name."""
     beta: tuple[float, float] = (3.0, 3.0)
     """beta only: the two shape parameters."""
     uniform_share: float = 0.05
@@ -107,7 +120,7 @@ class ObjectiveConfig:
     clip: float = 0.1
     """clipped only: 1 / the largest weight; with the linear schedule the t below which it stops growing."""
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
         if self.exponent <= 0:
             raise UserError(f"objective.exponent is {self.exponent}, expected above 0")
         if min(self.beta) <= 0:
@@ -121,15 +134,22 @@ class ObjectiveConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class OptimConfig:
+class OptimConfig(Section):
+    NAME = "optim"
+
+    kind: str = setting("adamw", plugin="optimizer", short="optimizer")
+    """What takes the steps: adamw, or a plugin, as package.module:Name."""
+    options: dict[str, Any] = setting({})
+    """Settings of a plugin's own, by name."""
     lr: float = 1e-3
-    """Peak learning rate of AdamW."""
+    """Peak learning rate."""
     betas: tuple[float, float] = (0.9, 0.98)
     """AdamW's decay of the first and second moment."""
     weight_decay: float = 0.01
     """AdamW's weight decay, on matrices only (not on norms, biases and embeddings)."""
     warmup_steps: int = 100
-    """Steps over which the learning rate rises linearly from 0."""
+    """Steps over which the learning rate rises linearly from 0; half of all steps where these are fewer than twice as
+    many."""
     decay: Literal["cosine", "constant", "wsd"] = "cosine"
     """After warm-up: cosine to the final rate, constant, or constant with a linear cool-down at the end (WSD)."""
     cooldown_fraction: float = 0.2
@@ -139,7 +159,7 @@ class OptimConfig:
     grad_clip: float = 1.0
     """Largest gradient norm; longer gradients are scaled down to it. 0: no clipping."""
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
         if self.lr <= 0:
             raise UserError(f"optim.lr is {self.lr}, expected above 0, e.g. 1e-3")
         if not all(0 <= beta < 1 for beta in self.betas):
@@ -151,52 +171,54 @@ class OptimConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig:
-    num_steps: int = 1000
+class TrainConfig(Section):
+    NAME = "train"
+
+    num_steps: int = setting(1000, resume="rounded")
     """Optimizer steps."""
-    batch_size: int = 64
+    batch_size: int = setting(64, short="batch_size")
     """Sequences in one optimizer step, over all processes and micro-batches."""
-    num_micro_batches: int = 1
+    num_micro_batches: int = setting(1, resume="rounded")
     """Gradient accumulation: parts into which each process cuts its share of a batch."""
-    precision: Literal["auto", "float32", "bf16"] = "auto"
+    precision: Literal["auto", "float32", "bf16"] = setting("auto", resume="rounded")
     """Arithmetic of the network; auto is bf16 on a GPU that has it and float32 elsewhere. Weights stay float32."""
-    compile: bool = False
+    compile: bool = setting(False, resume="rounded")
     """Compile the transformer blocks (torch.compile): faster steps on a GPU, after a minute."""
-    cuda_graph: bool = True
+    cuda_graph: bool = setting(True, resume="rounded")
     """Record a step's forward and backward pass on a GPU as a CUDA graph and replay it: the same numbers, and small
     networks, which wait for the CPU otherwise, train several times as fast. Not with recompute or shard, and on a CPU
     it changes nothing."""
-    fused_loss: bool = True
+    fused_loss: bool = setting(True, resume="rounded")
     """Take the output layer and its cross-entropy together, at the scored positions only: the same loss in less time
     and memory. false: all logits, the plain way."""
-    recompute: bool = False
+    recompute: bool = setting(False, resume="measured")
     """Keep only the blocks' inputs for the backward pass and compute the rest again: a model or batch that does not fit
     otherwise, for about a third more time a step."""
-    residual: Literal["float32", "bf16"] = "float32"
+    residual: Literal["float32", "bf16"] = setting("float32", resume="rounded")
     """Residual stream in training with precision bf16: float32 as autocast has it, or bf16: faster, and gradients
     rounded more."""
-    shard: bool = False
+    shard: bool = setting(False, resume="rounded")
     """Several processes: each keeps a part of weights, gradients and moments (FSDP2) instead of all of them (DDP)."""
-    deterministic: bool = True
+    deterministic: bool = setting(True, resume="rounded")
     """Repeat a run bit for bit on a GPU too, by its slower deterministic kernels; on a CPU it is so anyway."""
     seed: int = 0
     """Seed of initial weights, data order, times, masks and dropout."""
     ema_decay: float = 0.999
     """Decay of the weights' exponential moving average, which evaluation and generation use. 0: no average."""
-    log_interval_steps: int = 10
+    log_interval_steps: int = setting(10, resume="free")
     """Steps between two lines of metrics.jsonl."""
-    eval_interval_steps: int = 500
+    eval_interval_steps: int = setting(500, resume="measured")
     """Steps between two evaluations on the validation split."""
-    checkpoint_interval_steps: int = 500
+    checkpoint_interval_steps: int = setting(500, resume="free")
     """Steps between two checkpoints; the newest two and the best are kept."""
-    keep_interval_steps: int = 0
+    keep_interval_steps: int = setting(0, resume="free")
     """Checkpoints at multiples of this many steps are kept for good. 0: none."""
-    max_minutes: float = 0.0
+    max_minutes: float = setting(0.0, resume="measured")
     """Stop with a checkpoint after this many minutes. 0: no limit."""
-    loggers: tuple[Literal["tensorboard", "wandb"], ...] = ()
+    loggers: tuple[Literal["tensorboard", "wandb"], ...] = setting((), resume="free")
     """Also log to these, under the names in metrics.jsonl."""
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
         for name in (
             "num_steps",
             "batch_size",
@@ -219,19 +241,21 @@ class TrainConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvalConfig:
-    num_draws: int = 2048
+class EvalConfig(Section):
+    NAME = "eval"
+
+    num_draws: int = setting(2048, resume="measured", same="draws")
     """Masked sequences drawn for one estimate of the bound during training; the same for every run and step."""
-    final_num_draws: int = 4096
+    final_num_draws: int = setting(4096, resume="measured", same="draws")
     """Masked sequences drawn for the estimate at the end of training and by `atat eval`."""
-    batch_size: int = 64
+    batch_size: int = setting(64, resume="free")
     """Sequences in one call of the network."""
-    num_samples: int = 3
+    num_samples: int = setting(3, resume="free")
     """Texts generated for the report at the end of training."""
-    sample_steps: int = 128
+    sample_steps: int = setting(128, resume="free")
     """Reverse-time steps of those texts."""
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
         for name in ("num_draws", "final_num_draws"):
             at_least(f"eval.{name}", getattr(self, name), 32)  # two blocks of 16, for a standard error
         for name in ("batch_size", "sample_steps"):
@@ -252,78 +276,47 @@ class RunConfig:
     eval: EvalConfig = field(default_factory=EvalConfig)
 
     def __post_init__(self) -> None:
-        if self.optim.warmup_steps > self.train.num_steps:
-            raise UserError(
-                f"optim.warmup_steps = {self.optim.warmup_steps} is more than train.num_steps = "
-                f"{self.train.num_steps}: the learning rate would never reach its peak; lower one or raise the other"
-            )
-        self._check_method()
+        for part in fields(self):
+            if not isinstance(getattr(self, part.name), SECTIONS[part.name]):
+                found = type(getattr(self, part.name)).__name__
+                raise UserError(f"{part.name}: expected a {SECTIONS[part.name].__name__}, found {found}")
 
-    def _check_method(self) -> None:
-        """The parts of ATAT fit each other: no combination whose bound would be wrong, or whose gradient is."""
-        importance, masking, curriculum = self.importance, self.masking, self.curriculum
-        is_plain = importance.mode == "none" and masking.strategy == "uniform" and curriculum.kind == "none"
-        if self.model.kind == "causal" and not is_plain:
-            raise UserError("model.kind = causal masks nothing: leave importance, masking and curriculum off")
-        if masking.reads_importance and importance.mode == "none":
-            raise UserError(
-                f"masking.strategy = {masking.strategy} needs an importance, and importance.mode is none: set "
-                "importance.mode to full, learned_only or frequency_only"
-            )
-        factor = 1.0 if curriculum.kind == "none" else min(1.0, *curriculum.temperatures)
-        if masking.reads_importance and masking.temperature * factor < 0.05:
-            times = f" times the smallest of curriculum.temperatures, {factor}," if factor < 1 else ""
-            raise UserError(
-                f"masking.temperature = {masking.temperature}{times} is below 0.05: exponents would span more than "
-                "exp(20); use a higher one"
-            )
-        if masking.strategy in ("curriculum", "literal_curriculum") and curriculum.kind == "none":
-            raise UserError(
-                f"masking.strategy = {masking.strategy} needs a curriculum: set curriculum.kind to fixed or dynamic"
-            )
-        if masking.logit_correction and not (
-            masking.strategy == "importance"
-            and masking.direction in ("inverse", "proportional")
-            and importance.mode == "frequency_only"
-            and masking.position == "none"
-        ):
-            raise UserError(
-                "masking.logit_correction is known only where the rates depend on the token itself: masking.strategy = "
-                "importance, direction inverse or proportional, importance.mode = frequency_only, position none; use "
-                "model.time_conditioning = true instead"
-            )
-        if (
-            masking.reads_importance
-            and masking.is_bound
-            and not (self.model.time_conditioning or masking.logit_correction)
-        ):
-            raise UserError(
-                f"with masking.strategy = {masking.strategy} a mask says something about the token it hides, and what "
-                "it says depends on t: set model.time_conditioning to true (model.time_through = embedding costs few "
-                "weights), or masking.logit_correction where importance.mode is frequency_only"
-            )
-        if (masking.position == "table") and not importance.through_bound:
-            raise UserError(
-                "masking.position = table is learned through the bound: set importance.through_bound to true"
-            )
-        if importance.through_bound:
-            times = {self.objective.time_sampling} if curriculum.kind == "none" else set(curriculum.time_sampling)
-            weights = {self.objective.weighting} if curriculum.kind == "none" else set(curriculum.weighting)
-            if times != {"uniform"} or weights != {"elbo"}:
-                raise UserError(
-                    "importance.through_bound follows the gradient of the training loss, which is the bound's only "
-                    "with objective.time_sampling = uniform and objective.weighting = elbo (in every stage of a "
-                    f"curriculum); they are {', '.join(sorted(times))} and {', '.join(sorted(weights))}"
-                )
-            if masking.position != "table" and not (
-                importance.has_estimator and masking.reads_importance and masking.is_bound
-            ):
-                raise UserError(
-                    "importance.through_bound has nothing to train: it needs an estimator (importance.mode full or "
-                    "learned_only) and masking.strategy importance or curriculum, or masking.position = table"
-                )
-            if (self.train.batch_size // self.train.num_micro_batches) % 2:
-                raise UserError(
-                    "importance.through_bound masks every sequence twice: train.batch_size / train.num_micro_batches "
-                    f"must be even, not {self.train.batch_size // self.train.num_micro_batches}"
-                )
+
+SECTIONS: dict[str, type[Section]] = {
+    section.NAME: section
+    for section in (
+        DataConfig,
+        ModelConfig,
+        ObjectiveConfig,
+        ImportanceConfig,
+        MaskingConfig,
+        CurriculumConfig,
+        OptimConfig,
+        TrainConfig,
+        EvalConfig,
+    )
+}
+"""The parts of a run's settings, by their names in a file."""
+
+
+def settings_with(fact: str, *values: Any) -> frozenset[str]:
+    """Dotted paths of the settings that have a fact on their field, with one of these values where any are given:
+    `settings_with("resume", "free")`. See `config.section.setting` for the facts there are."""
+    return frozenset(
+        f"{name}.{part.name}"
+        for name, section in SECTIONS.items()
+        for part in fields(section)  # type: ignore[arg-type]  # sections are dataclasses
+        if fact in part.metadata and (not values or part.metadata[fact] in values)
+    )
+
+
+def named_plugins(config: RunConfig) -> list[tuple[plugins.Kind, str]]:
+    """(kind, name) of everything in a configuration that is not part of this package."""
+    found: list[tuple[plugins.Kind, str]] = []
+    for path in sorted(settings_with("plugin")):
+        section, _, name = path.partition(".")
+        kind = SECTIONS[section].__dataclass_fields__[name].metadata["plugin"]  # type: ignore[attr-defined]
+        value = getattr(getattr(config, section), name)
+        if plugins.is_plugin(kind, value):
+            found.append((kind, value))
+    return found

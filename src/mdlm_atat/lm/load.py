@@ -36,7 +36,7 @@ def load_lm(
         found.checkpoint.load_weights(network, average=True)
     else:
         load_weights(network, found.home / "model.safetensors")
-    kind = MaskedDiffusionLM if config.model.kind == "masked" else CausalLM
+    kind = MaskedDiffusionLM if "masked" in network.modes else CausalLM
     lm = kind(network, tokenizer, config, device=choose_device(device), precision=precision)
     lm.home, lm.checkpoint = found.home, found.checkpoint
     lm.counts, lm.stage = counts, read_stage(found)

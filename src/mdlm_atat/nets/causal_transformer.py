@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from mdlm_atat.nets.layers import Block, Norm, Rotary, initialise, make_norm, zero_linear
+from mdlm_atat.nets.protocol import Mode
 
 
 class CausalTransformer(nn.Module):
     """p(x) = product over i of p(x_i | x_<i), exactly. The first token is predicted from a start symbol, which takes
     the embedding with id `vocab_size`: the one the denoiser gives to [MASK]. So both models score the same L
     tokens."""
+
+    modes: ClassVar[frozenset[Mode]] = frozenset({"causal"})
 
     def __init__(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +24,7 @@ from mdlm_atat.nets.layers import (
     sinusoidal_features,
     zero_linear,
 )
+from mdlm_atat.nets.protocol import Mode
 
 NUM_ADDED_FREQUENCIES = 16
 
@@ -52,6 +53,8 @@ class ATATDiT(nn.Module):
     `predict_speed` (a linear head for the rates of its masking schedule) and `position_table` (the log-exponents of a
     learned one).
     """
+
+    modes: ClassVar[frozenset[Mode]] = frozenset({"masked"})
 
     def __init__(
         self,

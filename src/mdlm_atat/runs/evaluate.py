@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mdlm_atat.atomic import write_json
-from mdlm_atat.config.build import build_schedule, prepare_data
+from mdlm_atat.config.build import build_schedule, masking_traits, prepare_data
 from mdlm_atat.data.manifest import is_prepared
 from mdlm_atat.data.prepare import ensure_prepared
 from mdlm_atat.data.progress import TerminalProgress
@@ -82,14 +82,15 @@ def evaluate_run(
     deciles = None if lm.counts is None else frequency_deciles(data, lm.counts)
     found = lm.likelihood(data, draws, groups=None if deciles is None else deciles.share)
     own = lm.schedule_draws(data, draws) if lm.kind == "masked" else None
-    masking, objective = lm.config.masking, lm.config.objective
+    strategy, objective = lm.config.masking.strategy, lm.config.objective
+    is_bound = masking_traits(lm.config).is_bound
     t_step = None
     if found.draws is not None:
         t_step = t_step_record(found.draws, data, num_steps, build_schedule(objective), objective.schedule)
     record = evaluation_record(
         found,
         data,
-        schedule=schedule_record(own, found, data, strategy=masking.strategy, is_bound=masking.is_bound),
+        schedule=schedule_record(own, found, data, strategy=strategy, is_bound=is_bound),
         own=own,
         unigram=None if lm.counts is None else unigram_record(data, lm.counts),
         deciles=deciles,

@@ -19,6 +19,7 @@ from rich.console import Console
 
 from mdlm_atat.atomic import write_json, write_text
 from mdlm_atat.config.build import build_model, build_objective, own_schedule, prepare_data
+from mdlm_atat.config.method import check_method
 from mdlm_atat.config.schema import DataConfig, RunConfig
 from mdlm_atat.core.curriculum import Stage
 from mdlm_atat.core.objective import MaskedDiffusion
@@ -70,6 +71,7 @@ def run(
 
     `init`: whose weights a new run begins with; random ones without it.
     """
+    check_method(config)
     config = replace(config, data=with_absolute_paths(config.data))
     engine = Engine(config.train.precision, shard=config.train.shard)
     console = Console(quiet=not engine.is_main)
@@ -323,7 +325,7 @@ def score_validation(
     counts, mask_id = text_counts(data), data.tokenizer.mask_id
     # the raw model: the wrapped one would wait for processes that have nothing left to score
     with engine.autocast():
-        if config.model.kind == "causal":
+        if "masked" not in model.modes:
             found = exact_nll(model, data, draws=draws)
         else:
             found = draw_nll(model, data, mask_id=mask_id, draws=draws).likelihood()

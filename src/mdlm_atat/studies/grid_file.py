@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any, get_args
 
 from mdlm_atat.checks import did_you_mean
+from mdlm_atat.config.build import masking_traits, modes_of
 from mdlm_atat.config.files import apply_settings, describe_methods, read_yaml
+from mdlm_atat.config.method import check_method
 from mdlm_atat.config.schema import RunConfig
 from mdlm_atat.errors import UserError
 from mdlm_atat.studies.grid import Arm, Budget, Corpus, Grid, SamplerBench, Unit, base_config
@@ -306,6 +308,8 @@ class _Reader:
                 try:
                     config, mistakes = apply_settings(base_config(arm.base, arm.method), grid.settings(arm, corpus))
                     messages = [f"{path}: {what}" if path else what for path, what in mistakes]
+                    if config is not None:
+                        check_method(config)
                 except UserError as error:
                     config, messages = None, [str(error)]
                 if config is not None:
@@ -358,9 +362,9 @@ class _Reader:
             config = configs.get(name)
             if config is None:  # a mistake that is told already
                 continue
-            if config.model.kind == "causal":
+            if "masked" not in modes_of(config):
                 self.mistakes.append(f"samplers.arms: {name} is left-to-right, with one sampler only; leave it out")
-            elif by_rates and not (config.masking.reads_importance and config.masking.is_bound):
+            elif by_rates and not (masking_traits(config).reads_content and masking_traits(config).is_bound):
                 self.mistakes.append(
                     f"samplers: {', '.join(by_rates)} follows predicted rates, and {name} predicts none: it masks "
                     "every token alike"

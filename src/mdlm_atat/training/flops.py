@@ -7,6 +7,7 @@ import time
 
 import torch
 
+from mdlm_atat.config.build import masking_traits, modes_of
 from mdlm_atat.config.schema import RunConfig
 
 
@@ -19,14 +20,14 @@ def training_flops_per_token(config: RunConfig, vocab_size: int, mean_mask_rate:
     the rows. Left out, as they are under 1%: norms, softmaxes, adaLN (once a row), the optimizer.
     """
     model, importance, length = config.model, config.importance, config.data.length
-    causal = model.kind == "causal"
+    causal = "masked" not in modes_of(config)
     forward = model.num_layers * transformer_flops(model.width, model.mlp_ratio, length, causal)
     forward += 2 * model.width * vocab_size * (1.0 if causal else mean_mask_rate)
     estimator = 0.0
     if importance.has_estimator:
         estimator = importance.num_layers * transformer_flops(importance.width, 4, length, causal=False)
         estimator += 2 * model.width * importance.width + importance.width**2
-    clean_passes = 1.0 if config.masking.reads_importance else 0.0
+    clean_passes = 1.0 if masking_traits(config).needs_importance else 0.0
     return 3 * forward + estimator * (clean_passes + 3 * 2 * importance.train_share)
 
 

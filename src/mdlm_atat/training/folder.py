@@ -20,47 +20,11 @@ from numpy.typing import NDArray
 
 from mdlm_atat.atomic import write_json
 from mdlm_atat.config.files import save_config
-from mdlm_atat.config.schema import RunConfig
+from mdlm_atat.config.schema import RunConfig, settings_with
 from mdlm_atat.data.tokens import TokenDataset
 from mdlm_atat.errors import UserError
 
 COUNTS_FILE = "counts.npy"
-RESUMABLE = {
-    "train.num_steps",
-    "train.num_micro_batches",
-    "train.precision",
-    "train.compile",
-    "train.cuda_graph",
-    "train.fused_loss",
-    "train.recompute",
-    "train.residual",
-    "train.shard",
-    "train.deterministic",
-    "train.log_interval_steps",
-    "train.eval_interval_steps",
-    "train.checkpoint_interval_steps",
-    "train.keep_interval_steps",
-    "train.max_minutes",
-    "train.loggers",
-    "eval.num_draws",
-    "eval.final_num_draws",
-    "eval.batch_size",
-    "eval.num_samples",
-    "eval.sample_steps",
-}
-"""Settings that a resumed run may change: they alter neither the weights' shapes nor the order of the data."""
-EXACT = RESUMABLE - {
-    "train.num_steps",
-    "train.num_micro_batches",
-    "train.precision",
-    "train.compile",
-    "train.cuda_graph",
-    "train.fused_loss",
-    "train.residual",
-    "train.shard",
-    "train.deterministic",
-}
-"""Of these, the ones that leave the remaining steps the same bit for bit."""
 
 
 def check_free(folder: Path) -> None:
@@ -155,7 +119,7 @@ def check_resumable(
 ) -> list[str]:
     """What a resumed run does differently, a line each; UserError where it would be another run."""
     changed = changes(before, after)
-    forbidden = sorted(changed.keys() - RESUMABLE)
+    forbidden = sorted(changed.keys() - settings_with("resume"))
     if forbidden:
         raise UserError(
             "a resumed run cannot change "
@@ -166,11 +130,12 @@ def check_resumable(
         raise UserError(
             f"train.num_steps is {after.train.num_steps}, but the run has taken {step} steps already; ask for more"
         )
+    exact = settings_with("resume", "free", "measured")
     fixed = after.curriculum.kind == "fixed"
     follows = "the learning rate and the curriculum's stages follow" if fixed else "the learning rate follows"
     lines = [
         f"{path}: {old} before, {new} now"
-        + ("" if path in EXACT else "; from here on it is not the same run bit for bit")
+        + ("" if path in exact else "; from here on it is not the same run bit for bit")
         + (f", and {follows} the new length" if path == "train.num_steps" else "")
         for path, (old, new) in changed.items()
     ]

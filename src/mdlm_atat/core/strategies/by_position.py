@@ -32,7 +32,6 @@ class PositionAwareMaskingScheduler(ExponentMasking):
     """
 
     reads_content = False
-    needs_importance = False
 
     def __init__(
         self,

@@ -22,6 +22,9 @@ class CurriculumMasking(ExponentMasking):
     often here, and the weights stay those of a bound. The stage's temperature multiplies this one.
     """
 
+    needs_importance = True
+    needs_stage = True
+
     def __init__(self, schedule: Schedule, temperature: float = 1.0) -> None:
         if temperature <= 0:
             raise ValueError(f"temperature is {temperature}, expected above 0")

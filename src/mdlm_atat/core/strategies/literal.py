@@ -42,7 +42,8 @@ class LiteralMasking:
         self.schedule, self.kind, self.temperature = schedule, kind, temperature
         self.direction: Direction = direction
         self.position_bias = position_bias
-        self.needs_importance = kind == "literal_curriculum" or direction != "time_only"
+        self.needs_stage = kind == "literal_curriculum"
+        self.needs_importance = self.needs_stage or direction != "time_only"
 
     def __call__(
         self,

@@ -53,6 +53,9 @@ class MaskingScheduler(Protocol):
     reads_content: bool
     """Whether its rates depend on the clean tokens: then the model has to predict them too."""
     needs_importance: bool
+    """Whether it reads `Clean.importance`, which a run has where `importance.mode` is not none."""
+    needs_stage: bool
+    """Whether it reads `Clean.stage`, which a run has where `curriculum.kind` is not none."""
 
     def __call__(
         self,
@@ -72,7 +75,8 @@ class ExponentMasking(ABC):
 
     is_bound = True
     reads_content = True
-    needs_importance = True
+    needs_importance = False
+    needs_stage = False
     is_plackett_luce = True
     """Whether w does not change with t."""
     schedule: Schedule

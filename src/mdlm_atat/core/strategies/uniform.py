@@ -14,7 +14,6 @@ class UniformMasking(ExponentMasking):
     """mask_rate_i = mask_rate(t): PPL-S is PPL-U."""
 
     reads_content = False
-    needs_importance = False
 
     def __init__(self, schedule: Schedule) -> None:
         self.schedule = schedule

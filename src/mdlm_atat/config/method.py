@@ -1,0 +1,91 @@
+"""Whether the parts of a method fit each other: no combination whose bound would be wrong, or whose gradient is."""
+
+from __future__ import annotations
+
+from mdlm_atat.config.build import masking_traits, modes_of
+from mdlm_atat.config.schema import RunConfig
+from mdlm_atat.errors import UserError
+
+
+def check_method(config: RunConfig) -> None:
+    """Raise UserError, saying what to set, where importance, masking, curriculum, objective and model contradict each
+    other. What the masking strategy and the backbone say of themselves (their traits and modes) decides, not their
+    names."""
+    importance, masking, curriculum = config.importance, config.masking, config.curriculum
+    if "masked" not in modes_of(config):
+        if importance.mode != "none" or masking.strategy != "uniform" or curriculum.kind != "none":
+            raise UserError(
+                f"model.kind = {config.model.kind} masks nothing: leave importance, masking and curriculum off"
+            )
+        if config.model.time_conditioning:
+            raise UserError(
+                f"model.kind = {config.model.kind} has no diffusion time: set model.time_conditioning to false"
+            )
+        return
+    traits = masking_traits(config)
+    if traits.needs_importance and importance.mode == "none":
+        raise UserError(
+            f"masking.strategy = {masking.strategy} needs an importance, and importance.mode is none: set "
+            "importance.mode to full, learned_only or frequency_only"
+        )
+    factor = 1.0 if curriculum.kind == "none" else min(1.0, *curriculum.temperatures)
+    if traits.needs_importance and masking.temperature * factor < 0.05:
+        times = f" times the smallest of curriculum.temperatures, {factor}," if factor < 1 else ""
+        raise UserError(
+            f"masking.temperature = {masking.temperature}{times} is below 0.05: exponents would span more than "
+            "exp(20); use a higher one"
+        )
+    if traits.needs_stage and curriculum.kind == "none":
+        raise UserError(
+            f"masking.strategy = {masking.strategy} needs a curriculum: set curriculum.kind to fixed or dynamic"
+        )
+    if masking.logit_correction and not (
+        masking.strategy == "importance"
+        and masking.direction in ("inverse", "proportional")
+        and importance.mode == "frequency_only"
+        and masking.position == "none"
+    ):
+        raise UserError(
+            "masking.logit_correction is known only where the rates depend on the token itself: masking.strategy = "
+            "importance, direction inverse or proportional, importance.mode = frequency_only, position none; use "
+            "model.time_conditioning = true instead"
+        )
+    if traits.reads_content and traits.is_bound and not (config.model.time_conditioning or masking.logit_correction):
+        raise UserError(
+            f"with masking.strategy = {masking.strategy} a mask says something about the token it hides, and what "
+            "it says depends on t: set model.time_conditioning to true (model.time_through = embedding costs few "
+            "weights), or masking.logit_correction where importance.mode is frequency_only"
+        )
+    if traits.reads_content and traits.is_bound and config.model.kind != "masked":
+        raise UserError(
+            f"masking.strategy = {masking.strategy} reads the tokens it hides, so the network has to predict its rates "
+            f"(logits_and_log_speed), which model.kind = masked does and {config.model.kind} is not known to; use that"
+        )
+    _check_through_bound(config, reads=traits.needs_importance and traits.is_bound)
+
+
+def _check_through_bound(config: RunConfig, *, reads: bool) -> None:
+    """`reads`: the masking is a bound and reads the estimator's importance."""
+    importance, masking, curriculum, objective = config.importance, config.masking, config.curriculum, config.objective
+    if masking.position == "table" and not importance.through_bound:
+        raise UserError("masking.position = table is learned through the bound: set importance.through_bound to true")
+    if not importance.through_bound:
+        return
+    times = {objective.time_sampling} if curriculum.kind == "none" else set(curriculum.time_sampling)
+    weights = {objective.weighting} if curriculum.kind == "none" else set(curriculum.weighting)
+    if times != {"uniform"} or weights != {"elbo"}:
+        raise UserError(
+            "importance.through_bound follows the gradient of the training loss, which is the bound's only "
+            "with objective.time_sampling = uniform and objective.weighting = elbo (in every stage of a "
+            f"curriculum); they are {', '.join(sorted(times))} and {', '.join(sorted(weights))}"
+        )
+    if masking.position != "table" and not (importance.has_estimator and reads):
+        raise UserError(
+            "importance.through_bound has nothing to train: it needs an estimator (importance.mode full or "
+            "learned_only) and masking.strategy importance or curriculum, or masking.position = table"
+        )
+    if (config.train.batch_size // config.train.num_micro_batches) % 2:
+        raise UserError(
+            "importance.through_bound masks every sequence twice: train.batch_size / train.num_micro_batches "
+            f"must be even, not {config.train.batch_size // config.train.num_micro_batches}"
+        )

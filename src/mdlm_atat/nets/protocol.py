@@ -1,0 +1,37 @@
+"""What the loss, the samplers, fine-tuning and the compiler ask of a network: `Backbone`."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal, Protocol, runtime_checkable
+
+from jaxtyping import Float
+from torch import Tensor
+
+Mode = Literal["masked", "causal"]
+"""How a network may be asked: about masked tokens from all others (masked), or about each token from those before it
+(causal)."""
+
+
+@runtime_checkable
+class Backbone(Protocol):
+    """A network over tokens 0 .. vocab_size - 1, as an `nn.Module`. Yours joins in as `model.kind: mypackage:Mine`, or
+    bare: `MaskedDiffusionLM(network, tokenizer)`.
+
+    In the mode masked it is called as `network(z_t, t, lengths)`, with [MASK] as token `vocab_size`, and gives the
+    logits (B, L, vocab_size) of the clean tokens; in the mode causal as `network(x)`, and gives those of x_i from x_<i
+    at every place i. `hidden`, called alike, gives the same but for the output layer, so that the loss and the samplers
+    take logits only where they need them: logits = hidden @ weight.T + bias, by `output_layer`.
+
+    A network that has transformer blocks in `blocks` (an nn.ModuleList) and what follows them in `finish` is compiled
+    and sharded block by block, and as a whole otherwise.
+    """
+
+    modes: ClassVar[frozenset[Mode]]
+    """The modes it has; the first thing that is asked of it."""
+    vocab_size: int
+    max_length: int
+    """Longest sequence, in tokens."""
+
+    def output_layer(self) -> tuple[Float[Tensor, "vocab width"], Float[Tensor, " vocab"] | None]:
+        """The output layer's weight and bias."""
+        ...
