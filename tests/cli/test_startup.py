@@ -36,7 +36,11 @@ MISTAKES = {
     "generate nosuch": "there is no folder nosuch; expected a run such as runs/demo",
     "infill nosuch 'a [MASK]'": "there is no folder nosuch; expected a run such as runs/demo",
     "inspect nosuch text": "there is no folder nosuch; expected a run such as runs/demo",
+    "finetune nosuch --task rte": "there is no folder nosuch; expected a run such as runs/demo",
     "data prepare nosuch --tokenizer char --out out": "there is no file or folder nosuch, and no corpus of that name",
+    "experiment run nosuch": "unknown grid 'nosuch'",
+    "experiment status nosuch": "nosuch is no experiment: it holds no grid.yaml",
+    "experiment report nosuch": "nosuch is no experiment: it holds no grid.yaml",
 }
 SCRIPT = """
 import io, json, shlex, sys

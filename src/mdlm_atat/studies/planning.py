@@ -31,7 +31,6 @@ from mdlm_atat.studies.jobs import (
     train_words,
 )
 from mdlm_atat.studies.processes import last_lines, start_command, stop_commands
-from mdlm_atat.training.flops import training_flops_per_token
 
 CALIBRATION_STEPS = 72
 CALIBRATION_LAPS = 3  # log lines, of which the first is warm-up and compilation; few, because the loop waits at each
@@ -201,6 +200,8 @@ def _plan_variant(
     machine: Machine,
     say: Callable[[str], None],
 ) -> dict[str, Any]:
+    from mdlm_atat.training.flops import training_flops_per_token  # torch: a list or a mistake need not wait for it
+
     flops = training_flops_per_token(variant.config, vocab_size)
     calibration = None
     if grid.budget.unit == "gpu_seconds" or grid.calibrate:
