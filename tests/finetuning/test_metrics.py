@@ -14,11 +14,11 @@ from mdlm_atat.finetuning.metrics import (
     matthews,
     measure,
     pearson,
-    ranks,
     spearman,
     standard_error,
 )
 from mdlm_atat.plugins import names
+from mdlm_atat.scoring.correlation import ranks
 
 TRUTH = np.array([1, 1, 1, 1, 1, 0, 0, 0, 0, 0])
 PREDICTED = np.array([1, 1, 1, 0, 0, 1, 0, 0, 0, 0])  # 3 true positives, 2 false negatives, 1 false positive, 4 true

@@ -171,14 +171,21 @@ def _jsonl(path: Path, column: str) -> Iterator[str]:
                 yield _json_text(path, number, text, column)
 
 
-def _json_text(path: Path, number: int, line: str, column: str) -> str:
-    where = f"{path}, line {number}"
+def json_object(where: str, line: str, holds: str) -> dict[str, Any]:
+    """The JSON object of a line. Raises UserError for anything else; `where` is its file and line, and `holds` what is
+    expected in it."""
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{where} is not JSON: {error}; expected one JSON object a line") from error
     if not isinstance(row, dict):
-        raise UserError(f"{where} is a JSON {type(row).__name__}, expected an object with a column {column!r}")
+        raise UserError(f"{where} is a JSON {type(row).__name__}, expected an object with {holds}")
+    return row
+
+
+def _json_text(path: Path, number: int, line: str, column: str) -> str:
+    where = f"{path}, line {number}"
+    row = json_object(where, line, f"a column {column!r}")
     if column not in row:
         raise UserError(f"{where} has no column {column!r}; its columns are {', '.join(row)}: set --column")
     text = row[column]

@@ -12,11 +12,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int, Num
+from jaxtyping import Int, Num
 from numpy.typing import NDArray
 
 from mdlm_atat import plugins
 from mdlm_atat.errors import UserError
+from mdlm_atat.scoring import correlation
 
 Metric = Callable[[Any, Any], float]
 """Called with (predicted, truth)."""
@@ -53,22 +54,15 @@ def matthews(predicted: Int[np.ndarray, " n"], truth: Int[np.ndarray, " n"]) -> 
 
 
 def pearson(predicted: Num[np.ndarray, " n"], truth: Num[np.ndarray, " n"]) -> float:
-    """sum_i (p_i - mean p) (t_i - mean t) / sqrt(sum_i (p_i - mean p)^2 sum_i (t_i - mean t)^2)."""
-    if np.ptp(predicted) == 0 or np.ptp(truth) == 0:  # whose deviations may round to anything but 0
-        return 0.0
-    p, t = (np.asarray(a, np.float64) - np.mean(a, dtype=np.float64) for a in (predicted, truth))
-    return float(p @ t / math.sqrt((p @ p) * (t @ t)))
+    """Correlation of predicted and true scores."""
+    found = correlation.pearson(predicted, truth)
+    return 0.0 if math.isnan(found) else found
 
 
 def spearman(predicted: Num[np.ndarray, " n"], truth: Num[np.ndarray, " n"]) -> float:
-    """Pearson correlation of the ranks; equal values share the mean of their ranks."""
-    return pearson(ranks(predicted), ranks(truth))
-
-
-def ranks(values: Num[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
-    """1 for the smallest, n for the largest; equal values share the mean of theirs."""
-    _, index, counts = np.unique(values, return_inverse=True, return_counts=True)
-    return (np.cumsum(counts) - (counts - 1) / 2)[index]
+    """Correlation of the ranks of predicted and true scores."""
+    found = correlation.spearman(predicted, truth)
+    return 0.0 if math.isnan(found) else found
 
 
 def find_metrics(chosen: str | Metric | Sequence[str | Metric]) -> dict[str, Metric]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mdlm_atat.checks import did_you_mean
-from mdlm_atat.data.files import PACKED, read_lines
+from mdlm_atat.data.files import PACKED, json_object, read_lines
 from mdlm_atat.data.sources import Files, HubSet
 from mdlm_atat.errors import UserError
 from mdlm_atat.finetuning.metrics import OF_SCORES, Metric, find_metrics
@@ -276,15 +276,8 @@ def _table(
 def _json_rows(path: Path) -> Iterator[tuple[dict[str, Any], str]]:
     for number, line in enumerate(read_lines(path), start=1):
         place = f"{path}, line {number}"
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"{place} is not JSON: {error}; expected one JSON object a line") from error
-        if not isinstance(row, dict):
-            raise UserError(f"{place} is a JSON {type(row).__name__}, expected an object with text and label")
-        yield row, place
+        if line.strip():
+            yield json_object(place, line, "text and label"), place
 
 
 def _described(files: list[Path]) -> dict[str, object]:

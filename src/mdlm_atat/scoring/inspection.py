@@ -20,6 +20,7 @@ from mdlm_atat.core.masking import hide
 from mdlm_atat.core.objective import masked_nll
 from mdlm_atat.core.strategies.rates import Clean, MaskingScheduler
 from mdlm_atat.errors import UserError
+from mdlm_atat.scoring.correlation import pearson, spearman
 from mdlm_atat.scoring.draws import DrawSettings
 
 DEFAULT_TIMES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
@@ -61,7 +62,8 @@ class Inspection:
     def correlation(self, time: int | None = None) -> Correlation:
         """Of the clean text's importance and the loss: at the times' index `time`, None: averaged over t."""
         nll = self.mean_nll if time is None else self.nll[time]
-        return Correlation(pearson(self.importance, nll), spearman(self.importance, nll))
+        # rounded: means of the same numbers, summed in another order, are equal
+        return Correlation(pearson(self.importance, nll), spearman(self.importance.round(9), nll.round(9)))
 
     def record(self, texts: Sequence[str], about: dict[str, Any]) -> dict[str, Any]:
         """JSON-ready, rounded. `texts`: how each token looks; `about`: what the numbers are of."""
@@ -174,19 +176,6 @@ def partition_masks(
     return ((groups[:, None] + np.arange(q)[:, None]) % q < p).reshape(-1, length)
 
 
-def pearson(x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"]) -> float:
-    """Correlation of the values; NaN where one of them is constant."""
-    x, y = x - x.mean(), y - y.mean()
-    scale = float(np.sqrt((x @ x) * (y @ y)))
-    # what is left of a constant after its mean is taken off is rounding, not spread
-    return float(x @ y) / scale if min(np.ptp(x), np.ptp(y)) > 1e-12 else float("nan")
-
-
-def spearman(x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"]) -> float:
-    """Correlation of the ranks, equal values sharing the mean of theirs."""
-    return pearson(_ranks(x), _ranks(y))
-
-
 def token_texts(decode: Callable[[list[int]], str], tokens: Sequence[int]) -> list[str]:
     """How each token looks where it stands: what it adds to the text of the token before it.
 
@@ -229,9 +218,3 @@ def _score_masks(
 
 def _arrays(*tensors: Tensor) -> Iterator[np.ndarray]:
     return (tensor.double().cpu().numpy() for tensor in tensors)
-
-
-def _ranks(values: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
-    # rounded: means of the same numbers, summed in another order, are equal
-    _, index, counts = np.unique(values.round(9), return_inverse=True, return_counts=True)
-    return (counts.cumsum() - (counts - 1) / 2)[index]
