@@ -19,6 +19,7 @@ from mdlm_atat.studies.caveats import caveats_of
 from mdlm_atat.studies.derived import derive
 from mdlm_atat.studies.run_record import curve, interpolate, seconds_per_step, training_seconds
 from mdlm_atat.studies.steps_to_baseline import DECAYED, first_crossing
+from mdlm_atat.training.metrics import Metrics
 from studies.grids import grid_file, run, use_stand_in
 
 
@@ -303,11 +304,12 @@ def test_training_seconds_leave_evaluation_out():
         {"step": 20, "train/loss": 1.0, "train/tokens": 2000, "train/tokens_per_s": 100.0},
         {"step": 40, "train/loss": 1.0, "train/tokens": 4000, "train/tokens_per_s": 100.0},
     ]
-    assert training_seconds(lines) == [20.0, 30.0, 50.0]
-    assert training_seconds(lines, per_step=0.5) == [line["step"] / 2 for line in lines]
-    assert seconds_per_step(lines) == 1.0
-    evaluated = [*lines, {"step": 30, "eval/nelbo_nats_per_token": 2.0, "eval/standard_error": 0.1}]
-    found = curve(evaluated, lines, training_seconds(lines))
+    training = Metrics.from_lines(lines)
+    assert training_seconds(training) == [20.0, 30.0, 50.0]
+    assert training_seconds(training, per_step=0.5) == [line["step"] / 2 for line in lines]
+    assert seconds_per_step(training) == 1.0
+    evaluation = {"step": 30, "eval/nelbo_nats_per_token": 2.0, "eval/standard_error": 0.1}
+    found = curve(Metrics.from_lines([*lines, evaluation]), training, training_seconds(training))
     assert (found["step"], found["seconds"], found["tokens"]) == ([30], [40.0], [3000.0])
     assert found["train_loss"]["step"] == [10, 20, 40]
     assert interpolate(5, [10], [20.0]) == 10.0

@@ -6,7 +6,6 @@ import math
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
-from statistics import median
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,6 +20,7 @@ from mdlm_atat.report.importance_page import InspectedText, figures, heatmap
 from mdlm_atat.report.page import template
 from mdlm_atat.report.run_reader import RunFolder, number_at, read_run
 from mdlm_atat.report.wording import flat, plain, section
+from mdlm_atat.training.metrics import Metrics
 
 MAX_SAMPLES = 6
 MAX_HEATMAP_TOKENS = 128  # some 70 bytes a cell
@@ -65,7 +65,7 @@ def _contents(run: RunFolder) -> dict[str, Any]:
     gaps = list(run.gaps)
     if not run.training and (run.path / "metrics.jsonl").is_file():
         gaps.append("metrics.jsonl holds no training loss yet.")
-    lost = sum(not math.isfinite(line["train/loss"]) for line in run.training)
+    lost = int(np.sum(~np.isfinite(run.training.column("train/loss"))))
     if lost:
         gaps.append(
             f"The training loss was not a finite number on {lost} logged lines; they are left out of the curve."
@@ -102,7 +102,7 @@ def _result(run: RunFolder) -> dict[str, Any]:
         return next(iter(run.evals.values()))
     if not run.evaluations:
         return {}
-    line = run.evaluations[-1]
+    line = run.evaluations.rows[-1]
     result = {key.removeprefix("eval/"): value for key, value in line.items() if key.startswith("eval/")}
     if "schedule_nelbo_nats_per_token" in result:
         result["schedule"] = {
@@ -214,18 +214,19 @@ def _run_numbers(run: RunFolder, result: Mapping[str, Any]) -> list[KeyNumber]:
     parameters = number_at(run.info, "parameters")
     if parameters is not None:
         numbers.append(KeyNumber("parameters", count(parameters), f"{parameters:,.0f}" if parameters >= 1e6 else ""))
-    last_step = max((line["step"] for line in (*run.training[-1:], *run.evaluations[-1:])), default=None)
+    last_steps = [step for rows in (run.training, run.evaluations) if (step := rows.last("step")) is not None]
+    last_step = max(last_steps, default=None)
     if last_step is not None:
         planned = number_at(section(run.config, "train"), "num_steps")
         note = "" if planned is None else "as planned" if last_step >= planned else f"of {count(planned)} planned"
         numbers.append(KeyNumber("steps", count(last_step), note))
     if run.elapsed_s is not None:
         numbers.append(KeyNumber("wall time", duration(run.elapsed_s)))
-    speeds = [speed for line in run.training if (speed := number_at(line, "train/tokens_per_s")) is not None]
-    if speeds:
-        tokens = number_at(run.training[-1], "train/tokens")
+    speeds = run.training.having("train/tokens_per_s").column("train/tokens_per_s")
+    if len(speeds):
+        tokens = run.training.last("train/tokens")
         note = "" if tokens is None else f"median; {count(tokens)} in all"
-        numbers.append(KeyNumber("tokens per second", count(median(speeds)), note))
+        numbers.append(KeyNumber("tokens per second", count(float(np.median(speeds))), note))
     return numbers
 
 
@@ -247,15 +248,12 @@ def _curves(run: RunFolder, unigram: Mapping[str, Any], *, is_exact: bool) -> Ma
     return Markup(svg(figure, name="curves", title=title))
 
 
-def _series(lines: list[dict[str, Any]], key: str, *, error_key: str | None = None) -> Series | None:
-    lines = [line for line in lines if number_at(line, key) is not None]
-    if not lines:
+def _series(metrics: Metrics, key: str, *, error_key: str | None = None) -> Series | None:
+    rows = metrics.having(key)
+    if not len(rows):
         return None
-
-    def column(name: str) -> np.ndarray:
-        return np.array([math.nan if (value := number_at(line, name)) is None else value for line in lines])
-
-    return Series(x=column("step"), y=column(key), standard_error=column(error_key) if error_key is not None else None)
+    error = None if error_key is None else rows.column(error_key)
+    return Series(x=rows.column("step"), y=rows.column(key), standard_error=error)
 
 
 def _profile(result: Mapping[str, Any], unigram: Mapping[str, Any]) -> Markup | None:

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from mdlm_atat.errors import UserError
+from mdlm_atat.training.metrics import Metrics, is_number, read_json_lines
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,12 +19,12 @@ class RunFolder:
     """config.yaml: the resolved configuration, a mapping a section."""
     info: dict[str, Any]
     """run.json: command, versions, machine, data, parameters, unigram model."""
-    training: list[dict[str, Any]]
-    """Lines of metrics.jsonl that hold a training loss, by step; a step that was run again counts once."""
-    evaluations: list[dict[str, Any]]
-    """Lines of metrics.jsonl that hold an evaluation, by step."""
+    training: Metrics
+    """Rows of metrics.jsonl that hold a training loss."""
+    evaluations: Metrics
+    """Rows of metrics.jsonl that hold an evaluation."""
     elapsed_s: float | None
-    """Wall time at the last line of metrics.jsonl."""
+    """Wall time at the last row of metrics.jsonl."""
     evals: dict[str, dict[str, Any]]
     """evals/*.json by file name, the most telling first."""
     samples: list[dict[str, Any]]
@@ -44,19 +45,18 @@ def read_run(path: Path) -> RunFolder:
     gaps: list[str] = []
     config = _mapping(path / "config.yaml", gaps)
     info = _mapping(path / "run.json", gaps)
-    lines = _json_lines(path / "metrics.jsonl", gaps)
+    metrics = Metrics.from_lines(_json_lines(path / "metrics.jsonl", gaps))
     data = info.get("data")
     evals = _evals(path / "evals", str(data.get("hash")) if isinstance(data, dict) else "", gaps)
     inspection = _mapping(path / "inspection.json", gaps) if _has_importance(path, config) else {}
     samples = [line for line in _json_lines(path / "samples.jsonl", gaps) if isinstance(line.get("text"), str)]
-    elapsed = [value for line in lines if (value := number_at(line, "elapsed_s")) is not None]
     return RunFolder(
         path=path,
         config=config,
         info=info,
-        training=_by_step(lines, "train/loss"),
-        evaluations=_by_step(lines, "eval/nelbo_nats_per_token"),
-        elapsed_s=elapsed[-1] if elapsed else None,
+        training=metrics.having("train/loss"),
+        evaluations=metrics.having("eval/nelbo_nats_per_token"),
+        elapsed_s=metrics.last("elapsed_s"),
         evals=evals,
         samples=sorted(samples, key=lambda sample: number_at(sample, "step") or 0.0, reverse=True),
         inspection=inspection,
@@ -74,17 +74,7 @@ def _has_importance(path: Path, config: Mapping[str, Any]) -> bool:
 def number_at(mapping: Mapping[str, Any], key: str) -> float | None:
     """The number under key, or None where there is none; true and false are not numbers here."""
     value = mapping.get(key)
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
-
-
-def _by_step(lines: list[dict[str, Any]], key: str) -> list[dict[str, Any]]:
-    # A resumed run logs again the steps after its checkpoint: the later line is the one that led to the weights.
-    by_step = {
-        step: line
-        for line in lines
-        if number_at(line, key) is not None and (step := number_at(line, "step")) is not None
-    }
-    return [by_step[step] for step in sorted(by_step)]
+    return float(value) if is_number(value) else None
 
 
 def _mapping(path: Path, gaps: list[str]) -> dict[str, Any]:
@@ -107,24 +97,11 @@ def _json_lines(path: Path, gaps: list[str]) -> list[dict[str, Any]]:
     if not path.is_file():
         gaps.append(f"{path.name} is not there.")
         return []
-    parsed: list[dict[str, Any]] = []
-    num_broken = 0
-    # Not splitlines(): a sample may hold U+2028, which JSON leaves as it is and splitlines() takes for a line's end.
-    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
-        if not line.strip():
-            continue
-        try:
-            content = json.loads(line)
-        except ValueError:
-            content = None
-        if isinstance(content, dict):
-            parsed.append(content)
-        else:
-            num_broken += 1  # a killed process leaves half a line, in the middle of the file once it is resumed
+    found, num_broken = read_json_lines(path)
     if num_broken:
         lines = "1 line was" if num_broken == 1 else f"{num_broken} lines were"
         gaps.append(f"{path.name}: {lines} cut off and left out.")
-    return parsed
+    return found
 
 
 def _evals(folder: Path, data_hash: str, gaps: list[str]) -> dict[str, dict[str, Any]]:

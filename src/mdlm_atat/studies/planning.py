@@ -4,10 +4,8 @@ how long a step takes."""
 from __future__ import annotations
 
 import json
-import math
 import platform
 import shutil
-import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -31,6 +29,8 @@ from mdlm_atat.studies.jobs import (
     train_words,
 )
 from mdlm_atat.studies.processes import last_lines, start_command, stop_commands
+from mdlm_atat.studies.run_record import seconds_per_step
+from mdlm_atat.training.metrics import read_metrics
 
 CALIBRATION_STEPS = 72
 CALIBRATION_LAPS = 3  # log lines, of which the first is warm-up and compilation; few, because the loop waits at each
@@ -243,7 +243,7 @@ def calibrate(variant: Variant, folder: Path, machine: Machine, say: Callable[[s
         time.sleep(0.1)
     if child.returncode != 0:
         raise UserError("\n  ".join([f"{variant.key} could not be timed; its log {log} ends with", *last_lines(log)]))
-    per_step = _seconds_per_step(out / "metrics.jsonl")
+    per_step = seconds_per_step(read_metrics(out).having("train/tokens_per_s"))
     run = json.loads((out / "run.json").read_text())
     shutil.rmtree(out)
     return {
@@ -253,16 +253,3 @@ def calibrate(variant: Variant, folder: Path, machine: Machine, say: Callable[[s
         "host": platform.node(),
         "peak_memory_bytes": run.get("peak_memory_bytes"),
     }
-
-
-def _seconds_per_step(metrics: Path) -> float:
-    """Median over the log lines after the first third."""
-    lines = [json.loads(line) for line in metrics.read_text().splitlines()]
-    laps = [line for line in lines if "train/tokens_per_s" in line]
-    tokens = [line["train/tokens"] for line in laps]
-    steps = [line["step"] for line in laps]
-    per_step = [
-        (tokens[i] - tokens[i - 1]) / laps[i]["train/tokens_per_s"] / (steps[i] - steps[i - 1])
-        for i in range(max(1, math.ceil(len(laps) / 3)), len(laps))
-    ]
-    return statistics.median(per_step)

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import bisect
 import json
-import statistics
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from mdlm_atat.errors import UserError
 from mdlm_atat.studies.jobs import Job, command_line, flat_settings, train_words
 from mdlm_atat.studies.run_state import final_record, read_attempts, status_of, stored_config
+from mdlm_atat.training.metrics import Metrics, read_json_lines, read_metrics
 
 MAX_LOSS_POINTS = 1000
 BOUND, OWN_BOUND = "eval/nelbo_nats_per_token", "eval/schedule_nelbo_nats_per_token"
-Line = dict[str, Any]
 
 
 def read_json(file: Path) -> dict[str, Any] | None:
@@ -26,21 +26,6 @@ def read_json(file: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return content if isinstance(content, dict) else None
-
-
-def read_lines(file: Path) -> list[Line]:
-    """The objects of a .jsonl file; half a line, left by a killed process, is passed over."""
-    if not file.is_file():
-        return []
-    found: list[Line] = []
-    for text in file.read_text(encoding="utf-8", errors="replace").split("\n"):
-        try:
-            content = json.loads(text)
-        except ValueError:
-            continue
-        if isinstance(content, dict):
-            found.append(content)
-    return found
 
 
 def collect_run(
@@ -55,11 +40,11 @@ def collect_run(
     attempts = read_attempts(folder, job)
     ended = [attempt for attempt in attempts if attempt.ended is not None]
     started = read_json(run / "run.json") or {}
-    metrics = read_lines(run / "metrics.jsonl")
-    training = by_step(metrics, "train/loss")
+    metrics = read_metrics(run)
+    training = metrics.having("train/loss")
     calibration = None if entry is None else entry["calibration"]
     seconds = training_seconds(training, None if calibration is None else calibration["seconds_per_step"])
-    num_tokens = int(training[-1]["train/tokens"]) if training else 0
+    num_tokens = int(training.last("train/tokens") or 0)
     final = None if status != "done" or num_steps is None else final_record(run, num_steps, data)
     flops = None if entry is None else entry["flops_per_token"]
     return {
@@ -90,7 +75,7 @@ def collect_run(
         "final": final,
         "best": best_step(metrics, run, data),
         "curve": curve(metrics, training, seconds),
-        "samples": read_lines(run / "samples.jsonl"),
+        "samples": read_json_lines(run / "samples.jsonl")[0],
         "inspection": _relative(job, run, "inspection.json"),
         "sampler_bench": _relative(job, run, "samplers-generate.json"),
     }
@@ -118,40 +103,33 @@ def _relative(job: Job, run: Path, name: str) -> str | None:
     return str(job.folder / name) if (run / name).is_file() else None
 
 
-def by_step(lines: Sequence[Line], key: str) -> list[Line]:
-    """Lines that hold `key`, by step: a step that was taken again counts once, as it was the last time."""
-    found = {line["step"]: line for line in lines if isinstance(line.get(key), (int, float)) and "step" in line}
-    return [found[step] for step in sorted(found)]
+def training_seconds(training: Metrics, per_step: float | None = None) -> list[float]:
+    """Seconds of training alone up to each row that holds a training loss.
 
-
-def training_seconds(training: Sequence[Line], per_step: float | None = None) -> list[float]:
-    """Seconds of training alone up to each log line: steps times the seconds of one, where they were timed alone before
-    the runs; or tokens over tokens per second, whose clock stands still while the run is evaluated, but not while
-    another run has the device."""
+    They are the steps times `per_step`, the seconds of one step, where that was timed alone before the runs. Otherwise
+    they come from tokens over tokens per second: that clock stands still while the run is evaluated, but not while
+    another run has the device.
+    """
     if per_step is not None:
-        return [line["step"] * per_step for line in training]
-    total, tokens, seconds = 0.0, 0.0, list[float]()
-    for line in training:
-        total += (line["train/tokens"] - tokens) / line["train/tokens_per_s"]
-        tokens = line["train/tokens"]
-        seconds.append(total)
-    return seconds
+        return (training.column("step") * per_step).tolist()
+    return np.cumsum(
+        np.diff(training.column("train/tokens"), prepend=0) / training.column("train/tokens_per_s")
+    ).tolist()
 
 
-def seconds_per_step(training: Sequence[Line]) -> float | None:
-    """Median over log lines, so that a hiccup of the machine does not count. The first line is left out: it holds the
-    warm-up."""
-    laps = [
-        (line["train/tokens"] - before["train/tokens"]) / line["train/tokens_per_s"] / (line["step"] - before["step"])
-        for before, line in pairwise(training)
-    ]
-    return statistics.median(laps) if laps else None
+def seconds_per_step(training: Metrics) -> float | None:
+    """Median over rows, so that a hiccup of the machine does not count. The first row is left out: it holds the
+    warm-up. None where there are fewer than two."""
+    if len(training) < 2:
+        return None
+    seconds = np.diff(training.column("train/tokens")) / training.column("train/tokens_per_s")[1:]
+    return float(np.median(seconds / np.diff(training.column("step"))))
 
 
-def best_step(metrics: Sequence[Line], run: Path, data: Mapping[str, Any] | None) -> dict[str, Any] | None:
+def best_step(metrics: Metrics, run: Path, data: Mapping[str, Any] | None) -> dict[str, Any] | None:
     """The lowest bound during training, under the method's own schedule where it has one; `final` is an evaluation of
     that checkpoint, where one was made: `atat eval RUN/checkpoints/best`."""
-    lines = by_step(metrics, BOUND)
+    lines = metrics.having(BOUND).rows
     if not lines:
         return None
     best = min(lines, key=lambda line: line.get(OWN_BOUND, line[BOUND]))
@@ -159,13 +137,12 @@ def best_step(metrics: Sequence[Line], run: Path, data: Mapping[str, Any] | None
     return {"step": step, "nats": best.get(OWN_BOUND, best[BOUND]), "final": final_record(run, step, data)}
 
 
-def curve(metrics: Sequence[Line], training: Sequence[Line], seconds: Sequence[float]) -> dict[str, Any]:
+def curve(metrics: Metrics, training: Metrics, seconds: Sequence[float]) -> dict[str, Any]:
     """Evaluations over steps, tokens and training seconds; and the training loss."""
-    lines = by_step(metrics, BOUND)
-    steps = [line["step"] for line in training]
-    tokens = [float(line["train/tokens"]) for line in training]
+    lines = metrics.having(BOUND).rows
+    steps, tokens = training.column("step").tolist(), training.column("train/tokens").tolist()
     every = -(-len(training) // MAX_LOSS_POINTS) or 1
-    kept = [line for index, line in enumerate(training) if (len(training) - 1 - index) % every == 0]
+    kept = [line for index, line in enumerate(training.rows) if (len(training) - 1 - index) % every == 0]
     own = [line.get(OWN_BOUND) for line in lines]
     return {
         "step": [line["step"] for line in lines],

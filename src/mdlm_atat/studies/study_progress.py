@@ -12,8 +12,8 @@ from mdlm_atat.formats import count, duration
 from mdlm_atat.studies.grid import Grid
 from mdlm_atat.studies.jobs import Job, jobs_of, tokens_per_step
 from mdlm_atat.studies.planning import Plan, expected_steps, read_plan
-from mdlm_atat.studies.run_record import by_step, read_lines
 from mdlm_atat.studies.run_state import Status, read_attempts, status_of
+from mdlm_atat.training.metrics import read_metrics
 
 NUM_RECENT_LINES = 10  # of the log, whose speed is what is expected of the rest
 
@@ -58,14 +58,14 @@ def whole_time_left(runs: Sequence[RunProgress]) -> float | None:
 def _run_progress(folder: Path, job: Job, num_steps: int | None, plan: Plan) -> RunProgress:
     entry = plan.get(job.variant.key)
     status = status_of(folder, job, num_steps, None if entry is None else entry["data"])
-    training = by_step(read_lines(folder / job.folder / "metrics.jsonl"), "train/loss")
-    speeds = [line["train/tokens_per_s"] for line in training[-NUM_RECENT_LINES:]]
+    training = read_metrics(folder / job.folder).having("train/loss")
+    speeds = training.column("train/tokens_per_s")[-NUM_RECENT_LINES:].tolist()
     attempts = read_attempts(folder, job)
     lines = attempts[-1].last_lines if attempts and status == "failed" else []
     return RunProgress(
         job=job,
         status=status,
-        step=int(training[-1]["step"]) if training else 0,
+        step=int(training.last("step") or 0),
         num_steps=num_steps,
         tokens_per_s=statistics.harmonic_mean(speeds) if speeds else None,
         left_s=None,
