@@ -1,4 +1,4 @@
-# make demo | make test | make check: each sets up what it needs in .venv and nothing else is touched.
+# make demo | make test | make check | make docs: each sets up what it needs in .venv and nothing else is touched.
 
 PYTHON ?= python3
 VENV := .venv
@@ -10,12 +10,13 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check 
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check clean
+.PHONY: help demo test check docs clean
 
 help:
 	@echo "make demo    train on Shakespeare on the CPU, evaluate, generate, write a report"
 	@echo "make test    run the tests"
-	@echo "make check   formatting, lint, types and import rules"
+	@echo "make check   formatting, lint, types, import rules and the site"
+	@echo "make docs    the pages of docs/ and the reference, as a site in site/"
 	@echo "make clean   remove the virtual environment and all caches (runs/ and data/ stay)"
 
 demo: $(VENV)/installed
@@ -32,9 +33,14 @@ check: $(VENV)/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
+	$(MAKE) --no-print-directory docs
+
+docs: $(VENV)/installed-dev
+	$(BIN)/python -m sphinx --quiet --keep-going --fail-on-warning -b html docs site
+	@echo "site: site/index.html"
 
 clean:
-	rm -rf $(VENV) dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) site dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find src tests -name __pycache__ -prune -exec rm -rf {} +
 
 $(BIN)/python:

@@ -1,0 +1,53 @@
+"""The site: the pages of docs/ and a reference from docstrings. `make docs` builds it; a warning is an error."""
+
+import importlib.metadata
+import re
+
+from sphinx.application import Sphinx
+
+project = "mdlm-atat"
+release = importlib.metadata.version("mdlm-atat")
+extensions = ["sphinx.ext.autodoc", "myst_parser"]
+source_suffix = [".md"]
+html_theme = "alabaster"
+html_theme_options = {
+    "description": "Masked diffusion language models",
+    "fixed_sidebar": True,
+    "page_width": "72em",
+    "sidebar_width": "14em",
+    "body_max_width": "auto",
+}
+html_copy_source = False
+myst_heading_anchors = 3
+autodoc_default_options = {"members": True, "member-order": "bysource", "special-members": "__call__"}
+autodoc_preserve_defaults = True
+add_module_names = False
+python_use_unqualified_type_names = True
+python_maximum_signature_line_length = 100
+
+MARKUP = re.compile(r"`([^`]*)`|[*|\\]|(?<=\w)_(?!\w)")
+
+
+def as_restructured_text(_app, _what, _name, _object, _options, lines: list[str]) -> None:
+    """Docstrings are plain prose with `code` in single backticks and formulas indented by four. Sphinx reads
+    reStructuredText, in which `code` takes two backticks, an indented block is announced by `::`, and `*`, `|` and `_`
+    may mean something."""
+    blocks = re.split(r"((?:^ {4,}\S.*\n(?:\s*\n(?= {4,}\S))?)+)", "\n".join([*lines, ""]), flags=re.MULTILINE)
+    text = "".join(f"\n::\n\n{block}\n" if block.startswith("    ") else MARKUP.sub(_marked, block) for block in blocks)
+    lines[:] = text.split("\n")
+
+
+def _marked(found: re.Match[str]) -> str:
+    # "\ " ends the literal also where a letter follows: `Stage`s
+    return f"``{found[1]}``\\ " if found[1] else f"\\{found[0]}"
+
+
+def without_repetition(_app, what, name, thing, _options, _signature, _returns) -> tuple[str, str] | None:
+    """No signature where it only repeats the fields below it (settings) or says nothing (a protocol's)."""
+    is_settings = name.startswith("mdlm_atat.config.")
+    return ("", "") if what == "class" and (is_settings or getattr(thing, "_is_protocol", False)) else None
+
+
+def setup(app: Sphinx) -> None:
+    app.connect("autodoc-process-docstring", as_restructured_text)
+    app.connect("autodoc-process-signature", without_repetition)
