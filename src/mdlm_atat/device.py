@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -15,17 +16,19 @@ from mdlm_atat.errors import UserError
 
 Precision = Literal["auto", "float32", "bf16"]
 T = TypeVar("T")
+WITHOUT_FLOAT64 = {"mps"}
 
 
 def choose_device(wanted: torch.device | str | None = None) -> torch.device:
-    """The device asked for, if this machine has it; None: a GPU if there is one."""
+    """The device asked for, if this machine has it; None: a GPU if there is one (NVIDIA's, else Apple's)."""
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if wanted is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device(next(name for name, is_there in available.items() if is_there))
     try:
         device = torch.device(wanted)
     except RuntimeError as error:
-        raise UserError(f"unknown device {wanted}; expected cpu or cuda") from error
-    if device.type not in ("cpu", "cuda") or (device.type == "cuda" and not torch.cuda.is_available()):
+        raise UserError(f"unknown device {wanted}; expected cpu, cuda or mps") from error
+    if not available.get(device.type, False):
         raise UserError(f"device {wanted} is not available here; use --device cpu")
     return device
 
@@ -37,6 +40,25 @@ def choose_precision(wanted: Precision, device: torch.device) -> Literal["float3
     return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
 
 
+def float64_device(device: torch.device | str) -> torch.device:
+    """Where float64 numbers that belong to tensors on `device` are kept: there too, or on the CPU where the device knows
+    no float64 (Apple's mps). Times, rates, probabilities that tokens are drawn from and sums of nats are float64."""
+    device = torch.device(device)
+    return torch.device("cpu") if device.type in WITHOUT_FLOAT64 else device
+
+
+def as_float64(tensor: Tensor) -> Tensor:
+    """The tensor in float64, on its `float64_device`. Nothing is moved, and nobody waits, where it is the same."""
+    return tensor.to(float64_device(tensor.device)).double()
+
+
+def device_name(device: torch.device) -> str:
+    """The device as stored with every number that was measured on it."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return "CPU" if device.type == "cpu" else f"{platform.machine()} {device.type}"
+
+
 @contextmanager
 def explain_out_of_memory(advice: str) -> Iterator[None]:
     """Turn the device's out-of-memory error into a message that says what to try."""
@@ -45,7 +67,7 @@ def explain_out_of_memory(advice: str) -> Iterator[None]:
     except torch.OutOfMemoryError as error:
         raise UserError(f"out of memory on the device; {advice}") from error
     except RuntimeError as error:  # the CPU's allocator has no error class of its own
-        if "can't allocate memory" not in str(error):
+        if "can't allocate memory" not in str(error) and "out of memory" not in str(error):  # mps has none either
             raise
         raise UserError(f"out of memory; {advice}") from error
 

@@ -52,6 +52,10 @@ class Scored:
         inflation = is_masked.sum() / is_scored.sum().clamp_min(1)
         return cls(index, is_scored, inflation)
 
+    def to(self, device: torch.device) -> Scored:
+        """The same on another device."""
+        return Scored(self.index.to(device), self.is_scored.to(device), self.inflation.to(device))
+
     def spread(self, values: Float[Tensor, " capacity"], like: Tensor) -> Float[Tensor, "batch length"]:
         """Values at the scored positions, 0 elsewhere."""
         values = torch.where(self.is_scored, values, 0.0)

@@ -8,8 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from mdlm_atat.core.curriculum import Stage
-from mdlm_atat.core.strategies.rates import MaskingRates
+from mdlm_atat.core.strategies.rates import Clean, MaskingRates
 
 
 def importance_loss(
@@ -66,11 +65,10 @@ def correlation(
 def masking_metrics(
     rates: MaskingRates,
     is_masked: Bool[Tensor, "batch length"],
-    scored: Bool[Tensor, "batch length"],
-    importance: Float[Tensor, "batch length"] | None,
-    stage: Stage | None,
+    clean: Clean,
 ) -> dict[str, Tensor]:
     """Expected and realised share of masked tokens, the distribution of importance, the stage of the curriculum."""
+    scored, stage, importance = clean.scored, clean.stage, clean.importance
     metrics = {
         "masking/expected_rate": torch.where(scored, rates.mask_rate.detach(), 0.0).sum().float() / scored.sum(),
         "masking/realised_rate": is_masked.sum() / scored.sum(),

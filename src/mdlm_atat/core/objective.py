@@ -231,12 +231,15 @@ class MaskedDiffusion:
             x0, lengths, t = _twice(x0), None if lengths is None else _twice(lengths), _twice(t)
         scored = torch.ones_like(x0, dtype=torch.bool) if lengths is None else scored_positions(lengths, x0.shape[1])
         importance = self._importance(model, x0, lengths, measure)  # (B, L), of the clean text
-        rates = self.masking(t, Clean(scored, x0, importance, stage))  # (B, L)
-        is_masked = mask_independently(draw.uniform, rates.mask_rate.detach(), scored)  # (B, L)
+        # t, the draws and the rates are float64, which not every device has: theirs may be another than the model's
+        clean = Clean(scored, x0, importance, stage).to(t.device)
+        rates = self.masking(t, clean)  # (B, L)
+        drawn = mask_independently(draw.uniform, rates.mask_rate.detach(), clean.scored)  # (B, L)
+        is_masked = drawn.to(x0.device)
         z_t = hide(x0, is_masked, self.mask_id)  # (B, L)
-        told = self.schedule.mask_rate(t).float()  # (B,)
-        weight = self.time_plan(stage).weighting(t).float()[:, None]  # (B, 1)
-        speed = rates.speed.float()  # (B, L); 1 everywhere for MDLM
+        told = self.schedule.mask_rate(t).float().to(x0.device)  # (B,)
+        weight = self.time_plan(stage).weighting(t).float()[:, None].to(x0.device)  # (B, 1)
+        speed = rates.speed.float().to(x0.device)  # (B, L); 1 everywhere for MDLM
         is_scored = is_masked
         if self.fused is None:
             # (B, L, V), (B, L)
@@ -248,15 +251,17 @@ class MaskedDiffusion:
             capacity = self.fused.capacity(
                 self.time_plan(stage), len(x0), x0.shape[1], self.masking, num_times=num_times
             )
-            scored_first = Scored.choose(is_masked, draw.uniform, rates.mask_rate.detach(), capacity)
-            total, nll, log_speed_hat = self._fused(model, x0, z_t, t, lengths, stage, weight * speed, scored_first)
+            scored_first = Scored.choose(drawn, draw.uniform, rates.mask_rate.detach(), capacity).to(x0.device)
+            total, nll, log_speed_hat = self._fused(
+                model, x0, z_t, t, told, lengths, stage, weight * speed, scored_first
+            )
             is_scored = scored_first.spread(torch.ones_like(scored_first.index, dtype=torch.float32), x0) > 0
         row_loss, terms = (weight * speed * nll).sum(1), {"diffusion": total}  # (B,)
         if log_speed_hat is not None:
             mismatch = (weight * rate_mismatch(speed, log_speed_hat, is_masked)).sum(1)  # (B,)
             total, row_loss, terms["rate_mismatch"] = total + mismatch.sum(), row_loss + mismatch, mismatch.sum()
         if self.through_bound:
-            total = total + leave_one_out(row_loss, mask_log_prob(rates.mask_rate, is_masked, scored).float())
+            total = total + leave_one_out(row_loss, mask_log_prob(rates.mask_rate, drawn, clean.scored).float().to(x0.device))
         total = total / num_tokens
         terms = {name: term.detach() / num_tokens for name, term in terms.items()}
         metrics: dict[str, Tensor] = {}
@@ -276,7 +281,7 @@ class MaskedDiffusion:
             total = total + self.importance_weight * share * error
             terms["importance"] = (share * error).detach()
         if measure:
-            metrics |= masking_metrics(rates, is_masked, scored, importance, stage)
+            metrics |= masking_metrics(rates, drawn, clean)
             metrics["masking/unscored_share"] = 1 - is_scored.sum() / is_masked.sum().clamp_min(1)
         return TrainingLoss(total, terms, metrics)
 
@@ -286,6 +291,7 @@ class MaskedDiffusion:
         x0: Tensor,
         z_t: Tensor,
         t: Tensor,
+        told: Tensor,
         lengths: Tensor | None,
         stage: Stage | None,
         scale: Float[Tensor, "batch length"],
@@ -294,7 +300,7 @@ class MaskedDiffusion:
         """What the plain branch of `loss` computes, without the logits of all positions: the sum of scale * nll, nll
         without a gradient, and the log-speeds as `denoise_under` gives them."""
         content = self.masking if isinstance(self.masking, ExponentMasking) and self.masking.reads_content else None
-        hidden = model.hidden(z_t, self.schedule.mask_rate(t).float(), lengths)  # (B, L, D)
+        hidden = model.hidden(z_t, told, lengths)  # (B, L, D)
         weight, bias = model.output_layer()
         correction = None if content is None else content.token_correction(t, stage)  # (B, V)
         row = scored.index // x0.shape[1]
@@ -304,7 +310,7 @@ class MaskedDiffusion:
             bias,
             x0.flatten()[scored.index],
             torch.where(scored.is_scored, scale.expand_as(x0).flatten()[scored.index], 0.0) * scored.inflation,
-            correction=None if correction is None else (correction.float(), row),
+            correction=None if correction is None else (correction.float().to(x0.device), row),
             chunk_nll=self.fused.chunk_nll if self.fused else None,
         )
         return total, scored.spread(nll, x0), None if content is None else model.log_speed(hidden)
@@ -337,7 +343,7 @@ def denoise_under(
     correction = masking.token_correction(t, stage)
     if correction is not None:
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        logits = logits + correction[:, None, :].to(logits.dtype)
+        logits = logits + correction[:, None, :].to(logits)
     return logits, log_speed_hat
 
 

@@ -24,7 +24,7 @@ from mdlm_atat.config.files import save_config
 from mdlm_atat.config.schema import RunConfig
 from mdlm_atat.core.curriculum import Stage
 from mdlm_atat.data.tokenizers import Tokenizer
-from mdlm_atat.device import Precision, choose_precision
+from mdlm_atat.device import Precision, choose_precision, device_name
 from mdlm_atat.errors import UserError
 from mdlm_atat.lm.folder import PROFILE_FILE, STAGE_FILE
 from mdlm_atat.lm.how import How, one_or_many
@@ -117,7 +117,7 @@ class LanguageModel(Sampling):
 
     @property
     def device_name(self) -> str:
-        return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "CPU"
+        return device_name(self.device)
 
     @property
     def has_own_schedule(self) -> bool:

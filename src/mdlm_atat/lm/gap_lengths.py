@@ -8,6 +8,7 @@ from torch import Tensor
 
 from mdlm_atat.core.denoiser import Denoiser
 from mdlm_atat.core.objective import masked_nll
+from mdlm_atat.device import as_float64
 
 NUM_DRAWS = 64
 
@@ -29,7 +30,7 @@ def cost_of_given(
     number of tokens scored is the same for every length of the gaps, so their costs can be compared; and so are
     the random numbers, which makes the difference surer than either.
     """
-    places = fixed.nonzero()[:, 0]
+    places = fixed.cpu().nonzero()[:, 0]
     num_fixed = len(places)
     generator = torch.Generator().manual_seed(seed)
     u = torch.rand(1, generator=generator, dtype=torch.float64)
@@ -37,7 +38,7 @@ def cost_of_given(
     rank = torch.rand(num_draws, num_fixed, generator=generator).argsort(dim=1).argsort(dim=1)
     hidden = rank < num_masked[:, None]  # (draws, F)
     is_masked = torch.zeros(num_draws, len(tokens), dtype=torch.bool)
-    is_masked[:, places] = hidden.cpu()
+    is_masked[:, places] = hidden
     is_masked = is_masked.to(tokens.device)
     total = 0.0
     for start in range(0, num_draws, batch_size):
@@ -45,6 +46,6 @@ def cost_of_given(
         z_t = torch.where(scored | ~fixed, mask_id, tokens)
         t = (z_t == mask_id).float().mean(1)
         x0 = torch.where(fixed, tokens, 0).expand_as(z_t)  # what a gap holds is not scored
-        nll = masked_nll(denoise(z_t, t), x0, scored).double().sum(1)
-        total += (nll * (num_fixed / scored.sum(1))).sum().item()
+        nll = as_float64(masked_nll(denoise(z_t, t), x0, scored)).sum(1)
+        total += (nll * (num_fixed / scored.sum(1).to(nll.device))).sum().item()
     return total / num_draws

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mdlm_atat.core.masking import scored_positions
 from mdlm_atat.core.objective import causal_nll
+from mdlm_atat.device import as_float64, float64_device
 from mdlm_atat.scoring.draws import BLOCK_SIZE, DrawSettings, Rows, permutation
 from mdlm_atat.scoring.likelihood import (
     Blocks,
@@ -39,17 +40,17 @@ def exact_nll(
     num_draws, device = draws.num_blocks * BLOCK_SIZE, draws.device
     chosen = permutation(draws.seed, 0, rows.num_evaluation_rows)[:num_draws]
     mine = np.arange(draws.rank, len(chosen), draws.num_ranks)
-    groups = None if groups is None else groups.to(device)
+    groups = None if groups is None else groups.to(float64_device(device))
     num_groups = 0 if groups is None else groups.shape[1]
     found = [torch.zeros(0, 2 + 2 * num_groups, dtype=torch.float64)]
     for start in range(0, len(mine), draws.batch_size):
         ids, row_lengths = rows.evaluation_rows(chosen[mine[start : start + draws.batch_size]])
         x0, lengths = torch.from_numpy(ids).to(device), torch.from_numpy(row_lengths).to(device)
-        nll = causal_nll(model(x0), x0, lengths).double()  # (B, L)
-        columns = [nll.sum(1, keepdim=True), lengths[:, None].double()]
+        nll = as_float64(causal_nll(model(x0), x0, lengths))  # (B, L)
+        columns = [nll.sum(1, keepdim=True), as_float64(lengths[:, None])]
         if groups is not None:
             scored = scored_positions(lengths, x0.shape[1])
-            columns.append(by_group(groups[x0], nll, scored, scored)[:, : 2 * num_groups])
+            columns.append(by_group(groups[x0.to(groups.device)], nll, scored, scored)[:, : 2 * num_groups])
         found.append(torch.cat(columns, dim=1).cpu())
         draws.report(start + draws.batch_size, len(mine))
     order = draws.gather(torch.from_numpy(mine)).argsort()

@@ -19,6 +19,7 @@ from mdlm_atat.core.curriculum import Stage
 from mdlm_atat.core.masking import hide
 from mdlm_atat.core.objective import masked_nll
 from mdlm_atat.core.strategies.rates import Clean, MaskingScheduler
+from mdlm_atat.device import as_float64, float64_device
 from mdlm_atat.errors import UserError
 from mdlm_atat.scoring.correlation import pearson, spearman
 from mdlm_atat.scoring.draws import DrawSettings
@@ -110,6 +111,7 @@ def inspect_rows(
     """
     check_times(times)
     assert draws.num_ranks == 1
+    wide = float64_device(draws.device)  # of times and rates
     device, batch_size = draws.device, draws.batch_size
     found: list[tuple[np.ndarray, ...]] = []
     done, total = 0, int(lengths.sum())
@@ -119,8 +121,8 @@ def inspect_rows(
         shape = (len(times), length)
         scored = torch.ones(shape, dtype=torch.bool, device=device)
         rates = masking(
-            torch.tensor(times, dtype=torch.float64, device=device),
-            Clean(scored, x0.expand(shape), importance.expand(shape), stage),
+            torch.tensor(times, dtype=torch.float64, device=wide),
+            Clean(scored, x0.expand(shape), importance.expand(shape), stage).to(wide),
         )
         masks, time_index = _masks_of_row(times, length, draws.num_draws, (draws.seed, index))
         sums = torch.zeros(3, len(times), length, dtype=torch.float64)  # of importance, loss and masks
@@ -213,8 +215,8 @@ def _score_masks(
     told = is_masked.float().mean(1)  # (B,)
     importance = network.importance(z_t, network.importance_score(z_t, told))  # (B, L)
     nll = masked_nll(network(z_t, told), rows, is_masked)  # (B, L)
-    return torch.stack([torch.where(is_masked, importance.double(), 0.0), nll.double()])
+    return as_float64(torch.stack([torch.where(is_masked, importance, 0.0), nll]))
 
 
 def _arrays(*tensors: Tensor) -> Iterator[np.ndarray]:
-    return (tensor.double().cpu().numpy() for tensor in tensors)
+    return (tensor.cpu().double().numpy() for tensor in tensors)

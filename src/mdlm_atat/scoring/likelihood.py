@@ -15,6 +15,7 @@ from torch import Tensor
 from mdlm_atat.core.denoiser import Denoiser, Network
 from mdlm_atat.core.masking import hide, mask_exactly, scored_positions
 from mdlm_atat.core.objective import count_weights, denoised_nll
+from mdlm_atat.device import as_float64, float64_device
 from mdlm_atat.scoring.draws import DrawSettings, Rows, score_draws
 
 NUM_PROFILE_BINS = 10
@@ -198,7 +199,7 @@ def draw_nll(
     """
     draws.check_enough()
     device = draws.device
-    groups = None if groups is None else groups.to(device)
+    groups = None if groups is None else groups.to(float64_device(device))
 
     def score(x0: Tensor, lengths: Tensor, num_masked: Tensor, uniform: Tensor) -> Tensor:
         is_masked = mask_exactly(uniform, num_masked, scored_positions(lengths, x0.shape[1]))
@@ -206,13 +207,13 @@ def draw_nll(
         told = (num_masked / lengths).to(device, torch.float32)
         padded = lengths.to(device) if (lengths < x0.shape[1]).any() else None
         x0, is_masked = x0.to(device), is_masked.to(device)
-        nll = denoised_nll(denoise, z_t.to(device), told, padded, x0, is_masked).double()  # (B, L)
+        nll = as_float64(denoised_nll(denoise, z_t.to(device), told, padded, x0, is_masked))  # (B, L)
         columns = [nll.sum(1, keepdim=True)]  # (B, 1)
         if with_all_masked:
             columns.append(all_masked_nll(denoise, x0, lengths, mask_id)[:, None])
         if groups is not None:
             scored = scored_positions(lengths, x0.shape[1]).to(device)
-            columns.append(by_group(groups[x0], nll, is_masked, scored))
+            columns.append(by_group(groups[x0.to(groups.device)], nll, is_masked, scored))
         return torch.cat(columns, dim=1)
 
     columns, num_masked, lengths, block = score_draws(rows, score, draws)
@@ -225,7 +226,7 @@ def all_masked_nll(
     denoise: Denoiser | Network, x0: Int[Tensor, "batch length"], lengths: Int[Tensor, " batch"], mask_id: int
 ) -> Float[Tensor, " batch"]:
     """-log p of each row when all of it is masked, float64: rows of one length are one question to the denoiser."""
-    nll = torch.empty(len(x0), dtype=torch.float64, device=x0.device)
+    nll = torch.empty(len(x0), dtype=torch.float64, device=float64_device(x0.device))
     for length in lengths.unique().tolist():
         z_t = torch.full((1, x0.shape[1]), mask_id, device=x0.device)
         padded = None if length == x0.shape[1] else torch.tensor([length], device=x0.device)
@@ -233,7 +234,7 @@ def all_masked_nll(
         log_probs = torch.log_softmax(logits.to(torch.promote_types(logits.dtype, torch.float32)), dim=-1)
         rows = (lengths == length).to(x0.device)
         costs = -log_probs.expand(int(rows.sum()), -1, -1).gather(-1, x0[rows, :length, None])  # (rows, length, 1)
-        nll[rows] = costs.double().sum((1, 2))
+        nll[rows.to(nll.device)] = as_float64(costs).sum((1, 2))
     return nll
 
 
@@ -244,7 +245,7 @@ def by_group(
     scored: Bool[Tensor, "batch length"],
 ) -> Float[Tensor, "batch groups_three_times"]:
     """Each row's nll, masked tokens and tokens, of each group."""
-    return torch.cat([torch.einsum("bl,blg->bg", part.double(), share) for part in (nll, is_masked, scored)], dim=1)
+    return torch.cat([torch.einsum("bl,blg->bg", as_float64(part), share) for part in (nll, is_masked, scored)], dim=1)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from mdlm_atat.core.curriculum import Stage
 from mdlm_atat.core.masking import hide, mask_exactly, scored_positions
 from mdlm_atat.core.objective import denoise_under, masked_nll
 from mdlm_atat.core.strategies.rates import Clean, ExponentMasking
+from mdlm_atat.device import as_float64, float64_device
 from mdlm_atat.scoring.draws import DrawSettings, Rows, score_draws
 from mdlm_atat.scoring.likelihood import Blocks, per_block
 
@@ -75,33 +76,36 @@ def draw_schedule_nll(
         raise ValueError("the order form needs speeds that do not change with t")
 
     def score(x0: Tensor, lengths: Tensor, num_masked: Tensor, uniform: Tensor) -> Tensor:
-        x0, lengths, num_masked, uniform = (part.to(device) for part in (x0, lengths, num_masked, uniform))
+        x0, lengths = x0.to(device), lengths.to(device)
+        wide = float64_device(device)  # of times, rates and sums
+        num_masked, uniform = num_masked.to(wide), uniform.to(wide)
         padded = lengths if (lengths < x0.shape[1]).any() else None
         scored = scored_positions(lengths, x0.shape[1])
         importance = None
         if masking.needs_importance:
             f = network.importance_score(x0, torch.zeros(len(x0), device=device), padded)
             importance = network.importance(x0, f)
-        clean = Clean(scored, x0, importance, stage)
+        clean = Clean(scored, x0, importance, stage).to(wide)
         # above 0, whose logarithm is not finite
         revealed_at = masking.reveal_rate(uniform.clamp_min(2**-25), clean)  # (B, L)
-        is_masked = mask_exactly(revealed_at, num_masked, scored)
+        is_masked = mask_exactly(revealed_at, num_masked, clean.scored)
         r = torch.where(is_masked, revealed_at, 0.0).amax(1)  # (B,): the last of them to be masked
-        told = r if form == "continuous" else num_masked / lengths
-        z_t = hide(x0, is_masked, mask_id)
-        logits, log_speed_hat = denoise_under(masking, network, z_t, told.double(), told.float(), padded, stage)
+        told = r if form == "continuous" else num_masked / lengths.to(wide)
+        z_t = hide(x0, is_masked.to(device), mask_id)
+        at = told.float().to(device)
+        logits, log_speed_hat = denoise_under(masking, network, z_t, told.double(), at, padded, stage)
         speed = masking(r, clean).speed.double()  # (B, L)
-        log_hat = speed.log() if log_speed_hat is None else log_speed_hat.double()
+        log_hat = speed.log() if log_speed_hat is None else as_float64(log_speed_hat)
         speed, speed_hat = torch.where(is_masked, speed, 0.0), torch.where(is_masked, log_hat.exp(), 0.0)
         total, total_hat = speed.sum(1), speed_hat.sum(1)
         share = speed / total[:, None]  # q
-        nll = masked_nll(logits, x0, is_masked).double()
+        nll = as_float64(masked_nll(logits, x0, is_masked.to(device)))
         mismatch = torch.where(is_masked, share * (speed.clamp_min(1e-300).log() - log_hat), 0.0).sum(1)
         ratio = total_hat / total
         mismatch = mismatch + (ratio - 1 if form == "continuous" else ratio.log())
         if log_speed_hat is None:
             mismatch = torch.zeros_like(mismatch)  # known rates cost nothing, not even a rounding error
-        return lengths[:, None] * torch.stack([(share * nll).sum(1), mismatch], dim=1)
+        return lengths.to(wide)[:, None] * torch.stack([(share * nll).sum(1), mismatch], dim=1)
 
     columns, _, lengths, block = score_draws(rows, score, draws)
     return ScheduleDraws(columns[:, 0], columns[:, 1], lengths, block)

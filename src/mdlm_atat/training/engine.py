@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import resource
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -28,11 +27,17 @@ from mdlm_atat.device import (
     choose_device,
     choose_precision,
     compile_network,
+    device_name,
     narrow_residual,
     recompute_blocks,
 )
 from mdlm_atat.errors import UserError
 from mdlm_atat.provenance import cpu
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
 
 logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it greets every run with hints about our settings
 
@@ -209,25 +214,29 @@ class Engine:
 
     def describe(self) -> dict[str, str | int]:
         """The machine, as stored with every number."""
-        cuda = self.device.type == "cuda"
         return {
             "cpu": cpu(),
-            "device": torch.cuda.get_device_name(self.device) if cuda else "CPU",
+            "device": device_name(self.device),
             "precision": self.precision,
             "num_processes": self.num_ranks,
         }
 
     def peak_memory_bytes(self) -> int:
-        """Most memory used so far: on the device for a GPU, by this process otherwise."""
+        """Most memory used so far: on the device for a GPU, by this process otherwise. Apple's GPU does not keep its
+        peak, and says what it holds now; Windows has no such count, and 0 is returned."""
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device)
+        if self.device.type == "mps":
+            return torch.mps.driver_allocated_memory()
+        if resource is None:
+            return 0
         unit = 1 if sys.platform == "darwin" else 1024
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
     def synchronize(self) -> None:
         """Wait for the device, so that a clock read afterwards counts finished work."""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+        if self.device.type != "cpu":
+            torch.accelerator.synchronize(self.device)
 
 
 def shard_over(applied: nn.Module, mesh: DeviceMesh) -> nn.Module:

@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 from mdlm_atat.config.schema import RunConfig, TrainConfig
 from mdlm_atat.core.curriculum import Curriculum, Stage
 from mdlm_atat.core.objective import Draw, Objective, TrainingLoss
+from mdlm_atat.device import float64_device
 from mdlm_atat.errors import UserError
 from mdlm_atat.nets.ema import EMA
 from mdlm_atat.training.engine import Engine
@@ -181,7 +182,7 @@ def forward_backward(run: Training, step: int, *, measure: bool = False) -> tupl
 
     seed = step_seed(config.seed, step)
     torch.manual_seed(step_seed(seed, engine.rank))  # dropout: another mask in each process
-    generator = torch.Generator(engine.device).manual_seed(seed)
+    generator = torch.Generator(float64_device(engine.device)).manual_seed(seed)
     # for the rows of all processes: any number of them draws alike
     draw = run.objective.draw(config.batch_size, x0.shape[1], generator, step)
     draw = draw[slice(engine.rank * len(x0), (engine.rank + 1) * len(x0))]

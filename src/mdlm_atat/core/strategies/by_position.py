@@ -54,7 +54,8 @@ class PositionAwareMaskingScheduler(ExponentMasking):
         position = torch.arange(scored.shape[1], device=scored.device)[None, :]
         if self.table is not None:
             # the mean is taken out: a common factor of all w is a change of time and has no bearing on the bound
-            return (self.table - self.table.mean())[position].double().expand(scored.shape)
+            centred = (self.table - self.table.mean()).to(scored.device)
+            return centred[position].double().expand(scored.shape)
         bias = position_bias(self.shape, self.strength, position, scored.sum(1, keepdim=True))
         return torch.where(scored, bias, 0.0)  # beyond the text it would grow without end
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -41,6 +41,15 @@ class Clean:
     """Importance in [0, 1] of every token, for strategies with `needs_importance`."""
     stage: Stage | None = None
     """The curriculum's stage, if there is a curriculum."""
+
+    def to(self, device: torch.device) -> Clean:
+        """The same on another device."""
+        return replace(
+            self,
+            scored=self.scored.to(device),
+            tokens=None if self.tokens is None else self.tokens.to(device),
+            importance=None if self.importance is None else self.importance.to(device),
+        )
 
 
 @runtime_checkable
