@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,10 +11,12 @@ import torch
 
 from mdlm_atat import device as module
 from mdlm_atat.device import as_float64, choose_device, choose_precision, float64_device
-from mdlm_atat.lm import load_lm
+from mdlm_atat.errors import UserError
+from mdlm_atat.lm import CausalLM, MaskedDiffusionLM
+from mdlm_atat.lm.how import Guide
 from mdlm_atat.training import engine
 from stand_in_device import THERE, stand_in_device
-from tiny_runs import losses_of, method_flags, train_method, write_text
+from tiny_runs import losses_of, train_method, write_text
 
 
 @pytest.fixture
@@ -23,7 +24,7 @@ def elsewhere(monkeypatch: pytest.MonkeyPatch) -> Iterator[torch.device]:
     """Runs and models are on the stand-in."""
 
     def fabric(**settings: Any) -> Any:
-        made = real(**{**settings, "accelerator": "cpu"})
+        made: Any = real(**{**settings, "accelerator": "cpu"})
         made._strategy._root_device = THERE
         made._accelerator.setup_device = made._validate_setup_optimizers = lambda _: None
         return made
@@ -42,8 +43,47 @@ def elsewhere(monkeypatch: pytest.MonkeyPatch) -> Iterator[torch.device]:
 
 
 @pytest.mark.parametrize("method", ["mdlm", "atat"])
-def test_a_device_without_float64_trains_as_the_cpu_does(method, tmp_path, monkeypatch, elsewhere):
+def test_training_on_a_device_without_float64_gives_the_losses_of_the_cpu(method, tmp_path, monkeypatch, request):
     monkeypatch.setenv("ATAT_CACHE", str(tmp_path / "cache"))
     text = write_text(tmp_path / "text.txt")
-    assert train_method(method, text, tmp_path / "run", model__dropout=0.0) == 0
-    print(losses_of(tmp_path / "run"))
+    assert train_method(method, text, tmp_path / "cpu") == 0
+    request.getfixturevalue("elsewhere")
+    assert train_method(method, text, tmp_path / "elsewhere") == 0
+    assert losses_of(tmp_path / "elsewhere") == pytest.approx(losses_of(tmp_path / "cpu"), rel=1e-5)
+
+
+def test_models_on_a_device_without_float64_write_score_and_inspect_as_on_the_cpu(runs, atat, causal, elsewhere):
+    there, causal_there = MaskedDiffusionLM.from_pretrained(runs / "atat"), CausalLM.from_pretrained(runs / "causal")
+    assert there.device == elsewhere
+    for sampler in ("ancestral", "spread", "confidence", "remask", "rate_hitting", "follow_rates", "entropy_budget"):
+        made = [lm.generate("the", length=24, seed=3, sampler=sampler).tokens for lm in (there, atat)]
+        assert made[0] == made[1], sampler
+    guide = Guide({"e": 2.0}, order=1.0)
+    filled = [
+        lm.infill("the [MASK:2-4] sat", sampler="uncertainty", guide=guide, return_trace=True) for lm in (there, atat)
+    ]
+    assert filled[0].tokens == filled[1].tokens
+    assert causal_there.generate("the").tokens == causal.generate("the").tokens
+    for model, on_cpu in ((there, atat), (causal_there, causal)):
+        assert model.score("the cat sat").nats == pytest.approx(on_cpu.score("the cat sat").nats, rel=1e-5)
+    inspected, expected = there.inspect("the cat"), atat.inspect("the cat")
+    assert inspected.mask_rate == pytest.approx(expected.mask_rate)
+    assert inspected.nll == pytest.approx(expected.nll, rel=1e-4)
+
+
+def test_on_a_mac_the_gpu_is_chosen_with_float32_and_float64_stays_on_the_cpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert choose_device() == choose_device("mps") == torch.device("mps")
+    assert choose_precision("auto", choose_device()) == "float32"
+    assert float64_device("mps") == torch.device("cpu")
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    assert choose_device() == torch.device("cpu")
+    with pytest.raises(UserError, match="device mps is not available here"):
+        choose_device("mps")
+
+
+def test_where_the_device_has_float64_nothing_is_moved():
+    numbers = torch.rand(3, dtype=torch.float64)
+    assert as_float64(numbers) is numbers
+    assert float64_device(torch.device("cuda", 1)) == torch.device("cuda", 1)

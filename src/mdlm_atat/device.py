@@ -41,7 +41,7 @@ def choose_precision(wanted: Precision, device: torch.device) -> Literal["float3
 
 
 def float64_device(device: torch.device | str) -> torch.device:
-    """Where float64 numbers that belong to tensors on `device` are kept: there too, or on the CPU where the device knows
+    """Where float64 numbers that belong to tensors on `device` are kept: there too, or on the CPU where the device has
     no float64 (Apple's mps). Times, rates, probabilities that tokens are drawn from and sums of nats are float64."""
     device = torch.device(device)
     return torch.device("cpu") if device.type in WITHOUT_FLOAT64 else device

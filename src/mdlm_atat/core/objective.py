@@ -261,7 +261,9 @@ class MaskedDiffusion:
             mismatch = (weight * rate_mismatch(speed, log_speed_hat, is_masked)).sum(1)  # (B,)
             total, row_loss, terms["rate_mismatch"] = total + mismatch.sum(), row_loss + mismatch, mismatch.sum()
         if self.through_bound:
-            total = total + leave_one_out(row_loss, mask_log_prob(rates.mask_rate, drawn, clean.scored).float().to(x0.device))
+            total = total + leave_one_out(
+                row_loss, mask_log_prob(rates.mask_rate, drawn, clean.scored).float().to(x0.device)
+            )
         total = total / num_tokens
         terms = {name: term.detach() / num_tokens for name, term in terms.items()}
         metrics: dict[str, Tensor] = {}

@@ -254,12 +254,12 @@ class LanguageModel(Sampling):
         rule = self.rule(How(sampler=sampler, steps=steps), canvas)
         with self.inference():
             nll = sample(
-                self.denoiser(rule),
-                canvas.to(self.device),
+                self.predictor(rule),
+                canvas.to(self.canvas_device),
                 rule,
                 mask_id=self.tokenizer.mask_id,
                 seeds=range(seed, seed + len(tokens)),
-                known=tokens.to(self.device),
+                known=tokens.to(self.canvas_device),
             ).trace.nll.cpu()
         return nll, trait(rule, "order_is_deterministic")
 

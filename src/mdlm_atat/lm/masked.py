@@ -18,6 +18,7 @@ from mdlm_atat.core.curriculum import Stage
 from mdlm_atat.core.denoiser import Prediction
 from mdlm_atat.core.schedules import Linear
 from mdlm_atat.core.strategies.rates import Clean, ExponentMasking
+from mdlm_atat.device import as_float64
 from mdlm_atat.errors import UserError
 from mdlm_atat.lm.base import LanguageModel
 from mdlm_atat.lm.gap_lengths import cost_of_given
@@ -158,7 +159,7 @@ class MaskedDiffusionLM(LanguageModel):
 
         def denoise(z_t: Tensor, t: Tensor) -> Prediction:
             hidden = self._hidden(z_t, t)
-            correction = None if masking is None else masking.token_correction(t.double(), self.stage)  # (R, V)
+            correction = None if masking is None else masking.token_correction(as_float64(t), self.stage)  # (R, V)
 
             def logits(positions: Tensor) -> Tensor:
                 with self.inference():
@@ -166,7 +167,7 @@ class MaskedDiffusionLM(LanguageModel):
                 if correction is None:
                     return found
                 found = found.to(torch.promote_types(found.dtype, torch.float32))
-                return found + correction[:, None, :].to(found.dtype)
+                return found + correction[:, None, :].to(found)
 
             with self.inference():
                 speed = None if masking is None else speed_under(masking, network, hidden, t, self.stage)
@@ -208,7 +209,7 @@ class MaskedDiffusionLM(LanguageModel):
     def _importance(self, tokens: Tensor) -> np.ndarray | None:
         if self.config.importance.mode == "none":
             return None
-        pieces = tokens.split(self.max_length, dim=1)  # the network takes no longer ones
+        pieces = tokens.to(self.device).split(self.max_length, dim=1)  # the network takes no longer ones
         t = torch.zeros(len(tokens), device=self.device)
         return torch.cat([self._importance_at(piece, t) for piece in pieces], dim=1).cpu().numpy()
 
@@ -229,5 +230,6 @@ def speed_under(
     where it reads hidden tokens, else known."""
     if masking.reads_content:
         return network.log_speed(hidden).exp()
-    scored = torch.ones(hidden.shape[:2], dtype=torch.bool, device=hidden.device)
-    return masking(r.double(), Clean(scored, stage=stage)).speed
+    r = as_float64(r)
+    scored = torch.ones(hidden.shape[:2], dtype=torch.bool, device=r.device)
+    return masking(r, Clean(scored, stage=stage)).speed

@@ -20,7 +20,7 @@ from mdlm_atat.config.schema import RunConfig
 from mdlm_atat.core.denoiser import Prediction
 from mdlm_atat.core.fused_loss import padded_layer
 from mdlm_atat.data.tokenizers import Tokenizer
-from mdlm_atat.device import Graphed, Precision, compile_network
+from mdlm_atat.device import Graphed, Precision, compile_network, float64_device
 from mdlm_atat.errors import UserError
 from mdlm_atat.lm.how import Guide, How, HowOptions, TextOptions, one_or_many
 from mdlm_atat.lm.results import Frame, Generated, Infilled, TextTrace
@@ -217,8 +217,8 @@ class Sampling(ABC):
         rule = self.rule(how, canvas)
         with self.inference():
             result = sample(
-                self.denoiser(rule),
-                canvas.to(self.device),
+                self.predictor(rule),
+                canvas.to(self.canvas_device),
                 rule,
                 mask_id=self.tokenizer.mask_id,
                 seeds=seeds,
@@ -264,8 +264,8 @@ class Sampling(ABC):
             canvas = self._canvas(self._prompt_rows([prompt], length, max_new_tokens))
         rule = self.rule(settings, canvas)
         guidance = self._guidance(settings.guide, rule)
-        denoise = self.denoiser(rule)
-        state = Reverse(denoise, canvas.to(self.device), self.tokenizer.mask_id, seeds_of(seed, 1), guidance=guidance)
+        denoise, mask_id = self.predictor(rule), self.tokenizer.mask_id
+        state = Reverse(denoise, canvas.to(self.canvas_device), mask_id, seeds_of(seed, 1), guidance=guidance)
 
         def frames() -> Iterator[Frame]:
             yield self._frame(0, state.z_t)
@@ -308,6 +308,29 @@ class Sampling(ABC):
             # a recorded graph would go on reading weights in bf16 that autocast keeps until its context ends
             self._keep_casts = False
             self._hidden = Graphed(self._hidden)
+
+    @property
+    def canvas_device(self) -> torch.device:
+        """Where canvases are filled: beside the network, or on the CPU where the network's device has no float64, which
+        tokens are drawn in."""
+        return float64_device(self.device)
+
+    def predictor(self, rule: StepRule) -> Callable[[Tensor, Tensor], Prediction]:
+        """`denoiser` for canvases on `canvas_device`."""
+        denoise = self.denoiser(rule)
+        if self.canvas_device == self.device:
+            return denoise
+
+        def ask(z_t: Tensor, t: Tensor) -> Prediction:
+            said, here = denoise(z_t.to(self.device), t.to(self.device)), self.canvas_device
+            importance = said.importance
+            return Prediction(
+                lambda positions: said.logits(positions.to(self.device)).to(here),
+                None if said.speed is None else said.speed.to(here),
+                None if importance is None else lambda: importance().to(here),
+            )
+
+        return ask
 
     @property
     def max_length(self) -> int:
@@ -386,7 +409,7 @@ class Sampling(ABC):
                 f"{type(rule).__name__} decides what to reveal before it asks the network, so guidance cannot change "
                 "the order; use sampler=uncertainty, or order=0"
             )
-        weights = torch.zeros(self.tokenizer.vocab_size, device=self.device)
+        weights = torch.zeros(self.tokenizer.vocab_size, device=self.canvas_device)
         prefixes = ["", " "] if space_joins_next(self.tokenizer.encode) else [""]
         for word, weight in guide.words.items():
             forms = [self.tokenizer.encode(prefix + word) for prefix in prefixes]
