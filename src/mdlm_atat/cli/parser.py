@@ -11,7 +11,6 @@ from difflib import get_close_matches
 from typing import Any, get_args, get_type_hints
 
 from mdlm_atat.checks import did_you_mean
-from mdlm_atat.cli.settings import field_docs
 from mdlm_atat.errors import UserError
 
 _FLAG = re.compile(r"(--?[A-Za-z][\w.-]*)(=.*)?", re.DOTALL)
@@ -77,6 +76,8 @@ class Parser(argparse.ArgumentParser):
     def add_fields(self, settings: type, *, leave_out: Collection[str] = ()) -> None:
         """A flag for each field of a dataclass, with the text below it as help. A field without a default is a flag
         that has to be given; ranges are checked by the class."""
+        from mdlm_atat.config.options import field_docs
+
         hints, meanings = get_type_hints(settings), field_docs(settings)
         for field in fields(settings):
             if field.name in leave_out:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import ast
-import inspect
 import textwrap
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, is_dataclass
-from itertools import pairwise
+from dataclasses import Field, dataclass, fields, is_dataclass
 from types import NoneType
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
+
+from mdlm_atat import plugins
+from mdlm_atat.config.options import REQUIRED, field_docs, options_of
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -25,7 +25,7 @@ class Setting:
     values: str
     """What it may be: N, X, TEXT, or the choices."""
     value: str
-    """What it is, as it is typed after its flag."""
+    """What it is, as it is typed after its flag, or that it has to be given."""
     meaning: str
 
 
@@ -43,10 +43,10 @@ def print_settings(config: Any, title: str, console: Console | None = None) -> N
         if setting.path.rpartition(".")[0] != section:
             section = setting.path.rpartition(".")[0]
             console.print(Text(f"\n{section}", style="bold"), soft_wrap=True)
-        head = f"--{setting.path} {setting.values} (default: {setting.value})"
+        head = f"--{setting.path} {setting.values} ({setting.value})"
         text = Text("\n".join(wrapped(head, width, "  ", INDENT)))
         text.highlight_regex(r"^  --\S+", "cyan")
-        text.highlight_regex(r"\(default: (.|\n)*\)$", "green")
+        text.highlight_regex(r"\((default|required)(.|\n)*\)$", "green")
         console.print(text, soft_wrap=True)
         console.print("\n".join(wrapped(setting.meaning, width, INDENT)), markup=False, soft_wrap=True)
 
@@ -58,31 +58,33 @@ def wrapped(text: str, width: int, indent: str, then: str | None = None) -> list
 
 
 def settings_of(section: Any, prefix: str = "") -> Iterator[Setting]:
-    """Every setting of a dataclass and of those in it, in their order."""
+    """Every setting of a section and of those in it, in their order; of a plugin that it names the own ones too."""
     hints, meanings = get_type_hints(type(section)), field_docs(type(section))
     for field in fields(section):
-        value = getattr(section, field.name)
+        value, path = getattr(section, field.name), prefix + field.name
         if is_dataclass(value):
-            yield from settings_of(value, f"{prefix}{field.name}.")
+            yield from settings_of(value, f"{path}.")
+        elif "options_of" in field.metadata:
+            yield from plugin_settings(section, field, f"{path}.")
         else:
-            meaning = meanings.get(field.name, "")
-            yield Setting(prefix + field.name, kind(hints[field.name]), typed(value), meaning)
+            values = kind(hints[field.name])
+            if plugin := field.metadata.get("plugin"):
+                values = f"{{{', '.join(plugins.names(plugin))}}} or package.module:Name"
+            yield Setting(path, values, f"default: {typed(value)}", meanings.get(field.name, ""))
 
 
-def field_docs(section: type) -> dict[str, str]:
-    """The text below each field of a class and of its bases; nothing where there is no source to read it from."""
-    found: dict[str, str] = {}
-    for part in reversed(section.__mro__):
-        try:
-            source = textwrap.dedent(inspect.getsource(part))
-        except (OSError, TypeError):  # a built-in class, or one that was made while running
-            continue
-        (node,) = ast.parse(source).body
-        for field, text in pairwise(node.body if isinstance(node, ast.ClassDef) else []):
-            match field, text:
-                case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(words))):
-                    found[name] = " ".join(words.split())
-    return found
+def plugin_settings(section: Any, field: Field[Any], prefix: str) -> Iterator[Setting]:
+    """The settings of the plugin that a section names, which it holds by name; none where it names no plugin."""
+    names = {part.name: part for part in fields(section)}
+    chosen, name = names[field.metadata["options_of"]], getattr(section, field.metadata["options_of"])
+    if not plugins.is_plugin(chosen.metadata["plugin"], name):
+        return
+    given = getattr(section, field.name)
+    thing = plugins.resolve(chosen.metadata["plugin"], name)
+    for option in options_of(thing, field.metadata.get("num_given", 0), field.metadata.get("offered", ())):
+        value = given.get(option.name, option.default)
+        shown = "required" if value is REQUIRED else f"default: {typed(value)}"
+        yield Setting(prefix + option.name, kind(option.hint), shown, option.meaning)
 
 
 def kind(hint: Any) -> str:

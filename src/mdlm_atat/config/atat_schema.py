@@ -64,7 +64,9 @@ class MaskingConfig(Section):
     """What decides when a token is masked: nothing but t (MDLM), its importance, its position, whether the curriculum's
     stage asks for its importance; the literal_* are the formulas of ATAT's first description, which give no bound; or a
     plugin, as package.module:Name."""
-    options: dict[str, Any] = setting({})
+    options: dict[str, Any] = setting(
+        {}, options_of="strategy", num_given=1, offered=("tokenizer", "vocab_size", "counts")
+    )
     """Settings of a plugin's own, by name."""
     direction: Literal["inverse", "proportional", "balanced", "time_only"] = "inverse"
     """importance: important tokens are masked late and revealed early (inverse), the reverse (proportional), from one

@@ -16,7 +16,7 @@ from torch import Tensor
 from mdlm_atat import plugins
 from mdlm_atat.config.atat_schema import CurriculumConfig, ImportanceConfig
 from mdlm_atat.config.options import make_plugin
-from mdlm_atat.config.schema import DataConfig, ObjectiveConfig, RunConfig
+from mdlm_atat.config.schema import SHAPE, DataConfig, ObjectiveConfig, RunConfig
 from mdlm_atat.core.curriculum import (
     Curriculum,
     CurriculumScheduler,
@@ -48,16 +48,7 @@ def build_model(config: RunConfig, vocab_size: int, counts: NDArray[np.int64] | 
     """A network with fresh weights from torch's global generator. `counts`: how often each token occurs in the training
     text; needed where importance has a prior."""
     model, max_length = config.model, config.data.length
-    shape: dict[str, Any] = {
-        "num_layers": model.num_layers,
-        "width": model.width,
-        "num_heads": model.num_heads,
-        "mlp_ratio": model.mlp_ratio,
-        "norm": model.norm,
-        "qk_norm": model.qk_norm,
-        "dropout": model.dropout,
-        "tied": model.tied,
-    }
+    shape: dict[str, Any] = {name: getattr(model, name) for name in SHAPE}
     match model.kind:
         case "masked":
             masking = masking_traits(config)

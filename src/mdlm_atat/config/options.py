@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import textwrap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, get_type_hints
@@ -36,7 +36,7 @@ class Option:
         return f"{self.name}: {'any value' if self.hint is Any else kind_of(self.hint)}, {default}"
 
 
-def options_of(thing: Callable[..., Any], num_given: int, offered: Mapping[str, Any]) -> list[Option]:
+def options_of(thing: Callable[..., Any], num_given: int, offered: Collection[str]) -> list[Option]:
     """The settings of a plugin: what its constructor takes beyond the first `num_given` arguments and what the library
     offers by name."""
     hints = _hints(thing)

@@ -49,6 +49,10 @@ class DataConfig(Section):
             )
 
 
+SHAPE = ("num_layers", "width", "num_heads", "mlp_ratio", "norm", "qk_norm", "dropout", "tied")
+"""Settings of `model` that every backbone is offered."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig(Section):
     NAME = "model"
@@ -56,7 +60,7 @@ class ModelConfig(Section):
     kind: str = setting("masked", plugin="backbone", short="backbone")
     """`masked`: the bidirectional diffusion denoiser ATATDiT; `causal`: the left-to-right baseline of the same
     blocks; or a plugin, as package.module:Name."""
-    options: dict[str, Any] = setting({})
+    options: dict[str, Any] = setting({}, options_of="kind", num_given=2, offered=SHAPE)
     """Settings of a plugin's own, by name."""
     num_layers: int = 6
     """Transformer blocks."""
@@ -101,13 +105,13 @@ class ObjectiveConfig(Section):
     schedule: str = setting("linear", plugin="schedule", short="schedule")
     """Noise schedule: linear, cosine, geometric, polynomial, or a plugin: how the mask rate rises with t. It changes
     the bound's variance, not its value."""
-    schedule_options: dict[str, Any] = setting({})
+    schedule_options: dict[str, Any] = setting({}, options_of="schedule")
     """Settings of a plugin's schedule, by name."""
     exponent: float = 2.0
     """polynomial only: mask_rate(t) = t ** exponent."""
     time_sampling: str = setting("uniform", plugin="times")
     """Density that training draws t from: uniform, beta, window, or a plugin."""
-    time_options: dict[str, Any] = setting({})
+    time_options: dict[str, Any] = setting({}, options_of="time_sampling")
     """Settings of a plugin's density, by name."""
     beta: tuple[float, float] = (3.0, 3.0)
     """beta only: the two shape parameters."""
@@ -139,7 +143,7 @@ class OptimConfig(Section):
 
     kind: str = setting("adamw", plugin="optimizer", short="optimizer")
     """What takes the steps: adamw, or a plugin, as package.module:Name."""
-    options: dict[str, Any] = setting({})
+    options: dict[str, Any] = setting({}, options_of="kind", num_given=1, offered=("lr", "betas", "weight_decay"))
     """Settings of a plugin's own, by name."""
     lr: float = 1e-3
     """Peak learning rate."""

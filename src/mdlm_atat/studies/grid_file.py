@@ -13,9 +13,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from mdlm_atat.checks import did_you_mean
-from mdlm_atat.config.build import masking_traits, modes_of
 from mdlm_atat.config.files import apply_settings, describe_methods, read_yaml
-from mdlm_atat.config.method import check_method
 from mdlm_atat.config.schema import RunConfig
 from mdlm_atat.errors import UserError
 from mdlm_atat.studies.grid import Arm, Budget, Corpus, Grid, SamplerBench, Unit, base_config
@@ -301,6 +299,8 @@ class _Reader:
 
     def check_configurations(self, grid: Grid) -> None:
         """Every arm on every corpus; a mistake that several arms share is told once."""
+        from mdlm_atat.config.method import check_method  # torch: a list of grids need not wait for it
+
         found: dict[str, list[str]] = {}
         for corpus in grid.corpora:
             configs: dict[str, RunConfig] = {}
@@ -348,6 +348,7 @@ class _Reader:
         """Samplers that are none, and arms that cannot use them: said now, not when hours of training are done."""
         if grid.bench is None:
             return
+        from mdlm_atat.config.build import masking_traits, modes_of
         from mdlm_atat.samplers.loop import trait
         from mdlm_atat.samplers.named import make_sampler
 
