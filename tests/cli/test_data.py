@@ -54,9 +54,9 @@ def test_an_unknown_command_and_missing_flags_are_named() -> None:
     with pytest.raises(UserError, match="unknown command 'prep'; commands: prepare, train-tokenizer; did you mean"):
         main(["prep"])
     with pytest.raises(
-        UserError, match=r"2 mistakes\n  missing --tokenizer: char, .*\n  missing --out: folder to make"
+        UserError, match=r"2 mistakes\n  missing SOURCE: shakespeare .*\n  missing --out: folder to make"
     ):
-        main(["prepare", "shakespeare"])
+        main(["prepare"])
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_an_unknown_command_and_missing_flags_are_named() -> None:
     [
         ("prepare nosuch.txt --tokenizer char --out out", "there is no file or folder nosuch.txt"),
         ("prepare TEXT --tokenizer chr --out out", "chr"),
-        ("prepare TEXT --tokenizer char --out out --mode pad", "pad mode needs "),
+        ("prepare TEXT --tokenizer char --out out --mode pad", "--mode pad needs --length, the tokens of a row"),
         ("prepare TEXT --tokenizer char --out out --documents lines", "did you mean line?"),
         ("prepare TEXT --tokenizer char --out out --validation-fraction 2", "is 2.0, expected between 0 and 1"),
         ("prepare TEXT --tokenizer char --out TEXT", "TEXT"),

@@ -80,7 +80,7 @@ def test_packed_texts_share_sequences(run, texts):
 def test_detokenizers_are_stored_change_the_text_and_can_be_turned_off(run, texts, monkeypatch):
     file = texts / "lines.jsonl"
     file.write_text(json.dumps({"text": "the cat \n sat on a mat"}) + "\n")
-    known = ZeroShotSet(name="wikitext-2", source=str(file), detokenizer="wikitext")
+    known = ZeroShotSet(name="wikitext-2", source=str(file), detokenize="wikitext")
     monkeypatch.setitem(zero_shot.ZERO_SHOT_SETS, "wikitext-2", known)
     assert main(["eval", str(run), "--zero-shot", "wikitext-2", *DRAWS]) == 0
     (published,) = records(run).values()

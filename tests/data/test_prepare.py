@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 from tiny import corpus
 
-from mdlm_atat.data.manifest import Manifest, is_prepared, read_manifest
-from mdlm_atat.data.prepare import ensure_prepared, prepare
+from mdlm_atat.data.corpus import Corpus
+from mdlm_atat.data.manifest import is_prepared, read_manifest
+from mdlm_atat.data.prepare import prepare
 from mdlm_atat.data.tokenizers import ByteTokenizer, CharTokenizer, load_tokenizer, train_bpe
 from mdlm_atat.data.tokens import TokenDataset
 from mdlm_atat.errors import UserError
@@ -34,17 +35,17 @@ def write_jsonl(path: Path, documents: list[str]) -> str:
     return str(path)
 
 
-def stored(out: Path, split: str) -> np.ndarray:
-    manifest = read_manifest(out)
-    return np.fromfile(out / f"{split}.bin", manifest.dtype).astype(np.int64)
+def stored(corpus: Corpus, split: str) -> np.ndarray:
+    return np.fromfile(corpus.folder / f"{split}.bin", corpus.manifest.dtype).astype(np.int64)
 
 
-def decoded(out: Path, split: str) -> str:
-    return load_tokenizer(str(out / "tokenizer")).decode(stored(out, split), eos_text="$")
+def decoded(corpus: Corpus, split: str) -> str:
+    return corpus.tokenizer.decode(stored(corpus, split), eos_text="$")
 
 
-def contents(out: Path) -> dict[str, bytes]:
-    return {str(file.relative_to(out)): file.read_bytes() for file in sorted(out.rglob("*")) if file.is_file()}
+def contents(corpus: Corpus) -> dict[str, bytes]:
+    files = [file for file in sorted(corpus.folder.rglob("*")) if file.is_file()]
+    return {str(file.relative_to(corpus.folder)): file.read_bytes() for file in files}
 
 
 class Listener:
@@ -63,7 +64,7 @@ class Listener:
 def test_the_manifest_counts_documents_tokens_words_characters_and_bytes(tmp_path: Path) -> None:
     train = write_jsonl(tmp_path / "train.jsonl", ["naïve cat", "a  b\n"])
     valid = write_jsonl(tmp_path / "valid.jsonl", ["日本"])
-    out = prepare(train, "byte", tmp_path / "out", validation=valid)
+    out = prepare(train, tokenizer="byte", out=tmp_path / "out", validation=valid)
     manifest = read_manifest(out)
     split = manifest.splits["train"]
     assert (split.documents, split.words, split.characters, split.bytes, split.tokens) == (2, 4, 14, 15, 17)
@@ -78,7 +79,7 @@ def test_the_manifest_counts_documents_tokens_words_characters_and_bytes(tmp_pat
     assert manifest.source["spec"] == train
     assert manifest.source["files"][0]["bytes"] == Path(train).stat().st_size
     assert (manifest.validation["rule"], manifest.validation["source"]) == ("given", valid)
-    counts = np.load(out / "counts.npy", allow_pickle=False)
+    counts = np.load(out.folder / "counts.npy", allow_pickle=False)
     np.testing.assert_array_equal(counts, np.bincount(stored(out, "train"), minlength=257))
     assert decoded(out, "train") == "naïve cat$a  b\n$"
     assert decoded(out, "valid") == "日本"
@@ -87,15 +88,15 @@ def test_the_manifest_counts_documents_tokens_words_characters_and_bytes(tmp_pat
 def test_eos_follows_every_document_unless_there_is_only_1(tmp_path: Path) -> None:
     one = write_jsonl(tmp_path / "one.jsonl", ["single"])
     three = write_jsonl(tmp_path / "three.jsonl", ["a", "b", "c"])
-    assert decoded(prepare(three, "byte", tmp_path / "x", validation=one), "train") == "a$b$c$"
-    assert decoded(prepare(one, "byte", tmp_path / "y", validation=three), "train") == "single"
+    assert decoded(prepare(three, tokenizer="byte", out=tmp_path / "x", validation=one), "train") == "a$b$c$"
+    assert decoded(prepare(one, tokenizer="byte", out=tmp_path / "y", validation=three), "train") == "single"
     assert read_manifest(tmp_path / "y").eos
 
 
 def test_padded_rows_of_4_hold_every_token(tmp_path: Path) -> None:
     documents = write_jsonl(tmp_path / "a.jsonl", ["abc", "abcd", "abcdefghi"])
-    out = prepare(documents, "byte", tmp_path / "out", mode="pad", length=4, validation=documents)
-    rows = np.fromfile(out / "train.idx", "<u8").tolist()
+    out = prepare(documents, tokenizer="byte", out=tmp_path / "out", mode="pad", length=4, validation=documents)
+    rows = np.fromfile(out.folder / "train.idx", "<u8").tolist()
     assert rows == [0, 4, 8, 9, 13, 17, 19]
     assert decoded(out, "train") == "abc$abcd$abcdefghi$"
     assert read_manifest(out).splits["train"].rows == 6
@@ -108,10 +109,10 @@ def test_long_documents_in_many_pieces_are_stored_as_one(
     documents = [corpus(500), "short", corpus(900)]
     source = write_jsonl(tmp_path / "a.jsonl", documents)
     arguments: dict[str, Any] = {"validation": source, "mode": mode, "length": 16}
-    whole = prepare(source, str(gpt2_folder), tmp_path / "whole", **arguments)
+    whole = prepare(source, tokenizer=str(gpt2_folder), out=tmp_path / "whole", **arguments)
     monkeypatch.setattr("mdlm_atat.data.sources.PIECE_CHARACTERS", 100)
     monkeypatch.setattr("mdlm_atat.data.encode.PIECE_CHARACTERS", 100)
-    parts = prepare(source, str(gpt2_folder), tmp_path / "parts", **arguments)
+    parts = prepare(source, tokenizer=str(gpt2_folder), out=tmp_path / "parts", **arguments)
     assert contents(parts) == contents(whole)
     assert read_manifest(parts).splits["train"].documents == 3
 
@@ -120,15 +121,15 @@ def test_1_and_4_workers_write_the_same_bytes(text: Path, tmp_path: Path, monkey
     monkeypatch.setattr("mdlm_atat.data.sources.PIECE_CHARACTERS", 500)
     monkeypatch.setattr("mdlm_atat.data.encode.PIECE_CHARACTERS", 500)
     tokenizer = train_bpe([corpus(500)], 280)
-    one = prepare(str(text), tokenizer, tmp_path / "one", num_workers=1)
-    four = prepare(str(text), tokenizer, tmp_path / "four", num_workers=4)
+    one = prepare(text, tokenizer=tokenizer, out=tmp_path / "one", num_workers=1)
+    four = prepare(text, tokenizer=tokenizer, out=tmp_path / "four", num_workers=4)
     assert contents(one) == contents(four)
 
 
 @pytest.mark.parametrize(("size", "dtype"), [(254, "<u1"), (255, "<u2"), (70_000, "<u4")])
 def test_tokens_take_1_2_or_4_bytes_by_vocabulary_and_mask(size: int, dtype: str, tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("".join(chr(0x4E00 + i) if i < 20000 else chr(0x10000 + i) for i in range(size)))
-    out = prepare(str(tmp_path / "a.txt"), "char", tmp_path / "out")
+    out = prepare(str(tmp_path / "a.txt"), tokenizer="char", out=tmp_path / "out")
     manifest = read_manifest(out)
     assert manifest.dtype == dtype
     assert manifest.tokenizer["vocab_size"] == size + 1
@@ -139,7 +140,7 @@ def test_tokens_take_1_2_or_4_bytes_by_vocabulary_and_mask(size: int, dtype: str
 
 
 def test_one_text_gives_its_last_10_percent_cut_at_a_line_end(text: Path, tmp_path: Path) -> None:
-    out = prepare(str(text), "char", tmp_path / "out", validation_fraction=0.1)
+    out = prepare(text, tokenizer="char", out=tmp_path / "out", validation_fraction=0.1)
     train, valid = decoded(out, "train"), decoded(out, "valid")
     assert train + valid == text.read_text()
     assert train.endswith("\n")
@@ -150,7 +151,7 @@ def test_one_text_gives_its_last_10_percent_cut_at_a_line_end(text: Path, tmp_pa
 @pytest.mark.parametrize("text", ["only one line", "aaaaaaaaa\n", "aaaa\nbbbb\n", "a\nb", "ab"])
 def test_even_2_characters_are_split_without_loss(text: str, tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text(text)
-    out = prepare(str(tmp_path / "a.txt"), "char", tmp_path / "out")
+    out = prepare(str(tmp_path / "a.txt"), tokenizer="char", out=tmp_path / "out")
     train, valid = decoded(out, "train"), decoded(out, "valid")
     assert train
     assert valid
@@ -159,11 +160,11 @@ def test_even_2_characters_are_split_without_loss(text: str, tmp_path: Path) -> 
 
 def test_19_documents_are_cut_at_the_end_and_20_by_hash(tmp_path: Path) -> None:
     documents = [f"document {i}\n" for i in range(20)]
-    few = prepare(write_jsonl(tmp_path / "few.jsonl", documents[:19]), "byte", tmp_path / "few")
+    few = prepare(write_jsonl(tmp_path / "few.jsonl", documents[:19]), tokenizer="byte", out=tmp_path / "few")
     assert read_manifest(few).validation["rule"] == "the end of the text"
     assert decoded(few, "train") == "$".join(documents[:18]) + "$"
     assert decoded(few, "valid") == documents[18]
-    many = prepare(write_jsonl(tmp_path / "many.jsonl", documents), "byte", tmp_path / "many")
+    many = prepare(write_jsonl(tmp_path / "many.jsonl", documents), tokenizer="byte", out=tmp_path / "many")
     manifest = read_manifest(many)
     assert manifest.validation == {"rule": "documents by hash", "fraction": 0.05}
     assert (manifest.splits["train"].documents, manifest.splits["valid"].documents) == (19, 1)
@@ -173,7 +174,7 @@ def test_a_document_goes_to_the_same_split_in_any_order(tmp_path: Path) -> None:
     documents = [f"document {i}" for i in range(1500)]
     halves = []
     for name, ordered in (("a", documents), ("b", documents[::-1])):
-        out = prepare(write_jsonl(tmp_path / f"{name}.jsonl", ordered), "byte", tmp_path / name)
+        out = prepare(write_jsonl(tmp_path / f"{name}.jsonl", ordered), tokenizer="byte", out=tmp_path / name)
         halves.append(set(decoded(out, "valid").split("$")))
     assert halves[0] == halves[1]
     assert 40 < len(halves[0]) < 120  # 75 expected
@@ -181,7 +182,7 @@ def test_a_document_goes_to_the_same_split_in_any_order(tmp_path: Path) -> None:
 
 def test_whole_puts_everything_into_valid_with_the_tokenizer_given(tmp_path: Path) -> None:
     source = write_jsonl(tmp_path / "a.jsonl", ["abc", "cab"])
-    out = prepare(source, CharTokenizer("abc"), tmp_path / "out", whole=True)
+    out = prepare(source, tokenizer=CharTokenizer("abc"), out=tmp_path / "out", whole=True)
     manifest = read_manifest(out)
     assert list(manifest.splits) == ["valid"]
     assert decoded(out, "valid") == "abc$cab$"
@@ -193,53 +194,56 @@ def test_whole_takes_the_validation_that_comes_with_a_folder(tmp_path: Path) -> 
     (tmp_path / "set").mkdir()
     (tmp_path / "set/train.txt").write_text("train")
     (tmp_path / "set/valid.txt").write_text("valid")
-    assert decoded(prepare(str(tmp_path / "set"), "char", tmp_path / "out", whole=True), "valid") == "valid"
+    assert (
+        decoded(prepare(str(tmp_path / "set"), tokenizer="char", out=tmp_path / "out", whole=True), "valid") == "valid"
+    )
 
 
 # --- folders that are there, or half there ---
 
 
 def test_the_same_request_is_reused_and_another_is_refused(text: Path, tmp_path: Path) -> None:
-    out = prepare(str(text), "char", tmp_path / "out")
-    before = {file: file.stat().st_mtime_ns for file in out.iterdir()}
+    out = prepare(text, tokenizer="char", out=tmp_path / "out")
+    before = {file: file.stat().st_mtime_ns for file in out.folder.iterdir()}
     listener = Listener()
-    assert prepare(str(text), "char", tmp_path / "out", progress=listener) == out
+    assert prepare(text, tokenizer="char", out=tmp_path / "out", progress=listener).folder == out.folder
     assert "already prepared" in listener.said[0]
-    assert {file: file.stat().st_mtime_ns for file in out.iterdir()} == before
+    assert {file: file.stat().st_mtime_ns for file in out.folder.iterdir()} == before
     for change in ({"tokenizer": "byte"}, {"mode": "pad", "length": 8}, {"validation_fraction": 0.2}):
         with pytest.raises(UserError, match="prepared from other text or settings"):
-            prepare(str(text), **{"tokenizer": "char", "out": tmp_path / "out", **change})
+            settings: dict[str, Any] = {"tokenizer": "char", **change}
+            prepare(text, out=tmp_path / "out", **settings)
     text.write_text(text.read_text() + "more")
     with pytest.raises(UserError, match="prepared from other text or settings"):
-        prepare(str(text), "char", tmp_path / "out")
+        prepare(text, tokenizer="char", out=tmp_path / "out")
 
 
 def test_a_folder_with_other_files_is_never_touched(text: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out/thesis.tex").write_text("years of work")
     with pytest.raises(UserError, match="is not empty"):
-        prepare(str(text), "char", tmp_path / "out")
+        prepare(text, tokenizer="char", out=tmp_path / "out")
     assert [file.name for file in (tmp_path / "out").iterdir()] == ["thesis.tex"]
     with pytest.raises(UserError, match="is a file"):
-        prepare(str(text), "char", text)
+        prepare(text, tokenizer="char", out=text)
 
 
 def test_an_empty_folder_and_a_missing_parent_are_fine(text: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    assert is_prepared(prepare(str(text), "char", tmp_path / "empty"))
-    assert is_prepared(prepare(str(text), "char", tmp_path / "a/b/c"))
+    assert is_prepared(prepare(text, tokenizer="char", out=tmp_path / "empty"))
+    assert is_prepared(prepare(text, tokenizer="char", out=tmp_path / "a/b/c"))
 
 
 def test_a_mistake_leaves_nothing_behind(tmp_path: Path) -> None:
     bad = tmp_path / "bad.jsonl"
     bad.write_text('{"text": "fine"}\nnot JSON\n')
     with pytest.raises(UserError, match="line 2 is not JSON"):
-        prepare(str(bad), "byte", tmp_path / "out")
+        prepare(str(bad), tokenizer="byte", out=tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["bad.jsonl"]
 
 
 def test_all_of_a_prepared_folder_is_on_the_disk_before_it_gets_its_name(text: Path, tmp_path: Path, disk: Any) -> None:
-    out = prepare(str(text), "byte", tmp_path / "out")
+    out = prepare(text, tokenizer="byte", out=tmp_path / "out").folder
     assert disk.is_synced_before_it_is_renamed(out, out, *out.rglob("*"))
 
 
@@ -256,7 +260,7 @@ class Stop:
         if stage == "tokenizing":
             print("half way", flush=True)
             time.sleep(60)
-prepare({str(text)!r}, "byte", {str(out)!r}, progress=Stop())
+prepare({str(text)!r}, tokenizer="byte", out={str(out)!r}, progress=Stop())
 """
     with subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
@@ -272,10 +276,10 @@ def test_a_preparation_that_is_killed_is_unfinished_and_the_next_one_succeeds(te
     assert not (tmp_path / "out").exists()
     assert not is_prepared(tmp_path / "out.partial")
     (tmp_path / "out.partial/left-over").write_text("x")
-    out = prepare(str(text), "byte", tmp_path / "out")
+    out = prepare(text, tokenizer="byte", out=tmp_path / "out")
     assert decoded(out, "train") + decoded(out, "valid") == text.read_text()
     assert not (tmp_path / "out.partial").exists()
-    assert not (out / "left-over").exists()
+    assert not (out.folder / "left-over").exists()
 
 
 def test_ctrl_c_leaves_nothing_behind(text: Path, tmp_path: Path) -> None:
@@ -296,12 +300,12 @@ def test_two_at_once_make_one_folder_and_the_second_waits(text: Path, tmp_path: 
             self.said.append(text)
             second_waits.set()
 
-    arguments = (str(text), "byte", tmp_path / "out")
-    thread = threading.Thread(target=prepare, args=arguments, kwargs={"progress": First()})
+    arguments: dict[str, Any] = {"source": text, "tokenizer": "byte", "out": tmp_path / "out"}
+    thread = threading.Thread(target=prepare, kwargs={**arguments, "progress": First()})
     thread.start()
     assert first_is_writing.wait(20)
     second = Second()
-    out = prepare(*arguments, progress=second)
+    out = prepare(**arguments, progress=second)
     thread.join()
     assert "another process is preparing" in second.said[0]
     assert decoded(out, "train") + decoded(out, "valid") == text.read_text()
@@ -316,7 +320,7 @@ def test_40_mb_in_one_text_are_prepared_in_less_than_400_mb(tmp_path: Path) -> N
     code = f"""
 from mdlm_atat.data.prepare import prepare
 from pathlib import Path
-prepare({str(tmp_path / "big.txt")!r}, "byte", {str(tmp_path / "out")!r}, num_workers=2)
+prepare({str(tmp_path / "big.txt")!r}, tokenizer="byte", out={str(tmp_path / "out")!r}, num_workers=2)
 # not getrusage, which begins with the peak of the process that started this one
 print(next(line.split()[1] for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")))
 """
@@ -332,7 +336,7 @@ print(next(line.split()[1] for line in Path("/proc/self/status").read_text().spl
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"mode": "pad"}, "pad mode needs --length"),
+        ({"mode": "pad"}, "`mode=pad` needs `length=`"),
         ({"validation_fraction": 1.0}, "between 0 and 1"),
         ({"num_workers": -1}, "num_workers is -1"),
         ({"validation": "nowhere.txt"}, "no file or folder nowhere.txt"),
@@ -342,26 +346,26 @@ def test_settings_that_cannot_work_are_named(
     arguments: dict[str, Any], message: str, text: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(UserError, match=message):
-        prepare(str(text), "byte", tmp_path / "out", **arguments)
+        prepare(text, tokenizer="byte", out=tmp_path / "out", **arguments)
 
 
 @pytest.mark.parametrize("tokenizer", ["char", "byte"])
 def test_an_empty_corpus_is_named(tokenizer: str, tmp_path: Path) -> None:
     (tmp_path / "empty.txt").write_text("")
     with pytest.raises(UserError, match="empty"):
-        prepare(str(tmp_path / "empty.txt"), tokenizer, tmp_path / "out")
+        prepare(str(tmp_path / "empty.txt"), tokenizer=tokenizer, out=tmp_path / "out")
     assert not list(tmp_path.glob("out*"))
 
 
 def test_one_character_cannot_be_split_in_two(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("a")
     with pytest.raises(UserError, match=r"split of .* is empty"):
-        prepare(str(tmp_path / "a.txt"), "byte", tmp_path / "out")
+        prepare(str(tmp_path / "a.txt"), tokenizer="byte", out=tmp_path / "out")
 
 
 def test_text_that_a_given_char_tokenizer_does_not_know_is_named(text: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"not among the 3 characters"):
-        prepare(str(text), CharTokenizer("abc"), tmp_path / "out", whole=True)
+        prepare(text, tokenizer=CharTokenizer("abc"), out=tmp_path / "out", whole=True)
 
 
 # --- the cache ---
@@ -371,33 +375,31 @@ def test_the_cache_prepares_once_and_again_when_the_text_changes(
     text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ATAT_CACHE", str(tmp_path / "cache"))
-    first = ensure_prepared(str(text), "char", length=16)
+    first = prepare(text, length=16).folder
     assert first.parent == tmp_path / "cache/data"
-    assert ensure_prepared(str(text), "char", length=32) == first  # wrap: cut when read
-    assert ensure_prepared(str(text), "byte") != first
+    assert prepare(str(text), tokenizer="char", length=32).folder == first  # wrap: cut when read
+    assert prepare(text, tokenizer="byte").folder != first
     text.write_text(text.read_text() + "more")
     os.utime(text, ns=(time.time_ns(), time.time_ns()))
-    assert ensure_prepared(str(text), "char", length=16) != first
-    assert ensure_prepared(str(text), "char", cache=tmp_path / "other").parent == tmp_path / "other/data"
+    assert prepare(text, length=16).folder != first
 
 
 def test_a_prepared_folder_is_taken_as_it_is_if_it_agrees(text: Path, tmp_path: Path, gpt2_folder: Path) -> None:
-    out = prepare(str(text), str(gpt2_folder), tmp_path / "out", mode="pad", length=16)
-    assert ensure_prepared(str(out), None, mode=None) == out
-    assert ensure_prepared(str(out), str(gpt2_folder), mode="pad", length=16) == out
-    assert ensure_prepared(str(out), gpt2_folder.name, mode="pad") == out
-    assert ensure_prepared(str(out), load_tokenizer(str(gpt2_folder)), mode="pad") == out
+    out = prepare(text, tokenizer=str(gpt2_folder), out=tmp_path / "out", mode="pad", length=16)
+    same = (str(gpt2_folder), gpt2_folder, gpt2_folder.name, load_tokenizer(gpt2_folder))
+    for tokenizer in same:
+        assert prepare(out, tokenizer=tokenizer, mode="pad", length=16).folder == out.folder
     with pytest.raises(UserError, match="prepared in pad mode, not wrap"):
-        ensure_prepared(str(out), None, mode="wrap")
+        prepare(out, tokenizer=gpt2_folder)
     with pytest.raises(UserError, match="rows of 16 tokens, not 32"):
-        ensure_prepared(str(out), None, mode="pad", length=32)
+        prepare(out, tokenizer=gpt2_folder, mode="pad", length=32)
     for other in ("char", ByteTokenizer()):
         with pytest.raises(UserError, match=r"prepared with the tokenizer tiny-gpt2.*not (char|byte)"):
-            ensure_prepared(str(out), other, mode="pad")
+            prepare(out, tokenizer=other, mode="pad", length=16)
+    with pytest.raises(UserError, match=r"is prepared already: leave out `out=`"):
+        prepare(out, tokenizer=gpt2_folder, mode="pad", length=16, out=tmp_path / "other")
 
 
-def test_a_manifest_survives_its_own_json(text: Path, tmp_path: Path) -> None:
-    out = prepare(str(text), "char", tmp_path / "out")
-    manifest = read_manifest(out)
-    assert isinstance(manifest, Manifest)
-    assert manifest.splits["train"].sha256 == hashlib.sha256((out / "train.bin").read_bytes()).hexdigest()
+def test_the_manifest_has_the_hash_of_the_tokens(text: Path, tmp_path: Path) -> None:
+    out = prepare(text, out=tmp_path / "out")
+    assert out.manifest.splits["train"].sha256 == hashlib.sha256((out.folder / "train.bin").read_bytes()).hexdigest()

@@ -16,12 +16,12 @@ from tiny import corpus
 
 from mdlm_atat.data import files, sources
 from mdlm_atat.data.plays import HELD_OUT, plain_text
-from mdlm_atat.data.sources import Piece, Source, open_source, pieces
+from mdlm_atat.data.sources import Piece, Texts, open_source, pieces
 from mdlm_atat.data.tokenizers import load_tokenizer
 from mdlm_atat.errors import UserError
 
 
-def texts(source: Source) -> list[str]:
+def texts(source: Texts) -> list[str]:
     """The documents, put together again."""
     documents, parts = [], []
     for piece in source:
@@ -323,7 +323,7 @@ except UserError as error:
     lines = done.stdout.splitlines()
     assert lines[:2] == ["['one', 'two'] ['three']", "True"], done.stderr
     assert lines[2].endswith("has no split 'nope'; its splits are train, validation")
-    assert lines[3].endswith("has no text in column 'nope'; its columns are text: set --column")
+    assert lines[3].endswith("has no text in column 'nope'; its columns are text: set `column=`")
     assert "cannot be opened" in done.stdout
 
 
@@ -354,7 +354,7 @@ except UserError as error:
 
 @pytest.mark.parametrize("setting", [{"HF_ENDPOINT": "http://127.0.0.1:9"}, {"HF_HUB_OFFLINE": "1"}])
 def test_a_hub_set_without_a_hub_is_one_message_within_30_s(setting: dict[str, str], tmp_path: Path) -> None:
-    code = "from mdlm_atat.data.prepare import prepare; prepare('tinystories', 'byte', 'out')"
+    code = "from mdlm_atat.data.prepare import prepare; prepare('tinystories', tokenizer='byte', out='out')"
     environment = {**os.environ, "HF_HOME": str(tmp_path), **setting}
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=30

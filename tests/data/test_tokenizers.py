@@ -229,4 +229,4 @@ def test_a_hub_that_does_not_answer_is_one_message_within_20_s(setting: dict[str
     environment = {**os.environ, "HF_HOME": str(tmp_path), **setting}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=20)
     assert "UserError: the tokenizer gpt2 could not be fetched from the hub" in done.stderr
-    assert "--tokenizer FOLDER" in done.stderr
+    assert "give a local folder instead" in done.stderr

@@ -17,7 +17,7 @@ def stream(folder: Path, num_tokens: int, length: int) -> TokenDataset:
     text = "".join(chr(i % 128) for i in range(num_tokens)).replace("\r", "R")
     (folder / "text.txt").write_text(text, newline="")
     (folder / "held-out.txt").write_text("held out")
-    out = prepare(str(folder / "text.txt"), "byte", folder / "out", validation=str(folder / "held-out.txt"))
+    out = prepare(folder / "text.txt", tokenizer="byte", out=folder / "out", validation=folder / "held-out.txt")
     return TokenDataset.open(out, "train", length)
 
 
@@ -25,13 +25,13 @@ def padded(folder: Path, texts: list[str], length: int) -> TokenDataset:
     (folder / "text.txt").write_text("\n".join(texts))
     (folder / "held-out.txt").write_text("held out")
     out = prepare(
-        str(folder / "text.txt"),
-        "byte",
-        folder / "out",
+        folder / "text.txt",
+        tokenizer="byte",
+        out=folder / "out",
         mode="pad",
         length=length,
         documents="line",
-        validation=str(folder / "held-out.txt"),
+        validation=folder / "held-out.txt",
     )
     return TokenDataset.open(out, "train")
 
@@ -128,7 +128,7 @@ def test_the_order_of_epochs_differs_and_never_changes_between_versions() -> Non
 
 def test_a_batch_of_10_over_4_processes_says_to_try_8(tmp_path: Path) -> None:
     data = stream(tmp_path, 100, 10)
-    with pytest.raises(UserError, match=r"batch of 10 .* 4 processes; try --train.batch_size 8"):
+    with pytest.raises(UserError, match=r"batch of 10 .* 4 processes; try `train.batch_size=8`"):
         batch_at(data, seed=0, step=0, batch_size=10, num_ranks=4)
 
 

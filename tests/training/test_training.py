@@ -183,7 +183,7 @@ REFUSALS = {
     "batch over heads": (["--out", "{new}", "--model.num_heads", "3"], "model.width"),
     "micro-batches": (["--out", "{new}", "--train.num_micro_batches", "3"], "cannot be cut into"),
     "missing file": (["--out", "{new}", "--data.source", "nowhere.txt"], "nowhere.txt"),
-    "too short": (["--out", "{new}", "--data.length", "100000"], "shorter data.length"),
+    "too short": (["--out", "{new}", "--data.length", "100000"], "shorter --data.length"),
     "unknown flag": (["--out", "{new}", "--optim.lrr", "1"], "--optim.lr?"),
 }
 

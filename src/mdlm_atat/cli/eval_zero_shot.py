@@ -93,26 +93,15 @@ def checked(specs: Sequence[str], names: dict[str, Any]) -> list[ZeroShotSet]:
 
 def open_set(lm: MaskedDiffusionLM | CausalLM, part: ZeroShotSet) -> TokenDataset:
     """A text as tokens of this model's own tokenizer, prepared if it is not there yet."""
-    from mdlm_atat.data.prepare import ensure_prepared
-    from mdlm_atat.data.progress import TerminalProgress
-    from mdlm_atat.data.tokens import TokenDataset
+    from mdlm_atat.data.prepare import prepare
+    from mdlm_atat.data.request import DataRequest
 
     length = lm.config.data.length
     try:
-        folder = ensure_prepared(
-            part.source,
-            lm.tokenizer,
-            mode=part.mode,
-            length=length,
-            column=part.column,
-            split=part.split,
-            whole=True,
-            detokenize=part.detokenizer,
-            progress=TerminalProgress(),
-        )
+        corpus = prepare(request=DataRequest.of(part, tokenizer=lm.tokenizer, length=length, whole=True))
     except UserError as error:
         raise UserError(f"{part.name}: {error}") from error
-    return TokenDataset.open(folder, "valid", length)
+    return corpus.open("valid", length)
 
 
 def file_name(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, assert_never
 
 import numpy as np
@@ -35,8 +34,10 @@ from mdlm_atat.core.strategies.literal import LiteralMasking
 from mdlm_atat.core.strategies.rates import ExponentMasking, MaskingScheduler
 from mdlm_atat.core.strategies.uniform import UniformMasking
 from mdlm_atat.core.times import BetaTime, TimeDensity, UniformTime, Weighting, WeightingKind
-from mdlm_atat.data.prepare import ensure_prepared
+from mdlm_atat.data.corpus import Corpus
+from mdlm_atat.data.prepare import prepare
 from mdlm_atat.data.progress import Progress
+from mdlm_atat.data.request import DataRequest
 from mdlm_atat.errors import UserError
 from mdlm_atat.nets.causal_transformer import CausalTransformer
 from mdlm_atat.nets.dit import ATATDiT, ImportanceParts
@@ -300,17 +301,6 @@ def build_objective(
     )
 
 
-def prepare_data(data: DataConfig, progress: Progress) -> Path:
-    """The folder of prepared tokens: the source itself if it is one, else one in the cache, made if it is missing."""
-    return ensure_prepared(
-        data.source,
-        data.tokenizer,
-        mode=data.mode,
-        length=data.length,
-        validation=data.validation,
-        validation_fraction=data.validation_fraction,
-        split=data.split,
-        column=data.column,
-        documents=data.documents,
-        progress=progress,
-    )
+def prepare_data(data: DataConfig, progress: bool | Progress = True) -> Corpus:
+    """The tokens of a run: its source itself if that is prepared, else a folder in the cache, made if it is missing."""
+    return prepare(request=DataRequest.of(data), progress=progress)

@@ -13,40 +13,29 @@ from mdlm_atat import plugins
 from mdlm_atat.checks import at_least, probability
 from mdlm_atat.config.atat_schema import CurriculumConfig, ImportanceConfig, MaskingConfig
 from mdlm_atat.config.section import Section, setting
+from mdlm_atat.data.settings import DataSettings
 from mdlm_atat.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataConfig(Section):
+class DataConfig(Section, DataSettings):
     NAME = "data"
 
     source: str = setting("shakespeare", same="text", short="data")
     """`shakespeare` (built in), a .txt / .jsonl[.gz|.xz|.zst] / .parquet file or a folder of them, a folder made by
-    `atat data prepare`, or a hub data set by short name (wikitext-2, lm1b, ...) or as hub:OWNER/NAME."""
+    `atat data prepare`, a hub data set by short name (wikitext-2, lm1b, ...) or as hub:OWNER/NAME, or a plugin as
+    package.module:Name."""
     tokenizer: str = setting("char", same="text", short="tokenizer")
-    """`char`, `byte`, `gpt2`, `bert-base-uncased`, or a folder with tokenizer.json, vocab.bpe + encoder.json
-    or vocab.txt."""
+    """`char`, `byte`, `gpt2`, `bert-base-uncased`, a folder with tokenizer.json, vocab.bpe + encoder.json or
+    vocab.txt, or a plugin as package.module:Name."""
     length: int = setting(256, same="text")
     """Tokens in one training sequence; the model's maximum length."""
-    mode: Literal["wrap", "pad"] = setting("wrap", same="text")
-    """`wrap`: documents joined and cut to length; `pad`: a document a row, padding never scored."""
     validation: str | None = setting(None, same="text", of_text=True)
-    """Validation text: a path like source's, or a split's name for a hub data set. None: cut from the source."""
-    validation_fraction: float = setting(0.05, same="text", of_text=True)
-    """Share of the source that is held out where validation is None: by document hash, or the end of a single text."""
-    split: str = setting("train", same="text", of_text=True)
-    """Hub data sets: the split to train on."""
-    column: str = setting("text", same="text", of_text=True)
-    """JSONL, Parquet and hub data sets: the column that holds the text."""
-    documents: Literal["file", "line"] = setting("file", same="text", of_text=True)
-    """.txt files: a document is the whole file, or each line that is not empty."""
+    """Validation text: like source, or a split's name for a hub data set. None: what comes with the source, else cut
+    from it."""
 
     def check(self) -> None:
-        at_least("data.length", self.length, 2)
-        if not 0 < self.validation_fraction < 1:
-            raise UserError(
-                f"data.validation_fraction is {self.validation_fraction}, expected between 0 and 1, e.g. 0.05"
-            )
+        self.check_values("data.")
 
 
 SHAPE = ("num_layers", "width", "num_heads", "mlp_ratio", "norm", "qk_norm", "dropout", "tied")

@@ -150,6 +150,17 @@ def _decoded(path: Path) -> Iterator[str]:
                 return
 
 
+def utf8(text: str) -> bytes:
+    """The bytes of a text. Raises UserError where it holds half a character, which no file can hold."""
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"the text holds a lone surrogate (U+{ord(text[error.start]):04X}) at position {error.start}, half of a "
+            "character that cannot be written as UTF-8: remove it"
+        ) from error
+
+
 def _not_utf8(path: Path, data: bytes, start: int, position: int, line: int) -> UserError:
     line += data[:start].count(b"\n")
     return UserError(
@@ -187,7 +198,7 @@ def _json_text(path: Path, number: int, line: str, column: str) -> str:
     where = f"{path}, line {number}"
     row = json_object(where, line, f"a column {column!r}")
     if column not in row:
-        raise UserError(f"{where} has no column {column!r}; its columns are {', '.join(row)}: set --column")
+        raise UserError(f"{where} has no column {column!r}; its columns are {', '.join(row)}: set `column=`")
     text = row[column]
     if not isinstance(text, str):
         raise UserError(f"{where}: column {column!r} holds a {type(text).__name__}, expected a string")
@@ -209,7 +220,7 @@ def _parquet(path: Path, column: str) -> Iterator[str]:
     with _read_errors(path), file:
         names = file.schema_arrow.names
         if column not in names:
-            raise UserError(f"{path} has no column {column!r}; its columns are {', '.join(names)}: set --column")
+            raise UserError(f"{path} has no column {column!r}; its columns are {', '.join(names)}: set `column=`")
         kind = file.schema_arrow.field(column).type
         if not (arrow.types.is_string(kind) or arrow.types.is_large_string(kind)):
             raise UserError(f"{path}: column {column!r} holds {kind}, expected strings")

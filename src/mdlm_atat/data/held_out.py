@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from mdlm_atat.data.progress import Progress
-from mdlm_atat.data.sources import Piece, Source
+from mdlm_atat.data.sources import Piece, Texts
 
 MIN_DOCUMENTS_TO_HASH = 20
 """Below, a single document is too large a share: the end of the text is held out instead."""
@@ -18,7 +18,7 @@ Stream = Callable[[], Iterator[tuple[str, Piece]]]
 """Pieces with the split that each goes to, as often as asked for."""
 
 
-def hold_out(source: Source, fraction: float, progress: Progress) -> tuple[Stream, dict[str, Any]]:
+def hold_out(source: Texts, fraction: float, progress: Progress) -> tuple[Stream, dict[str, Any]]:
     """About `fraction` of the source as the split valid, the rest as train, and the rule in words."""
     hashes, num_characters = _survey(source, progress)
     if len(hashes) < MIN_DOCUMENTS_TO_HASH:
@@ -29,7 +29,7 @@ def hold_out(source: Source, fraction: float, progress: Progress) -> tuple[Strea
     return lambda: _cut_by_hash(cutoff, source), {"rule": "documents by hash", "fraction": fraction}
 
 
-def _survey(source: Source, progress: Progress) -> tuple[list[int], int]:
+def _survey(source: Texts, progress: Progress) -> tuple[list[int], int]:
     """Hashes of the first 1000 documents; where there are fewer, the characters of all."""
     hashes: list[int] = []
     num_characters, starts = 0, True
@@ -49,7 +49,7 @@ def _document_hash(first: Piece) -> int:
     return int.from_bytes(hashlib.sha256(first.text.encode()).digest()[:8], "little")
 
 
-def _cut_by_hash(cutoff: int, source: Source) -> Iterator[tuple[str, Piece]]:
+def _cut_by_hash(cutoff: int, source: Texts) -> Iterator[tuple[str, Piece]]:
     name, starts = "train", True
     for piece in source:
         if starts:
@@ -58,7 +58,7 @@ def _cut_by_hash(cutoff: int, source: Source) -> Iterator[tuple[str, Piece]]:
         yield name, piece
 
 
-def _cut_at(place: int, source: Source) -> Iterator[tuple[str, Piece]]:
+def _cut_at(place: int, source: Texts) -> Iterator[tuple[str, Piece]]:
     """Train up to `place`, moved to the next line's start in the piece, else the last one's, else the piece's."""
     name, seen = "train", 0
     for piece in source:

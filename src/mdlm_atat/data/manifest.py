@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -54,13 +55,13 @@ class Manifest:
     splits: dict[str, Split]
 
 
-def read_manifest(folder: Path) -> Manifest:
-    """The manifest of a prepared folder; UserError where there is none or another version wrote it."""
-    path = folder / FILE_NAME
+def read_manifest(folder: str | os.PathLike[str]) -> Manifest:
+    """The manifest of a prepared folder. Raises UserError where there is none, or where another version wrote it."""
+    path = Path(folder) / FILE_NAME
     if not path.is_file():
         raise UserError(
             f"{folder} is not a prepared corpus (it has no {FILE_NAME}); "
-            f"make one with: atat data prepare SOURCE --tokenizer char --out {folder}"
+            f"make one with `prepare(SOURCE, tokenizer='char', out={str(folder)!r})`"
         )
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
@@ -74,9 +75,9 @@ def read_manifest(folder: Path) -> Manifest:
         raise UserError(f"{path} is damaged ({error}): delete {folder} and prepare the corpus again") from error
 
 
-def is_prepared(folder: Path) -> bool:
-    """Whether `atat data prepare` made this folder: its manifest is written last."""
-    path = folder / FILE_NAME
+def is_prepared(folder: str | os.PathLike[str]) -> bool:
+    """Whether `prepare` made this folder, and finished it: its manifest is written last."""
+    path = Path(folder) / FILE_NAME
     if not path.is_file():
         return False
     try:

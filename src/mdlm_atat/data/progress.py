@@ -29,6 +29,13 @@ class Silent:
     def done(self) -> None: ...
 
 
+def reporting(progress: bool | Progress) -> Progress:
+    """Who hears about a preparation: a terminal (True), nobody (False), or the one given."""
+    if isinstance(progress, bool):
+        return TerminalProgress() if progress else Silent()
+    return progress
+
+
 class TerminalProgress:
     """A moving line on a terminal's stderr; elsewhere nothing but the lines that stay."""
 

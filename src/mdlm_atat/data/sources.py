@@ -7,19 +7,25 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import inspect
+import os
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Set, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
+from mdlm_atat.checks import did_you_mean
 from mdlm_atat.data.detokenizers import detokenizer, whole_documents
-from mdlm_atat.data.files import USABLE, kind_of, read_documents
+from mdlm_atat.data.files import USABLE, kind_of, read_documents, utf8
 from mdlm_atat.data.hub import CONVERTED, REVISION, hub_unreachable
 from mdlm_atat.data.plays import HELD_OUT, play_files, play_text
+from mdlm_atat.data.plugged import call_plugin, plugin_of
 from mdlm_atat.errors import UserError
+from mdlm_atat.plugins import names
 
 PIECE_CHARACTERS = 1 << 18  # a tokenized piece takes about 100 bytes a token, so 10 MB a worker
 HUB_SETS = {
@@ -42,40 +48,56 @@ class Piece(NamedTuple):
 
 @runtime_checkable
 class Source(Protocol):
+    """Where the documents of a corpus come from. A preparation iterates over it up to three times.
+
+    A plugin is this, or any iterable of texts: then all of it is hashed to tell it from others.
+    """
+
     def held_out(self) -> Source | None:
-        """Held-out text that comes with the source; None where it has to be cut from it."""
+        """Validation text that comes with the source; None where it has to be cut from it."""
         ...
 
-    def __iter__(self) -> Iterator[Piece]: ...
+    def __iter__(self) -> Iterator[Piece | str]:
+        """The documents in a fixed order: each whole, as a str, or in the pieces that `pieces` makes of a long one."""
+        ...
 
     def identity(self) -> dict[str, Any]:
-        """What tells this source from others, without reading it: names, sizes, times of change."""
+        """What tells this source from others, without reading it: names, sizes, times of change. JSON."""
         ...
 
     def describe(self) -> dict[str, Any]:
-        """What to write down about it: files with size and hash, or hub id and fingerprint."""
+        """What to write down about it in the manifest: files with size and hash, or hub id and revision. JSON."""
         ...
 
 
+SourceLike = str | os.PathLike[str] | Iterable[str] | Source
+"""A source by its name or path, or an object from Python: texts, each a document, or a `Source`."""
+
+
 def open_source(
-    spec: str,
+    source: SourceLike,
     *,
     split: str = "train",
     column: str = "text",
     documents: Literal["file", "line"] = "file",
     detokenize: str | None = None,
-) -> Source:
-    """The source of a name: shakespeare, a path, a hub set's short name or hub:OWNER/NAME[:CONFIG].
+) -> Texts:
+    """The text that a source names: shakespeare, a path, a hub set's short name, hub:OWNER/NAME[:CONFIG] or a plugin.
 
-    hub:OWNER/NAME@~parquet:CONFIG reads the files that the hub has made of a set whose loading script no longer runs.
-    `detokenize` names a detokenizer (see detokenizers.py), for each document.
+    A path object is always a path; of another object, the texts that it gives. hub:OWNER/NAME@~parquet:CONFIG reads the
+    files that the hub has made of a set whose loading script no longer runs. `split` is for hub sets, `column` for
+    JSONL, Parquet and hub sets, `documents` for .txt files; `detokenize` names a detokenizer (see detokenizers.py) for
+    each document. Raises UserError where there is no such source.
     """
-    path = Path(spec).expanduser()
     if detokenize is not None:
         detokenizer(detokenize)  # refuses an unknown name
+    if not isinstance(source, (str, os.PathLike)):
+        return Given(source, detokenize=detokenize)
+    spec = source if isinstance(source, str) else ""
+    path = Path(source).expanduser()
     if spec == "shakespeare":
         if detokenize is not None:
-            raise UserError(f"shakespeare is written as it should be: leave out the detokenizer {detokenize}")
+            raise UserError(f"shakespeare is written as it should be: leave out `detokenize={detokenize!r}`")
         return Plays([file for file in play_files() if file.stem not in HELD_OUT], held_out_names=HELD_OUT)
     if spec in HUB_SETS:
         name, config = HUB_SETS[spec]
@@ -99,11 +121,22 @@ def open_source(
         return Files([path], column=column, documents=documents, detokenize=detokenize)
     if path.is_dir():
         return _open_folder(path, column, documents, detokenize)
-    known = ", ".join(["shakespeare", *HUB_SETS])
+    if plugin_of("source", spec):
+        return Given(call_plugin("source", spec), detokenize=detokenize)
+    known = names("source", {"shakespeare": None, **HUB_SETS})
     raise UserError(
-        f"there is no file or folder {spec}, and no corpus of that name; expected a path, one of {known}, "
-        "or hub:OWNER/NAME"
+        f"there is no file or folder {path}, and no corpus of that name{did_you_mean(spec, known)}; expected a path, "
+        f"one of {', '.join(known)}, hub:OWNER/NAME or package.module:Name"
     )
+
+
+def label_of(source: SourceLike) -> str:
+    """What to call a source in messages and in the manifest: its name or path, or what kind of object it is."""
+    if isinstance(source, (str, os.PathLike)):
+        return os.fspath(source)
+    if isinstance(source, Source):
+        return type(source).__name__
+    return f"{len(source)} texts from Python" if isinstance(source, Sized) else "texts from Python"
 
 
 @dataclass(frozen=True)
@@ -193,7 +226,7 @@ class HubSet:
             if not isinstance(text, str):
                 raise UserError(
                     f"row {number} of {self.name} has no text in column {self.column!r}; its columns are "
-                    f"{', '.join(row)}: set --column"
+                    f"{', '.join(row)}: set `column=`"
                 )
             yield from pieces([text])
 
@@ -248,6 +281,80 @@ class HubSet:
         with _hub_errors(self.name):
             config = None if self.converted else self.config
             return datasets.load_dataset(self.name, config, split=self.split, streaming=True, **self._options())
+
+
+@dataclass(frozen=True)
+class Given:
+    """The documents of an object from Python or of a plugin: texts, or a `Source`. An iterator is read into a list."""
+
+    documents: Iterable[str] | Source
+    detokenize: str | None = None
+
+    def __post_init__(self) -> None:
+        given = self.documents
+        if isinstance(given, (str, bytes, type, Mapping, Set)) or not isinstance(given, Iterable):
+            what = f"the class {given.__name__}" if isinstance(given, type) else f"a {type(given).__name__}"
+            raise UserError(f"{what} is no source: expected texts in a list, each a document, or a `Source` object")
+        if isinstance(given, Iterator):
+            object.__setattr__(self, "documents", list(given))
+
+    def held_out(self) -> Given | None:
+        found = self.documents.held_out() if isinstance(self.documents, Source) else None
+        return None if found is None else replace(self, documents=found)
+
+    def __iter__(self) -> Iterator[Piece]:
+        return _detokenized(self._pieces(), self.detokenize)
+
+    def _pieces(self) -> Iterator[Piece]:
+        for number, document in enumerate(self.documents):
+            if not isinstance(document, (str, Piece)):
+                raise UserError(
+                    f"document {number} of {label_of(self.documents)} is of type {type(document).__name__}, expected "
+                    "a str"
+                )
+            utf8(document if isinstance(document, str) else document.text)  # refuses half a character
+            if isinstance(document, Piece):
+                yield document
+            else:
+                yield from pieces([document])
+
+    def identity(self) -> dict[str, Any]:
+        if not isinstance(self.documents, Source):
+            return {**self._content, **_named(self.detokenize)}
+        kind = type(self.documents)
+        own = {"class": f"{kind.__module__}:{kind.__qualname__}", "code": _code_hash(kind)}
+        return {**own, "identity": self.documents.identity(), **_named(self.detokenize)}
+
+    def describe(self) -> dict[str, Any]:
+        if not isinstance(self.documents, Source):
+            return {"kind": "texts", **self._content, **_named(self.detokenize)}
+        kind = type(self.documents)
+        own = {"kind": "plugin", "class": f"{kind.__module__}:{kind.__qualname__}"}
+        return {**own, **self.documents.describe(), **_named(self.detokenize)}
+
+    @cached_property
+    def _content(self) -> dict[str, Any]:
+        """How many documents there are, and the hash of all of them."""
+        digest, num_documents = hashlib.sha256(), 0
+        for piece in self._pieces():
+            text = piece.text.encode()
+            digest.update(f"{len(text)} {piece.ends_document} ".encode())
+            digest.update(text)
+            num_documents += piece.ends_document
+        return {"documents": num_documents, "text_sha256": digest.hexdigest()}
+
+
+Texts = Plays | Files | HubSet | Given
+"""A `Source` that is open: every text comes in pieces."""
+
+
+def _code_hash(kind: type) -> str | None:
+    """Hash of the file that a class is in, so that what an edited one gives is prepared again; None without a file."""
+    try:
+        file = inspect.getsourcefile(kind)
+    except (TypeError, OSError):  # of a notebook
+        return None
+    return None if file is None else hashlib.sha256(Path(file).read_bytes()).hexdigest()
 
 
 def pieces(chunks: Iterable[str]) -> Iterator[Piece]:

@@ -5,17 +5,24 @@ from __future__ import annotations
 import hashlib
 import json
 import lzma
+import os
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from mdlm_atat.data.files import utf8
 from mdlm_atat.data.hub import hub_unreachable
+from mdlm_atat.data.plugged import call_plugin, plugin_of
 from mdlm_atat.errors import UserError
+from mdlm_atat.plugins import allow, check_requirement, reference_to, requirement, resolve
 
 MASK_TEXT = "░"
 CONFIG_NAME = "tokenizer_config.json"
+PLUGIN_NAME = "plugin.json"
+"""In the folder of a tokenizer that a plugin saved: which one, of which package and version."""
 END_OF_TEXT = "<|endoftext|>"
 HUB_NAMES = {"gpt2": "openai-community/gpt2", "bert-base-uncased": "google-bert/bert-base-uncased"}
 
@@ -24,7 +31,8 @@ HUB_NAMES = {"gpt2": "openai-community/gpt2", "bert-base-uncased": "google-bert/
 class Tokenizer(Protocol):
     """Ids 0 .. vocab_size - 1 are what a model can output; mask_id == vocab_size lies outside of them.
 
-    Text never turns into a control id: "<|endoftext|>" in a text is encoded as the characters it is made of.
+    Text never turns into a control id: "<|endoftext|>" in a text is encoded as the characters it is made of. A
+    tokenizer of another package also has a classmethod `load(folder)`, which opens what its `save(folder)` wrote.
     """
 
     @property
@@ -102,7 +110,7 @@ class CharTokenizer:
             raise UserError(
                 f"character {character!r} (U+{ord(character):04X}) at position {position} is not among the "
                 f"{len(self.alphabet)} characters of this char tokenizer: remove or replace it, use a corpus with it "
-                "to prepare the data, or take --tokenizer byte, which encodes any text"
+                "to prepare the data, or take `tokenizer=byte`, which encodes any text"
             )
         return ids
 
@@ -128,10 +136,10 @@ class ByteTokenizer:
     pad_id: int | None = None
 
     def encode(self, text: str) -> list[int]:
-        return list(_utf8(text))
+        return list(utf8(text))
 
     def encode_batch(self, texts: list[str]) -> list[np.ndarray]:
-        return [np.frombuffer(_utf8(text), np.uint8) for text in texts]
+        return [np.frombuffer(utf8(text), np.uint8) for text in texts]
 
     def decode(self, ids: Sequence[int] | np.ndarray, mask_text: str = MASK_TEXT, eos_text: str = "") -> str:
         table = [*(bytes([byte]) for byte in range(256)), eos_text.encode(), mask_text.encode()]
@@ -177,7 +185,7 @@ class HFTokenizer:
             encodings = self.inner.encode_batch_fast(texts, add_special_tokens=False)
         except (TypeError, UnicodeEncodeError):
             for text in texts:
-                _utf8(text)
+                utf8(text)
             raise
         return [np.array(encoding.ids, np.int32) for encoding in encodings]
 
@@ -202,30 +210,75 @@ class HFTokenizer:
         (folder / "tokenizer.json").write_text(self.inner.to_str(pretty=False), encoding="utf-8")
 
 
-def load_tokenizer(spec: str) -> Tokenizer:
-    """The tokenizer that `spec` names: "byte", "gpt2", "bert-base-uncased", another hub name, or a folder.
+BUILT_IN = (CharTokenizer, ByteTokenizer, HFTokenizer)
+_MEMBERS = [name for name in vars(Tokenizer) if not name.startswith("_")]
 
-    A folder holds tokenizer.json, vocab.bpe + encoder.json (merges.txt + vocab.json) or vocab.txt, each also as .xz.
-    "char" depends on a corpus and is built by `prepare`.
+
+def load_tokenizer(spec: str | os.PathLike[str]) -> Tokenizer:
+    """The tokenizer that `spec` names: "byte", "gpt2", "bert-base-uncased", another hub name, a folder, or a plugin.
+
+    A folder holds what `save_tokenizer` wrote, or tokenizer.json, vocab.bpe + encoder.json (merges.txt + vocab.json) or
+    vocab.txt, each also as .xz. "char" depends on a corpus and is built by `prepare`. Raises UserError where nothing is
+    found, where files are damaged, and for a plugin that is not installed or that nobody trusts.
     """
+    spec = os.fspath(spec)
     folder = Path(spec).expanduser()
     if spec == "byte":
         return ByteTokenizer()
     if spec == "char":
         raise UserError(
-            "the char tokenizer is built from a corpus: use it with atat data prepare or atat train, "
+            "the char tokenizer is built from a corpus: use it with `prepare` or `train`, "
             "or give the tokenizer/ folder of a prepared corpus"
         )
     if folder.is_dir():
         return _load_folder(folder)
     if folder.exists():
-        raise UserError(f"{spec} is a file; --tokenizer takes the folder that holds it: {folder.parent}")
+        raise UserError(f"{spec} is a file; `tokenizer` takes the folder that holds it: {folder.parent}")
+    if plugin_of("tokenizer", spec):
+        return checked(call_plugin("tokenizer", spec))
     if "\\" in spec or spec.startswith((".", "/", "~")) or spec.count("/") > 1:
         raise UserError(
             f"there is no tokenizer folder {spec}; expected char, byte, gpt2, bert-base-uncased, a hub name like "
-            "OWNER/NAME or a folder with tokenizer.json, vocab.bpe + encoder.json or vocab.txt"
+            "OWNER/NAME, a plugin as package.module:Name, or a folder with tokenizer.json, vocab.bpe + encoder.json or "
+            "vocab.txt"
         )
     return _load_hub(spec)
+
+
+def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
+    """Write what `load_tokenizer(folder)` needs, of a plugin also which one it is."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(folder)
+    if not isinstance(tokenizer, BUILT_IN):
+        record = requirement("tokenizer", reference_to(type(tokenizer)))
+        (folder / PLUGIN_NAME).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+def is_plain_name(tokenizer: object) -> bool:
+    """Whether a tokenizer is given by a name that always means the same: built in, or of the hub."""
+    if not isinstance(tokenizer, str) or Path(tokenizer).expanduser().is_dir():
+        return False
+    return plugin_of("tokenizer", tokenizer) is None
+
+
+def checked(tokenizer: Any) -> Tokenizer:
+    """The tokenizer that a person gave, or a plugin made, if it can be used, saved and loaded again; its class may be
+    loaded from now on. Raises UserError for what it lacks."""
+    if isinstance(tokenizer, BUILT_IN):
+        return tokenizer
+    label = f"the tokenizer {type(tokenizer).__name__}"
+    if isinstance(tokenizer, type):
+        raise UserError(f"{tokenizer.__name__} is a class: give a tokenizer of it, {tokenizer.__name__}(...)")
+    lacking = [name for name in (*_MEMBERS, "load") if not hasattr(tokenizer, name)]
+    if lacking:
+        raise UserError(f"{label} lacks {', '.join(lacking)}: see `mdlm_atat.data.tokenizers.Tokenizer`")
+    if tokenizer.mask_id != tokenizer.vocab_size:
+        raise UserError(
+            f"{label} has mask_id {tokenizer.mask_id}, expected its vocab_size {tokenizer.vocab_size}: ids of text are "
+            "below, and the mask comes right after them"
+        )
+    allow("tokenizer", reference_to(type(tokenizer)))
+    return tokenizer
 
 
 def train_bpe(texts: Iterable[str], vocab_size: int, *, name: str = "bpe", show_progress: bool = False) -> HFTokenizer:
@@ -237,7 +290,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int, *, name: str = "bpe", show_
     from tokenizers import models, trainers
 
     if vocab_size < 258:
-        raise UserError(f"--vocab_size is {vocab_size}, expected at least 258: 256 bytes, eos and one merge")
+        raise UserError(f"vocab_size is {vocab_size}, expected at least 258: 256 bytes, eos and one merge")
     inner = _byte_level(Inner(models.BPE()))
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size - 1,
@@ -261,6 +314,8 @@ def train_bpe(texts: Iterable[str], vocab_size: int, *, name: str = "bpe", show_
 
 
 def _load_folder(folder: Path) -> Tokenizer:
+    if (folder / PLUGIN_NAME).is_file():
+        return _load_plugin(folder)
     config = _read_json(folder / CONFIG_NAME) if (folder / CONFIG_NAME).is_file() else {}
     if "mdlm_atat" in config:
         return _load_saved(folder, config)
@@ -324,6 +379,18 @@ def _load_saved(folder: Path, config: dict[str, Any]) -> Tokenizer:
             raise UserError(f"{folder / CONFIG_NAME} has kind {kind!r}, expected char, byte or hf")
 
 
+def _load_plugin(folder: Path) -> Tokenizer:
+    needed = _read_json(folder / PLUGIN_NAME)
+    name = needed.get("name")
+    others = [needed.get(key) for key in ("kind", "distribution", "version")]
+    if not isinstance(name, str) or not all(other is None or (isinstance(other, str) and other) for other in others):
+        raise UserError(f"{folder / PLUGIN_NAME} is damaged: expected the name, package and version of a tokenizer")
+    warning = check_requirement(needed)
+    if warning is not None:
+        warnings.warn(warning, stacklevel=2)
+    return checked(resolve("tokenizer", name).load(folder))
+
+
 def _load_hub(spec: str) -> Tokenizer:
     from huggingface_hub import try_to_load_from_cache
     from tokenizers import Tokenizer as Inner
@@ -339,7 +406,7 @@ def _load_hub(spec: str) -> Tokenizer:
         reason = str(error).strip().split("\n")[0].rstrip(".")
     raise UserError(
         f"the tokenizer {spec} could not be fetched from the hub ({reason}). Check its name and the network, or give a "
-        "local folder instead: --tokenizer FOLDER with tokenizer.json, vocab.bpe + encoder.json or vocab.txt"
+        "local folder instead, with tokenizer.json, vocab.bpe + encoder.json or vocab.txt"
     )
 
 
@@ -382,16 +449,6 @@ def _code_points(text: str) -> np.ndarray:
     return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")
 
 
-def _utf8(text: str) -> bytes:
-    try:
-        return text.encode()
-    except UnicodeEncodeError as error:
-        raise UserError(
-            f"the text holds a lone surrogate (U+{ord(text[error.start]):04X}) at position {error.start}, half of a "
-            "character that cannot be written as UTF-8: remove it"
-        ) from error
-
-
 def _checked(ids: Sequence[int] | np.ndarray, vocab_size: int) -> list[int]:
     array = np.asarray(ids, np.int64)
     if array.ndim != 1:
@@ -427,6 +484,9 @@ def _read(folder: Path, name: str) -> str | None:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(f"{path} is not JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise UserError(f"{path} holds a {type(found).__name__}, expected a JSON object")
+    return found

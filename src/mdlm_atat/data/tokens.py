@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -37,8 +38,12 @@ class TokenDataset:
     """pad: (num_rows + 1,) positions in `tokens`."""
 
     @classmethod
-    def open(cls, folder: str | Path, split: str, length: int | None = None) -> TokenDataset:
-        """Map a split; `length` may be left out in pad mode. UserError where it is shorter than one row."""
+    def open(cls, folder: str | os.PathLike[str], split: str, length: int | None = None) -> TokenDataset:
+        """Map a split of a prepared folder; `length` may be left out in pad mode.
+
+        Raises UserError where the folder is not prepared, damaged or without this split, where it was padded to another
+        length, and where the training text is shorter than one row.
+        """
         folder = Path(folder)
         manifest = read_manifest(folder)
         if split not in manifest.splits:
@@ -49,17 +54,17 @@ class TokenDataset:
             if length not in (None, manifest.length):
                 raise UserError(
                     f"{folder} was padded to rows of {manifest.length} tokens, not {length}: set "
-                    f"data.length to {manifest.length} or prepare the corpus again with --length {length}"
+                    f"`data.length={manifest.length}` or prepare the corpus again with `length={length}`"
                 )
             row_starts = _map(folder / f"{split}.idx", "<u8", manifest.splits[split].rows + 1)
             length = manifest.length
         if length is None:
-            raise TypeError("length is needed in wrap mode")
+            raise TypeError("wrap mode needs a length: TokenDataset.open(folder, split, length=...)")
         if manifest.mode == "wrap" and split == "train" and len(tokens) < length:  # scoring takes short rows
             source = manifest.source.get("spec", folder)
             raise UserError(
                 f"the {split} split of {source} has {len(tokens)} tokens, less than one sequence of {length}: "
-                f"use more text or a shorter data.length"
+                f"use more text or a shorter `data.length=`"
             )
         return cls(folder=folder, split=split, length=length, manifest=manifest, tokens=tokens, row_starts=row_starts)
 
@@ -91,7 +96,7 @@ class TokenDataset:
     def tokenizer(self) -> Tokenizer:
         from mdlm_atat.data.tokenizers import load_tokenizer
 
-        return load_tokenizer(str(self.folder / "tokenizer"))
+        return load_tokenizer(self.folder / "tokenizer")
 
     @cached_property
     def counts(self) -> Int[np.ndarray, " vocabulary"]:
@@ -142,7 +147,7 @@ def batch_at(
     if batch_size % num_ranks:
         raise UserError(
             f"a batch of {batch_size} sequences cannot be split over {num_ranks} processes; "
-            f"try --train.batch_size {max(1, batch_size // num_ranks) * num_ranks}"
+            f"try `train.batch_size={max(1, batch_size // num_ranks) * num_ranks}`"
         )
     share = batch_size // num_ranks
     first = step * batch_size + rank * share

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,8 @@ from typing import Any
 from mdlm_atat.atomic import write_json
 from mdlm_atat.config.build import build_schedule, masking_traits, prepare_data
 from mdlm_atat.data.manifest import is_prepared
-from mdlm_atat.data.prepare import ensure_prepared
-from mdlm_atat.data.progress import TerminalProgress
+from mdlm_atat.data.prepare import prepare
+from mdlm_atat.data.sources import SourceLike
 from mdlm_atat.data.tokens import TokenDataset
 from mdlm_atat.errors import UserError
 from mdlm_atat.lm import CausalLM, MaskedDiffusionLM
@@ -23,39 +24,45 @@ from mdlm_atat.training.folder import check_same_data, describe_data
 T_STEPS = (64, 256, 1000)
 
 
-def open_data(lm: MaskedDiffusionLM | CausalLM, source: str | None, *, column: str, split: str | None) -> TokenDataset:
-    """The text to score, as tokens of this model's own tokenizer."""
+def open_data(
+    lm: MaskedDiffusionLM | CausalLM, source: SourceLike | None, *, column: str = "text", split: str | None = None
+) -> TokenDataset:
+    """The text to score, as tokens of this model's own tokenizer: a source as `prepare` takes it, a prepared folder, or
+    the validation text of the model's run (None).
 
+    `split` is one of the run's or the folder's splits (default: valid), or one of a hub set (default: train), and
+    `column` holds the text of a JSONL, Parquet or hub source. Raises UserError where there is no such text, and where
+    it was prepared with another tokenizer or has changed since the run.
+    """
     data = lm.config.data
     if source is None:
         if lm.checkpoint is None or lm.home is None:
-            raise UserError("a saved model has no validation text of its own; name one with --data")
+            raise UserError("a saved model has no validation text of its own; name one with `data=`")
         if split not in (None, "train", "valid"):
-            raise UserError(f"--split is {split}, and the run's own text has train and valid")
-        folder = prepare_data(data, TerminalProgress())
-        train_data, valid_data = (TokenDataset.open(folder, name, data.length) for name in ("train", "valid"))
+            raise UserError(f"`split={split!r}`: the run's own text has train and valid")
+        corpus = prepare_data(data)
+        train_data, valid_data = (corpus.open(name, data.length) for name in ("train", "valid"))
         check_same_data(lm.home, describe_data(train_data, valid_data))
         return train_data if split == "train" else valid_data
-    if is_prepared(Path(source)):
-        dataset = TokenDataset.open(source, split or "valid", data.length)
+    if isinstance(source, (str, os.PathLike)) and is_prepared(Path(source).expanduser()):
+        dataset = TokenDataset.open(Path(source).expanduser(), split or "valid", data.length)
         if dataset.manifest.tokenizer["hash"] != lm.tokenizer.fingerprint():
             raise UserError(
-                f"{source} was prepared with another tokenizer ({dataset.manifest.tokenizer['name']}) than the model "
-                f"was trained with ({lm.tokenizer.name}); name the text itself with --data, and it is encoded as the "
-                "model needs"
+                f"{dataset.folder} was prepared with another tokenizer ({dataset.manifest.tokenizer['name']}) than "
+                f"the model was trained with ({lm.tokenizer.name}); name the text itself with `data=`, and it is "
+                "encoded as the model needs"
             )
         return dataset
-    folder = ensure_prepared(
+    corpus = prepare(
         source,
-        lm.tokenizer,
+        tokenizer=lm.tokenizer,
         mode=data.mode,
         length=data.length,
         column=column,
         split=split or "train",
         whole=True,
-        progress=TerminalProgress(),
     )
-    return TokenDataset.open(folder, "valid", data.length)
+    return corpus.open("valid", data.length)
 
 
 def evaluate_run(

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from mdlm_atat.data.hub import CONVERTED
+from mdlm_atat.data.settings import DataSettings
 from mdlm_atat.errors import UserError
 
 Mode = Literal["wrap", "pad"]
@@ -19,34 +20,25 @@ NO_DETOKENIZER = "none"
 
 
 @dataclass(frozen=True, kw_only=True)
-class ZeroShotSet:
-    """A text, and how it becomes sequences."""
+class ZeroShotSet(DataSettings):
+    """A text, and how it becomes sequences; of a folder, its validation files are taken where it has some."""
 
     name: str
-    source: str
-    """As for atat data prepare."""
-    split: str = "train"
-    """Of a hub set. Of a folder its validation files are taken, where it has some."""
-    column: str = "text"
-    detokenizer: str | None = None
-    mode: Mode = "wrap"
-    """wrap: documents follow each other in a sequence; pad: each starts one of its own. A document longer than a
-    sequence goes on in the next: no token is lost."""
 
 
-def _published(name: str, source: str, split: str, column: str = "text", detokenizer: str | None = None) -> ZeroShotSet:
-    return ZeroShotSet(name=name, source=f"hub:{source}", split=split, column=column, detokenizer=detokenizer)
+def _published(name: str, source: str, split: str, column: str = "text", detokenize: str | None = None) -> ZeroShotSet:
+    return ZeroShotSet(name=name, source=f"hub:{source}", split=split, column=column, detokenize=detokenize)
 
 
 # None of these runs a script: libraries since datasets 4 refuse to. Of two, only the hub's own Parquet files are left.
 ZERO_SHOT_SETS = {
     part.name: part
     for part in (
-        _published("wikitext-2", "Salesforce/wikitext:wikitext-2-raw-v1", "validation", detokenizer="wikitext"),
-        _published("wikitext-103", "Salesforce/wikitext:wikitext-103-raw-v1", "validation", detokenizer="wikitext"),
+        _published("wikitext-2", "Salesforce/wikitext:wikitext-2-raw-v1", "validation", detokenize="wikitext"),
+        _published("wikitext-103", "Salesforce/wikitext:wikitext-103-raw-v1", "validation", detokenize="wikitext"),
         _published("ptb", f"ptb-text-only/ptb_text_only{CONVERTED}:penn_treebank", "validation", "sentence", "ptb"),
-        _published("lambada", "EleutherAI/lambada_openai:en", "test", detokenizer="lambada"),
-        _published("lm1b", f"billion-word-benchmark/lm1b{CONVERTED}:plain_text", "test", detokenizer="lm1b"),
+        _published("lambada", "EleutherAI/lambada_openai:en", "test", detokenize="lambada"),
+        _published("lm1b", f"billion-word-benchmark/lm1b{CONVERTED}:plain_text", "test", detokenize="lm1b"),
         _published("ag_news", "fancyzhx/ag_news", "test"),
         _published("pubmed", "ccdv/pubmed-summarization:document", "validation", "article", "scientific_papers"),
         _published("arxiv", "ccdv/arxiv-summarization:document", "validation", "article", "scientific_papers"),
@@ -77,5 +69,5 @@ def zero_shot_set(
             f"one of {', '.join(ZERO_SHOT_SETS)}"
         )
     if detokenizer is not None:
-        found = replace(found, detokenizer=None if detokenizer == NO_DETOKENIZER else detokenizer)
+        found = replace(found, detokenize=None if detokenizer == NO_DETOKENIZER else detokenizer)
     return replace(found, mode=mode or found.mode, split=split or found.split, column=column or found.column)

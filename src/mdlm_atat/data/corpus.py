@@ -1,0 +1,76 @@
+"""A prepared corpus to look at and to open: what `prepare` returns."""
+
+from __future__ import annotations
+
+import os
+from functools import cached_property
+from html import escape
+from pathlib import Path
+
+from mdlm_atat.data.manifest import read_manifest
+from mdlm_atat.data.tokenizers import Tokenizer, load_tokenizer
+from mdlm_atat.data.tokens import TokenDataset
+from mdlm_atat.plugins import trusted
+
+COLUMNS = ("documents", "tokens", "words", "characters", "bytes")
+
+
+class Corpus:
+    """A folder of prepared tokens; it may be given wherever a path may.
+
+    `Corpus(folder)` opens one that is there. Raises UserError for a folder without a whole manifest. A tokenizer that
+    the folder names as a plugin is imported with `trust_plugins`, or where this process was given its name before.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], *, trust_plugins: bool = False) -> None:
+        self.folder = Path(folder).expanduser()
+        self.manifest = read_manifest(self.folder)
+        if trust_plugins:
+            with trusted():
+                load_tokenizer(self.folder / "tokenizer")
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer that the text was prepared with."""
+        return load_tokenizer(self.folder / "tokenizer")
+
+    def open(self, split: str = "train", length: int | None = None) -> TokenDataset:
+        """The rows of a split, `length` tokens each; in pad mode `length` may be left out.
+
+        Raises UserError where there is no such split, and where the training text is shorter than one row.
+        """
+        return TokenDataset.open(self.folder, split, length)
+
+    def sizes(self) -> dict[str, list[str]]:
+        """How much is in each split, in the units of `COLUMNS`, as words for a table."""
+        splits = self.manifest.splits.items()
+        return {name: [f"{getattr(split, column):,}" for column in COLUMNS] for name, split in splits}
+
+    def facts(self) -> dict[str, str]:
+        """The tokenizer, how the validation text was chosen, and the folder, in words."""
+        tokenizer = self.manifest.tokenizer
+        return {
+            "tokenizer": f"{tokenizer['name']}, {tokenizer['vocab_size']:,} tokens",
+            "validation": self.manifest.validation["rule"],
+            "folder": str(self.folder),
+        }
+
+    def __fspath__(self) -> str:
+        return str(self.folder)
+
+    def __repr__(self) -> str:
+        sizes = [
+            f"{name} {split.tokens:,} tokens, {split.characters:,} characters"
+            for name, split in self.manifest.splits.items()
+        ]
+        facts = [f"{name} {text}" for name, text in self.facts().items() if name != "folder"]
+        return f"Corpus({str(self.folder)!r}: {'; '.join([*sizes, *facts])})"
+
+    def _repr_html_(self) -> str:
+        head = "".join(f"<th>{name}</th>" for name in ("split", *COLUMNS))
+        body = "".join(
+            f"<tr><th>{escape(name)}</th>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
+            for name, cells in self.sizes().items()
+        )
+        facts = "<br>".join(f"{name}: {escape(text)}" for name, text in self.facts().items())
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table><p>{facts}</p>"

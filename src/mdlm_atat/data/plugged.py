@@ -1,0 +1,48 @@
+"""Sources and tokenizers of other packages: `package.module:Name` or the name of an entry point, called with what
+follows a further colon (`mine:Poems:1900` is `Poems("1900")`), or with nothing."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from typing import Any, Literal
+
+from mdlm_atat.errors import UserError
+from mdlm_atat.plugins import REFERENCE, WORDS, allow, is_plugin, resolve
+
+Kind = Literal["source", "tokenizer"]
+_SPEC = re.compile(rf"(?P<name>{REFERENCE.pattern})(:(?P<rest>.*))?", re.DOTALL)
+_DRIVE = re.compile(r"[A-Za-z]:")
+
+
+def plugin_of(kind: Kind, spec: str) -> tuple[str, str | None] | None:
+    """A plugin's name and what it is called with; None for a `spec` that names no plugin (`C:text`, a Windows path)."""
+    if _DRIVE.match(spec):
+        return None
+    if match := _SPEC.fullmatch(spec):
+        return match["name"], match["rest"]
+    name, colon, rest = spec.partition(":")
+    return (name, rest if colon else None) if is_plugin(kind, name) else None
+
+
+def allow_named(kind: Kind, spec: object) -> None:
+    """Let a plugin that a person has named be imported; everything else is left alone."""
+    found = plugin_of(kind, spec) if isinstance(spec, str) else None
+    if found is not None:
+        allow(kind, found[0])
+
+
+def call_plugin(kind: Kind, spec: str) -> Any:
+    """What the plugin of a `spec` makes. Raises UserError where it is not trusted, not there, or takes other
+    arguments; what it raises itself is passed on."""
+    found = plugin_of(kind, spec)
+    assert found is not None
+    name, rest = found
+    thing = resolve(kind, name)
+    arguments = () if rest is None else (rest,)
+    try:
+        inspect.signature(thing).bind(*arguments)
+    except (TypeError, ValueError) as error:
+        called = "nothing" if rest is None else f"the text {rest!r}"
+        raise UserError(f"the {WORDS[kind]} {name} cannot be called with {called} ({spec}): {error}") from error
+    return thing(*arguments)

@@ -1,0 +1,129 @@
+"""`DataRequest`: everything that a preparation is asked for, and the hash by which its result is found again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, TypedDict
+
+from mdlm_atat.data.manifest import FORMAT, is_prepared
+from mdlm_atat.data.settings import DataSettings
+from mdlm_atat.data.sources import HubSet, SourceLike, Texts, open_source
+from mdlm_atat.data.tokenizers import Tokenizer, checked, is_plain_name, load_tokenizer
+from mdlm_atat.errors import UserError
+
+
+class RequestSettings(TypedDict, total=False):
+    """The settings of a `DataRequest` as typed keywords: all but its source."""
+
+    tokenizer: str | os.PathLike[str] | Tokenizer
+    length: int | None
+    mode: Literal["wrap", "pad"]
+    validation: SourceLike | None
+    validation_fraction: float
+    split: str
+    column: str
+    documents: Literal["file", "line"]
+    detokenize: str | None
+    whole: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataRequest(DataSettings):
+    """A request for a corpus as tokens, which `prepare(request=...)` fulfils.
+
+    Raises UserError for settings that cannot work. An iterator is read into a list at once, since a preparation reads
+    its source several times.
+    """
+
+    source: SourceLike
+    """As in `DataSettings`, or texts from Python, each a document, or a `Source`."""
+    tokenizer: str | os.PathLike[str] | Tokenizer = "char"
+    """As in `DataSettings`, or a tokenizer."""
+    validation: SourceLike | None = None
+    """Like source, or a split's name for a hub data set. None: what comes with the source, else cut from it."""
+    whole: bool = False
+    """Make one split, valid, for scoring: of a hub set its `split`, of another source the validation text that comes
+    with it, else all of it."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.mode == "pad" and self.length is None:
+            raise UserError("`mode=pad` needs `length=`, the tokens of a row, at least 2")
+        for name in ("source", "validation"):
+            given = getattr(self, name)
+            if isinstance(given, str) and ("\n" in given or len(given) > 4096):  # longer than any path
+                raise UserError(f"{name} is a text of {len(given):,} characters, no name or path: put it into a list")
+            if isinstance(given, Iterator):
+                object.__setattr__(self, name, list(given))
+
+    @classmethod
+    def of(cls, settings: DataSettings, **changes: Any) -> DataRequest:
+        """The request with the settings of a configuration or a command, except for `changes`."""
+        names = [field.name for field in fields(DataSettings)]
+        return cls(**{**{name: getattr(settings, name) for name in names}, **changes})
+
+    @property
+    def row_length(self) -> int | None:
+        """Tokens of the longest row in pad mode; None in wrap mode."""
+        return self.length if self.mode == "pad" else None
+
+    @property
+    def prepared(self) -> Path | None:
+        """The source's folder where it is one of prepared tokens, else None."""
+        if not isinstance(self.source, (str, os.PathLike)):
+            return None
+        folder = Path(self.source).expanduser()
+        return folder if is_prepared(folder) else None
+
+    def open(self) -> Texts:
+        """The text to read. Raises UserError where there is none of that name."""
+        return self._open(self.source)
+
+    def open_validation(self, source: Texts) -> Texts | None:
+        """The validation text that was named, `source` being the opened text; None where none was named."""
+        named = self.validation
+        if named is None:
+            return None
+        if isinstance(source, HubSet) and isinstance(named, str) and not Path(named).exists() and ":" not in named:
+            return source.with_split(named)
+        return self._open(named)
+
+    def _open(self, source: SourceLike) -> Texts:
+        return open_source(
+            source, split=self.split, column=self.column, documents=self.documents, detokenize=self.detokenize
+        )
+
+    @cached_property
+    def fixed_tokenizer(self) -> Tokenizer | None:
+        """The tokenizer that was asked for; None for `char`, whose alphabet is read from the text."""
+        if self.tokenizer == "char":
+            return None
+        if isinstance(self.tokenizer, (str, os.PathLike)):
+            return load_tokenizer(self.tokenizer)
+        return checked(self.tokenizer)
+
+    def fingerprint(self) -> str:
+        """Hash of everything that was asked for, by which the folder made for an equal request is found again."""
+        source = self.open()
+        validation = self.open_validation(source)
+        if is_plain_name(self.tokenizer) or self.fixed_tokenizer is None:
+            tokenizer = self.tokenizer
+        else:
+            tokenizer = self.fixed_tokenizer.fingerprint()
+        request = {
+            "format": FORMAT,
+            "source": source.identity(),
+            "validation": validation.identity() if validation else None,
+            "fraction": self.validation_fraction,
+            "tokenizer": tokenizer,
+            "mode": self.mode,
+            "length": self.row_length,
+            "whole": self.whole,
+        }
+        return hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,62 @@
+"""Which text is read, and how it becomes rows of tokens: the settings that a run, a request and a command share.
+
+They are written down here once, without NumPy or torch, so that a configuration may have them too.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from mdlm_atat.checks import at_least
+from mdlm_atat.data.detokenizers import detokenizer
+from mdlm_atat.errors import UserError
+
+SAME = {"same": "text"}
+"""Facts about a setting that a configuration looks up: runs are comparable only where it is the same."""
+OF_TEXT = {**SAME, "of_text": True}
+"""It also says something of one text and nothing of another."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSettings:
+    """What is asked of a text. Subclasses narrow the types of `source`, `tokenizer`, `length` and `validation`."""
+
+    source: Any
+    """shakespeare (built in), a .txt, .jsonl or .parquet file (text also as .gz, .xz, .zst), a folder of them, a hub
+    data set by short name or as hub:OWNER/NAME[:CONFIG], or a plugin as package.module:Name."""
+    tokenizer: Any = "char"
+    """char, byte, gpt2, bert-base-uncased, a hub name, a folder with tokenizer.json, vocab.bpe + encoder.json or
+    vocab.txt, or a plugin as package.module:Name."""
+    length: int | None = None
+    """pad: tokens in a row; a longer document goes on in further rows."""
+    mode: Literal["wrap", "pad"] = field(default="wrap", metadata=SAME)
+    """`wrap`: documents joined and cut to length; `pad`: a document a row, padding never scored."""
+    validation: Any = None
+    """Validation text: like source, or a split's name for a hub data set. None: what comes with the source, else cut
+    from it."""
+    validation_fraction: float = field(default=0.05, metadata=OF_TEXT)
+    """Share of the source that is held out where no validation text is given or comes with it: documents chosen by a
+    hash of their text, or the end of fewer than 20 documents."""
+    split: str = field(default="train", metadata=OF_TEXT)
+    """Hub data sets: the split to train on."""
+    column: str = field(default="text", metadata=OF_TEXT)
+    """JSONL, Parquet and hub data sets: the column that holds the text."""
+    documents: Literal["file", "line"] = field(default="file", metadata=OF_TEXT)
+    """.txt files: a document is the whole file, or each line that is not empty."""
+    detokenize: str | None = field(default=None, metadata=OF_TEXT)
+    """Undo the tokenization that a text is published in, by the rules of wikitext, ptb, lm1b, lambada or
+    scientific_papers."""
+
+    def __post_init__(self) -> None:
+        self.check_values()
+
+    def check_values(self, prefix: str = "") -> None:
+        """Raise UserError where values are out of range; `prefix` goes before the settings' names in the message."""
+        at_least(f"{prefix}length", self.length, 2)
+        if not 0 < self.validation_fraction < 1:
+            raise UserError(
+                f"{prefix}validation_fraction is {self.validation_fraction}, expected between 0 and 1, e.g. 0.05"
+            )
+        if self.detokenize is not None:
+            detokenizer(self.detokenize)  # refuses an unknown name
