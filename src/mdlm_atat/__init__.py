@@ -4,6 +4,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mdlm_atat.data.corpus import Corpus
+    from mdlm_atat.data.prepare import prepare
+    from mdlm_atat.data.request import DataRequest
     from mdlm_atat.errors import UserError
     from mdlm_atat.lm import CausalLM, MaskedDiffusionLM
     from mdlm_atat.nets.causal_transformer import CausalTransformer
@@ -12,15 +15,29 @@ if TYPE_CHECKING:
 
     __version__: str
 
-__all__ = ["ATATDiT", "CausalLM", "CausalTransformer", "MaskedDiffusionLM", "UserError", "__version__", "finetune"]
+__all__ = [
+    "ATATDiT",
+    "CausalLM",
+    "CausalTransformer",
+    "Corpus",
+    "DataRequest",
+    "MaskedDiffusionLM",
+    "UserError",
+    "__version__",
+    "finetune",
+    "prepare",
+]
 
 _HOMES = {
     "ATATDiT": "mdlm_atat.nets.dit",
     "CausalLM": "mdlm_atat.lm",
     "CausalTransformer": "mdlm_atat.nets.causal_transformer",
+    "Corpus": "mdlm_atat.data.corpus",
+    "DataRequest": "mdlm_atat.data.request",
     "MaskedDiffusionLM": "mdlm_atat.lm",
     "UserError": "mdlm_atat.errors",
     "finetune": "mdlm_atat.runs.finetune",
+    "prepare": "mdlm_atat.data.prepare",
 }
 
 

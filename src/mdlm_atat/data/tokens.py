@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from mdlm_atat.data.tokenizers import Tokenizer
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class TokenDataset:
     """One split of a prepared folder, cut into rows of `length` tokens.
 
@@ -68,8 +68,13 @@ class TokenDataset:
             )
         return cls(folder=folder, split=split, length=length, manifest=manifest, tokens=tokens, row_starts=row_starts)
 
+    def __repr__(self) -> str:
+        rows = f"{self.num_rows:,} rows of {'at most ' if self.row_starts is not None else ''}{self.length} tokens"
+        return f"TokenDataset({str(self.folder)!r}, {self.split}: {rows}, {self.num_tokens:,} in all)"
+
     @property
     def num_tokens(self) -> int:
+        """Tokens of the split, each end of a document included."""
         return len(self.tokens)
 
     @property
