@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from refusals import refused
 from mdlm_atat import MaskedDiffusionLM
 from mdlm_atat.cli import sampling
 from mdlm_atat.cli.main import main
+from mdlm_atat.samplers.seeds import mix_seed
 
 PROMPTS = [
     {"prompt": "the cat", "id": "b"},
@@ -57,7 +59,8 @@ def test_2_texts_of_each_of_5_prompts_come_in_order_with_their_ids(whole, tmp_pa
         (row.get("id", number), sample) for number, row in enumerate(PROMPTS) for sample in (0, 1)
     ]
     assert [line["prompt"] for line in lines] == [row["prompt"] for row in PROMPTS for _ in range(2)]
-    assert [line["seed"] for line in lines] == list(range(10))
+    assert [(line["base_seed"], line["index"]) for line in lines] == [(0, index) for index in range(10)]
+    assert [line["seed"] for line in lines] == [mix_seed(0, index) for index in range(10)]
     assert all(line["text"].startswith(line["prompt"]) for line in lines)
     lm = MaskedDiffusionLM.from_pretrained(runs / "masked")
     made = lm.generate([line["prompt"] for line in lines])
@@ -104,7 +107,7 @@ def test_what_is_done_is_not_made_again(command, whole, tmp_path, monkeypatch):
 
     monkeypatch.setattr(MaskedDiffusionLM, "generate", watched)
     assert main([*command, "--resume", "--out", str(out)]) == 0
-    assert asked == [(["the cat"], 9)]
+    assert asked == [(["the cat"], [mix_seed(0, 9)])]
 
 
 def test_another_name_and_place_of_the_prompts_is_no_other_setting(command, whole, prompts, tmp_path):
@@ -116,8 +119,63 @@ def test_another_name_and_place_of_the_prompts_is_no_other_setting(command, whol
     assert out.read_bytes() == whole
 
 
+def test_a_text_of_a_file_is_made_again_alone_by_the_seed_on_its_line(model, whole, tmp_path, runs):
+    line = json.loads(whole.splitlines()[3])
+    out = tmp_path / "one.jsonl"
+    command = ["generate", model, "--prompt", line["prompt"], "--seed", str(line["seed"]), "--seed_rule", "add"]
+    assert main([*command, "--out", str(out)]) == 0
+    (alone,) = read_lines(out)
+    assert (alone["seed"], alone["tokens"]) == (line["seed"], line["tokens"])
+    lm = MaskedDiffusionLM.from_pretrained(runs / "masked")
+    assert lm.generate(line["prompt"], seed=[line["seed"]]).tokens == line["tokens"]
+
+
+def begun_by_version_0_1(lm: MaskedDiffusionLM, num_lines: int) -> bytes:
+    """What `command` wrote when text i was drawn from seed + i, by the code of then."""
+    settings = {"num_samples": 2, "length": None, "sampler": None, "steps": None, "temperature": 1.0, "top_k": 0}
+    settings |= {"top_p": 1.0, "block_size": None, "guide": "", "guide_logits": 1.0, "guide_order": 0.0, "seed": 0}
+    settings |= {"precision": "auto", "trace": False}
+    items = [[row.get("id", number), row["prompt"]] for number, row in enumerate(PROMPTS)]
+    hashed = json.dumps([lm.fingerprint(), {name: str(v) for name, v in settings.items()}, items], sort_keys=True)
+    texts = lm.generate([text for _, text in items for _ in range(2)], seed=range(10))
+    lines = [
+        {"id": items[number // 2][0], "sample": number % 2, "text": text.text, "prompt": items[number // 2][1]}
+        | {"seed": number, "nfe": text.nfe, "tokens": text.tokens}
+        | {"settings": hashlib.sha256(hashed.encode()).hexdigest()[:12]}
+        for number, text in enumerate(texts)
+    ]
+    return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines[:num_lines]).encode()
+
+
+def test_a_file_begun_by_version_0_1_goes_on_by_its_rule_of_seeds_to_the_bytes_of_then(
+    command, masked, tmp_path, capsys
+):
+    out, anew = tmp_path / "old.jsonl", tmp_path / "anew.jsonl"
+    out.write_bytes(begun_by_version_0_1(masked, 5))
+    other = [*command, "--seed_rule", "hash", "--resume", "--out", str(out)]
+    assert "made with another model" in refused(other, capsys)
+    assert main([*command, "--resume", "--out", str(out)]) == 0
+    assert f"{out} was begun with seeds by the rule add, and goes on with it" in capsys.readouterr().err
+    assert out.read_bytes() == begun_by_version_0_1(masked, 10)
+    assert main([*command, "--seed_rule", "add", "--out", str(anew)]) == 0
+    assert anew.read_bytes() == out.read_bytes()
+
+
+def test_two_seeds_have_no_text_in_common_unless_they_are_added(model, tmp_path):
+    seeds: dict[str, list[set[int]]] = {"hash": [], "add": []}
+    for rule, found in seeds.items():
+        for seed in ("0", "1"):
+            out = tmp_path / f"{rule}{seed}.jsonl"
+            command = ["generate", model, "--num_samples", "3", "--steps", "1", "--seed", seed, "--seed_rule", rule]
+            assert main([*command, "--out", str(out)]) == 0
+            found.append({line["seed"] for line in read_lines(out)})
+    assert seeds["add"] == [{0, 1, 2}, {1, 2, 3}]
+    assert len(seeds["hash"][0] | seeds["hash"][1]) == 6
+
+
 OTHERS = {
     "seed": ["--seed", "1"],
+    "rule of seeds": ["--seed_rule", "add"],
     "steps": ["--steps", "5"],
     "sampler": ["--sampler", "first_hitting"],
     "temperature": ["--temperature", "0.9"],

@@ -16,6 +16,7 @@ from mdlm_atat.lm import Generated, How
 from mdlm_atat.samplers.canvas import Canvas
 from mdlm_atat.samplers.first_hitting import FirstHitting
 from mdlm_atat.samplers.named import PRESETS, RULES, options_of
+from mdlm_atat.samplers.seeds import mix_seed
 
 PROMPTS = ["the cat", "a", ""]
 SAMPLERS = [*RULES, *PRESETS]
@@ -73,14 +74,14 @@ def test_of_3_texts_in_3_blocks_each_is_the_same_alone(opinionated, sampler):
     prompts = ["the cat", "a", "" if sampler in BEFOREHAND else "of"]
     made = opinionated.generate(prompts, seed=3, **how)
     for i, prompt in enumerate(prompts):
-        assert opinionated.generate([prompt], seed=3 + i, **how) == [made[i]]
+        assert opinionated.generate(prompt, seed=[mix_seed(3, i)], **how) == made[i]
 
 
 @pytest.mark.parametrize("how", [{}, {"length": 40}, {"block_size": 12}])
 def test_a_text_with_2_tokens_to_fill_takes_the_same_steps_beside_one_with_15(opinionated, how):
     prompts = ["the cat sat on", "a"]
     beside = opinionated.generate(prompts, seed=3, **how)
-    assert beside == [opinionated.generate([prompt], seed=3 + i, **how)[0] for i, prompt in enumerate(prompts)]
+    assert beside == [opinionated.generate(text, seed=[mix_seed(3, i)], **how) for i, text in enumerate(prompts)]
 
 
 @pytest.mark.parametrize("block_size", [None, 3, 16])
@@ -89,7 +90,7 @@ def test_a_causal_model_takes_one_evaluation_a_token_through_blocks_too(causal, 
         made = causal.generate(PROMPTS, length=length, block_size=block_size, seed=3)
         assert [text.nfe for text in made] == [length - len(prompt) for prompt in PROMPTS]
         assert_sound(causal, made, PROMPTS, length, block_size=block_size)
-        assert made[1] == causal.generate("a", length=length, block_size=block_size, seed=4)
+        assert made[1] == causal.generate("a", length=length, block_size=block_size, seed=[mix_seed(3, 1)])
 
 
 @pytest.mark.parametrize("sampler", [name for name in RULES if settings(name)["steps"]])
@@ -114,10 +115,10 @@ def test_no_prompts_are_0_texts(masked):
 
 
 def test_a_trained_models_texts_cost_another_model_less_than_their_letters_shuffled(masked, causal):
-    """By 0.2 nats a letter; models of 2 steps, with six seeds, by -0.12 to 0.03."""
-    texts = [text.text for text in masked.generate([""] * 32, sampler="first_hitting", seed=0)]
+    """By 0.16 to 0.38 nats a letter, with five seeds; models of 2 steps by at most 0.03."""
+    texts = [text.text for text in masked.generate([""] * 128, sampler="first_hitting", seed=0)]
     shuffled = ["".join(random.Random(0).sample(text, len(text))) for text in texts]
-    cost, cost_shuffled = (sum(score.nats for score in causal.score(part)) / (32 * 16) for part in (texts, shuffled))
+    cost, cost_shuffled = (sum(score.nats for score in causal.score(part)) / (128 * 16) for part in (texts, shuffled))
     assert cost < cost_shuffled - 0.1
 
 
@@ -184,7 +185,7 @@ def test_locks_at_any_position_stay_and_every_row_has_its_seed(masked):
             assert masked.tokenizer.mask_id not in text.tokens
             assert text.seed == [7, 5, 7, 9][row]
             one = Canvas(canvas.tokens[row : row + 1], canvas.fixed[row : row + 1])
-            assert masked.fill(one, seed=text.seed, sampler="uncertainty") == [text]
+            assert masked.fill(one, seed=[text.seed], sampler="uncertainty") == [text]
 
 
 @pytest.mark.parametrize("token", [-1, 23, 24])

@@ -147,19 +147,21 @@ def measure(
 ) -> dict[str, Any]:
     """One point of the frontier."""
     from mdlm_atat.progress import progress_bar
+    from mdlm_atat.samplers.seeds import text_seeds
 
     num_texts = head["num_texts"]
     texts: list[Generated] = []
     start_s = time.perf_counter()
     with progress_bar("writing") as on_progress:
         while len(texts) < num_texts:
+            numbers = range(len(texts), min(len(texts) + batch_size, num_texts))
             texts += lm.generate(
-                [""] * min(batch_size, num_texts - len(texts)),
+                [""] * len(numbers),
                 length=head["length"],
                 sampler=head["sampler"],
                 steps=steps,
                 temperature=temperature,
-                seed=head["seed"] + len(texts),
+                seed=text_seeds(head["seed"], numbers),
             )
             on_progress(len(texts), num_texts)
     seconds = time.perf_counter() - start_s

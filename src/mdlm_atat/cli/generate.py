@@ -69,12 +69,7 @@ def write_texts(arguments: Namespace, items: list[Item]) -> None:
         arguments,
         items,
         num_each=num_each,
-        make=lambda which, more: lm.generate(
-            [items[number // num_each].text for number in which],
-            seed=arguments.seed + which.start,
-            **settings,
-            **more,
-        ),
+        make=lambda which, more: lm.generate([items[number // num_each].text for number in which], **settings, **more),
         title_field="prompt",
     )
 

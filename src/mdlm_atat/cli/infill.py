@@ -72,7 +72,7 @@ def write_texts(arguments: Namespace, items: list[Item]) -> None:
 
     def make(which: range, more: dict[str, Any]) -> list[Generated]:
         templates = [items[number // num_each].text for number in which]
-        made = lm.infill(templates, seed=arguments.seed + which.start, **how, **more)
+        made = lm.infill(templates, **how, **more)
         if which.start == 0:
             explain_lengths(made[0])
         return list(made)

@@ -21,10 +21,27 @@ if TYPE_CHECKING:
 
     from mdlm_atat.lm import CausalLM, Generated, MaskedDiffusionLM
     from mdlm_atat.samplers.loop import OnStep
+    from mdlm_atat.samplers.seeds import SeedRule
 
 SEPARATOR = "-" * 40  # between two texts
 LINE_START = b'{"id": '  # of every line that row_of makes
-MAX_SEED = 2**62  # torch takes 63 bits, and text i adds i
+MAX_SEED = 2**62  # torch takes 63 bits, and by the rule "add" text i adds i
+SETTINGS = (  # that a file of texts depends on, beside the weights, the prompts and the rule of seeds
+    "num_samples",
+    "length",
+    "sampler",
+    "steps",
+    "temperature",
+    "top_k",
+    "top_p",
+    "block_size",
+    "guide",
+    "guide_logits",
+    "guide_order",
+    "seed",
+    "precision",
+    "trace",
+)
 
 
 def add_sampling_arguments(parser: Parser) -> None:
@@ -42,7 +59,11 @@ def add_sampling_arguments(parser: Parser) -> None:
     how.add_argument("--guide", default="", metavar="WORD=WEIGHT,...", help="words to have more of, or less (negative)")
     how.add_argument("--guide_logits", type=real(), default=1.0, help="how much it changes their logits")
     how.add_argument("--guide_order", type=real(), default=0.0, help="how much earlier they come")
-    how.add_argument("--seed", type=whole(-MAX_SEED, MAX_SEED), default=0, help="text i is drawn from seed + i")
+    seed = whole(-MAX_SEED, MAX_SEED)
+    how.add_argument("--seed", type=seed, default=0, help="text i is drawn from a hash of seed and i")
+    how.add_argument(
+        "--seed_rule", choices=["hash", "add"], help="add: text i is drawn from seed + i instead (default: hash)"
+    )
     how.add_argument("--batch_size", type=whole(1), default=16, help="texts made together")
     how.add_argument("--compile", action="store_true", help="compile the network first: faster for many texts on a GPU")
     out = parser.add_argument_group("what to see")
@@ -154,24 +175,25 @@ def check_each(items: Sequence[Item], kind: str, check: Callable[[str], Any]) ->
             raise UserError(f"{kind} {item.id}: {error}" if len(items) > 1 else str(error)) from error
 
 
-def settings_hash(lm: MaskedDiffusionLM | CausalLM, arguments: Namespace, items: Sequence[Item]) -> str:
-    """Tells whether a file of texts can be gone on with: the same weights, settings and prompts."""
-    how = (
-        "model",
-        "device",
-        "batch_size",
-        "compile",
-        "watch",
-        "animate",
-        "out",
-        "resume",
-        "overwrite",
-        "trust_plugins",
-    )
-    left_out = (*how, "prompt", "prompts", "template", "file")  # these are the items
-    settings = {name: str(value) for name, value in vars(arguments).items() if name not in left_out}
+def settings_hash(lm: MaskedDiffusionLM | CausalLM, arguments: Namespace, items: Sequence[Item], rule: SeedRule) -> str:
+    """Tells whether a file of texts can be gone on with: the same weights, settings and prompts. Files that earlier
+    versions began, when there was no rule of seeds but "add", have the same hash as ours of that rule."""
+    settings = {name: str(getattr(arguments, name)) for name in SETTINGS if hasattr(arguments, name)}
+    if rule != "add":
+        settings["seed_rule"] = rule
     content = json.dumps([lm.fingerprint(), settings, [[item.id, item.text] for item in items]], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:12]
+
+
+def choose_seed_rule(lm: MaskedDiffusionLM | CausalLM, arguments: Namespace, items: Sequence[Item]) -> SeedRule:
+    """The rule that was asked for; else that of the file to be gone on with, else the default."""
+    if arguments.seed_rule is None and arguments.resume and arguments.out.exists():
+        with arguments.out.open("rb") as file:
+            begun = settings_of(file.readline())
+        if begun == settings_hash(lm, arguments, items, "add"):
+            print(f"{arguments.out} was begun with seeds by the rule add, and goes on with it", file=sys.stderr)
+            return "add"
+    return arguments.seed_rule or "hash"
 
 
 class Lines:
@@ -236,18 +258,21 @@ def make_texts(
 ) -> None:
     """Make num_each texts of every item, in batches, and write or print them in order.
 
-    `make(which, settings)`: texts number `which`, of items which // num_each, with further keywords for lm.generate.
+    `make(which, settings)`: texts number `which`, of items which // num_each, with further keywords for lm.generate,
+    their seeds among them.
     """
     from mdlm_atat.atomic import write_text
     from mdlm_atat.device import explain_out_of_memory
     from mdlm_atat.progress import progress_bar
+    from mdlm_atat.samplers.seeds import text_seeds
 
     if arguments.compile:
         lm.compile()
     total = len(items) * num_each
+    rule = choose_seed_rule(lm, arguments, items)
     lines = None
     if arguments.out is not None and arguments.out.suffix == ".jsonl":
-        lines = Lines(arguments.out, settings_hash(lm, arguments, items), resume=arguments.resume)
+        lines = Lines(arguments.out, settings_hash(lm, arguments, items, rule), resume=arguments.resume)
     done = lines.num_done if lines is not None else 0
     if done > 0 and (arguments.watch or arguments.animate is not None):
         print(f"the first text is in {arguments.out} already: it can be neither watched nor animated", file=sys.stderr)
@@ -257,16 +282,21 @@ def make_texts(
         with bar as on_progress:
             for which in batches(total, done, arguments.batch_size):
                 first = which.start == 0
-                more: dict[str, Any] = {"return_trace": arguments.trace or (first and arguments.animate is not None)}
+                more: dict[str, Any] = {
+                    "seed": text_seeds(arguments.seed, which, rule),
+                    "return_trace": arguments.trace or (first and arguments.animate is not None),
+                }
                 with explain_out_of_memory(f"try --batch_size {max(1, arguments.batch_size // 2)}"):
                     if first and arguments.watch:
                         made = watched(lm, arguments, lambda on_step: make(which, more | {"on_step": on_step}))  # noqa: B023
                     else:
                         made = make(which, more)
-                rows = [
-                    row_of(text, items[number // num_each], number % num_each, title_field, arguments.trace)
-                    for number, text in zip(which, made, strict=True)
-                ]
+                rows = []
+                for number, text in zip(which, made, strict=True):
+                    # by the rule "add" a line is to the byte what earlier versions wrote
+                    origin = {} if rule == "add" else {"base_seed": arguments.seed, "index": number}
+                    item, sample = items[number // num_each], number % num_each
+                    rows.append(row_of(text, item, sample, title_field, arguments.trace, origin))
                 if lines is not None:
                     lines.write(rows)
                 else:
@@ -292,13 +322,16 @@ def make_texts(
     print(f"{total} texts written to {arguments.out}", file=sys.stderr)
 
 
-def row_of(text: Generated, item: Item, sample: int, title_field: str, with_trace: bool) -> dict[str, Any]:
+def row_of(
+    text: Generated, item: Item, sample: int, title_field: str, with_trace: bool, origin: dict[str, int]
+) -> dict[str, Any]:
+    """A line of a .jsonl file; `origin`: what the text's own seed was made from."""
     from mdlm_atat.lm import Infilled
 
     row: dict[str, Any] = {"id": item.id, "sample": sample, "text": text.text, title_field: item.text}
     if isinstance(text, Infilled):
         row |= {"gaps": text.gaps, "lengths": list(text.lengths)}
-    row |= {"seed": text.seed, "nfe": text.nfe, "tokens": text.tokens}
+    row |= {"seed": text.seed, **origin, "nfe": text.nfe, "tokens": text.tokens}
     if with_trace and text.trace is not None:
         row["trace"] = text.trace.to_json()
     return row
@@ -341,7 +374,7 @@ def animate(lm: MaskedDiffusionLM | CausalLM, text: Generated, arguments: Namesp
         "sampler": arguments.sampler or lm.default_sampler,
         "steps": str(len(trace.frames) - 1),
         "temperature": f"{arguments.temperature:g}",
-        "seed": str(text.seed),
+        "seed": str(arguments.seed),
     }
     reveal = Reveal(
         title=str(arguments.model),

@@ -35,6 +35,7 @@ from mdlm_atat.nets.causal_transformer import CausalTransformer
 from mdlm_atat.nets.dit import ATATDiT
 from mdlm_atat.samplers.canvas import Canvas
 from mdlm_atat.samplers.loop import StepRule, sample, trait
+from mdlm_atat.samplers.seeds import text_seeds
 from mdlm_atat.samplers.sizes import Profile, as_profile
 from mdlm_atat.scoring.draws import DrawSettings, Rows
 from mdlm_atat.scoring.likelihood import Groups, Likelihood
@@ -258,7 +259,7 @@ class LanguageModel(Sampling):
                 canvas.to(self.canvas_device),
                 rule,
                 mask_id=self.tokenizer.mask_id,
-                seeds=range(seed, seed + len(tokens)),
+                seeds=text_seeds(seed, range(len(tokens))),
                 known=tokens.to(self.canvas_device),
             ).trace.nll.cpu()
         return nll, trait(rule, "order_is_deterministic")

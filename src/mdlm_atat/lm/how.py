@@ -11,6 +11,7 @@ from mdlm_atat.checks import at_least, check_keywords
 from mdlm_atat.errors import UserError
 from mdlm_atat.samplers.draw import TokenDraw
 from mdlm_atat.samplers.loop import OnStep, StepRule
+from mdlm_atat.samplers.seeds import SeedRule
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class TextOptions(HowOptions, total=False):
     """All keywords that generate, infill and fill have in common."""
 
     seed: int | Sequence[int]
+    seed_rule: SeedRule
     return_trace: bool
     on_step: OnStep | None
 

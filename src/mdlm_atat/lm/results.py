@@ -54,6 +54,7 @@ class Generated:
     text: str
     tokens: list[int]
     seed: int
+    """Of this very text: `generate(prompt, seed=[text.seed], ...)` draws it again."""
     nfe: int
     """Network evaluations."""
     trace: TextTrace | None = field(default=None, compare=False, repr=False)

@@ -30,14 +30,11 @@ from mdlm_atat.samplers.draw import TokenDraw
 from mdlm_atat.samplers.guidance import Guidance
 from mdlm_atat.samplers.loop import OnStep, Reverse, Sample, StepRule, reverse, sample, trait
 from mdlm_atat.samplers.named import make_sampler
+from mdlm_atat.samplers.seeds import SeedRule, text_seeds
 from mdlm_atat.samplers.sizes import Profile
 from mdlm_atat.samplers.template import GAP, Gap, encode_template, lay_out, parse_template, space_joins_next
 
 BLOCKS_PER_WINDOW = 4  # where a text is longer than the model and no block size is given
-
-
-def seeds_of(seed: int | Sequence[int], number: int) -> list[int]:
-    return list(range(seed, seed + number)) if isinstance(seed, int) else list(seed)
 
 
 @dataclass(frozen=True)
@@ -51,8 +48,8 @@ class Layout:
 
 
 class Sampling(ABC):
-    """The part of a language model that makes text. Every text is drawn from seed + its index, with random numbers of
-    its own, so it is the same in any batch (up to the rounding of the network's arithmetic)."""
+    """The part of a language model that makes text. Every text has a seed and random numbers of its own, so it is the
+    same in any batch (up to the rounding of the network's arithmetic)."""
 
     network: Any
     tokenizer: Tokenizer
@@ -91,6 +88,7 @@ class Sampling(ABC):
         length: int | None = None,
         max_new_tokens: int | None = None,
         seed: int | Sequence[int] = 0,
+        seed_rule: SeedRule = "hash",
         return_trace: bool = False,
         on_step: OnStep | None = None,
         **how: Unpack[HowOptions],
@@ -98,9 +96,10 @@ class Sampling(ABC):
         """One text that begins with a prompt, or for a sequence of prompts a list of texts, one for each.
 
         `length`: tokens in all, the prompt included (default: the model's; longer texts are made in blocks).
-        `max_new_tokens`: tokens after the prompt, instead. `seed`: text i is drawn from seed + i; a sequence gives the
-        seed of each text. `return_trace`: keep how each text came about. `on_step(step, z_t)` is called with every
-        canvas. The other keywords are the fields of How: sampler, steps, temperature, top_k, top_p, block_size, guide.
+        `max_new_tokens`: tokens after the prompt, instead. `seed`: text i is drawn from a hash of seed and i, or with
+        `seed_rule="add"` from seed + i; a sequence gives the very seed of each text, as Generated.seed records it.
+        `return_trace`: keep how each text came about. `on_step(step, z_t)` is called with every canvas. The other
+        keywords are the fields of How: sampler, steps, temperature, top_k, top_p, block_size, guide.
 
         Raises UserError for a prompt longer than `length` and settings out of range; TypeError for prompts that are
         not str, and for unknown keywords.
@@ -108,7 +107,7 @@ class Sampling(ABC):
         texts, is_one = one_or_many(prompts, "prompts")
         settings = How.of(how, self.generate)
         rows = self._prompt_rows(texts, length, max_new_tokens)
-        made = self._fill_rows(rows, settings, seeds_of(seed, len(rows)), return_trace, on_step)
+        made = self._fill_rows(rows, settings, text_seeds(seed, range(len(rows)), seed_rule), return_trace, on_step)
         return made[0] if is_one else made
 
     @overload
@@ -137,6 +136,7 @@ class Sampling(ABC):
         *,
         alternatives: int | None = None,
         seed: int | Sequence[int] = 0,
+        seed_rule: SeedRule = "hash",
         return_trace: bool = False,
         on_step: OnStep | None = None,
         **how: Unpack[HowOptions],
@@ -145,8 +145,8 @@ class Sampling(ABC):
 
         One template gives one text, a sequence of templates a list. With `alternatives`, a number, each template gives
         a list of so many ways to fill it. A gap of [MASK:3-8] gets the length at which the model finds the given text
-        likeliest, whatever the gap may hold. Way j of template i is drawn from seed + i * alternatives + j; a sequence
-        gives the seed of each. Other keywords are those of `generate`.
+        likeliest, whatever the gap may hold. Way j of template i is drawn as text number
+        i * alternatives + j of the seed. The other keywords are those of `generate`.
 
         Raises UserError for a template without gaps, malformed ones, and a gap longer than the model.
         """
@@ -158,7 +158,7 @@ class Sampling(ABC):
         made = self._fill_rows(
             [layout.tokens for layout in all_layouts],
             settings,
-            seeds_of(seed, len(all_layouts)),
+            text_seeds(seed, range(len(all_layouts)), seed_rule),
             return_trace,
             on_step,
         )
@@ -173,15 +173,19 @@ class Sampling(ABC):
         canvas: Canvas,
         *,
         seed: int | Sequence[int] = 0,
+        seed_rule: SeedRule = "hash",
         return_trace: bool = False,
         on_step: OnStep | None = None,
         **how: Unpack[HowOptions],
     ) -> list[Generated]:
-        """Fill a canvas of any fixed tokens: Canvas(tokens, fixed), one text a row, drawn from seed + row, or from a
-        seed given for every row. In blocks, all rows look ahead where one has given text after a gap. Other keywords
-        are those of `generate`. Raises UserError for a fixed token that is none of the vocabulary."""
+        """Fill a canvas of any fixed tokens: Canvas(tokens, fixed), one text a row.
+
+        In blocks, all rows look ahead where one has given text after a gap. The other keywords are those of `generate`.
+        Raises UserError for a fixed token that is none of the vocabulary.
+        """
         settings = How.of(how, self.fill)
-        return self._fill(canvas, settings, seeds_of(seed, len(canvas.tokens)), return_trace, on_step)
+        seeds = text_seeds(seed, range(len(canvas.tokens)), seed_rule)
+        return self._fill(canvas, settings, seeds, return_trace, on_step)
 
     def _fill_rows(
         self,
@@ -247,7 +251,8 @@ class Sampling(ABC):
         *,
         length: int | None = None,
         max_new_tokens: int | None = None,
-        seed: int = 0,
+        seed: int | Sequence[int] = 0,
+        seed_rule: SeedRule = "hash",
         **how: Unpack[HowOptions],
     ) -> Iterator[Frame]:
         """One text on its way: the canvas as given, then after every step.
@@ -265,7 +270,8 @@ class Sampling(ABC):
         rule = self.rule(settings, canvas)
         guidance = self._guidance(settings.guide, rule)
         denoise, mask_id = self.predictor(rule), self.tokenizer.mask_id
-        state = Reverse(denoise, canvas.to(self.canvas_device), mask_id, seeds_of(seed, 1), guidance=guidance)
+        seeds = text_seeds(seed, [0], seed_rule)
+        state = Reverse(denoise, canvas.to(self.canvas_device), mask_id, seeds, guidance=guidance)
 
         def frames() -> Iterator[Frame]:
             yield self._frame(0, state.z_t)

@@ -8,7 +8,6 @@ from copy import copy
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -17,6 +16,7 @@ from mdlm_atat.core.denoiser import Prediction
 from mdlm_atat.samplers.canvas import Canvas
 from mdlm_atat.samplers.draw import TokenDraw, inverse_cdf
 from mdlm_atat.samplers.guidance import Guidance
+from mdlm_atat.samplers.seeds import block_seed
 
 DRAWS_AHEAD = 8  # random numbers are drawn on the CPU, the same for every device, and sent there this many at a time
 MAX_DISTRIBUTION_ENTRIES = 2**26  # of float64 held at once while tokens are drawn: 0.5 GiB, a few times over
@@ -162,7 +162,7 @@ class Reverse:
         inner.to_fill = fill
         inner.fillable = inner.fillable & fill.to(self.z_t.device)
         inner.known = None if self.known is None else self.known[:, start:stop]
-        inner.seeds = [mix_seed(seed, index) for seed in self.seeds]
+        inner.seeds = [block_seed(seed, index) for seed in self.seeds]
         inner._start_random(inner.seeds)
         return inner
 
@@ -173,10 +173,6 @@ def positions_of(where: Bool[Tensor, "rows length"]) -> tuple[Int[Tensor, "rows 
     width = int(where.sum(1).amax()) if len(where) else 0
     positions = (~where).to(torch.uint8).argsort(dim=1, stable=True)[:, :width]
     return positions, where.gather(1, positions)
-
-
-def mix_seed(seed: int, index: int) -> int:
-    return int(np.random.SeedSequence((abs(seed), int(seed < 0), index)).generate_state(1, np.uint64)[0] >> 1)
 
 
 @runtime_checkable

@@ -20,6 +20,7 @@ from mdlm_atat.errors import UserError
 from mdlm_atat.lm import CausalLM, MaskedDiffusionLM, load_lm
 from mdlm_atat.samplers.canvas import Canvas
 from mdlm_atat.samplers.named import make_sampler
+from mdlm_atat.samplers.seeds import text_seeds
 from mdlm_atat.samplers.uncertainty import ADAPTIVE_AMOUNTS
 from mdlm_atat.scoring.draws import Rows
 from mdlm_atat.scoring.generative import measure_texts
@@ -159,9 +160,9 @@ def measure(
     start_s = time.perf_counter()
     for start in range(0, setting.num_texts, setting.batch_size):
         part = slice(start, start + setting.batch_size)
-        made = lm.fill(
-            Canvas(canvas.tokens[part], canvas.fixed[part]), sampler=spec, steps=steps, seed=setting.seed + start
-        )
+        rows = Canvas(canvas.tokens[part], canvas.fixed[part])
+        seeds = text_seeds(setting.seed, range(start, start + len(rows.tokens)))
+        made = lm.fill(rows, sampler=spec, steps=steps, seed=seeds)
         tokens += [text.tokens for text in made]
         nfe += [text.nfe for text in made]
     seconds = time.perf_counter() - start_s
