@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-from mdlm_atat.cli.model import add_model_arguments, load_model
+from mdlm_atat.cli.model import add_model_arguments, check_model, load_model
+from mdlm_atat.cli.parser import Parser, whole
 from mdlm_atat.errors import UserError
+from mdlm_atat.plugins import trusted
 
 SPAN = 16  # tokens that are given, or left out, together in texts to infill
 HEADER = (
@@ -16,13 +18,12 @@ HEADER = (
 )
 
 
-def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="atat samplers bench",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Compare samplers on a model: entropy, distinct-2, repeated 4-grams, what a judge pays for the "
+def make_parser() -> Parser:
+    parser = Parser(
+        "atat samplers bench",
+        "Compare samplers on a model: entropy, distinct-2, repeated 4-grams, what a judge pays for the "
         "texts, and what the sampler's own order costs on validation text; by network evaluations and by seconds.",
-        epilog="""examples:
+        """examples:
   atat samplers bench runs/demo --steps 8 16 32 64 --num_texts 32
   atat samplers bench runs/novels --judge runs/causal --task infill
   atat samplers bench runs/novels --judge gpt2-large --samplers ancestral uncertainty:score=margin
@@ -36,30 +37,34 @@ command is repeated. A judge's perplexity alone misleads: repetitive text is che
     parser.add_argument(
         "--samplers", nargs="+", metavar="NAME[:OPTION=VALUE,...]", help="default: all that fit the model"
     )
-    parser.add_argument("--steps", nargs="+", type=int, default=[8, 16, 32, 64, 128], help="numbers of steps to try")
+    parser.add_argument(
+        "--steps", nargs="+", type=whole(1), default=[8, 16, 32, 64, 128], help="numbers of steps to try"
+    )
     parser.add_argument(
         "--task", choices=["generate", "infill"], default="generate", help="infill: half the text is given"
     )
-    parser.add_argument("--num_texts", type=int, default=64, help="texts for each point (default: 64)")
-    parser.add_argument("--length", type=int, help="tokens of each (default: the model's)")
-    parser.add_argument("--num_scored", type=int, default=16, help="validation texts scored by each (default: 16)")
-    parser.add_argument("--batch_size", type=int, default=64, help="texts made together (default: 64)")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--num_texts", type=whole(2), default=64, help="texts for each point")
+    parser.add_argument("--length", type=whole(1), help="tokens of each (default: the model's)")
+    parser.add_argument("--num_scored", type=whole(0), default=16, help="validation texts scored by each")
+    parser.add_argument("--batch_size", type=whole(1), default=64, help="texts made together")
+    parser.add_argument("--seed", type=whole(), default=0, help="seed of the texts")
     parser.add_argument("--compile", action="store_true", help="compile the network first")
     parser.add_argument("--out", type=Path, help="default: samplers-TASK.json in the run")
     return parser
 
 
 def main(argv: list[str]) -> int:
-    arguments = make_parser().parse_args(argv)
-    for name, least in (("num_texts", 2), ("length", 1), ("batch_size", 1), ("num_scored", 0)):
-        value = getattr(arguments, name)
-        if value is not None and value < least:
-            raise UserError(f"--{name} is {value}, expected at least {least}")
-    if min(arguments.steps) < 1:
-        raise UserError(f"--steps has {min(arguments.steps)}, expected at least 1")
+    arguments = make_parser().parse(argv)
     if arguments.out is not None and (arguments.out.suffix != ".json" or not arguments.out.parent.is_dir()):
         raise UserError(f"--out: {arguments.out} is no .json file in a folder that exists")
+    check_model(arguments.model)
+    with trusted(arguments.trust_plugins):
+        bench(arguments)
+    return 0
+
+
+def bench(arguments: Namespace) -> None:
+    """Measure every point that is not stored yet; print the table, and draw it."""
     from mdlm_atat.device import explain_out_of_memory
     from mdlm_atat.lm import MaskedDiffusionLM
     from mdlm_atat.provenance import cpu
@@ -112,7 +117,6 @@ def main(argv: list[str]) -> int:
         )
     picture = draw_frontier(record, file.with_suffix(".png"))
     print(f"written    {file}, {picture}")
-    return 0
 
 
 def row(point: dict[str, Any]) -> str:
