@@ -4,40 +4,76 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mdlm_atat.config.schema import RunConfig
+    from mdlm_atat.core.curriculum import CurriculumScheduler, DynamicCurriculumScheduler
+    from mdlm_atat.core.strategies.by_importance import AdaptiveMaskingScheduler
+    from mdlm_atat.core.strategies.by_position import PositionAwareMaskingScheduler
     from mdlm_atat.data.corpus import Corpus
     from mdlm_atat.data.prepare import prepare
     from mdlm_atat.data.request import DataRequest
     from mdlm_atat.errors import UserError
-    from mdlm_atat.lm import CausalLM, MaskedDiffusionLM
+    from mdlm_atat.lm import CausalLM, MaskedDiffusionLM, load_lm
     from mdlm_atat.nets.causal_transformer import CausalTransformer
     from mdlm_atat.nets.dit import ATATDiT
+    from mdlm_atat.nets.estimator import AdaptiveImportanceEstimator, ImportanceEstimator
     from mdlm_atat.runs.finetune import finetune
+    from mdlm_atat.runs.run import Run
+    from mdlm_atat.runs.train import train
+    from mdlm_atat.samplers.canvas import Canvas
+    from mdlm_atat.samplers.confidence import ConfidenceBasedSampler
+    from mdlm_atat.samplers.uncertainty import UncertaintyGuidedSampler
 
     __version__: str
 
 __all__ = [
     "ATATDiT",
+    "AdaptiveImportanceEstimator",
+    "AdaptiveMaskingScheduler",
+    "Canvas",
     "CausalLM",
     "CausalTransformer",
+    "ConfidenceBasedSampler",
     "Corpus",
+    "CurriculumScheduler",
     "DataRequest",
+    "DynamicCurriculumScheduler",
+    "ImportanceEstimator",
     "MaskedDiffusionLM",
+    "PositionAwareMaskingScheduler",
+    "Run",
+    "RunConfig",
+    "UncertaintyGuidedSampler",
     "UserError",
     "__version__",
     "finetune",
+    "load_lm",
     "prepare",
+    "train",
 ]
 
 _HOMES = {
     "ATATDiT": "mdlm_atat.nets.dit",
+    "AdaptiveImportanceEstimator": "mdlm_atat.nets.estimator",
+    "AdaptiveMaskingScheduler": "mdlm_atat.core.strategies.by_importance",
+    "Canvas": "mdlm_atat.samplers.canvas",
     "CausalLM": "mdlm_atat.lm",
     "CausalTransformer": "mdlm_atat.nets.causal_transformer",
+    "ConfidenceBasedSampler": "mdlm_atat.samplers.confidence",
     "Corpus": "mdlm_atat.data.corpus",
+    "CurriculumScheduler": "mdlm_atat.core.curriculum",
     "DataRequest": "mdlm_atat.data.request",
+    "DynamicCurriculumScheduler": "mdlm_atat.core.curriculum",
+    "ImportanceEstimator": "mdlm_atat.nets.estimator",
     "MaskedDiffusionLM": "mdlm_atat.lm",
+    "PositionAwareMaskingScheduler": "mdlm_atat.core.strategies.by_position",
+    "Run": "mdlm_atat.runs.run",
+    "RunConfig": "mdlm_atat.config.schema",
+    "UncertaintyGuidedSampler": "mdlm_atat.samplers.uncertainty",
     "UserError": "mdlm_atat.errors",
     "finetune": "mdlm_atat.runs.finetune",
+    "load_lm": "mdlm_atat.lm",
     "prepare": "mdlm_atat.data.prepare",
+    "train": "mdlm_atat.runs.train",
 }
 
 

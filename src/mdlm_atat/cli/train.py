@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import time
+import shlex
+import sys
 from pathlib import Path
+from typing import Any
 
 from mdlm_atat.cli.model import add_trust_argument, check_model
 from mdlm_atat.cli.parser import Parser, real, report
@@ -12,6 +14,8 @@ from mdlm_atat.config.files import apply_settings, describe_methods, describe_pr
 from mdlm_atat.config.schema import DataConfig, RunConfig
 from mdlm_atat.errors import UserError
 from mdlm_atat.plugins import trusted
+
+EXIT_CODES = {"Ctrl-C": 130, "SIGTERM": 143}
 
 
 def make_parser() -> Parser:
@@ -66,17 +70,14 @@ def begin(arguments: argparse.Namespace) -> int:
     """Train from a preset, or from the model that --init names."""
     if arguments.preset is None and arguments.init is None and not arguments.list_settings:
         raise UserError("name a preset (e.g. atat train demo), a run to begin with (--init) or one to --resume")
-    init = None
     if arguments.init is not None:
         check_model(arguments.init, "--init")
         from mdlm_atat.runs.initial import Initial
 
         init = Initial.open(arguments.init)
         before = init.run_config(arguments.preset, arguments.method, arguments.settings)
-        names = [arguments.preset or init.found.home.resolve().name, arguments.method, "init"]
     else:
         before = load_config(arguments.preset, arguments.method) if arguments.preset else RunConfig()
-        names = [arguments.preset, arguments.method]
     flags = {"--method": arguments.method, "--init": arguments.init}
     named = [f"{flag} {value}" for flag, value in flags.items() if value is not None]
     preset = " ".join([*([arguments.preset] if arguments.preset else []), *named])
@@ -85,11 +86,7 @@ def begin(arguments: argparse.Namespace) -> int:
         return list_settings(config, preset)
     check_source(config.data)
 
-    from mdlm_atat.runs.train import run
-
-    stem = "-".join(Path(name).stem for name in names if name is not None)
-    out = arguments.out or Path("runs") / f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}"
-    return run(config, out, resumed_from=None, preset=preset, init=init)
+    return start(arguments, config=arguments.preset, method=arguments.method, out=arguments.out, init=arguments.init)
 
 
 def resume(arguments: argparse.Namespace) -> int:
@@ -107,15 +104,29 @@ def resume(arguments: argparse.Namespace) -> int:
     if arguments.list_settings:
         return list_settings(config, str(folder))
 
-    from mdlm_atat.runs.train import run
+    return start(arguments, resume=folder)
 
-    return run(config, folder, resumed_from=before, preset=str(folder))
+
+def start(arguments: argparse.Namespace, **what: Any) -> int:
+    """Train, and tell the shell how it ended."""
+    from mdlm_atat.runs.train import train
+
+    run = train(
+        **what,
+        settings=arguments.settings | time_limit(arguments),
+        trust_plugins=arguments.trust_plugins,
+        command=shlex.join(["atat", *sys.argv[1:]]),
+    )
+    return EXIT_CODES.get(run.stopped or "", 0)
+
+
+def time_limit(arguments: argparse.Namespace) -> dict[str, float]:
+    return {} if arguments.max_minutes is None else {"train.max_minutes": arguments.max_minutes}
 
 
 def changed(config: RunConfig, arguments: argparse.Namespace, label: str) -> RunConfig:
     """The configuration with the settings of the command line, or UserError with all that is wrong with them."""
-    minutes = {} if arguments.max_minutes is None else {"train.max_minutes": arguments.max_minutes}
-    found, mistakes = apply_settings(config, arguments.settings | minutes)
+    found, mistakes = apply_settings(config, arguments.settings | time_limit(arguments))
     if found is None:
         lines = [f"--{path}: {message}" if path else message for path, message in mistakes]
         raise UserError(f"{label}: {lines[0]}" if len(lines) == 1 else report(label, lines))

@@ -41,7 +41,7 @@ from mdlm_atat.scoring.draws import DrawSettings, Rows
 from mdlm_atat.scoring.likelihood import Groups, Likelihood
 from mdlm_atat.scoring.schedule_bound import ScheduleDraws, draw_schedule_nll
 from mdlm_atat.training.checkpoint import Checkpoint, write_checksums
-from mdlm_atat.training.folder import COUNTS_FILE
+from mdlm_atat.training.folder import COUNTS_FILE, write_plugins
 
 AnyLM = TypeVar("AnyLM", bound="LanguageModel")
 
@@ -111,6 +111,7 @@ class LanguageModel(Sampling):
             np.save(folder / COUNTS_FILE, self.counts, allow_pickle=False)
         if self.stage is not None:
             write_json(folder / STAGE_FILE, asdict(self.stage))
+        write_plugins(folder, self.config)
         write_checksums(folder)
         if self.home is not None and self.profile_file.exists():  # without a checksum: it may be measured anew
             shutil.copy(self.profile_file, folder / PROFILE_FILE)
@@ -123,7 +124,9 @@ class LanguageModel(Sampling):
     @property
     def has_own_schedule(self) -> bool:
         """Whether it was trained under a masking schedule of its own, whose rates a sampler can follow."""
-        return own_schedule(self.config, self.tokenizer.vocab_size, self.counts, self.network) is not None
+        return (
+            own_schedule(self.config, self.tokenizer.vocab_size, self.counts, self.network, self.tokenizer) is not None
+        )
 
     def profile(self) -> Profile | None:
         """Cost of a masked token by the share masked, as `atat eval --profile` stored it beside the weights. Raises
@@ -274,7 +277,7 @@ class LanguageModel(Sampling):
     ) -> ScheduleDraws | None:
         """The bound under the model's own masking schedule, with its rate terms (PPL-S); None where it has none of its
         own, or one whose loss is no bound. See scoring.schedule_bound."""
-        masking = own_schedule(self.config, self.tokenizer.vocab_size, self.counts, self.network)
+        masking = own_schedule(self.config, self.tokenizer.vocab_size, self.counts, self.network, self.tokenizer)
         if masking is None:
             return None
         with self.inference():

@@ -15,7 +15,7 @@ from mdlm_atat.lm.causal import CausalLM
 from mdlm_atat.lm.folder import locate, read_stage
 from mdlm_atat.lm.masked import MaskedDiffusionLM
 from mdlm_atat.training.checkpoint import load_weights
-from mdlm_atat.training.folder import read_counts
+from mdlm_atat.training.folder import check_plugins, read_counts
 
 
 def load_lm(
@@ -28,6 +28,7 @@ def load_lm(
     """The model in a folder, of whichever kind it is; see LanguageModel.from_pretrained."""
     found = locate(Path(folder), say)
     config = load_config(str(found.home / "config.yaml"))
+    check_plugins(found.home, config, say)
     tokenizer = load_tokenizer(str(found.home / "tokenizer"))
     counts = read_counts(found.home)
     with torch.random.fork_rng(devices=[]):  # the weights drawn here are overwritten at once

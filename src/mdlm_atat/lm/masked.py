@@ -122,7 +122,9 @@ class MaskedDiffusionLM(LanguageModel):
             raise UserError(
                 "this model knows no importance (importance.mode is none); train one with atat train ... --method atat"
             )
-        masking = build_masking(self.config, Linear(), self.tokenizer.vocab_size, self.counts, self.network)
+        masking = build_masking(
+            self.config, Linear(), self.tokenizer.vocab_size, self.counts, self.network, self.tokenizer
+        )
         with self.inference():
             return inspect_rows(
                 self.network,
@@ -154,7 +156,7 @@ class MaskedDiffusionLM(LanguageModel):
         project = projection(network, torch.bfloat16 if self.precision == "bf16" else None)
         masking = None
         if trait(rule, "follows_rates"):
-            masking = own_schedule(self.config, self.tokenizer.vocab_size, self.counts, network)
+            masking = own_schedule(self.config, self.tokenizer.vocab_size, self.counts, network, self.tokenizer)
         has_importance = self.config.importance.mode != "none"
 
         def denoise(z_t: Tensor, t: Tensor) -> Prediction:

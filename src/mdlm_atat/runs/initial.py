@@ -12,15 +12,13 @@ from safetensors.torch import load_file
 from torch import nn
 
 from mdlm_atat.config.files import load_config
-from mdlm_atat.config.schema import DataConfig, RunConfig
+from mdlm_atat.config.schema import DataConfig, RunConfig, settings_with
 from mdlm_atat.data.tokenizers import Tokenizer, load_tokenizer
 from mdlm_atat.errors import UserError
 from mdlm_atat.lm.folder import Located, locate
 from mdlm_atat.training.checkpoint import load_weights
 from mdlm_atat.training.folder import changes, read_start
 
-OF_THE_SOURCE = ("validation", "validation_fraction", "split", "column", "documents")
-"""Settings of data that belong to one text, and say nothing of another."""
 SHAPE_SECTIONS = ("model.", "importance.", "masking.")
 NUM_LISTED = 8
 
@@ -68,7 +66,8 @@ class Initial:
             data = config.data
         elif "data.source" in settings:
             plain = DataConfig()
-            data = replace(data, **{name: getattr(plain, name) for name in OF_THE_SOURCE})
+            names = [path.partition(".")[2] for path in settings_with("of_text")]
+            data = replace(data, **{name: getattr(plain, name) for name in names})
         return replace(
             config,
             data=replace(data, tokenizer=str(self.found.home / "tokenizer"), length=old.data.length),

@@ -1,15 +1,17 @@
-"""One training run from start to finish: data, folder, objects, loop, and what is made of the trained model."""
+"""Training a model: `train` reads settings, prepares the text, trains, and leaves a run's folder."""
 
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import signal
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,108 +20,245 @@ import torch
 from rich.console import Console
 
 from mdlm_atat.atomic import write_json, write_text
-from mdlm_atat.config.build import build_model, build_objective, own_schedule, prepare_data
+from mdlm_atat.config.arguments import read_arguments, read_config
+from mdlm_atat.config.build import build_model, own_schedule, prepare_data
+from mdlm_atat.config.files import load_config
 from mdlm_atat.config.method import check_method
 from mdlm_atat.config.schema import DataConfig, RunConfig
+from mdlm_atat.config.section import Section
 from mdlm_atat.core.curriculum import Stage
-from mdlm_atat.core.objective import MaskedDiffusion
 from mdlm_atat.core.strategies.rates import ExponentMasking
 from mdlm_atat.data.progress import Silent, TerminalProgress
 from mdlm_atat.data.sources import HUB_SETS
 from mdlm_atat.data.tokenizers import HUB_NAMES
-from mdlm_atat.data.tokens import TokenDataset, batch_at
+from mdlm_atat.data.tokens import TokenDataset
 from mdlm_atat.device import explain_out_of_memory
 from mdlm_atat.errors import UserError
 from mdlm_atat.lm import CausalLM, MaskedDiffusionLM, load_lm
-from mdlm_atat.nets.ema import EMA
+from mdlm_atat.plugins import trusted
 from mdlm_atat.provenance import code_version, commit
 from mdlm_atat.report.eval_lines import result_table
 from mdlm_atat.report.report import write_report
 from mdlm_atat.runs.evaluate import evaluate_run
 from mdlm_atat.runs.forgetting import measure_forgetting
 from mdlm_atat.runs.initial import Initial, initial_of
+from mdlm_atat.runs.run import Run
 from mdlm_atat.scoring.draws import DrawSettings
 from mdlm_atat.scoring.exact import exact_nll
 from mdlm_atat.scoring.likelihood import draw_nll, in_every_unit
 from mdlm_atat.scoring.record import text_counts, unigram_record
 from mdlm_atat.scoring.schedule_bound import draw_schedule_nll
-from mdlm_atat.training.checkpoint import Checkpoint, collect, newest_sound, save, tidy
-from mdlm_atat.training.dry_run import dry_run, plan
-from mdlm_atat.training.engine import Engine, speed_up
-from mdlm_atat.training.flops import matrix_rate, training_flops_per_token
+from mdlm_atat.training.assemble import check_split, make_training
+from mdlm_atat.training.checkpoint import Checkpoint, newest_sound
+from mdlm_atat.training.dry_run import dry_run, measured_plan, plan
+from mdlm_atat.training.engine import Engine
 from mdlm_atat.training.folder import (
     check_free,
     check_resumable,
     check_same_data,
     describe_data,
     write_again,
+    write_plugins,
     write_start,
 )
 from mdlm_atat.training.log import ProgressLine, check_installed, open_writers
-from mdlm_atat.training.loop import Progress, Training, as_state, from_state, make_recorded, train
-from mdlm_atat.training.optim import make_optimizer
+from mdlm_atat.training.loop import OnStep, Progress, Training
+from mdlm_atat.training.loop import train as train_steps
 
 Say = Callable[[str], None]
-EXIT_CODES = {"Ctrl-C": 130, "SIGTERM": 143}
+Setting = bool | int | float | str | None | type | Path | Section | Mapping[str, Any] | list[Any] | tuple[Any, ...]
+"""What a setting may be given as in Python: see `config.arguments`."""
 NUM_INSPECTED_TOKENS = 512  # of the validation text, for the report: each is scored in 124 masked rows
 
 
-def run(
-    config: RunConfig, folder: Path, *, resumed_from: RunConfig | None, preset: str, init: Initial | None = None
-) -> int:
-    """Train and, when it got to the end, evaluate, generate and write the report. Returns the exit code.
+def train(
+    config: RunConfig | str | os.PathLike[str] | None = None,
+    *,
+    data: str | os.PathLike[str] | None = None,
+    method: str | os.PathLike[str] | None = None,
+    out: str | os.PathLike[str] | None = None,
+    resume: str | os.PathLike[str] | None = None,
+    init: str | os.PathLike[str] | None = None,
+    on_step: OnStep | None = None,
+    progress: bool = True,
+    trust_plugins: bool = False,
+    settings: Mapping[str, Any] | None = None,
+    command: str | None = None,
+    **keywords: Setting,
+) -> Run:
+    """Train a model, evaluate it, write samples and a report; return the run, which lies in a folder.
 
-    `init`: whose weights a new run begins with; random ones without it.
+    `config`: a preset's name, a YAML file, a run folder to repeat, or a `RunConfig`. `data`: the text to train on, as
+    `data.source`. `method`: a training method's name, or a YAML file. `out`: the run's folder, which must not be there
+    yet or be empty (default: runs/PRESET-METHOD-DATE-TIME). `resume`: a run to go on with from its newest checkpoint,
+    in place of `config`. `init`: a run, checkpoint or saved model to begin with the weights of; without a `config`,
+    with its settings too.
+
+    Settings are keywords: `num_steps=2000`, `lr=3e-4`, `masking="mypackage.vowels:VowelsLast"`, a whole section as
+    `model={"width": 64}`, or any of them by its path, `settings={"optim.lr": 3e-4}`. `atat train --settings` lists
+    all. `on_step(step, values)` is called after every step, with what is logged of it (nothing between two log lines);
+    where it returns True, training stops there with a checkpoint.
+    `progress`: say what happens, as the command line does. `trust_plugins`: import the plugins that a folder (`resume`,
+    `init`, a run to repeat) names. `command`: what run.json says that the run was started by.
+
+    Ctrl-C ends with a checkpoint: the run that is returned says why it `stopped`, and `train(resume=run)` goes on as if
+    nothing had happened, bit for bit; a second Ctrl-C stops at once. Raises UserError for everything that a user can
+    mend, before the first step where it can be known then.
+    """
+    changed = read_arguments(settings or {}, keywords)
+    if data is not None:
+        changed["data.source"] = os.fspath(data)
+    caller = _Caller(on_step or (lambda _step, _values: None), progress, command, trust_plugins)
+    with trusted(trust_plugins):
+        if resume is not None:
+            given = {"config": config, "method": method, "out": out, "init": init}
+            wrong = [f"`{name}=`" for name, value in given.items() if value is not None]
+            if wrong:
+                raise UserError(f"`resume=` goes on with a run as it is: leave out {', '.join(wrong)}")
+            return _resume(Path(resume), changed, caller)
+        if init is not None:
+            return _begin_with(Path(init), config, _path(method), out, changed, caller)
+        if config is None:
+            raise UserError("name a preset, `train('demo')`, a run to begin with, `init=`, or one to `resume=`")
+        before = config if isinstance(config, RunConfig) else os.fspath(config)
+        names = ["run" if isinstance(before, RunConfig) else before, *([] if method is None else [os.fspath(method)])]
+        label = " --method ".join(names)
+        after = read_config(before, _path(method), changed, f"train {label}")
+        return _run(after, default_folder(out, names), None, label, None, caller)
+
+
+@dataclass(frozen=True)
+class _Caller:
+    """Who asked for the run, and what they want to hear of it."""
+
+    on_step: OnStep
+    progress: bool
+    command: str | None
+    trust_plugins: bool
+
+
+def default_folder(out: str | os.PathLike[str] | None, names: Sequence[str]) -> Path:
+    """The folder of a new run: `out`, else runs/NAMES-DATE-TIME."""
+    if out is not None:
+        return Path(out)
+    return Path("runs") / f"{'-'.join(Path(name).stem for name in names)}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
+def _begin_with(
+    path: Path,
+    config: RunConfig | str | os.PathLike[str] | None,
+    method: str | None,
+    out: str | os.PathLike[str] | None,
+    changed: Mapping[str, Any],
+    caller: _Caller,
+) -> Run:
+    """A run that begins with the weights of another."""
+    if isinstance(config, RunConfig):
+        raise UserError("`init=` brings the model's settings: name a preset, or leave the configuration out")
+    init = Initial.open(path)
+    preset = _path(config)
+    label = " ".join(
+        [
+            *([] if preset is None else [preset]),
+            *([] if method is None else [f"--method {method}"]),
+            f"--init {path}",
+        ]
+    )
+    after = read_config(init.run_config(preset, method, changed), None, changed, f"train {label}", from_folder=True)
+    names = [preset or init.found.home.resolve().name, *([] if method is None else [method]), "init"]
+    return _run(after, default_folder(out, names), None, label, init, caller)
+
+
+def _path(given: str | os.PathLike[str] | None) -> str | None:
+    return None if given is None else os.fspath(given)
+
+
+def _resume(folder: Path, changed: Mapping[str, Any], caller: _Caller) -> Run:
+    if not folder.is_dir():
+        raise UserError(f"`resume=`: there is no run folder {folder}")
+    before = load_config(str(folder))
+    after = read_config(before, None, changed, f"train {folder}", from_folder=True)
+    return _run(after, folder, before, str(folder), None, caller)
+
+
+def _run(
+    config: RunConfig,
+    folder: Path,
+    resumed_from: RunConfig | None,
+    preset: str,
+    init: Initial | None,
+    caller: _Caller,
+) -> Run:
+    """Train and, when it got to the end, evaluate, generate and write the report.
+
+    `resumed_from`: the settings of the run so far; None: a new run. `init`: whose weights a new run begins with.
     """
     check_method(config)
     config = replace(config, data=with_absolute_paths(config.data))
     engine = Engine(config.train.precision, shard=config.train.shard)
-    console = Console(quiet=not engine.is_main)
+    console = Console(quiet=not (engine.is_main and caller.progress))
 
     def say(text: str) -> None:
         console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     check_installed(config.train.loggers)
+    check_split(config, engine)
     if config.train.shard and not engine.is_sharded:
         say("train.shard: a single process holds all weights; there is nothing to share out")
-    train_data, valid_data = open_data(config, engine)
+    if resumed_from is None:
+        check_free(folder)
+    train_data, valid_data = open_data(config, engine, quiet=not caller.progress)
     checkpoint = None
     if resumed_from is not None:
-        data = describe_data(train_data, valid_data)
-        checkpoint = find_resume_point(folder, resumed_from, config, engine, data, say)
+        found = describe_data(train_data, valid_data)
+        checkpoint = find_resume_point(folder, resumed_from, config, engine, found, say)
         init = initial_of(folder) if checkpoint is None else None
-    else:
-        check_free(folder)
     if init is not None:  # the old run may go: the new one has a tokenizer of its own
         config = replace(config, data=replace(config.data, tokenizer=str((folder / "tokenizer").resolve())))
-    training, progress = assemble(config, engine, folder, train_data, valid_data, checkpoint, init)
+    torch.manual_seed(config.train.seed)
+    model = build_model(config, train_data.tokenizer.vocab_size, train_data.counts)
+    if init is not None:
+        init.load_into(model, config, train_data.tokenizer)
+    schedule = own_schedule(config, model.vocab_size, train_data.counts, model, train_data.tokenizer)
+    training, progress = make_training(
+        config,
+        engine,
+        model,
+        train_data,
+        evaluate=lambda model, stage: score_validation(config, engine, model, valid_data, schedule, stage),
+        checkpoints=folder / "checkpoints",
+        resume_from=checkpoint,
+    )
     advice = memory_advice(config, engine)
     with explain_out_of_memory(advice), engine.deterministic(config.train.deterministic):
-        measured = dry_run(training, progress.step)
-        say(plan(training, train_data, valid_data, measured, progress.step))
+        say(plan(training, train_data, valid_data, progress.step))
         if init is not None:
             say(init.describe(config))
+        measured = dry_run(training, progress.step)
+        say(measured_plan(training, measured, progress.step))
         say(f"run        {folder}")
         if engine.is_main and resumed_from is None:
-            record = start_record(training, preset, train_data, valid_data)
+            record = start_record(training, preset, caller.command, train_data, valid_data)
             if init is not None:
                 record["init"] = init.record()
             write_start(folder, config, train_data, {**record, "peak_memory_bytes": measured.memory_bytes})
+            write_plugins(folder, config)
         elif engine.is_main:
             say(f"continuing after step {progress.step}")
             write_again(folder, config, train_data)
-        reason = train_and_log(training, progress, folder, preset, console)
+        reason = train_and_log(training, progress, folder, preset, console, caller.on_step)
+    run = Run(folder, trust_plugins=caller.trust_plugins, stopped=reason)
     if reason is not None:
         say(f"stopped at step {progress.step} of {config.train.num_steps} ({reason}); a checkpoint is written")
         say(f"continue   atat train --resume {folder}")
-        return EXIT_CODES.get(reason, 0)
+        return run
     if training.recorded is not None:
         training.recorded.forget()
     if engine.is_main:
-        with explain_out_of_memory(advice):
+        with explain_out_of_memory(advice), trusted():  # the run's plugins are imported already
             finish(folder, engine, config, valid_data, say)
     engine.barrier()
-    return 0
+    return run
 
 
 def with_absolute_paths(data: DataConfig) -> DataConfig:
@@ -141,26 +280,43 @@ def memory_advice(config: RunConfig, engine: Engine) -> str:
     train = config.train
     rows = train.batch_size // engine.num_ranks // train.num_micro_batches
     is_recorded = train.cuda_graph and engine.can_record
-    keeps = "; a recorded step keeps its memory meanwhile: --train.cuda_graph false" if is_recorded else ""
+    keeps = "; a recorded step keeps its memory meanwhile: `train.cuda_graph=False`" if is_recorded else ""
     return (
-        f"training uses {rows} sequences at once; the same in less memory: --train.num_micro_batches "
-        f"{train.num_micro_batches * 2}, or a smaller batch: --train.batch_size {max(1, train.batch_size // 2)}. "
-        f"Scoring uses {config.eval.batch_size}: --eval.batch_size {max(1, config.eval.batch_size // 2)}"
+        f"training uses {rows} sequences at once; the same in less memory: `train.num_micro_batches="
+        f"{train.num_micro_batches * 2}`, or a smaller batch: `train.batch_size={max(1, train.batch_size // 2)}`. "
+        f"Scoring uses {config.eval.batch_size}: `eval.batch_size={max(1, config.eval.batch_size // 2)}`"
         f"{keeps}"
     )
 
 
-def train_and_log(training: Training, progress: Progress, folder: Path, preset: str, console: Console) -> str | None:
+def train_and_log(
+    training: Training, progress: Progress, folder: Path, preset: str, console: Console, on_step: OnStep
+) -> str | None:
     """The loop, with its log files and progress line open and signals heard; why it stopped early, if it did."""
     config, is_main = training.config, training.engine.is_main
     line = ProgressLine(console, config.train.num_steps, progress.step) if is_main else None
     writers = open_writers(folder, config.train.loggers, progress.step, {"preset": preset}) if is_main else []
     try:
         with stop_requests(config.train.max_minutes) as should_stop:
-            return train(replace(training, writers=writers, line=line, should_stop=should_stop), progress)
+            asked: list[str] = []
+
+            def call(step: int, values: Mapping[str, float]) -> None:
+                if on_step(step, values) is True:
+                    asked.append("on_step returned True")
+
+            return train_steps(
+                replace(
+                    training,
+                    writers=writers,
+                    line=line,
+                    should_stop=lambda: should_stop() or next(iter(asked), None),
+                    on_step=call,
+                ),
+                progress,
+            )
     except OSError as error:
         raise UserError(
-            f"could not write to {folder}: {error}. Mend that, then continue with\n  atat train --resume {folder}"
+            f"could not write to {folder}: {error}. Mend that, then continue with\n  `train(resume='{folder}')`"
         ) from error
     finally:
         if line is not None:
@@ -169,10 +325,10 @@ def train_and_log(training: Training, progress: Progress, folder: Path, preset: 
             writer.close()
 
 
-def open_data(config: RunConfig, engine: Engine) -> tuple[TokenDataset, TokenDataset]:
+def open_data(config: RunConfig, engine: Engine, *, quiet: bool = False) -> tuple[TokenDataset, TokenDataset]:
     """The training and the validation split, prepared by the main process if they are not there yet."""
     with engine.main_first():
-        folder = prepare_data(config.data, TerminalProgress() if engine.is_main else Silent())
+        folder = prepare_data(config.data, TerminalProgress() if engine.is_main and not quiet else Silent())
     return (
         TokenDataset.open(folder, "train", config.data.length),
         TokenDataset.open(folder, "valid", config.data.length),
@@ -193,103 +349,12 @@ def find_resume_point(
     return checkpoint
 
 
-def assemble(
-    config: RunConfig,
-    engine: Engine,
-    folder: Path,
-    train_data: TokenDataset,
-    valid_data: TokenDataset,
-    checkpoint: Checkpoint | None,
-    init: Initial | None = None,
-) -> tuple[Training, Progress]:
-    """The objects of a run, fresh from the seed, with the weights of `init`, or as the checkpoint left them."""
-    num_parts = engine.num_ranks * config.train.num_micro_batches
-    rows = config.train.batch_size // num_parts
-    if config.train.batch_size % num_parts:
-        raise UserError(
-            f"train.batch_size = {config.train.batch_size} cannot be cut into {engine.num_ranks} processes x "
-            f"{config.train.num_micro_batches} micro-batches of equal size; try --train.batch_size "
-            f"{max(1, rows) * num_parts}"
-        )
-    if config.importance.through_bound and rows % 2:
-        raise UserError(
-            f"importance.through_bound masks every sequence twice, and {config.train.batch_size} sequences over "
-            f"{engine.num_ranks} processes and {config.train.num_micro_batches} micro-batches are {rows} at once, not "
-            "an even number: change --train.batch_size"
-        )
-    vocab_size = train_data.tokenizer.vocab_size
-    torch.manual_seed(config.train.seed)
-    counts = train_data.counts
-    model = build_model(config, vocab_size, counts)
-    if init is not None:
-        init.load_into(model, config, train_data.tokenizer)
-    speed_up(model, config.train, engine.precision)
-    objective = build_objective(config, vocab_size, counts, model)
-    curriculum = objective.curriculum if isinstance(objective, MaskedDiffusion) else None
-    schedule = own_schedule(config, vocab_size, counts, model)
-    wrapped, optimizer, wrapped_optimizer = engine.setup(model, lambda model: make_optimizer(model, config.optim))
-    ema = EMA(model, config.train.ema_decay)
-    progress = Progress()
-    if checkpoint is not None:
-        checkpoint.load_training(model, ema, optimizer)
-        state = checkpoint.state()
-        progress = from_state(state["progress"])
-        if curriculum is not None:
-            curriculum.load_state(state["curriculum"])
-
-    def save_checkpoint(progress: Progress, stage: Stage | None) -> None:
-        engine.barrier()
-        tensors = collect(model, ema, optimizer)
-        if engine.is_main:
-            checkpoints = folder / "checkpoints"
-            state = {"progress": as_state(progress), "machine": engine.describe()}
-            if curriculum is not None and stage is not None:
-                state["curriculum"] = curriculum.state()
-                state["stage"] = asdict(stage)
-            saved = save(checkpoints, step=progress.step, tensors=tensors, state=state)
-            keep_interval_steps = config.train.keep_interval_steps
-            tidy(checkpoints, newest=saved, best_step=progress.best_step, keep_interval_steps=keep_interval_steps)
-        engine.barrier()
-
-    def score(stage: Stage | None) -> dict[str, float]:
-        with engine.whole(wrapped):
-            return score_validation(config, engine, model, valid_data, schedule, stage)
-
-    training = Training(
-        config=config,
-        engine=engine,
-        model=wrapped,
-        raw_model=model,
-        optimizer=wrapped_optimizer,
-        ema=ema,
-        objective=objective,
-        curriculum=curriculum,
-        batch_at=lambda step: batch_at(
-            train_data,
-            seed=config.train.seed,
-            step=step,
-            batch_size=config.train.batch_size,
-            rank=engine.rank,
-            num_ranks=engine.num_ranks,
-        ),
-        evaluate=score,
-        recorded=make_recorded(config.train, engine, model),
-        flops_share_per_token=flops_share_per_token(config, vocab_size, engine),
-        save=save_checkpoint,
-    )
-    return training, progress
-
-
-def flops_share_per_token(config: RunConfig, vocab_size: int, engine: Engine) -> float | None:
-    """See Training; the machine's rate is measured on one GPU, and the others are taken to be like it."""
-    rate = matrix_rate(engine.device)
-    return None if rate is None else training_flops_per_token(config, vocab_size) / (rate * engine.num_ranks)
-
-
-def start_record(training: Training, preset: str, train_data: TokenDataset, valid_data: TokenDataset) -> dict[str, Any]:
+def start_record(
+    training: Training, preset: str, command: str | None, train_data: TokenDataset, valid_data: TokenDataset
+) -> dict[str, Any]:
     """run.json: what was asked for, on what, where, and the floor to beat."""
     return {
-        "command": shlex.join(["atat", *sys.argv[1:]]),
+        "command": command or f"mdlm_atat.train in {shlex.join(sys.argv)}",
         "preset": preset,
         "versions": {
             "mdlm_atat": code_version(),
@@ -418,7 +483,9 @@ def stop_requests(max_minutes: float) -> Iterator[Callable[[], str | None]]:
             return f"{max_minutes:g} minutes are over"
         return None
 
-    previous = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    # only the main thread may say what a signal does; another one is stopped by its caller
+    heard = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+    previous = {number: signal.signal(number, on_signal) for number in heard}
     try:
         yield should_stop
     finally:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from mdlm_atat.data.tokens import TokenDataset
 from mdlm_atat.training.loop import Training, forward_backward
+from mdlm_atat.training.optim import warm_up
 
 
 @dataclass(frozen=True)
@@ -37,27 +38,40 @@ def dry_run(run: Training, step: int) -> DryRun:
     return DryRun(step_s, engine.peak_memory_bytes() + moments_bytes)
 
 
-def plan(run: Training, train_data: TokenDataset, valid_data: TokenDataset, measured: DryRun, start_step: int) -> str:
-    config, machine = run.config, run.engine.describe()
+def plan(run: Training, train_data: TokenDataset, valid_data: TokenDataset, start_step: int) -> str:
+    """What the run will do, known before anything slow: data, model, training."""
+    config = run.config
     num_parameters = sum(p.numel() for p in run.raw_model.parameters())
     tokens_per_row = train_data.length if config.data.mode == "wrap" else train_data.num_tokens / train_data.num_rows
     tokens_per_step = config.train.batch_size * tokens_per_row
     steps = config.train.num_steps - start_step
     epochs = config.train.num_steps * config.train.batch_size / train_data.num_rows
-    left_minutes = steps * measured.step_s / 60
     source, tokenizer = config.data.source, train_data.manifest.tokenizer
+    lines = [
+        f"data       {source}, {tokenizer['name']} tokenizer with {tokenizer['vocab_size']:,} tokens: "
+        f"{train_data.num_tokens:,} to train on, {valid_data.num_tokens:,} to validate",
+        f"model      {config.model.kind}, {num_parameters:,} parameters: {config.model.num_layers} layers, "
+        f"width {config.model.width}, {config.model.num_heads} heads, length {config.data.length}",
+        f"training   {steps:,} steps of {config.train.batch_size} x {tokens_per_row:,.0f} = {tokens_per_step:,.0f} "
+        f"tokens: {steps * tokens_per_step / 1e6:,.1f}M tokens, {epochs:.2f} epochs in all",
+    ]
+    warm_up_steps = warm_up(config.train.num_steps, config.optim)
+    if warm_up_steps < config.optim.warmup_steps:
+        lines.append(
+            f"{'':10} warm-up of {warm_up_steps} steps: optim.warmup_steps = {config.optim.warmup_steps} would be more "
+            f"than half of all {config.train.num_steps}"
+        )
+    return "\n".join(lines)
+
+
+def measured_plan(run: Training, measured: DryRun, start_step: int) -> str:
+    """What it will take, once a step has been tried: machine, minutes, memory."""
+    machine = run.engine.describe()
+    left_minutes = (run.config.train.num_steps - start_step) * measured.step_s / 60
     processes = f", {machine['num_processes']} processes" if run.engine.num_ranks > 1 else ""
     recorded = "" if run.recorded is None else "recorded "
-    return "\n".join(
-        [
-            f"data       {source}, {tokenizer['name']} tokenizer with {tokenizer['vocab_size']:,} tokens: "
-            f"{train_data.num_tokens:,} to train on, {valid_data.num_tokens:,} to validate",
-            f"model      {config.model.kind}, {num_parameters:,} parameters: {config.model.num_layers} layers, "
-            f"width {config.model.width}, {config.model.num_heads} heads, length {config.data.length}",
-            f"training   {steps:,} steps of {config.train.batch_size} x {tokens_per_row:,.0f} = {tokens_per_step:,.0f} "
-            f"tokens: {steps * tokens_per_step / 1e6:,.1f}M tokens, {epochs:.2f} epochs in all",
-            f"machine    {machine['device']}, {machine['precision']}{processes}; a {recorded}step takes about "
-            f"{measured.step_s * 1000:,.0f} ms: {left_minutes:,.1f} minutes, and "
-            f"{measured.memory_bytes / 2**30:.1f} GiB at the peak",
-        ]
+    return (
+        f"machine    {machine['device']}, {machine['precision']}{processes}; a {recorded}step takes about "
+        f"{measured.step_s * 1000:,.0f} ms: {left_minutes:,.1f} minutes, and "
+        f"{measured.memory_bytes / 2**30:.1f} GiB at the peak"
     )

@@ -4,13 +4,15 @@ config.yaml      every setting, resolved        metrics.jsonl    what was measur
 run.json         command, data, machine         checkpoints/     see train.checkpoint
 tokenizer/       as the data was prepared       evals/           one JSON for each evaluation
 counts.npy       each token's training count    samples.jsonl    texts generated at the end
-inspection.json  importance of some text      report.html      all of it on one page
+inspection.json  importance of some text       report.html      all of it on one page
+plugins.json     plugins it needs, if any
 """
 
 from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -20,11 +22,13 @@ from numpy.typing import NDArray
 
 from mdlm_atat.atomic import write_json
 from mdlm_atat.config.files import save_config
-from mdlm_atat.config.schema import RunConfig, settings_with
+from mdlm_atat.config.schema import RunConfig, named_plugins, settings_with
 from mdlm_atat.data.tokens import TokenDataset
 from mdlm_atat.errors import UserError
+from mdlm_atat.plugins import check_requirement, requirement, resolve
 
 COUNTS_FILE = "counts.npy"
+PLUGINS_FILE = "plugins.json"
 
 
 def check_free(folder: Path) -> None:
@@ -57,6 +61,29 @@ def write_start(folder: Path, config: RunConfig, train_data: TokenDataset, recor
     write_json(folder / "run.json", {"started": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **record})
     train_data.tokenizer.save(folder / "tokenizer")
     write_again(folder, config, train_data)
+
+
+def write_plugins(folder: Path, config: RunConfig) -> None:
+    """plugins.json: the plugins that the settings name, with the package and version that each came from; no file
+    where there are none."""
+    needed = [requirement(kind, name) for kind, name in named_plugins(config)]
+    if needed:
+        write_json(folder / PLUGINS_FILE, needed)
+
+
+def check_plugins(folder: Path, config: RunConfig, say: Callable[[str], None]) -> None:
+    """Import the plugins that a model's folder names, if it is trusted (see `plugins.trusted`).
+
+    Raises UserError for one that is not installed, saying what to install, and where the folder is not trusted. `say`
+    hears of other versions than those that were written down.
+    """
+    file = folder / PLUGINS_FILE
+    stored = json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
+    for needed in stored:
+        if warning := check_requirement(needed):
+            say(warning)
+    for kind, name in named_plugins(config):
+        resolve(kind, name)
 
 
 def write_again(folder: Path, config: RunConfig, train_data: TokenDataset) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -28,6 +28,11 @@ from mdlm_atat.training.recorded import Recorded
 
 BatchAt = Callable[[int], tuple[NDArray[np.int64], NDArray[np.int64]]]
 """This process's rows of a step's batch, (ids (B, L), lengths (B,)): a pure function of the step."""
+
+
+OnStep = Callable[[int, Mapping[str, float]], object]
+"""Called after every step, in every process, with the steps taken and what metrics.jsonl gets for this one: nothing
+between two log lines."""
 
 
 @dataclass
@@ -69,6 +74,8 @@ class Training:
     line: ProgressLine | None = None
     should_stop: Callable[[], str | None] = lambda: None
     """A reason to end now with a checkpoint, or None."""
+    on_step: OnStep = lambda _step, _values: None
+    """Called after every step."""
 
 
 def train(run: Training, progress: Progress) -> str | None:
@@ -103,16 +110,22 @@ def train(run: Training, progress: Progress) -> str | None:
         evaluate_now = is_due(progress.step, config.eval_interval_steps, config.num_steps)
         save_now = is_due(progress.step, config.checkpoint_interval_steps, config.num_steps)
         waits_now = log_now or evaluate_now or save_now
-        if waits_now or engine.num_ranks == 1:  # many processes agree to stop only where they wait for each other
-            reason = agreed_reason(run)
-        if waits_now or reason:
+        if waits_now:
             stop_if_not_finite(run, first_bad_step, saved_step)
+        values: dict[str, float] = {}  # one row of metrics.jsonl for one step
         if log_now:
-            log_step(run, progress, lap, loss, lr, grad_norm)
+            values = log_step(run, progress, lap, loss, lr, grad_norm)
         if evaluate_now:
             paused_s = time.perf_counter()
-            save_now |= evaluate(run, progress, stage)  # a new best is kept
+            found, is_best = evaluate(run, progress, stage)
+            values = {**values, **found, "elapsed_s": progress.elapsed_s}
+            save_now |= is_best  # a new best is kept
             lap.since_s += time.perf_counter() - paused_s  # tokens/s counts training alone
+        if values:
+            write(run, progress.step, values)
+        run.on_step(progress.step, values)
+        if waits_now or engine.num_ranks == 1:  # many processes agree to stop only where they wait for each other
+            reason = agreed_reason(run)
         if save_now or reason:
             if not has_finite_weights(run.raw_model):  # a finite gradient can still overflow them
                 first_bad_step = torch.where(first_bad_step < 0, progress.step - 1, first_bad_step)
@@ -143,7 +156,10 @@ class Lap:
     since_tokens: int
 
 
-def log_step(run: Training, progress: Progress, lap: Lap, loss: TrainingLoss, lr: float, grad_norm: Tensor) -> None:
+def log_step(
+    run: Training, progress: Progress, lap: Lap, loss: TrainingLoss, lr: float, grad_norm: Tensor
+) -> dict[str, float]:
+    """What is logged of a step, means over all processes, by the names of metrics.jsonl; shown in the progress line."""
     total = run.engine.mean(loss.total).item()
     terms = {f"train/{name}": run.engine.mean(value).item() for name, value in loss.terms.items()}
     terms |= {name: run.engine.mean(value).item() for name, value in loss.metrics.items()}
@@ -163,9 +179,9 @@ def log_step(run: Training, progress: Progress, lap: Lap, loss: TrainingLoss, lr
     utilisation = None if run.flops_share_per_token is None else tokens_per_s * run.flops_share_per_token
     if utilisation is not None:
         values["train/model_flops_utilisation"] = utilisation
-    write(run, progress.step, values)
     if run.line is not None:
         run.line.update(progress.step, total, tokens_per_s, utilisation)
+    return values
 
 
 def forward_backward(run: Training, step: int, *, measure: bool = False) -> tuple[TrainingLoss, int]:
@@ -236,8 +252,9 @@ def clip_gradients(model: nn.Module, largest_norm: float) -> Tensor:
     return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
 
-def evaluate(run: Training, progress: Progress, stage: Stage | None) -> bool:
-    """Score the averaged weights; whether they are the best so far, by the bound under the method's own schedule."""
+def evaluate(run: Training, progress: Progress, stage: Stage | None) -> tuple[dict[str, float], bool]:
+    """Score the averaged weights. Returns what was found, and whether they are the best so far, by the bound under the
+    method's own schedule."""
     run.raw_model.eval()
     with run.ema.swapped_in(run.raw_model):
         values = run.evaluate(stage)
@@ -247,12 +264,11 @@ def evaluate(run: Training, progress: Progress, stage: Stage | None) -> bool:
     is_best = bound < progress.best_bound
     if is_best:
         progress.best_bound, progress.best_step = bound, progress.step
-    write(run, progress.step, {**values, "elapsed_s": progress.elapsed_s})
     if run.line is not None:
         error = values[f"eval/{own}standard_error"]
         uniform = f" (uniform schedule {values['eval/nelbo_nats_per_token']:.4f})" if own else ""
         run.line.say(f"step {progress.step}: validation {bound:.4f} ± {error:.4f} nats/token{uniform}")
-    return is_best
+    return values, is_best
 
 
 def write(run: Training, step: int, values: dict[str, float]) -> None:

@@ -1,0 +1,121 @@
+"""The objects of a training run, made from a network, a corpus and the settings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from mdlm_atat.config.build import build_objective
+from mdlm_atat.config.schema import RunConfig
+from mdlm_atat.core.curriculum import Stage
+from mdlm_atat.core.objective import MaskedDiffusion
+from mdlm_atat.data.tokens import TokenDataset, batch_at
+from mdlm_atat.errors import UserError
+from mdlm_atat.nets.ema import EMA
+from mdlm_atat.training.checkpoint import Checkpoint, collect, save, tidy
+from mdlm_atat.training.engine import Engine, speed_up
+from mdlm_atat.training.flops import matrix_rate, training_flops_per_token
+from mdlm_atat.training.loop import Progress, Training, as_state, from_state, make_recorded
+from mdlm_atat.training.optim import make_optimizer
+
+
+def check_split(config: RunConfig, engine: Engine) -> None:
+    """Raise UserError, with a batch size to try, where a batch cannot be cut into equal shares."""
+    num_parts = engine.num_ranks * config.train.num_micro_batches
+    rows = config.train.batch_size // num_parts
+    if config.train.batch_size % num_parts:
+        raise UserError(
+            f"train.batch_size = {config.train.batch_size} cannot be cut into {engine.num_ranks} processes x "
+            f"{config.train.num_micro_batches} micro-batches of equal size; try `train.batch_size="
+            f"{max(1, rows) * num_parts}`"
+        )
+    if config.importance.through_bound and rows % 2:
+        raise UserError(
+            f"importance.through_bound masks every sequence twice, and {config.train.batch_size} sequences over "
+            f"{engine.num_ranks} processes and {config.train.num_micro_batches} micro-batches are {rows} at once, not "
+            "an even number: change `train.batch_size=`"
+        )
+
+
+def make_training(
+    config: RunConfig,
+    engine: Engine,
+    model: nn.Module,
+    data: TokenDataset,
+    *,
+    evaluate: Callable[[nn.Module, Stage | None], dict[str, float]],
+    checkpoints: Path | None,
+    resume_from: Checkpoint | None = None,
+) -> tuple[Training, Progress]:
+    """What the loop needs, and how far the run is.
+
+    `model` has its first weights; those of `resume_from` go over them, with the optimizer's moments, the average and
+    the curriculum's state. `evaluate(model, stage)` scores the averaged weights in every process: see
+    `Training.evaluate` for what it returns. `checkpoints`: the folder that they are written to; None: nowhere.
+    """
+    vocab_size, counts = data.tokenizer.vocab_size, data.counts
+    speed_up(model, config.train, engine.precision)
+    objective = build_objective(config, vocab_size, counts, model, data.tokenizer)
+    curriculum = objective.curriculum if isinstance(objective, MaskedDiffusion) else None
+    wrapped, optimizer, wrapped_optimizer = engine.setup(model, lambda model: make_optimizer(model, config.optim))
+    ema = EMA(model, config.train.ema_decay)
+    progress = Progress()
+    if resume_from is not None:
+        resume_from.load_training(model, ema, optimizer)
+        state = resume_from.state()
+        progress = from_state(state["progress"])
+        if curriculum is not None:
+            curriculum.load_state(state["curriculum"])
+
+    def save_checkpoint(progress: Progress, stage: Stage | None) -> None:
+        if checkpoints is None:
+            return
+        engine.barrier()
+        tensors = collect(model, ema, optimizer)
+        if engine.is_main:
+            state: dict[str, Any] = {"progress": as_state(progress), "machine": engine.describe()}
+            if curriculum is not None and stage is not None:
+                state["curriculum"] = curriculum.state()
+                state["stage"] = asdict(stage)
+            saved = save(checkpoints, step=progress.step, tensors=tensors, state=state)
+            keep_interval_steps = config.train.keep_interval_steps
+            tidy(checkpoints, newest=saved, best_step=progress.best_step, keep_interval_steps=keep_interval_steps)
+        engine.barrier()
+
+    def score(stage: Stage | None) -> dict[str, float]:
+        with engine.whole(wrapped):
+            return evaluate(model, stage)
+
+    training = Training(
+        config=config,
+        engine=engine,
+        model=wrapped,
+        raw_model=model,
+        optimizer=wrapped_optimizer,
+        ema=ema,
+        objective=objective,
+        curriculum=curriculum,
+        batch_at=lambda step: batch_at(
+            data,
+            seed=config.train.seed,
+            step=step,
+            batch_size=config.train.batch_size,
+            rank=engine.rank,
+            num_ranks=engine.num_ranks,
+        ),
+        evaluate=score,
+        recorded=make_recorded(config.train, engine, model),
+        flops_share_per_token=flops_share_per_token(config, vocab_size, engine),
+        save=save_checkpoint,
+    )
+    return training, progress
+
+
+def flops_share_per_token(config: RunConfig, vocab_size: int, engine: Engine) -> float | None:
+    """See Training; the machine's rate is measured on one GPU, and the others are taken to be like it."""
+    rate = matrix_rate(engine.device)
+    return None if rate is None else training_flops_per_token(config, vocab_size) / (rate * engine.num_ranks)
