@@ -37,7 +37,13 @@ def test_numbers_are_worded_in_little_room_and_never_lost():
 
 
 def test_durations_are_in_2_units_at_most():
-    assert [duration(s) for s in (41.6, 252.0, 11100.0, None)] == ["42 s", "4 min 12 s", "3 h 05 min", "–"]
+    assert [duration(s) for s in (0.18, 41.6, 252.0, 11100.0, None)] == [
+        "0.18 s",
+        "42 s",
+        "4 min 12 s",
+        "3 h 05 min",
+        "–",
+    ]
 
 
 def test_a_page_has_a_minus_sign_before_numbers_and_hyphens_in_names_dates_and_ranges():

@@ -79,9 +79,11 @@ def p_value(p: float) -> str:
 
 
 def duration(elapsed_s: float | None) -> str:
-    """`42 s`, `4 min 12 s`, `3 h 05 min`."""
+    """`0.18 s`, `42 s`, `4 min 12 s`, `3 h 05 min`."""
     if elapsed_s is None or not math.isfinite(elapsed_s):
         return number(elapsed_s)
+    if 0 < abs(elapsed_s) < 1:
+        return f"{significant(elapsed_s, 2)} s"
     total_s = round(elapsed_s)
     if total_s < 60:
         return f"{total_s} s"

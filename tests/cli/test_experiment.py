@@ -105,14 +105,6 @@ def test_a_mistake_is_one_line_and_writes_nothing(words, message, capsys, tmp_pa
     assert message in refused(["experiment", *words], capsys, tmp_path)
 
 
-def test_a_run_too_short_for_its_warm_up_is_refused_before_anything_is_written(tmp_path, capsys):
-    out = tmp_path / "out"
-    assert run(grid_file(tmp_path, branches=[0.1, 1.0]), out) == 2
-    error = capsys.readouterr().err
-    assert "atat@0.1: optim.warmup_steps = 2 is more than train.num_steps = 1" in error
-    assert not out.exists()
-
-
 def test_a_folder_that_is_something_else_is_left_alone(tmp_path, capsys):
     out = tmp_path / "out"
     out.mkdir()

@@ -14,9 +14,10 @@ from typing import Any, get_args
 
 from mdlm_atat.checks import did_you_mean
 from mdlm_atat.config.files import apply_settings, describe_methods, read_yaml
-from mdlm_atat.config.schema import RunConfig
+from mdlm_atat.config.schema import RunConfig, settings_with
 from mdlm_atat.errors import UserError
 from mdlm_atat.studies.grid import Arm, Budget, Corpus, Grid, SamplerBench, Unit, base_config
+from mdlm_atat.studies.jobs import differences, flat_settings
 
 KEYS = (
     "name",
@@ -38,18 +39,6 @@ BENCH_KEYS = ("arms", "samplers", "steps", "num_texts", "judge")
 ARM_KEYS = ("description", "base", "method", "overrides")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
 NOT_FOR_OVERRIDES = {"train.seed": "seeds", "train.num_steps": "budget", "train.max_minutes": "budget"}
-SAME_TEXT = (
-    "source",
-    "tokenizer",
-    "length",
-    "mode",
-    "validation",
-    "validation_fraction",
-    "split",
-    "column",
-    "documents",
-)
-SAME_DRAWS = ("num_draws", "final_num_draws")
 
 
 def _shipped() -> Traversable:
@@ -334,15 +323,15 @@ class _Reader:
     def check_comparable(self, grid: Grid, configs: Mapping[str, RunConfig]) -> None:
         """Bounds are compared on the same text, by the same draws."""
         base = configs.get(grid.baseline)
-        for name, config in configs.items() if base is not None else ():
-            for section, settings in (("data", SAME_TEXT), ("eval", SAME_DRAWS)):
-                for setting in settings:
-                    mine, theirs = (getattr(getattr(c, section), setting) for c in (config, base))
-                    if mine != theirs:
-                        self.mistakes.append(
-                            f"arms.{name}: {section}.{setting} is {mine!r}, and {theirs!r} in the baseline "
-                            f"{grid.baseline}: they could not be compared"
-                        )
+        if base is None:
+            return
+        for name, config in configs.items():
+            for path, (theirs, mine) in differences(flat_settings(base), flat_settings(config)).items():
+                if path in settings_with("same"):
+                    self.mistakes.append(
+                        f"arms.{name}: {path} is {mine!r}, and {theirs!r} in the baseline {grid.baseline}: they could "
+                        "not be compared"
+                    )
 
     def check_bench(self, grid: Grid, configs: Mapping[str, RunConfig]) -> None:
         """Samplers that are none, and arms that cannot use them: said now, not when hours of training are done."""

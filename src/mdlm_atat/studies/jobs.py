@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from mdlm_atat.config.schema import RunConfig
-from mdlm_atat.errors import UserError
 from mdlm_atat.studies.grid import Arm, Budget, Corpus, Grid
 
 
@@ -104,12 +103,9 @@ def budget_steps(
 
 
 def run_config(job: Job, num_steps: int) -> RunConfig:
-    """The whole configuration of a run. UserError names the job where it cannot be, e.g. more warm-up than steps."""
+    """The whole configuration of a run."""
     base = job.variant.config
-    try:
-        return replace(base, train=replace(base.train, num_steps=num_steps, seed=job.seed))
-    except UserError as error:
-        raise UserError(f"{job.arm}: {error}") from error
+    return replace(base, train=replace(base.train, num_steps=num_steps, seed=job.seed))
 
 
 def job_steps(job: Job, planned_steps: int) -> int:

@@ -24,7 +24,6 @@ from mdlm_atat.studies.jobs import (
     differences,
     flat_settings,
     job_steps,
-    run_config,
     tokens_per_step,
     train_words,
 )
@@ -38,6 +37,7 @@ SHORT = {  # a calibration is timed, not scored
     "eval.num_draws": 32,
     "eval.final_num_draws": 32,
     "eval.num_samples": 0,
+    "train.num_steps": CALIBRATION_STEPS,
     "train.loggers": [],
     "train.checkpoint_interval_steps": CALIBRATION_STEPS,
     "train.eval_interval_steps": CALIBRATION_STEPS,
@@ -122,26 +122,12 @@ def ensure_planned(
                 continue
             try:
                 plan[variant.key] = _plan_variant(grid, variant, *prepared[data], folder, machine, say)
-            except UserError as error:  # of this arm: it crashed while it was timed, or is too short for its warm-up
+            except UserError as error:  # of this arm: it crashed while it was timed
                 failures[variant.key] = str(error)
                 say(f"FAILED     {variant.key}: {error}")
                 continue
             write_json(plan_file(folder), plan)
     return plan, failures
-
-
-def check_lengths(grid: Grid, jobs: Sequence[Job], plan: Plan) -> None:
-    """UserError with every run that cannot be as long as it should, as far as that is known before planning."""
-    wrong: list[str] = []
-    for job in jobs:
-        steps = expected_steps(grid, job, plan)
-        try:
-            if steps is not None:
-                run_config(job, steps)
-        except UserError as error:
-            wrong.append(str(error))
-    if wrong:
-        raise UserError("\n  ".join(dict.fromkeys(wrong)))
 
 
 def planned_steps(job: Job, plan: Plan) -> int | None:
@@ -208,9 +194,6 @@ def _plan_variant(
         calibration = calibrate(variant, folder, machine, say)
     seconds = None if calibration is None else calibration["seconds_per_step"]
     steps = budget_steps(grid.budget, variant.config, flops_per_token=flops, seconds_per_step=seconds)
-    for share in grid.branches:  # what cannot be is said before the first run, not after the last
-        branch = Job(variant=variant, share=share, seed=0)
-        run_config(branch, job_steps(branch, steps))
     return {
         "settings": _settings(variant),
         "budget": _budget(grid.budget),
@@ -229,12 +212,7 @@ def calibrate(variant: Variant, folder: Path, machine: Machine, say: Callable[[s
     out = folder / "calibration" / variant.key
     shutil.rmtree(out, ignore_errors=True)
     log = folder / "logs" / f"calibration-{variant.key.replace('/', '-')}.txt"
-    settings = {
-        **SHORT,
-        "optim.warmup_steps": min(variant.config.optim.warmup_steps, CALIBRATION_STEPS),
-        "train.num_steps": CALIBRATION_STEPS,
-    }
-    words = train_words(variant, settings, out)
+    words = train_words(variant, SHORT, out)
     child = start_command(words, log, device=machine.devices[0], num_threads=machine.num_threads)
     while child.poll() is None:
         if machine.should_stop():

@@ -23,10 +23,9 @@ from mdlm_atat.studies import processes as children
 from mdlm_atat.studies.benches import run_benches
 from mdlm_atat.studies.grid import Grid, grid_tree, merge
 from mdlm_atat.studies.grid_file import load_grid, select
-from mdlm_atat.studies.jobs import Job, command_line, jobs_of, run_config, train_words, variants_of
+from mdlm_atat.studies.jobs import Job, command_line, jobs_of, train_words, variants_of
 from mdlm_atat.studies.planning import (
     Machine,
-    check_lengths,
     check_plan,
     ensure_planned,
     expected_steps,
@@ -204,14 +203,11 @@ def study_progress(study: Study) -> list[RunProgress]:
 def planned_commands(study: Study, task: int | None = None) -> list[str]:
     """`INDEX  RUN: COMMAND` of every run, as `run_study` would start it. Runs nothing.
 
-    STEPS stands for a number of steps that has to be worked out from the budget first. Raises UserError for a run that
-    cannot be, such as one that is shorter than its warm-up.
+    STEPS stands for a number of steps that has to be worked out from the budget first.
     """
     plan, lines = read_plan(study.folder), list[str]()
     for index, job in enumerate(tasks_of(study, task)):
         steps = expected_steps(study.grid, job, plan)
-        if steps is not None:
-            run_config(job, steps)
         settings: dict[str, Any] = {"train.seed": job.seed, "train.num_steps": "STEPS" if steps is None else steps}
         words = train_words(job.variant, settings, study.folder / job.folder)
         lines.append(f"{index:3}  {job.name}: {command_line(words)}")
@@ -241,14 +237,13 @@ def tasks_of(study: Study, task: int | None) -> list[Job]:
 def write_grid(study: Study) -> Grid:
     """Write grid.yaml, with what the folder's own has beyond the study's grid, and return the grid of both.
 
-    Raises UserError, and writes nothing, where the folder is another's or a run could not be as long as it should.
+    Raises UserError, and writes nothing, where the folder is another's.
     """
     folder, grid = study.folder, study.grid
     file = folder / "grid.yaml"
     if folder.exists() and not (folder.is_dir() and (file.exists() or not any(folder.iterdir()))):
         raise UserError(f"{folder} is not an experiment and is not empty; choose another `out=`")
     check_plan(read_plan(folder), grid, variants_of(grid), folder)
-    check_lengths(grid, jobs_of(grid), read_plan(folder))
     if file.exists():
         grid = merge(load_grid(str(folder)), grid)
     folder.mkdir(parents=True, exist_ok=True)

@@ -11,21 +11,12 @@ from typing import Any, Literal
 
 from mdlm_atat.atomic import write_json
 from mdlm_atat.config.files import load_config
-from mdlm_atat.config.schema import RunConfig
+from mdlm_atat.config.schema import RunConfig, settings_with
 from mdlm_atat.errors import UserError
 from mdlm_atat.locks import is_locked
 from mdlm_atat.studies.jobs import Job, differences, flat_settings
 
 Status = Literal["done", "failed", "running", "waiting"]
-FREE = (  # what may change between the start and the end of a run: its numbers stay the same
-    "train.log_interval_steps",
-    "train.checkpoint_interval_steps",
-    "train.keep_interval_steps",
-    "train.loggers",
-    "eval.batch_size",
-    "eval.num_samples",
-    "eval.sample_steps",
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,9 +80,11 @@ def _config_at(file: Path, _mtime_ns: int) -> RunConfig:
 
 
 def check_same_run(run: Path, config: RunConfig) -> None:
-    """UserError where the folder holds a run with other settings."""
+    """Raise UserError where the folder holds a run with other settings, but for those that change no number."""
     before, after = flat_settings(stored_config(run)), flat_settings(config)
-    changed = {path: pair for path, pair in differences(before, after).items() if path not in FREE}
+    changed = {
+        path: pair for path, pair in differences(before, after).items() if path not in settings_with("resume", "free")
+    }
     if changed:
         listed = ", ".join(f"{path} ({old!r}, and {new!r} now)" for path, (old, new) in changed.items())
         raise UserError(f"{run} holds a run with other settings: {listed}; delete it, or choose another `out=`")
