@@ -1,21 +1,151 @@
-"""Progress of long work, for a person."""
+"""Progress of long work, for a person: a moving bar on a terminal and in a notebook, elsewhere a line now and then."""
 
 from __future__ import annotations
 
+import html
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 OnProgress = Callable[[int, int], None]
-"""Called now and then with (done, total), in units of one's own."""
+"""Called now and then with (done, total), in units of the caller's own."""
+
+PLAIN_LINE_INTERVAL_S = 15.0
+REDRAW_INTERVAL_S = {"terminal": 0.1, "notebook": 0.5}
+
+
+class Bar:
+    """How far a piece of work has come. It is for one thread, and must be closed, which takes a moving bar away."""
+
+    def __init__(
+        self, title: str = "", *, total: int | None = None, done: int = 0, console: Console | None = None
+    ) -> None:
+        """`console` None: stderr. A console that is quiet shows nothing."""
+        self._console = Console(stderr=True) if console is None else console
+        self._title, self._total = title, total
+        self._canvas = _canvas_of(self._console)
+        self._begin(done)
+
+    def update(
+        self, done: int, text: str = "", *, title: str | None = None, total: int | None = None, at_once: bool = False
+    ) -> None:
+        """So much is `done`, of `total` where that is known; `text` says more. Another `title` is another stage, whose
+        time counts anew. It may be called all the time: what comes too soon after the last is not shown, except
+        `at_once`."""
+        if title is not None and title != self._title:
+            self._title, self._total = title, None
+            self._begin(0)
+        self._total = self._total if total is None else total
+        now_s = time.perf_counter()
+        if now_s - self._shown_s < self._canvas.interval_s and not at_once:
+            return
+        self._shown_s = now_s
+        left_s = None
+        if self._total is not None and done > self._first:
+            left_s = (now_s - self._start_s) / (done - self._first) * (self._total - done)
+        self._canvas.draw(self._title, done, self._total, text, left_s)
+
+    def say(self, text: str) -> None:
+        """Print a line that stays, above the bar."""
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def close(self) -> None:
+        self._canvas.clear()
+
+    def _begin(self, done: int) -> None:
+        self._first, self._start_s = done, time.perf_counter()
+        # a moving bar is drawn at once, a line once there is something to tell
+        self._shown_s = self._start_s if isinstance(self._canvas, _Lines) else 0.0
 
 
 @contextmanager
 def progress_bar(title: str) -> Iterator[OnProgress]:
-    """A bar on a terminal; nothing elsewhere."""
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(title, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+    """A bar on stderr for the time of the block. It gives `on_progress`, to be called with (done, total)."""
+    bar = Bar(title)
+    try:
+        yield lambda done, total: bar.update(done, total=total)
+    finally:
+        bar.close()
+
+
+def _canvas_of(console: Console) -> _Terminal | _Notebook | _Lines:
+    if console.is_jupyter and not console.quiet:
+        return _Notebook()
+    return _Terminal(console) if console.is_terminal else _Lines(console)
+
+
+def _line(title: str, done: int, total: int | None, text: str, left_s: float | None) -> str:
+    head = title if total is None else f"{title} {done}/{total}"
+    return " · ".join(part for part in (head, text, "" if left_s is None else f"{left_s:.0f} s left") if part)
+
+
+class _Lines:
+    """For files and pipes."""
+
+    interval_s = PLAIN_LINE_INTERVAL_S
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    def draw(self, title: str, done: int, total: int | None, text: str, left_s: float | None) -> None:
+        line = _line(title, done, total, text, left_s)
+        self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    def clear(self) -> None: ...
+
+
+class _Terminal:
+    interval_s = REDRAW_INTERVAL_S["terminal"]
+
+    def __init__(self, console: Console) -> None:
+        self._bar = Progress(
+            TextColumn("{task.fields[head]}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.description}"),
+            TimeRemainingColumn(compact=True),
+            TextColumn("{task.fields[left]}"),
+            console=console,
+            transient=True,
+        )
+        self._task = None
+
+    def draw(self, title: str, done: int, total: int | None, text: str, left_s: float | None) -> None:
+        del left_s  # the bar has a clock of its own, which goes on between two updates
+        fields = {"head": _line(title, done, total, "", None), "left": "" if total is None else "left"}
+        if self._task is None:
+            self._task = self._bar.add_task(text, total=total, completed=done, **fields)
+            self._bar.start()
+        self._bar.update(self._task, completed=done, total=total, description=text, **fields)
+
+    def clear(self) -> None:
+        self._bar.stop()
+
+
+class _Notebook:
+    """IPython's own display: it needs no widgets, and works wherever notebooks are shown."""
+
+    interval_s = REDRAW_INTERVAL_S["notebook"]
+
+    def __init__(self) -> None:
+        self._handle: Any = None
+
+    def draw(self, title: str, done: int, total: int | None, text: str, left_s: float | None) -> None:
+        line = _line(title, done, total, text, left_s)
+        bar = "<progress></progress>" if total is None else f'<progress value="{done}" max="{total}"></progress>'
+        self._show({"text/plain": line, "text/html": f"{bar} <code>{html.escape(line)}</code>"})
+
+    def clear(self) -> None:
+        if self._handle is not None:
+            self._show({"text/plain": "", "text/html": ""})
+
+    def _show(self, shown: dict[str, str]) -> None:
+        if self._handle is None:
+            from IPython.display import display  # pyright: ignore[reportMissingImports]
+
+            self._handle = display(shown, raw=True, display_id=True)
+        else:
+            self._handle.update(shown, raw=True)

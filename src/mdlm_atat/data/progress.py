@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from typing import Protocol, runtime_checkable
 
+from mdlm_atat.progress import Bar
+
 
 @runtime_checkable
 class Progress(Protocol):
@@ -37,36 +39,24 @@ def reporting(progress: bool | Progress) -> Progress:
 
 
 class TerminalProgress:
-    """A moving line on a terminal's stderr; elsewhere nothing but the lines that stay."""
+    """Says it on stderr: by a moving line where that is a terminal or a notebook."""
 
     def __init__(self) -> None:
-        from rich.console import Console
-
-        self._console = Console(stderr=True)
-        self._status = None
-        self._stage = ""
-        self._start_s = self._shown_s = 0.0
+        self._bar = Bar()
+        self._stage, self._start_s = "", 0.0
 
     def say(self, text: str) -> None:
-        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+        self._bar.say(text)
 
     def update(self, stage: str, num_characters: int, num_tokens: int) -> None:
         now_s = time.monotonic()
         if stage != self._stage:
-            self._stage, self._start_s, self._shown_s = stage, now_s, 0.0
-        if not self._console.is_terminal or now_s - self._shown_s < 0.1:
-            return
-        self._shown_s = now_s
-        millions_a_second = num_characters / 1e6 / max(now_s - self._start_s, 1e-3)
-        text = f"{stage}: {num_characters / 1e6:,.1f}M characters"
+            self._stage, self._start_s = stage, now_s
+        text = f"{num_characters / 1e6:,.1f}M characters"
         text += f", {num_tokens / 1e6:,.1f}M tokens" if num_tokens else ""
-        text += f", {millions_a_second:.1f}M characters/s"
-        if self._status is None:
-            self._status = self._console.status(text)
-            self._status.start()
-        self._status.update(text)
+        text += f", {num_characters / 1e6 / max(now_s - self._start_s, 1e-3):.1f}M characters/s"
+        self._bar.update(num_characters, text, title=stage)
 
     def done(self) -> None:
-        if self._status is not None:
-            self._status.stop()
-        self._status, self._stage = None, ""
+        self._bar.close()
+        self._bar = Bar()

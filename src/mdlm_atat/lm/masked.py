@@ -26,9 +26,10 @@ from mdlm_atat.lm.how import one_or_many
 from mdlm_atat.lm.pieces import Pieces
 from mdlm_atat.lm.sampling import gather_positions, projection
 from mdlm_atat.nets.dit import ATATDiT
+from mdlm_atat.progress import OnProgress
 from mdlm_atat.samplers.loop import StepRule, trait
 from mdlm_atat.samplers.template import Gap, lay_out, length_choices
-from mdlm_atat.scoring.draws import DrawSettings, OnProgress, Rows
+from mdlm_atat.scoring.draws import DrawSettings, Rows
 from mdlm_atat.scoring.inspection import DEFAULT_TIMES, Inspection, check_times, inspect_rows, token_texts
 from mdlm_atat.scoring.likelihood import Groups, Likelihood, draw_nll
 

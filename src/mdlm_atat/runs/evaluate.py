@@ -15,9 +15,10 @@ from mdlm_atat.data.sources import SourceLike
 from mdlm_atat.data.tokens import TokenDataset
 from mdlm_atat.errors import UserError
 from mdlm_atat.lm import CausalLM, MaskedDiffusionLM
+from mdlm_atat.progress import OnProgress
 from mdlm_atat.provenance import cpu
 from mdlm_atat.scoring.deciles import frequency_deciles
-from mdlm_atat.scoring.draws import DrawSettings, OnProgress
+from mdlm_atat.scoring.draws import DrawSettings
 from mdlm_atat.scoring.record import evaluation_record, schedule_record, t_step_record, unigram_record
 from mdlm_atat.training.folder import check_same_data, describe_data
 

@@ -18,13 +18,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mdlm_atat.errors import UserError
+from mdlm_atat.progress import OnProgress
 
 BLOCK_SIZE = 16  # draws whose mask counts are spread evenly together; standard errors are taken between blocks
 
 Gather = Callable[[Tensor], Tensor]
 """Concatenates a tensor over processes, along its first axis."""
-OnProgress = Callable[[int, int], None]
-"""Called now and then with (done, total), in units of the caller's own."""
 
 
 @runtime_checkable

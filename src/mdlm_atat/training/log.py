@@ -5,19 +5,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from mdlm_atat.atomic import write_text
 from mdlm_atat.errors import UserError
-
-PLAIN_LINE_INTERVAL_S = 15.0  # between two progress lines where the output is no terminal
+from mdlm_atat.progress import Bar
 
 
 @runtime_checkable
@@ -111,45 +108,22 @@ def open_writers(run: Path, loggers: Sequence[str], resume_step: int, config: di
 
 
 class ProgressLine:
-    """Loss, speed and time left: a live bar on a terminal, a line now and then elsewhere."""
+    """Loss, speed and time left of a run, on `console`."""
 
     def __init__(self, console: Console, num_steps: int, start_step: int) -> None:
-        self._console = console
-        self._num_steps, self._start_step = num_steps, start_step
-        self._start_s = self._last_line_s = time.perf_counter()
-        self._bar: Progress | None = None
-        self._task = TaskID(0)
-        if console.is_terminal:
-            self._bar = Progress(
-                TextColumn("step {task.completed}/{task.total}"),
-                BarColumn(bar_width=24),
-                TextColumn("{task.description}"),
-                TimeRemainingColumn(compact=True),
-                TextColumn("left"),
-                console=console,
-                transient=True,
-            )
-            self._task = self._bar.add_task("", total=num_steps, completed=start_step)
-            self._bar.start()
+        self._num_steps = num_steps
+        self._bar = Bar("step", total=num_steps, done=start_step, console=console)
 
     def update(self, step: int, loss: float, tokens_per_s: float, utilisation: float | None = None) -> None:
         """`utilisation`: share of the machine's rate that the model's own operations are."""
         text = f"loss {loss:.3f} nats/token · {tokens_per_s:,.0f} tokens/s"
         if utilisation is not None:
             text += f" · {utilisation:.0%} of the GPU's bf16 rate"
-        if self._bar is not None:
-            self._bar.update(self._task, completed=step, description=text)
-            return
-        now_s = time.perf_counter()
-        if now_s - self._last_line_s > PLAIN_LINE_INTERVAL_S or step == self._num_steps:
-            self._last_line_s = now_s
-            left_s = (now_s - self._start_s) / max(1, step - self._start_step) * (self._num_steps - step)
-            self.say(f"step {step}/{self._num_steps} · {text} · {left_s:.0f} s left")
+        self._bar.update(step, text, at_once=step == self._num_steps)
 
     def say(self, text: str) -> None:
-        """A line that stays, above the bar."""
-        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+        """Print a line that stays, above the bar."""
+        self._bar.say(text)
 
     def close(self) -> None:
-        if self._bar is not None:
-            self._bar.stop()
+        self._bar.close()
