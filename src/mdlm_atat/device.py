@@ -29,7 +29,7 @@ def choose_device(wanted: torch.device | str | None = None) -> torch.device:
     except RuntimeError as error:
         raise UserError(f"unknown device {wanted}; expected cpu, cuda or mps") from error
     if not available.get(device.type, False):
-        raise UserError(f"device {wanted} is not available here; use --device cpu")
+        raise UserError(f"device {wanted} is not available here; use `device='cpu'`")
     return device
 
 

@@ -165,7 +165,7 @@ REFUSALS = {
     "few draws": (["eval", "{folder}/masked", "--num_draws", "5"], "at least 32"),
     "no draws": (["eval", "{folder}/masked", "--num_draws", "0"], "at least 1"),
     "missing data": (["eval", "{folder}/masked", "--data", "nowhere.txt"], "nowhere.txt"),
-    "unknown device": (["eval", "{folder}/masked", "--device", "tpu9"], "expected cpu or cuda"),
+    "unknown device": (["eval", "{folder}/masked", "--device", "tpu9"], "expected cpu, cuda or mps"),
     "alien character": (["generate", "{folder}/masked", "--prompt", "caf\u00e9"], "U+00E9"),
     "alien text": (["eval", "{folder}/masked", "--data", "{folder}/alien.txt"], "U+00E9"),
     "long prompt": (["generate", "{folder}/masked", "--prompt", "the cat sat on a mat"], "shorten the prompt"),

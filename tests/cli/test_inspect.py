@@ -146,7 +146,7 @@ REFUSALS = {
     "no run": ("nowhere", ["a"], "there is no folder"),
     "no importance": ("mdlm", ["a"], "--method atat"),
     "causal": ("causal", ["a"], "--method atat"),
-    "unknown device": ("atat", ["a", "--device", "tpu9"], "expected cpu or cuda"),
+    "unknown device": ("atat", ["a", "--device", "tpu9"], "expected cpu, cuda or mps"),
 }
 
 
