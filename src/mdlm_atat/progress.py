@@ -115,11 +115,11 @@ class _Terminal:
 
     def draw(self, title: str, done: int, total: int | None, text: str, left_s: float | None) -> None:
         del left_s  # the bar has a clock of its own, which goes on between two updates
-        fields = {"head": _line(title, done, total, "", None), "left": "" if total is None else "left"}
+        head, left = _line(title, done, total, "", None), "" if total is None else "left"
         if self._task is None:
-            self._task = self._bar.add_task(text, total=total, completed=done, **fields)
+            self._task = self._bar.add_task(text, total=total, completed=done, head=head, left=left)
             self._bar.start()
-        self._bar.update(self._task, completed=done, total=total, description=text, **fields)
+        self._bar.update(self._task, completed=done, total=total, description=text, head=head, left=left)
 
     def clear(self) -> None:
         self._bar.stop()
