@@ -75,6 +75,9 @@ def explain_out_of_memory(advice: str) -> Iterator[None]:
 def compile_network(model: Any, *, dynamic: bool | None = None) -> None:
     """Compile a network's parts in place: its transformer blocks, which share the compiled code, what follows the last
     of them, and the estimator. `dynamic` False: for one shape of input; None: a second shape compiles code for any."""
+    if not hasattr(model, "blocks"):  # a network of somebody else's: as a whole
+        model.hidden = torch.compile(model.hidden, dynamic=dynamic)
+        return
     for block in model.blocks:
         block.forward = torch.compile(block.forward, dynamic=dynamic)
     model.finish = torch.compile(model.finish, dynamic=dynamic)
@@ -85,6 +88,8 @@ def compile_network(model: Any, *, dynamic: bool | None = None) -> None:
 def recompute_blocks(model: Any) -> None:
     """Keep nothing of a transformer block for the backward pass but its input, and compute it again there: less memory
     for a third more work (arXiv 1604.06174). To be applied after compilation. Dropout draws the same again."""
+    if not hasattr(model, "blocks"):
+        raise UserError(f"train.recompute works block by block, and {type(model).__name__} has no `blocks`")
     for block in model.blocks:
         block.forward = partial(checkpoint, block.forward, use_reentrant=False)
 

@@ -97,8 +97,9 @@ def names(kind: Kind, known: Mapping[str, Any] | None = None) -> list[str]:
 
 @contextmanager
 def trusted(trust_plugins: bool = True) -> Iterator[None]:
-    """Within the block, names of plugins that come from a file are imported (True) or refused (False)."""
-    token = _trust.set(trust_plugins)
+    """Within the block, plugins that a folder names are imported too. False changes nothing: what an outer block trusts
+    stays trusted."""
+    token = _trust.set(trust_plugins or _trust.get())
     try:
         yield
     finally:

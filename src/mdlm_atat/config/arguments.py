@@ -14,6 +14,7 @@ from mdlm_atat.checks import did_you_mean
 from mdlm_atat.config.files import apply_settings, load_config
 from mdlm_atat.config.schema import SECTIONS, RunConfig, named_plugins
 from mdlm_atat.config.section import Section
+from mdlm_atat.data.plugged import allow_named
 from mdlm_atat.errors import UserError
 
 
@@ -77,6 +78,8 @@ def read_config(
     for kind, name in named_plugins(after):
         if not from_folder or name in given:
             plugins.allow(kind, name)
+    if not from_folder or after.data.source in given:
+        allow_named("source", after.data.source)
     return after
 
 

@@ -13,6 +13,7 @@ from mdlm_atat import plugins
 from mdlm_atat.checks import at_least, probability
 from mdlm_atat.config.atat_schema import CurriculumConfig, ImportanceConfig, MaskingConfig
 from mdlm_atat.config.section import Section, setting
+from mdlm_atat.data.plugged import plugin_of
 from mdlm_atat.data.settings import DataSettings
 from mdlm_atat.errors import UserError
 
@@ -304,7 +305,8 @@ def settings_with(fact: str, *values: Any) -> frozenset[str]:
 
 
 def named_plugins(config: RunConfig) -> list[tuple[plugins.Kind, str]]:
-    """(kind, name) of everything in a configuration that is not part of this package."""
+    """(kind, name) of everything in a configuration that is not part of this package, but for its source: a model
+    needs what it was made of, and not the text it was made from."""
     found: list[tuple[plugins.Kind, str]] = []
     for path in sorted(settings_with("plugin")):
         section, _, name = path.partition(".")
@@ -312,4 +314,6 @@ def named_plugins(config: RunConfig) -> list[tuple[plugins.Kind, str]]:
         value = getattr(getattr(config, section), name)
         if plugins.is_plugin(kind, value):
             found.append((kind, value))
+    if tokenizer := plugin_of("tokenizer", config.data.tokenizer):
+        found.append(("tokenizer", tokenizer[0]))
     return found

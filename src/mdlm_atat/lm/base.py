@@ -82,16 +82,17 @@ class LanguageModel(Sampling):
         device: torch.device | str | None = None,
         precision: Precision = "auto",
         say: Callable[[str], None] = lambda _: None,
+        trust_plugins: bool = False,
     ) -> AnyLM:
         """Load a run folder (its newest sound checkpoint), one of its checkpoints, or a folder made by save_pretrained.
 
         Averaged (EMA) weights where the run kept them. `device` None: a GPU if there is one. `say` hears of damaged
-        checkpoints that were passed over. Raises UserError for anything that is not such a folder, or of the
-        other kind.
+        checkpoints that were passed over. `trust_plugins`: import the plugins that the folder names, which runs their
+        code. Raises UserError for anything that is not such a folder, or of the other kind.
         """
         from mdlm_atat.lm.load import load_lm  # which knows the kinds there are
 
-        lm = load_lm(folder, device=device, precision=precision, say=say)
+        lm = load_lm(folder, device=device, precision=precision, say=say, trust_plugins=trust_plugins)
         if not isinstance(lm, cls):
             raise UserError(f"{folder} holds a {lm.kind} model; load it with {type(lm).__name__}.from_pretrained")
         return lm

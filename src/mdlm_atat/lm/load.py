@@ -12,8 +12,9 @@ from mdlm_atat.config.files import load_config
 from mdlm_atat.data.tokenizers import load_tokenizer
 from mdlm_atat.device import Precision, choose_device
 from mdlm_atat.lm.causal import CausalLM
-from mdlm_atat.lm.folder import locate, read_stage
+from mdlm_atat.lm.folder import Located, locate, read_stage
 from mdlm_atat.lm.masked import MaskedDiffusionLM
+from mdlm_atat.plugins import trusted
 from mdlm_atat.training.checkpoint import load_weights
 from mdlm_atat.training.folder import check_plugins, read_counts
 
@@ -24,9 +25,17 @@ def load_lm(
     device: torch.device | str | None = None,
     precision: Precision = "auto",
     say: Callable[[str], None] = lambda _: None,
+    trust_plugins: bool = False,
 ) -> MaskedDiffusionLM | CausalLM:
     """The model in a folder, of whichever kind it is; see LanguageModel.from_pretrained."""
     found = locate(Path(folder), say)
+    with trusted(trust_plugins):
+        return _load(found, choose_device(device), precision, say)
+
+
+def _load(
+    found: Located, device: torch.device, precision: Precision, say: Callable[[str], None]
+) -> MaskedDiffusionLM | CausalLM:
     config = load_config(str(found.home / "config.yaml"))
     check_plugins(found.home, config, say)
     tokenizer = load_tokenizer(str(found.home / "tokenizer"))
@@ -38,7 +47,7 @@ def load_lm(
     else:
         load_weights(network, found.home / "model.safetensors")
     kind = MaskedDiffusionLM if "masked" in network.modes else CausalLM
-    lm = kind(network, tokenizer, config, device=choose_device(device), precision=precision)
+    lm = kind(network, tokenizer, config, device=device, precision=precision)
     lm.home, lm.checkpoint = found.home, found.checkpoint
     lm.counts, lm.stage = counts, read_stage(found)
     return lm

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -11,7 +10,6 @@ import torch
 
 from mdlm_atat.device import Precision
 from mdlm_atat.lm import CausalLM, MaskedDiffusionLM, load_lm
-from mdlm_atat.plugins import trusted
 
 
 @runtime_checkable
@@ -41,5 +39,4 @@ def open_model(
     if isinstance(model, (MaskedDiffusionLM, CausalLM)):
         return model
     folder = model if isinstance(model, (str, Path)) else model.folder
-    with trusted() if trust_plugins else nullcontext():
-        return load_lm(folder, device=device, precision=precision, say=say)
+    return load_lm(folder, device=device, precision=precision, say=say, trust_plugins=trust_plugins)

@@ -13,7 +13,6 @@ from mdlm_atat.config.files import load_config
 from mdlm_atat.config.schema import RunConfig
 from mdlm_atat.errors import UserError
 from mdlm_atat.lm import CausalLM, MaskedDiffusionLM, load_lm
-from mdlm_atat.plugins import trusted
 from mdlm_atat.training.folder import read_start
 from mdlm_atat.training.metrics import read_metrics
 
@@ -45,8 +44,7 @@ class Run:
     @cached_property
     def model(self) -> MaskedDiffusionLM | CausalLM:
         """The trained model: averaged weights of the newest checkpoint that is sound, on a GPU if there is one."""
-        with trusted(self.trust_plugins):
-            return load_lm(self.folder)
+        return load_lm(self.folder, trust_plugins=self.trust_plugins)
 
     @property
     def record(self) -> dict[str, Any]:

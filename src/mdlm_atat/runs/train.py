@@ -21,15 +21,17 @@ from rich.console import Console
 
 from mdlm_atat.atomic import write_json, write_text
 from mdlm_atat.config.arguments import read_arguments, read_config
-from mdlm_atat.config.build import build_model, own_schedule, prepare_data
+from mdlm_atat.config.build import build_model, own_schedule
 from mdlm_atat.config.files import load_config
 from mdlm_atat.config.method import check_method
 from mdlm_atat.config.schema import DataConfig, RunConfig
 from mdlm_atat.config.section import Section
 from mdlm_atat.core.curriculum import Stage
 from mdlm_atat.core.strategies.rates import ExponentMasking
-from mdlm_atat.data.progress import Silent, TerminalProgress
-from mdlm_atat.data.sources import HUB_SETS
+from mdlm_atat.data.corpus import Corpus
+from mdlm_atat.data.prepare import prepare
+from mdlm_atat.data.request import DataRequest
+from mdlm_atat.data.sources import HUB_SETS, SourceLike
 from mdlm_atat.data.tokenizers import HUB_NAMES
 from mdlm_atat.data.tokens import TokenDataset
 from mdlm_atat.device import explain_out_of_memory
@@ -74,7 +76,7 @@ NUM_INSPECTED_TOKENS = 512  # of the validation text, for the report: each is sc
 def train(
     config: RunConfig | str | os.PathLike[str] | None = None,
     *,
-    data: str | os.PathLike[str] | None = None,
+    data: SourceLike | None = None,
     method: str | os.PathLike[str] | None = None,
     out: str | os.PathLike[str] | None = None,
     resume: str | os.PathLike[str] | None = None,
@@ -89,10 +91,10 @@ def train(
     """Train a model, evaluate it, write samples and a report; return the run, which lies in a folder.
 
     `config`: a preset's name, a YAML file, a run folder to repeat, or a `RunConfig`. `data`: the text to train on, as
-    `data.source`. `method`: a training method's name, or a YAML file. `out`: the run's folder, which must not be there
-    yet or be empty (default: runs/PRESET-METHOD-DATE-TIME). `resume`: a run to go on with from its newest checkpoint,
-    in place of `config`. `init`: a run, checkpoint or saved model to begin with the weights of; without a `config`,
-    with its settings too.
+    `data.source` names it, or a list of texts, each a document. `method`: a training method's name, or a YAML file.
+    `out`: the run's folder, which must not be there yet or be empty (default: runs/PRESET-METHOD-DATE-TIME). `resume`:
+    a run to go on with from its newest checkpoint, in place of `config`. `init`: a run, checkpoint or saved model to
+    begin with the weights of; without a `config`, with its settings too.
 
     Settings are keywords: `num_steps=2000`, `lr=3e-4`, `masking="mypackage.vowels:VowelsLast"`, a whole section as
     `model={"width": 64}`, or any of them by its path, `settings={"optim.lr": 3e-4}`. `atat train --settings` lists
@@ -106,9 +108,10 @@ def train(
     mend, before the first step where it can be known then.
     """
     changed = read_arguments(settings or {}, keywords)
-    if data is not None:
-        changed["data.source"] = os.fspath(data)
-    caller = _Caller(on_step or (lambda _step, _values: None), progress, command, trust_plugins)
+    texts = None if data is None or isinstance(data, (str, os.PathLike)) else data
+    if data is not None and texts is None:
+        changed["data.source"] = os.fspath(data)  # type: ignore[arg-type]
+    caller = _Caller(on_step or (lambda _step, _values: None), progress, command, trust_plugins, texts)
     with trusted(trust_plugins):
         if resume is not None:
             given = {"config": config, "method": method, "out": out, "init": init}
@@ -135,6 +138,8 @@ class _Caller:
     progress: bool
     command: str | None
     trust_plugins: bool
+    texts: SourceLike | None
+    """What to train on, where it is no name or path."""
 
 
 def default_folder(out: str | os.PathLike[str] | None, names: Sequence[str]) -> Path:
@@ -207,7 +212,10 @@ def _run(
         say("train.shard: a single process holds all weights; there is nothing to share out")
     if resumed_from is None:
         check_free(folder)
-    train_data, valid_data = open_data(config, engine, quiet=not caller.progress)
+    corpus = prepare_text(config, engine, caller.texts, caller.progress)
+    if caller.texts is not None:  # a resumed run finds them in the cache
+        config = replace(config, data=replace(config.data, source=str(corpus.folder), validation=None))
+    train_data, valid_data = (corpus.open(split, config.data.length) for split in ("train", "valid"))
     checkpoint = None
     if resumed_from is not None:
         found = describe_data(train_data, valid_data)
@@ -325,14 +333,11 @@ def train_and_log(
             writer.close()
 
 
-def open_data(config: RunConfig, engine: Engine, *, quiet: bool = False) -> tuple[TokenDataset, TokenDataset]:
-    """The training and the validation split, prepared by the main process if they are not there yet."""
+def prepare_text(config: RunConfig, engine: Engine, texts: SourceLike | None, progress: bool) -> Corpus:
+    """The text as tokens, prepared by the main process if that is not done yet; `texts` in place of the source."""
+    changes = {} if texts is None else {"source": texts}
     with engine.main_first():
-        folder = prepare_data(config.data, TerminalProgress() if engine.is_main and not quiet else Silent())
-    return (
-        TokenDataset.open(folder, "train", config.data.length),
-        TokenDataset.open(folder, "valid", config.data.length),
-    )
+        return prepare(request=DataRequest.of(config.data, **changes), progress=progress and engine.is_main)
 
 
 def find_resume_point(

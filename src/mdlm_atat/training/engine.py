@@ -242,7 +242,7 @@ class Engine:
 def shard_over(applied: nn.Module, mesh: DeviceMesh) -> nn.Module:
     """Cut the weights of every block, and of the rest, into a part for each process; a block's are gathered for the
     time it runs, the rest for the whole pass."""
-    for block in applied.model.blocks:  # type: ignore[union-attr]
+    for block in getattr(applied.model, "blocks", ()):
         fully_shard(block, mesh=mesh["data_parallel"])
     return cast(nn.Module, fully_shard(applied, mesh=mesh["data_parallel"]))
 
