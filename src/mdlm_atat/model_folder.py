@@ -28,4 +28,8 @@ def kind_of_folder(folder: Path) -> Literal["checkpoint", "saved", "run"]:
 
 def follow(path: Path) -> Path:
     """The checkpoint folder that `last` or `best` stands for, where that is a text file; any other path as it is."""
-    return path.with_name(path.read_text().strip()) if path.name in ("last", "best") and path.is_file() else path
+    return (
+        path.with_name(path.read_text(encoding="utf-8").strip())
+        if path.name in ("last", "best") and path.is_file()
+        else path
+    )

@@ -32,7 +32,7 @@ def commit() -> str | None:
             ["git", "describe", "--always", "--abbrev=12", "--dirty=+changes", "--exclude=*"],
             cwd=here,
             capture_output=True,
-            text=True,
+            encoding="utf-8",
             check=True,
             timeout=10,
         )
@@ -52,7 +52,9 @@ def cpu() -> str:
     info = Path("/proc/cpuinfo")
     if info.exists():
         names = [
-            line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")
+            line.partition(":")[2].strip()
+            for line in info.read_text(encoding="utf-8").splitlines()
+            if line.startswith("model name")
         ]
         name = names[0] if names else name
     return f"{name}, {cores} cores"

@@ -203,7 +203,11 @@ def find(record: dict[str, Any], steps: int | None, temperature: float) -> dict[
 def same_training_text(home: Path, judge: str) -> bool:
     """Whether the judge is a run of ours that was trained on the same text as this model."""
     runs = [home, Path(judge), Path(judge).parent.parent]  # the last is a checkpoint's
-    data = [json.loads((run / "run.json").read_text())["data"] for run in runs if (run / "run.json").is_file()]
+    data = [
+        json.loads((run / "run.json").read_text(encoding="utf-8"))["data"]
+        for run in runs
+        if (run / "run.json").is_file()
+    ]
     mine, others = data[:1], data[1:]
     return any(mine[0][name] == other[name] for other in others for name in ("source", "hash"))
 

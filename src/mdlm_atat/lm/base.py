@@ -135,7 +135,7 @@ class LanguageModel(Sampling):
         file = self.profile_file
         if not file.exists():
             return None
-        record = json.loads(file.read_text())
+        record = json.loads(file.read_text(encoding="utf-8"))
         if record["weights"] != self.fingerprint():
             raise UserError(
                 f"{file} belongs to another model: it was measured on other weights; measure it anew with atat eval "

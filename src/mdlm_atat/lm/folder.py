@@ -52,7 +52,7 @@ def read_stage(found: Located) -> Stage | None:
     if found.checkpoint is not None:
         stored = found.checkpoint.state().get("stage")
     elif (found.home / STAGE_FILE).exists():
-        stored = json.loads((found.home / STAGE_FILE).read_text())
+        stored = json.loads((found.home / STAGE_FILE).read_text(encoding="utf-8"))
     else:
         stored = None
     return None if stored is None else Stage.from_json(stored)

@@ -65,7 +65,7 @@ def plan_file(folder: Path) -> Path:
 def read_plan(folder: Path) -> Plan:
     file = plan_file(folder)
     try:
-        return json.loads(file.read_text()) if file.exists() else {}
+        return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
     except ValueError as error:
         raise UserError(f"{file} is damaged ({error}); delete it, and the next run plans anew") from error
 
@@ -222,7 +222,7 @@ def calibrate(variant: Variant, folder: Path, machine: Machine, say: Callable[[s
     if child.returncode != 0:
         raise UserError("\n  ".join([f"{variant.key} could not be timed; its log {log} ends with", *last_lines(log)]))
     per_step = seconds_per_step(read_metrics(out).having("train/tokens_per_s"))
-    run = json.loads((out / "run.json").read_text())
+    run = json.loads((out / "run.json").read_text(encoding="utf-8"))
     shutil.rmtree(out)
     return {
         "seconds_per_step": per_step,

@@ -50,7 +50,7 @@ def start_command(
             stderr=subprocess.STDOUT,
             env=environment,
             start_new_session=True,
-            pass_fds=tuple(keep_open),
+            pass_fds=tuple(keep_open) if os.name == "posix" else (),
         )
 
 
@@ -76,7 +76,7 @@ def stop_commands(children: Sequence[subprocess.Popen[bytes]], at_once: Callable
 def stop_signals() -> Iterator[list[int]]:
     """In the block, Ctrl-C, SIGTERM and a closed terminal are noted in the list that it gives."""
     heard: list[int] = []
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
     previous = {number: signal.signal(number, lambda number, _: heard.append(number)) for number in numbers}
     try:
         yield heard

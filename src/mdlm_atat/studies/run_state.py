@@ -54,7 +54,7 @@ def log_file(folder: Path, job: Job) -> Path:
 def read_attempts(folder: Path, job: Job) -> list[Attempt]:
     file = attempts_file(folder, job)
     try:
-        return [Attempt(**attempt) for attempt in json.loads(file.read_text())] if file.exists() else []
+        return [Attempt(**attempt) for attempt in json.loads(file.read_text(encoding="utf-8"))] if file.exists() else []
     except (ValueError, TypeError) as error:
         raise UserError(f"{file} is damaged ({error}); delete it: it only tells how often the run was tried") from error
 
@@ -100,7 +100,7 @@ def final_record(run: Path, num_steps: int, data: Mapping[str, Any] | None) -> d
     found: list[tuple[tuple[int, float], dict[str, Any]]] = []
     for file in sorted((run / "evals").glob("*.json")):
         try:
-            record = json.loads(file.read_text())
+            record = json.loads(file.read_text(encoding="utf-8"))
         except ValueError:  # written by someone else: ours are whole or not there
             continue
         ours = data is None or str(record.get("corpus_hash", ""))[:32] == data["hash"][32:]

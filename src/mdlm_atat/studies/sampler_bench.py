@@ -102,7 +102,7 @@ def run_bench(
     }
     record: dict[str, Any] = {**head, "machine": machine, "points": []}
     if file.exists():
-        found = json.loads(file.read_text())
+        found = json.loads(file.read_text(encoding="utf-8"))
         if {name: found.get(name) for name in head} != head:
             raise UserError(
                 f"{file} holds a bench of another model or setting; name another file by --out, or delete it"

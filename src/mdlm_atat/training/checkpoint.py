@@ -41,7 +41,7 @@ class Checkpoint:
         return int(self.folder.name.removeprefix("step-"))
 
     def state(self) -> dict[str, Any]:
-        state = json.loads((self.folder / "state.json").read_text())
+        state = json.loads((self.folder / "state.json").read_text(encoding="utf-8"))
         if state["format"] != FORMAT:
             raise UserError(
                 f"{self.folder} was written in format {state['format']}, this version reads {FORMAT}; "
@@ -83,7 +83,7 @@ class Checkpoint:
 def write_checksums(folder: Path) -> None:
     """checksums.json: the sha256 of every file in a folder, by name; the last file to be written."""
     checksums = {file.name: sha256(file) for file in sorted(folder.iterdir()) if file.is_file()}
-    (folder / "checksums.json").write_text(json.dumps(checksums, indent=1))
+    (folder / "checksums.json").write_text(json.dumps(checksums, indent=1), encoding="utf-8")
 
 
 def find_fault(folder: Path, required: set[str]) -> str | None:
@@ -141,7 +141,9 @@ def save(folder: Path, *, step: int, tensors: Tensors, state: dict[str, Any]) ->
             aside.mkdir(parents=True)
             for file, found in tensors.items():
                 save_file(found, aside / file)
-            (aside / "state.json").write_text(json.dumps({"format": FORMAT, "step": step, **state}, indent=1))
+            (aside / "state.json").write_text(
+                json.dumps({"format": FORMAT, "step": step, **state}, indent=1), encoding="utf-8"
+            )
             write_checksums(aside)
             for file in aside.iterdir():
                 sync(file)
@@ -198,7 +200,7 @@ def _link(path: Path, target: str) -> None:
     try:
         aside.symlink_to(target)
     except OSError:  # Windows makes links for administrators only
-        aside.write_text(target)
+        aside.write_text(target, encoding="utf-8")
     aside.replace(path)
 
 

@@ -28,9 +28,9 @@ class JsonLines:
 
     def __init__(self, file: Path, resume_step: int) -> None:
         if file.exists():
-            kept = [line for line in file.read_text().splitlines() if _step_of(line) <= resume_step]
+            kept = [line for line in file.read_text(encoding="utf-8").splitlines() if _step_of(line) <= resume_step]
             write_text(file, "".join(line + "\n" for line in kept))
-        self._stream = file.open("a")
+        self._stream = file.open("a", encoding="utf-8")
 
     def write(self, step: int, values: dict[str, float]) -> None:
         self._stream.write(json.dumps({"step": step, **values}) + "\n")
