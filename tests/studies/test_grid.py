@@ -119,7 +119,7 @@ def test_every_shipped_grid_loads_and_is_read_back_from_its_folder(tmp_path):
         assert load_grid(str(tmp_path)) == grid
 
 
-def test_the_grids_hold_the_arms_that_the_founding_documents_name():
+def test_the_grids_hold_the_arms_of_atats_first_description():
     assert [arm.name for arm in load_grid("main").arms] == ["mdlm", "time_sampling_only", "atat", "causal"]
     assert load_grid("main").reference == ("causal",)
     ablations = load_grid("ablations")

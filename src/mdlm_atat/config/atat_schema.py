@@ -115,8 +115,8 @@ class CurriculumConfig(Section):
     kind: Literal["none", "fixed", "dynamic"] = "none"
     """Three stages, easy to hard: none, by the share of steps taken (fixed), or by the smoothed loss (dynamic)."""
     boundaries: tuple[float, float] = (0.33, 0.66)
-    """fixed: shares of all steps at which the second and the third stage begin; the documents also have 0.2 0.8 and
-    0.3 0.7."""
+    """fixed: shares of all steps at which the second and the third stage begin; ATAT's first description also has
+    0.2 0.8 and 0.3 0.7."""
     progress: Literal["step", "linear", "exponential"] = "step"
     """fixed: a stage's numbers hold (step) or move to the next stage's during it (linear; exponential: soon)."""
     temperatures: Triple = (2.0, 1.0, 0.5)

@@ -15,7 +15,7 @@ PriorKind = Literal["surprisal", "frequency"]
 def prior_importance(counts: NDArray, kind: PriorKind) -> Float[Tensor, " vocab"]:
     """Importance in [0, 1] of every token, from its count in the training text. float32.
 
-    frequency: 1 - count / largest count, as the source has it: nearly 1 for all but a few tokens.
+    frequency: 1 - count / largest count, as ATAT's first description has it: nearly 1 for all but a few tokens.
     surprisal: -log of the frequency, linear between the commonest token (0) and a token seen once (1).
     Tokens that were never seen count as seen once.
     """

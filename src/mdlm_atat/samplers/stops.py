@@ -15,19 +15,21 @@ from mdlm_atat.samplers.adaptive import Seen
 
 @dataclass(frozen=True, kw_only=True)
 class Stop:
-    """Each row by itself; any of these that is set is enough. Stopping means that all masked positions of the row are
-    drawn at once from the evaluation at hand: every token that stays is drawn, no mask survives."""
+    """Stopping criteria, checked for each row. A row stops when any criterion that is set is met: then all its masked
+    positions are drawn at once, from the evaluation at hand, so that no mask survives. The numbers said to be of ATAT's
+    first description (docs/method.md, section 7) are those of the sampler `documents`."""
 
     entropy: float | None = None
-    """Mean entropy of the masked positions below this, nats; the founding text has 0.5."""
+    """Mean entropy of the masked positions below this, nats; ATAT's first description has 0.5."""
     relative_entropy: float | None = None
     """The same over log V, free of the vocabulary's size."""
     confidence: float | None = None
-    """Mean probability of the likeliest tokens above this, with fewer than `few` positions left; the text has 0.7."""
+    """Mean probability of the likeliest tokens above this, with fewer than `few` positions left; the first
+    description has 0.7."""
     few: int = 5
     patience: int | None = None
     """The mean entropy has not been lower than its least for this many steps, counted after half of the steps; the
-    text has 100."""
+    first description has 100."""
 
     def __post_init__(self) -> None:
         for name in ("entropy", "relative_entropy", "confidence", "few", "patience"):

@@ -27,8 +27,8 @@ class AdaptiveMaskingScheduler(ExponentMasking):
 
     `center` None: the mean over the sequence, so that the mean log-exponent is fixed. A constant (the corpus mean)
     makes w a function of the token alone where importance is one; then `token_importance` (V,) gives the correction of
-    the logits. A curriculum's temperature multiplies this one. Source: the founding documents' softmax over importance
-    / tau + position_bias, made exact (docs/method.md).
+    the logits. A curriculum's temperature multiplies this one. Source: the softmax over importance / tau +
+    position_bias of ATAT's first description, made exact (docs/method.md).
     """
 
     def __init__(

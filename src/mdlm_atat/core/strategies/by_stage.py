@@ -17,9 +17,10 @@ EDGE = 0.1
 class CurriculumMasking(ExponentMasking):
     """mask_rate_i(t) = mask_rate(t) ** w_i, log w_i = (mean membership - membership_i) / temperature.
 
-    Membership is 1 for an importance inside the stage's range and falls to 0 over EDGE outside. Where the documents
-    count in-range tokens twice in the loss, which makes the best denoiser wrong (docs/method.md), they are masked more
-    often here, and the weights stay those of a bound. The stage's temperature multiplies this one.
+    Membership is 1 for an importance inside the stage's range and falls to 0 over EDGE outside. ATAT's
+    first description counts in-range tokens twice in the loss, which makes the best denoiser wrong (docs/method.md);
+    here they are masked more often instead, and the weights stay those of a bound. The stage's temperature multiplies
+    this one.
     """
 
     needs_importance = True

@@ -1,4 +1,4 @@
-"""The founding documents' own formulas, kept for ablation. None of them gives a bound."""
+"""The formulas by which ATAT was first described (docs/method.md, section 7), kept for ablation. None gives a bound."""
 
 from __future__ import annotations
 
