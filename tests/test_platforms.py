@@ -8,6 +8,8 @@ import sys
 from io import BytesIO, TextIOWrapper
 from pathlib import Path
 
+import pytest
+
 from mdlm_atat.cli.main import main
 from tiny_runs import tiny_flags, write_text
 
@@ -76,6 +78,13 @@ def test_all_modules_import_and_a_run_is_trained_resumed_and_loaded_without_what
         env={**os.environ, "ATAT_CACHE": str(tmp_path / "cache"), "PYTHONWARNDEFAULTENCODING": "1"},
     )
     assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.mark.parametrize("backend", ["module://matplotlib_inline.backend_inline", "module://nonexistent"])
+def test_the_drawing_backend_of_a_notebook_does_not_reach_a_command(backend):
+    """`!atat train` in a cell, where matplotlib_inline is installed for the notebook alone."""
+    draw = "from mdlm_atat.cli.main import main; main(['--version']); import matplotlib.pyplot as plt; plt.figure()"
+    subprocess.run([sys.executable, "-c", draw], check=True, env={**os.environ, "MPLBACKEND": backend})
 
 
 def test_a_character_that_the_output_cannot_show_does_not_end_a_command(monkeypatch):

@@ -58,6 +58,7 @@ ADVICE = {
 
 def main(argv: list[str] | None = None) -> int:
     """Run a command. Returns the exit code: 0 done, 2 a mistake in what was asked, 130 interrupted."""
+    os.environ["MPLBACKEND"] = "agg"  # a notebook's own, inherited, need not be installed here; no window is opened
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a file or console of Windows may not know a character of a text
     try:
