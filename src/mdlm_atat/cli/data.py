@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mdlm_atat.cli.parser import Parser, choose, whole
-from mdlm_atat.cli.settings import field_docs
+from mdlm_atat.config.options import field_docs
 from mdlm_atat.data.settings import DataSettings
 
 if TYPE_CHECKING:
