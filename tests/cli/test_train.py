@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from refusals import refused
@@ -140,3 +142,31 @@ def test_an_unknown_preset_is_answered_with_the_list_and_a_hint(capsys: pytest.C
     first, second = capsys.readouterr().err.splitlines()
     assert first == "error: unknown preset 'chr'; did you mean char?"
     assert "demo" in second
+
+
+def test_the_command_says_what_to_train_and_the_exit_code_how_it_ended(tmp_path: Path, monkeypatch):
+    import mdlm_atat.runs.train
+
+    asked: dict[str, Any] = {}
+
+    def train(config: str, **how: Any) -> SimpleNamespace:
+        asked.update(how, config=config)
+        return SimpleNamespace(stopped=endings[-1])
+
+    monkeypatch.setattr(mdlm_atat.runs.train, "train", train)
+    out = str(tmp_path / "out")
+    words = ["train", "demo", "--train.num_steps", "50", "--method", "atat", "--max-minutes", "3", "--out", out]
+    endings: list[str | None] = []
+    for ended, code in ((None, 0), ("Ctrl-C", 130), ("SIGTERM", 143), ("3 minutes are over", 0)):
+        endings.append(ended)
+        assert main([*words, "--trust-plugins"]) == code
+    assert asked.pop("command").startswith("atat ")
+    assert asked == {
+        "config": "demo",
+        "method": "atat",
+        "out": Path(out),
+        "resume": None,
+        "init": None,
+        "settings": {"train.num_steps": 50, "train.max_minutes": 3.0},
+        "trust_plugins": True,
+    }

@@ -169,8 +169,8 @@ def test_progress_says_the_plan_before_a_step_is_tried_and_that_the_warm_up_was_
     [
         ({"num_step": 4}, "no setting num_step; did you mean num_steps?"),
         ({"width": 4}, r"several sections have it: say `model=\{'width': ...\}` or `importance="),
-        ({"num_steps": "4"}, "train.num_steps: expected a whole number, found '4'"),
-        ({"model": {"widht": 4}}, "model.widht: unknown key; did you mean model.width"),
+        ({"num_steps": "4"}, "`train.num_steps=`: expected a whole number, found '4'"),
+        ({"model": {"widht": 4}}, "`model.widht=`: unknown key; did you mean model.width"),
         ({"settings": {"optim.lr": -1.0}}, "optim.lr is -1.0"),
         ({"method": "atta"}, "unknown method 'atta'; did you mean atat"),
         ({"masking": "unifrom"}, "did you mean uniform"),

@@ -6,12 +6,12 @@ import argparse
 import shlex
 import sys
 from pathlib import Path
-from typing import Any
 
 from mdlm_atat.cli.model import add_trust_argument, check_model
-from mdlm_atat.cli.parser import Parser, real, report
-from mdlm_atat.config.files import apply_settings, describe_methods, describe_presets, load_config
-from mdlm_atat.config.schema import DataConfig, RunConfig
+from mdlm_atat.cli.parser import Parser, real
+from mdlm_atat.config.arguments import read_config
+from mdlm_atat.config.files import describe_methods, describe_presets
+from mdlm_atat.config.schema import RunConfig
 from mdlm_atat.errors import UserError
 from mdlm_atat.plugins import trusted
 
@@ -62,89 +62,84 @@ examples:
 
 def main(argv: list[str]) -> int:
     arguments = make_parser().parse(argv)
+    if arguments.max_minutes is not None:
+        arguments.settings["train.max_minutes"] = arguments.max_minutes
+    check_together(arguments)
     with trusted(arguments.trust_plugins):
-        return resume(arguments) if arguments.resume is not None else begin(arguments)
+        if arguments.list_settings:
+            return list_settings(arguments)
+        check_at_once(arguments)
+
+        from mdlm_atat.runs.train import train
+
+        run = train(
+            arguments.preset,
+            method=arguments.method,
+            out=arguments.out,
+            resume=arguments.resume,
+            init=arguments.init,
+            settings=arguments.settings,
+            trust_plugins=arguments.trust_plugins,
+            command=shlex.join(["atat", *sys.argv[1:]]),
+        )
+    return EXIT_CODES.get(run.stopped or "", 0)
 
 
-def begin(arguments: argparse.Namespace) -> int:
-    """Train from a preset, or from the model that --init names."""
-    if arguments.preset is None and arguments.init is None and not arguments.list_settings:
+def check_together(arguments: argparse.Namespace) -> None:
+    """What begins a run and what continues one do not go together."""
+    begins = arguments.preset is not None or arguments.init is not None
+    if arguments.resume is None and not begins and not arguments.list_settings:
         raise UserError("name a preset (e.g. atat train demo), a run to begin with (--init) or one to --resume")
-    if arguments.init is not None:
-        check_model(arguments.init, "--init")
-        from mdlm_atat.runs.initial import Initial
-
-        init = Initial.open(arguments.init)
-        before = init.run_config(arguments.preset, arguments.method, arguments.settings)
-    else:
-        before = load_config(arguments.preset, arguments.method) if arguments.preset else RunConfig()
-    flags = {"--method": arguments.method, "--init": arguments.init}
-    named = [f"{flag} {value}" for flag, value in flags.items() if value is not None]
-    preset = " ".join([*([arguments.preset] if arguments.preset else []), *named])
-    config = changed(before, arguments, f"atat train {preset}")
-    if arguments.list_settings:
-        return list_settings(config, preset)
-    check_source(config.data)
-
-    return start(arguments, config=arguments.preset, method=arguments.method, out=arguments.out, init=arguments.init)
-
-
-def resume(arguments: argparse.Namespace) -> int:
-    """Continue the run that --resume names."""
-    folder: Path = arguments.resume
-    if arguments.preset is not None or arguments.init is not None:
+    if arguments.resume is None:
+        return
+    if begins:
         raise UserError("a preset or --init begins a run, --resume continues one: leave out one of them")
     for name, reason in (("method", "a resumed run keeps its method"), ("out", "a resumed run stays in its folder")):
         if getattr(arguments, name) is not None:
             raise UserError(f"{reason}: leave out --{name}")
-    if not folder.is_dir():
-        raise UserError(f"--resume: there is no run folder {folder}")
-    before = load_config(str(folder))
-    config = changed(before, arguments, f"atat train {folder}")
-    if arguments.list_settings:
-        return list_settings(config, str(folder))
-
-    return start(arguments, resume=folder)
 
 
-def start(arguments: argparse.Namespace, **what: Any) -> int:
-    """Train, and tell the shell how it ended."""
-    from mdlm_atat.runs.train import train
-
-    run = train(
-        **what,
-        settings=arguments.settings | time_limit(arguments),
-        trust_plugins=arguments.trust_plugins,
-        command=shlex.join(["atat", *sys.argv[1:]]),
-    )
-    return EXIT_CODES.get(run.stopped or "", 0)
-
-
-def time_limit(arguments: argparse.Namespace) -> dict[str, float]:
-    return {} if arguments.max_minutes is None else {"train.max_minutes": arguments.max_minutes}
-
-
-def changed(config: RunConfig, arguments: argparse.Namespace, label: str) -> RunConfig:
-    """The configuration with the settings of the command line, or UserError with all that is wrong with them."""
-    found, mistakes = apply_settings(config, arguments.settings | time_limit(arguments))
-    if found is None:
-        lines = [f"--{path}: {message}" if path else message for path, message in mistakes]
-        raise UserError(f"{label}: {lines[0]}" if len(lines) == 1 else report(label, lines))
-    return found
-
-
-def list_settings(config: RunConfig, name: str) -> int:
-    from mdlm_atat.cli.settings import print_settings
-
-    print_settings(config, f"The settings of atat train {name}")
-    return 0
-
-
-def check_source(data: DataConfig) -> None:
-    """A mistyped path is answered here, before torch is imported, which takes seconds."""
+def check_at_once(arguments: argparse.Namespace) -> None:
+    """A mistyped name, setting or path is answered here, before torch is imported, which takes seconds."""
     from mdlm_atat.data.manifest import is_prepared
     from mdlm_atat.data.sources import open_source
 
+    if arguments.init is not None:
+        check_model(arguments.init, "--init")
+        return
+    data = configuration(arguments).data
     folder = Path(data.source).expanduser()
-    if not (folder.is_dir() and is_prepared(folder)):
+    if arguments.resume is None and not (folder.is_dir() and is_prepared(folder)):
         open_source(data.source, split=data.split, column=data.column, documents=data.documents)
+
+
+def list_settings(arguments: argparse.Namespace) -> int:
+    from mdlm_atat.cli.settings import print_settings
+
+    print_settings(configuration(arguments), f"The settings of {label(arguments)}")
+    return 0
+
+
+def configuration(arguments: argparse.Namespace) -> RunConfig:
+    """The configuration that the arguments ask for. Raises UserError with every mistake in it."""
+    before: RunConfig | str = arguments.preset or RunConfig()
+    method, from_folder = arguments.method, False
+    if arguments.resume is not None:
+        if not arguments.resume.is_dir():
+            raise UserError(f"--resume: there is no run folder {arguments.resume}")
+        before, from_folder = str(arguments.resume), True
+    if arguments.init is not None:
+        from mdlm_atat.runs.initial import Initial
+
+        before = Initial.open(arguments.init).run_config(arguments.preset, method, arguments.settings)
+        method, from_folder = None, True
+    return read_config(before, method, arguments.settings, label(arguments), from_folder=from_folder)
+
+
+def label(arguments: argparse.Namespace) -> str:
+    """The command, without its settings."""
+    words = [] if arguments.preset is None else [arguments.preset]
+    for name in ("method", "init", "resume"):
+        value = getattr(arguments, name)
+        words += [] if value is None else [f"--{name}", str(value)]
+    return " ".join(["atat train", *words])

@@ -71,7 +71,7 @@ def read_config(
         from_folder = Path(config).is_dir()
     after, mistakes = apply_settings(before, changed)
     if after is None:
-        lines = [f"{path}: {message}" if path else message for path, message in mistakes]
+        lines = [f"`{path}=`: {message}" if path else message for path, message in mistakes]
         several = f"{len(lines)} mistakes\n  " if len(lines) > 1 else ""
         raise UserError(f"{label}: {several}" + "\n  ".join(lines))
     given = [value for value in changed.values() if isinstance(value, str)]
