@@ -29,7 +29,8 @@ def test_a_file_gets_a_line_every_15_seconds_with_the_time_left(clock):
         clock.s += 1
         bar.update(10 + second, "warm")
     bar.close()
-    assert console.file.getvalue() == "scoring 25/100 · warm · 75 s left\nscoring 40/100 · warm · 60 s left\n"  # type: ignore[attr-defined]
+    said = console.file.getvalue()  # type: ignore[attr-defined]
+    assert said == "scoring 25/100 · warm · 1 min 15 s left\nscoring 40/100 · warm · 1 min 00 s left\n"
 
 
 def test_a_short_piece_of_work_leaves_nothing_in_a_file_but_what_is_said(clock, capsys):

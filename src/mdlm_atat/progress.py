@@ -11,6 +11,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from mdlm_atat.formats import duration
+
 OnProgress = Callable[[int, int], None]
 """Called now and then with (done, total), in units of the caller's own."""
 
@@ -80,7 +82,7 @@ def _canvas_of(console: Console) -> _Terminal | _Notebook | _Lines:
 
 def _line(title: str, done: int, total: int | None, text: str, left_s: float | None) -> str:
     head = title if total is None else f"{title} {done}/{total}"
-    return " · ".join(part for part in (head, text, "" if left_s is None else f"{left_s:.0f} s left") if part)
+    return " · ".join(part for part in (head, text, "" if left_s is None else f"{duration(left_s)} left") if part)
 
 
 class _Lines:

@@ -22,6 +22,7 @@ from mdlm_atat.finetuning.metrics import standard_error, title
 from mdlm_atat.finetuning.settings import FinetuneSettings
 from mdlm_atat.finetuning.tasks import Task
 from mdlm_atat.finetuning.training import Epoch, Finetuning, Hooks, Outcome
+from mdlm_atat.formats import with_error
 from mdlm_atat.provenance import code_version, commit
 
 IDENTITY = ("task", "weights", "data_hash", "settings")
@@ -203,8 +204,7 @@ def _spread(values: Sequence[float]) -> float | None:
 
 
 def _with_spread(values: Sequence[float]) -> str:
-    spread = _spread(values)
-    return f"{statistics.fmean(values):.4f}" + ("" if spread is None else f" ± {spread:.4f}")
+    return with_error(statistics.fmean(values), _spread(values), decimals=4)
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass
 
 from mdlm_atat.data.tokens import TokenDataset
+from mdlm_atat.formats import count, duration
 from mdlm_atat.training.loop import Training, forward_backward
 from mdlm_atat.training.optim import warm_up
 
@@ -53,7 +54,7 @@ def plan(run: Training, train_data: TokenDataset, valid_data: TokenDataset, star
         f"model      {config.model.kind}, {num_parameters:,} parameters: {config.model.num_layers} layers, "
         f"width {config.model.width}, {config.model.num_heads} heads, length {config.data.length}",
         f"training   {steps:,} steps of {config.train.batch_size} x {tokens_per_row:,.0f} = {tokens_per_step:,.0f} "
-        f"tokens: {steps * tokens_per_step / 1e6:,.1f}M tokens, {epochs:.2f} epochs in all",
+        f"tokens: {count(steps * tokens_per_step)} tokens, {epochs:.2f} epochs in all",
     ]
     warm_up_steps = warm_up(config.train.num_steps, config.optim)
     if warm_up_steps < config.optim.warmup_steps:
@@ -67,11 +68,11 @@ def plan(run: Training, train_data: TokenDataset, valid_data: TokenDataset, star
 def measured_plan(run: Training, measured: DryRun, start_step: int) -> str:
     """What it will take, once a step has been tried: machine, minutes, memory."""
     machine = run.engine.describe()
-    left_minutes = (run.config.train.num_steps - start_step) * measured.step_s / 60
+    left_s = (run.config.train.num_steps - start_step) * measured.step_s
     processes = f", {machine['num_processes']} processes" if run.engine.num_ranks > 1 else ""
     recorded = "" if run.recorded is None else "recorded "
     return (
         f"machine    {machine['device']}, {machine['precision']}{processes}; a {recorded}step takes about "
-        f"{measured.step_s * 1000:,.0f} ms: {left_minutes:,.1f} minutes, and "
+        f"{measured.step_s * 1000:,.0f} ms: {duration(left_s)}, and "
         f"{measured.memory_bytes / 2**30:.1f} GiB at the peak"
     )

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from mdlm_atat.atomic import write_text
 from mdlm_atat.errors import UserError
+from mdlm_atat.formats import count, with_error
 from mdlm_atat.progress import Bar
 
 
@@ -116,7 +117,7 @@ class ProgressLine:
 
     def update(self, step: int, loss: float, tokens_per_s: float, utilisation: float | None = None) -> None:
         """`utilisation`: share of the machine's rate that the model's own operations are."""
-        text = f"loss {loss:.3f} nats/token · {tokens_per_s:,.0f} tokens/s"
+        text = f"loss {with_error(loss, decimals=3)} nats/token · {count(tokens_per_s)} tokens/s"
         if utilisation is not None:
             text += f" · {utilisation:.0%} of the GPU's bf16 rate"
         self._bar.update(step, text, at_once=step == self._num_steps)

@@ -20,6 +20,7 @@ from mdlm_atat.core.curriculum import Curriculum, Stage
 from mdlm_atat.core.objective import Draw, Objective, TrainingLoss
 from mdlm_atat.device import float64_device
 from mdlm_atat.errors import UserError
+from mdlm_atat.formats import with_error
 from mdlm_atat.nets.ema import EMA
 from mdlm_atat.training.engine import Engine
 from mdlm_atat.training.log import ProgressLine, Writer
@@ -266,8 +267,9 @@ def evaluate(run: Training, progress: Progress, stage: Stage | None) -> tuple[di
         progress.best_bound, progress.best_step = bound, progress.step
     if run.line is not None:
         error = values[f"eval/{own}standard_error"]
-        uniform = f" (uniform schedule {values['eval/nelbo_nats_per_token']:.4f})" if own else ""
-        run.line.say(f"step {progress.step}: validation {bound:.4f} ± {error:.4f} nats/token{uniform}")
+        uniform = f" (uniform schedule {with_error(values['eval/nelbo_nats_per_token'])})" if own else ""
+        found = with_error(bound, error, decimals=4)
+        run.line.say(f"step {progress.step}: validation {found} nats/token{uniform}")
     return values, is_best
 
 
