@@ -130,7 +130,7 @@ def open_source(
     )
 
 
-def label_of(source: SourceLike) -> str:
+def label_of(source: object) -> str:
     """What to call a source in messages and in the manifest: its name or path, or what kind of object it is."""
     if isinstance(source, (str, os.PathLike)):
         return os.fspath(source)
@@ -287,7 +287,7 @@ class HubSet:
 class Given:
     """The documents of an object from Python or of a plugin: texts, or a `Source`. An iterator is read into a list."""
 
-    documents: Iterable[str] | Source
+    documents: Any
     detokenize: str | None = None
 
     def __post_init__(self) -> None:

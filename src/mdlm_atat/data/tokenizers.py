@@ -249,7 +249,7 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
     """Write what `load_tokenizer(folder)` needs, of a plugin also which one it is."""
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(folder)
-    if not isinstance(tokenizer, BUILT_IN):
+    if type(tokenizer) not in BUILT_IN:
         record = requirement("tokenizer", reference_to(type(tokenizer)))
         (folder / PLUGIN_NAME).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
@@ -264,7 +264,7 @@ def is_plain_name(tokenizer: object) -> bool:
 def checked(tokenizer: Any) -> Tokenizer:
     """The tokenizer that a person gave, or a plugin made, if it can be used, saved and loaded again; its class may be
     loaded from now on. Raises UserError for what it lacks."""
-    if isinstance(tokenizer, BUILT_IN):
+    if type(tokenizer) in BUILT_IN:
         return tokenizer
     label = f"the tokenizer {type(tokenizer).__name__}"
     if isinstance(tokenizer, type):

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from mdlm_atat.data.plugged import allow_named
 from mdlm_atat.data.progress import Progress, reporting
-from mdlm_atat.data.sources import SourceLike, open_source
+from mdlm_atat.data.request import DataRequest
+from mdlm_atat.data.sources import SourceLike
 from mdlm_atat.data.tokenizers import HFTokenizer, save_tokenizer, train_bpe
 from mdlm_atat.errors import UserError
 
@@ -31,8 +32,9 @@ def train_tokenizer(
     folder = Path(out).expanduser()
     if folder.exists() and (folder.is_file() or any(folder.iterdir())):
         raise UserError(f"{folder} is not an empty folder: choose another `out=`, or delete it first")
-    allow_named("source", source)
-    opened = open_source(source, split=split, column=column)
+    request = DataRequest(source=source, split=split, column=column)
+    allow_named("source", request.source)
+    opened = request.open()
     progress = reporting(progress)
 
     def texts() -> Iterator[str]:

@@ -23,7 +23,7 @@ from mdlm_atat.config.build import own_schedule
 from mdlm_atat.config.files import save_config
 from mdlm_atat.config.schema import RunConfig
 from mdlm_atat.core.curriculum import Stage
-from mdlm_atat.data.tokenizers import Tokenizer
+from mdlm_atat.data.tokenizers import Tokenizer, save_tokenizer
 from mdlm_atat.device import Precision, choose_precision, device_name
 from mdlm_atat.errors import UserError
 from mdlm_atat.lm.folder import PROFILE_FILE, STAGE_FILE
@@ -107,7 +107,7 @@ class LanguageModel(Sampling):
         weights = {name: p.detach().cpu().contiguous() for name, p in self.network.named_parameters()}
         save_file(weights, folder / "model.safetensors")
         save_config(self.config, folder / "config.yaml")
-        self.tokenizer.save(folder / "tokenizer")
+        save_tokenizer(self.tokenizer, folder / "tokenizer")
         if self.counts is not None:
             np.save(folder / COUNTS_FILE, self.counts, allow_pickle=False)
         if self.stage is not None:

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from mdlm_atat.atomic import write_json
 from mdlm_atat.config.files import save_config
 from mdlm_atat.config.schema import RunConfig, named_plugins, settings_with
+from mdlm_atat.data.tokenizers import save_tokenizer
 from mdlm_atat.data.tokens import TokenDataset
 from mdlm_atat.errors import UserError
 from mdlm_atat.plugins import check_requirement, requirement, resolve
@@ -59,7 +60,7 @@ def write_start(folder: Path, config: RunConfig, train_data: TokenDataset, recor
     """Configuration, provenance and tokenizer: enough to tell what the run is, before its first step."""
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "run.json", {"started": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **record})
-    train_data.tokenizer.save(folder / "tokenizer")
+    save_tokenizer(train_data.tokenizer, folder / "tokenizer")
     write_again(folder, config, train_data)
 
 
