@@ -78,8 +78,11 @@ def read_config(
     for kind, name in named_plugins(after):
         if not from_folder or name in given:
             plugins.allow(kind, name)
-    if not from_folder or after.data.source in given:
-        allow_named("source", after.data.source)
+    for spec in (after.data.source, after.data.validation):
+        if not from_folder or spec in given:
+            allow_named("source", spec)
+    if after.data.tokenizer in given:  # with what it is called with, own:Tokenizer:3
+        allow_named("tokenizer", after.data.tokenizer)
     return after
 
 
