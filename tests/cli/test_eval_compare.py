@@ -8,7 +8,7 @@ import pytest
 from refusals import refused
 
 from mdlm_atat.cli.main import main
-from mdlm_atat.scoring.paired import paired_difference
+from mdlm_atat.scoring.records import Evaluation
 from tiny_runs import tiny_flags, write_text
 
 DRAWS = ["--num_draws", "256"]
@@ -56,12 +56,13 @@ def test_a_stored_evaluation_is_compared_without_its_model(folder, capsys):
     evaluated(capsys, folder / "atat", *DRAWS, "--json", folder / "atat.json")
     shutil.rmtree(folder / "atat")
     out = evaluated(capsys, folder / "masked", "--against", folder / "atat.json", *DRAWS, "--json", folder / "r.json")
-    record, other = (json.loads((folder / name).read_text()) for name in ("r.json", "atat.json"))
-    own = paired_difference(record, other, bound="own")
+    record, other = (Evaluation.load(folder / name) for name in ("r.json", "atat.json"))
+    own = record.compare(other, bound="own")
     assert f"own bound  {own.nats_per_token:+.4f} ± {own.standard_error:.4f} nats per token" in out
-    expected = record["nelbo_nats_per_token"] - other["schedule"]["nelbo_nats_per_token"]
+    expected = record.nats_per_token - other.own_bound.nats_per_token
     assert own.nats_per_token == pytest.approx(expected, abs=1e-6)
-    assert record["against"]["own"]["nats_per_token"] == own.nats_per_token
+    assert record.against is not None
+    assert record.against.own == own
 
 
 def test_a_bound_is_compared_with_the_exact_value_over_the_same_sequences(folder, capsys):

@@ -144,16 +144,16 @@ def test_the_zero_shot_numbers_of_an_exact_model_are_the_entropy_of_the_text(tmp
     lm.counts, lm.home = np.array([1, 1, 1, 1]), tmp_path
     data = open_set(lm, zero_shot_set(str(tmp_path / "joint.jsonl")))
     assert (data.num_tokens, data.num_evaluation_rows) == (96 * 4, 96)
-    record = evaluate_run(lm, data, num_draws=96 * 100, seed=0, num_steps=(1, 2, 4, 64))
+    found = evaluate_run(lm, data, num_draws=96 * 100, seed=0, num_steps=(1, 2, 4, 64))
     entropy = drawn.entropy_nats / 4  # the end costs nothing
-    assert abs(record["nelbo_nats_per_token"] - entropy) < 4 * record["standard_error"]
-    assert record["standard_error"] < 0.01
-    assert record["nats_per_character"] == pytest.approx(record["nelbo_nats_per_token"] * 4 / 3)
-    nats = [found["nelbo_nats_per_token"] for found in record["t_step"]]
+    assert abs(found.nats_per_token - entropy) < 4 * found.standard_error
+    assert found.standard_error < 0.01
+    assert found.nats_per_character == pytest.approx(found.nats_per_token * 4 / 3)
+    nats = [bound.nats_per_token for bound in found.t_step]
     assert nats == sorted(nats, reverse=True)
-    assert nats[-1] > entropy - 4 * record["standard_error"]
-    deciles = record["deciles"]
-    assert sum(deciles["nats_per_token"]) / 10 == pytest.approx(record["nelbo_nats_per_token"], abs=1e-9)
+    assert nats[-1] > entropy - 4 * found.standard_error
+    assert found.deciles is not None
+    assert sum(found.deciles.nats_per_token) / 10 == pytest.approx(found.nats_per_token, abs=1e-9)
 
 
 def test_ends_that_the_model_never_saw_in_training_are_warned_of_where_they_are_many(run, texts, capsys):

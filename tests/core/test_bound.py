@@ -50,8 +50,8 @@ from mdlm_atat.data.progress import Silent
 from mdlm_atat.data.tokens import TokenDataset
 from mdlm_atat.scoring.draws import DrawSettings
 from mdlm_atat.scoring.likelihood import draw_nll
-from mdlm_atat.scoring.record import schedule_record
-from mdlm_atat.scoring.schedule_bound import draw_schedule_nll
+from mdlm_atat.scoring.records import TextCounts
+from mdlm_atat.scoring.schedule_bound import draw_schedule_nll, recorded_bound
 from tiny_runs import write_text
 from toys import Joint, ListRows
 
@@ -306,7 +306,8 @@ def test_none_of_the_4_documents_own_strategies_gets_a_ppl_s(kind, direction, tm
     data = TokenDataset.open(prepare_data(source, Silent()), "valid", 16)
     found = draw_nll(JOINT.denoise, JOINT.rows(), mask_id=3, draws=DrawSettings(num_draws=32)).likelihood()
     strategy = config.masking.strategy
-    assert schedule_record(None, found, data, strategy=strategy, is_bound=masking_traits(config).is_bound) is None
+    is_bound = masking_traits(config).is_bound
+    assert recorded_bound(None, found, TextCounts.of(data), strategy=strategy, is_bound=is_bound) is None
 
 
 def test_an_importance_strategys_ppl_s_holds_its_rate_terms():

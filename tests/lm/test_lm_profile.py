@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,14 +13,15 @@ import pytest
 from mdlm_atat import MaskedDiffusionLM, UserError
 from mdlm_atat.cli.main import main
 from mdlm_atat.samplers.sizes import as_profile, boundaries
+from mdlm_atat.scoring.records import MaskRateProfile
 
 OPTIMAL = "first_hitting:sizes=optimal"
-STEEP = {  # all is decided by the first tokens: optimal groups begin small
-    "mask_rate": [0.05, 0.3, 0.5, 0.7, 0.95],
-    "nats_per_masked_token": [0.01, 0.02, 0.05, 0.3, 3.0],
-    "standard_error": [0.01] * 5,
-    "num_masked_tokens": [100] * 5,
-}
+STEEP = MaskRateProfile(  # all is decided by the first tokens: optimal groups begin small
+    mask_rate=(0.05, 0.3, 0.5, 0.7, 0.95),
+    nats_per_masked_token=(0.01, 0.02, 0.05, 0.3, 3.0),
+    standard_error=(0.01,) * 5,
+    num_masked_tokens=(100,) * 5,
+)
 
 
 @pytest.fixture
@@ -88,7 +90,7 @@ def test_a_saved_model_carries_its_profile_and_may_have_it_measured_anew(lm, run
     lm.save_profile(STEEP, num_draws=64)
     folder = lm.save_pretrained(tmp_path / "saved")
     saved = MaskedDiffusionLM.from_pretrained(folder)
-    assert saved.profile() == lm.profile() == as_profile(STEEP)
+    assert saved.profile() == lm.profile() == as_profile(asdict(STEEP))
     command = ["eval", str(folder), "--profile", "--num_draws", "64", "--data", str(runs / "text.txt")]
     assert main(command) == 0
     again = MaskedDiffusionLM.from_pretrained(folder)  # its checksums hold
@@ -98,13 +100,13 @@ def test_a_saved_model_carries_its_profile_and_may_have_it_measured_anew(lm, run
 
 def test_mask_rates_of_a_single_draw_have_no_error_and_are_left_out_and_one_rate_is_too_few(lm):
     nan = float("nan")
-    lm.save_profile({**STEEP, "standard_error": [nan, 0.01, 0.01, 0.0, 0.01]}, num_draws=7)
+    lm.save_profile(replace(STEEP, standard_error=(nan, 0.01, 0.01, 0.0, 0.01)), num_draws=7)
     profile = lm.profile()
     assert profile is not None
     assert profile.mask_rate == (0.3, 0.5, 0.95)
     assert lm.generate([""], sampler=OPTIMAL, steps=4)[0].nfe == 4
     with pytest.raises(UserError, match="7 draws are too few for a profile"):
-        lm.save_profile({**STEEP, "standard_error": [nan, nan, 0.01, 0.0, nan]}, num_draws=7)
+        lm.save_profile(replace(STEEP, standard_error=(nan, nan, 0.01, 0.0, nan)), num_draws=7)
     assert lm.profile() == profile
 
 

@@ -22,6 +22,7 @@ from mdlm_atat.report.experiment_results import (
     runs_of,
 )
 from mdlm_atat.report.figure import CSS_NAMES, INK, LINE_COLOURS, MUTED
+from mdlm_atat.scoring.records import BlockSums, DecileCosts, Evaluation
 
 
 def curve(x: list[float], y: list[float], error: float = math.nan) -> Curve:
@@ -71,29 +72,31 @@ def test_a_difference_has_the_error_of_2_independent_numbers():
 
 
 def test_deciles_of_the_same_draws_are_compared_in_pairs_with_a_smaller_error():
-    import torch
-
-    from mdlm_atat.scoring.packing import pack
-
-    generator = torch.Generator().manual_seed(0)
-    hard = 40 + 10 * torch.rand(64, 2, generator=generator, dtype=torch.float64)  # dear to both models
-    tokens = torch.full((64, 2), 10.0, dtype=torch.float64)
-    columns = {"train_count_min": [0, 5], "train_count_max": [4, 9], "num_types": [3, 2], "standard_error": [0.3] * 2}
-    same = dict.fromkeys(("corpus_hash", "split", "tokenizer_hash", "length", "mode", "seed"), "same")
+    hard = 40 + 10 * np.random.default_rng(0).random((2, 64))  # dear to both models
+    tokens = np.full((2, 64), 10.0)
+    columns = {"train_count_min": (0, 5), "train_count_max": (4, 9), "num_types": (3, 2), "standard_error": (0.3,) * 2}
 
     def scored(less: float) -> dict[str, Any]:
-        nats = ((hard - less).sum(0) / tokens.sum(0)).tolist()
-        blocks = {"decile_score": pack(hard - less), "decile_length": pack(tokens)}
-        blocks |= {"score": pack((hard - less).sum(1)), "length": pack(tokens.sum(1))}
-        final = {"kind": "nelbo", "blocks": blocks, "deciles": {**columns, "nats_per_token": nats}}
-        return {"final": {**same, **final}}
+        nats = (hard - less).mean(1) / 10
+        final = Evaluation(
+            kind="nelbo",
+            nats_per_token=nats.mean(),
+            deciles=DecileCosts(nats_per_token=tuple(nats.tolist()), **columns),
+            blocks=BlockSums(
+                score=tuple((hard - less).sum(0)),
+                length=tuple(tokens.sum(0)),
+                decile_score=tuple(map(tuple, hard - less)),
+                decile_length=tuple(map(tuple, tokens)),
+            ),
+        )
+        return {"final": final.to_json()}
 
     better, baseline = scored(2.0), scored(0.0)
     found = decile_difference(better, baseline)
     assert found is not None
     assert found.y.tolist() == pytest.approx([-0.2, -0.2])
     assert (found.standard_error < 1e-6).all()
-    baseline["final"]["seed"] = "other"  # draws of its own: no pairs
+    baseline["final"]["seed"] = 1  # draws of its own: no pairs
     unpaired = decile_difference(better, baseline)
     assert unpaired is not None
     assert unpaired.standard_error.tolist() == pytest.approx([0.3 * math.sqrt(2)] * 2)

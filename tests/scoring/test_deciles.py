@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from mdlm_atat.scoring.deciles import decile_record, frequency_deciles, token_counts
+from mdlm_atat.scoring.deciles import decile_costs, frequency_deciles, token_counts
 from mdlm_atat.scoring.draws import DrawSettings
 from mdlm_atat.scoring.exact import exact_nll
 from mdlm_atat.scoring.likelihood import draw_nll
@@ -69,14 +69,14 @@ def test_the_tenths_add_up_to_the_whole(kind):
     else:
         found = exact_nll(CausalTable(JOINT), JOINT.rows(), **settings)
     assert found.groups is not None
-    record = decile_record(deciles, found.groups)
+    record = decile_costs(deciles, found.groups)
     # a tenth each of the text, and of the draws too: they take every sequence equally often
-    assert sum(record["nats_per_token"]) / 10 == pytest.approx(found.nats_per_token, abs=1e-10)
+    assert sum(record.nats_per_token) / 10 == pytest.approx(found.nats_per_token, abs=1e-10)
     assert found.groups.blocks.score.sum(1).allclose(found.blocks.score)
     assert found.groups.blocks.length.sum(1).allclose(found.blocks.length)
     scored = 96 * 3 if kind == "exact" else int(found.draws.num_masked.sum())  # pyright: ignore[reportOptionalMemberAccess]
-    assert sum(record["num_scored_tokens"]) == pytest.approx(scored)
-    assert record["num_tokens"] == pytest.approx(96 * 3 / 10)
+    assert sum(record.num_scored_tokens) == pytest.approx(scored)
+    assert record.num_tokens == pytest.approx(96 * 3 / 10)
 
 
 def test_with_some_of_the_sequences_the_whole_is_the_mean_of_tenths_weighted_by_their_tokens():

@@ -10,10 +10,8 @@ from mdlm_atat.errors import UserError
 from mdlm_atat.scoring.draws import BLOCK_SIZE, DrawSettings
 from mdlm_atat.scoring.exact import exact_nll
 from mdlm_atat.scoring.likelihood import (
-    TextCounts,
     all_masked_nll,
     draw_nll,
-    in_every_unit,
     ratio_with_standard_error,
 )
 from mdlm_atat.scoring.unigram import unigram_nll
@@ -163,9 +161,9 @@ def test_bounds_of_t_steps_fall_to_the_continuous_bound_which_is_the_entropy():
 def test_the_profile_costs_more_where_more_is_masked():
     draws = draw_nll(JOINT.denoise, JOINT.rows(), mask_id=3, draws=DrawSettings(num_draws=96 * 50))
     profile = draws.profile(num_bins=3)
-    assert profile["mask_rate"] == pytest.approx([1 / 3, 2 / 3, 1.0])
-    assert profile["nats_per_masked_token"] == sorted(profile["nats_per_masked_token"])
-    assert sum(profile["num_masked_tokens"]) == int(draws.num_masked.sum())
+    assert profile.mask_rate == pytest.approx([1 / 3, 2 / 3, 1.0])
+    assert list(profile.nats_per_masked_token) == sorted(profile.nats_per_masked_token)
+    assert sum(profile.num_masked_tokens) == int(draws.num_masked.sum())
 
 
 def test_the_causal_chain_rule_gives_the_entropy_exactly():
@@ -182,15 +180,6 @@ def test_the_unigram_model_costs_the_entropy_of_its_counts():
     expected = -(3 * math.log(300 / 401) + math.log(100 / 401)) / 4
     assert nats_per_token == pytest.approx(expected, abs=1e-12)
     assert error < 1e-12
-
-
-def test_one_bound_in_every_unit():
-    units = in_every_unit(2.0, TextCounts(num_tokens=100, num_words=50, num_characters=400, num_bytes=500))
-    assert units["perplexity_per_token"] == pytest.approx(math.exp(2))
-    assert units["perplexity_per_word"] == pytest.approx(math.exp(4))
-    assert units["nats_per_character"] == pytest.approx(0.5)
-    assert units["bits_per_character"] == pytest.approx(0.5 / math.log(2))
-    assert units["bits_per_byte"] == pytest.approx(0.4 / math.log(2))
 
 
 def test_the_error_of_a_ratio_of_equal_sizes_is_the_usual_standard_error():

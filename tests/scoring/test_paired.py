@@ -1,5 +1,5 @@
-import dataclasses
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,8 +8,15 @@ from mdlm_atat.errors import UserError
 from mdlm_atat.scoring.draws import BLOCK_SIZE, DrawSettings
 from mdlm_atat.scoring.exact import exact_nll
 from mdlm_atat.scoring.likelihood import Likelihood, draw_nll
-from mdlm_atat.scoring.packing import pack, unpack
-from mdlm_atat.scoring.paired import PairedDifference, paired_deciles, paired_difference
+from mdlm_atat.scoring.paired import compare, paired_deciles, paired_difference
+from mdlm_atat.scoring.records import (
+    BlockSums,
+    DecileCosts,
+    Evaluation,
+    PairedDifference,
+    ScheduleBound,
+    TextIdentity,
+)
 from toys import CausalTable, Joint, ListRows
 
 JOINT = Joint.random(length=3, vocab=3)
@@ -17,33 +24,27 @@ GROUPS = torch.eye(3, dtype=torch.float64)
 NUM_DRAWS = 96 * 20
 
 
-def record(found: Likelihood, **changed) -> dict:
-    """What an evaluation stores of a likelihood, as far as pairing goes."""
-    blocks = {"score": pack(found.blocks.score), "length": pack(found.blocks.length)}
+TEXT = TextIdentity(split="valid", corpus_hash="c0ffee", tokenizer_hash="0", mode="wrap", length=3)
+UNIFORM = ScheduleBound(strategy="uniform", nats_per_token=1.0)
+
+
+def record(found: Likelihood, *, seed: int = 0, schedule: ScheduleBound | None = UNIFORM) -> Evaluation:
+    """What an evaluation keeps of a likelihood, as far as pairing goes."""
     deciles = None
     if found.groups is not None:
-        blocks |= {
-            "decile_score": pack(found.groups.blocks.score),
-            "decile_length": pack(found.groups.blocks.length),
-        }
-        nats = [ratio[0] for ratio in found.groups.ratios]
-        deciles = {"nats_per_token": nats, "train_count_min": [1], "train_count_max": [2], "num_types": [3]}
-    return {
-        "kind": found.kind,
-        "nelbo_nats_per_token": found.nats_per_token,
-        "schedule": {"strategy": "uniform"},
-        "blocks": blocks,
-        "deciles": deciles,
-        "num_sequences": 96,
-        "corpus_hash": "c0ffee",
-        "split": "valid",
-        "tokenizer_hash": "0",
-        "length": 3,
-        "mode": "wrap",
-        "seed": 0,
-        "checkpoint": "step-9",
-        **changed,
-    }
+        nats = tuple(nats for nats, _ in found.groups.ratios)
+        deciles = DecileCosts(nats_per_token=nats, train_count_min=(1,), train_count_max=(2,), num_types=(3,))
+    return Evaluation(
+        kind=found.kind,
+        nats_per_token=found.nats_per_token,
+        schedule=schedule,
+        blocks=BlockSums.of(found, None),
+        deciles=deciles,
+        num_sequences=96,
+        text=TEXT,
+        seed=seed,
+        checkpoint="step-9",
+    )
 
 
 def cooled(joint: Joint, power: float):
@@ -155,9 +156,10 @@ def test_a_method_that_leaks_has_no_bound_of_its_own_to_compare():
 
 def test_the_own_bound_is_taken_from_the_schedules_draws_where_there_are_some():
     mine = record(masked(JOINT.denoise))
-    blocks = mine["blocks"]
-    dearer = pack(unpack(blocks["score"]) + 0.25 * unpack(blocks["length"]))
-    other = {**mine, "blocks": {**blocks, "schedule_score": dearer}}
+    assert mine.blocks is not None
+    sums = zip(mine.blocks.score, mine.blocks.length, strict=True)
+    dearer = tuple(score + 0.25 * length for score, length in sums)
+    other = replace(mine, blocks=replace(mine.blocks, schedule_score=dearer))
     assert paired_difference(other, mine, bound="own").nats_per_token == pytest.approx(0.25, abs=1e-6)
     assert paired_difference(other, mine).nats_per_token == 0
 
@@ -172,39 +174,43 @@ def test_the_own_bound_is_taken_from_the_schedules_draws_where_there_are_some():
 )
 def test_evaluations_of_other_draws_are_refused_with_all_that_differs(changed, message):
     mine = record(masked(JOINT.denoise, 32))
+    seed = changed.pop("seed", 0)
     with pytest.raises(UserError, match=message):
-        paired_difference(mine, {**mine, **changed})
+        paired_difference(mine, replace(mine, seed=seed, text=replace(mine.text, **changed)))
 
 
 def test_other_sequences_under_the_same_name_and_records_without_blocks_are_refused():
     mine = record(masked(JOINT.denoise, 32))
-    longer = {**mine, "blocks": {**mine["blocks"], "length": "48 49"}}
+    assert mine.blocks is not None
+    longer = replace(mine, blocks=replace(mine.blocks, length=(48.0, 49.0)))
     with pytest.raises(UserError, match="different sequences, though they say"):
         paired_difference(mine, longer)
-    old = {name: value for name, value in mine.items() if name != "blocks"}
-    with pytest.raises(UserError, match=r"the second evaluation holds no sums by block.*run atat eval again"):
-        paired_difference(mine, old)
+    with pytest.raises(UserError, match=r"the second evaluation holds no sums by block.*run `evaluate\(...\)` again"):
+        paired_difference(mine, replace(mine, blocks=None))
 
 
 def test_deciles_of_models_of_other_training_text_are_refused():
     mine = record(masked(JOINT.denoise, 32))
+    assert mine.deciles is not None
     with pytest.raises(UserError, match="the models' training text differs"):
-        paired_deciles(mine, {**mine, "deciles": {**mine["deciles"], "train_count_min": [7]}})
+        paired_deciles(mine, replace(mine, deciles=replace(mine.deciles, train_count_min=(7,))))
     with pytest.raises(UserError, match="the first evaluation has no deciles"):
-        paired_deciles({**mine, "deciles": None}, mine)
+        paired_deciles(replace(mine, deciles=None), mine)
 
 
-def test_the_result_of_32_draws_is_json_ready():
-    found = dataclasses.asdict(paired_difference(record(masked(JOINT.denoise, 32)), record(causal(32))))
-    assert set(found) == {"nats_per_token", "standard_error", "unpaired_error", "num_draws", "kinds"}
-    assert found["num_draws"] == 32
-
-
-def test_packed_numbers_keep_8_digits_and_a_line_a_column():
-    values = torch.tensor([[1 / 3, 12345.678901], [0.0, 7.0]], dtype=torch.float64)
-    assert pack(values[:, 0]) == "0.33333333 0"
-    assert pack(values) == ["0.33333333 0", "12345.679 7"]
-    assert unpack("0.5 12345.679").tolist() == [0.5, 12345.679]
+def test_an_evaluation_compares_itself_and_tells_all_differences_at_once():
+    mine, other = record(masked(cooled(JOINT, 0.5), 320)), record(masked(JOINT.denoise, 320))
+    assert mine.compare(other) == paired_difference(mine, other)
+    found = compare(mine, other, name="b")
+    assert (found.uniform, found.own, found.notes) == (mine.compare(other), None, ())
+    assert found.deciles == tuple(paired_deciles(mine, other))
+    assert mine.blocks is not None
+    own = replace(mine, blocks=replace(mine.blocks, schedule_score=mine.blocks.score))
+    assert compare(own, other, name="b").own == mine.compare(other)
+    leaky = compare(own, replace(other, schedule=None, deciles=None), name="b")
+    assert (leaky.own, leaky.deciles) == (None, None)
+    assert "step-9 has no bound of its own to compare" in leaky.notes[0]
+    assert "the second evaluation has no deciles" in leaky.notes[1]
 
 
 def test_padded_rows_pair_by_their_tokens():

@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from mdlm_atat.cli.main import main
 from mdlm_atat.report.experiment_markdown import report_markdown
-from mdlm_atat.scoring.packing import pack
+from mdlm_atat.scoring.records import BlockSums, Evaluation, ScheduleBound
 from mdlm_atat.studies.caveats import caveats_of
 from mdlm_atat.studies.derived import derive
 from mdlm_atat.studies.run_record import curve, interpolate, seconds_per_step, training_seconds
@@ -145,15 +144,15 @@ def test_one_seed_without_stored_draws_is_not_tested():
 
 def scored(*nats: float) -> dict[str, Any]:
     """The final evaluation of a run, with what each of its blocks of 16 tokens costs."""
-    score = torch.tensor(nats, dtype=torch.float64) * 16
-    return {
-        "kind": "nelbo",
-        "nelbo_nats_per_token": sum(nats) / len(nats),
-        "standard_error": 0.5,
-        "num_draws": 16 * len(nats),
-        "schedule": {"strategy": "uniform", "nelbo_nats_per_token": sum(nats) / len(nats), "standard_error": 0.5},
-        "blocks": {"size": 16, "score": pack(score), "length": pack(torch.full_like(score, 16))},
-    }
+    mean = sum(nats) / len(nats)
+    return Evaluation(
+        kind="nelbo",
+        nats_per_token=mean,
+        standard_error=0.5,
+        num_draws=16 * len(nats),
+        schedule=ScheduleBound(strategy="uniform", nats_per_token=mean, standard_error=0.5),
+        blocks=BlockSums(score=tuple(16 * part for part in nats), length=(16.0,) * len(nats)),
+    ).to_json()
 
 
 def test_with_one_seed_the_error_is_that_of_the_blocks_and_p_of_t_with_one_degree_less_than_blocks():

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,15 +13,15 @@ from mdlm_atat.cli.eval_zero_shot import add_zero_shot_arguments, run_zero_shot
 from mdlm_atat.cli.model import add_model_arguments, load_model
 from mdlm_atat.errors import UserError
 from mdlm_atat.report.eval_lines import (
-    decile_difference_line,
+    comparison_lines,
     decile_lines,
-    difference_lines,
     result_table,
     t_step_lines,
 )
 
 if TYPE_CHECKING:
     from mdlm_atat.lm import CausalLM, MaskedDiffusionLM
+    from mdlm_atat.scoring.records import Evaluation
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -78,8 +77,8 @@ def main(argv: list[str]) -> int:
     from mdlm_atat.progress import progress_bar
     from mdlm_atat.report.report import write_report
     from mdlm_atat.runs.evaluate import T_STEPS, evaluate_run, open_data
-    from mdlm_atat.scoring.paired import check_same_draws
-    from mdlm_atat.scoring.record import text_record
+    from mdlm_atat.scoring.paired import check_same_text, compare
+    from mdlm_atat.scoring.records import Evaluation, TextIdentity
 
     lm = load_model(arguments)
     assert lm.home is not None
@@ -99,23 +98,27 @@ def main(argv: list[str]) -> int:
     settings["num_steps"] = arguments.num_steps or T_STEPS
     other = None if arguments.against is None else open_other(arguments, lm)
     data = open_data(lm, arguments.data, column=arguments.column or "text", split=arguments.split)
-    if isinstance(other, dict):
-        check_same_draws({**text_record(data), "seed": arguments.seed, "blocks": {}}, other)
+    if isinstance(other, Evaluation):
+        check_same_text(TextIdentity.of(data), arguments.seed, other)
     with explain_out_of_memory(f"try --batch_size {max(1, batch_size // 2)}"):
         with progress_bar("scoring") as on_progress:
-            record = evaluate_run(lm, data, **settings, file=arguments.json, on_progress=on_progress)
-        print("\n".join(result_table(record)))
+            found = evaluate_run(lm, data, **settings, file=arguments.json, on_progress=on_progress)
+        print("\n".join(result_table(found)))
         if arguments.num_steps:
-            print("\n".join(t_step_lines(record)))
+            print("\n".join(t_step_lines(found)))
         if arguments.deciles:
-            print("\n".join(decile_lines(record)))
+            print("\n".join(decile_lines(found)))
         if arguments.profile:
-            print(f"profile    {lm.save_profile(record['profile'], num_draws=record['num_draws'])}")
+            assert found.profile is not None
+            print(f"profile    {lm.save_profile(found.profile, num_draws=found.num_draws)}")
         if other is not None:
-            if not isinstance(other, dict):
+            if not isinstance(other, Evaluation):
                 with progress_bar("scoring the other") as on_progress:
                     other = evaluate_run(other, data, **settings, on_progress=on_progress)
-            print("\n".join(compare(record, other, name=str(arguments.against))))
+            comparison = compare(found, other, name=str(arguments.against))
+            assert found.file is not None
+            replace(found, against=comparison).save(found.file)
+            print("\n".join(comparison_lines(comparison, found, other)))
     if arguments.data is None and (lm.home / "run.json").exists():
         print(f"report     {write_report(lm.home)}")
     return 0
@@ -178,19 +181,16 @@ def check_kind(lm: MaskedDiffusionLM | CausalLM, arguments: argparse.Namespace) 
 
 def open_other(
     arguments: argparse.Namespace, lm: MaskedDiffusionLM | CausalLM
-) -> MaskedDiffusionLM | CausalLM | dict[str, Any]:
+) -> MaskedDiffusionLM | CausalLM | Evaluation:
     """What --against names: a model that can score the same sequences, or a stored evaluation."""
+    from mdlm_atat.scoring.records import Evaluation
+
     other: Path = arguments.against
     if other.suffix == ".json":
         try:
-            record = json.loads(other.read_text(encoding="utf-8"))
-        except FileNotFoundError as error:
-            raise UserError(f"--against: there is no file {other}") from error
-        except ValueError as error:
-            raise UserError(f"--against: {other} is no JSON: {error}") from error
-        if not isinstance(record, dict) or "nelbo_nats_per_token" not in record:
-            raise UserError(f"--against: {other} holds no evaluation; expected a file of a run's evals/")
-        return record
+            return Evaluation.load(other)
+        except UserError as error:
+            raise UserError(f"--against: {error}") from error
     loaded = load_model(argparse.Namespace(**{**vars(arguments), "model": other}))
     if loaded.tokenizer.fingerprint() != lm.tokenizer.fingerprint():
         raise UserError(
@@ -205,32 +205,3 @@ def open_other(
             f"{length}: what is seen of a text differs, and no draw is the same"
         )
     return loaded
-
-
-def compare(record: dict[str, Any], other: dict[str, Any], *, name: str) -> list[str]:
-    """Paired differences of two evaluations: stored in the first's file under "against", and as lines."""
-    from mdlm_atat.atomic import write_json
-    from mdlm_atat.scoring.paired import paired_deciles, paired_difference
-
-    uniform = paired_difference(record, other)
-    stored: dict[str, Any] = {"name": name, "file": other.get("file"), "uniform": asdict(uniform)}
-    is_exact = [side["kind"] == "exact" for side in (record, other)]
-    shown = difference_lines("difference" if all(is_exact) else "PPL-U", name, uniform)
-    if any("schedule_score" in side["blocks"] for side in (record, other)):
-        sides = [side for side in (record, other) if side["kind"] == "nelbo" and side["schedule"] is None]
-        if sides:
-            shown.append(f"{'':10} {sides[0]['checkpoint']} has no bound of its own to compare: only PPL-U")
-        else:
-            own = paired_difference(record, other, bound="own")
-            stored["own"] = asdict(own)
-            shown += difference_lines("own bound", name, own)
-    try:
-        deciles = paired_deciles(record, other)
-    except UserError as error:
-        shown.append(f"{'':10} no differences by token frequency: {error}")
-    else:
-        stored["deciles"] = [asdict(part) for part in deciles]
-        shown.append(decile_difference_line(deciles))
-    record["against"] = stored
-    write_json(Path(record["file"]), record)
-    return [f"{'against':10} {name}: {other['kind']}, {other['nelbo_nats_per_token']:.4f} nats per token", *shown]

@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -89,10 +90,10 @@ def run_samples(lm: MaskedDiffusionLM | CausalLM, arguments: argparse.Namespace,
 def about(lm: MaskedDiffusionLM | CausalLM, data: TokenDataset) -> dict[str, Any]:
     """Everything needed to trace the numbers."""
     from mdlm_atat.provenance import code_version, commit, cpu
-    from mdlm_atat.scoring.record import text_record
+    from mdlm_atat.scoring.records import TextIdentity
 
     return {
-        **text_record(data),
+        **asdict(TextIdentity.of(data)),
         "checkpoint": lm.checkpoint.folder.name if lm.checkpoint else str(lm.home),
         "code_version": code_version(),
         "commit": commit(),

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mdlm_atat.errors import UserError
-from mdlm_atat.report.eval_lines import plus_minus
 
 if TYPE_CHECKING:
     from mdlm_atat.data.tokens import TokenDataset
     from mdlm_atat.lm import CausalLM, MaskedDiffusionLM
+    from mdlm_atat.scoring.records import Evaluation
     from mdlm_atat.scoring.zero_shot import ZeroShotSet
 
 RARE_ENDS = 1000  # tokens a document: ends cost a model that never saw one at most about 0.02 nats per token then
@@ -51,19 +51,19 @@ def run_zero_shot(lm: MaskedDiffusionLM | CausalLM, arguments: argparse.Namespac
     assert lm.home is not None
     names = {name: getattr(arguments, name) for name in ("detokenizer", "mode", "split", "column")}
     texts = [(part, open_set(lm, part)) for part in checked(arguments.zero_shot, names)]
-    records: dict[str, dict[str, Any]] = {}
+    records: dict[str, Evaluation] = {}
     (lm.home / "evals").mkdir(exist_ok=True)
     for index, (part, data) in enumerate(texts):
         with progress_bar(f"{part.name} ({index + 1} of {len(texts)})") as on_progress:
             file = lm.home / "evals" / file_name(lm, part, data, settings)
-            record = evaluate_run(lm, data, **settings, file=file, on_progress=on_progress)
-        records[part.name] = {**record, "zero_shot": part.name}
-        write_json(file, records[part.name])
+            records[part.name] = evaluate_run(
+                lm, data, **settings, file=file, zero_shot=part.name, on_progress=on_progress
+            )
         for line in warnings(lm, part, data):
             print(line)
     print("\n".join(zero_shot_table(records)))
     if arguments.json is not None:
-        write_json(arguments.json, {"zero_shot": records})
+        write_json(arguments.json, {"zero_shot": {name: found.to_json() for name, found in records.items()}})
         print(f"{'stored':10} {arguments.json}, and each text's in {lm.home / 'evals'}")
     else:
         print(f"{'stored':10} {lm.home / 'evals'}")
@@ -127,23 +127,22 @@ def warnings(lm: MaskedDiffusionLM | CausalLM, part: ZeroShotSet, data: TokenDat
     ]
 
 
-def zero_shot_table(records: dict[str, dict[str, Any]]) -> list[str]:
+def zero_shot_table(records: dict[str, Evaluation]) -> list[str]:
     """A line a text; the perplexity of the unigram model of the training text beside the model's."""
-    from math import exp
-
     width = max(8, *map(len, records))
     lines = [
         f"{'text':{width}} {'nats per token':>17} {'PPL-U':>9} {'PPL-S':>9} {'unigram':>9} {'bits/char':>9} "
         f"{'PPL/word':>10} {'tokens':>10} {'sequences':>9} {'cut':>4}  detokenizer"
     ]
-    for name, record in records.items():
-        exact, schedule, unigram = record["kind"] == "exact", record["schedule"], record["unigram"]
-        own = f"{schedule['perplexity_per_token']:.2f}" if schedule is not None else "exact" if exact else "none"
-        floor = "" if unigram is None else f"{exp(unigram['nats_per_token']):.1f}"
+    for name, found in records.items():
+        own = "none" if found.is_bound else "exact"
+        if found.schedule is not None:
+            own = f"{found.schedule.perplexity_per_token:.2f}"
+        floor = "" if found.unigram is None else f"{found.unigram.perplexity_per_token:.1f}"
         lines.append(
-            f"{name:{width}} {plus_minus(record['nelbo_nats_per_token'], record['standard_error']):>17} "
-            f"{record['perplexity_per_token']:>9,.2f} {own:>9} {floor:>9} {record['bits_per_character']:>9.4f} "
-            f"{record['perplexity_per_word']:>10,.1f} {record['num_tokens']:>10,} {record['num_sequences']:>9,} "
-            f"{record['mode']:>4}  {record['detokenizer'] or 'none'}"
+            f"{name:{width}} {found.shown():>17} "
+            f"{found.perplexity_per_token:>9,.2f} {own:>9} {floor:>9} {found.bits_per_character:>9.4f} "
+            f"{found.perplexity_per_word:>10,.1f} {found.counts.num_tokens:>10,} {found.num_sequences:>9,} "
+            f"{found.text.mode:>4}  {found.text.detokenizer or 'none'}"
         )
     return lines

@@ -39,6 +39,7 @@ from mdlm_atat.samplers.seeds import text_seeds
 from mdlm_atat.samplers.sizes import Profile, as_profile
 from mdlm_atat.scoring.draws import DrawSettings, Rows
 from mdlm_atat.scoring.likelihood import Groups, Likelihood
+from mdlm_atat.scoring.records import MaskRateProfile
 from mdlm_atat.scoring.schedule_bound import ScheduleDraws, draw_schedule_nll
 from mdlm_atat.training.checkpoint import Checkpoint, write_checksums
 from mdlm_atat.training.folder import COUNTS_FILE, write_plugins
@@ -143,14 +144,14 @@ class LanguageModel(Sampling):
             )
         return as_profile(record["profile"])
 
-    def save_profile(self, profile: dict[str, list[float]], *, num_draws: int) -> Path:
+    def save_profile(self, profile: MaskRateProfile, *, num_draws: int) -> Path:
         """Keep a likelihood's profile beside the weights, for samplers with sizes=optimal. Raises UserError where fewer
         than two mask rates have a standard error."""
-        known = [index for index, error in enumerate(profile["standard_error"]) if error > 0]  # NaN for a single draw
+        known = [index for index, error in enumerate(profile.standard_error) if error > 0]  # NaN for a single draw
         if len(known) < 2:
             raise UserError(f"{num_draws} draws are too few for a profile: take more")
-        profile = {name: [values[index] for index in known] for name, values in profile.items()}
-        write_json(self.profile_file, {"weights": self.fingerprint(), "num_draws": num_draws, "profile": profile})
+        kept = {name: [values[index] for index in known] for name, values in asdict(profile).items()}
+        write_json(self.profile_file, {"weights": self.fingerprint(), "num_draws": num_draws, "profile": kept})
         return self.profile_file
 
     @property

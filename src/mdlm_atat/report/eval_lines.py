@@ -4,87 +4,92 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from mdlm_atat.scoring.paired import PairedDifference
+from mdlm_atat.formats import perplexity, with_error
+from mdlm_atat.scoring.records import Comparison, Evaluation, PairedDifference
 
 
-def result_table(record: dict[str, Any]) -> list[str]:
-    """The result as aligned lines for a person."""
-    is_bound = record["kind"] == "nelbo"
-    unigram, machine = record["unigram"], record["machine"]
-    bits = plus_minus(record["bits_per_character"], record["standard_error_bits_per_character"])
+def result_table(found: Evaluation) -> list[str]:
+    """What was found, where it is stored, and the floor to beat."""
     lines = [
-        f"{'bound' if is_bound else 'exact':10} {plus_minus(record['nelbo_nats_per_token'], record['standard_error'])} "
-        f"nats per token, perplexity {'at most ' if is_bound else ''}{record['perplexity_per_token']:,.2f}"
-        + (" (PPL-U)" if is_bound else ""),
-        f"{'':10} {record['nats_per_character']:.4f} nats and "
-        f"{bits} bits per character, {record['bits_per_byte']:.4f} bits per "
-        f"byte, perplexity per word {record['perplexity_per_word']:,.0f}",
+        f"{'bound' if found.is_bound else 'exact':10} {found.shown()} nats per token, "
+        f"perplexity {'at most ' if found.is_bound else ''}{perplexity(found.perplexity_per_token)}"
+        + (" (PPL-U)" if found.is_bound else ""),
+        f"{'':10} {found.nats_per_character:.4f} nats and "
+        f"{found.shown_bits()} bits per character, {found.bits_per_byte:.4f} bits per byte, "
+        f"perplexity per word {found.perplexity_per_word:,.0f}",
+        *schedule_lines(found),
     ]
-    if is_bound:
-        lines += schedule_lines(record["schedule"])
-    if unigram is not None:
+    if found.unigram is not None:
+        floor = found.unigram.shown()
         lines.append(
-            f"{'unigram':10} {plus_minus(unigram['nats_per_token'], unigram['standard_error'])} nats per token, "
-            f"{unigram['bits_per_character']:.4f} bits per character: the floor to beat"
+            f"{'unigram':10} {floor} nats per token, "
+            f"{found.unigram.bits_per_character:.4f} bits per character: the floor to beat"
         )
-    return [
-        *lines,
-        f"{'scored':10} {record['num_draws']:,} {'draws' if is_bound else 'sequences'} from {record['num_tokens']:,} "
-        f"tokens, {record['num_characters']:,} characters ({record['split']}, seed {record['seed']}); "
-        f"{machine['device']}, {machine['precision']}",
-        f"{'stored':10} {record['file']}",
-    ]
+    lines.append(
+        f"{'scored':10} {found.num_draws:,} {'draws' if found.is_bound else 'sequences'} from "
+        f"{found.counts.num_tokens:,} tokens, {found.counts.num_characters:,} characters ({found.text.split}, seed "
+        f"{found.seed}); {found.machine.device}, {found.machine.precision}"
+    )
+    return lines if found.file is None else [*lines, f"{'stored':10} {found.file}"]
 
 
-def schedule_lines(schedule: dict[str, Any] | None) -> list[str]:
+def schedule_lines(found: Evaluation) -> list[str]:
     """PPL-S, where it is another number than PPL-U, or why there is none."""
-    if schedule is None:
-        return [f"{'':10} no bound under its own masking schedule, which leaks what it hides: only PPL-U is reported"]
-    if schedule["strategy"] == "uniform":
+    if not found.is_bound:
         return []
+    if found.schedule is None:
+        return [f"{'':10} no bound under its own masking schedule, which leaks what it hides: only PPL-U is reported"]
+    if not found.has_own_schedule:
+        return []
+    own = found.schedule
     return [
-        f"{'schedule':10} {plus_minus(schedule['nelbo_nats_per_token'], schedule['standard_error'])} nats per token, "
-        f"perplexity at most {schedule['perplexity_per_token']:,.2f} (PPL-S), under its own masking schedule "
-        f"({schedule['strategy']}); predicting the rates costs {schedule['rate_nats_per_token']:.4f} of it"
+        f"{'schedule':10} {own.shown()} nats per token, "
+        f"perplexity at most {perplexity(own.perplexity_per_token)} (PPL-S), under its own masking schedule "
+        f"({own.strategy}); predicting the rates costs {own.rate_nats_per_token:.4f} of it"
     ]
 
 
-def plus_minus(value: float, standard_error: float) -> str:
-    """Four decimals, with the error where there is one: a single sequence has none."""
-    return f"{value:.4f}" if math.isnan(standard_error) else f"{value:.4f} ± {standard_error:.4f}"
-
-
-def t_step_lines(record: dict[str, Any]) -> list[str]:
+def t_step_lines(found: Evaluation) -> list[str]:
     """The bounds of T steps, a line each."""
-    lines = []
-    for found in record["t_step"]:
-        bound = plus_minus(found["nelbo_nats_per_token"], found["standard_error"])
-        lines.append(
-            f"{'' if lines else 'T-step':10} {bound} nats per token, perplexity at most "
-            f"{found['perplexity_per_token']:,.2f}, in {found['num_steps']:,} steps of ancestral sampling "
-            f"({found['schedule']} schedule)"
-        )
-    return lines
+    return [
+        f"{'' if index else 'T-step':10} {bound.shown()} nats per token, perplexity at most "
+        f"{perplexity(bound.perplexity_per_token)}, in {bound.num_steps:,} steps of ancestral sampling "
+        f"({bound.schedule} schedule)"
+        for index, bound in enumerate(found.t_step)
+    ]
 
 
-def decile_lines(record: dict[str, Any]) -> list[str]:
+def decile_lines(found: Evaluation) -> list[str]:
     """The cost of each tenth of the text's tokens, the rarest first."""
-    deciles = record["deciles"]
+    deciles = found.deciles
+    assert deciles is not None
     lines = [
-        f"tenths of the text's tokens, the rarest in training first: {deciles['num_tokens']:,.1f} tokens each",
+        f"tenths of the text's tokens, the rarest in training first: {deciles.num_tokens:,.1f} tokens each",
         f"{'':4}{'in training':>23} {'kinds':>8} {'nats per token':>19} {'scored':>10}",
     ]
-    for index, nats in enumerate(deciles["nats_per_token"]):
-        least, most = deciles["train_count_min"][index], deciles["train_count_max"][index]
+    for index, nats in enumerate(deciles.nats_per_token):
+        least, most = deciles.train_count_min[index], deciles.train_count_max[index]
+        each = with_error(nats, deciles.standard_error[index], decimals=4)
         lines.append(
-            f"{index + 1:<4}{f'{least:,} to {most:,}':>23} {deciles['num_types'][index]:>8,} "
-            f"{plus_minus(nats, deciles['standard_error'][index]):>19} {deciles['num_scored_tokens'][index]:>10,.0f}"
+            f"{index + 1:<4}{f'{least:,} to {most:,}':>23} {deciles.num_types[index]:>8,} "
+            f"{each:>19} {deciles.num_scored_tokens[index]:>10,.0f}"
         )
-    whole = plus_minus(record["nelbo_nats_per_token"], record["standard_error"])
-    return [*lines, f"{'all':<4}{'':>23} {'':>8} {whole:>19} {sum(deciles['num_scored_tokens']):>10,.0f}"]
+    whole = found.shown()
+    return [*lines, f"{'all':<4}{'':>23} {'':>8} {whole:>19} {sum(deciles.num_scored_tokens):>10,.0f}"]
+
+
+def comparison_lines(found: Comparison, mine: Evaluation, other: Evaluation) -> list[str]:
+    """All differences of an evaluation to another one."""
+    is_exact = not mine.is_bound and not other.is_bound
+    lines = [
+        f"{'against':10} {found.name}: {other.kind}, {other.nats_per_token:.4f} nats per token",
+        *difference_lines("difference" if is_exact else "PPL-U", found.name, found.uniform),
+    ]
+    if found.own is not None:
+        lines += difference_lines("own bound", found.name, found.own)
+    lines += [f"{'':10} {note}" for note in found.notes]
+    return lines if found.deciles is None else [*lines, decile_difference_line(found.deciles)]
 
 
 def difference_lines(name: str, other: str, found: PairedDifference) -> list[str]:
@@ -100,8 +105,7 @@ def difference_lines(name: str, other: str, found: PairedDifference) -> list[str
     else:
         verdict = "no difference that can be told from chance"
     return [
-        f"{name:10} {signed(found.nats_per_token, found.standard_error)} nats per token{f' ({note})' if note else ''}: "
-        f"{verdict}",
+        f"{name:10} {signed(found)} nats per token{f' ({note})' if note else ''}: {verdict}",
         f"{'':10} over {found.num_draws:,} draws that are the same for both; on draws of its own for each the error "
         f"would be {found.unpaired_error:.4f}",
     ]
@@ -109,9 +113,13 @@ def difference_lines(name: str, other: str, found: PairedDifference) -> list[str
 
 def decile_difference_line(found: Sequence[PairedDifference]) -> str:
     """Differences by token frequency, starred where they are twice their error."""
-    each = [f"{signed(part.nats_per_token, part.standard_error)}{'*' if part.is_significant else ''}" for part in found]
+    each = [
+        with_error(part.nats_per_token, part.standard_error, decimals=4, sign=True) + "*" * part.is_significant
+        for part in found
+    ]
     return f"{'deciles':10} {'; '.join(each)} (the rarest tokens first; *: at least two standard errors)"
 
 
-def signed(value: float, standard_error: float) -> str:
-    return f"{value:+.4f}" if math.isnan(standard_error) else f"{value:+.4f} ± {standard_error:.4f}"
+def signed(found: PairedDifference) -> str:
+    """`-0.1427 ± 0.0057`, in nats per token."""
+    return with_error(found.nats_per_token, found.standard_error, decimals=4, sign=True)

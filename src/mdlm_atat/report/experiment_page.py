@@ -7,7 +7,18 @@ from typing import Any
 
 from mdlm_atat.atomic import write_text
 from mdlm_atat.formats import count
-from mdlm_atat.report.experiment_results import Arm, all_runs, arms_of, corpora_of, corpus_of, is_done, name_of, runs_of
+from mdlm_atat.report.experiment_results import (
+    Arm,
+    all_runs,
+    arms_of,
+    corpora_of,
+    corpus_of,
+    final_of,
+    is_done,
+    is_exact,
+    name_of,
+    runs_of,
+)
 from mdlm_atat.report.experiment_sections import corpus_part
 from mdlm_atat.report.experiment_tables import (
     HEADS,
@@ -20,7 +31,6 @@ from mdlm_atat.report.experiment_tables import (
     shared_settings,
 )
 from mdlm_atat.report.page import template
-from mdlm_atat.report.run_reader import number_at
 from mdlm_atat.report.wording import plain, section
 
 MAX_ERROR_LETTERS = 300
@@ -55,7 +65,7 @@ def _contents(results: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         "gaps": gaps,
         "parts": parts,
         "heads": HEADS,
-        "is_exact": any(section(run, "final").get("kind") == "exact" for run in runs_of(results)),
+        "is_exact": any(map(is_exact, runs_of(results))),
         "arms": [(arm, count(arm.num_parameters), count(arm.flops_per_token)) for arm in arms],
         "differences": differences_table(results, arms),
         "shared": shared_settings(results, arms),
@@ -99,7 +109,7 @@ def _gaps(results: Mapping[str, Any], arms: Sequence[Arm]) -> list[str]:
             gaps.append(f"{who} failed: {lines[-1][:MAX_ERROR_LETTERS] if lines else 'no error is stored'}")
         elif not is_done(run):
             gaps.append(f"{who} is {run.get('status') or 'of unknown status'}: no final numbers yet.")
-        elif number_at(section(run, "final"), "nelbo_nats_per_token") is None:
+        elif final_of(run) is None:
             gaps.append(f"{who} is done but holds no final evaluation.")
     if not results.get("baseline"):
         gaps.append("No baseline is named, so nothing is compared.")

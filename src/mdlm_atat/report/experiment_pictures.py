@@ -18,6 +18,7 @@ from mdlm_atat.report.experiment_results import (
     curve_of,
     decile_curve,
     decile_difference,
+    final_of,
     is_done,
     minus_baseline,
     over_seeds,
@@ -145,7 +146,7 @@ def decile_table(
             + ([with_error(differences[name][decile], sign=True)] if decile in differences.get(name, {}) else [])
             for name, found in bounds.items()
         ]
-        rows.append((decile, _about_decile(section(section(runs[0], "final"), "deciles"), decile), cells))
+        rows.append((decile, _about_decile(runs[0], decile), cells))
     return shown, rows
 
 
@@ -188,10 +189,8 @@ def _ends(branches: Sequence[Sequence[Run]], x: str, y: str) -> Curve | None:
     column = {"step": "num_steps", "tokens": "num_tokens", "seconds": "train_seconds"}[x]
     points = []
     for runs in branches:
-        finals = [section(run, "final") for run in runs]
-        if y == "own_nats":
-            finals = [section(final, "schedule") or final for final in finals]
-        nats = [value for final in finals if (value := number_at(final, "nelbo_nats_per_token")) is not None]
+        finals = [final for run in runs if (final := final_of(run)) is not None]
+        nats = [(final.own_bound if y == "own_nats" else final).nats_per_token for final in finals]
         across = [value for run in runs if (value := number_at(run, column)) is not None]
         if len(nats) == len(across) == len(runs):
             points.append((fmean(across), fmean(nats)))
@@ -250,14 +249,13 @@ def _difference_band(
     return over_seeds(difference(run, other) for run, other in pairs)
 
 
-def _about_decile(record: Mapping[str, Any], decile: int) -> str:
+def _about_decile(run: Run, decile: int) -> str:
     """`3 to 17 times in training, 412 kinds`, as far as it is stored."""
-    ends = []
-    for key in ("train_count_min", "train_count_max", "num_types"):
-        column = record.get(key)
-        value = column[decile - 1] if isinstance(column, list) and len(column) >= decile else None
-        ends.append(value if isinstance(value, int | float) else None)
-    low, high, kinds = ends
+    final = final_of(run)
+    assert final is not None
+    assert final.deciles is not None
+    columns = (final.deciles.train_count_min, final.deciles.train_count_max, final.deciles.num_types)
+    low, high, kinds = (column[decile - 1] if len(column) >= decile else None for column in columns)
     parts = [] if low is None or high is None else [f"{low:,} to {high:,}" if low != high else f"{low:,}"]
     return "; ".join(parts + ([] if kinds is None else [f"{kinds:,} kinds"]))
 

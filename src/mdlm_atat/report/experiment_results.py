@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +14,7 @@ from mdlm_atat.errors import UserError
 from mdlm_atat.report.figure import CSS_NAMES, INK, LINE_COLOURS, LINE_MARKERS, MUTED
 from mdlm_atat.report.run_reader import number_at
 from mdlm_atat.report.wording import section
+from mdlm_atat.scoring.records import Evaluation
 
 Role = Literal["baseline", "arm", "reference"]
 
@@ -191,30 +192,48 @@ def minus_baseline(mine: Curve | None, baseline: Curve | None) -> Curve | None:
     return Curve(x=x, y=mine.y[of_mine] - baseline.y[of_other], standard_error=error)
 
 
+def final_of(run: Mapping[str, Any]) -> Evaluation | None:
+    """A run's final evaluation; None where it holds none that can be read."""
+    try:
+        return Evaluation.from_json(run.get("final"))
+    except UserError:
+        return None
+
+
+def is_exact(run: Mapping[str, Any]) -> bool:
+    """Whether its final value is no bound."""
+    final = final_of(run)
+    return final is not None and not final.is_bound
+
+
 def profile_curve(run: Mapping[str, Any]) -> Curve | None:
     """Cost of a masked token by mask rate, of a run's final evaluation."""
-    return curve_of(section(section(run, "final"), "profile"), x="mask_rate", y="nats_per_masked_token")
+    final = final_of(run)
+    if final is None or final.profile is None:
+        return None
+    return curve_of(asdict(final.profile), x="mask_rate", y="nats_per_masked_token")
 
 
 def decile_curve(run: Mapping[str, Any]) -> Curve | None:
     """Bound by tenths of the text, 1 the rarest tokens, of a run's final evaluation."""
-    record = section(section(run, "final"), "deciles")
-    nats = record.get("nats_per_token")
-    numbered = {**record, "decile": list(range(1, len(nats) + 1)) if isinstance(nats, list) else None}
+    final = final_of(run)
+    if final is None or final.deciles is None:
+        return None
+    numbered = {**asdict(final.deciles), "decile": range(1, len(final.deciles.nats_per_token) + 1)}
     return curve_of(numbered, x="decile", y="nats_per_token")
 
 
 def decile_difference(run: Mapping[str, Any], baseline: Mapping[str, Any]) -> Curve | None:
     """Of two runs; paired by draws where both stored them, which leaves a fraction of the error."""
     plain = minus_baseline(decile_curve(run), decile_curve(baseline))
-    a, b = section(run, "final"), section(baseline, "final")
-    if plain is None or not all("decile_score" in section(record, "blocks") for record in (a, b)):
+    a, b = final_of(run), final_of(baseline)
+    if plain is None or a is None or b is None:
         return plain
     from mdlm_atat.scoring.paired import paired_deciles  # imports torch
 
     try:
         pairs = paired_deciles(a, b)
-    except UserError:  # other draws, or other deciles
+    except UserError:  # no sums by block, other draws, or other deciles
         return plain
     if len(pairs) != len(plain.x):
         return plain
@@ -260,5 +279,5 @@ def _names(value: object) -> list[str]:
 
 def _numbers(value: object) -> Float[np.ndarray, " points"]:
     """A stored column; what is no number is NaN."""
-    items = value if isinstance(value, list) else []
+    items = value if isinstance(value, list | tuple | range) else []
     return np.array([item if isinstance(item, int | float) else math.nan for item in items], dtype=np.float64)

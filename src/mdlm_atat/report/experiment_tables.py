@@ -12,6 +12,7 @@ from mdlm_atat.report.experiment_results import (
     Arm,
     all_runs,
     corpus_of,
+    final_of,
     interval_at,
     is_done,
     name_of,
@@ -99,16 +100,15 @@ def runs_table(results: Mapping[str, Any]) -> list[dict[str, str]]:
     """A row a run: how it went, its own numbers and what it took."""
     rows = []
     for run in all_runs(results):
-        final, best = section(run, "final"), section(run, "best")
-        nats, best_nats = number_at(final, "nelbo_nats_per_token"), number_at(best, "nats")
-        best_step = number_at(best, "step")
+        final, best = final_of(run), section(run, "best")
+        best_nats, best_step = number_at(best, "nats"), number_at(best, "step")
         seconds = number_at(run, "train_seconds")
         rows.append(
             {
                 "run": name_of(run),
                 "corpus": corpus_of(run),
                 "status": str(run.get("status") or "unknown"),
-                "final, nats": with_error(nats, number_at(final, "standard_error")),
+                "final, nats": MISSING if final is None else with_error(final.nats_per_token, final.standard_error),
                 "best, nats": number(best_nats) + (f" at {count(best_step)}" if best_step is not None else ""),
                 "steps": count(number_at(run, "num_steps")),
                 "tokens": count(number_at(run, "num_tokens")),
@@ -206,7 +206,9 @@ def _cells(arm: Arm, derived: Mapping[str, Any], runs: Sequence[Mapping[str, Any
 
 
 def _is_exact(derived: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> bool:
-    return derived.get("kind") == "exact" or any(section(run, "final").get("kind") == "exact" for run in runs)
+    return derived.get("kind") == "exact" or any(
+        final is not None and not final.is_bound for final in map(final_of, runs)
+    )
 
 
 def _bound(bound: Mapping[str, Any]) -> Cell:

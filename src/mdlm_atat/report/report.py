@@ -20,7 +20,8 @@ from mdlm_atat.report.importance_page import InspectedText, figures, heatmap
 from mdlm_atat.report.page import template
 from mdlm_atat.report.run_reader import RunFolder, number_at, read_run
 from mdlm_atat.report.wording import flat, plain, section
-from mdlm_atat.training.metrics import Metrics
+from mdlm_atat.scoring.records import Cost, Evaluation, Kind, MaskRateProfile
+from mdlm_atat.training.metrics import EVAL_ERROR, EVAL_NATS, EVAL_OWN_ERROR, EVAL_OWN_NATS, Metrics
 
 MAX_SAMPLES = 6
 MAX_HEATMAP_TOKENS = 128  # some 70 bytes a cell
@@ -61,7 +62,7 @@ def write_report(run: Path) -> Path:
 def _contents(run: RunFolder) -> dict[str, Any]:
     result = _result(run)
     unigram = _unigram(run, result)
-    is_exact = result.get("kind") == "exact" or section(run.config, "model").get("kind") == "causal"
+    is_exact = _kind(run) == "exact" if result is None else not result.is_bound
     gaps = list(run.gaps)
     if not run.training and (run.path / "metrics.jsonl").is_file():
         gaps.append("metrics.jsonl holds no training loss yet.")
@@ -70,18 +71,18 @@ def _contents(run: RunFolder) -> dict[str, Any]:
         gaps.append(
             f"The training loss was not a finite number on {lost} logged lines; they are left out of the curve."
         )
-    if not _unigram_nats(unigram):
+    if unigram is None:
         gaps.append("No unigram model is stored, so there is no floor to compare with.")
     inspected = _inspected(run, gaps)
     return {
         "name": run.path.resolve().name,
         "subtitle": _subtitle(run),
-        "main_numbers": _main_numbers(run, result, is_exact=is_exact),
-        "schedule_numbers": _schedule_numbers(result),
+        "main_numbers": [] if result is None else _main_numbers(run, result),
+        "schedule_numbers": [] if result is None else _schedule_numbers(result),
         "numbers": _floor_numbers(result, unigram) + _run_numbers(run, result),
         "gaps": gaps,
         "curves": _curves(run, unigram, is_exact=is_exact),
-        "profile": _profile(result, unigram),
+        "profile": None if result is None or result.profile is None else _profile(result.profile, unigram),
         "is_exact": is_exact,
         "importance": _importance(inspected),
         "is_by_frequency": run.inspection.get("importance") == "frequency_only",
@@ -96,37 +97,24 @@ def _contents(run: RunFolder) -> dict[str, Any]:
     }
 
 
-def _result(run: RunFolder) -> dict[str, Any]:
+def _result(run: RunFolder) -> Evaluation | None:
     """The evaluation the headline tells: the first of evals/, else the last one made during training."""
-    if run.evals:
-        return next(iter(run.evals.values()))
-    if not run.evaluations:
-        return {}
-    line = run.evaluations.rows[-1]
-    result = {key.removeprefix("eval/"): value for key, value in line.items() if key.startswith("eval/")}
-    if "schedule_nelbo_nats_per_token" in result:
-        result["schedule"] = {
-            "strategy": section(run.config, "masking").get("strategy"),
-            "nelbo_nats_per_token": result.get("schedule_nelbo_nats_per_token"),
-            "standard_error": result.get("schedule_standard_error"),
-            "perplexity_per_token": result.get("schedule_perplexity"),
-            "rate_nats_per_token": result.get("schedule_rate_nats"),
-        }
-    return {"step": line["step"], "perplexity_per_token": result.pop("perplexity", None), **result}
+    if run.evals or not run.evaluations:
+        return next(iter(run.evals.values()), None)
+    strategy = str(section(run.config, "masking").get("strategy", "uniform"))
+    return Evaluation.from_metrics(run.evaluations.rows[-1], kind=_kind(run), strategy=strategy, counts=run.counts)
 
 
-def _own_schedule(result: Mapping[str, Any]) -> dict[str, Any]:
-    """The bound under the method's own masking schedule, where that is not the uniform one."""
-    schedule = section(result, "schedule")
-    return schedule if schedule.get("strategy") != "uniform" else {}
+def _kind(run: RunFolder) -> Kind:
+    """Of what is measured while it trains."""
+    return "exact" if section(run.config, "model").get("kind") == "causal" else "nelbo"
 
 
-def _unigram(run: RunFolder, result: Mapping[str, Any]) -> dict[str, Any]:
-    return section(result, "unigram") or section(run.info, "unigram")
-
-
-def _unigram_nats(unigram: Mapping[str, Any]) -> float | None:
-    return number_at(unigram, "nats_per_token")
+def _unigram(run: RunFolder, result: Evaluation | None) -> Cost | None:
+    if result is not None and result.unigram is not None:
+        return result.unigram
+    nats = number_at(section(run.info, "unigram"), "nats_per_token")
+    return None if nats is None else Cost(nats_per_token=nats, counts=run.counts)
 
 
 def _subtitle(run: RunFolder) -> str:
@@ -143,74 +131,62 @@ def _subtitle(run: RunFolder) -> str:
     return " · ".join(part for part in parts if part)
 
 
-def _main_numbers(run: RunFolder, result: Mapping[str, Any], *, is_exact: bool) -> list[KeyNumber]:
+def _main_numbers(run: RunFolder, result: Evaluation) -> list[KeyNumber]:
     """What was measured, in nats per token and bits per character; a bound's error scales with its unit."""
-    nats = number_at(result, "nelbo_nats_per_token")
-    if nats is None:
+    if math.isnan(result.nats_per_token):
         return []
-    error = number_at(result, "standard_error")
-    split = "validation" if result.get("split") in (None, "valid") else result["split"]
-    what = f"{split} {'loss, exact' if is_exact else 'bound'}"
-    num_draws = number_at(result, "num_draws")
-    draws = f"{count(num_draws)} {'sequences' if is_exact else 'draws'}" if num_draws else ""
-    step = number_at(result, "step")
-    note = " · ".join(part for part in (f"step {count(step)}" if step is not None else "", draws) if part)
-    numbers = [KeyNumber(f"{what}, nats per token", with_error(nats, error), note)]
-    perplexity = "perplexity per token" if is_exact else "perplexity per token, at most"
+    split = "validation" if result.text.split in (None, "valid") else result.text.split
+    what = f"{split} {'bound' if result.is_bound else 'loss, exact'}"
+    draws = f"{count(result.num_draws)} {'draws' if result.is_bound else 'sequences'}" if result.num_draws else ""
+    note = " · ".join(part for part in (f"step {count(result.step)}" if result.step is not None else "", draws) if part)
+    perplexity = "perplexity per token, at most" if result.is_bound else "perplexity per token"
     if _about_schedules(run, result):
         perplexity += " (PPL-U)"
-    return numbers + _other_units(
-        result, {"bits_per_character": "bits per character", "perplexity_per_token": perplexity}
+    nats = KeyNumber(f"{what}, nats per token", with_error(result.nats_per_token, result.standard_error), note)
+    return [nats, *_other_units(result, bits="bits per character", perplexity=perplexity)]
+
+
+def _other_units(cost: Cost, *, bits: str, perplexity: str) -> list[KeyNumber]:
+    """A bound as bits per character, proportional to it, and as perplexity, its exponential, as far as known."""
+    units = (
+        (bits, cost.bits_per_character, cost.bits_per_character_standard_error),
+        (perplexity, cost.perplexity_per_token, cost.perplexity_per_token_standard_error),
     )
+    return [KeyNumber(unit, with_error(value, error)) for unit, value, error in units if not math.isnan(value)]
 
 
-def _other_units(bound: Mapping[str, Any], names: Mapping[str, str]) -> list[KeyNumber]:
-    """A bound as bits per character, proportional to it, and as perplexity, its exponential, where they are stored."""
-    nats, error = number_at(bound, "nelbo_nats_per_token"), number_at(bound, "standard_error")
-    numbers = []
-    for key, unit in names.items():
-        value = number_at(bound, key)
-        if value is not None:
-            slope = value if key == "perplexity_per_token" else value / nats if nats else None
-            numbers.append(KeyNumber(unit, with_error(value, error * slope if error and slope else None)))
-    return numbers
-
-
-def _schedule_numbers(result: Mapping[str, Any]) -> list[KeyNumber]:
+def _schedule_numbers(result: Evaluation) -> list[KeyNumber]:
     """PPL-S beside PPL-U: the same numbers under the method's own masking schedule."""
-    schedule = _own_schedule(result)
-    nats, rates = (number_at(schedule, key) for key in ("nelbo_nats_per_token", "rate_nats_per_token"))
-    if nats is None:
+    own = result.schedule
+    if own is None or not result.has_own_schedule:
         return []
-    note = "" if rates is None else f"{with_error(rates)} of it for predicting the rates"
-    value = with_error(nats, number_at(schedule, "standard_error"))
-    names = {
-        "bits_per_character": "own schedule, bits per character",
-        "perplexity_per_token": "perplexity per token, at most (PPL-S)",
-    }
-    return [KeyNumber("own schedule, nats per token", value, note), *_other_units(schedule, names)]
+    rates = own.rate_nats_per_token
+    note = "" if math.isnan(rates) else f"{with_error(rates)} of it for predicting the rates"
+    bits, perplexity = "own schedule, bits per character", "perplexity per token, at most (PPL-S)"
+    return [
+        KeyNumber("own schedule, nats per token", with_error(own.nats_per_token, own.standard_error), note),
+        *_other_units(own, bits=bits, perplexity=perplexity),
+    ]
 
 
-def _floor_numbers(result: Mapping[str, Any], unigram: Mapping[str, Any]) -> list[KeyNumber]:
-    floor = _unigram_nats(unigram)
-    if floor is None:
+def _floor_numbers(result: Evaluation | None, unigram: Cost | None) -> list[KeyNumber]:
+    if unigram is None:
         return []
-    bits = number_at(unigram, "bits_per_character")
-    note = "nats per token" + (f"; {with_error(bits, None)} bits per character" if bits is not None else "")
+    floor, bits = unigram.nats_per_token, unigram.bits_per_character
+    note = "nats per token" + ("" if math.isnan(bits) else f"; {with_error(bits, None)} bits per character")
     numbers = [KeyNumber("unigram model", with_error(floor, None), note)]
-    nats = number_at(result, "nelbo_nats_per_token")
-    if nats is not None and floor > 0:
+    if result is not None and floor > 0 and not math.isnan(result.nats_per_token):
+        nats = result.nats_per_token
         verdict = "below the unigram model" if nats < floor else "no better than the unigram model"
         share = percent(abs(floor - nats) / floor, 3)
         numbers.append(KeyNumber(verdict, with_error(nats - floor, sign=True), f"nats per token, {share}"))
     return numbers
 
 
-def _run_numbers(run: RunFolder, result: Mapping[str, Any]) -> list[KeyNumber]:
+def _run_numbers(run: RunFolder, result: Evaluation | None) -> list[KeyNumber]:
     numbers = []
-    per_word = number_at(result, "perplexity_per_word")
-    if per_word is not None:
-        numbers.append(KeyNumber("perplexity per word", significant(per_word)))
+    if result is not None and run.evals and not math.isnan(result.perplexity_per_word):
+        numbers.append(KeyNumber("perplexity per word", significant(result.perplexity_per_word)))
     parameters = number_at(run.info, "parameters")
     if parameters is not None:
         numbers.append(KeyNumber("parameters", count(parameters), f"{parameters:,.0f}" if parameters >= 1e6 else ""))
@@ -230,16 +206,14 @@ def _run_numbers(run: RunFolder, result: Mapping[str, Any]) -> list[KeyNumber]:
     return numbers
 
 
-def _curves(run: RunFolder, unigram: Mapping[str, Any], *, is_exact: bool) -> Markup | None:
+def _curves(run: RunFolder, unigram: Cost | None, *, is_exact: bool) -> Markup | None:
     if not run.training and not run.evaluations:
         return None
     figure = training_plots.training_curves(
         loss_nats=_series(run.training, "train/loss"),
-        bound_nats=_series(run.evaluations, "eval/nelbo_nats_per_token", error_key="eval/standard_error"),
-        schedule_bound_nats=_series(
-            run.evaluations, "eval/schedule_nelbo_nats_per_token", error_key="eval/schedule_standard_error"
-        ),
-        unigram_nats=_unigram_nats(unigram),
+        bound_nats=_series(run.evaluations, EVAL_NATS, error_key=EVAL_ERROR),
+        schedule_bound_nats=_series(run.evaluations, EVAL_OWN_NATS, error_key=EVAL_OWN_ERROR),
+        unigram_nats=None if unigram is None else unigram.nats_per_token,
         lr=_series(run.training, "train/lr"),
         grad_norm=_series(run.training, "train/grad_norm"),
         bound_name="validation loss" if is_exact else "validation bound",
@@ -256,21 +230,15 @@ def _series(metrics: Metrics, key: str, *, error_key: str | None = None) -> Seri
     return Series(x=rows.column("step"), y=rows.column(key), standard_error=error)
 
 
-def _profile(result: Mapping[str, Any], unigram: Mapping[str, Any]) -> Markup | None:
-    profile = section(result, "profile")
-    names = ("mask_rate", "nats_per_masked_token", "standard_error")
-    columns = [
-        np.array([math.nan if value is None else value for value in profile.get(name) or []], dtype=np.float64)
-        for name in names
-    ]
-    mask_rate, nats, error = columns
+def _profile(profile: MaskRateProfile, unigram: Cost | None) -> Markup | None:
+    mask_rate, nats, error = map(np.array, (profile.mask_rate, profile.nats_per_masked_token, profile.standard_error))
     if not len(mask_rate) or len(nats) != len(mask_rate):
         return None
     figure = training_plots.mask_rate_profile(
         mask_rate=mask_rate,
         nats_per_masked_token=nats,
         standard_error=error if len(error) == len(nats) else None,
-        unigram_nats=_unigram_nats(unigram),
+        unigram_nats=None if unigram is None else unigram.nats_per_token,
     )
     title = "Cost of a masked token against the share of tokens that is masked"
     return Markup(svg(figure, name="profile", title=title))
@@ -312,20 +280,17 @@ def _progress(run: RunFolder) -> Markup | None:
 
 def _evaluation_table(run: RunFolder) -> list[dict[str, str]]:
     """Every stored evaluation, if there is more than the one that the headline tells."""
-    rows = []
-    for file_name, evaluation in run.evals.items():
-        nats, bits = number_at(evaluation, "nelbo_nats_per_token"), number_at(evaluation, "bits_per_character")
-        step, num_draws = number_at(evaluation, "step"), number_at(evaluation, "num_draws")
-        rows.append(
-            {
-                "file": file_name,
-                "step": "" if step is None else count(step),
-                "split": str(evaluation.get("split") or ""),
-                "draws": "" if num_draws is None else count(num_draws),
-                "nats": "" if nats is None else with_error(nats, number_at(evaluation, "standard_error")),
-                "bits": "" if bits is None else with_error(bits, None),
-            }
-        )
+    rows = [
+        {
+            "file": file_name,
+            "step": "" if found.step is None else count(found.step),
+            "split": found.text.split or "",
+            "draws": count(found.num_draws) if found.num_draws else "",
+            "nats": with_error(found.nats_per_token, found.standard_error),
+            "bits": "" if math.isnan(found.bits_per_character) else with_error(found.bits_per_character, None),
+        }
+        for file_name, found in run.evals.items()
+    ]
     return rows if len(rows) > 1 else []
 
 
@@ -340,7 +305,7 @@ def _samples(run: RunFolder) -> list[dict[str, str]]:
     return shown
 
 
-def _how_to_read(run: RunFolder, result: Mapping[str, Any], *, is_exact: bool) -> list[str]:
+def _how_to_read(run: RunFolder, result: Evaluation | None, *, is_exact: bool) -> list[str]:
     train, objective = section(run.config, "train"), section(run.config, "objective")
     if is_exact:
         sentences = [
@@ -381,10 +346,10 @@ def _how_to_read(run: RunFolder, result: Mapping[str, Any], *, is_exact: bool) -
     return sentences
 
 
-def _about_schedules(run: RunFolder, result: Mapping[str, Any]) -> list[str]:
+def _about_schedules(run: RunFolder, result: Evaluation | None) -> list[str]:
     """What PPL-U and PPL-S are, where they are two numbers, or why there is only one."""
     strategy = str(section(run.config, "masking").get("strategy", "uniform"))
-    if _own_schedule(result):
+    if result is not None and result.has_own_schedule:
         return [
             "PPL-U is the bound when every token is as likely to be masked as any other: the same question for every "
             f"method. PPL-S is the bound under the model's own masking schedule ({strategy}), and includes what it "
@@ -417,13 +382,14 @@ def _config_tables(config: Mapping[str, Any]) -> dict[str, list[Setting]]:
 BULK = ("profile", "deciles", "t_step", "blocks")  # arrays and tables
 
 
-def _provenance(run: RunFolder, result: Mapping[str, Any]) -> dict[str, list[tuple[str, str]]]:
+def _provenance(run: RunFolder, result: Evaluation | None) -> dict[str, list[tuple[str, str]]]:
     """Everything that is stored with the numbers, flattened; the profile's arrays are in the picture."""
     tables = {}
     if run.info:
         tables["run.json"] = flat(run.info)
-    if run.evals:
-        tables[f"evals/{next(iter(run.evals))}"] = flat({k: v for k, v in result.items() if k not in BULK})
+    if run.evals and result is not None:
+        stored = result.to_json()
+        tables[f"evals/{next(iter(run.evals))}"] = flat({k: v for k, v in stored.items() if k not in BULK})
     return tables
 
 

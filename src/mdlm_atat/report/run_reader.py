@@ -9,7 +9,8 @@ from typing import Any
 import yaml
 
 from mdlm_atat.errors import UserError
-from mdlm_atat.training.metrics import Metrics, is_number, read_json_lines
+from mdlm_atat.scoring.records import Evaluation, TextCounts
+from mdlm_atat.training.metrics import EVAL_NATS, Metrics, is_number, read_json_lines
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,9 +24,11 @@ class RunFolder:
     """Rows of metrics.jsonl that hold a training loss."""
     evaluations: Metrics
     """Rows of metrics.jsonl that hold an evaluation."""
+    counts: TextCounts
+    """Of the validation text."""
     elapsed_s: float | None
     """Wall time at the last row of metrics.jsonl."""
-    evals: dict[str, dict[str, Any]]
+    evals: dict[str, Evaluation]
     """evals/*.json by file name, the most telling first."""
     samples: list[dict[str, Any]]
     """Lines of samples.jsonl that hold a text, the latest step's first."""
@@ -55,13 +58,19 @@ def read_run(path: Path) -> RunFolder:
         config=config,
         info=info,
         training=metrics.having("train/loss"),
-        evaluations=metrics.having("eval/nelbo_nats_per_token"),
+        evaluations=metrics.having(EVAL_NATS),
         elapsed_s=metrics.last("elapsed_s"),
+        counts=_counts(data if isinstance(data, dict) else {}),
         evals=evals,
         samples=sorted(samples, key=lambda sample: number_at(sample, "step") or 0.0, reverse=True),
         inspection=inspection,
         gaps=gaps,
     )
+
+
+def _counts(data: Mapping[str, Any]) -> TextCounts:
+    units = ("tokens", "words", "characters", "bytes")
+    return TextCounts(*(int(number_at(data, f"valid_{unit}") or 0) for unit in units))
 
 
 def _has_importance(path: Path, config: Mapping[str, Any]) -> bool:
@@ -104,24 +113,29 @@ def _json_lines(path: Path, gaps: list[str]) -> list[dict[str, Any]]:
     return found
 
 
-def _evals(folder: Path, data_hash: str, gaps: list[str]) -> dict[str, dict[str, Any]]:
+def _evals(folder: Path, data_hash: str, gaps: list[str]) -> dict[str, Evaluation]:
     """The run's own data before other data, then validation before other splits, then late, precise and new first.
 
     data_hash is run.json's: the first 32 digits of the training split's hash, then of the validation split's.
     """
+    found: dict[Path, Evaluation] = {}
+    paths = sorted(folder.glob("*.json")) if folder.is_dir() else []
+    for path in paths:
+        try:
+            found[path] = Evaluation.load(path)
+        except UserError:
+            gaps.append(f"{path.name} could not be read: it is cut off or altered.")
+    if not paths:
+        gaps.append("evals/ holds no evaluation.")
 
-    def rank(path: Path) -> tuple[bool, bool, float, float, float]:
-        evaluation = contents[path]
+    def rank(path: Path) -> tuple[bool, bool, int, int, float]:
+        evaluation = found[path]
         return (
-            str(evaluation.get("corpus_hash") or "none")[:32] in data_hash,
-            str(evaluation.get("split", "")).startswith("valid"),
-            number_at(evaluation, "step") or 0.0,
-            number_at(evaluation, "num_draws") or 0.0,
+            (evaluation.text.corpus_hash or "none")[:32] in data_hash,
+            (evaluation.text.split or "").startswith("valid"),
+            evaluation.step or 0,
+            evaluation.num_draws,
             path.stat().st_mtime,
         )
 
-    paths = sorted(folder.glob("*.json")) if folder.is_dir() else []
-    contents = {path: content for path in paths if (content := _mapping(path, gaps))}
-    if not paths:
-        gaps.append("evals/ holds no evaluation.")
-    return {path.name: contents[path] for path in sorted(contents, key=rank, reverse=True)}
+    return {path.name: found[path] for path in sorted(found, key=rank, reverse=True)}

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from mdlm_atat.atomic import write_json
 from mdlm_atat.config.build import build_schedule, masking_traits, prepare_data
 from mdlm_atat.data.manifest import is_prepared
 from mdlm_atat.data.prepare import prepare
@@ -16,10 +15,13 @@ from mdlm_atat.data.tokens import TokenDataset
 from mdlm_atat.errors import UserError
 from mdlm_atat.lm import CausalLM, MaskedDiffusionLM
 from mdlm_atat.progress import OnProgress
-from mdlm_atat.provenance import cpu
-from mdlm_atat.scoring.deciles import frequency_deciles
+from mdlm_atat.provenance import code_version, commit, cpu
+from mdlm_atat.scoring.deciles import decile_costs, frequency_deciles
 from mdlm_atat.scoring.draws import DrawSettings
-from mdlm_atat.scoring.record import evaluation_record, schedule_record, t_step_record, unigram_record
+from mdlm_atat.scoring.likelihood import t_step_bounds
+from mdlm_atat.scoring.records import BlockSums, Evaluation, Machine, TextCounts, TextIdentity
+from mdlm_atat.scoring.schedule_bound import recorded_bound
+from mdlm_atat.scoring.unigram import unigram_cost
 from mdlm_atat.training.folder import check_same_data, describe_data
 
 T_STEPS = (64, 256, 1000)
@@ -75,11 +77,12 @@ def evaluate_run(
     batch_size: int | None = None,
     num_steps: Sequence[int] = T_STEPS,
     file: Path | None = None,
+    zero_shot: str | None = None,
     on_progress: OnProgress | None = None,
-) -> dict[str, Any]:
-    """Score a data set, store the record as JSON (in the run's evals/ unless `file` says where), and return it.
+) -> Evaluation:
+    """Score a data set, store the evaluation as JSON (in the run's evals/ unless `file` says where), and return it.
 
-    `num_steps`: of the T-step bounds, which come from the same draws.
+    `num_steps`: of the T-step bounds, which come from the same draws; `zero_shot`: the name of a zero-shot text.
     """
 
     home = lm.home
@@ -90,28 +93,38 @@ def evaluate_run(
     deciles = None if lm.counts is None else frequency_deciles(data, lm.counts)
     found = lm.likelihood(data, draws, groups=None if deciles is None else deciles.share)
     own = lm.schedule_draws(data, draws) if lm.kind == "masked" else None
-    strategy, objective = lm.config.masking.strategy, lm.config.objective
+    strategy, objective, counts = lm.config.masking.strategy, lm.config.objective, TextCounts.of(data)
     is_bound = masking_traits(lm.config).is_bound
-    t_step = None
+    t_step = ()
     if found.draws is not None:
-        t_step = t_step_record(found.draws, data, num_steps, build_schedule(objective), objective.schedule)
-    record = evaluation_record(
-        found,
-        data,
-        schedule=schedule_record(own, found, data, strategy=strategy, is_bound=is_bound),
-        own=own,
-        unigram=None if lm.counts is None else unigram_record(data, lm.counts),
-        deciles=deciles,
+        t_step = t_step_bounds(found.draws, counts, num_steps, build_schedule(objective), objective.schedule)
+    evaluation = Evaluation(
+        kind=found.kind,
+        nats_per_token=found.nats_per_token,
+        standard_error=found.standard_error,
+        counts=counts,
+        schedule=recorded_bound(own, found, counts, strategy=strategy, is_bound=is_bound),
         t_step=t_step,
+        deciles=None if deciles is None or found.groups is None else decile_costs(deciles, found.groups),
+        blocks=BlockSums.of(found, own),
+        num_draws=found.num_draws,
+        num_sequences=data.num_evaluation_rows,
+        seed=seed,
+        profile=found.profile,
+        unigram=None if lm.counts is None else unigram_cost(data, lm.counts),
         step=lm.checkpoint.step if lm.checkpoint else None,
         checkpoint=lm.checkpoint.folder.name if lm.checkpoint else str(home),
         checkpoint_hash=lm.checkpoint.checksum() if lm.checkpoint else None,
-        seed=seed,
-        machine={"cpu": cpu(), "device": lm.device_name, "precision": lm.precision},
+        text=TextIdentity.of(data),
+        code_version=code_version(),
+        commit=commit(),
+        machine=Machine(cpu=cpu(), device=lm.device_name, precision=lm.precision),
+        zero_shot=zero_shot,
     )
     if file is None:
         (home / "evals").mkdir(exist_ok=True)
-        file = home / "evals" / f"{record['checkpoint']}-{record['corpus_hash'][:8]}-{found.num_draws}-{seed}.json"
-    record["file"] = str(file)
-    write_json(file, record)
-    return record
+        digest = str(evaluation.text.corpus_hash)[:8]
+        file = home / "evals" / f"{evaluation.checkpoint}-{digest}-{found.num_draws}-{seed}.json"
+    evaluation = replace(evaluation, file=file)
+    evaluation.save(file)
+    return evaluation

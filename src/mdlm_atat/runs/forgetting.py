@@ -10,10 +10,12 @@ from typing import Any
 from mdlm_atat.atomic import write_json
 from mdlm_atat.data.tokens import TokenDataset
 from mdlm_atat.errors import UserError
+from mdlm_atat.formats import with_error
 from mdlm_atat.lm import CausalLM, MaskedDiffusionLM, load_lm
 from mdlm_atat.runs.evaluate import evaluate_run, open_data
 from mdlm_atat.runs.initial import reopen
 from mdlm_atat.scoring.paired import paired_difference
+from mdlm_atat.scoring.records import bound_json
 from mdlm_atat.training.folder import read_start
 
 FILE_NAME = "forgetting.json"
@@ -41,24 +43,24 @@ def measure_forgetting(lm: MaskedDiffusionLM | CausalLM, folder: Path, say: Call
     difference = paired_difference(after, before)
     record = {
         "init": init,
-        "text": before["corpus"],
-        "corpus_hash": before["corpus_hash"],
-        "before": {name: before[name] for name in ("nelbo_nats_per_token", "standard_error", "perplexity_per_token")},
-        "after": {name: after[name] for name in ("nelbo_nats_per_token", "standard_error", "perplexity_per_token")},
+        "text": before.text.corpus,
+        "corpus_hash": before.text.corpus_hash,
+        "before": bound_json(before),
+        "after": bound_json(after),
         "difference": asdict(difference),
-        "checkpoint_hash": after["checkpoint_hash"],
-        "code_version": after["code_version"],
-        "commit": after["commit"],
-        "machine": after["machine"],
+        "checkpoint_hash": after.checkpoint_hash,
+        "code_version": after.code_version,
+        "commit": after.commit,
+        "machine": asdict(after.machine),
     }
     write_json(folder / FILE_NAME, record)
     verdict = "no difference"
     if difference.is_significant:
         verdict = "worse than before" if difference.nats_per_token > 0 else "better than before"
+    shown = with_error(difference.nats_per_token, difference.standard_error, decimals=4, sign=True)
     return [
-        f"forgetting {difference.nats_per_token:+.4f} ± {difference.standard_error:.4f} nats per token of the "
-        f"validation text of {initial.found.home}: {verdict}",
-        f"{'':10} {before['nelbo_nats_per_token']:.4f} before, {after['nelbo_nats_per_token']:.4f} after, on the same "
+        f"forgetting {shown} nats per token of the validation text of {initial.found.home}: {verdict}",
+        f"{'':10} {before.nats_per_token:.4f} before, {after.nats_per_token:.4f} after, on the same "
         f"{difference.num_draws:,} draws",
     ]
 

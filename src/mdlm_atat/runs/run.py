@@ -12,9 +12,10 @@ from typing import Any
 from mdlm_atat.config.files import load_config
 from mdlm_atat.config.schema import RunConfig
 from mdlm_atat.errors import UserError
+from mdlm_atat.formats import with_error
 from mdlm_atat.lm import CausalLM, MaskedDiffusionLM, load_lm
 from mdlm_atat.training.folder import read_start
-from mdlm_atat.training.metrics import read_metrics
+from mdlm_atat.training.metrics import EVAL_NATS, read_metrics
 
 
 @dataclass(frozen=True)
@@ -73,8 +74,8 @@ class Run:
 
     def __repr__(self) -> str:
         left = f", stopped by {self.stopped}" if self.stopped else ""
-        rows = [row for row in self.metrics if "eval/nelbo_nats_per_token" in row]
-        bound = f", {rows[-1]['eval/nelbo_nats_per_token']:.4f} nats per token" if rows else ""
+        rows = [row for row in self.metrics if EVAL_NATS in row]
+        bound = f", {with_error(rows[-1][EVAL_NATS])} nats per token" if rows else ""
         return f"Run({str(self.folder)!r}: step {self.num_steps_taken} of {self.config.train.num_steps}{bound}{left})"
 
     def _repr_html_(self) -> str:

@@ -47,9 +47,10 @@ from mdlm_atat.runs.initial import Initial, initial_of
 from mdlm_atat.runs.run import Run
 from mdlm_atat.scoring.draws import DrawSettings
 from mdlm_atat.scoring.exact import exact_nll
-from mdlm_atat.scoring.likelihood import draw_nll, in_every_unit
-from mdlm_atat.scoring.record import text_counts, unigram_record
+from mdlm_atat.scoring.likelihood import draw_nll
+from mdlm_atat.scoring.records import Cost, TextCounts, unigram_json
 from mdlm_atat.scoring.schedule_bound import draw_schedule_nll
+from mdlm_atat.scoring.unigram import unigram_cost
 from mdlm_atat.training.assemble import check_split, make_training
 from mdlm_atat.training.checkpoint import Checkpoint, newest_sound
 from mdlm_atat.training.dry_run import dry_run, measured_plan, plan
@@ -66,6 +67,7 @@ from mdlm_atat.training.folder import (
 from mdlm_atat.training.log import ProgressLine, check_installed, open_writers
 from mdlm_atat.training.loop import OnStep, Progress, Training
 from mdlm_atat.training.loop import train as train_steps
+from mdlm_atat.training.metrics import EVAL_ERROR, EVAL_NATS, EVAL_OWN_ERROR, EVAL_OWN_NATS
 
 Say = Callable[[str], None]
 Setting = bool | int | float | str | None | type | Path | Section | Mapping[str, Any] | list[Any] | tuple[Any, ...]
@@ -370,7 +372,7 @@ def start_record(
         "commit": commit(),
         "parameters": sum(p.numel() for p in training.raw_model.parameters()),
         "data": describe_data(train_data, valid_data),
-        "unigram": unigram_record(valid_data, train_data.counts),
+        "unigram": unigram_json(unigram_cost(valid_data, train_data.counts)),
     }
 
 
@@ -392,27 +394,27 @@ def score_validation(
         num_ranks=engine.num_ranks,
         gather=engine.gather,
     )
-    counts, mask_id = text_counts(data), data.tokenizer.mask_id
+    counts, mask_id = TextCounts.of(data), data.tokenizer.mask_id
     # the raw model: the wrapped one would wait for processes that have nothing left to score
     with engine.autocast():
         if "masked" not in model.modes:
             found = exact_nll(model, data, draws=draws)
         else:
             found = draw_nll(model, data, mask_id=mask_id, draws=draws).likelihood()
-        units = in_every_unit(found.nats_per_token, counts)
+        cost = Cost(nats_per_token=found.nats_per_token, counts=counts)
         values = {
-            "eval/nelbo_nats_per_token": found.nats_per_token,
-            "eval/standard_error": found.standard_error,
-            "eval/perplexity": units["perplexity_per_token"],
-            "eval/bits_per_character": units["bits_per_character"],
+            EVAL_NATS: found.nats_per_token,
+            EVAL_ERROR: found.standard_error,
+            "eval/perplexity": cost.perplexity_per_token,
+            "eval/bits_per_character": cost.bits_per_character,
         }
         if schedule is not None:
             own = draw_schedule_nll(model, data, masking=schedule, stage=stage, mask_id=mask_id, draws=draws)
             bound, error = own.nelbo()
             values |= {
-                "eval/schedule_nelbo_nats_per_token": bound,
-                "eval/schedule_standard_error": error,
-                "eval/schedule_perplexity": in_every_unit(bound, counts)["perplexity_per_token"],
+                EVAL_OWN_NATS: bound,
+                EVAL_OWN_ERROR: error,
+                "eval/schedule_perplexity": Cost(nats_per_token=bound).perplexity_per_token,
                 "eval/schedule_rate_nats": own.rate_nats()[0],
             }
     return values
@@ -423,7 +425,7 @@ def finish(folder: Path, engine: Engine, config: RunConfig, valid_data: TokenDat
     say("scoring the validation text ...")
     try:
         lm = load_lm(folder, device=engine.device, precision=engine.precision, say=say)
-        record = evaluate_run(lm, valid_data, num_draws=config.eval.final_num_draws, seed=0)
+        evaluation = evaluate_run(lm, valid_data, num_draws=config.eval.final_num_draws, seed=0)
         write_samples(lm, folder, config)
         write_inspection(lm, folder, config, valid_data)
         report = write_report(folder)
@@ -431,7 +433,7 @@ def finish(folder: Path, engine: Engine, config: RunConfig, valid_data: TokenDat
     except KeyboardInterrupt:
         say(f"\ntraining is done, scoring was interrupted; for the rest: atat train --resume {folder}")
         raise
-    for text in [*result_table(record), *forgetting]:
+    for text in [*result_table(evaluation), *forgetting]:
         say(text)
     say(f"report     {report}")
     say(f"next       atat generate {folder} --watch")

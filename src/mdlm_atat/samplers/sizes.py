@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -98,6 +99,6 @@ def all_boundaries(
     return torch.tensor([row + row[-1:] * (longest - len(row)) for row in rows])
 
 
-def as_profile(record: dict[str, list[float]]) -> Profile:
-    """From the lists of Draws.profile."""
+def as_profile(record: Mapping[str, Sequence[float]]) -> Profile:
+    """From the columns of a stored profile."""
     return Profile(*(tuple(record[name]) for name in ("mask_rate", "nats_per_masked_token", "standard_error")))

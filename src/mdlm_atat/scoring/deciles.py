@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from mdlm_atat.scoring.draws import Rows
 from mdlm_atat.scoring.likelihood import GroupCosts
+from mdlm_atat.scoring.records import DecileCosts
 
 NUM_DECILES = 10
 ROWS_PER_PART = 1024
@@ -70,15 +70,14 @@ def token_counts(rows: Rows, vocab_size: int) -> NDArray[np.int64]:
     return counts
 
 
-def decile_record(deciles: Deciles, found: GroupCosts) -> dict[str, Any]:
-    """JSON-ready: a list entry a tenth, the rarest tokens first."""
-    return {
-        "ranked_by": "occurrences in the training text",
-        "num_tokens": deciles.num_tokens,
-        "nats_per_token": [nats for nats, _ in found.ratios],
-        "standard_error": [error for _, error in found.ratios],
-        "num_scored_tokens": found.num_scored,
-        "num_types": deciles.num_types,
-        "train_count_min": [least for least, _ in deciles.train_counts],
-        "train_count_max": [most for _, most in deciles.train_counts],
-    }
+def decile_costs(deciles: Deciles, found: GroupCosts) -> DecileCosts:
+    """The record of what was found of each tenth, the rarest tokens first."""
+    return DecileCosts(
+        num_tokens=deciles.num_tokens,
+        nats_per_token=tuple(nats for nats, _ in found.ratios),
+        standard_error=tuple(error for _, error in found.ratios),
+        num_scored_tokens=tuple(found.num_scored),
+        num_types=tuple(deciles.num_types),
+        train_count_min=tuple(least for least, _ in deciles.train_counts),
+        train_count_max=tuple(most for _, most in deciles.train_counts),
+    )

@@ -19,8 +19,7 @@ from torch import Tensor
 
 from mdlm_atat.errors import UserError
 from mdlm_atat.progress import OnProgress
-
-BLOCK_SIZE = 16  # draws whose mask counts are spread evenly together; standard errors are taken between blocks
+from mdlm_atat.scoring.records import BLOCK_SIZE
 
 Gather = Callable[[Tensor], Tensor]
 """Concatenates a tensor over processes, along its first axis."""

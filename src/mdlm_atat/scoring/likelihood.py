@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int, Num
@@ -14,9 +12,11 @@ from torch import Tensor
 
 from mdlm_atat.core.denoiser import Denoiser, Network
 from mdlm_atat.core.masking import hide, mask_exactly, scored_positions
-from mdlm_atat.core.objective import count_weights, denoised_nll
+from mdlm_atat.core.objective import count_weights, denoised_nll, t_step_count_weights
+from mdlm_atat.core.schedules import Schedule
 from mdlm_atat.device import as_float64, float64_device
 from mdlm_atat.scoring.draws import DrawSettings, Rows, score_draws
+from mdlm_atat.scoring.records import Kind, MaskRateProfile, StepBound, TextCounts
 
 NUM_PROFILE_BINS = 10
 
@@ -110,21 +110,19 @@ class Draws:
             groups = GroupCosts(ratios, self.by_group.num_masked.sum(0).tolist(), parts)
         return Likelihood("nelbo", *blocks.ratio(), len(self.nll), blocks, self.profile(), groups, self)
 
-    def profile(self, num_bins: int = NUM_PROFILE_BINS) -> dict[str, list[float]]:
+    def profile(self, num_bins: int = NUM_PROFILE_BINS) -> MaskRateProfile:
         """Nats per masked token by mask rate n / L: which part of the bound is paid where."""
         rate = self.num_masked.double() / self.lengths
         index = (self.num_masked * num_bins - 1) // self.lengths  # bin k holds rates in (k, k + 1] / num_bins
-        rows: dict[str, list[float]] = {
-            "mask_rate": [], "nats_per_masked_token": [], "standard_error": [], "num_masked_tokens": []
-        }  # fmt: skip
+        rows: list[tuple[float, float, float, int]] = []
         for bin_ in index.unique().tolist():
             chosen = index == bin_
             mean, error = ratio_with_standard_error(self.nll[chosen], self.num_masked[chosen].double())
-            rows["mask_rate"].append(rate[chosen].mean().item())
-            rows["nats_per_masked_token"].append(mean)
-            rows["standard_error"].append(error)
-            rows["num_masked_tokens"].append(int(self.num_masked[chosen].sum()))
-        return rows
+            rows.append((rate[chosen].mean().item(), mean, error, int(self.num_masked[chosen].sum())))
+        rates, nats, errors, numbers = zip(*rows, strict=True)
+        return MaskRateProfile(
+            mask_rate=rates, nats_per_masked_token=nats, standard_error=errors, num_masked_tokens=numbers
+        )
 
     def _factors(self, weights: CountWeights) -> Float[Tensor, " draws"]:
         """L w(n) of each draw."""
@@ -151,14 +149,14 @@ class GroupCosts:
 class Likelihood:
     """What a model was found to pay for a data set."""
 
-    kind: Literal["nelbo", "exact"]
+    kind: Kind
     """nelbo: an unbiased estimate of an upper bound (masked diffusion); exact: the chain rule (causal)."""
     nats_per_token: float
     standard_error: float
     num_draws: int
     blocks: Blocks
     """Of the same draws for every model, whatever its kind."""
-    profile: dict[str, list[float]] | None = None
+    profile: MaskRateProfile | None = None
     """nelbo only: nats per masked token by mask rate."""
     groups: GroupCosts | None = None
     draws: Draws | None = None
@@ -248,27 +246,14 @@ def by_group(
     return torch.cat([torch.einsum("bl,blg->bg", as_float64(part), share) for part in (nll, is_masked, scored)], dim=1)
 
 
-@dataclass(frozen=True)
-class TextCounts:
-    """How much text a data set is, in every unit a bound is reported in."""
+def t_step_bounds(
+    draws: Draws, counts: TextCounts, num_steps: Sequence[int], schedule: Schedule, name: str
+) -> tuple[StepBound, ...]:
+    """Bounds of ancestral sampling in T steps of equal time, from the draws of PPL-U, which they fall to as T grows.
+    Unlike PPL-U they depend on the noise schedule, of this name."""
 
-    num_tokens: int
-    num_words: int
-    num_characters: int
-    num_bytes: int
+    def bound(steps: int) -> StepBound:
+        nats, error = draws.t_step_nelbo(lambda length: t_step_count_weights(schedule, length, steps))
+        return StepBound(nats_per_token=nats, standard_error=error, counts=counts, num_steps=steps, schedule=name)
 
-
-def in_every_unit(nats_per_token: float, counts: TextCounts) -> dict[str, float]:
-    """One bound as perplexities and bits, from exact counts of the whole text."""
-    nats = nats_per_token * counts.num_tokens
-    return {
-        "perplexity_per_token": _exp(nats_per_token),
-        "perplexity_per_word": _exp(nats / max(1, counts.num_words)),
-        "nats_per_character": nats / max(1, counts.num_characters),
-        "bits_per_character": nats / max(1, counts.num_characters) / math.log(2),
-        "bits_per_byte": nats / max(1, counts.num_bytes) / math.log(2),
-    }
-
-
-def _exp(x: float) -> float:
-    return math.exp(min(x, 700.0))  # perplexity per word of an untrained model overflows a float
+    return tuple(map(bound, num_steps))

@@ -8,20 +8,23 @@ differences, several times smaller than what two independent estimates would lea
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Sequence
 
 import torch
 
 from mdlm_atat.errors import UserError
-from mdlm_atat.scoring.draws import BLOCK_SIZE
 from mdlm_atat.scoring.likelihood import Blocks, ratio_with_standard_error
-from mdlm_atat.scoring.packing import unpack
-from mdlm_atat.scoring.statistics import LEVEL, t_quantile
+from mdlm_atat.scoring.records import (
+    BLOCK_SIZE,
+    BlockSums,
+    Bound,
+    Column,
+    Comparison,
+    Evaluation,
+    PairedDifference,
+    TextIdentity,
+)
 
-Bound = Literal["uniform", "own"]
-"""uniform: PPL-U; own: each model's own, PPL-S. A causal model's is its exact value for both."""
 SAME = {
     "corpus_hash": "the text, or its tokens",
     "split": "the split",
@@ -32,54 +35,118 @@ SAME = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class PairedDifference:
-    """What one model pays less what another pays, in nats per token: negative where the first is better."""
+def paired_difference(a: Evaluation, b: Evaluation, *, bound: Bound = "uniform") -> PairedDifference:
+    """a - b, of two evaluations of the same text, cut and drawn alike.
 
-    nats_per_token: float
-    standard_error: float
-    """Between blocks of the same draws."""
-    unpaired_error: float
-    """What the error would be if the two had been scored on draws of their own."""
-    num_draws: int
-    kinds: tuple[str, str]
-    """nelbo or exact, of each. Of one of each, the difference is that of an upper bound and an exact value."""
-
-    @property
-    def degrees(self) -> int:
-        """Of freedom, of the error: blocks but one."""
-        return self.num_draws // BLOCK_SIZE - 1
-
-    @property
-    def is_significant(self) -> bool:
-        """Of at least two standard errors, of more where there are few blocks (Student's t); where there is no error
-        to be had, nothing is."""
-        if self.degrees < 1 or self.nats_per_token == 0:
-            return False
-        needed = max(2.0, t_quantile((1 + LEVEL) / 2, self.degrees))
-        return abs(self.nats_per_token) >= needed * self.standard_error
-
-
-def paired_difference(a: Mapping[str, Any], b: Mapping[str, Any], *, bound: Bound = "uniform") -> PairedDifference:
-    """a - b, of two evaluation records (as `atat eval` stores them) of the same text, cut and drawn alike.
-
-    Where one has more draws, the ones that both have are compared. Two exact values are compared by the sequences, each
-    once. Raises UserError for records that are not of the same draws, and for a model that has no bound of its own.
+    `bound`: "uniform" compares PPL-U; "own" each model's own bound, PPL-S where it has a masking schedule of its own. A
+    causal model's is its exact value for both. Where one has more draws, the ones that both have are compared. Two
+    exact values are compared by the sequences, each once. Raises UserError for evaluations that are not of the same
+    draws, and for a model that has no bound of its own.
     """
     return mean_paired_difference([(a, b)], bound=bound)
 
 
 def mean_paired_difference(
-    pairs: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]], *, bound: Bound = "uniform"
+    pairs: Sequence[tuple[Evaluation, Evaluation]], *, bound: Bound = "uniform"
 ) -> PairedDifference:
     """The mean of a - b over pairs that were all scored on the same draws, such as seeds; its error is that of the
     draws, which the pairs share: it says nothing of other pairs. Raises as `paired_difference` does."""
     first = pairs[0][0]
-    for record in (record for pair in pairs for record in pair):
-        check_same_draws(first, record)
+    for evaluation in (evaluation for pair in pairs for evaluation in pair):
+        check_same_draws(first, evaluation)
     kinds, num_blocks = min((_extent(a, b) for a, b in pairs), key=lambda extent: extent[1])
     mine, theirs = (_mean_blocks([_blocks(pair[side], bound) for pair in pairs], num_blocks) for side in (0, 1))
     return _difference(mine, theirs, kinds, num_blocks)
+
+
+def paired_deciles(a: Evaluation, b: Evaluation) -> list[PairedDifference]:
+    """a - b by token frequency, the rarest tokens first, under the uniform schedule. Raises UserError where the two
+    do not rank the same tokens alike (they were trained on different text)."""
+    check_same_draws(a, b)
+    for name, evaluation in (("first", a), ("second", b)):
+        if evaluation.deciles is None:
+            raise UserError(f"the {name} evaluation has no deciles: its model has no counts of its training text")
+    assert a.deciles is not None
+    assert b.deciles is not None
+    named = ("train_count_min", "train_count_max", "num_types")
+    if any(getattr(a.deciles, name) != getattr(b.deciles, name) for name in named):
+        raise UserError("the deciles of the two evaluations are of other tokens: the models' training text differs")
+
+    def blocks(evaluation: Evaluation, group: int) -> Blocks:
+        sums = _sums(evaluation)
+        if sums.decile_score is None or sums.decile_length is None:
+            raise UserError("an evaluation holds no sums of its deciles, which a paired difference needs")
+        return Blocks(_tensor(sums.decile_score[group]), _tensor(sums.decile_length[group]))
+
+    groups = range(len(a.deciles.nats_per_token))
+    return [_difference(blocks(a, group), blocks(b, group), *_extent(a, b)) for group in groups]
+
+
+def compare(a: Evaluation, b: Evaluation, *, name: str) -> Comparison:
+    """All paired differences that the two evaluations allow, with a note for each that they do not; `name` is the other
+    model's. Raises UserError where they are not of the same draws."""
+    uniform, notes = paired_difference(a, b), list[str]()
+    own, deciles = None, None
+    if any(_sums(side).schedule_score is not None for side in (a, b)):
+        sides = [side for side in (a, b) if side.is_bound and side.schedule is None]
+        if sides:
+            notes.append(f"{sides[0].checkpoint} has no bound of its own to compare: only PPL-U")
+        else:
+            own = paired_difference(a, b, bound="own")
+    try:
+        deciles = tuple(paired_deciles(a, b))
+    except UserError as error:
+        notes.append(f"no differences by token frequency: {error}")
+    file = None if b.file is None else str(b.file)
+    return Comparison(name=name, file=file, uniform=uniform, own=own, deciles=deciles, notes=tuple(notes))
+
+
+def check_same_draws(a: Evaluation, b: Evaluation) -> None:
+    """Raises UserError, with all that differs, unless the two evaluations are of the same draws of the same text."""
+    for name, evaluation in (("first", a), ("second", b)):
+        if evaluation.blocks is None:
+            raise UserError(
+                f"the {name} evaluation holds no sums by block, which a paired difference needs: it is of an earlier "
+                "version; run `evaluate(...)` again"
+            )
+    check_same_text(a.text, a.seed, b)
+
+
+def check_same_text(text: TextIdentity, seed: int, other: Evaluation) -> None:
+    """Raises UserError, with all that differs, unless draws of this text by this seed are those of the other."""
+    mine, theirs = ({**vars(side), "seed": number} for side, number in ((text, seed), (other.text, other.seed)))
+    differing = [
+        f"{what} ({name}: {str(mine[name])[:12]} and {str(theirs[name])[:12]})"
+        for name, what in SAME.items()
+        if mine[name] != theirs[name]
+    ]
+    if differing:
+        raise UserError(
+            f"the two evaluations cannot be paired: they differ in {', '.join(differing)}. Score both models on the "
+            "same text with the same settings; of models with different tokenizers, compare bits per character"
+        )
+
+
+def _sums(evaluation: Evaluation) -> BlockSums:
+    assert evaluation.blocks is not None  # check_same_draws has refused it
+    return evaluation.blocks
+
+
+def _tensor(values: Column) -> torch.Tensor:
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def _blocks(evaluation: Evaluation, bound: Bound) -> Blocks:
+    sums = _sums(evaluation)
+    score = sums.score
+    if bound == "own" and evaluation.is_bound:
+        if evaluation.schedule is None:
+            raise UserError(
+                f"{evaluation.checkpoint} has no bound under its own masking schedule, which leaks what it hides; only "
+                "PPL-U can be compared"
+            )
+        score = sums.schedule_score or score  # the uniform schedule's own bound is PPL-U
+    return Blocks(_tensor(score), _tensor(sums.length))
 
 
 def _mean_blocks(parts: Sequence[Blocks], num_blocks: int) -> Blocks:
@@ -90,64 +157,13 @@ def _mean_blocks(parts: Sequence[Blocks], num_blocks: int) -> Blocks:
     return Blocks(scores.mean(0), lengths[0])
 
 
-def paired_deciles(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[PairedDifference]:
-    """a - b by token frequency, the rarest tokens first, under the uniform schedule. Raises UserError where the two
-    do not rank the same tokens alike (they were trained on different text)."""
-    check_same_draws(a, b)
-    for name, record in (("first", a), ("second", b)):
-        if record.get("deciles") is None:
-            raise UserError(f"the {name} evaluation has no deciles: its model has no counts of its training text")
-    named = ("train_count_min", "train_count_max", "num_types")
-    if any(a["deciles"][name] != b["deciles"][name] for name in named):
-        raise UserError("the deciles of the two evaluations are of other tokens: the models' training text differs")
-
-    def blocks(record: Mapping[str, Any], group: int) -> Blocks:
-        return Blocks(*(unpack(record["blocks"][name][group]) for name in ("decile_score", "decile_length")))
-
-    groups = range(len(a["deciles"]["nats_per_token"]))
-    return [_difference(blocks(a, group), blocks(b, group), *_extent(a, b)) for group in groups]
-
-
-def check_same_draws(a: Mapping[str, Any], b: Mapping[str, Any]) -> None:
-    """Raises UserError, with all that differs, unless the two evaluations are of the same draws of the same text."""
-    for name, record in (("first", a), ("second", b)):
-        if "blocks" not in record:
-            raise UserError(
-                f"the {name} evaluation holds no sums by block, which a paired difference needs: it is of an earlier "
-                "version; run atat eval again"
-            )
-    differing = [
-        f"{what} ({name}: {str(a.get(name))[:12]} and {str(b.get(name))[:12]})"
-        for name, what in SAME.items()
-        if a.get(name) != b.get(name)
-    ]
-    if differing:
-        raise UserError(
-            f"the two evaluations cannot be paired: they differ in {', '.join(differing)}. Score both models on the "
-            "same text with the same settings; of models with different tokenizers, compare bits per character"
-        )
-
-
-def _blocks(record: Mapping[str, Any], bound: Bound) -> Blocks:
-    score, length = record["blocks"]["score"], record["blocks"]["length"]
-    if bound == "own" and record["kind"] == "nelbo":
-        if record["schedule"] is None:
-            raise UserError(
-                f"{record['checkpoint']} has no bound under its own masking schedule, which leaks what it hides; only "
-                "PPL-U can be compared"
-            )
-        score = record["blocks"].get("schedule_score", score)  # the uniform schedule's own bound is PPL-U
-    return Blocks(unpack(score), unpack(length))
-
-
-def _extent(a: Mapping[str, Any], b: Mapping[str, Any]) -> tuple[tuple[str, str], int]:
+def _extent(a: Evaluation, b: Evaluation) -> tuple[tuple[str, str], int]:
     """Both kinds, and how many blocks to compare."""
-    kinds = (str(a["kind"]), str(b["kind"]))
-    num_blocks = min(len(unpack(record["blocks"]["score"])) for record in (a, b))
-    if kinds == ("exact", "exact"):
+    num_blocks = min(len(_sums(side).score) for side in (a, b))
+    if not a.is_bound and not b.is_bound:
         # later blocks repeat sequences, whose exact values are no news
-        num_blocks = min(num_blocks, max(1, int(a["num_sequences"]) // BLOCK_SIZE))
-    return kinds, num_blocks
+        num_blocks = min(num_blocks, max(1, a.num_sequences // BLOCK_SIZE))
+    return (a.kind, b.kind), num_blocks
 
 
 def _difference(a: Blocks, b: Blocks, kinds: tuple[str, str], num_blocks: int) -> PairedDifference:

@@ -15,7 +15,8 @@ from mdlm_atat.core.objective import denoise_under, masked_nll
 from mdlm_atat.core.strategies.rates import Clean, ExponentMasking
 from mdlm_atat.device import as_float64, float64_device
 from mdlm_atat.scoring.draws import DrawSettings, Rows, score_draws
-from mdlm_atat.scoring.likelihood import Blocks, per_block
+from mdlm_atat.scoring.likelihood import Blocks, Likelihood, per_block
+from mdlm_atat.scoring.records import ScheduleBound, TextCounts
 
 
 @dataclass(frozen=True)
@@ -109,3 +110,18 @@ def draw_schedule_nll(
 
     columns, _, lengths, block = score_draws(rows, score, draws)
     return ScheduleDraws(columns[:, 0], columns[:, 1], lengths, block)
+
+
+def recorded_bound(
+    own: ScheduleDraws | None, found: Likelihood, counts: TextCounts, *, strategy: str, is_bound: bool
+) -> ScheduleBound | None:
+    """PPL-S as it is recorded, its rate terms included: that of `own`, or where a model has no draws of its own, PPL-U,
+    since the uniform schedule is its own. None for a strategy whose loss is no bound, and for a causal model."""
+    if found.kind == "exact" or not is_bound:
+        return None
+    (nats, error), rate = (found.nats_per_token, found.standard_error), 0.0
+    if own is not None:
+        (nats, error), (rate, _) = own.nelbo(), own.rate_nats()
+    return ScheduleBound(
+        strategy=strategy, nats_per_token=nats, standard_error=error, rate_nats_per_token=rate, counts=counts
+    )

@@ -8,8 +8,10 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mdlm_atat.data.tokens import TokenDataset
 from mdlm_atat.scoring.draws import Rows
 from mdlm_atat.scoring.likelihood import ratio_with_standard_error
+from mdlm_atat.scoring.records import Cost, TextCounts
 
 ROWS_PER_PART = 256
 
@@ -18,6 +20,12 @@ def unigram_log_probs(counts: NDArray[np.int64]) -> Float[Tensor, " vocab"]:
     """log p(token) from training counts, plus one for every token so that none is impossible. float64."""
     smoothed = torch.from_numpy(counts).double() + 1
     return (smoothed / smoothed.sum()).log()
+
+
+def unigram_cost(data: TokenDataset, train_counts: NDArray[np.int64]) -> Cost:
+    """What a prepared data set costs the unigram model of the training text: the floor to beat."""
+    nats, error = unigram_nll(data, train_counts)
+    return Cost(nats_per_token=nats, standard_error=error, counts=TextCounts.of(data))
 
 
 def unigram_nll(rows: Rows, counts: NDArray[np.int64]) -> tuple[float, float]:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 from mdlm_atat.errors import UserError
+from mdlm_atat.scoring.records import BLOCK_SIZE
 from mdlm_atat.scoring.statistics import CommonError, Mean, mean_with_interval, p_value
-from mdlm_atat.studies.steps_to_baseline import costs_to_baseline
+from mdlm_atat.studies.steps_to_baseline import Bound, cost_of, costs_to_baseline, final_of
 
 Run = dict[str, Any]
-Bound = Literal["ppl_u", "ppl_s"]
 
 
 def derive(results: dict[str, Any]) -> dict[str, dict[str, dict[str, Any]]]:
@@ -39,13 +39,7 @@ def runs_of(runs: Sequence[Run], arm: str) -> list[Run]:
 def own_bound(run: Run) -> Bound:
     """The bound a method is judged by, a rule fixed beforehand: PPL-S where it has a schedule of its own and that is a
     bound, PPL-U otherwise. Never the lower of the two."""
-    schedule = run["final"]["schedule"]
-    return "ppl_u" if schedule is None or schedule["strategy"] == "uniform" else "ppl_s"
-
-
-def nats_of(run: Run, bound: Bound) -> float:
-    final = run["final"]
-    return final["nelbo_nats_per_token"] if bound == "ppl_u" else final["schedule"]["nelbo_nats_per_token"]
+    return "ppl_s" if final_of(run).has_own_schedule else "ppl_u"
 
 
 def _of_arm(done: Sequence[Run], arm: str, theirs: list[Run], baseline: str, *, is_reference: bool) -> dict[str, Any]:
@@ -61,7 +55,7 @@ def _of_arm(done: Sequence[Run], arm: str, theirs: list[Run], baseline: str, *, 
         costs = costs_to_baseline(with_branches, theirs, own, own_bound(theirs[0]))
     return {
         "num_seeds": len(mine),
-        "kind": mine[0]["final"]["kind"],
+        "kind": final_of(mine[0]).kind,
         "own": own,
         "ppl_u": _bound(mine, "ppl_u"),
         "ppl_s": _bound(mine, "ppl_s") if own == "ppl_s" else None,
@@ -78,12 +72,10 @@ def _of_arm(done: Sequence[Run], arm: str, theirs: list[Run], baseline: str, *, 
 
 def _bound(runs: list[Run], bound: Bound) -> dict[str, Any]:
     """The mean over seeds; its error has that of the draws in it, which all seeds share."""
-    from mdlm_atat.scoring.draws import BLOCK_SIZE
-
-    draws_error = statistics.fmean(_draws_error(run, bound) for run in runs)
-    degrees = min(run["final"]["num_draws"] for run in runs) / BLOCK_SIZE - 1
+    draws_error = statistics.fmean(_or_zero(cost_of(run, bound).standard_error) for run in runs)
+    degrees = min(final_of(run).num_draws for run in runs) / BLOCK_SIZE - 1
     common = CommonError(draws_error, degrees) if len(runs) > 1 and degrees > 0 else None
-    found = mean_with_interval([nats_of(run, bound) for run in runs], common)
+    found = mean_with_interval([cost_of(run, bound).nats_per_token for run in runs], common)
     return {
         "mean_nats": found.value,
         "standard_error": found.standard_error,
@@ -93,9 +85,8 @@ def _bound(runs: list[Run], bound: Bound) -> dict[str, Any]:
     }
 
 
-def _draws_error(run: Run, bound: Bound) -> float:
-    final = run["final"] if bound == "ppl_u" else run["final"]["schedule"]
-    return final["standard_error"] or 0.0
+def _or_zero(error: float) -> float:
+    return 0.0 if math.isnan(error) else error
 
 
 def difference_of(mine: list[Run], theirs: list[Run], *, own: bool, against: str) -> dict[str, Any] | None:
@@ -108,7 +99,7 @@ def difference_of(mine: list[Run], theirs: list[Run], *, own: bool, against: str
     """
 
     def nats(run: Run) -> float:
-        return nats_of(run, own_bound(run) if own else "ppl_u")
+        return cost_of(run, own_bound(run) if own else "ppl_u").nats_per_token
 
     by_seed = {run["seed"]: run for run in theirs}
     pairs = [(run, by_seed[run["seed"]]) for run in mine if run["seed"] in by_seed]
@@ -133,7 +124,7 @@ def _common_error(pairs: Sequence[tuple[Run, Run]], *, own: bool) -> CommonError
     """Of the mean difference over the draws that all runs were scored on; None where they are not stored, or differ."""
     from mdlm_atat.scoring.paired import mean_paired_difference
 
-    records = [(mine["final"], theirs["final"]) for mine, theirs in pairs]
+    records = [(final_of(mine), final_of(theirs)) for mine, theirs in pairs]
     try:
         found = mean_paired_difference(records, bound="own" if own else "uniform")
     except UserError:  # scored on other draws, or by a version that did not keep them

@@ -12,11 +12,10 @@ import numpy as np
 
 from mdlm_atat.errors import UserError
 from mdlm_atat.studies.jobs import Job, command_line, flat_settings, train_words
-from mdlm_atat.studies.run_state import final_record, read_attempts, status_of, stored_config
-from mdlm_atat.training.metrics import Metrics, read_json_lines, read_metrics
+from mdlm_atat.studies.run_state import final_evaluation, read_attempts, status_of, stored_config
+from mdlm_atat.training.metrics import EVAL_ERROR, EVAL_NATS, EVAL_OWN_NATS, Metrics, read_json_lines, read_metrics
 
 MAX_LOSS_POINTS = 1000
-BOUND, OWN_BOUND = "eval/nelbo_nats_per_token", "eval/schedule_nelbo_nats_per_token"
 
 
 def read_json(file: Path) -> dict[str, Any] | None:
@@ -45,7 +44,7 @@ def collect_run(
     calibration = None if entry is None else entry["calibration"]
     seconds = training_seconds(training, None if calibration is None else calibration["seconds_per_step"])
     num_tokens = int(training.last("train/tokens") or 0)
-    final = None if status != "done" or num_steps is None else final_record(run, num_steps, data)
+    final = None if status != "done" or num_steps is None else final_evaluation(run, num_steps, data)
     flops = None if entry is None else entry["flops_per_token"]
     return {
         "arm": job.arm,
@@ -72,7 +71,7 @@ def collect_run(
         "seconds_per_step": seconds_per_step(training),
         "peak_memory_bytes": started.get("peak_memory_bytes"),
         "calibration": calibration,
-        "final": final,
+        "final": None if final is None else final.to_json(),
         "best": best_step(metrics, run, data),
         "curve": curve(metrics, training, seconds),
         "samples": read_json_lines(run / "samples.jsonl")[0],
@@ -129,27 +128,29 @@ def seconds_per_step(training: Metrics) -> float | None:
 def best_step(metrics: Metrics, run: Path, data: Mapping[str, Any] | None) -> dict[str, Any] | None:
     """The lowest bound during training, under the method's own schedule where it has one; `final` is an evaluation of
     that checkpoint, where one was made: `atat eval RUN/checkpoints/best`."""
-    lines = metrics.having(BOUND).rows
+    lines = metrics.having(EVAL_NATS).rows
     if not lines:
         return None
-    best = min(lines, key=lambda line: line.get(OWN_BOUND, line[BOUND]))
+    best = min(lines, key=lambda line: line.get(EVAL_OWN_NATS, line[EVAL_NATS]))
     step = best["step"]
-    return {"step": step, "nats": best.get(OWN_BOUND, best[BOUND]), "final": final_record(run, step, data)}
+    final = final_evaluation(run, step, data)
+    nats = best.get(EVAL_OWN_NATS, best[EVAL_NATS])
+    return {"step": step, "nats": nats, "final": None if final is None else final.to_json()}
 
 
 def curve(metrics: Metrics, training: Metrics, seconds: Sequence[float]) -> dict[str, Any]:
     """Evaluations over steps, tokens and training seconds; and the training loss."""
-    lines = metrics.having(BOUND).rows
+    lines = metrics.having(EVAL_NATS).rows
     steps, tokens = training.column("step").tolist(), training.column("train/tokens").tolist()
     every = -(-len(training) // MAX_LOSS_POINTS) or 1
     kept = [line for index, line in enumerate(training.rows) if (len(training) - 1 - index) % every == 0]
-    own = [line.get(OWN_BOUND) for line in lines]
+    own = [line.get(EVAL_OWN_NATS) for line in lines]
     return {
         "step": [line["step"] for line in lines],
         "tokens": [interpolate(line["step"], steps, tokens) for line in lines],
         "seconds": [interpolate(line["step"], steps, seconds) for line in lines],
-        "nats": [line[BOUND] for line in lines],
-        "standard_error": [line.get("eval/standard_error") for line in lines],
+        "nats": [line[EVAL_NATS] for line in lines],
+        "standard_error": [line.get(EVAL_ERROR) for line in lines],
         "schedule_nats": own if any(value is not None for value in own) else None,
         "train_loss": {"step": [line["step"] for line in kept], "loss": [line["train/loss"] for line in kept]},
     }

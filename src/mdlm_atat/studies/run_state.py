@@ -14,6 +14,7 @@ from mdlm_atat.config.files import load_config
 from mdlm_atat.config.schema import RunConfig, settings_with
 from mdlm_atat.errors import UserError
 from mdlm_atat.locks import is_locked
+from mdlm_atat.scoring.records import Evaluation
 from mdlm_atat.studies.jobs import Job, differences, flat_settings
 
 Status = Literal["done", "failed", "running", "waiting"]
@@ -90,31 +91,34 @@ def check_same_run(run: Path, config: RunConfig) -> None:
         raise UserError(f"{run} holds a run with other settings: {listed}; delete it, or choose another `out=`")
 
 
-def final_record(run: Path, num_steps: int, data: Mapping[str, Any] | None) -> dict[str, Any] | None:
+def final_evaluation(run: Path, num_steps: int, data: Mapping[str, Any] | None) -> Evaluation | None:
     """The stored evaluation of a run's last step on its own validation text, cut as in the run, on as many draws of
     seed 0 as the run asks for: another evaluation of it, with other draws or more of them, changes nothing."""
     if not has_begun(run):
         return None
     config = stored_config(run)
-    wanted = {"split": "valid", "seed": 0, "mode": config.data.mode, "length": config.data.length}
-    found: list[tuple[tuple[int, float], dict[str, Any]]] = []
+    found: list[tuple[tuple[int, float], Evaluation]] = []
     for file in sorted((run / "evals").glob("*.json")):
         try:
-            record = json.loads(file.read_text(encoding="utf-8"))
-        except ValueError:  # written by someone else: ours are whole or not there
+            evaluation = Evaluation.load(file)
+        except UserError:  # written by someone else: ours are whole or not there
             continue
-        ours = data is None or str(record.get("corpus_hash", ""))[:32] == data["hash"][32:]
-        if ours and record.get("step") == num_steps and all(record.get(k, v) == v for k, v in wanted.items()):
+        text, seed = evaluation.text, evaluation.seed
+        ours = data is None or str(text.corpus_hash)[:32] == data["hash"][32:]
+        # what an early version did not store is taken to be as in the run
+        cut = (text.mode or config.data.mode, text.length or config.data.length)
+        same = (text.split or "valid", seed) == ("valid", 0) and cut == (config.data.mode, config.data.length)
+        if ours and same and evaluation.step == num_steps:
             # whole blocks: a few more, never less
-            beyond = (record.get("num_draws") or 0) - config.eval.final_num_draws
-            if beyond >= 0 or record.get("kind") == "exact":  # which needs each sequence once
-                found.append(((-abs(beyond), file.stat().st_mtime), record))
+            beyond = evaluation.num_draws - config.eval.final_num_draws
+            if beyond >= 0 or not evaluation.is_bound:  # an exact value needs each sequence once
+                found.append(((-abs(beyond), file.stat().st_mtime), evaluation))
     return max(found, key=lambda pair: pair[0])[1] if found else None
 
 
 def is_done(run: Path, num_steps: int, data: Mapping[str, Any] | None) -> bool:
     """Trained to the end and scored; the report is the last thing that a run writes."""
-    return has_begun(run) and (run / "report.html").is_file() and final_record(run, num_steps, data) is not None
+    return has_begun(run) and (run / "report.html").is_file() and final_evaluation(run, num_steps, data) is not None
 
 
 def status_of(folder: Path, job: Job, num_steps: int | None, data: Mapping[str, Any] | None) -> Status:

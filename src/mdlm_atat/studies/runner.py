@@ -22,7 +22,7 @@ from mdlm_atat.studies.processes import last_lines, start_command, stop_commands
 from mdlm_atat.studies.run_state import (
     Attempt,
     check_same_run,
-    final_record,
+    final_evaluation,
     has_begun,
     is_done,
     lock_file,
@@ -178,10 +178,10 @@ class Runner:
         child.lock.release()
         self.outcomes[job.name] = outcome
         if outcome == "done":
-            record = final_record(run, child.num_steps, data) or {}
-            own = record.get("schedule") or record  # PPL-U where the method has no schedule of its own
+            final = final_evaluation(run, child.num_steps, data)
+            assert final is not None
             self.say(
-                f"done       {job.name}: {with_error(own['nelbo_nats_per_token'])} nats per token, "
+                f"done       {job.name}: {with_error(final.own_bound.nats_per_token)} nats per token, "
                 f"{duration(now_s - attempt.started)}"
             )
         elif outcome == "failed":

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from mdlm_atat.formats import with_error
+from mdlm_atat.scoring.records import Cost, Evaluation
 from mdlm_atat.scoring.statistics import mean_with_interval
 
 Run = dict[str, Any]
+Bound = Literal["ppl_u", "ppl_s"]
 Point = tuple[float, float]
 """(steps, nats per token)."""
 DECAYED = "interpolated over log steps between runs whose learning rate has decayed"
@@ -17,7 +19,7 @@ UNDECAYED = "upper bound from an undecayed curve"
 
 
 def costs_to_baseline(
-    mine: Sequence[Run], theirs: Sequence[Run], own: str, their_own: str
+    mine: Sequence[Run], theirs: Sequence[Run], own: Bound, their_own: Bound
 ) -> dict[str, dict[str, Any] | str | None]:
     """Steps, tokens and seconds after which the arm's bound is the baseline's final one, seed by seed, with their share
     of the baseline's; None where it is not reached, `steps_to_baseline_note` says why.
@@ -40,7 +42,7 @@ def costs_to_baseline(
     found: list[tuple[float, bool]] = []
     for runs, baseline in pairs:
         points = decayed_points(runs, own) if decayed else curve_points(runs[-1], own)
-        target = final_nats(baseline, their_own) if decayed else curve_points(baseline, their_own)[-1][1]
+        target = cost_of(baseline, their_own).nats_per_token if decayed else curve_points(baseline, their_own)[-1][1]
         crossing = first_crossing(points, target)
         if crossing is None:
             value = with_error(target)
@@ -74,16 +76,25 @@ def seed_runs(runs: Sequence[Run], seed: int) -> list[Run]:
     return chosen if chosen and chosen[-1]["share"] == 1 else []
 
 
-def final_nats(run: Run, bound: str) -> float:
-    final = run["final"]
-    return final["nelbo_nats_per_token"] if bound == "ppl_u" else final["schedule"]["nelbo_nats_per_token"]
+def final_of(run: Run) -> Evaluation:
+    """The final evaluation of a run that is done."""
+    return Evaluation.from_json(run["final"], source=f"results.json ({run['arm']}, seed {run['seed']})")
 
 
-def decayed_points(runs: Sequence[Run], bound: str) -> list[Point]:
-    return [(run["num_steps"], final_nats(run, bound)) for run in runs]
+def cost_of(run: Run, bound: Bound) -> Cost:
+    """One of the two bounds of its final evaluation."""
+    final = final_of(run)
+    if bound == "ppl_u":
+        return final
+    assert final.schedule is not None
+    return final.schedule
 
 
-def curve_points(run: Run, bound: str) -> list[Point]:
+def decayed_points(runs: Sequence[Run], bound: Bound) -> list[Point]:
+    return [(run["num_steps"], cost_of(run, bound).nats_per_token) for run in runs]
+
+
+def curve_points(run: Run, bound: Bound) -> list[Point]:
     curve = run["curve"]
     nats = curve["schedule_nats"] if bound == "ppl_s" and curve["schedule_nats"] else curve["nats"]
     return [(step, value) for step, value in zip(curve["step"], nats, strict=True) if value is not None]

@@ -24,6 +24,7 @@ from mdlm_atat.formats import with_error
 from mdlm_atat.nets.ema import EMA
 from mdlm_atat.training.engine import Engine
 from mdlm_atat.training.log import ProgressLine, Writer
+from mdlm_atat.training.metrics import EVAL_ERROR, EVAL_NATS, EVAL_OWN_ERROR, EVAL_OWN_NATS
 from mdlm_atat.training.optim import learning_rate
 from mdlm_atat.training.recorded import Recorded
 
@@ -62,7 +63,7 @@ class Training:
     batch_at: BatchAt
     evaluate: Callable[[Stage | None], dict[str, float]]
     """Scores the raw model, which holds the averaged weights while it runs, as trained in this stage; must return the
-    key `eval/nelbo_nats_per_token`, and `eval/schedule_nelbo_nats_per_token` where the method has its own schedule."""
+    key EVAL_NATS, and EVAL_OWN_NATS where the method has its own schedule."""
     save: Callable[[Progress, Stage | None], None]
     """Writes a checkpoint, with the stage that its weights were last trained in."""
     curriculum: Curriculum | None = None
@@ -260,14 +261,14 @@ def evaluate(run: Training, progress: Progress, stage: Stage | None) -> tuple[di
     with run.ema.swapped_in(run.raw_model):
         values = run.evaluate(stage)
     run.raw_model.train()
-    own = "schedule_" if "eval/schedule_nelbo_nats_per_token" in values else ""
-    bound = values[f"eval/{own}nelbo_nats_per_token"]
+    has_own = EVAL_OWN_NATS in values
+    bound = values[EVAL_OWN_NATS if has_own else EVAL_NATS]
     is_best = bound < progress.best_bound
     if is_best:
         progress.best_bound, progress.best_step = bound, progress.step
     if run.line is not None:
-        error = values[f"eval/{own}standard_error"]
-        uniform = f" (uniform schedule {with_error(values['eval/nelbo_nats_per_token'])})" if own else ""
+        error = values[EVAL_OWN_ERROR if has_own else EVAL_ERROR]
+        uniform = f" (uniform schedule {with_error(values[EVAL_NATS])})" if has_own else ""
         found = with_error(bound, error, decimals=4)
         run.line.say(f"step {progress.step}: validation {found} nats/token{uniform}")
     return values, is_best

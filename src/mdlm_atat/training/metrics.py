@@ -12,6 +12,10 @@ from typing import Any, TypeGuard
 import numpy as np
 from jaxtyping import Float
 
+# the bound of the validation text under the uniform schedule, and under the method's own where it has one
+EVAL_NATS, EVAL_ERROR = "eval/nelbo_nats_per_token", "eval/standard_error"
+EVAL_OWN_NATS, EVAL_OWN_ERROR = "eval/schedule_nelbo_nats_per_token", "eval/schedule_standard_error"
+
 Column = Float[np.ndarray, " rows"]
 
 

@@ -1,0 +1,675 @@
+"""What is recorded of an evaluation: what a text costs a model in every unit, and all that traces and compares it.
+
+`Evaluation` is what `evaluate` returns and, as JSON, what a run's evals/ holds. Keys of the JSON are those of the first
+version, so that files of all versions can be compared; where a file lacks what a later version added, it is read as
+"not known": None, NaN or nothing. No torch here: reports read many evaluations and compute none.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from mdlm_atat.atomic import write_json
+from mdlm_atat.errors import UserError
+from mdlm_atat.formats import perplexity, with_error
+from mdlm_atat.scoring.statistics import LEVEL, t_quantile
+from mdlm_atat.training.metrics import EVAL_ERROR, EVAL_NATS, EVAL_OWN_ERROR, EVAL_OWN_NATS
+
+if TYPE_CHECKING:
+    from mdlm_atat.data.tokens import TokenDataset
+    from mdlm_atat.scoring.likelihood import Likelihood
+    from mdlm_atat.scoring.schedule_bound import ScheduleDraws
+
+FORMAT = 1
+"""Of the JSON. Files of versions before this number was written have none, and are read too."""
+BLOCK_SIZE = 16  # draws whose mask counts are spread evenly together; standard errors are taken between blocks
+NATS = "nelbo_nats_per_token"  # of every bound, and of the causal model's exact value
+DIGITS = 8  # of a block's sum: enough for a paired difference, and the file stays one that a person can read
+
+Kind = Literal["nelbo", "exact"]
+Bound = Literal["uniform", "own"]
+Column = tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class TextCounts:
+    """How much text a data set is, in every unit a bound is reported in. 0 where that is not known."""
+
+    num_tokens: int = 0
+    num_words: int = 0
+    num_characters: int = 0
+    num_bytes: int = 0
+
+    @classmethod
+    def of(cls, data: TokenDataset) -> TextCounts:
+        """The counts of the split of a prepared data set."""
+        split = data.manifest.splits[data.split]
+        return cls(split.tokens, split.words, split.characters, split.bytes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What a text costs a model, in nats per token and, by exact counts of the text, in every other unit.
+
+    A unit of which the text's count is not known is NaN.
+    """
+
+    nats_per_token: float
+    standard_error: float = math.nan
+    """In nats per token, between draws of this text: it says nothing of other texts or seeds of training."""
+    counts: TextCounts = field(default=TextCounts(), repr=False)
+
+    @property
+    def perplexity_per_token(self) -> float:
+        return _exp(self.nats_per_token)
+
+    @property
+    def perplexity_per_token_standard_error(self) -> float:
+        """By the delta method: perplexity times the error in nats."""
+        return self.perplexity_per_token * self.standard_error
+
+    @property
+    def perplexity_per_word(self) -> float:
+        return _exp(self._per(self.nats_per_token, self.counts.num_words))
+
+    @property
+    def nats_per_character(self) -> float:
+        return self._per(self.nats_per_token, self.counts.num_characters)
+
+    @property
+    def bits_per_character(self) -> float:
+        return self.nats_per_character / math.log(2)
+
+    @property
+    def bits_per_character_standard_error(self) -> float:
+        return self._per(self.standard_error, self.counts.num_characters) / math.log(2)
+
+    @property
+    def bits_per_byte(self) -> float:
+        return self._per(self.nats_per_token, self.counts.num_bytes) / math.log(2)
+
+    def shown(self) -> str:
+        """`1.7231 ± 0.0043`, in nats per token, as in every table."""
+        return with_error(self.nats_per_token, self.standard_error, decimals=4)
+
+    def shown_bits(self) -> str:
+        """The same in bits per character."""
+        return with_error(self.bits_per_character, self.bits_per_character_standard_error, decimals=4)
+
+    def _per(self, nats_per_token: float, count: int) -> float:
+        return nats_per_token * self.counts.num_tokens / count if count and self.counts.num_tokens else math.nan
+
+    def _units(self) -> dict[str, float]:
+        names = ("perplexity_per_token", "perplexity_per_word", "nats_per_character", "bits_per_character")
+        return {name: getattr(self, name) for name in (*names, "bits_per_byte")}
+
+
+def _exp(x: float) -> float:
+    return math.exp(min(x, 700.0)) if not math.isnan(x) else math.nan  # an untrained model's overflows a float
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduleBound(Cost):
+    """The bound under the method's own masking schedule (PPL-S); the uniform schedule's own is PPL-U."""
+
+    strategy: str
+    """The masking strategy."""
+    rate_nats_per_token: float = 0.0
+    """The part of it that predicting the rates costs: which token is revealed when."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepBound(Cost):
+    """The bound of ancestral sampling in so many steps of equal time; it falls to PPL-U as they grow."""
+
+    num_steps: int
+    schedule: str = ""
+    """The noise schedule, on which it depends."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskRateProfile:
+    """What a masked token costs by the share of tokens that are masked: an entry a bin of mask rates."""
+
+    mask_rate: Column
+    """The mean in each bin."""
+    nats_per_masked_token: Column
+    standard_error: Column = ()
+    num_masked_tokens: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecileCosts:
+    """The cost by token frequency: an entry a tenth of the text's tokens, the rarest in training first."""
+
+    ranked_by: str = "occurrences in the training text"
+    num_tokens: float = math.nan
+    """Of the text, in each tenth."""
+    nats_per_token: Column
+    standard_error: Column = ()
+    num_scored_tokens: Column = ()
+    num_types: tuple[int, ...] = ()
+    """Kinds of tokens in each tenth."""
+    train_count_min: tuple[int, ...] = ()
+    train_count_max: tuple[int, ...] = ()
+    """Fewest and most occurrences in the training text of the kinds in each tenth."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockSums:
+    """Sums over the draws of each block, nats and tokens: what a paired difference of two evaluations needs."""
+
+    size: int = BLOCK_SIZE
+    score: Column = field(repr=False)
+    length: Column = field(repr=False)
+    schedule_score: Column | None = field(default=None, repr=False)
+    """Under the method's own masking schedule, where that is another bound."""
+    decile_score: tuple[Column, ...] | None = field(default=None, repr=False)
+    decile_length: tuple[Column, ...] | None = field(default=None, repr=False)
+
+    @classmethod
+    def of(cls, found: Likelihood, own: ScheduleDraws | None) -> BlockSums:
+        """The sums of PPL-U, of PPL-S and of the deciles, where there are any, in DIGITS digits."""
+        groups = None if found.groups is None else found.groups.blocks
+        return cls(
+            score=rounded(found.blocks.score.tolist()),
+            length=rounded(found.blocks.length.tolist()),
+            schedule_score=None if own is None else rounded(own.blocks().score.tolist()),
+            decile_score=None if groups is None else tuple(map(rounded, groups.score.T.tolist())),
+            decile_length=None if groups is None else tuple(map(rounded, groups.length.T.tolist())),
+        )
+
+
+def rounded(values: Sequence[float]) -> Column:
+    """The values as a file holds them."""
+    return tuple(float(f"{value:.{DIGITS}g}") for value in values)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextIdentity:
+    """Which text was scored, and how it became sequences of tokens. None where that is not known."""
+
+    split: str | None = None
+    corpus: dict[str, Any] | None = field(default=None, repr=False)
+    """What the data was prepared from."""
+    corpus_hash: str | None = None
+    """Of the split's tokens."""
+    tokenizer: str | None = None
+    tokenizer_hash: str | None = None
+    detokenizer: str | None = None
+    mode: str | None = None
+    """How documents share sequences: wrap or pad."""
+    eos: bool | str | None = None
+    bos: bool | None = None
+    length: int | None = None
+    """Tokens of a sequence."""
+
+    @classmethod
+    def of(cls, data: TokenDataset) -> TextIdentity:
+        manifest = data.manifest
+        return cls(
+            split=data.split,
+            corpus=manifest.source,
+            corpus_hash=manifest.splits[data.split].sha256,
+            tokenizer=manifest.tokenizer["name"],
+            tokenizer_hash=manifest.tokenizer["hash"],
+            detokenizer=manifest.source.get("detokenizer"),
+            mode=manifest.mode,
+            eos=manifest.eos,
+            bos=False,
+            length=data.length,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """Where a number was computed."""
+
+    cpu: str = ""
+    device: str = ""
+    precision: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairedDifference:
+    """What one model pays less what another pays, in nats per token: negative where the first is better."""
+
+    nats_per_token: float
+    standard_error: float
+    """Between blocks of the same draws."""
+    unpaired_error: float
+    """What the error would be if the two had been scored on draws of their own."""
+    num_draws: int
+    kinds: tuple[str, str]
+    """nelbo or exact, of each. Of one of each, the difference is that of an upper bound and an exact value."""
+
+    @property
+    def degrees(self) -> int:
+        """Of freedom, of the error: blocks but one."""
+        return self.num_draws // BLOCK_SIZE - 1
+
+    @property
+    def is_significant(self) -> bool:
+        """Of at least two standard errors, of more where there are few blocks (Student's t); where there is no error
+        to be had, nothing is."""
+        if self.degrees < 1 or self.nats_per_token == 0:
+            return False
+        needed = max(2.0, t_quantile((1 + LEVEL) / 2, self.degrees))
+        return abs(self.nats_per_token) >= needed * self.standard_error
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """All paired differences of an evaluation to another one of the same draws."""
+
+    name: str
+    """Of the other model."""
+    file: str | None = None
+    """The other's evaluation."""
+    uniform: PairedDifference
+    """Under the uniform schedule: PPL-U."""
+    own: PairedDifference | None = None
+    """Each one's own bound, where either has a masking schedule of its own."""
+    deciles: tuple[PairedDifference, ...] | None = None
+    """By token frequency, the rarest first."""
+    notes: tuple[str, ...] = ()
+    """Why one of them is missing, a sentence each."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation(Cost):
+    """What a model pays for a text: an upper bound under the uniform schedule (PPL-U), or a causal model's exact value.
+
+    `nats_per_token`, `bits_per_character`, `perplexity_per_token` and the other units are attributes, each an upper
+    bound where `kind` is "nelbo". `schedule` is the bound under the method's own masking schedule (PPL-S).
+    """
+
+    kind: Kind
+    """nelbo: an unbiased estimate of an upper bound (masked diffusion); exact: the chain rule (causal)."""
+    schedule: ScheduleBound | None = None
+    """None for a strategy whose loss is no bound, and for a causal model."""
+    t_step: tuple[StepBound, ...] = ()
+    deciles: DecileCosts | None = None
+    blocks: BlockSums | None = field(default=None, repr=False)
+    num_draws: int = 0
+    num_sequences: int = 0
+    """That the text has; draws take each of them as often as any other."""
+    seed: int = 0
+    profile: MaskRateProfile | None = None
+    """None for a causal model."""
+    unigram: Cost | None = None
+    """The same text under a model that knows how often each token occurs in the training text, and nothing else."""
+    step: int | None = None
+    """Training steps that the weights had; None for a model that is no run's."""
+    checkpoint: str = ""
+    checkpoint_hash: str | None = None
+    text: TextIdentity = TextIdentity()
+    code_version: str | None = None
+    commit: str | None = None
+    machine: Machine = Machine()
+    zero_shot: str | None = None
+    """The name of the set, in a zero-shot evaluation."""
+    against: Comparison | None = None
+    file: Path | None = field(default=None, compare=False)
+    """Where it is stored."""
+
+    @property
+    def is_bound(self) -> bool:
+        return self.kind == "nelbo"
+
+    @property
+    def has_own_schedule(self) -> bool:
+        """Whether PPL-S is another number than PPL-U."""
+        return self.schedule is not None and self.schedule.strategy != "uniform"
+
+    @property
+    def own_bound(self) -> Cost:
+        """What the method is judged by, a rule fixed beforehand: PPL-S where it has a schedule of its own and that is a
+        bound, PPL-U (or the exact value) otherwise; never the lower of the two."""
+        return self.schedule if self.schedule is not None and self.has_own_schedule else self
+
+    def compare(self, other: Evaluation, *, bound: Bound = "uniform") -> PairedDifference:
+        """The paired difference to another model, self - other: negative where this one is better.
+
+        Both have to be of the same draws of the same text. `bound`: "uniform" compares PPL-U, "own" each model's own.
+        Raises UserError with what differs between the two.
+        """
+        from mdlm_atat.scoring.paired import paired_difference  # which needs torch
+
+        return paired_difference(self, other, bound=bound)
+
+    def to_json(self) -> dict[str, Any]:
+        """A dict that json.dumps takes. A number that is not finite (no standard error, say) is None."""
+        record = {
+            "format": FORMAT,
+            "kind": self.kind,
+            NATS: self.nats_per_token,
+            "standard_error": self.standard_error,
+            "standard_error_bits_per_character": self.bits_per_character_standard_error,
+            **self._units(),
+            "schedule": None if self.schedule is None else _schedule_json(self.schedule),
+            "t_step": [_step_json(bound) for bound in self.t_step] if self.is_bound else None,
+            "deciles": None if self.deciles is None else asdict(self.deciles),
+            **({} if self.blocks is None else {"blocks": _blocks_json(self.blocks)}),
+            "num_draws": self.num_draws,
+            "num_sequences": self.num_sequences,
+            "seed": self.seed,
+            **asdict(self.counts),
+            "profile": None if self.profile is None else asdict(self.profile),
+            "unigram": None if self.unigram is None else unigram_json(self.unigram),
+            "step": self.step,
+            "checkpoint": self.checkpoint,
+            "checkpoint_hash": self.checkpoint_hash,
+            **asdict(self.text),
+            "code_version": self.code_version,
+            "commit": self.commit,
+            "machine": asdict(self.machine),
+            **({} if self.file is None else {"file": str(self.file)}),
+            **({} if self.zero_shot is None else {"zero_shot": self.zero_shot}),
+            **({} if self.against is None else {"against": asdict(self.against)}),
+        }
+        return json_ready(record)
+
+    @classmethod
+    def from_json(cls, content: Any, *, source: str | Path = "this") -> Evaluation:
+        """The evaluation that `to_json` gave, of this version or of an earlier one; `source` names it in a message.
+
+        Raises UserError for what is no evaluation, is damaged, or is of a later version.
+        """
+        if not isinstance(content, Mapping) or NATS not in content:
+            raise UserError(f"{source} holds no evaluation; expected a file of a run's evals/")
+        version = content.get("format", 0)
+        if not isinstance(version, int) or version > FORMAT:
+            raise UserError(
+                f"{source} is of format {version}, and this version of mdlm-atat reads evaluations up to format "
+                f"{FORMAT}: update mdlm-atat, or run `evaluate(...)` again"
+            )
+        try:
+            return _evaluation(content)
+        except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
+            raise UserError(f"{source} is damaged ({error}); run `evaluate(...)` again, or delete it") from error
+
+    @classmethod
+    def from_metrics(
+        cls, line: Mapping[str, Any], *, kind: Kind, strategy: str = "uniform", counts: TextCounts | None = None
+    ) -> Evaluation:
+        """What a run measured of its validation text while it was trained, from a line of metrics.jsonl; `strategy` is
+        its masking strategy. Raises UserError as `from_json` does."""
+        counts = counts or TextCounts()
+        own: dict[str, Any] = {
+            "strategy": strategy,
+            NATS: line.get(EVAL_OWN_NATS),
+            "standard_error": line.get(EVAL_OWN_ERROR),
+            "rate_nats_per_token": line.get("eval/schedule_rate_nats"),
+        }
+        record = {
+            "kind": kind,
+            NATS: line.get(EVAL_NATS),
+            "standard_error": line.get(EVAL_ERROR),
+            "schedule": own if own[NATS] is not None else None,
+            "step": line.get("step"),
+            **asdict(counts),
+        }
+        return cls.from_json(record, source="a line of metrics.jsonl")
+
+    def save(self, file: str | Path) -> Path:
+        """Write it as JSON, atomically, and return the path."""
+        file = Path(file)
+        write_json(file, replace(self, file=file).to_json())
+        return file
+
+    @classmethod
+    def load(cls, file: str | Path) -> Evaluation:
+        """A stored evaluation. Raises UserError for a file that is not there or holds none."""
+        file = Path(file)
+        try:
+            content = json.loads(file.read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise UserError(f"there is no file {file}; expected one of a run's evals/") from error
+        except (OSError, ValueError) as error:
+            raise UserError(f"{file} could not be read as JSON: {error}") from error
+        return replace(cls.from_json(content, source=file), file=file)
+
+    def __repr__(self) -> str:
+        known = "" if math.isnan(self.bits_per_character) else f", {self.shown_bits()} bits per character"
+        own = f", PPL-S {perplexity(self.own_bound.perplexity_per_token)}" if self.has_own_schedule else ""
+        at_most = "at most " if self.is_bound else "exactly "
+        return (
+            f"Evaluation({at_most}{self.shown()} nats per token{known}, "
+            f"perplexity {perplexity(self.perplexity_per_token)}{own}; {self._about()})"
+        )
+
+    def _repr_html_(self) -> str:
+        """A table for a notebook: a row a bound, a column a unit."""
+        rows: list[tuple[str, Cost, bool]] = [
+            ("PPL-U: uniform masking" if self.is_bound else "exact", self, self.is_bound)
+        ]
+        if self.schedule is not None and self.has_own_schedule:
+            rows.append((f"PPL-S: its own masking ({self.schedule.strategy})", self.schedule, True))
+        if self.unigram is not None:
+            rows.append(("unigram model", self.unigram, False))
+        heads = ("", "nats per token", "bits per character", "perplexity per token", "perplexity per word")
+        head = "".join(f"<th>{name}</th>" for name in heads)
+        body = "".join(f"<tr>{_html_cells(*row)}</tr>" for row in rows)
+        return f"<table><caption>{html.escape(self._about())}</caption><tr>{head}</tr>{body}</table>"
+
+    def _about(self) -> str:
+        """How many draws of which text, by which weights."""
+        drawn = f"{self.num_draws:,} {'draws' if self.is_bound else 'sequences'}"
+        text = f" of {self.zero_shot or self.text.split}" if self.zero_shot or self.text.split else ""
+        tokens = f" ({self.text.tokenizer} tokens)" if self.text.tokenizer else ""
+        model = self.checkpoint if self.step is None else f"step {self.step:,}"
+        return f"{drawn}{text}{tokens}" + (f", {model}" if model else "")
+
+
+def _html_cells(name: str, cost: Cost, is_bound: bool) -> str:
+    at_most = "at most " if is_bound else ""
+    values = (
+        (cost.nats_per_token, cost.shown()),
+        (cost.bits_per_character, cost.shown_bits()),
+        (cost.perplexity_per_token, perplexity(cost.perplexity_per_token)),
+        (cost.perplexity_per_word, perplexity(cost.perplexity_per_word)),
+    )
+    cells = ("" if math.isnan(value) else at_most + shown for value, shown in values)
+    return f"<th>{html.escape(name)}</th>" + "".join(f"<td>{cell}</td>" for cell in cells)
+
+
+def json_ready(content: Any) -> Any:
+    """The same with lists for tuples and None for numbers that are not finite."""
+    match content:
+        case Mapping():
+            return {key: json_ready(value) for key, value in content.items()}
+        case list() | tuple():
+            return [json_ready(value) for value in content]
+        case float() if not math.isfinite(content):
+            return None
+        case _:
+            return content
+
+
+def unigram_json(unigram: Cost) -> dict[str, float]:
+    """The floor to beat as run.json and an evaluation hold it."""
+    names = ("nats_per_token", "standard_error", "nats_per_character", "bits_per_character")
+    return {name: getattr(unigram, name) for name in names}
+
+
+def bound_json(cost: Cost) -> dict[str, float]:
+    """A bound in short."""
+    return {
+        NATS: cost.nats_per_token,
+        "standard_error": cost.standard_error,
+        "perplexity_per_token": cost.perplexity_per_token,
+    }
+
+
+def _schedule_json(bound: ScheduleBound) -> dict[str, Any]:
+    return {
+        "strategy": bound.strategy,
+        NATS: bound.nats_per_token,
+        "standard_error": bound.standard_error,
+        "rate_nats_per_token": bound.rate_nats_per_token,
+        **bound._units(),
+    }
+
+
+def _step_json(bound: StepBound) -> dict[str, Any]:
+    return {
+        "num_steps": bound.num_steps,
+        "schedule": bound.schedule,
+        **bound_json(bound),
+        "bits_per_character": bound.bits_per_character,
+    }
+
+
+def _blocks_json(blocks: BlockSums) -> dict[str, Any]:
+    """Many numbers as a line of text, so that a person can scroll past them."""
+
+    def line(values: Column) -> str:
+        return " ".join(f"{value:.{DIGITS}g}" for value in values)
+
+    record: dict[str, Any] = {"size": blocks.size, "score": line(blocks.score), "length": line(blocks.length)}
+    if blocks.schedule_score is not None:
+        record["schedule_score"] = line(blocks.schedule_score)
+    for name in ("decile_score", "decile_length"):
+        columns = getattr(blocks, name)
+        if columns is not None:
+            record[name] = [line(column) for column in columns]
+    return record
+
+
+def _evaluation(content: Mapping[str, Any]) -> Evaluation:
+    counts = TextCounts(*(int(content.get(part.name) or 0) for part in fields(TextCounts)))
+    profile, deciles, blocks = (content.get(name) for name in ("profile", "deciles", "blocks"))
+    schedule, unigram, against = (content.get(name) for name in ("schedule", "unigram", "against"))
+    file = content.get("file")
+    return Evaluation(
+        # the first reports left the kind out; a causal model has no profile
+        kind=_kind(content.get("kind") or ("exact" if profile is None and schedule is None else "nelbo")),
+        nats_per_token=_number(content[NATS]),
+        standard_error=_number(content.get("standard_error")),
+        counts=counts,
+        schedule=None if schedule is None else _schedule(schedule, counts),
+        t_step=tuple(_step(bound, counts) for bound in content.get("t_step") or ()),
+        deciles=None if deciles is None else _columns(DecileCosts, deciles),
+        blocks=None if not blocks else _blocks(blocks),
+        profile=None if profile is None else _columns(MaskRateProfile, profile),
+        unigram=None if unigram is None else _unigram(unigram, counts),
+        text=_parts(TextIdentity, content),
+        machine=_parts(Machine, content.get("machine") or {}),
+        against=None if against is None else _comparison(against),
+        file=None if file is None else Path(file),
+        num_draws=int(content.get("num_draws") or 0),
+        num_sequences=int(content.get("num_sequences") or 0),
+        seed=int(content.get("seed") or 0),
+        step=None if content.get("step") is None else int(_number(content["step"])),
+        checkpoint=content.get("checkpoint") or "",
+        checkpoint_hash=content.get("checkpoint_hash"),
+        code_version=content.get("code_version"),
+        commit=content.get("commit"),
+        zero_shot=content.get("zero_shot"),
+    )
+
+
+def _kind(name: Any) -> Kind:
+    if name not in ("nelbo", "exact"):
+        raise ValueError(f"kind is {name!r}, expected nelbo or exact")
+    return name
+
+
+def _number(value: Any) -> float:
+    """NaN where nothing is stored: the standard error of a single draw, all numbers of a model that diverged."""
+    if value is None:
+        return math.nan
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"{value!r} is no number")
+    return float(value)
+
+
+def _schedule(content: Mapping[str, Any], counts: TextCounts) -> ScheduleBound:
+    return ScheduleBound(
+        strategy=str(content["strategy"]),
+        nats_per_token=_number(content[NATS]),
+        standard_error=_number(content.get("standard_error")),
+        rate_nats_per_token=_number(content.get("rate_nats_per_token")),
+        counts=counts,
+    )
+
+
+def _step(content: Mapping[str, Any], counts: TextCounts) -> StepBound:
+    return StepBound(
+        num_steps=int(content["num_steps"]),
+        schedule=str(content.get("schedule") or ""),
+        nats_per_token=_number(content[NATS]),
+        standard_error=_number(content.get("standard_error")),
+        counts=counts,
+    )
+
+
+def _unigram(content: Mapping[str, Any], counts: TextCounts) -> Cost:
+    error = _number(content.get("standard_error"))
+    return Cost(nats_per_token=_number(content["nats_per_token"]), standard_error=error, counts=counts)
+
+
+AnyRecord = TypeVar("AnyRecord")
+
+
+def _parts(kind: type[AnyRecord], content: Mapping[str, Any]) -> AnyRecord:
+    """A record from the keys of its fields; those that are not there keep their default."""
+    names = [part.name for part in fields(kind) if content.get(part.name) is not None]  # pyright: ignore[reportArgumentType]
+    return kind(**{name: content[name] for name in names})
+
+
+def _columns(kind: type[AnyRecord], content: Mapping[str, Any]) -> AnyRecord:
+    """The same of a record of columns."""
+    whole = {part.name for part in fields(kind) if str(part.type).startswith("tuple[int")}  # pyright: ignore[reportArgumentType]
+
+    def read(name: str, value: Any) -> Any:
+        if not isinstance(value, list | tuple):
+            return value
+        return tuple(int(part) if name in whole else _number(part) for part in value)
+
+    return _parts(kind, {name: read(name, value) for name, value in content.items()})
+
+
+def _blocks(content: Mapping[str, Any]) -> BlockSums:
+    def numbers(line: str) -> Column:
+        return tuple(map(float, line.split()))
+
+    own, columns = content.get("schedule_score"), [content.get(name) for name in ("decile_score", "decile_length")]
+    score, length = (None if lines is None else tuple(map(numbers, lines)) for lines in columns)
+    return BlockSums(
+        size=int(content.get("size") or BLOCK_SIZE),
+        score=numbers(content["score"]),
+        length=numbers(content["length"]),
+        schedule_score=None if own is None else numbers(own),
+        decile_score=score,
+        decile_length=length,
+    )
+
+
+def _comparison(content: Mapping[str, Any]) -> Comparison:
+    def difference(part: Mapping[str, Any]) -> PairedDifference:
+        first, second = part["kinds"]
+        return PairedDifference(
+            nats_per_token=_number(part["nats_per_token"]),
+            standard_error=_number(part["standard_error"]),
+            unpaired_error=_number(part["unpaired_error"]),
+            num_draws=int(part["num_draws"]),
+            kinds=(str(first), str(second)),
+        )
+
+    own, deciles = content.get("own"), content.get("deciles")
+    return Comparison(
+        name=str(content["name"]),
+        file=content.get("file"),
+        uniform=difference(content["uniform"]),
+        own=None if own is None else difference(own),
+        deciles=None if deciles is None else tuple(map(difference, deciles)),
+        notes=tuple(content.get("notes") or ()),
+    )
