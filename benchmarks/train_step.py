@@ -24,9 +24,11 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 from mdlm_atat.config.build import build_model, build_objective
@@ -34,6 +36,7 @@ from mdlm_atat.config.files import load_config, override
 from mdlm_atat.config.schema import RunConfig
 from mdlm_atat.core.masking import hide, mask_independently
 from mdlm_atat.core.objective import subs_log_probs
+from mdlm_atat.device import compile_network
 from mdlm_atat.nets.ema import EMA
 from mdlm_atat.training.engine import Engine, speed_up
 from mdlm_atat.training.flops import matrix_rate, training_flops_per_token
@@ -52,7 +55,11 @@ VARIANTS = {  # what each changes of that
     "graph": {"fused_loss": True, "compile": True, "cuda_graph": True},
     "graph-eager": {"fused_loss": True, "cuda_graph": True},
     "recompute": {"fused_loss": True, "compile": True, "recompute": True},
+    "reduce-overhead": {"fused_loss": True},
+    "graphed-callable": {"fused_loss": True},
 }
+TORCH_GRAPHS = ("reduce-overhead", "graphed-callable")
+"""What torch itself has in place of the recorder of `graph`: see `with_torch_graphs`."""
 
 
 @dataclass
@@ -73,7 +80,39 @@ def random_batches(config: RunConfig, vocab_size: int) -> tuple[np.ndarray, np.n
     return counts, batches, np.full(config.train.batch_size, config.data.length)
 
 
-def make_training(config: RunConfig, engine: Engine) -> Training:
+class Hidden(nn.Module):
+    """A network without its output layer, as a module of its own."""
+
+    def __init__(self, network: Any) -> None:
+        super().__init__()
+        self.network, self.hidden = network, network.hidden
+
+    def forward(self, z_t: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        return self.hidden(z_t, t)
+
+
+def with_torch_graphs(model: Any, variant: str, config: RunConfig, engine: Engine) -> None:
+    """Record the network's forward and backward pass by torch's own means: torch.compile(mode="reduce-overhead"), or
+    torch.cuda.make_graphed_callables over the compiled network. Both leave the loss, the fused output layer and the
+    optimizer outside."""
+    if variant == "reduce-overhead":
+        compiled = torch.compile(model.hidden, mode="reduce-overhead", dynamic=False)
+
+        def hidden(*arguments: Any) -> torch.Tensor:
+            torch.compiler.cudagraph_mark_step_begin()
+            return compiled(*arguments)
+
+        model.hidden = hidden
+        return
+    rows = config.train.batch_size // engine.num_ranks
+    z_t = torch.zeros(rows, config.data.length, dtype=torch.int64, device=engine.device)
+    compile_network(model, dynamic=False)
+    with engine.autocast():
+        graphed = torch.cuda.make_graphed_callables(Hidden(model), (z_t, torch.zeros(rows, device=engine.device)))
+    model.hidden = lambda z_t, t, _lengths=None: graphed(z_t, t)
+
+
+def make_training(config: RunConfig, engine: Engine, variant: str) -> Training:
     vocab_size = VOCABULARY[config.data.tokenizer]
     counts, batches, lengths = random_batches(config, vocab_size)
     rows_here = config.train.batch_size // engine.num_ranks
@@ -82,6 +121,8 @@ def make_training(config: RunConfig, engine: Engine) -> Training:
     model = build_model(config, vocab_size, counts)
     speed_up(model, config.train, engine.precision)
     wrapped, _, wrapped_optimizer = engine.setup(model, lambda model: make_optimizer(model, config.optim))
+    if variant in TORCH_GRAPHS and engine.device.type == "cuda":
+        with_torch_graphs(model, variant, config, engine)
     return Training(
         config=config,
         engine=engine,
@@ -167,7 +208,7 @@ def measure(
     is_gpu = engine.device.type == "cuda"
     take = reference_step if variant == "reference" else step_of
     with engine.deterministic(config.train.deterministic):
-        run = make_training(config, engine)
+        run = make_training(config, engine, variant)
         if is_gpu:
             torch.cuda.reset_peak_memory_stats()
         if run.recorded is not None:  # what is timed is replays
