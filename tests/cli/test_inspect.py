@@ -166,5 +166,5 @@ def test_a_mistake_is_one_message_with_exit_code_2_and_nothing_is_written(case, 
 def test_python_refuses_the_same(folder, lm):
     with pytest.raises(UserError, match="the text is empty"):
         lm.inspect("")
-    with pytest.raises(UserError, match="--method atat"):
+    with pytest.raises(UserError, match=r"train\(method='atat'\)"):
         MaskedDiffusionLM.from_pretrained(folder / "mdlm").inspect("a")

@@ -31,13 +31,14 @@ class ByHeart(ATATDiT):
 
     def __init__(self, tokens: list[int], vocab_size: int) -> None:
         super().__init__(vocab_size, len(tokens), num_layers=1, width=4, num_heads=1)
+        self.unit = torch.eye(vocab_size)
         self.table = 9.0 * F.one_hot(torch.tensor(tokens), vocab_size)
 
     def hidden(self, z_t: Tensor, t: Tensor, lengths: Tensor | None = None) -> Tensor:  # noqa: ARG002
         return self.table[: z_t.shape[1]].expand(len(z_t), -1, -1)
 
-    def logits(self, hidden: Tensor) -> Tensor:
-        return hidden
+    def output_layer(self) -> tuple[Tensor, None]:
+        return self.unit, None
 
 
 def lm_that_knows(text: str, tokenizer: Tokenizer, config: RunConfig) -> MaskedDiffusionLM:

@@ -9,20 +9,22 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import ClassVar, Literal, TypeVar, overload
+from typing import Any, ClassVar, Literal, TypeVar, overload
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from mdlm_atat.atomic import write_json
-from mdlm_atat.config.build import own_schedule
+from mdlm_atat.config.build import build_schedule, own_schedule
 from mdlm_atat.config.files import save_config
 from mdlm_atat.config.schema import RunConfig
 from mdlm_atat.core.curriculum import Stage
+from mdlm_atat.core.schedules import Linear, Schedule
+from mdlm_atat.core.strategies.rates import ExponentMasking
 from mdlm_atat.data.tokenizers import Tokenizer, save_tokenizer
 from mdlm_atat.device import Precision, choose_precision, device_name
 from mdlm_atat.errors import UserError
@@ -31,8 +33,7 @@ from mdlm_atat.lm.how import How, one_or_many
 from mdlm_atat.lm.pieces import Pieces
 from mdlm_atat.lm.results import Score
 from mdlm_atat.lm.sampling import Sampling
-from mdlm_atat.nets.causal_transformer import CausalTransformer
-from mdlm_atat.nets.dit import ATATDiT
+from mdlm_atat.nets.protocol import Mode
 from mdlm_atat.samplers.canvas import Canvas
 from mdlm_atat.samplers.loop import StepRule, sample, trait
 from mdlm_atat.samplers.seeds import text_seeds
@@ -48,24 +49,40 @@ AnyLM = TypeVar("AnyLM", bound="LanguageModel")
 
 
 class LanguageModel(Sampling):
-    """A network with its tokenizer and the configuration it was trained by. Use a subclass's `from_pretrained`."""
+    """A network with its tokenizer: from a folder by `from_pretrained`, or a network of your own by the constructor."""
 
-    kind: ClassVar[Literal["masked", "causal"]]
+    kind: ClassVar[Mode]
 
     def __init__(
         self,
-        network: ATATDiT | CausalTransformer,
+        network: Callable[..., Any],
         tokenizer: Tokenizer,
-        config: RunConfig,
+        config: RunConfig | None = None,
         *,
-        device: torch.device | str = "cpu",
+        max_length: int | None = None,
+        device: torch.device | str | None = None,
         precision: Precision = "auto",
     ) -> None:
-        self.device = torch.device(device)
-        self.network = network.to(self.device).eval()
-        self.tokenizer, self.config = tokenizer, config
-        self.precision = choose_precision(precision, self.device)
-        self._hidden: Callable[[Tensor, Tensor], Tensor] = self._run
+        """`network` is a Backbone (see nets.protocol) or any function that gives the logits of all positions: of
+        (z_t, t) for MaskedDiffusionLM, with [MASK] as token `tokenizer.mask_id`, or of x for CausalLM. A module is put
+        into evaluation mode.
+
+        `config`: the configuration it was trained by, if it was trained here; without one the noise schedule is taken
+        to be linear and the masking uniform. `max_length`: the longest sequence that it takes, in tokens (default: the
+        configuration's, else `network.max_length`). `device` None: where the network is. Raises UserError for a network
+        that does not fit the tokenizer or the kind of model.
+        """
+        self._check(network, tokenizer)
+        self.network, self.tokenizer, self._config = network, tokenizer, config
+        length = max_length or (getattr(network, "max_length", None) if config is None else config.data.length)
+        if length is None:
+            raise UserError("this network does not say its longest sequence: give it, in tokens, as `max_length=...`")
+        self.max_length: int = length
+        """The longest sequence that the network takes, in tokens; longer texts are made in blocks."""
+        self._wanted_precision: Precision = precision
+        if isinstance(network, nn.Module):
+            network.eval()
+        self.to(device_of(network) if device is None else device)
         self.home: Path | None = None
         """The run or saved folder that it was loaded from."""
         self.checkpoint: Checkpoint | None = None
@@ -74,6 +91,48 @@ class LanguageModel(Sampling):
         """How often each token occurs in the training text, where that is stored."""
         self.stage: Stage | None = None
         """The stage of its curriculum, if it had one, that it was last trained in."""
+
+    def to(self: AnyLM, device: torch.device | str) -> AnyLM:
+        """Move the network to a device, in place, and return this model. Graphs that `compile` recorded are dropped."""
+        self.device = torch.device(device)
+        if isinstance(self.network, nn.Module):
+            self.network.to(self.device)
+        self.precision = choose_precision(self._wanted_precision, self.device)
+        self._keep_casts, self._hidden = True, self._run
+        return self
+
+    @property
+    def config(self) -> RunConfig:
+        """The configuration that it was trained by. Raises UserError where there is none."""
+        if self._config is None:
+            raise UserError(
+                f"this model has no configuration: it is a bare network; give one as `{type(self).__name__}(network, "
+                "tokenizer, config)`"
+            )
+        return self._config
+
+    def __repr__(self) -> str:
+        parts = [type(self.network).__name__]
+        if isinstance(self.network, nn.Module):
+            parts.append(f"{sum(weight.numel() for weight in self.network.parameters()):,} parameters")
+        parts.append(f"{self.tokenizer.name} tokenizer of {self.tokenizer.vocab_size:,}, length {self.max_length:,}")
+        parts.append(f"{self.device}, {self.precision}")
+        if self.home is not None:
+            parts.append(str(self.home) if self.checkpoint is None else f"{self.home} at step {self.checkpoint.step:,}")
+        return f"{type(self).__name__}({'; '.join(parts)})"
+
+    @classmethod
+    def _check(cls, network: Callable[..., Any], tokenizer: Tokenizer) -> None:
+        """Raise UserError for a network that cannot be asked in this mode, or is of another vocabulary."""
+        modes = getattr(network, "modes", {cls.kind})
+        if cls.kind not in modes:
+            raise UserError(f"{type(network).__name__} is {' and '.join(modes)}, and {cls.__name__} needs {cls.kind}")
+        size = getattr(network, "vocab_size", tokenizer.vocab_size)
+        if size != tokenizer.vocab_size:
+            raise UserError(
+                f"the network has a vocabulary of {size:,} tokens, the tokenizer {tokenizer.name} one of "
+                f"{tokenizer.vocab_size:,}: give the tokenizer that it was trained with"
+            )
 
     @classmethod
     def from_pretrained(
@@ -100,14 +159,15 @@ class LanguageModel(Sampling):
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write weights (safetensors), configuration (YAML), tokenizer (JSON), token counts and the curriculum's stage:
-        all that from_pretrained needs."""
-        folder = Path(folder)
+        all that from_pretrained needs. Raises UserError for a folder that is not empty, and for a bare network, which
+        from_pretrained could not build."""
+        config, folder = self.config, Path(folder)
         if folder.exists() and any(folder.iterdir()):
             raise UserError(f"{folder} is not empty; choose a new folder to save the model in")
         folder.mkdir(parents=True, exist_ok=True)
         weights = {name: p.detach().cpu().contiguous() for name, p in self.network.named_parameters()}
         save_file(weights, folder / "model.safetensors")
-        save_config(self.config, folder / "config.yaml")
+        save_config(config, folder / "config.yaml")
         save_tokenizer(self.tokenizer, folder / "tokenizer")
         if self.counts is not None:
             np.save(folder / COUNTS_FILE, self.counts, allow_pickle=False)
@@ -126,9 +186,17 @@ class LanguageModel(Sampling):
     @property
     def has_own_schedule(self) -> bool:
         """Whether it was trained under a masking schedule of its own, whose rates a sampler can follow."""
-        return (
-            own_schedule(self.config, self.tokenizer.vocab_size, self.counts, self.network, self.tokenizer) is not None
-        )
+        return self.own_schedule() is not None
+
+    def own_schedule(self) -> ExponentMasking | None:
+        """The masking schedule that it was trained under, if that is not the uniform one and its loss is a bound."""
+        if self._config is None:
+            return None
+        return own_schedule(self._config, self.tokenizer.vocab_size, self.counts, self.network, self.tokenizer)
+
+    @property
+    def noise_schedule(self) -> Schedule:
+        return Linear() if self._config is None else build_schedule(self._config.objective)
 
     def profile(self) -> Profile | None:
         """Cost of a masked token by the share masked, as `atat eval --profile` stored it beside the weights. Raises
@@ -279,7 +347,7 @@ class LanguageModel(Sampling):
     ) -> ScheduleDraws | None:
         """The bound under the model's own masking schedule, with its rate terms (PPL-S); None where it has none of its
         own, or one whose loss is no bound. See scoring.schedule_bound."""
-        masking = own_schedule(self.config, self.tokenizer.vocab_size, self.counts, self.network, self.tokenizer)
+        masking = self.own_schedule()
         if masking is None:
             return None
         with self.inference():
@@ -292,3 +360,9 @@ class LanguageModel(Sampling):
                 draws=replace(draws, device=self.device),
                 mask_id=self.tokenizer.mask_id,
             )
+
+
+def device_of(network: Callable[..., Any]) -> torch.device:
+    """Where a network is: the device of its first parameter; the CPU where it has none."""
+    first = next(network.parameters(), None) if isinstance(network, nn.Module) else None
+    return torch.device("cpu") if first is None else first.device

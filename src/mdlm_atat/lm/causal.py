@@ -7,11 +7,10 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from mdlm_atat.core.denoiser import Prediction
+from mdlm_atat.core.denoiser import Network, Prediction
 from mdlm_atat.errors import UserError
 from mdlm_atat.lm.base import LanguageModel
-from mdlm_atat.lm.sampling import gather_positions
-from mdlm_atat.nets.causal_transformer import CausalTransformer
+from mdlm_atat.lm.sampling import gather_positions, projection
 from mdlm_atat.samplers.left_to_right import LeftToRight
 from mdlm_atat.samplers.loop import StepRule, trait
 from mdlm_atat.samplers.template import Gap
@@ -21,10 +20,9 @@ from mdlm_atat.scoring.likelihood import Groups, Likelihood
 
 
 class CausalLM(LanguageModel):
-    """The causal baseline: `generate` goes left to right, a token a step, and `score` is exact."""
+    """A causal language model: `generate` goes left to right, a token a step, and `score` is exact."""
 
     kind = "causal"
-    network: CausalTransformer
 
     @property
     def default_sampler(self) -> str:
@@ -38,9 +36,24 @@ class CausalLM(LanguageModel):
         if trait(rule, "follows_rates") or not isinstance(getattr(rule, "inner", rule), LeftToRight):
             raise UserError("a causal model generates left to right only: leave out the sampler")
 
+        if not isinstance(self.network, Network):
+
+            def plain(z_t: Tensor, t: Tensor) -> Prediction:
+                del t
+                with self.inference():
+                    return Prediction.of(self.network(self._readable(z_t)))
+
+            return plain
+        project = projection(self.network, None)
+
         def denoise(z_t: Tensor, t: Tensor) -> Prediction:
             hidden = self._hidden(z_t, t)
-            return Prediction(lambda positions: self._logits(gather_positions(hidden, positions)))
+
+            def logits(positions: Tensor) -> Tensor:
+                with self.inference():
+                    return project(gather_positions(hidden, positions))
+
+            return Prediction(logits)
 
         return denoise
 
@@ -53,8 +66,8 @@ class CausalLM(LanguageModel):
     def _run(self, z_t: Tensor, t: Tensor) -> Tensor:
         del t
         with self.inference():
-            return self.network.hidden(z_t)
+            return self.network.hidden(self._readable(z_t))
 
-    def _logits(self, hidden: Tensor) -> Tensor:
-        with self.inference():
-            return self.network.logits(hidden)
+    def _readable(self, z_t: Tensor) -> Tensor:
+        """Without [MASK], which a causal network need not know: it stands only where nothing is read from."""
+        return z_t.masked_fill(z_t == self.tokenizer.mask_id, 0)

@@ -13,19 +13,20 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mdlm_atat.config.build import build_masking, own_schedule
+from mdlm_atat.config.build import build_masking
 from mdlm_atat.core.curriculum import Stage
-from mdlm_atat.core.denoiser import Prediction
+from mdlm_atat.core.denoiser import Denoiser, Network, Prediction
 from mdlm_atat.core.schedules import Linear
-from mdlm_atat.core.strategies.rates import Clean, ExponentMasking
+from mdlm_atat.core.strategies.rates import Clean, ExponentMasking, MaskingScheduler
+from mdlm_atat.core.strategies.uniform import UniformMasking
 from mdlm_atat.device import as_float64
 from mdlm_atat.errors import UserError
 from mdlm_atat.lm.base import LanguageModel
 from mdlm_atat.lm.gap_lengths import cost_of_given
 from mdlm_atat.lm.how import one_or_many
 from mdlm_atat.lm.pieces import Pieces
+from mdlm_atat.lm.plain import PlainDenoiser
 from mdlm_atat.lm.sampling import gather_positions, projection
-from mdlm_atat.nets.dit import ATATDiT
 from mdlm_atat.progress import OnProgress
 from mdlm_atat.samplers.loop import StepRule, trait
 from mdlm_atat.samplers.template import Gap, lay_out, length_choices
@@ -39,7 +40,17 @@ class MaskedDiffusionLM(LanguageModel):
     under the uniform schedule."""
 
     kind = "masked"
-    network: ATATDiT
+
+    @property
+    def denoise(self) -> Denoiser:
+        """The network as the scoring functions ask it."""
+        is_plain = not isinstance(self.network, Network)
+        return PlainDenoiser(self.network) if is_plain else self.network
+
+    @property
+    def has_importance(self) -> bool:
+        """Whether it knows the importance of tokens (a network trained by ATAT does)."""
+        return getattr(self.network, "has_importance", False)
 
     @property
     def default_sampler(self) -> str:
@@ -48,7 +59,7 @@ class MaskedDiffusionLM(LanguageModel):
     def likelihood(self, rows: Rows, draws: DrawSettings, *, groups: Groups | None = None) -> Likelihood:
         with self.inference():
             return draw_nll(
-                self.network,
+                self.denoise,
                 rows,
                 draws=replace(draws, device=self.device),
                 mask_id=self.tokenizer.mask_id,
@@ -119,13 +130,12 @@ class MaskedDiffusionLM(LanguageModel):
         times: Sequence[float] = DEFAULT_TIMES,
     ) -> Inspection:
         """Inspect rows of tokens, padded beyond their lengths; see scoring.inspection."""
-        if self.config.importance.mode == "none":
-            raise UserError(
-                "this model knows no importance (importance.mode is none); train one with atat train ... --method atat"
-            )
-        masking = build_masking(
-            self.config, Linear(), self.tokenizer.vocab_size, self.counts, self.network, self.tokenizer
-        )
+        if not self.has_importance:
+            raise UserError("this model knows no importance; train one that does with `train(method='atat')`")
+        masking: MaskingScheduler = UniformMasking(Linear())
+        if self._config is not None:
+            tokenizer = self.tokenizer
+            masking = build_masking(self._config, Linear(), tokenizer.vocab_size, self.counts, self.network, tokenizer)
         with self.inference():
             return inspect_rows(
                 self.network,
@@ -154,11 +164,16 @@ class MaskedDiffusionLM(LanguageModel):
         """The network's own distribution, as under uniform masking; or, for a rule that follows predicted rates, the
         reverse process of the model's own masking schedule."""
         network = self.network
+        if not isinstance(network, Network):
+
+            def plain(z_t: Tensor, t: Tensor) -> Prediction:
+                with self.inference():
+                    return Prediction.of(network(z_t, t))
+
+            return plain
         project = projection(network, torch.bfloat16 if self.precision == "bf16" else None)
-        masking = None
-        if trait(rule, "follows_rates"):
-            masking = own_schedule(self.config, self.tokenizer.vocab_size, self.counts, network, self.tokenizer)
-        has_importance = self.config.importance.mode != "none"
+        masking = self.own_schedule() if trait(rule, "follows_rates") else None
+        has_importance = self.has_importance
 
         def denoise(z_t: Tensor, t: Tensor) -> Prediction:
             hidden = self._hidden(z_t, t)
@@ -190,7 +205,7 @@ class MaskedDiffusionLM(LanguageModel):
             tokens = torch.tensor(lay_out(encoded, lengths, self.tokenizer.mask_id)[0], device=self.device)
             with self.inference():
                 costs[lengths] = cost_of_given(
-                    self.network, tokens, tokens != self.tokenizer.mask_id, mask_id=self.tokenizer.mask_id
+                    self.denoise, tokens, tokens != self.tokenizer.mask_id, mask_id=self.tokenizer.mask_id
                 )
         return min(costs, key=lambda lengths: costs[lengths]), costs
 
@@ -210,7 +225,7 @@ class MaskedDiffusionLM(LanguageModel):
         return choices
 
     def _importance(self, tokens: Tensor) -> np.ndarray | None:
-        if self.config.importance.mode == "none":
+        if not self.has_importance:
             return None
         pieces = tokens.to(self.device).split(self.max_length, dim=1)  # the network takes no longer ones
         t = torch.zeros(len(tokens), device=self.device)
@@ -227,7 +242,7 @@ class MaskedDiffusionLM(LanguageModel):
 
 
 def speed_under(
-    masking: ExponentMasking, network: ATATDiT, hidden: Tensor, r: Tensor, stage: Stage | None
+    masking: ExponentMasking, network: Any, hidden: Tensor, r: Tensor, stage: Stage | None
 ) -> Float[Tensor, "batch length"]:
     """How many times as fast as in MDLM each position is revealed at mask rate r, by a masking schedule: predicted
     where it reads hidden tokens, else known."""

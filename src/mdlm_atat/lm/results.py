@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from html import escape
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
+
+from mdlm_atat.data.tokenizers import MASK_TEXT
+
+BOLD, FAINT = "font-weight: bold", "opacity: 0.5"
+HIGHLIGHT = "background: rgba(86, 180, 233, 0.35)"  # legible on light and dark pages
 
 
 @dataclass(frozen=True)
@@ -32,6 +40,9 @@ class TextTrace:
     elapsed_s: float
     """Of the whole batch that it was made in."""
 
+    def __repr__(self) -> str:
+        return f"TextTrace({len(self.fixed)} tokens in {len(self.frames) - 1} steps, {self.nats:.2f} nats)"
+
     def to_json(self) -> dict[str, Any]:
         """Numbers only, NaN as null."""
         return {
@@ -49,7 +60,7 @@ class TextTrace:
 
 @dataclass(frozen=True)
 class Generated:
-    """One generated text."""
+    """One generated text. `print` shows the text, a notebook shows what was given in bold."""
 
     text: str
     tokens: list[int]
@@ -57,12 +68,28 @@ class Generated:
     """Of this very text: `generate(prompt, seed=[text.seed], ...)` draws it again."""
     nfe: int
     """Network evaluations."""
-    trace: TextTrace | None = field(default=None, compare=False, repr=False)
+    trace: TextTrace | None = field(default=None, compare=False)
+    """How it came about, where that was asked for."""
+    spans: tuple[tuple[int, int], ...] = ()
+    """Where in `text` the model wrote, as (start, end) in characters: what follows the prompt, or each gap. Empty where
+    `fill` was given a canvas of tokens."""
+
+    def __str__(self) -> str:
+        return self.text
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({_short(self.text)}, {self._facts()})"
+
+    def _facts(self) -> str:
+        return f"{len(self.tokens)} tokens, {self.nfe} evaluations, seed {self.seed}"
+
+    def _repr_html_(self) -> str:
+        return _box(_marked(self.text, self.spans or ((0, len(self.text)),), given=BOLD), self._facts())
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Infilled(Generated):
-    """One way to fill the gaps of a template."""
+    """One way to fill the gaps of a template. A notebook shows what was filled in highlighted."""
 
     gaps: list[str] = field(default_factory=list)
     """What was put into each gap."""
@@ -70,6 +97,12 @@ class Infilled(Generated):
     """Tokens of each gap."""
     nats_by_lengths: dict[tuple[int, ...], float] | None = None
     """Where lengths were to be chosen: what the given text costs with gaps of these lengths (the least was chosen)."""
+
+    def _facts(self) -> str:
+        return f"gaps {self.gaps}, {super()._facts()}"
+
+    def _repr_html_(self) -> str:
+        return _box(_marked(self.text, self.spans, made=HIGHLIGHT), super()._facts())
 
 
 @dataclass(frozen=True)
@@ -81,6 +114,16 @@ class Frame:
     tokens: list[int]
     text: str
     """Masks show as the tokenizer shows them."""
+
+    def __str__(self) -> str:
+        return self.text
+
+    def __repr__(self) -> str:
+        return f"Frame(step {self.step}, {_short(self.text)})"
+
+    def _repr_html_(self) -> str:
+        masks = [match.span() for match in re.finditer(f"{MASK_TEXT}+", self.text)]
+        return _box(_marked(self.text, masks, made=FAINT), f"step {self.step}")
 
 
 @dataclass(frozen=True)
@@ -96,6 +139,33 @@ class Score:
     @property
     def nats_per_token(self) -> float:
         return self.nats / self.num_tokens
+
+    def __repr__(self) -> str:
+        error = f" ± {self.standard_error:.2f}" if self.standard_error else ""
+        return f"Score({self.nats:.2f}{error} nats, {self.num_tokens} tokens, {self.num_draws} draws)"
+
+
+def _short(text: str, length: int = 60) -> str:
+    return repr(text if len(text) <= length else text[: length - 3] + "...")
+
+
+def _marked(text: str, spans: Iterable[tuple[int, int]], *, made: str = "", given: str = "") -> str:
+    """The text as HTML, its spans in the style `made` and what is around them in `given`."""
+    parts, end = [], 0
+    for start, stop in spans:
+        parts += [(text[end:start], given), (text[start:stop], made)]
+        end = stop
+    parts.append((text[end:], given))
+    styled = ((escape(part), style) for part, style in parts if part)
+    return "".join(f'<span style="{style}">{part}</span>' if style else part for part, style in styled)
+
+
+def _box(content: str, caption: str) -> str:
+    """What a notebook shows: lines break where the text does, and where they are too long."""
+    return (
+        f'<div style="white-space: pre-wrap; font-family: monospace">{content}</div>'
+        f'<div style="{FAINT}; font-size: smaller">{escape(caption)}</div>'
+    )
 
 
 def _finite(values: Float[np.ndarray, " n"]) -> list[float | None]:

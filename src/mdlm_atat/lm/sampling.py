@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Unpack, overload
 
 import numpy as np
@@ -15,10 +15,9 @@ from jaxtyping import Int
 from torch import Tensor
 
 from mdlm_atat.checks import at_least
-from mdlm_atat.config.build import build_schedule
-from mdlm_atat.config.schema import RunConfig
 from mdlm_atat.core.denoiser import Prediction
 from mdlm_atat.core.fused_loss import padded_layer
+from mdlm_atat.core.schedules import Schedule
 from mdlm_atat.data.tokenizers import Tokenizer
 from mdlm_atat.device import Graphed, Precision, compile_network, float64_device
 from mdlm_atat.errors import UserError
@@ -53,7 +52,7 @@ class Sampling(ABC):
 
     network: Any
     tokenizer: Tokenizer
-    config: RunConfig
+    max_length: int
     device: torch.device
     precision: Precision
     _hidden: Callable[[Tensor, Tensor], Tensor]
@@ -107,7 +106,11 @@ class Sampling(ABC):
         texts, is_one = one_or_many(prompts, "prompts")
         settings = How.of(how, self.generate)
         rows = self._prompt_rows(texts, length, max_new_tokens)
-        made = self._fill_rows(rows, settings, text_seeds(seed, range(len(rows)), seed_rule), return_trace, on_step)
+        found = self._fill_rows(rows, settings, text_seeds(seed, range(len(rows)), seed_rule), return_trace, on_step)
+        made = [
+            replace(text, spans=self._spans(text, [slice(len(row) - row.count(self.tokenizer.mask_id), len(row))]))
+            for row, text in zip(rows, found, strict=True)
+        ]
         return made[0] if is_one else made
 
     @overload
@@ -237,9 +240,14 @@ class Sampling(ABC):
             for row, row_seed, row_nfe, trace in zip(rows, seeds, nfe, traces, strict=True)
         ]
 
+    def _spans(self, text: Generated, parts: Sequence[slice]) -> tuple[tuple[int, int], ...]:
+        """Where in the text these parts of its tokens are, in characters."""
+        ends = [[len(self.tokenizer.decode(text.tokens[:end])) for end in (part.start, part.stop)] for part in parts]
+        return tuple((min(start, len(text.text)), min(stop, len(text.text))) for start, stop in ends)
+
     def _infilled(self, text: Generated, layout: Layout) -> Infilled:
         return Infilled(
-            **vars(text),
+            **vars(replace(text, spans=self._spans(text, layout.gaps))),
             gaps=[self.tokenizer.decode(text.tokens[gap]) for gap in layout.gaps],
             lengths=layout.lengths,
             nats_by_lengths=layout.costs,
@@ -297,7 +305,7 @@ class Sampling(ABC):
                 num_steps=how.steps,
                 draw=draw,
                 profile=self.profile() if "optimal" in spec else None,
-                schedule=build_schedule(self.config.objective),
+                schedule=self.noise_schedule,
             )
         elif how.steps is not None or draw != TokenDraw():
             raise UserError("a rule of your own has its steps and its draw: leave out steps, temperature, top_k, top_p")
@@ -339,8 +347,9 @@ class Sampling(ABC):
         return ask
 
     @property
-    def max_length(self) -> int:
-        return self.config.data.length
+    @abstractmethod
+    def noise_schedule(self) -> Schedule:
+        """The noise schedule that it was trained under."""
 
     @property
     @abstractmethod
@@ -489,9 +498,9 @@ def gather_positions(hidden: Tensor, positions: Int[Tensor, "batch k"]) -> Tenso
 def projection(network: Any, dtype: torch.dtype | None) -> Callable[[Tensor], Tensor]:
     """The output layer as it is now. For a `dtype` its weights are cast once, not in every step, and the vocabulary is
     padded to what matrix units take at full speed; None: the network's own."""
-    if dtype is None:
-        return network.logits
     weight, bias = network.output_layer()
+    if dtype is None:
+        return lambda hidden: F.linear(hidden, weight, bias)
     vocab_size = len(weight)
     with torch.no_grad():
         weight, bias = padded_layer(weight, bias, dtype)

@@ -131,6 +131,11 @@ class ATATDiT(nn.Module):
         hidden = self.hidden(z_t, t, lengths)
         return self.logits(hidden), self.log_speed(hidden)
 
+    @property
+    def has_importance(self) -> bool:
+        """Whether it knows the importance of tokens: by an estimator, a prior, or both."""
+        return self.estimator is not None or self.prior is not None
+
     def importance_score(
         self,
         tokens: Int[Tensor, "batch length"],
