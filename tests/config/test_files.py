@@ -14,7 +14,6 @@ from mdlm_atat.config.files import (
     describe_presets,
     load_config,
     override,
-    preset_names,
     save_config,
     split_flags,
 )
@@ -45,7 +44,7 @@ def mistakes_of_flags(*argv: str) -> list[str]:
     return [line.strip() for line in str(caught.value).splitlines()]
 
 
-@pytest.mark.parametrize("name", preset_names())
+@pytest.mark.parametrize("name", describe_presets())
 def test_every_preset_loads_and_says_what_it_promises(name: str, tmp_path: Path):
     config = load_config(name)
     assert describe_presets()[name]
@@ -53,8 +52,8 @@ def test_every_preset_loads_and_says_what_it_promises(name: str, tmp_path: Path)
     assert load_config(str(tmp_path)) == config
 
 
-@pytest.mark.parametrize("name", preset_names())
-def test_every_preset_names_its_command_machine_minutes_and_number(name: str):
+@pytest.mark.parametrize("name", describe_presets())
+def test_every_describe_presets_its_command_machine_minutes_and_number(name: str):
     from importlib.resources import files
 
     comment = (files("mdlm_atat.config") / "presets" / f"{name}.yaml").read_text(encoding="utf-8")

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from mdlm_atat.cli.main import main
-from mdlm_atat.config.files import describe_methods, load_config, method_names, preset_names, save_config
+from mdlm_atat.config.files import describe_methods, describe_presets, load_config, save_config
 from mdlm_atat.errors import UserError
 from mdlm_atat.training.folder import changes
 
-MASKED = [name for name in preset_names() if load_config(name).model.kind == "masked"]
+MASKED = [name for name in describe_presets() if load_config(name).model.kind == "masked"]
 
 # method: (its base, every setting in which it differs from it on the preset char)
 ABLATIONS = {
@@ -43,7 +43,7 @@ def mistakes_in(preset: str, method: str) -> list[str]:
     return str(caught.value).splitlines()
 
 
-@pytest.mark.parametrize("method", method_names())
+@pytest.mark.parametrize("method", describe_methods())
 def test_every_method_loads_over_every_masked_preset_and_is_read_back_from_its_run(method: str, tmp_path: Path):
     assert len(MASKED) == 7
     assert describe_methods()[method]
@@ -53,7 +53,7 @@ def test_every_method_loads_over_every_masked_preset_and_is_read_back_from_its_r
         assert load_config(str(tmp_path)) == config
 
 
-@pytest.mark.parametrize("method", method_names())
+@pytest.mark.parametrize("method", describe_methods())
 def test_a_method_leaves_data_optimizer_steps_and_evaluation_to_the_preset(method: str):
     for preset in MASKED:
         changed = changes(load_config(preset), load_config(preset, method))
@@ -93,18 +93,18 @@ def test_a_method_of_several_parts_differs_from_its_base_in_these_sections(metho
 
 
 def test_every_shipped_method_is_the_base_or_one_of_the_ablations():
-    assert {*ABLATIONS, *SECTIONS, "mdlm"} == set(method_names())
+    assert {*ABLATIONS, *SECTIONS, "mdlm"} == set(describe_methods())
 
 
 def test_an_unknown_method_is_answered_with_the_list_and_a_hint(tmp_path: Path):
     first, second = mistakes_in("char", "atta")
     assert first == "unknown method 'atta'; did you mean atat?"
-    assert second.startswith(f"methods: {', '.join(method_names())}; ")
+    assert second.startswith(f"methods: {', '.join(describe_methods())}; ")
     (missing,) = mistakes_in("char", str(tmp_path / "mine.yaml"))
     assert missing == f"there is no file or run folder {tmp_path / 'mine.yaml'}"
 
 
-@pytest.mark.parametrize("method", method_names())
+@pytest.mark.parametrize("method", describe_methods())
 def test_a_masking_method_on_the_causal_baseline_is_refused_in_one_line(method: str):
     (message,) = mistakes_in("causal-char", method)
     assert message.startswith(f"method {method}: model.kind = causal ")

@@ -16,8 +16,6 @@ from typing import Any
 
 from mdlm_atat.config.files import load_config, override, save_config, split_flags
 
-CORPUS_HASH = "0123456789abcdef" * 4
-
 
 def bench(run: Path, words: list[str]) -> int:
     """Stands in for `atat samplers bench RUN`."""

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from mdlm_atat import MaskedDiffusionLM
 from mdlm_atat.cli.main import main
 from mdlm_atat.config.build import prepare_data
-from mdlm_atat.config.files import load_config, method_names
+from mdlm_atat.config.files import describe_methods, load_config
 from mdlm_atat.data.progress import Silent
 from mdlm_atat.data.tokens import TokenDataset
 from mdlm_atat.scoring.draws import DrawSettings
@@ -102,7 +102,7 @@ def last(run: Path) -> Path:
     return all_checkpoints(run / "checkpoints")[-1].folder
 
 
-@pytest.mark.parametrize("method", method_names())
+@pytest.mark.parametrize("method", describe_methods())
 def test_every_method_trains_and_reports_what_it_may(method, text, tmp_path):
     run = tmp_path / "run"
     assert train_method(method, text, run, train__num_steps=12, train__eval_interval_steps=6) == 0

@@ -69,16 +69,6 @@ def yaml_text(tree: Tree) -> str:
     return yaml.dump(tree, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
 
 
-def preset_names() -> list[str]:
-    """Names that `load_config` knows without a path."""
-    return _names(PRESETS)
-
-
-def method_names() -> list[str]:
-    """Training methods that `load_config` knows without a path."""
-    return _names(METHODS)
-
-
 def describe_presets() -> dict[str, str]:
     """What each preset is for: the first line of its file's comment."""
     return _first_lines(PRESETS)

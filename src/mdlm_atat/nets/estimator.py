@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from mdlm_atat.nets.layers import Block, Rotary, TimeEmbedding, attend_mask, make_norm, zero_linear
-
-ImportanceMode = Literal["full", "learned_only", "frequency_only", "none"]
 
 
 class ImportanceEstimator(nn.Module):

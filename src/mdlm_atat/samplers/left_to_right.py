@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float, Int
-from torch import Tensor
 
 from mdlm_atat.samplers.draw import TokenDraw
 from mdlm_atat.samplers.loop import Reverse
 from mdlm_atat.samplers.plan import reveal_as_planned
 from mdlm_atat.samplers.sizes import all_boundaries
-
-NextTokenLogits = Callable[[Int[Tensor, "batch length"]], Float[Tensor, "batch length vocab"]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,12 +33,3 @@ class LeftToRight:
 
     def max_nfe(self, num_to_fill: int) -> int:
         return num_to_fill
-
-
-def as_denoiser(model: NextTokenLogits) -> Callable[..., Tensor]:
-    """A causal model under the denoiser's signature: what stands right of a position is not looked at."""
-
-    def denoise(z_t: Tensor, t: Tensor, lengths: Tensor | None = None) -> Tensor:  # noqa: ARG001
-        return model(z_t)
-
-    return denoise
