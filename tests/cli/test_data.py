@@ -70,6 +70,7 @@ def test_an_unknown_command_and_missing_flags_are_named() -> None:
         ("prepare TEXT --tokenizer char --out TEXT", "TEXT"),
         ("prepare TEXT --tokeniser char --out out", "--tokeniser: unknown flag; did you mean --tokenizer?"),
         ("train-tokenizer TEXT --vocab_size 12 --out out", "258"),
+        ("train-tokenizer TEXT --vocab_size 0 --out out", "258"),
         ("train-tokenizer TEXT --vocab_size many --out out", "--vocab_size is many, expected a whole number"),
         ("train-tokenizer TEXT --vocab_size 300 --out TEXT", "is not an empty folder"),
         ("train-tokenizer TEXT --out out", "missing --vocab_size"),

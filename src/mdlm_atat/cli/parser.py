@@ -8,7 +8,7 @@ import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import MISSING, dataclass, fields
 from difflib import get_close_matches
-from typing import Any, get_args, get_type_hints
+from typing import Any, NoReturn, get_args, get_type_hints
 
 from mdlm_atat.checks import did_you_mean
 from mdlm_atat.errors import UserError
@@ -120,7 +120,7 @@ class Parser(argparse.ArgumentParser):
             self._mistakes.append(f"{error.argument_name}: {_in_our_words(error.message)}")
         else:
             if not unknown:  # it may be the word that is missing, and what follows it the one too many
-                self._mistakes += [_missing(each) for each in needed if not getattr(arguments, each.dest)]
+                self._mistakes += [_missing(each) for each in needed if getattr(arguments, each.dest) in (None, [])]
         finally:
             for action in needed:
                 action.required = True
@@ -134,8 +134,8 @@ class Parser(argparse.ArgumentParser):
         return arguments
 
     def _known_words(self, argv: Sequence[str]) -> tuple[list[str], bool]:
-        """The words with every flag in its own spelling; unknown flags become mistakes and are left out with their
-        values. Returns whether there were any, too."""
+        """The words with every flag as it was declared, and whether any was unknown: that becomes a mistake and is left
+        out with its values."""
         spelling = {_key(name): name for name in self._option_string_actions if name.startswith("--")}
         words: list[str] = []
         any_unknown = skipping = False
@@ -200,7 +200,7 @@ class Parser(argparse.ArgumentParser):
         verb = "is" if action.nargs in (None, "?") else "has"
         self._mistakes.append(f"{name} {verb} {shown}, expected {expected}")
 
-    def error(self, message: str) -> Any:
+    def error(self, message: str) -> NoReturn:
         raise UserError(message)
 
 
