@@ -159,7 +159,9 @@ def test_a_bad_template_in_a_file_is_named_before_the_first_is_filled(model, tmp
 def test_a_document_that_is_not_utf_8_is_refused_with_the_byte(model, tmp_path, capsys):
     file = tmp_path / "letter.txt"
     file.write_bytes(b"caf\xe9 [MASK]")
-    assert "is not UTF-8 at byte 3" in refused(["infill", model, "--file", str(file)], capsys, folder=tmp_path)
+    assert "is not UTF-8: byte 0xE9 at offset 3 (line 1)" in refused(
+        ["infill", model, "--file", str(file)], capsys, folder=tmp_path
+    )
 
 
 def test_a_causal_model_cannot_infill(runs, capsys):

@@ -134,7 +134,7 @@ REFUSALS = {
     "empty text": ("atat", [""], "the text is empty"),
     "no such file": ("atat", ["--file", "{folder}/none.txt"], "there is no file"),
     "a folder": ("atat", ["--file", "{folder}"], "is a folder"),
-    "not text": ("atat", ["--file", "{folder}/latin.txt"], "is not UTF-8 at byte 3"),
+    "not text": ("atat", ["--file", "{folder}/latin.txt"], "is not UTF-8: byte 0xE9 at offset 3 (line 1)"),
     "alien character": ("atat", ["caf\u00e9"], "U+00E9"),
     "time above 1": ("atat", ["a", "--times", "0.5", "1.5"], "above 0 and at most 1"),
     "time 0": ("atat", ["a", "--times", "0"], "above 0 and at most 1"),

@@ -18,6 +18,7 @@ from mdlm_atat.cli.sampling import (
     make_texts,
     read_items,
 )
+from mdlm_atat.data.files import read_text
 from mdlm_atat.errors import UserError
 from mdlm_atat.plugins import trusted
 
@@ -88,12 +89,7 @@ def read_templates(template: str | None, file: Path | None) -> list[Item]:
         return [Item(0, template.replace("\\n", "\n"))]
     if file.suffix == ".jsonl":
         return read_items(file, "--file", "template")
-    try:
-        return [Item(0, file.read_text(encoding="utf-8"))]
-    except FileNotFoundError as error:
-        raise UserError(f"--file: there is no file {file}") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"--file: {file} is not UTF-8 at byte {error.start}; convert it first") from error
+    return [Item(0, read_text(file))]
 
 
 def explain_lengths(text: Infilled) -> None:

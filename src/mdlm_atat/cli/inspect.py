@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from mdlm_atat.cli.model import add_model_arguments, check_model, load_model
 from mdlm_atat.cli.parser import Parser, real, whole
+from mdlm_atat.data.files import read_text
 from mdlm_atat.errors import UserError
 from mdlm_atat.plugins import trusted
 
@@ -53,7 +54,7 @@ def make_parser() -> Parser:
 
 def main(argv: list[str]) -> int:
     arguments = make_parser().parse(argv)
-    text = read_text(arguments.text, arguments.file)
+    text = text_to_inspect(arguments.text, arguments.file)
     out: Path | None = arguments.out
     if out is not None and (out.is_file() or not out.parent.is_dir()):
         raise UserError(f"--out: {out} is a file, or the folder it should be in is not there")
@@ -79,20 +80,13 @@ def inspect(arguments: Namespace, text: str) -> None:
         console.print(f"{file.suffix[1:]:10} {file}", markup=False, soft_wrap=True)
 
 
-def read_text(text: str | None, file: Path | None) -> str:
+def text_to_inspect(text: str | None, file: Path | None) -> str:
     if (text is None) == (file is None):
         raise UserError('give a text (e.g. atat inspect RUN "To be"), or a --file that holds one; not both')
     if file is None:
         assert text is not None
         return text.replace("\\n", "\n")
-    if file.is_dir():
-        raise UserError(f"--file: {file} is a folder; name a file in it")
-    try:
-        return file.read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        raise UserError(f"--file: there is no file {file}") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"--file: {file} is not UTF-8 at byte {error.start}; convert it first") from error
+    return read_text(file)
 
 
 def masked_model(arguments: Namespace) -> MaskedDiffusionLM:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from mdlm_atat.cli.parser import Parser, real, whole
+from mdlm_atat.data.files import read_text
 from mdlm_atat.errors import UserError
 
 if TYPE_CHECKING:
@@ -140,12 +141,7 @@ class Item:
 
 def read_items(file: Path, option: str, field: str) -> list[Item]:
     """Prompts or templates: one a line of a .txt file, or JSON lines with `field` and, if they like, an id."""
-    try:
-        lines = file.read_text(encoding="utf-8").removesuffix("\n").split("\n")
-    except FileNotFoundError as error:
-        raise UserError(f"{option}: there is no file {file}") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{option}: {file} is not UTF-8 at byte {error.start}; convert it first") from error
+    lines = read_text(file).removesuffix("\n").split("\n")
     if lines == [""]:
         raise UserError(f"{option}: {file} is empty; expected a {field} on each line")
     if file.suffix != ".jsonl":

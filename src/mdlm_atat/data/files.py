@@ -61,6 +61,13 @@ def read_lines(path: Path) -> Iterator[str]:
         yield waiting
 
 
+def read_text(path: Path) -> str:
+    """The whole text of a file, packed or not. Raises UserError where there is none, or where it is no UTF-8."""
+    if not path.is_file():
+        raise UserError(f"{path} is a folder; name a file in it" if path.is_dir() else f"there is no file {path}")
+    return "".join(_decoded(path))
+
+
 def _open_bytes(path: Path) -> io.BufferedIOBase:
     match path.suffix.lower():
         case ".gz":
