@@ -31,23 +31,23 @@ class Corpus:
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer that the text was prepared with."""
+        """The tokenizer that the text was prepared with; it is loaded when first asked for."""
         return load_tokenizer(self.folder / "tokenizer")
 
     def open(self, split: str = "train", length: int | None = None) -> TokenDataset:
-        """The rows of a split, `length` tokens each; in pad mode `length` may be left out.
+        """Open a split as rows of `length` tokens; in pad mode `length` may be left out.
 
         Raises UserError where there is no such split, and where the training text is shorter than one row.
         """
         return TokenDataset.open(self.folder, split, length)
 
     def sizes(self) -> dict[str, list[str]]:
-        """How much is in each split, in the units of `COLUMNS`, as words for a table."""
+        """Return the size of each split in the units of `COLUMNS`, written out for a table."""
         splits = self.manifest.splits.items()
         return {name: [f"{getattr(split, column):,}" for column in COLUMNS] for name, split in splits}
 
     def facts(self) -> dict[str, str]:
-        """The tokenizer, how the validation text was chosen, and the folder, in words."""
+        """Return the tokenizer, how the validation text was chosen, and the folder, in words."""
         tokenizer = self.manifest.tokenizer
         return {
             "tokenizer": f"{tokenizer['name']}, {tokenizer['vocab_size']:,} tokens",

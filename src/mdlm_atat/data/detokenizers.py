@@ -2,7 +2,8 @@
 
 Rules in order, as in the evaluations of SEDD (arXiv 2310.16834) and MDLM (arXiv 2406.07524); perplexities on these
 texts are comparable only under the same ones. They are rough, and kept so: "the cat 's 5 @-@ year" becomes "the cat's
-5-year", but a plural's apostrophe may be moved to a quotation mark. Turn them off with --detokenizer none.
+5-year", but a plural's apostrophe may be moved to a quotation mark. An evaluation leaves them out with
+`detokenizer=none`.
 """
 
 from __future__ import annotations
@@ -86,7 +87,10 @@ DETOKENIZERS: dict[str, tuple[Rule, ...]] = {
 
 
 def detokenizer(name: str) -> Callable[[str], str]:
-    """The detokenizer of a name; it takes a whole document. Raises UserError for a name that is none."""
+    """Return the function that undoes a published tokenization; it takes and gives a whole document.
+
+    Raises UserError for a name that is not among `DETOKENIZERS`.
+    """
     if name not in DETOKENIZERS:
         raise UserError(f"there is no detokenizer {name!r}; expected one of {', '.join(DETOKENIZERS)}")
 
@@ -99,7 +103,10 @@ def detokenizer(name: str) -> Callable[[str], str]:
 
 
 def whole_documents(parts: Iterable[tuple[str, bool]]) -> Iterator[str]:
-    """Documents that come in parts (text, whether it is the last), put together: a rule must not miss what is cut."""
+    """Yield whole documents from their parts, each a text and whether it is the document's last.
+
+    A detokenizer sees whole documents, since its rules would miss what a cut goes through.
+    """
     waiting: list[str] = []
     for text, ends_document in parts:
         waiting.append(text)

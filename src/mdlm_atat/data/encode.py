@@ -1,4 +1,4 @@
-"""Pieces of text to token ids, in parallel and in order."""
+"""Encode pieces of text as token ids, in parallel and in order."""
 
 from __future__ import annotations
 
@@ -31,9 +31,11 @@ class Chunk(NamedTuple):
 def encoded(
     stream: Iterable[tuple[str, Piece]], tokenizer: Tokenizer, num_workers: int | None
 ) -> Iterator[tuple[str, Chunk]]:
-    """Chunks in the order of the stream; at most two a worker are in flight, so that memory stays bounded.
+    """Encode a stream of (split, piece) on `num_workers` threads; yield (split, chunk) in the order of the stream.
 
-    Threads, not processes: the tokenizers library runs without the GIL, and there is nothing to start.
+    None takes one thread a core, at most 16. At most two chunks a thread are in flight, so that memory stays bounded.
+    Threads are enough: the tokenizers library runs without the GIL, and there is nothing to start. Raises UserError for
+    fewer than one thread, and for a text that the tokenizer cannot encode.
     """
     num_workers = num_workers or min(_num_cores(), MAX_WORKERS)
     if num_workers < 1:

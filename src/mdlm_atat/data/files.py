@@ -26,7 +26,7 @@ USABLE = ".txt, .jsonl (either also as .gz, .xz or .zst) or .parquet"
 
 
 def kind_of(path: Path) -> str | None:
-    """.txt, .jsonl or .parquet, whether packed or not; None for a file that cannot be read."""
+    """Return .txt, .jsonl or .parquet for a file of that kind, packed or not; None for one that cannot be read."""
     suffixes = [suffix.lower() for suffix in path.suffixes]
     if suffixes and suffixes[-1] in PACKED:
         kind = suffixes[-2] if len(suffixes) > 1 else None
@@ -35,10 +35,10 @@ def kind_of(path: Path) -> str | None:
 
 
 def read_documents(path: Path, column: str, documents: Literal["file", "line"]) -> Iterator[Iterable[str]]:
-    """Documents in the order of the file, each as chunks of text of any size, to be read before the next.
+    """Yield the documents of a file in order, each as chunks of text of any size, to be read before the next document.
 
     `column` holds the text of .jsonl and .parquet; a .txt file is one document, or one a `line` that is not empty.
-    UserError names the file, and where it can the line or row, that is damaged or holds something else.
+    Raises UserError that names the file, and where it can the line or row, that is damaged or holds something else.
     """
     match kind_of(path):
         case ".txt" if documents == "line":
@@ -52,7 +52,7 @@ def read_documents(path: Path, column: str, documents: Literal["file", "line"]) 
 
 
 def read_lines(path: Path) -> Iterator[str]:
-    """Lines of a text file, packed or not, without their ends."""
+    """Yield the lines of a text file, packed or not, without their ends. Raises UserError where it is no UTF-8."""
     waiting = ""
     for chunk in _decoded(path):
         *lines, waiting = (waiting + chunk).split("\n")
@@ -62,7 +62,7 @@ def read_lines(path: Path) -> Iterator[str]:
 
 
 def read_text(path: Path) -> str:
-    """The whole text of a file, packed or not. Raises UserError where there is none, or where it is no UTF-8."""
+    """Return the whole text of a file, packed or not. Raises UserError where there is none, or where it is no UTF-8."""
     if not path.is_file():
         raise UserError(f"{path} is a folder; name a file in it" if path.is_dir() else f"there is no file {path}")
     return "".join(_decoded(path))
@@ -158,7 +158,7 @@ def _decoded(path: Path) -> Iterator[str]:
 
 
 def utf8(text: str) -> bytes:
-    """The bytes of a text. Raises UserError where it holds half a character, which no file can hold."""
+    """Return a text as UTF-8. Raises UserError where it holds a lone surrogate, half of a character."""
     try:
         return text.encode()
     except UnicodeEncodeError as error:
@@ -190,8 +190,8 @@ def _jsonl(path: Path, column: str) -> Iterator[str]:
 
 
 def json_object(where: str, line: str, holds: str) -> dict[str, Any]:
-    """The JSON object of a line. Raises UserError for anything else; `where` is its file and line, and `holds` what is
-    expected in it."""
+    """Read a line as a JSON object. `where` is its file and line and `holds` what is expected in it, for the message of
+    the UserError that is raised for anything else."""
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:

@@ -19,7 +19,11 @@ Stream = Callable[[], Iterator[tuple[str, Piece]]]
 
 
 def hold_out(source: Texts, fraction: float, progress: Progress) -> tuple[Stream, dict[str, Any]]:
-    """About `fraction` of the source as the split valid, the rest as train, and the rule in words."""
+    """Hold out about `fraction` of a source: return its pieces as the splits valid and train, and the rule in words.
+
+    Of 20 documents and more those with the smallest hashes of their text are held out, wherever they stand; of fewer,
+    the end of the text.
+    """
     hashes, num_characters = _survey(source, progress)
     if len(hashes) < MIN_DOCUMENTS_TO_HASH:
         place = int(num_characters * (1 - fraction))

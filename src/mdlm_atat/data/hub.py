@@ -9,7 +9,8 @@ REVISION = "refs/convert/parquet"
 
 
 def hub_unreachable() -> str | None:
-    """Why the hub does not answer, None where it does; one try of 5 s, its own client goes on for half a minute."""
+    """Return why the hub does not answer, None where it does. It is tried once, for 5 s: the hub's own client goes on
+    for half a minute."""
     from huggingface_hub import constants
     from huggingface_hub.utils import get_session
 

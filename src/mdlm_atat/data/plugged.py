@@ -16,7 +16,10 @@ _DRIVE = re.compile(r"[A-Za-z]:")
 
 
 def plugin_of(kind: Kind, spec: str) -> tuple[str, str | None] | None:
-    """A plugin's name and what it is called with; None for a `spec` that names no plugin (`C:text`, a Windows path)."""
+    """Return a plugin's name and the text it is called with, if any: "own:Poems:1807" gives ("own:Poems", "1807").
+
+    Returns None for a `spec` that names no plugin, such as C:text, a Windows path.
+    """
     if _DRIVE.match(spec):
         return None
     if match := _SPEC.fullmatch(spec):
@@ -33,8 +36,11 @@ def allow_named(kind: Kind, spec: object) -> None:
 
 
 def call_plugin(kind: Kind, spec: str) -> Any:
-    """What the plugin of a `spec` makes. Raises UserError where it is not trusted, not there, or takes other
-    arguments; what it raises itself is passed on."""
+    """Import the plugin that a `spec` names, call it, and return what it makes.
+
+    Raises UserError where nobody trusts it, where it is not installed, and where it takes other arguments; what it
+    raises itself is passed on.
+    """
     found = plugin_of(kind, spec)
     assert found is not None
     name, rest = found

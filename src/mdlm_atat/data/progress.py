@@ -10,16 +10,18 @@ from mdlm_atat.progress import Bar
 
 @runtime_checkable
 class Progress(Protocol):
+    """Who hears about a preparation."""
+
     def say(self, text: str) -> None:
-        """A line that stays."""
+        """Take a line that stays."""
         ...
 
     def update(self, stage: str, num_characters: int, num_tokens: int) -> None:
-        """How far a stage has come."""
+        """Take how far a stage has come; 0 tokens where it makes none."""
         ...
 
     def done(self) -> None:
-        """The stage is over."""
+        """Take the end of the last stage, however it ended."""
         ...
 
 
@@ -32,7 +34,7 @@ class Silent:
 
 
 def reporting(progress: bool | Progress) -> Progress:
-    """Who hears about a preparation: a terminal (True), nobody (False), or the one given."""
+    """Return who hears about a preparation: stderr (True), nobody (False), or the one given."""
     if isinstance(progress, bool):
         return TerminalProgress() if progress else Silent()
     return progress

@@ -64,7 +64,7 @@ class DataRequest(DataSettings):
 
     @classmethod
     def of(cls, settings: DataSettings, **changes: Any) -> DataRequest:
-        """The request with the settings of a configuration or a command, except for `changes`."""
+        """Make the request that has the settings of a configuration, except for `changes`."""
         names = [field.name for field in fields(DataSettings)]
         return cls(**{**{name: getattr(settings, name) for name in names}, **changes})
 
@@ -82,11 +82,12 @@ class DataRequest(DataSettings):
         return folder if is_prepared(folder) else None
 
     def open(self) -> Texts:
-        """The text to read. Raises UserError where there is none of that name."""
+        """Open the text to read. Raises UserError where there is none of that name."""
         return self._open(self.source)
 
     def open_validation(self, source: Texts) -> Texts | None:
-        """The validation text that was named, `source` being the opened text; None where none was named."""
+        """Open the validation text that was named; None where none was. `source` is the opened text; of a hub set, one
+        of its splits may be named. Raises UserError where there is no such text."""
         named = self.validation
         if named is None:
             return None
@@ -109,7 +110,10 @@ class DataRequest(DataSettings):
         return checked(self.tokenizer)
 
     def fingerprint(self) -> str:
-        """Hash of everything that was asked for, by which the folder made for an equal request is found again."""
+        """Return the hash of everything that was asked for: it finds the folder that an equal request has made.
+
+        Raises UserError where a source or the tokenizer is not there.
+        """
         source = self.open()
         validation = self.open_validation(source)
         if is_plain_name(self.tokenizer) or self.fixed_tokenizer is None:

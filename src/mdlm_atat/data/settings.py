@@ -20,7 +20,7 @@ OF_TEXT = {**SAME, "of_text": True}
 
 @dataclass(frozen=True, kw_only=True)
 class DataSettings:
-    """What is asked of a text. Subclasses narrow the types of `source`, `tokenizer`, `length` and `validation`."""
+    """The settings of a text. Subclasses say of which types `source`, `tokenizer`, `length` and `validation` are."""
 
     source: Any
     """shakespeare (built in), a .txt, .jsonl or .parquet file (text also as .gz, .xz, .zst), a folder of them, a hub

@@ -54,19 +54,19 @@ class Source(Protocol):
     """
 
     def held_out(self) -> Source | None:
-        """Validation text that comes with the source; None where it has to be cut from it."""
+        """Return the validation text that comes with the source; None where it has to be cut from it."""
         ...
 
     def __iter__(self) -> Iterator[Piece | str]:
-        """The documents in a fixed order: each whole, as a str, or in the pieces that `pieces` makes of a long one."""
+        """Yield the documents in a fixed order, each whole, as a str, or in pieces as `pieces` makes them."""
         ...
 
     def identity(self) -> dict[str, Any]:
-        """What tells this source from others, without reading it: names, sizes, times of change. JSON."""
+        """Return, as JSON, what tells this source from others without reading it: names, sizes, times of change."""
         ...
 
     def describe(self) -> dict[str, Any]:
-        """What to write down about it in the manifest: files with size and hash, or hub id and revision. JSON."""
+        """Return, as JSON, what the manifest keeps about it: files with size and hash, or hub id and revision."""
         ...
 
 
@@ -82,9 +82,9 @@ def open_source(
     documents: Literal["file", "line"] = "file",
     detokenize: str | None = None,
 ) -> Texts:
-    """The text that a source names: shakespeare, a path, a hub set's short name, hub:OWNER/NAME[:CONFIG] or a plugin.
+    """Open a source: shakespeare, a path, a hub set's short name, hub:OWNER/NAME[:CONFIG], a plugin, or an object.
 
-    A path object is always a path; of another object, the texts that it gives. hub:OWNER/NAME@~parquet:CONFIG reads the
+    A path object is always a path; another object gives the texts itself. hub:OWNER/NAME@~parquet:CONFIG reads the
     files that the hub has made of a set whose loading script no longer runs. `split` is for hub sets, `column` for
     JSONL, Parquet and hub sets, `documents` for .txt files; `detokenize` names a detokenizer (see detokenizers.py) for
     each document. Raises UserError where there is no such source.
@@ -131,7 +131,7 @@ def open_source(
 
 
 def label_of(source: object) -> str:
-    """What to call a source in messages and in the manifest: its name or path, or what kind of object it is."""
+    """Return what to call a source in messages and in the manifest: its name or path, or what kind of object it is."""
     if isinstance(source, (str, os.PathLike)):
         return os.fspath(source)
     if isinstance(source, Source):
@@ -214,6 +214,7 @@ class HubSet:
         return self.with_split(found) if found else None
 
     def with_split(self, split: str) -> HubSet:
+        """Return another split of the same set."""
         return replace(self, split=split)
 
     def __iter__(self) -> Iterator[Piece]:
@@ -231,7 +232,7 @@ class HubSet:
             yield from pieces([text])
 
     def rows(self) -> Iterator[dict[str, Any]]:
-        """The rows whole, with every column."""
+        """Yield the rows with every column. Raises UserError where the set or its split is not to be had."""
         stream = self._stream()
         with _hub_errors(self.name):
             yield from stream
@@ -358,7 +359,7 @@ def _code_hash(kind: type) -> str | None:
 
 
 def pieces(chunks: Iterable[str]) -> Iterator[Piece]:
-    """One document, given in chunks of any size, as pieces of about 256 Ki characters.
+    """Yield one document, given in chunks of any size, as pieces of about 256 Ki characters.
 
     A cut goes before the space that starts a word, or after a single line end: tokenizers that split at spaces
     (GPT-2's and BERT's among them) then give the same ids as for the whole. Only a text that has no such place for

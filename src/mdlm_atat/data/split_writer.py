@@ -13,12 +13,12 @@ from mdlm_atat.data.tokenizers import Tokenizer
 
 
 def token_dtype(vocab_size: int) -> str:
-    """The smallest unsigned integer that also holds the mask, vocab_size."""
+    """Return the smallest unsigned integer, as NumPy writes it, that holds every id and the mask, `vocab_size`."""
     return next(dtype for dtype in ("<u1", "<u2", "<u4") if vocab_size <= np.iinfo(dtype).max)
 
 
 class SplitWriter:
-    """Writes the tokens of a split as they come; `row_length` None is wrap mode."""
+    """Writes the tokens of a split as they come. `row_length`: tokens of the longest row (pad), None (wrap)."""
 
     def __init__(self, folder: Path, name: str, tokenizer: Tokenizer, row_length: int | None) -> None:
         self._dtype = token_dtype(tokenizer.vocab_size)
@@ -34,7 +34,7 @@ class SplitWriter:
         self._documents = self._words = self._characters = self._bytes = 0
 
     def add(self, chunk: Chunk) -> None:
-        """The next pieces of the split."""
+        """Write the next pieces of the split."""
         parts: list[np.ndarray] = []
         for ids, ends in zip(chunk.ids, chunk.ends_document, strict=True):
             if self._starts:
@@ -52,7 +52,7 @@ class SplitWriter:
         self._bytes += chunk.bytes
 
     def finish(self) -> Split:
-        """End the files; what they hold, in numbers."""
+        """End the files, and return how much they hold."""
         if not self._row_length and self._documents > 1:
             parts: list[np.ndarray] = []
             self._end_document(parts)
@@ -71,6 +71,7 @@ class SplitWriter:
         )
 
     def close(self) -> None:
+        """Close the files, ended or not."""
         self._tokens.close()
         if self._rows:
             self._rows.close()

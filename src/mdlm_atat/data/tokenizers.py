@@ -49,23 +49,24 @@ class Tokenizer(Protocol):
     def pad_id(self) -> int | None: ...
 
     def encode(self, text: str) -> list[int]:
-        """Ids of one text; no bos or eos is added."""
+        """Return the ids of one text, with no bos or eos added. Raises UserError where it cannot be encoded."""
         ...
 
     def encode_batch(self, texts: list[str]) -> list[np.ndarray]:
-        """Ids of many texts, each an array of integers."""
+        """Return the ids of many texts, each an array of integers. It is called from several threads at once."""
         ...
 
     def decode(self, ids: Sequence[int] | np.ndarray, mask_text: str = MASK_TEXT, eos_text: str = "") -> str:
-        """Text of ids: masks show as `mask_text`, eos as `eos_text`, bos and pad as nothing, bad UTF-8 as U+FFFD."""
+        """Return the text of ids: masks show as `mask_text`, eos as `eos_text`, bos and pad as nothing, and bytes that
+        are no UTF-8 as U+FFFD. Raises UserError for an id above `mask_id`."""
         ...
 
     def fingerprint(self) -> str:
-        """Hash of the behaviour: equal for tokenizers that give the same ids, however they were loaded."""
+        """Return a hash of the behaviour: equal for tokenizers that give the same ids, however they were loaded."""
         ...
 
     def save(self, folder: Path) -> None:
-        """Write what `load_tokenizer(folder)` needs."""
+        """Write the files that the tokenizer is loaded from again into a folder, making it if it is missing."""
         ...
 
 
@@ -89,7 +90,7 @@ class CharTokenizer:
 
     @classmethod
     def from_texts(cls, texts: Iterable[str]) -> CharTokenizer:
-        """The tokenizer whose alphabet is every character of the texts."""
+        """Make the tokenizer whose alphabet is every character of the texts. Raises UserError where there is none."""
         alphabet: set[str] = set()
         for text in texts:
             alphabet.update(text)
@@ -215,7 +216,7 @@ _MEMBERS = [name for name in vars(Tokenizer) if not name.startswith("_")]
 
 
 def load_tokenizer(spec: str | os.PathLike[str]) -> Tokenizer:
-    """The tokenizer that `spec` names: "byte", "gpt2", "bert-base-uncased", another hub name, a folder, or a plugin.
+    """Load the tokenizer that `spec` names: byte, gpt2, bert-base-uncased, another hub name, a folder, or a plugin.
 
     A folder holds what `save_tokenizer` wrote, or tokenizer.json, vocab.bpe + encoder.json (merges.txt + vocab.json) or
     vocab.txt, each also as .xz. "char" depends on a corpus and is built by `prepare`. Raises UserError where nothing is
@@ -246,7 +247,10 @@ def load_tokenizer(spec: str | os.PathLike[str]) -> Tokenizer:
 
 
 def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
-    """Write what `load_tokenizer(folder)` needs, of a plugin also which one it is."""
+    """Write what `load_tokenizer(folder)` needs: the tokenizer's own files and, of a plugin, which one it is.
+
+    Raises UserError for a plugin's class that nobody could import again, such as one of `__main__`.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(folder)
     if type(tokenizer) not in BUILT_IN:
@@ -255,15 +259,17 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
 
 
 def is_plain_name(tokenizer: object) -> bool:
-    """Whether a tokenizer is given by a name that always means the same: built in, or of the hub."""
+    """Return whether a tokenizer is given by a name that is built in or the hub's, not by a folder or a plugin."""
     if not isinstance(tokenizer, str) or Path(tokenizer).expanduser().is_dir():
         return False
     return plugin_of("tokenizer", tokenizer) is None
 
 
 def checked(tokenizer: Any) -> Tokenizer:
-    """The tokenizer that a person gave, or a plugin made, if it can be used, saved and loaded again; its class may be
-    loaded from now on. Raises UserError for what it lacks."""
+    """Return a tokenizer that a person gave or a plugin made, if it can be used, saved and loaded again.
+
+    Its class may be loaded from folders from now on. Raises UserError that names what it lacks.
+    """
     if type(tokenizer) in BUILT_IN:
         return tokenizer
     label = f"the tokenizer {type(tokenizer).__name__}"
@@ -282,9 +288,10 @@ def checked(tokenizer: Any) -> Tokenizer:
 
 
 def train_bpe(texts: Iterable[str], vocab_size: int, *, name: str = "bpe", show_progress: bool = False) -> HFTokenizer:
-    """A byte-level BPE with GPT-2's pre-tokenizer, trained on the texts; the last id is eos, <|endoftext|>.
+    """Train a byte-level BPE with GPT-2's pre-tokenizer on texts; its last id is eos, <|endoftext|>.
 
-    All 256 bytes are in the vocabulary, so that any text round-trips. A small corpus may give fewer ids than asked.
+    All 256 bytes are in the vocabulary, so that any text round-trips. A small corpus may give fewer than `vocab_size`
+    ids. Raises UserError for a `vocab_size` below 258, and where the texts are empty.
     """
     from tokenizers import Tokenizer as Inner
     from tokenizers import models, trainers

@@ -79,26 +79,28 @@ class TokenDataset:
 
     @property
     def num_rows(self) -> int:
-        """Training rows of one epoch: the same number at every offset."""
+        """Training rows of one epoch, the same number at every offset."""
         if self.row_starts is not None:
             return len(self.row_starts) - 1
         return max(1, (self.num_tokens - self.length + 1) // self.length)
 
     @property
     def num_offsets(self) -> int:
-        """Offsets that `rows` takes: `length` of them, fewer where the stream is shorter than two rows."""
+        """How many offsets `rows` takes: `length`, or fewer where the stream is shorter than two rows."""
         if self.row_starts is not None:
             return 1
         return min(self.length, self.num_tokens - self.num_rows * self.length + 1)
 
     @property
     def num_evaluation_rows(self) -> int:
+        """Rows that together hold every token once."""
         if self.row_starts is not None:
             return self.num_rows
         return -(-self.num_tokens // self.length)
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
+        """The tokenizer that the text was prepared with; it is loaded when first asked for."""
         from mdlm_atat.data.tokenizers import load_tokenizer
 
         return load_tokenizer(self.folder / "tokenizer")
@@ -111,7 +113,10 @@ class TokenDataset:
     def rows(
         self, indices: Int[np.ndarray, " batch"], offset: int = 0
     ) -> tuple[Int[np.ndarray, "batch length"], Int[np.ndarray, " batch"]]:
-        """Training rows and how many tokens of each are real; 0 fills the rest (pad mode)."""
+        """Return training rows by number, and how many tokens of each are real; 0 fills the rest (pad mode).
+
+        Raises IndexError for a row or an offset that there is not.
+        """
         if not 0 <= offset < self.num_offsets:
             raise IndexError(f"offset {offset} is outside 0 .. {self.num_offsets - 1}")
         _check_indices(indices, self.num_rows)
@@ -120,7 +125,7 @@ class TokenDataset:
     def evaluation_rows(
         self, indices: Int[np.ndarray, " batch"]
     ) -> tuple[Int[np.ndarray, "batch length"], Int[np.ndarray, " batch"]]:
-        """Like `rows`, over the cut that holds every token of the split exactly once."""
+        """Return rows as `rows` does, of the cut that holds every token of the split exactly once."""
         _check_indices(indices, self.num_evaluation_rows)
         return self._gather(indices, 0)
 
@@ -142,12 +147,12 @@ class TokenDataset:
 def batch_at(
     dataset: TokenDataset, *, seed: int, step: int, batch_size: int, rank: int = 0, num_ranks: int = 1
 ) -> tuple[Int[np.ndarray, "batch length"], Int[np.ndarray, " batch"]]:
-    """The rows that process `rank` trains on at `step`: ids and how many tokens of each row are real.
+    """Return the rows that process `rank` trains on at `step`: ids, and how many tokens of each row are real.
 
     The data is an endless chain of epochs, each a permutation of all rows drawn from (seed, epoch); in wrap mode
     the cuts also shift by an offset drawn from (seed, epoch). Step s is positions [s * batch_size,
     (s + 1) * batch_size) of the chain, and rank r takes the r-th of `num_ranks` equal parts. There is no state:
-    any step can be asked for.
+    any step can be asked for. Raises UserError where `batch_size` cannot be split over `num_ranks`.
     """
     if batch_size % num_ranks:
         raise UserError(
