@@ -133,7 +133,7 @@ def make_training(config: RunConfig, engine: Engine, variant: str) -> Training:
         objective=build_objective(config, vocab_size, counts, model),
         batch_at=lambda step: (batches[step % len(batches)][own_rows], lengths[own_rows]),
         recorded=make_recorded(config.train, engine, model),
-        evaluate=lambda _: {},
+        evaluate=lambda _, __: {},
         save=lambda _, __: None,
     )
 

@@ -17,6 +17,7 @@ from mdlm_atat.data.files import utf8
 from mdlm_atat.data.hub import hub_unreachable
 from mdlm_atat.data.plugged import call_plugin, plugin_of
 from mdlm_atat.errors import UserError
+from mdlm_atat.interrupts import interruptible
 from mdlm_atat.plugins import allow, check_requirement, reference_to, requirement, resolve
 
 MASK_TEXT = "░"
@@ -313,7 +314,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int, *, name: str = "bpe", show_
             seen = seen or bool(text)
             yield text
 
-    inner.train_from_iterator(watched(), trainer)
+    interruptible(lambda: inner.train_from_iterator(watched(), trainer))
     if not seen:
         raise UserError("the corpus is empty: there is nothing to train a tokenizer on")
     inner.add_special_tokens([END_OF_TEXT])

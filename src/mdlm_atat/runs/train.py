@@ -38,6 +38,7 @@ from mdlm_atat.device import explain_out_of_memory
 from mdlm_atat.errors import UserError
 from mdlm_atat.lm import CausalLM, MaskedDiffusionLM, load_lm
 from mdlm_atat.plugins import trusted
+from mdlm_atat.progress import OnProgress
 from mdlm_atat.provenance import code_version, commit
 from mdlm_atat.report.eval_lines import result_table
 from mdlm_atat.report.report import write_report
@@ -235,7 +236,9 @@ def _run(
         engine,
         model,
         train_data,
-        evaluate=lambda model, stage: score_validation(config, engine, model, valid_data, schedule, stage),
+        evaluate=lambda model, stage, on_progress: score_validation(
+            config, engine, model, valid_data, schedule, stage, on_progress
+        ),
         checkpoints=folder / "checkpoints",
         resume_from=checkpoint,
     )
@@ -383,6 +386,7 @@ def score_validation(
     data: TokenDataset,
     schedule: ExponentMasking | None,
     stage: Stage | None,
+    on_progress: OnProgress,
 ) -> dict[str, float]:
     """The validation bounds under the names they are logged by, over all processes: under the uniform schedule, and
     under the method's own where it has one."""
@@ -393,6 +397,7 @@ def score_validation(
         rank=engine.rank,
         num_ranks=engine.num_ranks,
         gather=engine.gather,
+        on_progress=on_progress,
     )
     counts, mask_id = TextCounts.of(data), data.tokenizer.mask_id
     # the raw model: the wrapped one would wait for processes that have nothing left to score

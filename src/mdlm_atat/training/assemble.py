@@ -16,6 +16,7 @@ from mdlm_atat.core.objective import MaskedDiffusion
 from mdlm_atat.data.tokens import TokenDataset, batch_at
 from mdlm_atat.errors import UserError
 from mdlm_atat.nets.ema import EMA
+from mdlm_atat.progress import OnProgress
 from mdlm_atat.training.checkpoint import Checkpoint, collect, save, tidy
 from mdlm_atat.training.engine import Engine, speed_up
 from mdlm_atat.training.flops import matrix_rate, training_flops_per_token
@@ -47,14 +48,14 @@ def make_training(
     model: nn.Module,
     data: TokenDataset,
     *,
-    evaluate: Callable[[nn.Module, Stage | None], dict[str, float]],
+    evaluate: Callable[[nn.Module, Stage | None, OnProgress], dict[str, float]],
     checkpoints: Path | None,
     resume_from: Checkpoint | None = None,
 ) -> tuple[Training, Progress]:
     """What the loop needs, and how far the run is.
 
     `model` has its first weights; those of `resume_from` go over them, with the optimizer's moments, the average and
-    the curriculum's state. `evaluate(model, stage)` scores the averaged weights in every process: see
+    the curriculum's state. `evaluate(model, stage, on_progress)` scores the averaged weights in every process: see
     `Training.evaluate` for what it returns. `checkpoints`: the folder that they are written to; None: nowhere.
     """
     vocab_size, counts = data.tokenizer.vocab_size, data.counts
@@ -63,11 +64,12 @@ def make_training(
     curriculum = objective.curriculum if isinstance(objective, MaskedDiffusion) else None
     wrapped, optimizer, wrapped_optimizer = engine.setup(model, lambda model: make_optimizer(model, config.optim))
     ema = EMA(model, config.train.ema_decay)
-    progress = Progress()
+    progress, last_stage = Progress(), None
     if resume_from is not None:
         resume_from.load_training(model, ema, optimizer)
         state = resume_from.state()
         progress = from_state(state["progress"])
+        last_stage = Stage.from_json(state["stage"]) if "stage" in state else None
         if curriculum is not None:
             curriculum.load_state(state["curriculum"])
 
@@ -86,9 +88,9 @@ def make_training(
             tidy(checkpoints, newest=saved, best_step=progress.best_step, keep_interval_steps=keep_interval_steps)
         engine.barrier()
 
-    def score(stage: Stage | None) -> dict[str, float]:
+    def score(stage: Stage | None, on_progress: OnProgress) -> dict[str, float]:
         with engine.whole(wrapped):
-            return evaluate(model, stage)
+            return evaluate(model, stage, on_progress)
 
     training = Training(
         config=config,
@@ -99,6 +101,7 @@ def make_training(
         ema=ema,
         objective=objective,
         curriculum=curriculum,
+        last_stage=last_stage,
         batch_at=lambda step: batch_at(
             data,
             seed=config.train.seed,

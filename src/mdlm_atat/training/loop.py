@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from mdlm_atat.device import float64_device
 from mdlm_atat.errors import UserError
 from mdlm_atat.formats import with_error
 from mdlm_atat.nets.ema import EMA
+from mdlm_atat.progress import OnProgress
 from mdlm_atat.training.engine import Engine
 from mdlm_atat.training.log import ProgressLine, Writer
 from mdlm_atat.training.metrics import EVAL_ERROR, EVAL_NATS, EVAL_OWN_ERROR, EVAL_OWN_NATS
@@ -46,6 +48,16 @@ class Progress:
     elapsed_s: float = 0.0
     best_bound: float = math.inf
     best_step: int | None = None
+    unscored: dict[str, float] | None = None
+    """What is logged of the last step, where its evaluation was interrupted: a resumed run begins with that."""
+
+
+class EvaluationInterrupted(Exception):
+    """A signal asked for a stop while the validation text was scored."""
+
+
+INTERRUPTIONS = ("Ctrl-C", "SIGTERM")
+"""Reasons to stop that do not wait for an evaluation. Others, such as a time limit, do."""
 
 
 @dataclass(frozen=True)
@@ -61,13 +73,16 @@ class Training:
     ema: EMA
     objective: Objective
     batch_at: BatchAt
-    evaluate: Callable[[Stage | None], dict[str, float]]
+    evaluate: Callable[[Stage | None, OnProgress], dict[str, float]]
     """Scores the raw model, which holds the averaged weights while it runs, as trained in this stage; must return the
-    key EVAL_NATS, and EVAL_OWN_NATS where the method has its own schedule."""
+    key EVAL_NATS, and EVAL_OWN_NATS where the method has its own schedule. It calls the second argument every second
+    or more often, which may raise EvaluationInterrupted."""
     save: Callable[[Progress, Stage | None], None]
     """Writes a checkpoint, with the stage that its weights were last trained in."""
     curriculum: Curriculum | None = None
     """Whose stage the objective follows; told the loss now and then."""
+    last_stage: Stage | None = None
+    """What the weights of a resumed run were last trained in."""
     recorded: Recorded | None = None
     """Gives a step's gradients in place of `gradients` (see `make_recorded`)."""
     flops_share_per_token: float | None = None
@@ -89,6 +104,11 @@ def train(run: Training, progress: Progress) -> str | None:
     saved_step = progress.step or None
     first_bad_step = torch.full((), -1, device=engine.device)
     lap = Lap(time.perf_counter() - progress.elapsed_s, time.perf_counter(), progress.num_tokens)
+    if progress.unscored is not None:
+        try:
+            catch_up(run, progress)
+        except EvaluationInterrupted:
+            return run.should_stop()
     reason: str | None = None
     while progress.step < config.num_steps and reason is None:
         lr = learning_rate(progress.step, config.num_steps, run.config.optim)
@@ -119,9 +139,13 @@ def train(run: Training, progress: Progress) -> str | None:
             values = log_step(run, progress, lap, loss, lr, grad_norm)
         if evaluate_now:
             paused_s = time.perf_counter()
-            found, is_best = evaluate(run, progress, stage)
-            values = {**values, **found, "elapsed_s": progress.elapsed_s}
-            save_now |= is_best  # a new best is kept
+            try:
+                found, is_best = evaluate(run, progress, stage)
+            except EvaluationInterrupted:
+                values, progress.unscored = {}, values
+            else:
+                values = {**values, **found, "elapsed_s": progress.elapsed_s}
+                save_now |= is_best  # a new best is kept
             lap.since_s += time.perf_counter() - paused_s  # tokens/s counts training alone
         if values:
             write(run, progress.step, values)
@@ -256,10 +280,16 @@ def clip_gradients(model: nn.Module, largest_norm: float) -> Tensor:
 
 def evaluate(run: Training, progress: Progress, stage: Stage | None) -> tuple[dict[str, float], bool]:
     """Score the averaged weights. Returns what was found, and whether they are the best so far, by the bound under the
-    method's own schedule."""
+    method's own schedule. Raises EvaluationInterrupted soon after a signal; of many processes all go on to the end,
+    because they wait for each other there."""
+
+    def hear(_done: int, _total: int) -> None:
+        if run.engine.num_ranks == 1 and run.should_stop() in INTERRUPTIONS:
+            raise EvaluationInterrupted
+
     run.raw_model.eval()
     with run.ema.swapped_in(run.raw_model):
-        values = run.evaluate(stage)
+        values = run.evaluate(stage, hear)
     run.raw_model.train()
     has_own = EVAL_OWN_NATS in values
     bound = values[EVAL_OWN_NATS if has_own else EVAL_NATS]
@@ -272,6 +302,15 @@ def evaluate(run: Training, progress: Progress, stage: Stage | None) -> tuple[di
         found = with_error(bound, error, decimals=4)
         run.line.say(f"step {progress.step}: validation {found} nats/token{uniform}")
     return values, is_best
+
+
+def catch_up(run: Training, progress: Progress) -> None:
+    """The evaluation that was interrupted when the run was stopped, as if it had not been."""
+    assert progress.unscored is not None
+    found, _ = evaluate(run, progress, run.last_stage)
+    write(run, progress.step, {**progress.unscored, **found, "elapsed_s": progress.elapsed_s})
+    progress.unscored = None
+    run.save(progress, run.last_stage)
 
 
 def write(run: Training, step: int, values: dict[str, float]) -> None:
@@ -316,12 +355,13 @@ def step_seed(seed: int, step: int) -> int:
     return int(np.random.SeedSequence((seed, step)).generate_state(1, np.uint64)[0] >> 1)
 
 
-def as_state(progress: Progress) -> dict[str, float | int | None]:
+def as_state(progress: Progress) -> dict[str, Any]:
     """JSON-ready; an infinite best bound (none yet) is None."""
     state = asdict(progress)
     return {**state, "best_bound": state["best_bound"] if math.isfinite(state["best_bound"]) else None}
 
 
-def from_state(state: dict[str, float | int | None]) -> Progress:
-    known = {name: state[name] for name in Progress.__dataclass_fields__}
-    return Progress(**{**known, "best_bound": math.inf if known["best_bound"] is None else known["best_bound"]})  # type: ignore[arg-type]
+def from_state(state: Mapping[str, Any]) -> Progress:
+    """What `as_state` gave, also of an earlier version, which knew fewer fields."""
+    known = {name: state[name] for name in Progress.__dataclass_fields__ if name in state}
+    return Progress(**{**known, "best_bound": math.inf if known["best_bound"] is None else known["best_bound"]})

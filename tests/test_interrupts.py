@@ -1,0 +1,166 @@
+"""Ctrl-C, at any moment: heard at once, nothing half done left behind, and what was done can be gone on with."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mdlm_atat.cli.main import main
+from mdlm_atat.data.train_tokenizer import train_tokenizer
+from mdlm_atat.interrupts import interruptible
+from mdlm_atat.training.checkpoint import all_checkpoints
+from tiny_runs import losses_of, train_method, write_text
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_text(tmp_path_factory.mktemp("text") / "text.txt")
+
+
+@pytest.fixture(autouse=True)
+def cache(text: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("ATAT_CACHE", str(text.parent / "cache"))
+    return text.parent / "cache"
+
+
+# a validation of two batches every four steps
+IN_PARTS = {"train__eval_interval_steps": 4, "eval__batch_size": 16, "train__checkpoint_interval_steps": 3}
+
+
+@pytest.fixture(scope="module")
+def whole(text: Path) -> Path:
+    """A run that nobody interrupted."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ATAT_CACHE", str(text.parent / "cache"))
+        assert train_method("atat", text, text.parent / "whole", **IN_PARTS) == 0
+    return text.parent / "whole"
+
+
+@pytest.fixture
+def interrupt(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
+    """`interrupt("module.function", call)`: Ctrl-C comes at the beginning of that call of it, counted from 1. Returns a
+    list that grows with every call that ends."""
+
+    def at(path: str, call: int = 1) -> list[str]:
+        module, name = path.rsplit(".", 1)
+        function = getattr(import_module(module), name)
+        calls: list[str] = []
+        ended: list[str] = []
+
+        def interrupted(*arguments: Any, **named: Any) -> Any:
+            calls.append(name)
+            if len(calls) == call:
+                signal.raise_signal(signal.SIGINT)
+            found = function(*arguments, **named)
+            ended.append(name)
+            return found
+
+        monkeypatch.setattr(import_module(module), name, interrupted)
+        return ended
+
+    return at
+
+
+def test_ctrl_c_is_heard_while_a_library_is_at_work_and_errors_and_results_come_through():
+    goes_on = threading.Event()
+    threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt):
+        interruptible(goes_on.wait)
+    goes_on.set()
+    assert interruptible(lambda: 3) == 3
+    with pytest.raises(TimeoutError, match="its own"):
+        interruptible(lambda: fail(TimeoutError("its own")))
+
+
+def fail(error: Exception) -> None:
+    raise error
+
+
+def test_a_tokenizer_is_trained_in_a_thread_of_its_own(tmp_path):
+    """The merges take a library minutes, in which Python would hear nothing."""
+    threads = []
+
+    class Texts:
+        def __iter__(self):
+            threads.append(threading.current_thread())
+            yield "the cat sat on the mat " * 100
+
+    train_tokenizer(Texts(), vocab_size=260, out=tmp_path / "bpe", progress=False)
+    assert threads
+    assert threading.main_thread() not in threads
+
+
+BEFORE_THE_RUN = {
+    "preparing": "mdlm_atat.data.prepare.encoded",
+    "building": "mdlm_atat.runs.train.build_model",
+    "dry run": "mdlm_atat.training.dry_run.forward_backward",
+}
+
+
+@pytest.mark.parametrize("moment", BEFORE_THE_RUN)
+def test_ctrl_c_before_the_first_step_leaves_no_run_and_no_half_prepared_text(
+    text, tmp_path, monkeypatch, interrupt, moment
+):
+    monkeypatch.setenv("ATAT_CACHE", str(tmp_path / "cache"))
+    ended = interrupt(BEFORE_THE_RUN[moment])
+    assert train_method("mdlm", text, tmp_path / "run") == 130
+    assert ended == []
+    assert not (tmp_path / "run").exists()
+    assert not list((tmp_path / "cache").rglob("*.partial"))
+
+
+IN_THE_LOOP = {  # where, which call of it, the step that the run then stops at
+    "in a step": ("mdlm_atat.training.loop.clip_gradients", 3, 3),
+    "in the validation": ("mdlm_atat.scoring.likelihood.denoised_nll", 2, 4),
+    "in the last validation": ("mdlm_atat.scoring.likelihood.denoised_nll", 4, 8),
+}
+
+
+@pytest.mark.parametrize("moment", IN_THE_LOOP)
+def test_ctrl_c_in_training_ends_with_a_checkpoint_that_goes_on_bit_for_bit(text, whole, tmp_path, interrupt, moment):
+    """A validation is left after the batch at hand, and the run that goes on begins with it."""
+    parts = tmp_path / "parts"
+    function, call, step = IN_THE_LOOP[moment]
+    ended = interrupt(function, call)
+    assert train_method("atat", text, parts, **IN_PARTS) == 130
+    assert len(ended) == call
+    assert all_checkpoints(parts / "checkpoints")[-1].step == step
+    assert main(["train", "--resume", str(parts)]) == 0
+    assert losses_of(parts) == losses_of(whole)
+    assert measured(parts) == measured(whole)
+    weights = [(run / "checkpoints/last/ema.safetensors").read_bytes() for run in (whole, parts)]
+    assert weights[0] == weights[1]
+
+
+def measured(run: Path) -> list[dict[str, float]]:
+    """The rows of metrics.jsonl without what a clock says."""
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in row.items() if k not in ("elapsed_s", "train/tokens_per_s")} for row in rows]
+
+
+AFTER_THE_LAST_STEP = {
+    "scoring": "mdlm_atat.runs.train.evaluate_run",
+    "samples": "mdlm_atat.samplers.loop.inverse_cdf",
+    "report": "mdlm_atat.runs.train.write_report",
+}
+
+
+@pytest.mark.parametrize("moment", AFTER_THE_LAST_STEP)
+def test_ctrl_c_after_the_last_step_stops_at_once_and_the_rest_can_be_made_up_for(
+    text, tmp_path, interrupt, moment, capsys
+):
+    ended = interrupt(AFTER_THE_LAST_STEP[moment])
+    assert train_method("mdlm", text, tmp_path / "run") == 130
+    assert ended == []
+    assert f"for the rest: atat train --resume {tmp_path / 'run'}" in capsys.readouterr().out
+    assert not (tmp_path / "run" / "report.html").exists()
+    assert main(["train", "--resume", str(tmp_path / "run")]) == 0
+    assert (tmp_path / "run" / "report.html").exists()
