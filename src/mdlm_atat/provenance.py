@@ -44,10 +44,14 @@ def commit() -> str | None:
     return found.stdout.strip() if tracked.returncode == 0 else None  # an environment inside someone else's checkout
 
 
+def num_cores() -> int:
+    """The number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 @cache
 def cpu() -> str:
     """The processor's name and the number of cores this process may use."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     name = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():
@@ -57,4 +61,4 @@ def cpu() -> str:
             if line.startswith("model name")
         ]
         name = names[0] if names else name
-    return f"{name}, {cores} cores"
+    return f"{name}, {num_cores()} cores"

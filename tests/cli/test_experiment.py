@@ -183,4 +183,4 @@ def test_what_sbatch_says_against_a_script_is_told(stand_in, sbatch, capsys):
     assert run(grid_file(stand_in), out, "--slurm", "--submit", "--sbatch-option=--partition=gpuu") == 2
     assert "invalid partition specified: gpuu" in capsys.readouterr().err
     assert run(grid_file(stand_in), stand_in / "other", "--slurm", "--sbatch-option=partition") == 2
-    assert "'partition' is none of sbatch" in capsys.readouterr().err
+    assert "'partition' is no option of sbatch" in capsys.readouterr().err

@@ -14,6 +14,7 @@ import numpy as np
 from mdlm_atat.data.sources import PIECE_CHARACTERS, Piece
 from mdlm_atat.data.tokenizers import Tokenizer
 from mdlm_atat.errors import UserError
+from mdlm_atat.provenance import num_cores
 
 MAX_WORKERS = 16  # a worker holds about 20 MB
 
@@ -37,7 +38,7 @@ def encoded(
     Threads are enough: the tokenizers library runs without the GIL, and there is nothing to start. Raises UserError for
     fewer than one thread, and for a text that the tokenizer cannot encode.
     """
-    num_workers = num_workers or min(_num_cores(), MAX_WORKERS)
+    num_workers = num_workers or min(num_cores(), MAX_WORKERS)
     if num_workers < 1:
         raise UserError(f"num_workers is {num_workers}, expected at least 1")
     waiting: deque[tuple[str, Future[Chunk]]] = deque()
@@ -77,10 +78,6 @@ def _encode(batch: list[Piece], tokenizer: Tokenizer) -> Chunk:
         characters=sum(map(len, texts)),
         bytes=sum(len(text.encode()) for text in texts),
     )
-
-
-def _num_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager

@@ -1,8 +1,7 @@
-"""`atat samplers bench` on finished runs: what a sampler makes of the same weights."""
+"""Benches of samplers on finished runs: how good the texts are that each sampler draws from the same weights."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -10,16 +9,15 @@ from mdlm_atat.locks import try_lock
 from mdlm_atat.studies.grid import Grid, SamplerBench
 from mdlm_atat.studies.jobs import Job
 from mdlm_atat.studies.planning import Plan, planned_steps
-from mdlm_atat.studies.processes import last_lines, start_command, stop_commands
+from mdlm_atat.studies.processes import last_lines, run_command
 from mdlm_atat.studies.run_record import read_json
 from mdlm_atat.studies.run_state import is_done
 
 FILE_NAME = "samplers-generate.json"
-POLL_S = 0.1
 
 
 def bench_jobs(grid: Grid, jobs: Sequence[Job]) -> list[Job]:
-    """The runs to bench: the first seed of each arm that is named."""
+    """The runs to bench: the first seed of each arm that the grid's `samplers` names."""
     named = () if grid.bench is None else grid.bench.arms
     return [job for job in jobs if job.share == 1 and job.seed == grid.seeds[0] and job.variant.arm.name in named]
 
@@ -35,8 +33,10 @@ def run_benches(
     should_stop: Callable[[], bool],
     say: Callable[[str], None],
 ) -> dict[str, str]:
-    """Bench what is trained and not benched yet, one after the other, as seconds are measured; by name why some failed.
-    A bench that is interrupted goes on the next time."""
+    """Run `atat samplers bench` on every run that is trained and not benched yet. Returns why some failed, by name.
+
+    Benches run one after the other, because they measure seconds. One that is interrupted goes on in the next call.
+    """
     failures: dict[str, str] = {}
     for job in bench_jobs(grid, jobs):
         assert grid.bench is not None
@@ -53,19 +53,23 @@ def run_benches(
         say(f"start      {name}")
         log = folder / "logs" / f"{name}.txt"
         words = bench_words(grid.bench, run, judge)
-        child = start_command(words, log, device=device, num_threads=num_threads, keep_open=[lock.descriptor])
-        while child.poll() is None and not should_stop():
-            time.sleep(POLL_S)
-        stop_commands([child], at_once=lambda: False)
+        code = run_command(
+            words,
+            log,
+            device=device,
+            num_threads=num_threads,
+            should_stop=should_stop,
+            keep_open=[lock.descriptor],
+        )
         lock.release()
-        if child.returncode != 0 and not should_stop():
+        if code != 0 and not should_stop():
             failures[name] = (last_lines(log) or ["it said nothing"])[-1]
             say(f"FAILED     {name}: {failures[name]}")
     return failures
 
 
 def bench_words(bench: SamplerBench, run: Path, judge: Path | None) -> list[str]:
-    """What follows `atat`."""
+    """The words that follow `atat` in the command of a bench."""
     samplers = ["--samplers", *bench.samplers] if bench.samplers else []
     steps = ["--steps", *map(str, bench.steps), "--num_texts", str(bench.num_texts)]
     return ["samplers", "bench", str(run), *steps, *samplers, *([] if judge is None else ["--judge", str(judge)])]
@@ -77,7 +81,7 @@ def _is_trained(job: Job, folder: Path, plan: Plan) -> bool:
 
 
 def _judge(grid: Grid, bench: SamplerBench, job: Job, jobs: Sequence[Job], folder: Path, plan: Plan) -> Path | None:
-    """The judge's run on the same corpus, of the first seed, once it is trained."""
+    """The folder of the judge's run on the job's corpus, with the first seed; None until it is trained."""
     for other in jobs:
         is_judge = other.variant.arm.name == bench.judge and other.seed == grid.seeds[0] and other.share == 1
         if is_judge and other.corpus == job.corpus and _is_trained(other, folder, plan):

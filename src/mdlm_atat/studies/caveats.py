@@ -1,4 +1,4 @@
-"""Sentences on what the numbers do not say, made from the facts of the runs."""
+"""Caveats: sentences on what the numbers of an experiment do not show, made from the facts of its runs."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ PARAMETERS_ALIKE = 0.05  # the estimator's are 2% of MDLM's
 
 
 def caveats_of(results: dict[str, Any]) -> list[str]:
+    """Every caveat that holds for the content of results.json, a sentence each, the gravest first."""
     runs, baseline = [*results["runs"], *results["branch_runs"]], results["baseline"]
     return [
         *_unfinished(runs),
@@ -76,7 +77,7 @@ def _not_significant(results: dict[str, Any], baseline: str) -> list[str]:
 
 
 def _exact(results: dict[str, Any], baseline: str) -> list[str]:
-    """An exact value beside an upper bound."""
+    """The table compares an exact likelihood with an upper bound."""
     kinds = {arm: numbers["kind"] for arms in results["derived"].values() for arm, numbers in arms.items()}
     exact = [arm for arm, kind in kinds.items() if kind == "exact"]
     if not exact or len(exact) == len(kinds):
@@ -93,7 +94,7 @@ def _exact(results: dict[str, Any], baseline: str) -> list[str]:
 
 
 def _unequal(results: dict[str, Any], baseline: str) -> list[str]:
-    """Arms that saw other amounts of text than the baseline, at another learning rate or with more parameters."""
+    """An arm was trained on more or less text than the baseline, at another learning rate or with more parameters."""
     found: list[str] = []
     for corpus in results["derived"]:
         done = [run for run in results["runs"] if run["corpus"] == corpus and run["final"] is not None]
@@ -140,7 +141,7 @@ def _never_decayed(runs: Sequence[Run]) -> list[str]:
 
 
 def _shared_devices(runs: Sequence[Run]) -> list[str]:
-    """Runs whose processes were alive at the same time on the same device."""
+    """Two runs were trained at the same time on the same device, so their seconds mean little."""
     spans = [
         (started, ended or (time.time() if run["status"] == "running" else started), host, device, index)
         for index, run in enumerate(runs)
@@ -201,7 +202,7 @@ def _past_their_best(runs: Sequence[Run]) -> list[str]:
 
 
 def _last(run: Run) -> float:
-    """The last bound of the curve, of the kind that `best` is of."""
+    """The last bound of a run's curve, under its own schedule where it has one: the bound that `best` is of."""
     curve = run["curve"]
     own = curve["schedule_nats"]
     return own[-1] if own and own[-1] is not None else curve["nats"][-1]

@@ -16,7 +16,10 @@ Run = dict[str, Any]
 
 
 def derive(results: dict[str, Any]) -> dict[str, dict[str, dict[str, Any]]]:
-    """Corpus to arm to numbers, from the runs that are done. The baseline has to be among them for the comparisons."""
+    """What follows from the runs that are done: by corpus, then by arm. The content of `derived` in results.json.
+
+    An arm is compared with the baseline on a corpus once the baseline has a run there that is done.
+    """
     baseline, reference = results["baseline"], set(results["reference"])
     derived: dict[str, dict[str, dict[str, Any]]] = {}
     runs = [*results["runs"], *results["branch_runs"]]
@@ -32,13 +35,15 @@ def derive(results: dict[str, Any]) -> dict[str, dict[str, dict[str, Any]]]:
 
 
 def runs_of(runs: Sequence[Run], arm: str) -> list[Run]:
-    """The runs of an arm at the full budget, by seed."""
+    """The runs of an arm at the full budget, sorted by seed."""
     return sorted((run for run in runs if run["arm"] == arm), key=lambda run: run["seed"])
 
 
 def own_bound(run: Run) -> Bound:
-    """The bound a method is judged by, a rule fixed beforehand: PPL-S where it has a schedule of its own and that is a
-    bound, PPL-U otherwise. Never the lower of the two."""
+    """The bound that a method is judged by: PPL-S if its own masking schedule gives one, else PPL-U.
+
+    The rule is fixed beforehand; it is never the lower of the two.
+    """
     return "ppl_s" if final_of(run).has_own_schedule else "ppl_u"
 
 
@@ -71,7 +76,7 @@ def _of_arm(done: Sequence[Run], arm: str, theirs: list[Run], baseline: str, *, 
 
 
 def _bound(runs: list[Run], bound: Bound) -> dict[str, Any]:
-    """The mean over seeds; its error has that of the draws in it, which all seeds share."""
+    """The mean of a bound over seeds. Its error includes that of the draws, which all seeds share."""
     draws_error = statistics.fmean(_or_zero(cost_of(run, bound).standard_error) for run in runs)
     degrees = min(final_of(run).num_draws for run in runs) / BLOCK_SIZE - 1
     common = CommonError(draws_error, degrees) if len(runs) > 1 and degrees > 0 else None
@@ -90,12 +95,11 @@ def _or_zero(error: float) -> float:
 
 
 def difference_of(mine: list[Run], theirs: list[Run], *, own: bool, against: str) -> dict[str, Any] | None:
-    """Mean over seeds of (arm - baseline), nats per token, seed by seed, in PPL-U or in each one's own bound; None
-    where no seed has both.
+    """Mean over seeds of arm - baseline in nats per token, paired by seed. Returns None where no seed has both.
 
-    An effect smaller than twice its standard error is no difference; with few seeds p must be below 0.05 too. The error
-    is that of the seeds and that of the draws, which are the same for all of them. With a single seed it is that of the
-    draws alone: it says nothing of another seed.
+    With `own`, each is measured by its own bound, otherwise both by PPL-U. A difference is significant if it is more
+    than twice its standard error and p is below 0.05. The error is that of the seeds and that of the draws, which all
+    seeds share. With a single seed it is that of the draws alone, and says nothing about another seed.
     """
 
     def nats(run: Run) -> float:
@@ -121,7 +125,10 @@ def difference_of(mine: list[Run], theirs: list[Run], *, own: bool, against: str
 
 
 def _common_error(pairs: Sequence[tuple[Run, Run]], *, own: bool) -> CommonError | None:
-    """Of the mean difference over the draws that all runs were scored on; None where they are not stored, or differ."""
+    """The error that the draws leave in the mean difference of pairs that were all scored on the same draws.
+
+    Returns None where the scores of the draws are not stored, or the draws differ.
+    """
     from mdlm_atat.scoring.paired import mean_paired_difference
 
     records = [(final_of(mine), final_of(theirs)) for mine, theirs in pairs]
@@ -135,14 +142,14 @@ def _common_error(pairs: Sequence[tuple[Run, Run]], *, own: bool) -> CommonError
 
 
 def is_significant(found: Mean, p: float | None) -> bool | None:
-    """None: cannot be told."""
+    """Whether the mean differs from 0, by its error and by p. Returns None where its error is not known."""
     if found.standard_error is None or p is None:
         return None
     return abs(found.value) > 2 * found.standard_error and p < 0.05
 
 
 def seconds_per_step(runs: Sequence[Run]) -> float | None:
-    """As timed alone beforehand, or else the mean of what the runs took."""
+    """Seconds of a training step: as timed alone before the runs, or else the mean of what the runs themselves took."""
     calibrated = [run["calibration"]["seconds_per_step"] for run in runs if run["calibration"] is not None]
     measured = [run["seconds_per_step"] for run in runs if run["seconds_per_step"] is not None]
     found = calibrated or measured
@@ -150,7 +157,10 @@ def seconds_per_step(runs: Sequence[Run]) -> float | None:
 
 
 def overhead(mine: Sequence[Run], theirs: Sequence[Run]) -> dict[str, Any]:
-    """What a step of the arm costs over one of the baseline; None where it was not measured."""
+    """Ratios of what the arm costs to what the baseline costs: seconds a step, peak memory, parameters.
+
+    A ratio is None where one of the two was not measured.
+    """
     calibrated = all(run["calibration"] is not None for run in (*mine, *theirs))
 
     def ratio(one: float | None, other: float | None) -> float | None:
@@ -169,7 +179,10 @@ def overhead(mine: Sequence[Run], theirs: Sequence[Run]) -> dict[str, Any]:
 
 
 def mean_tree(trees: Sequence[Any]) -> Any:
-    """Numbers averaged over trees of the same shape; what is no number stays as in the first. None where any is."""
+    """The mean of trees of the same shape, number by number. Returns None if one of the trees is None.
+
+    What is no number is taken from the first tree.
+    """
     first = trees[0]
     if any(tree is None for tree in trees):
         return None

@@ -1,4 +1,4 @@
-"""A comparison: arms x corpora x seeds under one budget, with every setting it changes."""
+"""A grid: arms x corpora x seeds under one budget, with every setting that each arm changes."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ Unit = Literal["steps", "tokens", "flops", "gpu_seconds"]
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
+    """What each run may cost."""
+
     unit: Unit
     amount: float
 
@@ -34,13 +36,15 @@ class Arm:
 
 @dataclass(frozen=True, kw_only=True)
 class Corpus:
+    """A text that every arm is trained on."""
+
     name: str
     overrides: Mapping[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
 class SamplerBench:
-    """`atat samplers bench` on the first seed of some arms."""
+    """A comparison of samplers on the first seed of some arms, by `atat samplers bench`."""
 
     arms: tuple[str, ...]
     samplers: tuple[str, ...]
@@ -53,6 +57,8 @@ class SamplerBench:
 
 @dataclass(frozen=True, kw_only=True)
 class Grid:
+    """What is compared with what, on which texts, with which seeds and under which budget."""
+
     name: str
     description: str
     overrides: Mapping[str, Any]
@@ -77,11 +83,14 @@ class Grid:
         return next(arm for arm in self.arms if arm.name == name)
 
     def settings(self, arm: Arm, corpus: Corpus) -> dict[str, Any]:
-        """What the arm changes in its base and method: later ones win."""
+        """Every setting that the grid changes in the arm's base and method.
+
+        The arm's own win over the corpus's, and those over the grid's.
+        """
         return {**self.overrides, **corpus.overrides, **arm.overrides}
 
     def config(self, arm: Arm, corpus: Corpus) -> RunConfig:
-        """Configuration of an arm before its steps and its seed are known."""
+        """The configuration of an arm, but for its steps and its seed. Raises UserError with every mistake in it."""
         config, mistakes = apply_settings(base_config(arm.base, arm.method), self.settings(arm, corpus))
         if config is None:
             raise UserError("\n  ".join(f"{path}: {what}" if path else what for path, what in mistakes))
@@ -90,12 +99,15 @@ class Grid:
 
 @cache
 def base_config(base: str, method: str | None) -> RunConfig:
+    """The settings that an arm starts from."""
     return load_config(base, method)
 
 
 def merge(stored: Grid, new: Grid) -> Grid:
-    """What a folder holds when a grid is run in it again: arms, corpora, seeds and branches of both, so that asking for
-    fewer forgets none. UserError where the two compare other things."""
+    """The grid of a folder in which `new` is run after `stored`, with the arms, corpora, seeds and branches of both.
+
+    So a call that asks for fewer seeds forgets none. Raises UserError where name, baseline or budget differ.
+    """
     for name in ("name", "baseline", "budget"):
         if getattr(stored, name) != getattr(new, name):
             raise UserError(
@@ -122,7 +134,7 @@ def _words(value: Any) -> str:
 
 
 def grid_tree(grid: Grid) -> dict[str, Any]:
-    """As a file would hold it: `load_grid` of it gives the same grid."""
+    """The grid as a YAML file would hold it. `load_grid` of that file gives the same grid."""
     amount = grid.budget.amount
     named = grid.corpora[0].name != ""
     return {

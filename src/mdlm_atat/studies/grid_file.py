@@ -1,4 +1,4 @@
-"""A grid from a YAML file or a command line, checked whole before anything runs."""
+"""Read a grid from a YAML file, and check all of it before anything runs."""
 
 from __future__ import annotations
 
@@ -46,16 +46,16 @@ def _shipped() -> Traversable:
 
 
 def describe_grids() -> dict[str, str]:
-    """What each shipped grid is for: its description."""
+    """The names of the grids that come with the package, each with its description."""
     found = sorted(file.name for file in _shipped().iterdir() if file.name.endswith(".yaml"))
     return {name.removesuffix(".yaml"): str(read_yaml(name, _shipped() / name)["description"]) for name in found}
 
 
 def load_grid(name_or_path: str, forced: Mapping[str, Any] | None = None) -> Grid:
-    """A shipped grid, a YAML file, or the folder of an experiment (its grid.yaml).
+    """Read a shipped grid by its name, a YAML file, or grid.yaml in the folder of an experiment.
 
-    `forced`: settings by dotted path that go over everything in every arm. Raises UserError with every mistake at once,
-    a line each with its path.
+    `forced` are settings by dotted path that go over everything in every arm. Raises UserError with every mistake at
+    once, a line each with its path.
     """
     label, source, folder = _locate(name_or_path)
     tree = read_yaml(label, source, holds="a grid (arms, baseline, seeds, budget, ...)")
@@ -88,7 +88,7 @@ def _locate(name: str) -> tuple[str, Traversable, Path]:
 
 
 class _Reader:
-    """From plain values to a grid; what is wrong is noted, and the rest is read all the same."""
+    """Makes a grid of plain values. A mistake is added to `mistakes`, and the rest is read all the same."""
 
     def __init__(self, mistakes: list[str], folder: Path) -> None:
         self.mistakes = mistakes
@@ -142,7 +142,7 @@ class _Reader:
         return str(value)
 
     def overrides(self, path: str, value: Any) -> dict[str, Any]:
-        """Dotted settings, where a file may nest them too."""
+        """Settings by dotted path. A file may also nest them."""
         if value is None:
             return {}
         if not isinstance(value, dict):
@@ -164,7 +164,7 @@ class _Reader:
         return (Corpus(name="", overrides=self.data_overrides("data", value)),)
 
     def data_overrides(self, path: str, value: Any) -> dict[str, Any]:
-        """`source: x` is short for `data.source: x` here."""
+        """Settings of a corpus, where `source: x` is short for `data.source: x`."""
         flat = self.overrides(path, value)
         return {setting if "." in setting else f"data.{setting}": item for setting, item in flat.items()}
 
@@ -201,7 +201,7 @@ class _Reader:
         return arms
 
     def beside(self, name: str) -> str:
-        """A path is taken from the grid's folder first, then from here."""
+        """A path beside the grid's file where there is one, otherwise as it is, relative to the current folder."""
         path = self.folder / name
         is_path = "/" in name or name.endswith((".yaml", ".yml"))
         return str(path.resolve()) if is_path and path.exists() else name
@@ -287,7 +287,7 @@ class _Reader:
         return SamplerBench(**lists, num_texts=tree["num_texts"], judge=tree["judge"])
 
     def check_configurations(self, grid: Grid) -> None:
-        """Every arm on every corpus; a mistake that several arms share is told once."""
+        """Check the configuration of every arm on every corpus. A mistake that several arms share is told once."""
         from mdlm_atat.config.method import check_method  # torch: a list of grids need not wait for it
 
         found: dict[str, list[str]] = {}
@@ -315,13 +315,13 @@ class _Reader:
             self.mistakes.append(message if len(who) == len(grid.arms) > 1 else f"arms.{', '.join(who)}: {message}")
 
     def check_names(self, grid: Grid) -> None:
-        """Arm a-b on corpus c and arm a on corpus b-c would share a log, a lock and what is known of their end."""
+        """Refuse two runs of one name: arm a-b on corpus c and arm a on corpus b-c would share a log and a lock."""
         names = Counter(f"{arm.name}-{corpus.name}" for arm in grid.arms for corpus in grid.corpora)
         for name in (name for name, number in names.items() if number > 1):
             self.mistakes.append(f"arms, data: two runs would be called {name}: rename an arm or a corpus")
 
     def check_comparable(self, grid: Grid, configs: Mapping[str, RunConfig]) -> None:
-        """Bounds are compared on the same text, by the same draws."""
+        """Refuse arms that would be scored on other text than the baseline, or by other draws."""
         base = configs.get(grid.baseline)
         if base is None:
             return
@@ -334,7 +334,7 @@ class _Reader:
                     )
 
     def check_bench(self, grid: Grid, configs: Mapping[str, RunConfig]) -> None:
-        """Samplers that are none, and arms that cannot use them: said now, not when hours of training are done."""
+        """Refuse samplers that do not exist and arms that cannot use them, before hours of training."""
         if grid.bench is None:
             return
         from mdlm_atat.config.build import masking_traits, modes_of

@@ -1,4 +1,4 @@
-"""The runs of a grid: which there are, where each lives, how long it is and how it is started."""
+"""The runs of a grid: which there are, where each is stored, how long it is and how it is started."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Variant:
 
     @property
     def key(self) -> str:
-        """Its name in plan.json: ARM, or ARM/CORPUS where corpora have names."""
+        """The variant's name in plan.json: ARM, or ARM/CORPUS where corpora have names."""
         return f"{self.arm.name}/{self.corpus.name}" if self.corpus.name else self.arm.name
 
 
@@ -41,7 +41,7 @@ class Job:
 
     @property
     def arm(self) -> str:
-        """mdlm, or mdlm@0.5 for a branch."""
+        """The arm's name, `mdlm`, with the share of the budget for a branch, `mdlm@0.5`."""
         name = self.variant.arm.name
         return name if self.share == 1 else f"{name}@{self.share:g}"
 
@@ -51,16 +51,17 @@ class Job:
 
     @property
     def name(self) -> str:
-        """Of its log and its lock: ARM-CORPUS-seed-N."""
+        """The run's name, and that of its log and its lock: ARM-CORPUS-seed-N."""
         return "-".join(part for part in (self.arm, self.corpus, f"seed-{self.seed}") if part)
 
     @property
     def folder(self) -> Path:
-        """Of its run, within the experiment."""
+        """The run's folder, within the experiment's."""
         return Path("runs", *(part for part in (self.arm, self.corpus) if part), f"seed-{self.seed}")
 
 
 def variants_of(grid: Grid) -> list[Variant]:
+    """Every arm on every corpus."""
     return [
         Variant(arm=arm, corpus=corpus, settings=grid.settings(arm, corpus), config=grid.config(arm, corpus))
         for corpus in grid.corpora
@@ -69,7 +70,10 @@ def variants_of(grid: Grid) -> list[Variant]:
 
 
 def jobs_of(grid: Grid) -> list[Job]:
-    """Every run, seed by seed and the short ones first, so that all arms can be compared early."""
+    """Every run of a grid, in the order in which they are started.
+
+    They go seed by seed, with the short ones first, so that all arms can be compared early.
+    """
     variants = variants_of(grid)
     return [
         Job(variant=variant, share=share, seed=seed)
@@ -81,14 +85,17 @@ def jobs_of(grid: Grid) -> list[Job]:
 
 
 def tokens_per_step(config: RunConfig) -> int:
-    """Tokens of one step, as a budget counts them: padding too, where rows are padded."""
+    """Tokens of one training step as a budget counts them, with padding where rows are padded."""
     return config.train.batch_size * config.data.length
 
 
 def budget_steps(
     budget: Budget, config: RunConfig, *, flops_per_token: float | None, seconds_per_step: float | None
 ) -> int:
-    """Optimizer steps that a budget pays for: the fewest that use it up, but whole steps within GPU-seconds."""
+    """The number of optimizer steps that a budget pays for.
+
+    For tokens and FLOPs that is rounded up, for GPU-seconds rounded down.
+    """
     match budget.unit:
         case "steps":
             return int(budget.amount)
@@ -109,22 +116,27 @@ def run_config(job: Job, num_steps: int) -> RunConfig:
 
 
 def job_steps(job: Job, planned_steps: int) -> int:
+    """The steps of a run whose variant has `planned_steps` at the full budget."""
     return max(1, round(job.share * planned_steps))
 
 
 def train_words(variant: Variant, settings: Mapping[str, Any], out: Path) -> list[str]:
-    """What follows `atat` in the command that trains an arm in the folder `out`, with `settings` over the grid's."""
+    """The words that follow `atat` in the command that trains an arm in the folder `out`.
+
+    `settings` go over those of the grid.
+    """
     arm = variant.arm
     method = [] if arm.method is None else ["--method", arm.method]
     return ["train", arm.base, *method, *flags_of({**variant.settings, **settings}), "--out", str(out)]
 
 
 def command_line(words: Sequence[str]) -> str:
+    """A command as a person types it."""
     return shlex.join(["atat", *words])
 
 
 def flags_of(settings: Mapping[str, Any]) -> list[str]:
-    """The words that the command line reads as these settings."""
+    """Settings as words of a command line, which reads them as the same settings."""
     words: list[str] = []
     for path, value in settings.items():
         texts = [_text(item) for item in (value if isinstance(value, (list, tuple)) else [value])]
@@ -140,7 +152,7 @@ def _text(value: Any) -> str:
 
 
 def flat_settings(config: RunConfig) -> dict[str, Any]:
-    """Every setting by its dotted path, JSON-ready."""
+    """Every setting by its dotted path, in values that JSON has."""
     flat = {
         f"{section.name}.{setting.name}": getattr(getattr(config, section.name), setting.name)
         for section in fields(RunConfig)
@@ -150,7 +162,10 @@ def flat_settings(config: RunConfig) -> dict[str, Any]:
 
 
 def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Dotted path -> (before, after) of every setting that differs; the same place by another path is the same."""
+    """(before, after) of every setting that differs, by dotted path.
+
+    Two paths of the same file do not differ.
+    """
     return {
         path: (before.get(path), after.get(path))
         for path in dict.fromkeys([*before, *after])

@@ -1,12 +1,13 @@
-"""What is worked out once, before the first run, and kept in plan.json: data, steps and, where seconds are the budget,
-how long a step takes."""
+"""Plan a study before its first run: prepare the data, time a step where needed, and work out each arm's steps.
+
+The plan is stored in plan.json, so that a run keeps its length when it is continued.
+"""
 
 from __future__ import annotations
 
 import json
 import platform
 import shutil
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +28,7 @@ from mdlm_atat.studies.jobs import (
     tokens_per_step,
     train_words,
 )
-from mdlm_atat.studies.processes import last_lines, start_command, stop_commands
+from mdlm_atat.studies.processes import last_lines, run_command
 from mdlm_atat.studies.run_record import seconds_per_step
 from mdlm_atat.training.metrics import read_metrics
 
@@ -51,7 +52,7 @@ Plan = dict[str, dict[str, Any]]
 
 @dataclass(frozen=True)
 class Machine:
-    """Where runs are started."""
+    """The devices of this machine, and when to stop."""
 
     devices: Sequence[str]
     num_threads: int
@@ -63,6 +64,7 @@ def plan_file(folder: Path) -> Path:
 
 
 def read_plan(folder: Path) -> Plan:
+    """The plan of a study's folder; empty where there is none yet. Raises UserError for a damaged file."""
     file = plan_file(folder)
     try:
         return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
@@ -71,7 +73,7 @@ def read_plan(folder: Path) -> Plan:
 
 
 def check_plan(plan: Plan, grid: Grid, variants: Sequence[Variant], folder: Path) -> None:
-    """An experiment's folder holds one grid: UserError where an arm means something else now than when it began."""
+    """Raise UserError where an arm, or the budget, is not what it was when the experiment in this folder began."""
     wrong: list[str] = []
     for variant in variants:
         entry = plan.get(variant.key)
@@ -97,10 +99,10 @@ def check_plan(plan: Plan, grid: Grid, variants: Sequence[Variant], folder: Path
 def ensure_planned(
     grid: Grid, variants: Sequence[Variant], folder: Path, machine: Machine, say: Callable[[str], None]
 ) -> tuple[Plan, dict[str, str]]:
-    """plan.json with an entry for each variant, and by their keys why some could not be planned.
+    """Add what is missing to plan.json. Returns the plan, and by their keys why some variants could not be planned.
 
-    What is there stays, so that a run keeps its length when it is continued. One runner plans at a time, and another
-    finds it done.
+    Entries that are there stay as they are. One runner plans at a time; another one waits, and finds it done. Raises
+    KeyboardInterrupt when it is to stop, and UserError where the data has changed since the experiment began.
     """
 
     def wait() -> None:
@@ -131,12 +133,16 @@ def ensure_planned(
 
 
 def planned_steps(job: Job, plan: Plan) -> int | None:
+    """The steps of a run by the plan; None where its variant is not planned yet."""
     entry = plan.get(job.variant.key)
     return None if entry is None else job_steps(job, entry["num_steps"])
 
 
 def expected_steps(grid: Grid, job: Job, plan: Plan) -> int | None:
-    """Planned, or what the budget says by itself; None where it takes the data or a measurement to tell."""
+    """The steps of a run by the plan, or else by the budget alone.
+
+    Returns None where the data or a measurement is needed to tell.
+    """
     steps = planned_steps(job, plan)
     if steps is None and grid.budget.unit in ("steps", "tokens"):
         budgeted = budget_steps(grid.budget, job.variant.config, flops_per_token=None, seconds_per_step=None)
@@ -157,7 +163,8 @@ def _budget(budget: Budget) -> dict[str, float]:
 
 
 def open_data(data: DataConfig) -> tuple[dict[str, Any], int]:
-    """The data as its runs will store it, prepared if it is not yet; and its vocabulary's size."""
+    """Prepare the data if it is not prepared yet. Returns its description, as run.json stores it, and the vocabulary's
+    size."""
     from mdlm_atat.config.build import prepare_data
     from mdlm_atat.data.progress import TerminalProgress
     from mdlm_atat.data.tokens import TokenDataset
@@ -207,19 +214,24 @@ def _plan_variant(
 
 
 def calibrate(variant: Variant, folder: Path, machine: Machine, say: Callable[[str], None]) -> dict[str, Any]:
-    """Time a short run of an arm, alone on the first device: seconds of one training step, evaluation left out."""
+    """Time a short run of an arm, alone on the first device. Returns the seconds of a step, without evaluation, and
+    where they were measured. Raises UserError, with the end of its log, where the run fails."""
     say(f"timing     {variant.key}: {CALIBRATION_STEPS} steps on {machine.devices[0]}")
     out = folder / "calibration" / variant.key
     shutil.rmtree(out, ignore_errors=True)
     log = folder / "logs" / f"calibration-{variant.key.replace('/', '-')}.txt"
     words = train_words(variant, SHORT, out)
-    child = start_command(words, log, device=machine.devices[0], num_threads=machine.num_threads)
-    while child.poll() is None:
-        if machine.should_stop():
-            stop_commands([child], at_once=lambda: True)
-            raise KeyboardInterrupt
-        time.sleep(0.1)
-    if child.returncode != 0:
+    code = run_command(
+        words,
+        log,
+        device=machine.devices[0],
+        num_threads=machine.num_threads,
+        should_stop=machine.should_stop,
+        kill=True,
+    )
+    if machine.should_stop():
+        raise KeyboardInterrupt
+    if code != 0:
         raise UserError("\n  ".join([f"{variant.key} could not be timed; its log {log} ends with", *last_lines(log)]))
     per_step = seconds_per_step(read_metrics(out).having("train/tokens_per_s"))
     run = json.loads((out / "run.json").read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""Child processes of an experiment: the ordinary command, on a device of its own, its output in a file."""
+"""Child processes of a study: each runs an ordinary `atat` command on one device, with its output in a log."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from mdlm_atat.studies.jobs import command_line
 
 COMMAND = (sys.executable, "-m", "mdlm_atat")
 NUM_LAST_LINES = 15
+POLL_S = 0.05
 GRACE_S = 60.0  # for a child to write its checkpoint, before it is told again
 
 
 def visible_devices() -> list[str]:
-    """The GPUs that runs may use, as CUDA_VISIBLE_DEVICES names them; one `cpu` where there is none."""
+    """The GPUs that runs may use, as CUDA_VISIBLE_DEVICES names them; `["cpu"]` where there is none."""
     import torch
 
     if not torch.cuda.is_available():
@@ -31,8 +32,11 @@ def visible_devices() -> list[str]:
 def start_command(
     words: Sequence[str], log: Path, *, device: str, num_threads: int, keep_open: Sequence[int] = ()
 ) -> subprocess.Popen[bytes]:
-    """Start `atat WORDS`, its output at the end of `log`. In a session of its own: Ctrl-C reaches the runner alone,
-    which passes it on."""
+    """Start `atat WORDS` on a device. Its output is added to `log`.
+
+    It runs in a session of its own, so that Ctrl-C reaches the runner alone, which passes it on. `keep_open` are file
+    descriptors, of locks, that it inherits.
+    """
     environment = dict(os.environ)
     environment["PYTHONUNBUFFERED"] = "1"
     if device == "cpu":
@@ -54,8 +58,32 @@ def start_command(
         )
 
 
+def run_command(
+    words: Sequence[str],
+    log: Path,
+    *,
+    device: str,
+    num_threads: int,
+    should_stop: Callable[[], bool],
+    keep_open: Sequence[int] = (),
+    kill: bool = False,
+) -> int:
+    """Run `atat WORDS` as `start_command` starts it, and wait for its end. Returns its exit code.
+
+    Once `should_stop()` is true it is asked to end or, with `kill`, killed.
+    """
+    child = start_command(words, log, device=device, num_threads=num_threads, keep_open=keep_open)
+    while child.poll() is None and not should_stop():
+        time.sleep(POLL_S)
+    stop_commands([child], at_once=lambda: kill)
+    return child.returncode
+
+
 def stop_commands(children: Sequence[subprocess.Popen[bytes]], at_once: Callable[[], bool]) -> None:
-    """Ask training commands to end with a checkpoint, and wait for it; `at_once` kills what is left."""
+    """Ask commands to end, which they do with a checkpoint where they train, and wait until they have ended.
+
+    Once `at_once()` is true, those that are left are killed.
+    """
     for child in children:
         if child.poll() is None:
             child.send_signal(signal.SIGINT)
@@ -69,12 +97,12 @@ def stop_commands(children: Sequence[subprocess.Popen[bytes]], at_once: Callable
             told_again = True
             for child in children:
                 child.terminate()  # ends what does not train; in training it asks for the checkpoint once more
-        time.sleep(0.05)
+        time.sleep(POLL_S)
 
 
 @contextmanager
 def stop_signals() -> Iterator[list[int]]:
-    """In the block, Ctrl-C, SIGTERM and a closed terminal are noted in the list that it gives."""
+    """Within the block, add the number of each SIGINT, SIGTERM and SIGHUP to the list that it yields."""
     heard: list[int] = []
     numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
     previous = {number: signal.signal(number, lambda number, _: heard.append(number)) for number in numbers}
@@ -86,7 +114,7 @@ def stop_signals() -> Iterator[list[int]]:
 
 
 def last_lines(log: Path) -> list[str]:
-    """The end of a log, of its latest command."""
+    """The last lines of a log, of its latest command alone."""
     if not log.exists():
         return []
     lines = [line for line in log.read_text(errors="replace").split("\n") if line.strip()]

@@ -1,4 +1,4 @@
-"""results.json: every run of an experiment and what follows from them; all that a report needs."""
+"""results.json of an experiment: a record of every run and what follows from them. Reports need nothing else."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FILE_NAME = "results.json"
 
 
 def read_results(folder: Path) -> dict[str, Any] | None:
-    """results.json as it is stored; None where there is none."""
+    """The content of results.json; None where there is none. Raises UserError for a damaged file."""
     file = folder / FILE_NAME
     if not file.is_file():
         return None
@@ -39,14 +39,14 @@ def read_results(folder: Path) -> dict[str, Any] | None:
 
 
 def write_results(folder: Path, grid: Grid) -> dict[str, Any]:
-    """Collect all runs, derive what follows, and store it whole."""
+    """Collect all runs, derive what follows, and write results.json. Returns its content as a reader finds it."""
     results = collect(folder, grid, read_plan(folder), read_results(folder))
     write_json(folder / FILE_NAME, results)
     return json.loads((folder / FILE_NAME).read_text(encoding="utf-8"))  # as a report finds it
 
 
 def collect(folder: Path, grid: Grid, plan: Plan, stored: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Runs whose folders are gone stay as they were stored."""
+    """The content of results.json. A run whose folder is gone stays as it was in `stored`."""
     known = {} if stored is None else {_key(run): run for run in [*stored["runs"], *stored["branch_runs"]]}
     runs = [
         collect_run(folder, job, expected_steps(grid, job, plan), plan.get(job.variant.key), known.get(_job_key(job)))
@@ -82,7 +82,8 @@ def _job_key(job: Job) -> tuple[str, ...]:
 
 
 def _arms(grid: Grid, runs: Sequence[Mapping[str, Any]], plan: Plan) -> dict[str, Any]:
-    """Each arm's description and where it differs from the baseline, on the first corpus."""
+    """Of each arm its description, its size, and the settings in which it differs from the baseline on the first
+    corpus."""
     corpus = grid.corpora[0]
     base = flat_settings(grid.config(grid.arm(grid.baseline), corpus))
     arms: dict[str, Any] = {}

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from mdlm_atat.atomic import write_text
+from mdlm_atat.checks import at_least
 from mdlm_atat.config.files import yaml_text
 from mdlm_atat.errors import UserError
 from mdlm_atat.studies import processes as children
@@ -134,8 +135,7 @@ def run_study(study: Study, *, processes: int = 1, task: int | None = None, say:
     that run of `study.jobs`. `say` is given a line of news at a time. Raises UserError for a folder that holds
     something else, or another study.
     """
-    if processes < 1:
-        raise UserError(f"`processes={processes}` is too few, expected at least 1")
+    at_least("processes", processes, 1)
     jobs, folder = tasks_of(study, task), study.folder
     grid = write_grid(study)
     devices = children.visible_devices()

@@ -1,4 +1,4 @@
-"""One run as results.json holds it: what was asked for, what it cost, every curve, the final evaluation."""
+"""The record of one run in results.json: its settings, what it cost, its curves and its final evaluation."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MAX_LOSS_POINTS = 1000
 
 
 def read_json(file: Path) -> dict[str, Any] | None:
-    """A JSON object, or None where there is none that can be read."""
+    """The object in a JSON file; None where there is no such file, or no object in it."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -30,7 +30,7 @@ def read_json(file: Path) -> dict[str, Any] | None:
 def collect_run(
     folder: Path, job: Job, num_steps: int | None, entry: Mapping[str, Any] | None, stored: Mapping[str, Any] | None
 ) -> dict[str, Any]:
-    """The record of a run from its folder; where that is gone, as it was `stored` when the run was done."""
+    """The record of a run, from its folder. Where that is gone, the record `stored` when the run was done."""
     run = folder / job.folder
     data = None if entry is None else entry["data"]
     status = status_of(folder, job, num_steps, data)
@@ -81,7 +81,7 @@ def collect_run(
 
 
 def corpus_name(job: Job) -> str:
-    """Its name in the grid, or else the last part of what it comes from."""
+    """The corpus's name in the grid, or else the last part of its source."""
     return job.corpus or Path(job.variant.config.data.source).name
 
 
@@ -117,8 +117,11 @@ def training_seconds(training: Metrics, per_step: float | None = None) -> list[f
 
 
 def seconds_per_step(training: Metrics) -> float | None:
-    """Median over rows, so that a hiccup of the machine does not count. The first row is left out: it holds the
-    warm-up. None where there are fewer than two."""
+    """Median seconds of a step, over the laps between rows that hold a training loss; None where there is no lap.
+
+    A median, so that a hiccup of the machine does not count. What came before the first row is left out: it holds the
+    compilation.
+    """
     if len(training) < 2:
         return None
     seconds = np.diff(training.column("train/tokens")) / training.column("train/tokens_per_s")[1:]
@@ -126,8 +129,10 @@ def seconds_per_step(training: Metrics) -> float | None:
 
 
 def best_step(metrics: Metrics, run: Path, data: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """The lowest bound during training, under the method's own schedule where it has one; `final` is an evaluation of
-    that checkpoint, where one was made: `atat eval RUN/checkpoints/best`."""
+    """The step with the lowest bound in training, under the method's own schedule where it has one.
+
+    Its `final` is a stored evaluation of that checkpoint, as `atat eval RUN/checkpoints/best` makes it, or None.
+    """
     lines = metrics.having(EVAL_NATS).rows
     if not lines:
         return None
@@ -139,7 +144,8 @@ def best_step(metrics: Metrics, run: Path, data: Mapping[str, Any] | None) -> di
 
 
 def curve(metrics: Metrics, training: Metrics, seconds: Sequence[float]) -> dict[str, Any]:
-    """Evaluations over steps, tokens and training seconds; and the training loss."""
+    """The evaluations made in training, as columns, with the tokens and the seconds of training up to each; and the
+    training loss, thinned."""
     lines = metrics.having(EVAL_NATS).rows
     steps, tokens = training.column("step").tolist(), training.column("train/tokens").tolist()
     every = -(-len(training) // MAX_LOSS_POINTS) or 1
@@ -157,7 +163,10 @@ def curve(metrics: Metrics, training: Metrics, seconds: Sequence[float]) -> dict
 
 
 def interpolate(x: float, xs: Sequence[float], ys: Sequence[float]) -> float | None:
-    """y at x on the line through (0, 0) and the points, straight on beyond the last; None where there are none."""
+    """y at x on the line through (0, 0) and the points, which goes straight on beyond the last one.
+
+    Returns None where there are no points.
+    """
     if not xs:
         return None
     right = min(bisect.bisect_left(xs, x), len(xs) - 1)

@@ -1,4 +1,4 @@
-"""What the folder of one run says of it: done, failed, running, or waiting to be started or continued."""
+"""The state of a run, from what is in its folder: done, failed, running, or waiting to be started or continued."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Status = Literal["done", "failed", "running", "waiting"]
 
 @dataclass(frozen=True, kw_only=True)
 class Attempt:
-    """One call of the training command, stored when it started and again when it ended."""
+    """One call of the training command. It is stored when the call starts, and again when it ends."""
 
     started: float
     """Seconds since 1970."""
@@ -53,6 +53,7 @@ def log_file(folder: Path, job: Job) -> Path:
 
 
 def read_attempts(folder: Path, job: Job) -> list[Attempt]:
+    """Every call of the run's training command so far. Raises UserError for a damaged file."""
     file = attempts_file(folder, job)
     try:
         return [Attempt(**attempt) for attempt in json.loads(file.read_text(encoding="utf-8"))] if file.exists() else []
@@ -66,12 +67,12 @@ def write_attempts(folder: Path, job: Job, attempts: list[Attempt]) -> None:
 
 
 def has_begun(run: Path) -> bool:
-    """Whether a run can be continued; its config.yaml is the last thing that is written before the first step."""
+    """Whether a run can be continued: config.yaml is the last file that is written before the first step."""
     return (run / "config.yaml").is_file()
 
 
 def stored_config(run: Path) -> RunConfig:
-    """A run's settings, read anew only where its config.yaml has been written since: a study looks at them often."""
+    """The settings of a run. They are read again only if config.yaml has changed, since a study asks for them often."""
     return _config_at(run / "config.yaml", (run / "config.yaml").stat().st_mtime_ns)
 
 
@@ -92,8 +93,11 @@ def check_same_run(run: Path, config: RunConfig) -> None:
 
 
 def final_evaluation(run: Path, num_steps: int, data: Mapping[str, Any] | None) -> Evaluation | None:
-    """The stored evaluation of a run's last step on its own validation text, cut as in the run, on as many draws of
-    seed 0 as the run asks for: another evaluation of it, with other draws or more of them, changes nothing."""
+    """The stored evaluation of a run's last step on its own validation text; None where there is none.
+
+    It is the one that the run itself made: text cut as in the run, as many draws as it asks for, of seed 0. Another
+    evaluation, with other draws or more of them, changes nothing.
+    """
     if not has_begun(run):
         return None
     config = stored_config(run)
@@ -117,11 +121,12 @@ def final_evaluation(run: Path, num_steps: int, data: Mapping[str, Any] | None) 
 
 
 def is_done(run: Path, num_steps: int, data: Mapping[str, Any] | None) -> bool:
-    """Trained to the end and scored; the report is the last thing that a run writes."""
+    """Whether a run has been trained to the end and scored. The report is the last file that it writes."""
     return has_begun(run) and (run / "report.html").is_file() and final_evaluation(run, num_steps, data) is not None
 
 
 def status_of(folder: Path, job: Job, num_steps: int | None, data: Mapping[str, Any] | None) -> Status:
+    """The state of a run. `num_steps` and `data` are those of the plan; None where there is none yet."""
     if is_locked(lock_file(folder, job)):
         return "running"
     if num_steps is not None and is_done(folder / job.folder, num_steps, data):

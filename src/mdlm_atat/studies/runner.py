@@ -1,8 +1,7 @@
-"""Runs a grid: what is not done yet, several processes at a time, each run's failure its own."""
+"""Train the runs of a grid that are not done yet, several at a time. A run that fails does not stop the others."""
 
 from __future__ import annotations
 
-import os
 import platform
 import shutil
 import signal
@@ -16,6 +15,7 @@ from typing import Literal
 
 from mdlm_atat.formats import duration, with_error
 from mdlm_atat.locks import Lock, try_lock
+from mdlm_atat.provenance import num_cores
 from mdlm_atat.studies.jobs import Job, run_config, train_words
 from mdlm_atat.studies.planning import Plan, planned_steps
 from mdlm_atat.studies.processes import last_lines, start_command, stop_commands
@@ -38,6 +38,8 @@ Outcome = Literal["done", "failed", "skipped", "interrupted"]
 
 @dataclass(frozen=True)
 class Child:
+    """A run that is being trained."""
+
     job: Job
     process: subprocess.Popen[bytes]
     lock: Lock
@@ -47,7 +49,7 @@ class Child:
 
 @dataclass
 class Runner:
-    """One process that starts runs on the devices of its machine; others may work on the same folder."""
+    """Starts runs on the devices of this machine. Runners on other machines may work on the same folder."""
 
     folder: Path
     plan: Plan
@@ -63,7 +65,7 @@ class Runner:
     outcomes: dict[str, Outcome] = field(default_factory=dict)
 
     def run(self, jobs: Sequence[Job]) -> dict[str, Outcome]:
-        """Bring every job to an end; the outcome of each by its name."""
+        """Train every job, or wait until another runner has. Returns the outcome of each by its name."""
         started_s = time.time()
         waiting, children = list(jobs), list[Child]()
         next_look_s = 0.0
@@ -91,7 +93,7 @@ class Runner:
         return self.outcomes
 
     def give_up(self, job: Job, reason: str) -> None:
-        """Note a job that cannot even be started as failed."""
+        """Store that a job failed before it could be started."""
         now_s = time.time()
         attempt = Attempt(
             started=now_s,
@@ -106,7 +108,10 @@ class Runner:
         self.outcomes[job.name] = "failed"
 
     def _start_next(self, waiting: list[Job], children: Sequence[Child], started_s: float) -> Child | None:
-        """Start the first job that is neither done nor held by another runner; what is settled leaves the list."""
+        """Start the first job that is neither done nor held by another runner; None where there is none.
+
+        Jobs that are started or done are removed from `waiting`.
+        """
         for job in list(waiting):
             lock = try_lock(lock_file(self.folder, job))
             if lock is None:
@@ -197,6 +202,5 @@ class Runner:
 
 
 def cpu_threads(num_processes: int) -> int:
-    """Cores of this machine for each of some processes."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // num_processes)
+    """The number of cores for each of so many processes, at least 1."""
+    return max(1, num_cores() // num_processes)

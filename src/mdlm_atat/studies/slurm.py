@@ -1,4 +1,4 @@
-"""A grid as a SLURM job array: one task a run."""
+"""Write a SLURM job array that runs a grid, with one task for each run, and submit it."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ SCRIPT = "slurm.sh"
 
 
 def write_array_script(folder: Path, name: str, num_tasks: int, *, options: Sequence[str], at_once: int | None) -> Path:
-    """FOLDER/slurm.sh. Task i is run i of the grid: `atat experiment run FOLDER --task i`. `options` are given to
-    sbatch as they are, and come last, so that they win over these."""
+    """Write FOLDER/slurm.sh, whose task i runs `atat experiment run FOLDER --task i`. Returns its path.
+
+    `options` are given to sbatch as they are. They come last, so that they win over the script's own. `at_once` limits
+    the number of tasks that run at the same time. Raises UserError for an option that cannot be one of sbatch.
+    """
     for option in options:
         if not option.startswith("-") or "\n" in option:
-            raise UserError(
-                f"--sbatch-option: {option!r} is none of sbatch; expected e.g. --sbatch-option=--time=4:00:00"
-            )
+            raise UserError(f"{option!r} is no option of sbatch; expected e.g. --time=4:00:00")
     here, home = Path.cwd(), folder.resolve()
     limit = "" if at_once is None else f"%{at_once}"
     lines = [
@@ -46,7 +47,7 @@ def write_array_script(folder: Path, name: str, num_tasks: int, *, options: Sequ
 
 
 def submit(script: Path) -> str:
-    """Hand the script to sbatch; the number of the job."""
+    """Hand the script to sbatch. Returns the number of the job. Raises UserError where sbatch is missing or refuses."""
     if shutil.which("sbatch") is None:
         raise UserError(
             f"there is no sbatch on this machine; the script is written: submit it where there is: {script}"

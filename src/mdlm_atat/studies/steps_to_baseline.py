@@ -1,4 +1,4 @@
-"""When an arm is where the baseline ends: in steps, tokens and seconds of training."""
+"""How many steps, tokens and seconds of training an arm needs to reach the baseline's final bound."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ UNDECAYED = "upper bound from an undecayed curve"
 def costs_to_baseline(
     mine: Sequence[Run], theirs: Sequence[Run], own: Bound, their_own: Bound
 ) -> dict[str, dict[str, Any] | str | None]:
-    """Steps, tokens and seconds after which the arm's bound is the baseline's final one, seed by seed, with their share
-    of the baseline's; None where it is not reached, `steps_to_baseline_note` says why.
+    """Steps, tokens and seconds after which the arm's bound is the baseline's final one, means over seeds, with their
+    shares of the baseline's. They are None where a seed does not reach it, and `steps_to_baseline_note` says which.
 
-    `mine`: the arm's runs at every share of the budget. With shares below 1 the values compared are those of finished
-    runs; otherwise it is the first crossing of the curve, where the learning rate is still high: a run that had ended
-    there would be better, so the number is an upper bound.
+    `mine` are the arm's runs at every share of the budget. With shares below 1, final bounds of finished runs are
+    interpolated. Otherwise the first crossing of the curve is taken, where the learning rate is still high: a run that
+    had ended there would be better, so the number is an upper bound.
     """
     nothing: dict[str, dict[str, Any] | str | None] = {
         "steps_to_baseline": None,
@@ -71,7 +71,7 @@ def costs_to_baseline(
 
 
 def seed_runs(runs: Sequence[Run], seed: int) -> list[Run]:
-    """An arm's runs of one seed, the full one last; none where that is missing."""
+    """An arm's runs of one seed by their share of the budget, the full one last; none where the full one is missing."""
     chosen = sorted((run for run in runs if run["seed"] == seed), key=lambda run: run["share"])
     return chosen if chosen and chosen[-1]["share"] == 1 else []
 
@@ -101,8 +101,10 @@ def curve_points(run: Run, bound: Bound) -> list[Point]:
 
 
 def first_crossing(points: Sequence[Point], target: float) -> tuple[float, bool] | None:
-    """Steps at which the line through the points, over log steps, first comes down to the target, and whether it is
-    there from the first point on; None where it never is."""
+    """Where the line through the points, over log steps, first comes down to the target.
+
+    Returns the steps, and whether the first point is at or below the target already; None where no point is.
+    """
     for index, (steps, nats) in enumerate(points):
         if nats > target:
             continue
@@ -115,7 +117,7 @@ def first_crossing(points: Sequence[Point], target: float) -> tuple[float, bool]
 
 
 def _per_step(run: Run) -> float:
-    """Seconds of one step: as timed alone, or else as the run took."""
+    """Seconds of a step: as timed alone before the runs, or else as the run took."""
     if run["calibration"] is not None:
         return run["calibration"]["seconds_per_step"]
     return run["seconds_per_step"] or 0.0

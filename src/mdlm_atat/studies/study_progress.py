@@ -20,6 +20,8 @@ NUM_RECENT_LINES = 10  # of the log, whose speed is what is expected of the rest
 
 @dataclass(frozen=True, kw_only=True)
 class RunProgress:
+    """How far one run is."""
+
     job: Job
     status: Status
     step: int
@@ -33,7 +35,7 @@ class RunProgress:
 
 
 def progress_of(folder: Path, grid: Grid) -> list[RunProgress]:
-    """Every run, in the order in which they are started."""
+    """How far each run of a study is, in the order in which they are started."""
     plan = read_plan(folder)
     found = [_run_progress(folder, job, expected_steps(grid, job, plan), plan) for job in jobs_of(grid)]
     speeds: dict[str, list[float]] = {}
@@ -45,7 +47,10 @@ def progress_of(folder: Path, grid: Grid) -> list[RunProgress]:
 
 
 def whole_time_left(runs: Sequence[RunProgress]) -> float | None:
-    """Seconds until the last run ends, with as many at a time as are running now (one, if none is)."""
+    """Seconds until the last run ends, if as many run at a time as now, or one if none runs now.
+
+    Returns None where the speed of a run is not known.
+    """
     open_ = [run for run in runs if run.status in ("running", "waiting")]
     left = [run.left_s for run in open_]
     known = [seconds for seconds in left if seconds is not None]
@@ -74,7 +79,7 @@ def _run_progress(folder: Path, job: Job, num_steps: int | None, plan: Plan) -> 
 
 
 def _with_time_left(run: RunProgress, speeds: Sequence[float], plan: Plan) -> RunProgress:
-    """From the run's own speed, that of the arm's other runs, of its calibration, or of all other runs."""
+    """The run with the time that is left, by its own speed, or its timing alone, or the speed of other runs."""
     calibration = (plan.get(run.job.variant.key) or {}).get("calibration")
     if run.status in ("done", "failed") or run.num_steps is None:
         return run
@@ -88,7 +93,7 @@ def _with_time_left(run: RunProgress, speeds: Sequence[float], plan: Plan) -> Ru
 
 
 def status_lines(runs: Sequence[RunProgress]) -> list[str]:
-    """A line a run, and one for all."""
+    """A line for each run, and a last one for all of them."""
     width = max([len(run.job.name) for run in runs], default=0)
     lines = []
     for run in runs:
