@@ -14,6 +14,17 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run side by side: threads
 # The package is imported in the fixtures, not here: conftest.py is read before the plug-in that checks its types.
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests marked `gpu` are skipped where there is none."""
+    marked = [item for item in items if item.get_closest_marker("gpu")]
+    if marked:
+        import torch
+
+        if not torch.cuda.is_available():
+            for item in marked:
+                item.add_marker(pytest.mark.skip(reason="needs a GPU"))
+
+
 @pytest.fixture(scope="session")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Runs trained for a second each, once a worker, for reading: `masked` and `causal`, which have learned something

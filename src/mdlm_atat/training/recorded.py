@@ -89,7 +89,7 @@ class Recorded:
                 raise cause from None
             raise UserError(
                 f"this run's steps cannot be recorded as a CUDA graph ({str(cause).splitlines()[0]}); set "
-                "--train.cuda_graph false"
+                "`train.cuda_graph=False`"
             ) from cause
         return _Recording(inputs, replay, loss, [p.grad for p in self._parameters])
 

@@ -1,0 +1,100 @@
+"""What only a GPU can show. Skipped without one: `python -m pytest -m gpu` on a machine that has one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from mdlm_atat import CausalLM, MaskedDiffusionLM
+from mdlm_atat.cli.main import main
+from mdlm_atat.device import Graphed, choose_device, choose_precision, device_name
+from tiny_runs import losses_of, train_method, write_text
+
+pytestmark = pytest.mark.gpu
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_text(tmp_path_factory.mktemp("gpu") / "text.txt")
+
+
+@pytest.fixture(autouse=True)
+def cache(text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ATAT_CACHE", str(text.parent / "cache"))
+
+
+def test_the_gpu_is_chosen_and_named_and_its_peak_of_memory_is_told(text, tmp_path):
+    assert choose_device() == torch.device("cuda")
+    assert train_method("mdlm", text, tmp_path / "run", train__num_steps=2) == 0
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert record["machine"]["device"] == device_name(torch.device("cuda")) == torch.cuda.get_device_name()
+    assert 0 < record["peak_memory_bytes"] < torch.cuda.get_device_properties(0).total_memory
+
+
+@pytest.mark.parametrize("method", ["mdlm", "atat"])
+@pytest.mark.parametrize("micro_batches", [1, 2])
+def test_12_recorded_steps_have_the_losses_of_unrecorded_ones(method, micro_batches, text, tmp_path, capsys):
+    settings = {
+        "train__num_steps": 12,
+        "train__batch_size": 8,
+        "train__num_micro_batches": micro_batches,
+        "train__deterministic": True,
+        "model__dropout": 0.0,  # a graph draws from a place of its own in the generator's sequence
+    }
+    assert train_method(method, text, tmp_path / "recorded", train__cuda_graph=True, **settings) == 0
+    assert "a recorded step takes about" in capsys.readouterr().out
+    assert train_method(method, text, tmp_path / "plain", train__cuda_graph=False, **settings) == 0
+    recorded, plain = losses_of(tmp_path / "recorded"), losses_of(tmp_path / "plain")
+    assert len(plain) == 12
+    assert recorded == pytest.approx(plain, rel=1e-5)
+
+
+def test_a_run_on_the_gpu_with_recorded_steps_and_dropout_resumes_bit_for_bit(text, tmp_path):
+    settings = {"train__num_steps": 12, "train__checkpoint_interval_steps": 6, "model__dropout": 0.2}
+    settings |= {"train__deterministic": True, "train__cuda_graph": False}
+    assert train_method("atat", text, tmp_path / "whole", **settings) == 0
+    assert train_method("atat", text, tmp_path / "parts", train__max_minutes=1e-9, **settings) == 0
+    assert main(["train", "--resume", str(tmp_path / "parts")]) == 0
+    weights = [(tmp_path / run / "checkpoints/last/model.safetensors").read_bytes() for run in ("whole", "parts")]
+    assert weights[0] == weights[1]
+    assert losses_of(tmp_path / "whole") == losses_of(tmp_path / "parts")
+
+
+@pytest.mark.parametrize("sampler", ["ancestral", "spread", "confidence", "remask", "follow_rates", "entropy_budget"])
+def test_a_recorded_network_writes_the_tokens_of_an_unrecorded_one(sampler, runs):
+    """Five rows, which are padded to eight, and which end at different times."""
+    made = []
+    for is_recorded in (False, True):
+        lm = MaskedDiffusionLM.from_pretrained(runs / "atat", device="cuda", precision="float32")
+        if is_recorded:
+            lm._hidden = Graphed(lm._hidden)
+        texts = lm.generate(["", "the", "a cat", "the dog sat", "on"], length=24, sampler=sampler, seed=1)
+        made.append([text.tokens for text in texts])
+    assert made[0] == made[1]
+
+
+def test_a_recorded_causal_network_writes_the_tokens_of_an_unrecorded_one(runs):
+    plain, recorded = (CausalLM.from_pretrained(runs / "causal", device="cuda", precision="float32") for _ in "ab")
+    recorded._hidden = Graphed(recorded._hidden)
+    prompts = ["the", "a cat", "on"]
+    expected, made = ([text.tokens for text in lm.generate(prompts, length=16)] for lm in (plain, recorded))
+    assert made == expected
+
+
+def test_compiled_and_recorded_in_bf16_a_model_still_writes_what_it_is_given_to_write(runs):
+    lm = MaskedDiffusionLM.from_pretrained(runs / "masked", device="cuda")
+    assert lm.precision == choose_precision("auto", torch.device("cuda"))
+    lm.compile()
+    assert all(text.text.startswith("the") for text in lm.generate(["the"] * 3, length=16))
+
+
+def test_gaps_of_unknown_length_are_filled_and_scored_as_on_the_cpu(runs):
+    there = MaskedDiffusionLM.from_pretrained(runs / "atat", device="cuda", precision="float32")
+    here = MaskedDiffusionLM.from_pretrained(runs / "atat", device="cpu", precision="float32")
+    filled = [lm.infill("the [MASK:2-4] sat", seed=2) for lm in (there, here)]
+    assert filled[0].lengths == filled[1].lengths
+    assert there.score("the cat sat").nats == pytest.approx(here.score("the cat sat").nats, rel=1e-3)
+    assert there.inspect("the cat").nll == pytest.approx(here.inspect("the cat").nll, rel=1e-2)
