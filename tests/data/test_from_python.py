@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -268,6 +269,7 @@ def test_a_source_that_is_none_says_why(package: Path, name: str, message: str |
 
 def test_neither_a_hub_name_nor_a_drive_is_taken_for_a_plugin(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("mdlm_atat.data.sources.hub_unreachable", lambda: "no network")
+    monkeypatch.setitem(sys.modules, "datasets", ModuleType("datasets"))  # slow to import
     for name in (r"C:\texts\mine.txt", "C:mine", "c:/mine.txt"):
         with pytest.raises(UserError, match="there is no file or folder"):
             ma.prepare(name, progress=False)

@@ -10,6 +10,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tiny import corpus
@@ -299,57 +300,69 @@ def test_an_unknown_detokenizer_is_refused_before_anything_is_read(tmp_path: Pat
 # --- the hub ---
 
 
-def test_a_folder_in_the_hubs_layout_reads_like_a_hub_set(tmp_path: Path) -> None:
-    write_parquet(tmp_path / "set/data/train-00000-of-00001.parquet", {"text": ["one", "two"]})
-    write_parquet(tmp_path / "set/data/validation-00000-of-00001.parquet", {"text": ["three"]})
-    code = f"""
+HUB_PROGRAM = """
+import json, sys
 from mdlm_atat.data.sources import open_source
 from mdlm_atat.errors import UserError
-source = open_source("hub:{tmp_path}/set")
-print([piece.text for piece in source], [piece.text for piece in source.held_out()])
-print(source.describe()["files"][0]["bytes"] > 0)
-for arguments in ({{"split": "nope"}}, {{"column": "nope"}}):
+
+def read(name, **settings):
     try:
-        list(open_source("hub:{tmp_path}/set", **arguments))
+        source = open_source(name, **settings)
+        held_out = source.held_out()
+        found = {"texts": [piece.text for piece in source], "described": source.describe()}
+        return {**found, "held out": [piece.text for piece in held_out] if held_out else None}
     except UserError as error:
-        print(error)
-try:
-    list(open_source("hub:{tmp_path}/set:other"))
-except UserError as error:
-    print(str(error))
+        return str(error)
+
+print(json.dumps([read(name, **settings) for name, settings in json.loads(sys.argv[1])]))
 """
-    environment = {**os.environ, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run([sys.executable, "-W", "error", "-c", code], env=environment, capture_output=True, text=True)
-    lines = done.stdout.splitlines()
-    assert lines[:2] == ["['one', 'two'] ['three']", "True"], done.stderr
-    assert lines[2].endswith("has no split 'nope'; its splits are train, validation")
-    assert lines[3].endswith("has no text in column 'nope'; its columns are text: set `column=`")
-    assert "cannot be opened" in done.stdout
 
 
-def test_the_hubs_parquet_copy_of_a_script_set_is_read_by_folder_and_split(tmp_path: Path) -> None:
-    """A folder in the format of the hub's branch refs/convert/parquet: CONFIG/SPLIT/0000.parquet."""
-    for config, word in (("penn", "one"), ("other", "two")):
+@pytest.fixture(scope="module")
+def hub_answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What folders in the hub's layouts give, read by one process, since the hub's library takes seconds to import."""
+    folder = tmp_path_factory.mktemp("hub")
+    write_parquet(folder / "set/data/train-00000-of-00001.parquet", {"text": ["one", "two"]})
+    write_parquet(folder / "set/data/validation-00000-of-00001.parquet", {"text": ["three"]})
+    for config, word in (("penn", "one"), ("other", "two")):  # as in the hub's branch refs/convert/parquet
         for split in ("train", "validation", "test"):
-            write_parquet(tmp_path / "set" / config / split / "0000.parquet", {"sentence": [f"{word} {split} 's", "x"]})
-    program = f"""
-from mdlm_atat.data.sources import open_source
-from mdlm_atat.errors import UserError
-source = open_source("hub:{tmp_path}/set@~parquet:penn", split="test", column="sentence", detokenize="ptb")
-assert [piece.text for piece in source] == ["one test's", "x"], list(source)
-assert [piece.text for piece in source.held_out()] == ["one validation's", "x"]
-described = source.describe()
-assert (described["converted"], described["config"], described["detokenizer"]) == (True, "penn", "ptb")
-try:
-    list(open_source("hub:{tmp_path}/set@~parquet:penn", split="dev", column="sentence"))
-except UserError as error:
-    print(error)
-"""
-    environment = {**os.environ, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-W", "error", "-c", program]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+            rows = {"sentence": [f"{word} {split} 's", "x"]}
+            write_parquet(folder / "converted" / config / split / "0000.parquet", rows)
+    plain, converted = f"hub:{folder}/set", f"hub:{folder}/converted@~parquet:penn"
+    sentences = {"column": "sentence", "detokenize": "ptb"}
+    questions: dict[str, tuple[str, dict[str, str]]] = {
+        "set": (plain, {}),
+        "no split": (plain, {"split": "nope"}),
+        "no column": (plain, {"column": "nope"}),
+        "no configuration": (f"{plain}:other", {}),
+        "converted": (converted, {"split": "test", **sentences}),
+        "converted, no split": (converted, {"split": "dev", **sentences}),
+    }
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", HUB_PROGRAM, json.dumps(list(questions.values()))],
+        env={**os.environ, "HF_HOME": str(folder / "home"), "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
-    assert "has no split 'dev'; its splits are train, validation, test" in done.stdout
+    return dict(zip(questions, json.loads(done.stdout.splitlines()[-1]), strict=True))
+
+
+def test_a_folder_in_the_hubs_layout_reads_like_a_hub_set(hub_answers: dict[str, Any]) -> None:
+    found = hub_answers["set"]
+    assert (found["texts"], found["held out"]) == (["one", "two"], ["three"])
+    assert found["described"]["files"][0]["bytes"] > 0
+    assert hub_answers["no split"].endswith("has no split 'nope'; its splits are train, validation")
+    assert hub_answers["no column"].endswith("has no text in column 'nope'; its columns are text: set `column=`")
+    assert "cannot be opened" in hub_answers["no configuration"]
+
+
+def test_the_hubs_parquet_copy_of_a_script_set_is_read_by_folder_and_split(hub_answers: dict[str, Any]) -> None:
+    found = hub_answers["converted"]
+    assert (found["texts"], found["held out"]) == (["one test's", "x"], ["one validation's", "x"])
+    described = found["described"]
+    assert (described["converted"], described["config"], described["detokenizer"]) == (True, "penn", "ptb")
+    assert hub_answers["converted, no split"].endswith("has no split 'dev'; its splits are train, validation, test")
 
 
 @pytest.mark.parametrize("setting", [{"HF_ENDPOINT": "http://127.0.0.1:9"}, {"HF_HUB_OFFLINE": "1"}])
