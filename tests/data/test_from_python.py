@@ -237,6 +237,18 @@ def test_a_source_of_a_package_is_called_with_what_follows_its_name(package: Pat
     assert "documents" in few.manifest.source
 
 
+def test_the_name_that_an_installed_package_offers_goes_before_a_module_of_that_name(package: Path) -> None:
+    record = package.parent / "own-1.0.dist-info"
+    record.mkdir()
+    (record / "METADATA").write_text("Metadata-Version: 2.1\nName: own\nVersion: 1.0\n")
+    (record / "entry_points.txt").write_text("[mdlm_atat.source]\njson = own.poems:Poems\n")
+    made = ma.prepare("json:early", tokenizer="byte", progress=False)
+    assert words(made, "train").startswith("a poem of early$")
+    assert ma.prepare("own.poems:Poems:early", tokenizer="byte", progress=False).folder == made.folder
+    with pytest.raises(UserError, match=r"no corpus of that name; did you mean json\?.*fineweb-edu, json, hub:OWNER"):
+        ma.prepare("jsonn", progress=False)
+
+
 def test_one_class_under_two_names_has_one_fingerprint_and_an_edited_one_another(package: Path) -> None:
     plugins.allow("source", "own:Poems")
     plugins.allow("source", "own.poems:Poems")
@@ -253,10 +265,11 @@ def test_one_class_under_two_names_has_one_fingerprint_and_an_edited_one_another
         ("own.poems:Poem", "did you mean own.poems:Poems?"),
         ("own.poem:Poems", "there is no module own.poem"),
         ("__main__:Poems", "cannot be imported from elsewhere"),
-        ("own.poems:lines", r"cannot be called with nothing"),
+        ("own.poems:lines", r"cannot be called with no text"),
         ("own.poems:Poems:1:2", None),
         ("own.poems:Silence:x", "cannot be called with the text 'x'"),
         ("own.poems:Silence", "a Silence is no source"),
+        ("own.poems:lines:many", "refuses the text 'many': invalid literal for int"),
     ],
 )
 def test_a_source_that_is_none_says_why(package: Path, name: str, message: str | None) -> None:

@@ -22,10 +22,11 @@ def plugin_of(kind: Kind, spec: str) -> tuple[str, str | None] | None:
     """
     if _DRIVE.match(spec):
         return None
-    if match := _SPEC.fullmatch(spec):
-        return match["name"], match["rest"]
     name, colon, rest = spec.partition(":")
-    return (name, rest if colon else None) if is_plugin(kind, name) else None
+    if is_plugin(kind, name):  # an entry point, also where a module has the same name
+        return name, rest if colon else None
+    match = _SPEC.fullmatch(spec)
+    return None if match is None else (match["name"], match["rest"])
 
 
 def allow_named(kind: Kind, spec: object) -> None:
@@ -38,17 +39,19 @@ def allow_named(kind: Kind, spec: object) -> None:
 def call_plugin(kind: Kind, spec: str) -> Any:
     """Import the plugin that a `spec` names, call it, and return what it makes.
 
-    Raises UserError where nobody trusts it, where it is not installed, and where it takes other arguments; what it
-    raises itself is passed on.
+    Raises UserError where nobody trusts it, where it is not installed, where it takes other arguments, and where it
+    raises ValueError; what else it raises is passed on.
     """
     found = plugin_of(kind, spec)
     assert found is not None
     name, rest = found
     thing = resolve(kind, name)
-    arguments = () if rest is None else (rest,)
+    arguments, called = ((), "no text") if rest is None else ((rest,), f"the text {rest!r}")
     try:
         inspect.signature(thing).bind(*arguments)
     except (TypeError, ValueError) as error:
-        called = "nothing" if rest is None else f"the text {rest!r}"
-        raise UserError(f"the {WORDS[kind]} {name} cannot be called with {called} ({spec}): {error}") from error
-    return thing(*arguments)
+        raise UserError(f"the {WORDS[kind]} {name} cannot be called with {called}: {error}") from error
+    try:
+        return thing(*arguments)
+    except ValueError as error:
+        raise UserError(f"the {WORDS[kind]} {name} refuses {called}: {error}") from error
