@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import subprocess
 import sys
 import threading
@@ -15,7 +16,8 @@ from safetensors.torch import load_file
 import mdlm_atat as ma
 from mdlm_atat import plugins
 from mdlm_atat.config.arguments import short_names
-from tiny_runs import TINY, write_text
+from mdlm_atat.data.tokenizers import CharTokenizer
+from tiny_runs import TINY, WORDS, write_text
 from tiny_runs import train as train_by_command
 
 PLUGIN = '''
@@ -47,6 +49,30 @@ class Late:
 
     def quantile(self, u): return self.low + (1 - self.low) * u
 
+class Bag(torch.nn.Module):
+    """Knows how many tokens of each kind are visible."""
+
+    modes = frozenset({"masked"})
+
+    def __init__(self, vocab_size: int, max_length: int, *, width: int = 8, depth: int = 1) -> None:
+        super().__init__()
+        self.vocab_size, self.max_length = vocab_size, max_length
+        self.embedding = torch.nn.Embedding(vocab_size + 1, width)
+        self.layers = torch.nn.Sequential(*(torch.nn.Linear(width, width) for _ in range(depth)))
+        self.output = torch.nn.Linear(width, vocab_size)
+
+    def hidden(self, z_t, t, lengths=None):
+        return self.layers(self.embedding(z_t)) + self.embedding(z_t).mean(1, keepdim=True)
+
+    def output_layer(self):
+        return self.output.weight, self.output.bias
+
+    def logits(self, hidden):
+        return self.output(hidden)
+
+    def forward(self, z_t, t, lengths=None):
+        return self.logits(self.hidden(z_t, t, lengths))
+
 class Lion(torch.optim.Optimizer):
     def __init__(self, params, lr=1e-4, beta: float = 0.9):
         super().__init__(params, {"lr": lr, "beta": beta, "weight_decay": 0.0})
@@ -60,6 +86,8 @@ class Lion(torch.optim.Optimizer):
                     m.lerp_(p.grad, 1 - group["beta"])
                     p.sub_(group["lr"] * m.sign())
 '''
+
+TEXTS = [" ".join(random.Random(seed).choices(WORDS, k=8)) for seed in range(90)]
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +153,9 @@ def test_a_run_opens_from_its_folder_and_has_model_settings_record_and_report(ru
     assert made.report.is_file()
     assert made.num_steps_taken == 8
     assert "step 8 of 8" in repr(made)
+    (evaluation,) = made.evaluations
+    assert evaluation.num_draws == 32
+    assert evaluation.bits_per_character > 0
     generated = made.model.generate("the", length=16, steps=2)
     assert generated.text.startswith("the")  # type: ignore[union-attr]
     with pytest.raises(ma.UserError, match="no run folder"):
@@ -265,6 +296,48 @@ def test_a_strategy_a_schedule_a_density_and_an_optimizer_of_ones_own_train_and_
     assert plugin not in sys.modules
     again = ma.train(resume=made, progress=False, num_steps=10, trust_plugins=True)
     assert again.num_steps_taken == 10
+
+
+def test_a_network_of_ones_own_trains_with_its_own_settings_writes_and_scores(tmp_path, plugin):
+    made = ma.train(
+        "demo",
+        data=TEXTS,
+        out=tmp_path / "run",
+        progress=False,
+        settings=TINY,
+        model={"kind": f"{plugin}:Bag", "options": {"depth": 2}},
+    )
+    assert [name for name in weights(made.folder) if name.startswith("layers")] == [
+        f"layers.{layer}.{part}" for layer in (0, 1) for part in ("bias", "weight")
+    ]
+    assert made.model.score("the cat sat").nats > 0  # type: ignore[union-attr]
+    assert len(made.model.generate(["the", "a"], length=16, steps=4)) == 2
+    with pytest.raises(ma.UserError, match="depth: expected a whole number"):
+        ma.train("demo", data=TEXTS, out=tmp_path / "x", progress=False, settings=TINY,
+                 model={"kind": f"{plugin}:Bag", "options": {"depth": "deep"}})  # fmt: skip
+
+
+def test_a_bare_network_is_trained_in_place_without_a_folder(tmp_path, plugin, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with plugins.trusted():
+        network = plugins.resolve("backbone", f"{plugin}:Bag")
+    tokenizer = CharTokenizer.from_texts(TEXTS)
+    torch.manual_seed(0)
+    lm = ma.MaskedDiffusionLM(network(tokenizer.vocab_size, 16), tokenizer)
+    before = lm.score(TEXTS[0], seed=1)
+    heard: list[int] = []
+    rows = lm.fit(
+        TEXTS, on_step=lambda step, _: heard.append(step), progress=False, num_steps=60, batch_size=16, lr=3e-2,
+        settings={"train.log_interval_steps": 20, "train.eval_interval_steps": 60, "eval.num_draws": 32},
+    )  # fmt: skip
+    assert heard == list(range(1, 61))
+    assert [row["step"] for row in rows] == [20, 40, 60]
+    assert "eval/nelbo_nats_per_token" in rows[-1]
+    after = lm.score(TEXTS[0], seed=1)
+    assert after.nats < before.nats - 10
+    assert not list(tmp_path.glob("*/config.yaml"))
+    with pytest.raises(ma.UserError, match="did you mean num_steps"):
+        lm.fit(TEXTS, num_stepz=3)
 
 
 def test_a_plugins_own_settings_are_checked_as_ours_are(text, tmp_path, plugin):

@@ -17,6 +17,9 @@ from mdlm_atat.config.section import Section
 from mdlm_atat.data.plugged import allow_named
 from mdlm_atat.errors import UserError
 
+Setting = bool | int | float | str | None | type | Path | Section | Mapping[str, Any] | list[Any] | tuple[Any, ...]
+"""What a setting may be given as in Python."""
+
 
 @cache
 def short_names() -> dict[str, str]:

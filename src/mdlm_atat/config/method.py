@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
+from mdlm_atat import plugins
 from mdlm_atat.config.build import masking_traits, modes_of
-from mdlm_atat.config.schema import RunConfig
+from mdlm_atat.config.options import read_options
+from mdlm_atat.config.schema import SECTIONS, RunConfig
 from mdlm_atat.errors import UserError
 
 
@@ -12,6 +16,7 @@ def check_method(config: RunConfig) -> None:
     other. What the masking strategy and the backbone say of themselves (their traits and modes) decides, not their
     names."""
     importance, masking, curriculum = config.importance, config.masking, config.curriculum
+    check_options(config)
     if "masked" not in modes_of(config):
         if importance.mode != "none" or masking.strategy != "uniform" or curriculum.kind != "none":
             raise UserError(
@@ -62,6 +67,33 @@ def check_method(config: RunConfig) -> None:
             f"(logits_and_log_speed), which model.kind = masked does and {config.model.kind} is not known to; use that"
         )
     _check_through_bound(config, reads=traits.needs_importance and traits.is_bound)
+
+
+def check_options(config: RunConfig) -> None:
+    """Raise UserError for settings that a plugin does not take, and for options where there is no plugin to take
+    them."""
+    for name, section in SECTIONS.items():
+        here = getattr(config, name)
+        for part in fields(section):  # type: ignore[arg-type]  # sections are dataclasses
+            if "options_of" not in part.metadata:
+                continue
+            named, options = part.metadata["options_of"], getattr(here, part.name)
+            kind = section.__dataclass_fields__[named].metadata["plugin"]  # type: ignore[attr-defined]
+            chosen, where = getattr(here, named), f"{name}.{part.name}"
+            if plugins.is_plugin(kind, chosen):
+                read_options(
+                    chosen,
+                    plugins.resolve(kind, chosen),
+                    options,
+                    num_given=part.metadata.get("num_given", 0),
+                    offered=part.metadata.get("offered", ()),
+                    where=where,
+                )
+            elif options:
+                raise UserError(
+                    f"{where} is for a plugin's own settings, and {name}.{named} = {chosen} is none: set those of "
+                    f"{chosen} in the section {name} itself"
+                )
 
 
 def _check_through_bound(config: RunConfig, *, reads: bool) -> None:

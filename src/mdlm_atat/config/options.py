@@ -48,19 +48,19 @@ def options_of(thing: Callable[..., Any], num_given: int, offered: Collection[st
     ]
 
 
-def make_plugin(
-    kind: plugins.Kind,
+def read_options(
     name: str,
+    thing: Callable[..., Any],
     options: Mapping[str, Any],
-    *given: Any,
-    offered: Mapping[str, Any] | None = None,
+    *,
+    num_given: int,
+    offered: Collection[str],
     where: str,
-) -> Any:
-    """Construct a plugin: `given` in order, then what it takes of `offered`, by name, then its own settings. `where`:
-    the path that these have in a file. Raises UserError for settings that it does not take, or not with such a value,
-    and for required ones that are missing, all at once."""
-    thing, offered = plugins.resolve(kind, name), offered or {}
-    known = {option.name: option for option in options_of(thing, len(given), offered)}
+) -> dict[str, Any]:
+    """A plugin's own settings, as the types of its constructor ask for them. `where`: the path that they have in a
+    file. Raises UserError for settings that it does not take, or not with such a value, and for required ones that are
+    missing, all at once."""
+    known = {option.name: option for option in options_of(thing, num_given, offered)}
     mistakes, values = [], {}
     for key, value in options.items():
         if key not in known:
@@ -78,11 +78,24 @@ def make_plugin(
     ]
     if mistakes:
         raise UserError("\n  ".join(mistakes))
+    return values
+
+
+def make_plugin(
+    kind: plugins.Kind,
+    name: str,
+    options: Mapping[str, Any],
+    *given: Any,
+    offered: Mapping[str, Any] | None = None,
+    where: str,
+) -> Any:
+    """Construct a plugin: `given` in order, then what it takes of `offered`, by name, then its own settings, as
+    `read_options` reads them. Raises UserError as that does, and where the plugin refuses its settings."""
+    thing, offered = plugins.resolve(kind, name), offered or {}
+    values = read_options(name, thing, options, num_given=len(given), offered=offered, where=where)
     taken = {key: value for key, value in offered.items() if key in _parameters(thing, len(given))}
     try:
         return thing(*given, **taken, **values)
-    except UserError:
-        raise
     except (TypeError, ValueError) as error:
         raise UserError(f"the {plugins.WORDS[kind]} {name} refuses its settings: {error}") from error
 

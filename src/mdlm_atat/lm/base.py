@@ -6,7 +6,7 @@ import hashlib
 import json
 import shutil
 from abc import abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar, overload
@@ -19,12 +19,14 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mdlm_atat.atomic import write_json
+from mdlm_atat.config.arguments import Setting
 from mdlm_atat.config.build import build_schedule, own_schedule
 from mdlm_atat.config.files import save_config
 from mdlm_atat.config.schema import RunConfig
 from mdlm_atat.core.curriculum import Stage
 from mdlm_atat.core.schedules import Linear, Schedule
 from mdlm_atat.core.strategies.rates import ExponentMasking
+from mdlm_atat.data.sources import SourceLike
 from mdlm_atat.data.tokenizers import Tokenizer, save_tokenizer
 from mdlm_atat.device import Precision, choose_precision, device_name
 from mdlm_atat.errors import UserError
@@ -44,6 +46,7 @@ from mdlm_atat.scoring.records import MaskRateProfile
 from mdlm_atat.scoring.schedule_bound import ScheduleDraws, draw_schedule_nll
 from mdlm_atat.training.checkpoint import Checkpoint, write_checksums
 from mdlm_atat.training.folder import COUNTS_FILE, write_plugins
+from mdlm_atat.training.loop import OnStep
 
 AnyLM = TypeVar("AnyLM", bound="LanguageModel")
 
@@ -178,6 +181,27 @@ class LanguageModel(Sampling):
         if self.home is not None and self.profile_file.exists():  # without a checksum: it may be measured anew
             shutil.copy(self.profile_file, folder / PROFILE_FILE)
         return folder
+
+    def fit(
+        self,
+        data: SourceLike,
+        *,
+        on_step: OnStep | None = None,
+        progress: bool = True,
+        settings: Mapping[str, Any] | None = None,
+        **keywords: Setting,
+    ) -> list[dict[str, float]]:
+        """Train the network in place on a text, without a run folder; return what was logged, a row a step.
+
+        `data`: a path, a name, a prepared corpus or a list of texts (see `prepare`), read with this model's tokenizer.
+        Settings are keywords as for `train`: `num_steps=2000`, `lr=3e-4`, `masking={"strategy": ...}`. The trained
+        weights are those of the last step; none are averaged unless `ema_decay=` says so. `on_step(step, values)`
+        hears of every step, and stops the training where it returns True. Ctrl-C keeps the weights so far. For runs
+        that can be resumed, and for several processes, use `train`.
+        """
+        from mdlm_atat.lm.fit import fit  # which needs the trainer, as nothing else here does
+
+        return fit(self, data, on_step=on_step, progress=progress, settings=settings, keywords=keywords)
 
     @property
     def device_name(self) -> str:

@@ -14,6 +14,7 @@ from mdlm_atat.config.schema import RunConfig
 from mdlm_atat.errors import UserError
 from mdlm_atat.formats import with_error
 from mdlm_atat.lm import CausalLM, MaskedDiffusionLM, load_lm
+from mdlm_atat.scoring.records import Evaluation
 from mdlm_atat.training.folder import read_start
 from mdlm_atat.training.metrics import EVAL_NATS, read_metrics
 
@@ -57,6 +58,12 @@ class Run:
         """What was measured, a row a step: `pandas.DataFrame(run.metrics)`. `train/loss` is in nats per token;
         `eval/...` stand in the rows of steps that were evaluated."""
         return read_metrics(self.folder).rows
+
+    @property
+    def evaluations(self) -> list[Evaluation]:
+        """The stored evaluations of the run's checkpoints, oldest first."""
+        files = sorted((self.folder / "evals").glob("*.json"), key=lambda file: file.stat().st_mtime)
+        return [Evaluation.load(file) for file in files]
 
     @property
     def report(self) -> Path:

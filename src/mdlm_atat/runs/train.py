@@ -20,14 +20,11 @@ import torch
 from rich.console import Console
 
 from mdlm_atat.atomic import write_json, write_text
-from mdlm_atat.config.arguments import read_arguments, read_config
+from mdlm_atat.config.arguments import Setting, read_arguments, read_config
 from mdlm_atat.config.build import build_model, own_schedule
 from mdlm_atat.config.files import load_config
 from mdlm_atat.config.method import check_method
 from mdlm_atat.config.schema import DataConfig, RunConfig
-from mdlm_atat.config.section import Section
-from mdlm_atat.core.curriculum import Stage
-from mdlm_atat.core.strategies.rates import ExponentMasking
 from mdlm_atat.data.corpus import Corpus
 from mdlm_atat.data.prepare import prepare
 from mdlm_atat.data.request import DataRequest
@@ -38,7 +35,6 @@ from mdlm_atat.device import explain_out_of_memory
 from mdlm_atat.errors import UserError
 from mdlm_atat.lm import CausalLM, MaskedDiffusionLM, load_lm
 from mdlm_atat.plugins import trusted
-from mdlm_atat.progress import OnProgress
 from mdlm_atat.provenance import code_version, commit
 from mdlm_atat.report.eval_lines import result_table
 from mdlm_atat.report.report import write_report
@@ -47,11 +43,9 @@ from mdlm_atat.runs.forgetting import measure_forgetting
 from mdlm_atat.runs.initial import Initial, initial_of
 from mdlm_atat.runs.run import Run
 from mdlm_atat.scoring.draws import DrawSettings
-from mdlm_atat.scoring.exact import exact_nll
-from mdlm_atat.scoring.likelihood import draw_nll
-from mdlm_atat.scoring.records import Cost, TextCounts, unigram_json
-from mdlm_atat.scoring.schedule_bound import draw_schedule_nll
+from mdlm_atat.scoring.records import unigram_json
 from mdlm_atat.scoring.unigram import unigram_cost
+from mdlm_atat.scoring.validation import score_validation
 from mdlm_atat.training.assemble import check_split, make_training
 from mdlm_atat.training.checkpoint import Checkpoint, newest_sound
 from mdlm_atat.training.dry_run import dry_run, measured_plan, plan
@@ -68,11 +62,8 @@ from mdlm_atat.training.folder import (
 from mdlm_atat.training.log import ProgressLine, check_installed, open_writers
 from mdlm_atat.training.loop import OnStep, Progress, Training
 from mdlm_atat.training.loop import train as train_steps
-from mdlm_atat.training.metrics import EVAL_ERROR, EVAL_NATS, EVAL_OWN_ERROR, EVAL_OWN_NATS
 
 Say = Callable[[str], None]
-Setting = bool | int | float | str | None | type | Path | Section | Mapping[str, Any] | list[Any] | tuple[Any, ...]
-"""What a setting may be given as in Python: see `config.arguments`."""
 NUM_INSPECTED_TOKENS = 512  # of the validation text, for the report: each is scored in 124 masked rows
 
 
@@ -377,52 +368,6 @@ def start_record(
         "data": describe_data(train_data, valid_data),
         "unigram": unigram_json(unigram_cost(valid_data, train_data.counts)),
     }
-
-
-def score_validation(
-    config: RunConfig,
-    engine: Engine,
-    model: Any,
-    data: TokenDataset,
-    schedule: ExponentMasking | None,
-    stage: Stage | None,
-    on_progress: OnProgress,
-) -> dict[str, float]:
-    """The validation bounds under the names they are logged by, over all processes: under the uniform schedule, and
-    under the method's own where it has one."""
-    draws = DrawSettings(
-        num_draws=config.eval.num_draws,
-        batch_size=config.eval.batch_size,
-        device=engine.device,
-        rank=engine.rank,
-        num_ranks=engine.num_ranks,
-        gather=engine.gather,
-        on_progress=on_progress,
-    )
-    counts, mask_id = TextCounts.of(data), data.tokenizer.mask_id
-    # the raw model: the wrapped one would wait for processes that have nothing left to score
-    with engine.autocast():
-        if "masked" not in model.modes:
-            found = exact_nll(model, data, draws=draws)
-        else:
-            found = draw_nll(model, data, mask_id=mask_id, draws=draws).likelihood()
-        cost = Cost(nats_per_token=found.nats_per_token, counts=counts)
-        values = {
-            EVAL_NATS: found.nats_per_token,
-            EVAL_ERROR: found.standard_error,
-            "eval/perplexity": cost.perplexity_per_token,
-            "eval/bits_per_character": cost.bits_per_character,
-        }
-        if schedule is not None:
-            own = draw_schedule_nll(model, data, masking=schedule, stage=stage, mask_id=mask_id, draws=draws)
-            bound, error = own.nelbo()
-            values |= {
-                EVAL_OWN_NATS: bound,
-                EVAL_OWN_ERROR: error,
-                "eval/schedule_perplexity": Cost(nats_per_token=bound).perplexity_per_token,
-                "eval/schedule_rate_nats": own.rate_nats()[0],
-            }
-    return values
 
 
 def finish(folder: Path, engine: Engine, config: RunConfig, valid_data: TokenDataset, say: Say) -> None:

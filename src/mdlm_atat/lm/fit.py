@@ -1,0 +1,97 @@
+"""Training a bare network in place: no run folder, no checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from rich.console import Console
+from torch import nn
+
+from mdlm_atat.config.arguments import read_arguments, read_config
+from mdlm_atat.config.build import own_schedule
+from mdlm_atat.config.schema import DataConfig, RunConfig
+from mdlm_atat.data.prepare import prepare
+from mdlm_atat.data.request import DataRequest
+from mdlm_atat.data.sources import SourceLike
+from mdlm_atat.errors import UserError
+from mdlm_atat.scoring.validation import score_validation
+from mdlm_atat.training.assemble import check_split, make_training
+from mdlm_atat.training.engine import Engine
+from mdlm_atat.training.log import ProgressLine
+from mdlm_atat.training.loop import OnStep, train
+
+if TYPE_CHECKING:
+    from mdlm_atat.lm.base import LanguageModel
+
+
+class Rows:
+    """What metrics.jsonl would get, kept in memory."""
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, float]] = []
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        self.rows.append({"step": step, **values})
+
+    def close(self) -> None: ...
+
+
+def fit(
+    lm: LanguageModel,
+    data: SourceLike,
+    *,
+    on_step: OnStep | None = None,
+    progress: bool = True,
+    settings: Mapping[str, Any] | None = None,
+    keywords: Mapping[str, Any],
+) -> list[dict[str, float]]:
+    """See `LanguageModel.fit`."""
+    network: Any = lm.network
+    if not isinstance(network, nn.Module) or not hasattr(network, "output_layer"):
+        raise UserError(
+            f"{type(network).__name__} is no network of the form that can be trained: an nn.Module with `hidden` and "
+            "`output_layer` (see nets/protocol.py)"
+        )
+    before = lm._config or RunConfig(data=DataConfig(length=lm.max_length))
+    before = replace(before, train=replace(before.train, ema_decay=0.0))  # the network itself is what is trained
+    config = read_config(before, None, read_arguments(settings or {}, keywords), "fit")
+    engine = Engine(config.train.precision)
+    check_split(config, engine)
+    corpus = prepare(request=DataRequest.of(config.data, source=data, tokenizer=lm.tokenizer), progress=progress)
+    train_data, valid_data = (corpus.open(split, config.data.length) for split in ("train", "valid"))
+    torch.manual_seed(config.train.seed)
+    network.train()
+    schedule = own_schedule(config, lm.tokenizer.vocab_size, train_data.counts, network, lm.tokenizer)
+    training, start = make_training(
+        config,
+        engine,
+        network,
+        train_data,
+        evaluate=lambda model, stage, on_progress: score_validation(
+            config, engine, model, valid_data, schedule, stage, on_progress
+        ),
+        checkpoints=None,
+    )
+    rows, line = Rows(), ProgressLine(Console(quiet=not progress), config.train.num_steps, 0)
+    ask: Callable[[int, Mapping[str, float]], object] = on_step or (lambda _step, _values: None)
+    stop: list[str] = []
+
+    def call(step: int, values: Mapping[str, float]) -> None:
+        if ask(step, values) is True:
+            stop.append("on_step returned True")
+
+    # how many operations a network of somebody else's takes is not known
+    training = replace(training, writers=[rows], line=line, on_step=call, flops_share_per_token=None)
+    try:
+        train(replace(training, should_stop=lambda: next(iter(stop), None)), start)
+    finally:
+        line.close()
+        if training.recorded is not None:
+            training.recorded.forget()
+        network.eval()
+        lm.to(engine.device)
+        lm.counts = train_data.counts
+    return rows.rows
