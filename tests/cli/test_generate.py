@@ -287,6 +287,17 @@ def test_a_causal_model_writes_longer_texts_in_blocks_from_the_command_line(runs
     assert (len(line["tokens"]), line["nfe"]) == (40, 36)
 
 
+def test_a_sampler_of_another_package_is_named_by_its_module_with_options(model, tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "examples" / "plugin"))
+    out = tmp_path / "t.jsonl"
+    command = ["generate", model, "--sampler", "atat_example.sampler:RightToLeft:group=4", "--out", str(out)]
+    assert main(command) == 0
+    (line,) = read_lines(out)
+    assert line["nfe"] == 4
+    message = refused([*command[:3], "atat_example.sampler:RightToLeft:grup=4"], capsys)
+    assert "its options: group, draw.temperature, draw.top_k, draw.top_p; did you mean group?" in message
+
+
 BAD_FILES = {
     "no json": ('{"prompt": "a"}\nprompt\n', "line 2 of {file} is no JSON object with a text \"prompt\": 'prompt'"),
     "another field": ('{"prompt": "a"}\n{"text": "a"}\n', "line 2 of"),
@@ -327,7 +338,7 @@ REFUSED = {
     "option without value": (["--sampler", "ancestral:cache"], "expected cache=VALUE"),
     "option of another kind": (["--sampler", "ancestral:cache=maybe"], "cache is 'maybe'"),
     "option outside its choices": (["--sampler", "first_hitting:sizes=odd"], "expected one of constant, cosine"),
-    "steps of what has none": (["--sampler", "left_to_right", "--steps", "4"], "one step for every token"),
+    "steps of what has none": (["--sampler", "left_to_right", "--steps", "4"], "no number of steps to choose"),
     "rates of a plain model": (["--sampler", "follow_rates"], "predicts no rates"),
     "no profile": (["--sampler", "first_hitting:sizes=optimal"], "atat eval RUN --profile"),
     "block of 0": (["--block_size", "0"], "--block_size is 0"),

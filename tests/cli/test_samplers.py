@@ -10,7 +10,8 @@ from refusals import refused
 from mdlm_atat import UserError
 from mdlm_atat.cli.main import main
 from mdlm_atat.cli.samplers import listing
-from mdlm_atat.samplers.named import PRESETS, RULES, make_sampler, options_of
+from mdlm_atat.samplers.catalogue import PRESETS, RULES
+from mdlm_atat.samplers.named import make_sampler, options_of, rule_class
 
 
 def options_in(listed: list[str]) -> dict[str, dict[str, str]]:
@@ -41,7 +42,7 @@ def test_every_rule_is_listed_with_a_sentence_and_every_preset_with_what_it_stan
 @pytest.mark.parametrize("name", RULES)
 def test_every_printed_option_is_taken_with_its_default_and_changes_nothing(name):
     printed = options_in(listing())[name]
-    assert set(printed) == {option for option in options_of(RULES[name]) if not option.startswith("draw.")}
+    assert set(printed) == {option for option in options_of(rule_class(name)) if not option.startswith("draw.")}
     for option, default in printed.items():
         assert make_sampler(f"{name}:{option}={default}") == make_sampler(name)
     everything = ",".join(f"{option}={default}" for option, default in printed.items())

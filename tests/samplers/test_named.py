@@ -1,18 +1,26 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
 import pytest
 import torch
 
+from mdlm_atat import plugins
 from mdlm_atat.checks import one_of
 from mdlm_atat.core.schedules import Cosine
 from mdlm_atat.errors import UserError
 from mdlm_atat.samplers.ancestral import Ancestral
 from mdlm_atat.samplers.canvas import Canvas
+from mdlm_atat.samplers.catalogue import PRESETS, RULES, describe, shown, split_spec
 from mdlm_atat.samplers.draw import TokenDraw
 from mdlm_atat.samplers.first_hitting import FirstHitting
 from mdlm_atat.samplers.loop import StepRule, sample
-from mdlm_atat.samplers.named import PRESETS, RULES, make_sampler, options_of
+from mdlm_atat.samplers.named import make_sampler, options_of, rule_class
 from mdlm_atat.samplers.remask import Remask
+from mdlm_atat.samplers.sizes import Profile
 from mdlm_atat.samplers.stops import Stop
 from mdlm_atat.samplers.uncertainty import UncertaintyGuidedSampler
 from samplers.stand_ins import CURVED, Hashed
@@ -28,8 +36,8 @@ def test_every_name_and_preset_builds_a_rule_that_fills_9_places(name: str):
 
 
 def test_a_name_alone_is_the_rule_with_its_own_defaults():
-    for name, rule in RULES.items():
-        assert make_sampler(name) == rule()
+    for name in RULES:
+        assert make_sampler(name) == rule_class(name)()
 
 
 def test_the_five_presets_are_these():
@@ -79,13 +87,18 @@ def test_a_number_of_steps_that_is_asked_for_holds_in_every_preset(preset: str):
 
 
 def test_the_models_profile_and_schedule_go_to_the_rules_that_use_them():
-    made = {name: make_sampler(name, profile=CURVED, schedule=Cosine()) for name in RULES}
-    assert {name for name, rule in made.items() if getattr(rule, "profile", None) is CURVED} == {
-        "first_hitting",
-        "uncertainty",
-        "rate_hitting",
-    }
+    made = {name: make_sampler(name, schedule=Cosine()) for name in RULES}
     assert {name for name, rule in made.items() if getattr(rule, "schedule", None) == Cosine()} == {"ancestral"}
+    asked: list[int] = []
+
+    def profile() -> Profile:
+        asked.append(1)
+        return CURVED
+
+    for name, option in (("first_hitting", "sizes"), ("uncertainty", "amount"), ("rate_hitting", "sizes")):
+        assert getattr(make_sampler(f"{name}:{option}=optimal", profile=profile), "profile") is CURVED  # noqa: B009
+        make_sampler(name, profile=profile)
+    assert len(asked) == 3  # of a model whose profile nobody needs, nobody asks for it
 
 
 def test_options_of_a_rule_are_listed_with_type_and_default_without_what_the_model_brings():
@@ -105,9 +118,9 @@ def test_options_of_a_rule_are_listed_with_type_and_default_without_what_the_mod
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("uncertanty", r"unknown sampler 'uncertanty'; samplers: .*greedy.*; did you mean uncertainty\?"),
+        ("uncertanty", r"unknown sampler 'uncertanty', expected one of .*greedy.*; did you mean uncertainty\?"),
         ("gredy", r"did you mean greedy\?"),
-        ("xyz", r"unknown sampler 'xyz'; samplers: ancestral, .*documents$"),
+        ("xyz", r"unknown sampler 'xyz', expected one of ancestral, .*documents, or a plugin as package.module:Name$"),
         ("", "unknown sampler ''"),
         ("uncertainty:scor=margin", r"no option 'scor'; its options: .*; did you mean score\?"),
         ("uncertainty:stop.entrpy=1", r"no option 'stop.entrpy'; .*did you mean stop.entropy\?"),
@@ -136,7 +149,7 @@ def test_0_steps_are_refused_in_every_rule_that_has_steps(name: str):
 
 
 def test_left_to_right_takes_no_number_of_steps():
-    with pytest.raises(UserError, match="left_to_right takes one step for every token; leave out"):
+    with pytest.raises(UserError, match="left_to_right has no number of steps to choose; leave out"):
         make_sampler("left_to_right", num_steps=5)
 
 
@@ -151,3 +164,97 @@ def test_a_rule_by_name_draws_what_the_rule_itself_does():
     itself = sample(Hashed(5), canvas, Remask(num_steps=6, eta=0.4), mask_id=5, seeds=range(3))
     assert by_name.tokens.equal(itself.tokens)
     assert isinstance(by_name.tokens, torch.Tensor)
+
+
+def test_the_list_read_from_the_source_files_is_what_the_classes_say():
+    for name in RULES:
+        rule, listed = rule_class(name), describe(name)
+        assert listed.summary == " ".join((rule.__doc__ or "").split("\n\n")[0].split())
+        assert list(listed.options.items()) == [
+            (option, shown(value)) for option, (_, value) in options_of(rule).items()
+        ]
+
+
+def test_listing_samplers_and_refusing_an_unknown_one_imports_neither_torch_nor_numpy():
+    code = (
+        "from mdlm_atat.samplers.catalogue import RULES, describe, split_spec\n"
+        "assert all(describe(name).summary for name in RULES)\n"
+        "split_spec('mine:Rule:steps=3')\n"
+        "import sys; assert not {'torch', 'numpy'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+SPLIT = {
+    "ancestral": ("ancestral", ""),
+    "ancestral:cache=false": ("ancestral", "cache=false"),
+    "spread:score=margin,gamma=0.1": ("spread", "score=margin,gamma=0.1"),
+    "mine:RightToLeft": ("mine:RightToLeft", ""),
+    "mine.rules:RightToLeft:group=2,draw.top_k=3": ("mine.rules:RightToLeft", "group=2,draw.top_k=3"),
+    "mine.rules:Outer.Inner": ("mine.rules:Outer.Inner", ""),
+    "ancestral:cache": ("ancestral", "cache"),  # an option without its value, not a class of a module ancestral
+}
+
+
+@pytest.mark.parametrize("spec", SPLIT)
+def test_a_specification_is_a_name_or_a_class_and_then_options(spec: str):
+    assert split_spec(spec) == SPLIT[spec]
+
+
+@pytest.fixture
+def mine(tmp_path, monkeypatch) -> Iterator[None]:
+    """A module of a user's own, with a rule that has an option, one that has a required one, one that has none, and a
+    class that is no rule."""
+    (tmp_path / "rules_of_mine.py").write_text(
+        "from dataclasses import dataclass, field\n"
+        "from mdlm_atat.samplers.draw import TokenDraw\n"
+        "from mdlm_atat.samplers.left_to_right import LeftToRight\n"
+        "@dataclass(frozen=True, kw_only=True)\n"
+        "class Patient(LeftToRight):\n    num_steps: int = 9\n"
+        "@dataclass(frozen=True, kw_only=True)\n"
+        "class Strict(LeftToRight):\n    width: int\n"
+        "class Plain:\n    __call__ = LeftToRight().__call__\n    max_nfe = LeftToRight().max_nfe\n"
+        "class Nothing: pass\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(plugins, "_allowed", set())
+    yield
+    sys.modules.pop("rules_of_mine", None)
+
+
+@pytest.mark.usefixtures("mine")
+def test_a_class_of_ones_own_is_named_by_its_module_and_takes_options_steps_and_draws():
+    made: Any = make_sampler("rules_of_mine:Patient:num_steps=3,draw.top_k=2")
+    assert (made.num_steps, made.draw.top_k) == (3, 2)
+    assert make_sampler("rules_of_mine:Patient", num_steps=3, draw=TokenDraw(top_k=2)) == made
+    assert make_sampler(type(made), num_steps=3, draw=TokenDraw(top_k=2)) == made
+    assert make_sampler("rules_of_mine:Strict:width=2").width == 2  # type: ignore[attr-defined]
+    assert make_sampler("rules_of_mine:Plain").max_nfe(4) == 4
+
+
+@pytest.mark.usefixtures("mine")
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("rules_of_mine:Patint", "has no Patint; did you mean rules_of_mine:Patient"),
+        ("rules_of_min:Patient", "there is no module rules_of_min"),
+        (
+            "rules_of_mine:Patient:num_stps=3",
+            "no option 'num_stps'; .*; did you mean num_steps",
+        ),
+        ("rules_of_mine:Strict", "needs width=VALUE"),
+        ("rules_of_mine:Plain:width=3", "no option 'width'; it has none: they are fields of a dataclass"),
+        ("rules_of_mine:Nothing", r"rules_of_mine:Nothing is no sampler: .* max_nfe\(num_to_fill\)"),
+    ],
+)
+def test_a_mistake_about_ones_own_class_is_named(spec: str, message: str):
+    with pytest.raises(UserError, match=message):
+        make_sampler(spec)
+
+
+@pytest.mark.usefixtures("mine")
+def test_a_rule_that_has_no_draw_or_no_steps_refuses_them():
+    with pytest.raises(UserError, match="draws in its own way: leave out `temperature`, `top_k` and `top_p`"):
+        make_sampler("rules_of_mine:Plain", draw=TokenDraw(top_k=2))
+    with pytest.raises(UserError, match="has no number of steps to choose; leave out `steps`"):
+        make_sampler("rules_of_mine:Strict:width=2", num_steps=3)

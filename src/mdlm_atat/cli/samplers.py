@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from mdlm_atat.cli.parser import choose
 
 HELP = """\
@@ -34,29 +32,24 @@ def main(argv: list[str]) -> int:
 
 def listing() -> list[str]:
     """Every sampler: what it does in a sentence, its options with their defaults."""
-    from mdlm_atat.samplers.named import PRESETS, RULES, options_of
+    from mdlm_atat import plugins
+    from mdlm_atat.samplers.catalogue import PRESETS, RULES, describe
 
     lines = []
-    for name, rule in RULES.items():
-        summary = " ".join((rule.__doc__ or "").split("\n\n")[0].split())
-        lines += [f"{name:16} {summary}"]
-        options = [
-            f"{option}={shown(default)}"
-            for option, (_, default) in options_of(rule).items()
-            if not option.startswith("draw.")
-        ]
+    for rule in map(describe, RULES):
+        lines += [f"{rule.name:16} {rule.summary}"]
+        options = [f"{option}={value}" for option, value in rule.options.items() if not option.startswith("draw.")]
         if options:
             lines.append(f"    {', '.join(options)}")
+    offered = [name for name in plugins.names("sampler") if name not in RULES]
+    lines += [f"{name:16} {plugins.described('sampler', name)}" for name in offered]
     lines += ["", "short for"]
     lines += [f"    {name:16} {spec}" for name, spec in PRESETS.items()]
     lines += [
         "",
         "An option is set by --sampler NAME:OPTION=VALUE,... and num_steps by --steps. Every sampler also takes",
         "draw.temperature, draw.top_k and draw.top_p. sizes and amount: constant, cosine, half_cosine, or optimal",
-        "(after atat eval RUN --profile); amount also entropy_budget and threshold.",
+        "(after atat eval RUN --profile); amount also entropy_budget and threshold. A sampler of your own goes as",
+        "package.module:Class, with options package.module:Class:OPTION=VALUE,...",
     ]
     return lines
-
-
-def shown(value: Any) -> str:
-    return str(value).lower() if value is None or isinstance(value, bool) else str(value)

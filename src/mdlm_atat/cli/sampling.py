@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from mdlm_atat.cli.parser import Parser, real, whole
 from mdlm_atat.data.files import read_text
 from mdlm_atat.errors import UserError
+from mdlm_atat.samplers.catalogue import split_spec
 
 if TYPE_CHECKING:
     import torch
@@ -78,6 +79,8 @@ def add_sampling_arguments(parser: Parser) -> None:
 
 def check_arguments(arguments: Namespace) -> None:
     """Everything that can be known to be wrong before a model is loaded."""
+    if arguments.sampler is not None:
+        split_spec(arguments.sampler)  # refuses an unknown name
     if not arguments.guide and (arguments.guide_logits != 1 or arguments.guide_order != 0):
         raise UserError("--guide_logits and --guide_order need --guide with the words that they are for")
     if arguments.resume and arguments.overwrite:

@@ -36,7 +36,7 @@ class Guide:
 class HowOptions(TypedDict, total=False):
     """The keywords of generate, infill, fill and stream that say how to sample: the fields of How, each optional."""
 
-    sampler: str | StepRule | None
+    sampler: str | StepRule | type[StepRule] | None
     steps: int | None
     temperature: float
     top_k: int
@@ -58,8 +58,9 @@ class TextOptions(HowOptions, total=False):
 class How:
     """How to sample. Raises UserError for a value outside its range."""
 
-    sampler: str | StepRule | None = None
-    """A name with options (see samplers.named), a rule of your own, or None: the model's default."""
+    sampler: str | StepRule | type[StepRule] | None = None
+    """A name with options, `package.module:Class` with options (see samplers.named), a class or a rule of your own, or
+    None: the model's default."""
     steps: int | None = None
     """Steps (of each block, where there are several), for samplers that have them; None: the sampler's default."""
     temperature: float = 1.0

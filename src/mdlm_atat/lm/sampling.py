@@ -298,13 +298,12 @@ class Sampling(ABC):
             raise UserError(f"block_size is {size}, expected from 1 to {width}, the model's length")
         rule = how.sampler
         draw = how.draw
-        if rule is None or isinstance(rule, str):
-            spec = rule or self.default_sampler
+        if rule is None or isinstance(rule, str | type):
             rule = make_sampler(
-                spec,
+                rule or self.default_sampler,
                 num_steps=how.steps,
                 draw=draw,
-                profile=self.profile() if "optimal" in spec else None,
+                profile=self.profile,
                 schedule=self.noise_schedule,
             )
         elif how.steps is not None or draw != TokenDraw():

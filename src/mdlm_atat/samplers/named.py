@@ -1,82 +1,78 @@
-"""Samplers by name: `first_hitting`, or with options `uncertainty:score=margin,amount=entropy_budget,gamma=0.2`."""
+"""Samplers by name: `first_hitting`, or with options `uncertainty:score=margin,amount=entropy_budget,gamma=0.2`, or one
+of your own, `mine.rules:RightToLeft:group=2`. The grammar is catalogue.split_spec's."""
 
 from __future__ import annotations
 
-from dataclasses import fields, is_dataclass, replace
+from collections.abc import Callable
+from dataclasses import MISSING, fields, is_dataclass, replace
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from mdlm_atat import plugins
 from mdlm_atat.checks import did_you_mean
 from mdlm_atat.core.schedules import Schedule
 from mdlm_atat.errors import UserError
-from mdlm_atat.samplers.ancestral import Ancestral
-from mdlm_atat.samplers.confidence import ConfidenceBasedSampler
+from mdlm_atat.samplers.catalogue import FILLED_IN, PRESETS, split_spec
 from mdlm_atat.samplers.draw import TokenDraw
-from mdlm_atat.samplers.first_hitting import FirstHitting
-from mdlm_atat.samplers.follow_rates import FollowRates, RateHitting
-from mdlm_atat.samplers.left_to_right import LeftToRight
 from mdlm_atat.samplers.loop import StepRule
-from mdlm_atat.samplers.remask import Remask
 from mdlm_atat.samplers.sizes import Profile
-from mdlm_atat.samplers.uncertainty import UncertaintyGuidedSampler
-
-RULES: dict[str, type] = {
-    "ancestral": Ancestral,
-    "first_hitting": FirstHitting,
-    "uncertainty": UncertaintyGuidedSampler,
-    "confidence": ConfidenceBasedSampler,
-    "remask": Remask,
-    "follow_rates": FollowRates,
-    "rate_hitting": RateHitting,
-    "left_to_right": LeftToRight,
-}
-PRESETS = {
-    "spread": "uncertainty:amount=constant,spread=true,tokens_a_step=8",
-    "greedy": "uncertainty:score=max_probability,amount=constant,draw.temperature=0",
-    "entropy_budget": "uncertainty:amount=entropy_budget,num_steps=none",
-    "threshold": "uncertainty:score=max_probability,amount=threshold,num_steps=none",
-    "documents": "uncertainty:order=most_uncertain,stop.entropy=0.5,stop.confidence=0.7,stop.patience=100",
-}
-FILLED_IN = ("profile", "schedule")  # what the model brings, not the user
 
 
 def make_sampler(
-    spec: str,
+    spec: str | type,
     *,
     num_steps: int | None = None,
     draw: TokenDraw | None = None,
-    profile: Profile | None = None,
+    profile: Callable[[], Profile | None] | None = None,
     schedule: Schedule | None = None,
 ) -> StepRule:
-    """The rule that a specification names. `num_steps` goes before a preset's, and is not to be given twice; `draw`
-    holds where the specification says nothing of it; `profile` and `schedule` are the model's. Raises UserError for
-    an unknown name, option or value."""
-    name, _, options = spec.partition(":")
+    """The rule that a specification names, or a class of your own.
+
+    `num_steps` goes before a preset's, and is not to be given twice; `draw` holds where the specification says nothing
+    of it; `schedule` is the model's, and `profile` gives the model's where sizes are to be optimal. Raises UserError
+    for an unknown name, option or value, and for a plugin that is no step rule.
+    """
+    name, options = (spec.__name__, "") if isinstance(spec, type) else split_spec(spec)
     given: dict[str, str] = {}
     if name in PRESETS:
         name, _, preset = PRESETS[name].partition(":")
         given |= _pairs(preset)
-    if name not in RULES:
-        known = [*RULES, *PRESETS]
-        hint = did_you_mean(name, known)
-        raise UserError(f"unknown sampler {name!r}; samplers: {', '.join(known)}{hint}")
+    rule = spec if isinstance(spec, type) else rule_class(name)
     wanted = _pairs(options)
     if num_steps is not None and "num_steps" in wanted:
         raise UserError(f"steps are given twice: {num_steps}, and num_steps={wanted['num_steps']} in {spec!r}")
     if num_steps is not None or "num_steps" in wanted:
         given = {name: value for name, value in given.items() if name not in ("num_steps", "tokens_a_step")}
     given |= wanted
-    rule = RULES[name]
-    if num_steps is not None and "num_steps" not in _names(rule):
-        raise UserError(f"sampler {name} takes one step for every token; leave out the number of steps")
-    start: dict[str, Any] = {"draw": draw or TokenDraw()}
-    available = {"num_steps": num_steps, "profile": profile, "schedule": schedule}
-    start |= {n: value for n, value in available.items() if value is not None and n in _names(rule)}
-    return _build(rule, start, given, name)
+    has = {field.name for field in fields(rule)} if is_dataclass(rule) else set()
+    if num_steps is not None and "num_steps" not in has:
+        raise UserError(f"sampler {name} has no number of steps to choose; leave out `steps`")
+    if draw not in (None, TokenDraw()) and "draw" not in has:
+        raise UserError(f"sampler {name} draws in its own way: leave out `temperature`, `top_k` and `top_p`")
+    available: dict[str, Any] = {"num_steps": num_steps, "draw": draw, "schedule": schedule}
+    if profile is not None and "optimal" in given.values():
+        available["profile"] = profile()
+    start = {name: value for name, value in available.items() if value is not None and name in has}
+    built = _build(rule, start, given, name)
+    if not isinstance(built, StepRule):
+        raise UserError(
+            f"{name} is no sampler: a step rule is called with the state, yields after every step, and has "
+            "max_nfe(num_to_fill)"
+        )
+    return built
+
+
+def rule_class(name: str) -> type:
+    """The step rule of a name: one of RULES, an entry point's or `package.module:Class`. Raises UserError for a name
+    that leads nowhere."""
+    plugins.allow("sampler", name)  # whoever names a sampler is a person: no folder does
+    return plugins.resolve("sampler", name)
 
 
 def options_of(rule: type, prefix: str = "") -> dict[str, tuple[Any, Any]]:
-    """What a user may set: option to (type, default)."""
+    """What a user may set: option to (type, default); MISSING where it has to be set."""
+    if not is_dataclass(rule):
+        return {}
     hints, found = get_type_hints(rule), {}
     for field in fields(rule):
         default = field.default_factory() if callable(field.default_factory) else field.default
@@ -87,10 +83,6 @@ def options_of(rule: type, prefix: str = "") -> dict[str, tuple[Any, Any]]:
         else:
             found[prefix + field.name] = (hints[field.name], default)
     return found
-
-
-def _names(rule: type) -> set[str]:
-    return {field.name for field in fields(rule)}
 
 
 def _pairs(options: str) -> dict[str, str]:
@@ -110,14 +102,20 @@ def _build(rule: type, start: dict[str, Any], given: dict[str, str], name: str) 
     for option, text in given.items():
         if option not in known:
             hint = did_you_mean(option, known)
-            raise UserError(f"sampler {name} has no option {option!r}; its options: {', '.join(known)}{hint}")
+            its = f"; its options: {', '.join(known)}" if known else "; it has none: they are fields of a dataclass"
+            raise UserError(f"sampler {name} has no option {option!r}{its}{hint}")
         value = _read(text, known[option][0], f"{name}: {option}")
         outer, dot, inner = option.partition(".")
         if dot:
             nested.setdefault(outer, {})[inner] = value
         else:
             plain[option] = value
+    missing = [option for option, (_, default) in known.items() if default is MISSING and option not in given]
+    if missing:
+        raise UserError(f"sampler {name} needs {', '.join(f'{option}=VALUE' for option in missing)}")
     built = rule(**start | plain)
+    if not nested:
+        return built
     return replace(built, **{outer: replace(getattr(built, outer), **parts) for outer, parts in nested.items()})
 
 
