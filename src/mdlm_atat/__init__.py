@@ -16,12 +16,14 @@ if TYPE_CHECKING:
     from mdlm_atat.nets.causal_transformer import CausalTransformer
     from mdlm_atat.nets.dit import ATATDiT
     from mdlm_atat.nets.estimator import AdaptiveImportanceEstimator, ImportanceEstimator
+    from mdlm_atat.runs.evaluate import evaluate
     from mdlm_atat.runs.finetune import finetune
     from mdlm_atat.runs.run import Run
     from mdlm_atat.runs.train import train
     from mdlm_atat.samplers.canvas import Canvas
     from mdlm_atat.samplers.confidence import ConfidenceBasedSampler
     from mdlm_atat.samplers.uncertainty import UncertaintyGuidedSampler
+    from mdlm_atat.scoring.records import Evaluation
 
     __version__: str
 
@@ -37,6 +39,7 @@ __all__ = [
     "CurriculumScheduler",
     "DataRequest",
     "DynamicCurriculumScheduler",
+    "Evaluation",
     "ImportanceEstimator",
     "MaskedDiffusionLM",
     "PositionAwareMaskingScheduler",
@@ -45,6 +48,7 @@ __all__ = [
     "UncertaintyGuidedSampler",
     "UserError",
     "__version__",
+    "evaluate",
     "finetune",
     "load_lm",
     "prepare",
@@ -63,6 +67,7 @@ _HOMES = {
     "CurriculumScheduler": "mdlm_atat.core.curriculum",
     "DataRequest": "mdlm_atat.data.request",
     "DynamicCurriculumScheduler": "mdlm_atat.core.curriculum",
+    "Evaluation": "mdlm_atat.scoring.records",
     "ImportanceEstimator": "mdlm_atat.nets.estimator",
     "MaskedDiffusionLM": "mdlm_atat.lm",
     "PositionAwareMaskingScheduler": "mdlm_atat.core.strategies.by_position",
@@ -70,6 +75,7 @@ _HOMES = {
     "RunConfig": "mdlm_atat.config.schema",
     "UncertaintyGuidedSampler": "mdlm_atat.samplers.uncertainty",
     "UserError": "mdlm_atat.errors",
+    "evaluate": "mdlm_atat.runs.evaluate",
     "finetune": "mdlm_atat.runs.finetune",
     "load_lm": "mdlm_atat.lm",
     "prepare": "mdlm_atat.data.prepare",

@@ -12,12 +12,12 @@ import torch
 from refusals import refused
 
 from mdlm_atat import MaskedDiffusionLM
-from mdlm_atat.cli.eval_zero_shot import open_set
 from mdlm_atat.cli.main import main
 from mdlm_atat.config.schema import RunConfig
 from mdlm_atat.data.tokenizers import CharTokenizer
 from mdlm_atat.nets.dit import ATATDiT
-from mdlm_atat.runs.evaluate import evaluate_run
+from mdlm_atat.runs.evaluate import evaluate
+from mdlm_atat.runs.zero_shot import open_set
 from mdlm_atat.scoring import zero_shot
 from mdlm_atat.scoring.zero_shot import ZeroShotSet, zero_shot_set
 from toys import Joint
@@ -144,7 +144,7 @@ def test_the_zero_shot_numbers_of_an_exact_model_are_the_entropy_of_the_text(tmp
     lm.counts, lm.home = np.array([1, 1, 1, 1]), tmp_path
     data = open_set(lm, zero_shot_set(str(tmp_path / "joint.jsonl")))
     assert (data.num_tokens, data.num_evaluation_rows) == (96 * 4, 96)
-    found = evaluate_run(lm, data, num_draws=96 * 100, seed=0, num_steps=(1, 2, 4, 64))
+    found = evaluate(lm, data, num_draws=96 * 100, num_steps=(1, 2, 4, 64), progress=False)
     entropy = drawn.entropy_nats / 4  # the end costs nothing
     assert abs(found.nats_per_token - entropy) < 4 * found.standard_error
     assert found.standard_error < 0.01

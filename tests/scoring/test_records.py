@@ -72,7 +72,10 @@ WHOLE = Evaluation(
     ),
     code_version="0.1.0",
     machine=Machine(cpu="a processor", device="CPU", precision="float32"),
-    against=Comparison(name="runs/b", file="b.json", uniform=UNIFORM, deciles=(UNIFORM, UNIFORM), notes=("why",)),
+    against=Comparison(
+        name="runs/b", nats_per_token=2.2, file="b.json", uniform=UNIFORM, deciles=(UNIFORM, UNIFORM), notes=("why",)
+    ),
+    cautions=("beware",),
 )
 
 

@@ -221,7 +221,7 @@ def test_out_of_memory_names_settings_to_try(text, tmp_path, capsys, monkeypatch
     def out_of_memory(*_, **__):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    places = ("training.loop.evaluate", "training.dry_run.forward_backward", "runs.train.evaluate_run")
+    places = ("training.loop.evaluate", "training.dry_run.forward_backward", "runs.train.measure")
     for where in (f"mdlm_atat.{place}" for place in places):
         with monkeypatch.context() as patch:
             patch.setattr(where, out_of_memory)

@@ -12,6 +12,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mdlm_atat.cli.model import load_model
+from mdlm_atat.cli.parser import whole
 from mdlm_atat.errors import UserError
 
 if TYPE_CHECKING:
@@ -28,18 +30,27 @@ HEADER = (
 
 def add_sample_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("samples")
-    group.add_argument("--samples", type=int, metavar="N", help="generate so many texts and measure them instead")
+    group.add_argument("--samples", type=whole(2), metavar="N", help="generate so many texts and measure them instead")
     group.add_argument(
         "--judge", help="who finds them likely or not: a causal run of ours, or a hub's causal model or its folder"
     )
     group.add_argument("--steps", nargs="+", metavar="T", help="numbers of steps (default: the sampler's own)")
     group.add_argument("--temperature", nargs="+", metavar="X", help="temperatures (default: 1)")
     group.add_argument("--sampler", metavar="NAME[:OPTION=VALUE,...]", help="see atat samplers (default: the model's)")
-    group.add_argument("--length", type=int, help="tokens of a text (default: the model's)")
+    group.add_argument("--length", type=whole(1), help="tokens of a text (default: the model's)")
 
 
-def run_samples(lm: MaskedDiffusionLM | CausalLM, arguments: argparse.Namespace, *, batch_size: int) -> int:
+def run_samples(arguments: argparse.Namespace) -> None:
     """Measure every number of steps at every temperature, storing each as soon as it is there."""
+    from mdlm_atat.device import explain_out_of_memory
+
+    lm = load_model(arguments)
+    batch_size = arguments.batch_size or lm.config.eval.batch_size
+    with explain_out_of_memory(f"try --batch_size {max(1, batch_size // 2)}"):
+        measure_samples(lm, arguments, batch_size)
+
+
+def measure_samples(lm: MaskedDiffusionLM | CausalLM, arguments: argparse.Namespace, batch_size: int) -> None:
     from mdlm_atat.atomic import write_json
     from mdlm_atat.report.sample_quality import draw_quality
     from mdlm_atat.runs.evaluate import open_data
@@ -84,7 +95,6 @@ def run_samples(lm: MaskedDiffusionLM | CausalLM, arguments: argparse.Namespace,
     for line in caution_lines([part for part in record["points"] if (part["steps"], part["temperature"]) in points]):
         print(line)
     print(f"{'stored':10} {file}, {draw_quality(record, file.with_suffix('.png'))}")
-    return 0
 
 
 def about(lm: MaskedDiffusionLM | CausalLM, data: TokenDataset) -> dict[str, Any]:

@@ -114,6 +114,11 @@ class LanguageModel(Sampling):
             )
         return self._config
 
+    @property
+    def has_config(self) -> bool:
+        """Whether it was trained here, and is no bare network."""
+        return self._config is not None
+
     def __repr__(self) -> str:
         parts = [type(self.network).__name__]
         if isinstance(self.network, nn.Module):

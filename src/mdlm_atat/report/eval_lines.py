@@ -79,12 +79,12 @@ def decile_lines(found: Evaluation) -> list[str]:
     return [*lines, f"{'all':<4}{'':>23} {'':>8} {whole:>19} {sum(deciles.num_scored_tokens):>10,.0f}"]
 
 
-def comparison_lines(found: Comparison, mine: Evaluation, other: Evaluation) -> list[str]:
+def comparison_lines(found: Comparison) -> list[str]:
     """All differences of an evaluation to another one."""
-    is_exact = not mine.is_bound and not other.is_bound
+    kinds = found.uniform.kinds
     lines = [
-        f"{'against':10} {found.name}: {other.kind}, {other.nats_per_token:.4f} nats per token",
-        *difference_lines("difference" if is_exact else "PPL-U", found.name, found.uniform),
+        f"{'against':10} {found.name}: {kinds[1]}, {found.nats_per_token:.4f} nats per token",
+        *difference_lines("difference" if kinds == ("exact", "exact") else "PPL-U", found.name, found.uniform),
     ]
     if found.own is not None:
         lines += difference_lines("own bound", found.name, found.own)

@@ -1,24 +1,33 @@
-"""Scoring a text with a trained model: which text, and the record that is stored of it."""
+"""Score a text with a trained model, and store what was found."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
+from mdlm_atat.checks import at_least
 from mdlm_atat.config.build import build_schedule, masking_traits, prepare_data
+from mdlm_atat.config.schema import RunConfig
 from mdlm_atat.data.manifest import is_prepared
 from mdlm_atat.data.prepare import prepare
 from mdlm_atat.data.sources import SourceLike
 from mdlm_atat.data.tokens import TokenDataset
+from mdlm_atat.device import Precision, explain_out_of_memory
 from mdlm_atat.errors import UserError
 from mdlm_atat.lm import CausalLM, MaskedDiffusionLM
-from mdlm_atat.progress import OnProgress
+from mdlm_atat.plugins import trusted
+from mdlm_atat.progress import OnProgress, progress_bar
 from mdlm_atat.provenance import code_version, commit, cpu
+from mdlm_atat.runs.model import Model, open_model
 from mdlm_atat.scoring.deciles import decile_costs, frequency_deciles
 from mdlm_atat.scoring.draws import DrawSettings
 from mdlm_atat.scoring.likelihood import t_step_bounds
+from mdlm_atat.scoring.paired import check_same_text, compare
 from mdlm_atat.scoring.records import BlockSums, Evaluation, Machine, TextCounts, TextIdentity
 from mdlm_atat.scoring.schedule_bound import recorded_bound
 from mdlm_atat.scoring.unigram import unigram_cost
@@ -26,79 +35,154 @@ from mdlm_atat.training.folder import check_same_data, describe_data
 
 T_STEPS = (64, 256, 1000)
 
+Data = SourceLike | TokenDataset
+"""A text to score: a source as `prepare` takes it (a file, a folder, hub:OWNER/NAME, a list of texts), a prepared
+folder or `Corpus`, or rows that are open already."""
+
+
+def evaluate(
+    model: Model,
+    data: Data | None = None,
+    *,
+    num_draws: int | None = None,
+    batch_size: int | None = None,
+    seed: int = 0,
+    split: str | None = None,
+    column: str = "text",
+    num_steps: Sequence[int] | None = None,
+    against: Model | Evaluation | None = None,
+    save: bool | str | Path = True,
+    progress: bool | OnProgress = True,
+    device: torch.device | str | None = None,
+    precision: Precision = "auto",
+    trust_plugins: bool = False,
+) -> Evaluation:
+    """What a model pays for a text: an upper bound on its negative log-likelihood, or a causal model's exact value.
+
+    `model`: a run, a folder (of a run, a checkpoint or a saved model) or a language model.
+    `data`: see `Data`; None: the validation text of the model's run, or another `split` of it. `split` and `column` say
+    which part of a data set is scored, and which of its columns holds the text.
+    `num_draws`: masked sequences, from `seed`; None: as many as the run's last evaluation takes. `batch_size`:
+    sequences in one call of the network; it changes nothing but the memory that is needed. `num_steps`: numbers of
+    steps of the T-step bounds; None: 64, 256 and 1,000.
+    `against`: another model, or an evaluation or its file: `.against` of the result has the paired differences to it,
+    over the same draws.
+    `save`: where the result is stored as JSON; True: in evals/ of the model's folder, False: nowhere. `progress`: show
+    a bar, or a function that is called with (done, total). `device`, `precision`: of models that are loaded here.
+    `trust_plugins`: import the plugins that their folders name.
+
+    Returns the numbers with their standard errors. Raises UserError for a text or another model that does not fit, and
+    for fewer than 32 draws.
+    """
+    with trusted(trust_plugins):
+        lm = open_model(model, device=device, precision=precision)
+        if num_steps is not None and lm.kind == "causal":
+            raise UserError("`num_steps=`: a causal model takes one step a token; its value is exact and no bound")
+        for steps in num_steps or ():
+            at_least("`num_steps`", steps, 1)
+        file = None if isinstance(save, bool) else _writable(Path(save))
+        other = None if against is None else _open_other(against, lm)
+        rows = open_data(lm, data, column=column, split=split)
+        if isinstance(other, Evaluation):
+            check_same_text(TextIdentity.of(rows), seed, other)
+        draws = draw_settings(lm, num_draws=num_draws, batch_size=batch_size, seed=seed)
+        steps = T_STEPS if num_steps is None else num_steps
+        with explain_out_of_memory(f"try `batch_size={max(1, draws.batch_size // 2)}`"):
+            with shown("scoring", progress) as on_progress:
+                found = measure(lm, rows, replace(draws, on_progress=on_progress), num_steps=steps)
+            found = store(found, lm, file) if save else found
+            if other is None:
+                return found
+            if not isinstance(other, Evaluation):
+                with shown("scoring the other", progress) as on_progress:
+                    theirs = measure(other, rows, replace(draws, on_progress=on_progress), num_steps=steps)
+                other = store(theirs, other) if save else theirs
+    assert against is not None
+    found = replace(found, against=compare(found, other, name=_name(against)))
+    if found.file is not None:
+        found.save(found.file)
+    return found
+
 
 def open_data(
-    lm: MaskedDiffusionLM | CausalLM, source: SourceLike | None, *, column: str = "text", split: str | None = None
+    lm: MaskedDiffusionLM | CausalLM, source: Data | None, *, column: str = "text", split: str | None = None
 ) -> TokenDataset:
-    """The text to score, as tokens of this model's own tokenizer: a source as `prepare` takes it, a prepared folder, or
-    the validation text of the model's run (None).
+    """The text to score, as tokens of this model's own tokenizer: see `Data`, or the validation text of the model's run
+    (None).
 
     `split` is one of the run's or the folder's splits (default: valid), or one of a hub set (default: train), and
     `column` holds the text of a JSONL, Parquet or hub source. Raises UserError where there is no such text, and where
     it was prepared with another tokenizer or has changed since the run.
     """
-    data = lm.config.data
+    length = lm.max_length
     if source is None:
         if lm.checkpoint is None or lm.home is None:
-            raise UserError("a saved model has no validation text of its own; name one with `data=`")
+            raise UserError("only a run has a validation text of its own; name a text with `data=`")
         if split not in (None, "train", "valid"):
             raise UserError(f"`split={split!r}`: the run's own text has train and valid")
-        corpus = prepare_data(data)
-        train_data, valid_data = (corpus.open(name, data.length) for name in ("train", "valid"))
+        corpus = prepare_data(lm.config.data)
+        train_data, valid_data = (corpus.open(name, length) for name in ("train", "valid"))
         check_same_data(lm.home, describe_data(train_data, valid_data))
         return train_data if split == "train" else valid_data
     if isinstance(source, (str, os.PathLike)) and is_prepared(Path(source).expanduser()):
-        dataset = TokenDataset.open(Path(source).expanduser(), split or "valid", data.length)
-        if dataset.manifest.tokenizer["hash"] != lm.tokenizer.fingerprint():
+        source = TokenDataset.open(Path(source).expanduser(), split or "valid", length)
+    if isinstance(source, TokenDataset):
+        if source.manifest.tokenizer["hash"] != lm.tokenizer.fingerprint():
             raise UserError(
-                f"{dataset.folder} was prepared with another tokenizer ({dataset.manifest.tokenizer['name']}) than "
+                f"{source.folder} was prepared with another tokenizer ({source.manifest.tokenizer['name']}) than "
                 f"the model was trained with ({lm.tokenizer.name}); name the text itself with `data=`, and it is "
                 "encoded as the model needs"
             )
-        return dataset
+        return source
     corpus = prepare(
         source,
         tokenizer=lm.tokenizer,
-        mode=data.mode,
-        length=data.length,
+        mode=config_of(lm).data.mode,
+        length=length,
         column=column,
         split=split or "train",
         whole=True,
     )
-    return corpus.open("valid", data.length)
+    return corpus.open("valid", length)
 
 
-def evaluate_run(
+def config_of(lm: MaskedDiffusionLM | CausalLM) -> RunConfig:
+    """The configuration that a model was trained by; the default one of a bare network, which is taken to be masked
+    uniformly under the linear noise schedule."""
+    return lm.config if lm.has_config else RunConfig()
+
+
+def draw_settings(
+    lm: MaskedDiffusionLM | CausalLM, *, num_draws: int | None, batch_size: int | None, seed: int
+) -> DrawSettings:
+    """How a likelihood of this model is drawn; what is None is as in its run."""
+    evaluation = config_of(lm).eval
+    return DrawSettings(
+        num_draws=evaluation.final_num_draws if num_draws is None else num_draws,
+        batch_size=evaluation.batch_size if batch_size is None else batch_size,
+        seed=seed,
+    )
+
+
+def measure(
     lm: MaskedDiffusionLM | CausalLM,
     data: TokenDataset,
+    draws: DrawSettings,
     *,
-    num_draws: int,
-    seed: int,
-    batch_size: int | None = None,
     num_steps: Sequence[int] = T_STEPS,
-    file: Path | None = None,
     zero_shot: str | None = None,
-    on_progress: OnProgress | None = None,
 ) -> Evaluation:
-    """Score a data set, store the evaluation as JSON (in the run's evals/ unless `file` says where), and return it.
-
-    `num_steps`: of the T-step bounds, which come from the same draws; `zero_shot`: the name of a zero-shot text.
-    """
-
-    home = lm.home
-    assert home is not None
-    draws = DrawSettings(
-        num_draws=num_draws, seed=seed, batch_size=batch_size or lm.config.eval.batch_size, on_progress=on_progress
-    )
+    """Score a data set of the model's own tokens. `num_steps`: of the T-step bounds, which come from the same draws;
+    `zero_shot`: the name of a zero-shot text."""
     deciles = None if lm.counts is None else frequency_deciles(data, lm.counts)
     found = lm.likelihood(data, draws, groups=None if deciles is None else deciles.share)
-    own = lm.schedule_draws(data, draws) if lm.kind == "masked" else None
-    strategy, objective, counts = lm.config.masking.strategy, lm.config.objective, TextCounts.of(data)
-    is_bound = masking_traits(lm.config).is_bound
+    own = lm.schedule_draws(data, draws) if found.kind == "nelbo" else None
+    config, counts = config_of(lm), TextCounts.of(data)
+    strategy, objective, is_bound = config.masking.strategy, config.objective, masking_traits(config).is_bound
     t_step = ()
     if found.draws is not None:
         t_step = t_step_bounds(found.draws, counts, num_steps, build_schedule(objective), objective.schedule)
-    evaluation = Evaluation(
+    return Evaluation(
         kind=found.kind,
         nats_per_token=found.nats_per_token,
         standard_error=found.standard_error,
@@ -109,11 +193,11 @@ def evaluate_run(
         blocks=BlockSums.of(found, own),
         num_draws=found.num_draws,
         num_sequences=data.num_evaluation_rows,
-        seed=seed,
+        seed=draws.seed,
         profile=found.profile,
         unigram=None if lm.counts is None else unigram_cost(data, lm.counts),
         step=lm.checkpoint.step if lm.checkpoint else None,
-        checkpoint=lm.checkpoint.folder.name if lm.checkpoint else str(home),
+        checkpoint=lm.checkpoint.folder.name if lm.checkpoint else str(lm.home or type(lm.network).__name__),
         checkpoint_hash=lm.checkpoint.checksum() if lm.checkpoint else None,
         text=TextIdentity.of(data),
         code_version=code_version(),
@@ -121,10 +205,80 @@ def evaluate_run(
         machine=Machine(cpu=cpu(), device=lm.device_name, precision=lm.precision),
         zero_shot=zero_shot,
     )
+
+
+def store(found: Evaluation, lm: MaskedDiffusionLM | CausalLM, file: Path | None = None) -> Evaluation:
+    """Write an evaluation to `file`, by default one in evals/ of the model's folder, and return it with its place. A
+    model that is in no folder has no such file, and nothing is written."""
     if file is None:
-        (home / "evals").mkdir(exist_ok=True)
-        digest = str(evaluation.text.corpus_hash)[:8]
-        file = home / "evals" / f"{evaluation.checkpoint}-{digest}-{found.num_draws}-{seed}.json"
-    evaluation = replace(evaluation, file=file)
-    evaluation.save(file)
-    return evaluation
+        if lm.home is None:
+            return found
+        digest = str(found.text.corpus_hash)[:8]
+        file = evals_folder(lm.home) / f"{weights_name(lm)}-{digest}-{found.num_draws}-{found.seed}.json"
+    return replace(found, file=found.save(file))
+
+
+def evals_folder(home: Path) -> Path:
+    """Where a model's evaluations are stored."""
+    (home / "evals").mkdir(exist_ok=True)
+    return home / "evals"
+
+
+def weights_name(lm: MaskedDiffusionLM | CausalLM) -> str:
+    """Which of the weights in its folder a model has, for names of files."""
+    return lm.checkpoint.folder.name if lm.checkpoint else "saved"
+
+
+@contextmanager
+def shown(title: str, progress: bool | OnProgress) -> Iterator[OnProgress | None]:
+    """The function that hears of progress: a bar's where `progress` is True, none where it is False."""
+    if progress is True:
+        with progress_bar(title) as on_progress:
+            yield on_progress
+    else:
+        yield progress or None
+
+
+def _writable(file: Path) -> Path:
+    if file.is_dir() or not file.parent.is_dir():
+        raise UserError(f"`save=`: {file} is a folder, or the folder it should be in is not there")
+    return file
+
+
+def _open_other(
+    against: Model | Evaluation, lm: MaskedDiffusionLM | CausalLM
+) -> MaskedDiffusionLM | CausalLM | Evaluation:
+    """A model that can score the same sequences, or a stored evaluation. Raises UserError for any other."""
+    if isinstance(against, Evaluation):
+        return against
+    try:
+        if isinstance(against, (str, Path)) and Path(against).suffix == ".json":
+            return Evaluation.load(against)
+        loaded = open_model(against, device=lm.device, precision=lm.precision)
+    except UserError as error:
+        raise UserError(f"`against=`: {error}") from error
+    if loaded.tokenizer.fingerprint() != lm.tokenizer.fingerprint():
+        raise UserError(
+            f"`against=`: {_name(against)} has another tokenizer ({loaded.tokenizer.name}) than the model "
+            f"({lm.tokenizer.name}), so their nats per token are of other tokens; evaluate each alone and compare bits "
+            "per character"
+        )
+    lengths = loaded.max_length, lm.max_length
+    if lengths[0] != lengths[1]:
+        raise UserError(
+            f"`against=`: {_name(against)} takes sequences of {lengths[0]} tokens, the model of {lengths[1]}: what is "
+            "seen of a text differs, and no draw is the same"
+        )
+    return loaded
+
+
+def _name(model: Model | Evaluation) -> str:
+    match model:
+        case str() | Path():
+            return str(model)
+        case Evaluation():
+            return str(model.file or model.checkpoint)
+        case MaskedDiffusionLM() | CausalLM():
+            return str(model.home or type(model).__name__)
+        case _:
+            return str(model.folder)

@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from mdlm_atat.atomic import write_json
 from mdlm_atat.data.tokens import TokenDataset
 from mdlm_atat.errors import UserError
 from mdlm_atat.formats import with_error
 from mdlm_atat.lm import CausalLM, MaskedDiffusionLM, load_lm
-from mdlm_atat.runs.evaluate import evaluate_run, open_data
+from mdlm_atat.runs.evaluate import draw_settings, measure, open_data, store
 from mdlm_atat.runs.initial import reopen
-from mdlm_atat.scoring.paired import paired_difference
 from mdlm_atat.scoring.records import bound_json
 from mdlm_atat.training.folder import read_start
 
@@ -36,11 +34,12 @@ def measure_forgetting(lm: MaskedDiffusionLM | CausalLM, folder: Path, say: Call
     except UserError as error:
         return [f"forgetting not measured: {error}"]
     (folder / "forgetting").mkdir(exist_ok=True)
-    settings: dict[str, Any] = {"num_draws": lm.config.eval.final_num_draws, "seed": 0}
-    settings["batch_size"] = lm.config.eval.batch_size
-    before = evaluate_run(old, data, **settings, file=folder / "forgetting" / "before.json")
-    after = evaluate_run(lm, data, **settings, file=folder / "forgetting" / "after.json")
-    difference = paired_difference(after, before)
+    draws = draw_settings(lm, num_draws=None, batch_size=None, seed=0)
+    before, after = (
+        store(measure(model, data, draws), model, folder / "forgetting" / f"{name}.json")
+        for name, model in (("before", old), ("after", lm))
+    )
+    difference = after.compare(before)
     record = {
         "init": init,
         "text": before.text.corpus,
@@ -67,7 +66,7 @@ def measure_forgetting(lm: MaskedDiffusionLM | CausalLM, folder: Path, say: Call
 
 def open_old_text(old: MaskedDiffusionLM | CausalLM, lm: MaskedDiffusionLM | CausalLM) -> TokenDataset:
     """The old run's validation text, in sequences that both models take."""
-    data = open_data(old, None, column="text", split=None)
+    data = open_data(old, None)
     if lm.config.data.length >= data.length:
         return data
     if data.manifest.mode == "pad":

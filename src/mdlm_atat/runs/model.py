@@ -10,6 +10,7 @@ import torch
 
 from mdlm_atat.device import Precision
 from mdlm_atat.lm import CausalLM, MaskedDiffusionLM, load_lm
+from mdlm_atat.runs.run import Run
 
 
 @runtime_checkable
@@ -20,7 +21,7 @@ class HasFolder(Protocol):
     def folder(self) -> Path: ...
 
 
-Model = str | Path | HasFolder | MaskedDiffusionLM | CausalLM
+Model = str | Path | Run | HasFolder | MaskedDiffusionLM | CausalLM
 
 
 def open_model(
@@ -38,5 +39,9 @@ def open_model(
     """
     if isinstance(model, (MaskedDiffusionLM, CausalLM)):
         return model
+    if isinstance(model, Run):
+        if device is None and precision == "auto":
+            return model.model
+        trust_plugins = trust_plugins or model.trust_plugins
     folder = model if isinstance(model, (str, Path)) else model.folder
     return load_lm(folder, device=device, precision=precision, say=say, trust_plugins=trust_plugins)

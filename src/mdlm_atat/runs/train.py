@@ -38,7 +38,7 @@ from mdlm_atat.plugins import trusted
 from mdlm_atat.provenance import code_version, commit
 from mdlm_atat.report.eval_lines import result_table
 from mdlm_atat.report.report import write_report
-from mdlm_atat.runs.evaluate import evaluate_run
+from mdlm_atat.runs.evaluate import draw_settings, measure, store
 from mdlm_atat.runs.forgetting import measure_forgetting
 from mdlm_atat.runs.initial import Initial, initial_of
 from mdlm_atat.runs.run import Run
@@ -375,7 +375,8 @@ def finish(folder: Path, engine: Engine, config: RunConfig, valid_data: TokenDat
     say("scoring the validation text ...")
     try:
         lm = load_lm(folder, device=engine.device, precision=engine.precision, say=say)
-        evaluation = evaluate_run(lm, valid_data, num_draws=config.eval.final_num_draws, seed=0)
+        draws = draw_settings(lm, num_draws=None, batch_size=None, seed=0)
+        evaluation = store(measure(lm, valid_data, draws), lm)
         write_samples(lm, folder, config)
         write_inspection(lm, folder, config, valid_data)
         report = write_report(folder)

@@ -98,7 +98,15 @@ def compare(a: Evaluation, b: Evaluation, *, name: str) -> Comparison:
     except UserError as error:
         notes.append(f"no differences by token frequency: {error}")
     file = None if b.file is None else str(b.file)
-    return Comparison(name=name, file=file, uniform=uniform, own=own, deciles=deciles, notes=tuple(notes))
+    return Comparison(
+        name=name,
+        nats_per_token=b.nats_per_token,
+        file=file,
+        uniform=uniform,
+        own=own,
+        deciles=deciles,
+        notes=tuple(notes),
+    )
 
 
 def check_same_draws(a: Evaluation, b: Evaluation) -> None:

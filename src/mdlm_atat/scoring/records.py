@@ -270,6 +270,8 @@ class Comparison:
 
     name: str
     """Of the other model."""
+    nats_per_token: float
+    """What the other model pays."""
     file: str | None = None
     """The other's evaluation."""
     uniform: PairedDifference
@@ -315,6 +317,8 @@ class Evaluation(Cost):
     machine: Machine = Machine()
     zero_shot: str | None = None
     """The name of the set, in a zero-shot evaluation."""
+    cautions: tuple[str, ...] = ()
+    """Where the number is known to mislead, a sentence each."""
     against: Comparison | None = None
     file: Path | None = field(default=None, compare=False)
     """Where it is stored."""
@@ -372,6 +376,7 @@ class Evaluation(Cost):
             "machine": asdict(self.machine),
             **({} if self.file is None else {"file": str(self.file)}),
             **({} if self.zero_shot is None else {"zero_shot": self.zero_shot}),
+            **({"cautions": self.cautions} if self.cautions else {}),
             **({} if self.against is None else {"against": asdict(self.against)}),
         }
         return json_ready(record)
@@ -573,6 +578,7 @@ def _evaluation(content: Mapping[str, Any]) -> Evaluation:
         code_version=content.get("code_version"),
         commit=content.get("commit"),
         zero_shot=content.get("zero_shot"),
+        cautions=tuple(map(str, content.get("cautions") or ())),
     )
 
 
@@ -667,6 +673,7 @@ def _comparison(content: Mapping[str, Any]) -> Comparison:
     own, deciles = content.get("own"), content.get("deciles")
     return Comparison(
         name=str(content["name"]),
+        nats_per_token=_number(content.get("nats_per_token")),
         file=content.get("file"),
         uniform=difference(content["uniform"]),
         own=None if own is None else difference(own),
