@@ -121,7 +121,7 @@ def make_training(config: RunConfig, engine: Engine, variant: str) -> Training:
     model = build_model(config, vocab_size, counts)
     speed_up(model, config.train, engine.precision)
     wrapped, _, wrapped_optimizer = engine.setup(model, lambda model: make_optimizer(model, config.optim))
-    if variant in TORCH_GRAPHS and engine.device.type == "cuda":
+    if variant in TORCH_GRAPHS:
         with_torch_graphs(model, variant, config, engine)
     return Training(
         config=config,
@@ -225,7 +225,7 @@ def measure(
         engine.synchronize()
         step_s = [later.seconds_since(earlier) for earlier, later in itertools.pairwise(ends)]
         num_parameters = sum(p.numel() for p in run.raw_model.parameters())
-        peak_bytes = engine.peak_memory_bytes()
+        peak_bytes = engine.peak_memory_bytes() or 0
         found = Measured(step_s, peak_bytes, num_parameters, first_s, trace_steps(run, take) if trace else ())
     del run
     gc.collect()
@@ -269,6 +269,9 @@ def main() -> None:
     for method in arguments.methods:
         config = override(load_config(arguments.preset, method), dotted, prog="train_step")
         for variant in arguments.variants:
+            if variant in TORCH_GRAPHS and engine.device.type != "cuda":
+                print(f"{method + ' ' + variant:24} needs a GPU")
+                continue
             train = replace(
                 config.train,
                 batch_size=arguments.batch_size,

@@ -52,7 +52,7 @@ def test_12_recorded_steps_have_the_losses_of_unrecorded_ones(method, micro_batc
     assert recorded == pytest.approx(plain, rel=1e-5)
 
 
-def test_a_run_on_the_gpu_with_recorded_steps_and_dropout_resumes_bit_for_bit(text, tmp_path):
+def test_a_run_on_the_gpu_with_dropout_resumes_bit_for_bit(text, tmp_path):
     settings = {"train__num_steps": 12, "train__checkpoint_interval_steps": 6, "model__dropout": 0.2}
     settings |= {"train__deterministic": True, "train__cuda_graph": False}
     assert train_method("atat", text, tmp_path / "whole", **settings) == 0

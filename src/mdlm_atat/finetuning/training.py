@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from mdlm_atat.config.schema import OptimConfig
-from mdlm_atat.device import Precision, choose_precision
+from mdlm_atat.device import Precision, choose_precision, float64_device
 from mdlm_atat.errors import UserError
 from mdlm_atat.finetuning.encode import EncodedTexts
 from mdlm_atat.finetuning.head import Classifier, Head, output_width, pooled
@@ -201,10 +201,11 @@ class Finetuning:
 
     def _targets(self) -> Tensor:
         """The training targets: class indices, or scores scaled to mean 0 and variance 1."""
-        targets = torch.from_numpy(self.task.train.targets).to(self.device)
+        targets = torch.from_numpy(self.task.train.targets)
         if not self.task.is_regression:
-            return targets
-        return ((targets - targets.mean()) / targets.std(correction=0)).float()
+            return targets.to(self.device)
+        targets = targets.to(float64_device(self.device))
+        return ((targets - targets.mean()) / targets.std(correction=0)).float().to(self.device)
 
     def _loss(self, model: nn.Module, inputs: tuple[Tensor, ...], targets: Tensor) -> Tensor:
         with self._arithmetic():
@@ -217,7 +218,7 @@ class Finetuning:
     def _predict(self, model: nn.Module, batch_at: BatchAt) -> NDArray[Any]:
         """Predicted class, or score in the task's own units, of every example to score on."""
         model.eval()
-        outputs = self._of_all("dev", lambda chosen: model(*batch_at(chosen))).double().cpu()
+        outputs = self._of_all("dev", lambda chosen: model(*batch_at(chosen))).cpu().double()
         if not self.task.is_regression:
             return outputs.argmax(1).numpy()
         truth = self.task.train.targets

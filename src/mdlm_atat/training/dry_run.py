@@ -15,8 +15,8 @@ from mdlm_atat.training.optim import warm_up
 class DryRun:
     step_s: float
     """Seconds of one forward and backward pass over a batch: the better of two, after what warms up."""
-    memory_bytes: int
-    """Peak with gradients, optimizer moments and averages added."""
+    memory_bytes: int | None
+    """Peak with gradients, optimizer moments and averages added. None where the system does not tell."""
 
 
 def dry_run(run: Training, step: int) -> DryRun:
@@ -36,7 +36,8 @@ def dry_run(run: Training, step: int) -> DryRun:
     run.optimizer.zero_grad(set_to_none=True)
     weight_bytes = sum(p.numel() * p.element_size() for p in run.raw_model.parameters())
     moments_bytes = 2 * weight_bytes  # AdamW's two; the average is there already
-    return DryRun(step_s, engine.peak_memory_bytes() + moments_bytes)
+    peak_bytes = engine.peak_memory_bytes()
+    return DryRun(step_s, None if peak_bytes is None else peak_bytes + moments_bytes)
 
 
 def plan(run: Training, train_data: TokenDataset, valid_data: TokenDataset, start_step: int) -> str:
@@ -71,8 +72,8 @@ def measured_plan(run: Training, measured: DryRun, start_step: int) -> str:
     left_s = (run.config.train.num_steps - start_step) * measured.step_s
     processes = f", {machine['num_processes']} processes" if run.engine.num_ranks > 1 else ""
     recorded = "" if run.recorded is None else "recorded "
+    peak = "" if measured.memory_bytes is None else f", and {measured.memory_bytes / 2**30:.1f} GiB at the peak"
     return (
         f"machine    {machine['device']}, {machine['precision']}{processes}; a {recorded}step takes about "
-        f"{measured.step_s * 1000:,.0f} ms: {duration(left_s)}, and "
-        f"{measured.memory_bytes / 2**30:.1f} GiB at the peak"
+        f"{measured.step_s * 1000:,.0f} ms: {duration(left_s)}{peak}"
     )

@@ -221,15 +221,15 @@ class Engine:
             "num_processes": self.num_ranks,
         }
 
-    def peak_memory_bytes(self) -> int:
-        """Most memory used so far: on the device for a GPU, by this process otherwise. Apple's GPU does not keep its
-        peak, and says what it holds now; Windows has no such count, and 0 is returned."""
+    def peak_memory_bytes(self) -> int | None:
+        """The most memory used so far: on the device for a GPU, by this process otherwise. An Apple GPU keeps no peak
+        and says what it holds now. None on Windows, where a process is not told."""
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device)
         if self.device.type == "mps":
             return torch.mps.driver_allocated_memory()
         if resource is None:
-            return 0
+            return None
         unit = 1 if sys.platform == "darwin" else 1024
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
