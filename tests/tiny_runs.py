@@ -69,7 +69,7 @@ def losses_of(run: Path) -> list[float]:
 
 
 def torchrun(num_processes: int, flags: list[str]) -> None:
-    """Processes on the CPU, also where there is a GPU."""
+    """Processes on the CPU, also where there is a GPU, started as a user does; `processes.run_ranks` is quicker."""
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(num_processes), "-m", "mdlm_atat"]
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import shutil
 import subprocess
 import sys
@@ -25,6 +24,7 @@ from mdlm_atat.data.tokens import TokenDataset
 from mdlm_atat.scoring.draws import DrawSettings
 from mdlm_atat.training.checkpoint import all_checkpoints
 from mdlm_atat.training.engine import Engine
+from processes import run_ranks
 from tiny_runs import method_flags, train_method, write_text
 
 WITH_ESTIMATOR = {
@@ -210,19 +210,11 @@ def test_a_run_cut_off_after_step_5_resumes_bit_for_bit(case, text, tmp_path):
     assert numbers[0] == numbers[1]
 
 
-def torchrun(num_processes: int, flags: list[str]) -> subprocess.CompletedProcess[str]:
-    """Processes on the CPU, also where there is a GPU."""
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(num_processes), "-m", "mdlm_atat"]
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-    return subprocess.run([sys.executable, *launch, *flags], env=environment, capture_output=True, text=True)
-
-
 def test_two_processes_match_one_that_takes_their_rows_in_turn(text, tmp_path):
     """The estimator's targets are standardised over the rows of one micro-batch, so these have to be the same."""
     settings: dict[str, object] = {"train__batch_size": 16, "train__num_steps": 6, "eval__num_samples": 0}
     assert train_method("atat", text, tmp_path / "one", train__num_micro_batches=2, **settings) == 0
-    done = torchrun(2, ["train", "demo", "--out", str(tmp_path / "two"), *method_flags("atat", text, **settings)])
-    assert done.returncode == 0, done.stderr[-3000:]
+    run_ranks(2, ["train", "demo", "--out", str(tmp_path / "two"), *method_flags("atat", text, **settings)])
     one, two = lines_of(tmp_path / "one", "train/loss"), lines_of(tmp_path / "two", "train/loss")
     assert [line.keys() for line in one] == [line.keys() for line in two]
     for a, b in zip(one, two, strict=True):
@@ -338,8 +330,8 @@ def test_a_run_whose_counts_are_gone_is_scored_if_its_method_has_no_prior_and_el
 
 COMPILED = """
 import sys
-from mdlm_atat.cli import run
 from mdlm_atat.cli.main import main
+from mdlm_atat.runs import train as run
 run.finish = lambda *_: None
 run.score_validation = lambda *_: {"eval/nelbo_nats_per_token": 0.0, "eval/standard_error": 0.0}
 sys.exit(main(sys.argv[1:]))

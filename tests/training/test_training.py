@@ -6,8 +6,6 @@ import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from safetensors.torch import load_file
 from mdlm_atat.cli.main import main
 from mdlm_atat.training.checkpoint import all_checkpoints
 from mdlm_atat.training.engine import Engine
+from processes import Started, run_command, run_ranks
 from tiny_runs import losses_of, tiny_flags, torchrun, train, write_text
 
 
@@ -75,12 +74,11 @@ def test_a_run_killed_with_signal_9_at_a_random_moment_resumes_bit_for_bit(text,
     settings = {"train__num_steps": 240, "train__checkpoint_interval_steps": 3, "train__eval_interval_steps": 240}
     assert train(text, tmp_path / "whole", **settings) == 0
     killed = tmp_path / "killed"
-    command = [sys.executable, "-m", "mdlm_atat", "train", "demo", "--out", str(killed)]
-    process = subprocess.Popen(command + tiny_flags(text, **settings), stdout=subprocess.DEVNULL)
+    started = Started(["train", "demo", "--out", str(killed), *tiny_flags(text, **settings)])
     wait_for(lambda: len(all_checkpoints(killed / "checkpoints")) >= 2)
     time.sleep(random.random() * 0.3)
-    process.kill()
-    process.wait()
+    started.send_signal(signal.SIGKILL)
+    assert started.wait() == -signal.SIGKILL
     before = all_checkpoints(killed / "checkpoints")[-1].step
     assert main(["train", "--resume", str(killed)]) == 0
     assert before < 240
@@ -91,13 +89,12 @@ def test_a_run_killed_with_signal_9_at_a_random_moment_resumes_bit_for_bit(text,
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_with_a_checkpoint_and_the_command_that_resumes(text, tmp_path, number, code):
     run = tmp_path / "run"
-    command = [sys.executable, "-m", "mdlm_atat", "train", "demo", "--out", str(run)]
     flags = tiny_flags(text, train__num_steps=100_000, train__eval_interval_steps=100_000)
-    process = subprocess.Popen(command + flags, stdout=subprocess.PIPE, text=True)
+    started = Started(["train", "demo", "--out", str(run), *flags])
     wait_for(lambda: (run / "metrics.jsonl").exists() and (run / "metrics.jsonl").stat().st_size > 500)
-    process.send_signal(number)
-    output, _ = process.communicate(timeout=60)
-    assert process.returncode == code
+    started.send_signal(number)
+    assert started.wait(60) == code
+    output = started.output
     assert f"continue   atat train --resume {run}" in output
     checkpoint = all_checkpoints(run / "checkpoints")[-1]
     assert checkpoint.fault() is None
@@ -106,24 +103,22 @@ def test_a_signal_ends_with_a_checkpoint_and_the_command_that_resumes(text, tmp_
 
 def test_three_processes_score_two_blocks_of_draws_without_waiting_for_each_other(text, tmp_path):
     flags = tiny_flags(text, train__batch_size=6, train__num_steps=4)
-    torchrun(3, ["train", "demo", "--out", str(tmp_path / "three"), *flags])
+    run_ranks(3, ["train", "demo", "--out", str(tmp_path / "three"), *flags])
     assert (tmp_path / "three" / "report.html").exists()
 
 
 def test_two_processes_match_one(text, tmp_path):
     settings = {"train__num_steps": 12, "train__num_micro_batches": 2, "train__batch_size": 8}
-    torchrun(1, ["train", "demo", "--out", str(tmp_path / "one"), *tiny_flags(text, **settings)])
+    run_ranks(1, ["train", "demo", "--out", str(tmp_path / "one"), *tiny_flags(text, **settings)])
     torchrun(2, ["train", "demo", "--out", str(tmp_path / "two"), *tiny_flags(text, **settings)])
     assert losses_of(tmp_path / "two") == pytest.approx(losses_of(tmp_path / "one"), abs=1e-5)
     bounds = [json.loads(next((tmp_path / run / "evals").iterdir()).read_text()) for run in ("one", "two")]
     assert bounds[0]["nelbo_nats_per_token"] == pytest.approx(bounds[1]["nelbo_nats_per_token"], abs=1e-4)
     assert json.loads((tmp_path / "two" / "run.json").read_text())["machine"]["num_processes"] == 2
     # one process goes on where two stopped, and says what that changes
-    more = ["train", "--resume", str(tmp_path / "two"), "--train.num_steps", "14"]
-    done = subprocess.run([sys.executable, "-m", "mdlm_atat", *more], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert "num_processes: 2 before, 1 now" in done.stdout
-    assert "train.num_steps: 12 before, 14 now" in done.stdout
+    output = run_command(["train", "--resume", str(tmp_path / "two"), "--train.num_steps", "14"])
+    assert "num_processes: 2 before, 1 now" in output
+    assert "train.num_steps: 12 before, 14 now" in output
 
 
 def test_micro_batches_give_the_gradients_of_the_whole_batch(text, tmp_path):
