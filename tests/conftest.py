@@ -75,6 +75,12 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
 
 
 @pytest.fixture
+def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs that are trained here end without their report, whose pictures take longer than the training."""
+    monkeypatch.setattr("mdlm_atat.runs.train.write_report", lambda folder: folder / "report.html")
+
+
+@pytest.fixture
 def cache(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """For commands that need the runs' data."""
     monkeypatch.setenv("ATAT_CACHE", str(runs / "cache"))

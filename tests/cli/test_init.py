@@ -14,6 +14,7 @@ from refusals import refused
 from mdlm_atat import MaskedDiffusionLM
 from mdlm_atat.cli.main import main
 from mdlm_atat.config.files import load_config
+from mdlm_atat.report.report import write_report
 from tiny_runs import write_text
 
 SHORT = {
@@ -26,6 +27,8 @@ SHORT = {
     "eval.final_num_draws": 256,
     "eval.num_samples": 0,
 }
+
+pytestmark = pytest.mark.usefixtures("no_report")
 
 
 @pytest.fixture
@@ -117,7 +120,10 @@ def test_a_causal_model_forgets_too_and_a_shorter_one_is_scored_in_its_own_lengt
     assert json.loads((folder / "out" / "forgetting" / "before.json").read_text())["length"] == 8
 
 
-def test_without_the_old_text_or_model_the_run_ends_well_and_says_what_was_not_measured(folder, runs, capsys):
+def test_without_the_old_text_or_model_the_run_ends_well_and_says_what_was_not_measured(
+    folder, runs, capsys, monkeypatch
+):
+    monkeypatch.setattr("mdlm_atat.runs.train.write_report", write_report)
     text = (runs / "text.txt").rename(runs / "elsewhere.txt")
     try:
         assert main(command(folder, "masked")) == 0

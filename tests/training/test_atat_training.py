@@ -58,11 +58,10 @@ def cache(tmp_path_factory, monkeypatch):
 
 
 @pytest.fixture(autouse=True)
-def report(request, monkeypatch):
-    """No page of plots, which takes as long as ten tiny runs, but where every method's run is looked at."""
+def report(request):
+    """Only where every method's run is looked at."""
     if "every_method" not in request.node.name:
-        for module in ("mdlm_atat.runs.train", "mdlm_atat.report.report"):
-            monkeypatch.setattr(f"{module}.write_report", lambda folder: folder / "report.html")
+        request.getfixturevalue("no_report")
 
 
 @pytest.fixture

@@ -10,6 +10,8 @@ from mdlm_atat.training import log
 from mdlm_atat.training.log import JsonLines, check_installed, open_writers
 from tiny_runs import train_method, write_text
 
+pytestmark = pytest.mark.usefixtures("no_report")
+
 
 def test_a_logger_that_is_not_installed_says_what_to_install(monkeypatch):
     monkeypatch.setattr(log, "find_spec", lambda _: None)

@@ -83,6 +83,9 @@ def stand_in(
     return replay, loss
 
 
+pytestmark = pytest.mark.usefixtures("no_report")
+
+
 @pytest.fixture(scope="module")
 def text(tmp_path_factory):
     return write_text(tmp_path_factory.mktemp("text") / "text.txt")
@@ -91,12 +94,6 @@ def text(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def cache(tmp_path_factory, monkeypatch):
     monkeypatch.setenv("ATAT_CACHE", str(tmp_path_factory.mktemp("cache")))
-
-
-@pytest.fixture(autouse=True)
-def report(monkeypatch):
-    """Reports are tested elsewhere, and slow."""
-    monkeypatch.setattr("mdlm_atat.runs.train.write_report", lambda *_, **__: None)
 
 
 @pytest.fixture

@@ -26,6 +26,7 @@ from tiny_runs import losses_of, method_flags, train, write_text
 
 ROOT = Path(__file__).parents[2]
 VOCAB = 23
+pytestmark = pytest.mark.usefixtures("no_report")
 
 
 @pytest.fixture(scope="module")

@@ -15,10 +15,13 @@ import torch
 from safetensors.torch import load_file
 
 from mdlm_atat.cli.main import main
+from mdlm_atat.report.report import write_report
 from mdlm_atat.training.checkpoint import all_checkpoints
 from mdlm_atat.training.engine import Engine
 from processes import Started, run_command, run_ranks
 from tiny_runs import losses_of, tiny_flags, torchrun, train, write_text
+
+pytestmark = pytest.mark.usefixtures("no_report")
 
 
 @pytest.fixture(autouse=True)
@@ -45,7 +48,8 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return a.keys() == b.keys() and all(a[name].equal(b[name]) for name in a)
 
 
-def test_a_run_leaves_everything_a_reader_needs_and_lowers_the_bound(text, tmp_path, capsys):
+def test_a_run_leaves_everything_a_reader_needs_and_lowers_the_bound(text, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("mdlm_atat.runs.train.write_report", write_report)
     run = tmp_path / "run"
     settings = {"train__num_steps": 150, "train__batch_size": 32, "optim__lr": 2e-2, "model__width": 32}
     assert train(text, run, **settings, train__eval_interval_steps=50, eval__final_num_draws=512) == 0
@@ -72,15 +76,15 @@ def test_resuming_repeats_the_run_bit_for_bit(text, tmp_path, capsys):
 def test_a_run_killed_with_signal_9_at_a_random_moment_resumes_bit_for_bit(text, tmp_path):
     # long enough that the kill falls inside: 60 steps could be over, and the scoring begun, within the 0.3 seconds
     settings = {"train__num_steps": 240, "train__checkpoint_interval_steps": 3, "train__eval_interval_steps": 240}
-    assert train(text, tmp_path / "whole", **settings) == 0
-    killed = tmp_path / "killed"
-    started = Started(["train", "demo", "--out", str(killed), *tiny_flags(text, **settings)])
+    killed, flags = tmp_path / "killed", tiny_flags(text, **settings)
+    run_command(["train", "demo", "--out", str(tmp_path / "whole"), *flags])
+    started = Started(["train", "demo", "--out", str(killed), *flags])
     wait_for(lambda: len(all_checkpoints(killed / "checkpoints")) >= 2)
     time.sleep(random.random() * 0.3)
     started.send_signal(signal.SIGKILL)
     assert started.wait() == -signal.SIGKILL
     before = all_checkpoints(killed / "checkpoints")[-1].step
-    assert main(["train", "--resume", str(killed)]) == 0
+    run_command(["train", "--resume", str(killed)])
     assert before < 240
     assert same(weights_of(tmp_path / "whole"), weights_of(killed))
     assert losses_of(tmp_path / "whole") == losses_of(killed)
