@@ -1,4 +1,4 @@
-"""One HTML file that tells what an experiment found, from nothing but its stored results."""
+"""The page of an experiment: one HTML file, made from its stored results alone."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -40,7 +40,7 @@ def write_experiment_page(results: dict[str, Any], folder: Path) -> Path:
     """Write `folder/report.html`, one file that needs no network, and return its path.
 
     `results` is the content of an experiment's results.json. Whatever is missing, because runs are waiting or have
-    failed, is named on the page. Inspections and sampler benches that runs name are read from beside it.
+    failed, is named on the page. Inspections and sampler benches that runs name are read from `folder`.
     """
     page = template("experiment_page.html.j2").render(**_contents(results, folder))
     path = folder / "report.html"
@@ -100,7 +100,7 @@ def _status(results: Mapping[str, Any]) -> str:
 
 
 def _gaps(results: Mapping[str, Any], arms: Sequence[Arm]) -> list[str]:
-    """What is missing, a sentence each."""
+    """A sentence for each thing that is missing."""
     gaps = []
     for run in all_runs(results):
         who = name_of(run) + (f" on {corpus_of(run)}" if corpus_of(run) else "")

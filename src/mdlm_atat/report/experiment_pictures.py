@@ -1,4 +1,4 @@
-"""The pictures of one corpus: which runs make which line, and what is said of them."""
+"""The pictures of one corpus: which runs make which line, and the notes below them."""
 
 from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
@@ -44,9 +44,11 @@ class Picture(NamedTuple):
 def curve_pictures(
     arms: Sequence[Arm], by_arm: RunsByArm, branches: Branches, target_nats: float | None, name: str
 ) -> list[Picture]:
-    """Both bounds against steps, tokens and seconds, and perplexity against seconds; those of which there is anything.
+    """Both bounds against steps, tokens and seconds, and perplexity against seconds. A picture without a line is left
+    out.
 
-    `target_nats`: the baseline's final value; `name`: begins the ids in the page."""
+    `target_nats` is the baseline's final value, and `name` begins the ids of the pictures in the page.
+    """
     seconds = "CPU-seconds" if _all_on_cpu(by_arm) else "GPU-seconds"
     has_own = any(section(run, "curve").get("schedule_nats") for runs in by_arm.values() for run in runs)
     uniform, own = ("nats", "validation, nats per token"), ("own_nats", "own schedule, nats per token")
@@ -75,7 +77,7 @@ def curve_pictures(
 
 
 def curve_notes(arms: Sequence[Arm], by_arm: RunsByArm, branches: Branches) -> list[str]:
-    """What lines and bands are, of the arms that are here."""
+    """Sentences on what the lines and bands of these arms mean."""
     curves = {arm.name: [run for run in by_arm[arm.name] if section(run, "curve")] for arm in arms}
     num_done = {name: sum(map(is_done, runs)) for name, runs in curves.items()}
     in_band = {num_done[name] or len(runs) for name, runs in curves.items() if runs}
@@ -99,7 +101,7 @@ def curve_notes(arms: Sequence[Arm], by_arm: RunsByArm, branches: Branches) -> l
 
 
 def profile_pictures(arms: Sequence[Arm], by_arm: RunsByArm, baseline: str, name: str) -> list[Picture]:
-    """What a masked token costs by the share that is masked, and what the arms differ by from the baseline."""
+    """The cost of a masked token by the share of tokens that is masked, and the arms' differences to the baseline."""
     return _with_differences(
         arms,
         by_arm,
@@ -113,7 +115,7 @@ def profile_pictures(arms: Sequence[Arm], by_arm: RunsByArm, baseline: str, name
 
 
 def decile_pictures(arms: Sequence[Arm], by_arm: RunsByArm, baseline: str, name: str) -> list[Picture]:
-    """The bound by token frequency, and what the arms differ by from the baseline."""
+    """The bound by token frequency, and the arms' differences to the baseline."""
     return _with_differences(
         arms,
         by_arm,
@@ -129,7 +131,11 @@ def decile_pictures(arms: Sequence[Arm], by_arm: RunsByArm, baseline: str, name:
 def decile_table(
     arms: Sequence[Arm], by_arm: RunsByArm, baseline: str
 ) -> tuple[list[Arm], list[tuple[int, str, list[list[str]]]]]:
-    """The arms that have deciles, and rows: the tenth, what it holds, and of each arm its nats and their difference."""
+    """The bound by token frequency as numbers.
+
+    Returns the arms that have deciles, and a row for each tenth: its number, the tokens in it, and for each arm its
+    nats and their difference to the baseline.
+    """
     bands = {arm.name: over_seeds(map(decile_curve, by_arm[arm.name])) for arm in arms}
     shown = [arm for arm in arms if bands[arm.name] is not None]
     bounds = {arm.name: _values(bands[arm.name]) for arm in shown}
@@ -151,7 +157,7 @@ def decile_table(
 
 
 def _drawn(arms: Sequence[Arm], by_arm: RunsByArm, branches: Branches, *, x: str, y: str) -> list[Drawn]:
-    """The bands of finished runs; of an arm without any, of those that there are."""
+    """What is drawn of each arm: the band of its finished runs, or of all its runs where none is finished."""
     drawn = []
     for arm in arms:
         done = [run for run in by_arm[arm.name] if is_done(run)]
@@ -165,7 +171,7 @@ def _drawn(arms: Sequence[Arm], by_arm: RunsByArm, branches: Branches, *, x: str
 
 
 def _band(runs: Sequence[Run], x: str, y: str) -> Band | None:
-    """Over seeds at the same step, at the mean of the tokens or seconds that the seeds have taken there."""
+    """The band over seeds at the same step, where x is the mean of the tokens or seconds that the seeds took to it."""
     band = over_seeds(_run_curve(run, "step", y) for run in runs)
     if x == "step" or band is None:
         return band
@@ -185,7 +191,7 @@ def _band(runs: Sequence[Run], x: str, y: str) -> Band | None:
 
 
 def _ends(branches: Sequence[Sequence[Run]], x: str, y: str) -> Curve | None:
-    """Where runs ended that were shorter, a point a share of the budget: means over seeds."""
+    """Where the shorter runs ended: a point for each share of the budget, the mean over seeds."""
     column = {"step": "num_steps", "tokens": "num_tokens", "seconds": "train_seconds"}[x]
     points = []
     for runs in branches:
@@ -216,7 +222,7 @@ def _with_differences(
     labels: tuple[str, str],
     title: str,
 ) -> list[Picture]:
-    """A measure by groups, and beside it what the other arms differ by from the baseline."""
+    """A picture of a measure by groups, and one of the arms' differences to the baseline."""
     drawn = [
         Drawn(arm=arm, band=band) for arm in arms if (band := over_seeds(map(curve, by_arm[arm.name]))) is not None
     ]
@@ -243,14 +249,14 @@ def _difference_band(
     baseline: str,
     difference: Callable[[Run, Run], Curve | None],
 ) -> Band | None:
-    """arm - baseline over the seeds that both have."""
+    """The band of arm - baseline over the seeds that both have."""
     others = {str(run.get("seed")): run for run in by_arm.get(baseline, ())}
     pairs = [(run, others[seed]) for run in by_arm[arm] if (seed := str(run.get("seed"))) in others]
     return over_seeds(difference(run, other) for run, other in pairs)
 
 
 def _about_decile(run: Run, decile: int) -> str:
-    """`3 to 17 times in training, 412 kinds`, as far as it is stored."""
+    """`3 to 17; 412 kinds`: how often the tokens of a tenth occur in training, and how many kinds there are."""
     final = final_of(run)
     assert final is not None
     assert final.deciles is not None
@@ -265,7 +271,7 @@ def _values(band: Band | None) -> dict[int, float]:
 
 
 def _picture(figure: Figure, name: str, title: str, drawn: Sequence[Drawn]) -> Picture:
-    """With a text for those who do not see it: where every line ends."""
+    """A picture with a text for those who do not see it, which says where every line ends."""
     ends = [f"{item.arm.name} {number(float(item.band.mean[-1]))}" for item in drawn if item.band is not None]
     told = f"{title}. At the right end: {', '.join(ends)}." if ends else title
     return Picture(title, Markup(svg(figure, name=name, title=told)), [item.arm for item in drawn])

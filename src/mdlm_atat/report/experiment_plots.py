@@ -1,4 +1,5 @@
-"""The figures of an experiment: one band an arm, always in the arm's colour. Numbers in, a matplotlib Figure out."""
+"""The figures of an experiment: a band for each arm, always in the arm's colour. Each function takes numbers and
+returns a matplotlib Figure."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -33,10 +34,10 @@ class Drawn:
 def nats_against(
     drawn: Sequence[Drawn], *, x_label: str, y_label: str, target_nats: float | None, x_scale: float = 1.0
 ) -> Figure:
-    """The bound against steps, tokens or seconds (x is divided by x_scale); dashed, the baseline's final value.
+    """The bound against steps, tokens or seconds, divided by `x_scale`. The dashed line is the baseline's final value.
 
-    The height follows what comes after the first tenth of the longest curve; the picture says where a line begins
-    above it.
+    The height follows what comes after the first tenth of the longest curve. Where a line begins above it, the picture
+    says so.
     """
     figure = new_figure(width_in=WIDTH_IN, height_in=HEIGHT_IN)
     axes = figure.add_subplot()
@@ -52,7 +53,7 @@ def nats_against(
 def perplexity_against(
     drawn: Sequence[Drawn], *, x_label: str, target_nats: float | None, x_scale: float = 1.0
 ) -> Figure:
-    """exp of the bound against seconds, both on logarithmic scales, from the first point after 0 seconds."""
+    """Perplexity against seconds, both on logarithmic scales, from the first point after 0 seconds."""
     figure = new_figure(width_in=WIDTH_IN, height_in=HEIGHT_IN)
     axes = figure.add_subplot()
     for item in drawn:
@@ -78,7 +79,7 @@ def by_group(
     y_label: str,
     is_difference: bool = False,
 ) -> Figure:
-    """The cost by mask rate or by decile, or its difference to the baseline, whose line is then zero."""
+    """The cost by mask rate or by decile, or its difference to the baseline, which is then the line at zero."""
     figure = new_figure(width_in=WIDTH_IN, height_in=HEIGHT_IN)
     axes = figure.add_subplot()
     if is_difference:
@@ -130,7 +131,7 @@ def _draw_target(axes: Axes, value: float | None) -> None:
 
 
 def _fit(axes: Axes, bands: Sequence[Band], target_nats: float | None) -> bool:
-    """Set the height; whether points of the lines lie above it."""
+    """Set the height of the picture. Returns whether points lie above it."""
     if not bands:
         return False
     settled = SETTLED * max(band.x[-1] for band in bands)

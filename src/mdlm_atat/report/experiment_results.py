@@ -1,4 +1,4 @@
-"""What results.json of an experiment holds, read as it is: whatever is missing is None or empty, never a failure."""
+"""Read the content of an experiment's results.json. What is missing is None or empty; nothing here raises for it."""
 
 import json
 import math
@@ -37,6 +37,8 @@ class Look:
 
 @dataclass(frozen=True, kw_only=True)
 class Arm:
+    """What results.json says of an arm, and how it is drawn."""
+
     name: str
     role: Role
     look: Look
@@ -49,7 +51,7 @@ class Arm:
 
 @dataclass(frozen=True, kw_only=True)
 class Curve:
-    """y at each x, ascending in x."""
+    """A measured line: y at each x, with x ascending."""
 
     x: Float[np.ndarray, " points"]
     y: Float[np.ndarray, " points"]
@@ -59,7 +61,7 @@ class Curve:
 
 @dataclass(frozen=True, kw_only=True)
 class Band:
-    """Mean over seeds and what lies around it: lowest to highest seed, of one seed two standard errors."""
+    """The mean over seeds, and the range from the lowest to the highest seed; two standard errors for a single seed."""
 
     x: Float[np.ndarray, " points"]
     mean: Float[np.ndarray, " points"]
@@ -69,7 +71,10 @@ class Band:
 
 
 def arms_of(results: Mapping[str, Any]) -> list[Arm]:
-    """The baseline first, then the others as listed, the reference arms last; those that only runs name as well."""
+    """Every arm: the baseline first, then the others in their order, and the reference arms last.
+
+    Arms that only runs name are among them.
+    """
     described = section(results, "arms")
     baseline = str(results.get("baseline") or "")
     references = _names(results.get("reference"))
@@ -104,7 +109,7 @@ def arms_of(results: Mapping[str, Any]) -> list[Arm]:
 def runs_of(
     results: Mapping[str, Any], *, corpus: str | None = None, arm: str | None = None, key: str = "runs"
 ) -> list[dict[str, Any]]:
-    """The runs at the full budget, of one corpus or arm where named, in the order of the file."""
+    """The runs at the full budget in the order of the file, of one corpus or arm if one is named."""
     runs = results.get(key)
     return [
         run
@@ -116,16 +121,17 @@ def runs_of(
 
 
 def all_runs(results: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Those and the ones that ended at a share of the budget, which are no arms of their own."""
+    """All runs: those at the full budget, then those that ended at a share of it."""
     return [*runs_of(results), *runs_of(results, key="branch_runs")]
 
 
 def corpora_of(results: Mapping[str, Any]) -> list[str]:
+    """The names of the corpora."""
     return list(dict.fromkeys([*map(corpus_of, runs_of(results)), *section(results, "derived")]))
 
 
 def corpus_of(run: Mapping[str, Any]) -> str:
-    """Its name; empty where there is only one, without a name."""
+    """The name of a run's corpus; empty where there is only one corpus, without a name."""
     return str(run.get("corpus") or "")
 
 
@@ -134,7 +140,7 @@ def name_of(run: Mapping[str, Any]) -> str:
 
 
 def branches_of(results: Mapping[str, Any], corpus: str, arm: str) -> list[list[dict[str, Any]]]:
-    """An arm's finished runs that ended at a share of the budget, all seeds of a share together."""
+    """An arm's finished runs that ended at a share of the budget: a list of seeds for each share."""
     by_share: dict[str, list[dict[str, Any]]] = {}
     for run in runs_of(results, corpus=corpus, key="branch_runs"):
         if str(run.get("branch_of")) == arm and is_done(run):
@@ -147,8 +153,10 @@ def is_done(run: Mapping[str, Any]) -> bool:
 
 
 def curve_of(record: Mapping[str, Any], *, x: str, y: str, error: str = "standard_error") -> Curve | None:
-    """Two stored columns of equal length as a curve, without the points that are not finite or beyond HUGE; None if
-    none is left."""
+    """Two stored columns of equal length as a curve. Points that are not finite, or beyond HUGE, are left out.
+
+    Returns None if no point is left.
+    """
     columns = [_numbers(record.get(name)) for name in (x, y, error)]
     across, values, errors = columns
     if len(across) != len(values):
@@ -164,7 +172,10 @@ def curve_of(record: Mapping[str, Any], *, x: str, y: str, error: str = "standar
 
 
 def over_seeds(curves: Iterable[Curve | None]) -> Band | None:
-    """Mean, lowest and highest of some seeds' curves wherever all of them are known, straight between their points."""
+    """The band of some seeds' curves, over the range of x that all of them have.
+
+    Between its points a curve is straight. Returns None where there is no curve, or no such range.
+    """
     known = [curve for curve in curves if curve is not None]
     if not known:
         return None
@@ -182,7 +193,10 @@ def over_seeds(curves: Iterable[Curve | None]) -> Band | None:
 
 
 def minus_baseline(mine: Curve | None, baseline: Curve | None) -> Curve | None:
-    """mine - baseline at the points that both know, with the error of two independent numbers."""
+    """mine - baseline at the x that both have, with the error of two independent numbers.
+
+    Returns None where there is no such x.
+    """
     if mine is None or baseline is None:
         return None
     x, of_mine, of_other = np.intersect1d(mine.x, baseline.x, return_indices=True)
@@ -193,7 +207,7 @@ def minus_baseline(mine: Curve | None, baseline: Curve | None) -> Curve | None:
 
 
 def final_of(run: Mapping[str, Any]) -> Evaluation | None:
-    """A run's final evaluation; None where it holds none that can be read."""
+    """A run's final evaluation; None where it holds none, or one that cannot be read."""
     try:
         return Evaluation.from_json(run.get("final"))
     except UserError:
@@ -201,13 +215,13 @@ def final_of(run: Mapping[str, Any]) -> Evaluation | None:
 
 
 def is_exact(run: Mapping[str, Any]) -> bool:
-    """Whether its final value is no bound."""
+    """Whether the run's final value is an exact likelihood, not a bound."""
     final = final_of(run)
     return final is not None and not final.is_bound
 
 
 def profile_curve(run: Mapping[str, Any]) -> Curve | None:
-    """Cost of a masked token by mask rate, of a run's final evaluation."""
+    """The cost of a masked token by mask rate, in a run's final evaluation."""
     final = final_of(run)
     if final is None or final.profile is None:
         return None
@@ -215,7 +229,7 @@ def profile_curve(run: Mapping[str, Any]) -> Curve | None:
 
 
 def decile_curve(run: Mapping[str, Any]) -> Curve | None:
-    """Bound by tenths of the text, 1 the rarest tokens, of a run's final evaluation."""
+    """The bound by tenths of the text, in a run's final evaluation; tenth 1 holds the rarest tokens."""
     final = final_of(run)
     if final is None or final.deciles is None:
         return None
@@ -224,7 +238,8 @@ def decile_curve(run: Mapping[str, Any]) -> Curve | None:
 
 
 def decile_difference(run: Mapping[str, Any], baseline: Mapping[str, Any]) -> Curve | None:
-    """Of two runs; paired by draws where both stored them, which leaves a fraction of the error."""
+    """run - baseline by tenths of the text. Where both stored their draws it is paired by them, which leaves a fraction
+    of the error."""
     plain = minus_baseline(decile_curve(run), decile_curve(baseline))
     a, b = final_of(run), final_of(baseline)
     if plain is None or a is None or b is None:
@@ -242,8 +257,10 @@ def decile_difference(run: Mapping[str, Any], baseline: Mapping[str, Any]) -> Cu
 
 
 def load_beside(folder: Path, run: Mapping[str, Any], key: str) -> dict[str, Any] | None:
-    """The JSON file that a run names under key, by its path from the experiment's folder or the run's; None if the run
-    names none. ValueError with a sentence where it is named and cannot be read."""
+    """The content of the JSON file that a run names under `key`, by its path from the experiment's folder or the run's.
+
+    Returns None if the run names no file. Raises ValueError, with a sentence, if the file cannot be read.
+    """
     named = run.get(key)
     if not isinstance(named, str) or not named:
         return None
@@ -261,7 +278,7 @@ def load_beside(folder: Path, run: Mapping[str, Any], key: str) -> dict[str, Any
 
 
 def interval_at(mapping: Mapping[str, Any], key: str) -> tuple[float, float] | None:
-    """[low, high] under key, both finite; else None."""
+    """(low, high) under `key`; None unless both are there and finite."""
     ends = _numbers(mapping.get(key))
     return (float(ends[0]), float(ends[1])) if len(ends) == 2 and np.isfinite(ends).all() else None
 
@@ -278,6 +295,6 @@ def _names(value: object) -> list[str]:
 
 
 def _numbers(value: object) -> Float[np.ndarray, " points"]:
-    """A stored column; what is no number is NaN."""
+    """A stored column as an array, with NaN for what is no number."""
     items = value if isinstance(value, list | tuple | range) else []
     return np.array([item if isinstance(item, int | float) else math.nan for item in items], dtype=np.float64)

@@ -1,4 +1,4 @@
-"""What a page says of one corpus: the table, the figures and the samples, each empty where nothing is stored for it."""
+"""The part of a page on one corpus: its table, figures and samples, each empty where nothing is stored for it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ MAX_SAMPLERS = 6  # in one picture of a frontier, beside the reference
 
 
 class Column(NamedTuple):
-    """An arm's samples or inspected text, beside those of the others."""
+    """An arm's samples or inspected text, which stand beside those of the others."""
 
     arm: Arm
     note: str
@@ -68,7 +68,10 @@ class CorpusPart:
 def corpus_part(
     results: Mapping[str, Any], corpus: str, arms: Sequence[Arm], folder: Path, gaps: list[str], *, name: str
 ) -> CorpusPart:
-    """Everything of one corpus; `name`: unique in the page, for ids. What could not be read is added to gaps."""
+    """The part of the page on one corpus. What could not be read is added to `gaps`.
+
+    `name` begins the ids of its pictures, and has to be unique in the page.
+    """
     rows = main_table(results, corpus, arms)
     shown = [row.arm for row in rows]
     by_arm = {arm.name: runs_of(results, corpus=corpus, arm=arm.name) for arm in shown}
@@ -97,7 +100,7 @@ def corpus_part(
 
 
 def _importance(arm: Arm, runs: Sequence[Run], folder: Path, gaps: list[str]) -> Column | None:
-    """The map of the arm's first run that has one."""
+    """The heatmap of the arm's first run that has an inspection; None where no run has one."""
     for run in runs:
         try:
             record = load_beside(folder, run, "inspection")
@@ -116,7 +119,7 @@ def _importance(arm: Arm, runs: Sequence[Run], folder: Path, gaps: list[str]) ->
 
 
 def _frontier(arm: Arm, runs: Sequence[Run], folder: Path, gaps: list[str], name: str) -> Frontier | None:
-    """The pictures of the arm's first run that has a sampler bench."""
+    """The pictures of the arm's first run that has a sampler bench; None where no run has one."""
     for run in runs:
         try:
             record = load_beside(folder, run, "sampler_bench")
@@ -150,7 +153,7 @@ def _frontier_pictures(record: dict[str, Any], name: str) -> tuple[list[Picture]
 
 
 def _samples(arms: Sequence[Arm], by_arm: RunsByArm) -> list[Column]:
-    """Of the seed that most arms have samples of, so that they stand beside each other."""
+    """The arms' samples, all of the seed that most arms have samples of."""
     with_samples = {
         arm.name: {str(run.get("seed")): texts for run in by_arm[arm.name] if (texts := _texts(run))} for arm in arms
     }

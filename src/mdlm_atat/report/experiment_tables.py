@@ -35,25 +35,30 @@ HEADS = (
 
 
 class Cell(NamedTuple):
+    """A cell of the main table."""
+
     lines: list[str]
     is_good: bool = False
     """Significantly better than the baseline."""
 
 
 class Row(NamedTuple):
+    """A row of the main table."""
+
     arm: Arm
     cells: list[Cell]
     """One under each of HEADS but the first."""
 
 
 class Group(NamedTuple):
-    """What some runs have in common."""
+    """Some runs, and what they have in common."""
 
     runs: str
     rows: list[tuple[str, str]]
 
 
 def main_table(results: Mapping[str, Any], corpus: str, arms: Sequence[Arm]) -> list[Row]:
+    """The main table of one corpus: a row for each of these arms that has a run there."""
     derived = section(section(results, "derived"), corpus)
     return [
         Row(arm, _cells(arm, section(derived, arm.name), runs_of(results, corpus=corpus, arm=arm.name)))
@@ -63,7 +68,7 @@ def main_table(results: Mapping[str, Any], corpus: str, arms: Sequence[Arm]) -> 
 
 
 def verdicts(rows: Sequence[Row], derived: Mapping[str, Any], baseline: str) -> list[str]:
-    """The main table in sentences, one an arm: what differs from the baseline, and what was only not shown to."""
+    """A sentence for each row of the main table: how the arm differs from the baseline, if it was shown to."""
     sentences = []
     for row in rows:
         if row.arm.role != "arm":
@@ -84,7 +89,7 @@ def verdicts(rows: Sequence[Row], derived: Mapping[str, Any], baseline: str) -> 
 
 
 def table_notes(derived: Mapping[str, Any]) -> list[str]:
-    """How the arms' steps to the baseline were found or why they were not, and how a step was timed."""
+    """Sentences on how the steps to the baseline were found, or why they were not, and on how steps were timed."""
     found: dict[str, list[str]] = {}
     for arm in derived:
         about = section(derived, arm)
@@ -97,7 +102,7 @@ def table_notes(derived: Mapping[str, Any]) -> list[str]:
 
 
 def runs_table(results: Mapping[str, Any]) -> list[dict[str, str]]:
-    """A row a run: how it went, its own numbers and what it took."""
+    """A row for each run, by column: how it went, its own numbers and what it took."""
     rows = []
     for run in all_runs(results):
         final, best = final_of(run), section(run, "best")
@@ -125,8 +130,10 @@ def runs_table(results: Mapping[str, Any]) -> list[dict[str, str]]:
 
 
 def differences_table(results: Mapping[str, Any], arms: Sequence[Arm]) -> list[tuple[str, list[str]]]:
-    """(dotted key, the value of each arm) of all keys in which any arm is not like the baseline, which comes first;
-    empty is what is the baseline's value."""
+    """Every setting in which an arm differs from the baseline: its path, and the value of each arm.
+
+    The baseline comes first. The value of an arm that has the baseline's is empty.
+    """
     keys = dict.fromkeys(key for arm in arms for key in arm.differences)
     base = _config_of(results, arms[0].name) if arms and arms[0].role == "baseline" else {}
     for arm in arms:
@@ -137,7 +144,7 @@ def differences_table(results: Mapping[str, Any], arms: Sequence[Arm]) -> list[t
 
 
 def shared_settings(results: Mapping[str, Any], arms: Sequence[Arm]) -> list[tuple[str, str]]:
-    """The baseline's configuration but for what differs between the arms, or between its own runs."""
+    """The settings that all arms have from the baseline, and that all of its runs share."""
     if not arms:
         return []
     configs = [run["config"] for run in runs_of(results, arm=arms[0].name) if isinstance(run.get("config"), dict)]
@@ -147,7 +154,7 @@ def shared_settings(results: Mapping[str, Any], arms: Sequence[Arm]) -> list[tup
 
 
 def groups(results: Mapping[str, Any], key: str) -> list[Group]:
-    """The distinct values of a mapping that every run stores (its machine, its data), each with its runs."""
+    """The distinct values of a mapping that every run stores under `key` (its machine, its data), with their runs."""
     found: dict[tuple[tuple[str, str], ...], list[dict[str, Any]]] = {}
     for run in all_runs(results):
         if isinstance(run.get(key), dict):
@@ -156,7 +163,7 @@ def groups(results: Mapping[str, Any], key: str) -> list[Group]:
 
 
 def commits(results: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """(commit, runs) of all that are stored."""
+    """Every commit that runs were trained at, with the names of these runs."""
     found: dict[str, list[dict[str, Any]]] = {}
     for run in all_runs(results):
         if run.get("commit"):
@@ -212,7 +219,7 @@ def _is_exact(derived: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> 
 
 
 def _bound(bound: Mapping[str, Any]) -> Cell:
-    """Perplexity; below it nats and their interval."""
+    """A bound: its perplexity, then its nats and their interval."""
     nats, found = number_at(bound, "mean_nats"), perplexity(number_at(bound, "perplexity"))
     if nats is None:
         return Cell([MISSING])
@@ -244,7 +251,7 @@ def _difference(difference: Mapping[str, Any]) -> Cell:
 
 
 def _to_baseline(derived: Mapping[str, Any]) -> Cell:
-    """Steps, tokens and seconds, each with its share of the baseline's; the interval is that of the share of steps."""
+    """The share of the baseline's steps and its interval, then the steps, tokens and seconds themselves."""
     steps = section(derived, "steps_to_baseline")
     if not steps:
         return Cell(["not reached" if derived.get("steps_to_baseline_note") else MISSING])
@@ -293,7 +300,7 @@ def _change(relative: float) -> str:
 
 
 def _plain_number(value: object, what: str) -> float | None:
-    """A number, or the one of a mapping under its own name."""
+    """A number that is stored as itself, or under its own name in a mapping."""
     return number_at(value if isinstance(value, dict) else {what: value}, what)
 
 

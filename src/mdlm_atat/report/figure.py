@@ -1,5 +1,7 @@
-"""What all figures share: colours, axes, legends, thinning, and their way into a page. No pyplot, so nothing is
-global and no display is needed."""
+"""What all figures share: colours, axes, legends, thinning, and how they are put into a page.
+
+Without pyplot, so that nothing is global and no display is needed.
+"""
 
 import html
 import re
@@ -43,8 +45,8 @@ class Series:
 def svg(figure: Figure, *, name: str, title: str) -> str:
     """The figure as one `<svg>` element for an HTML page.
 
-    Colours become CSS variables (`--ink`, `--muted`, ..., see CSS_NAMES, with the printed colours as fall-back) so
-    that a page can offer a dark mode; text stays text, in the page's font; `name` makes ids unique in the page.
+    Colours become CSS variables (`--ink`, `--muted`, ..., see CSS_NAMES) with the printed colours as fall-back, so that
+    a page can have a dark mode. Text stays text, in the page's font. `name` makes ids unique in the page.
     """
     buffer = StringIO()
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
@@ -71,7 +73,7 @@ def svg(figure: Figure, *, name: str, title: str) -> str:
 
 
 def running_mean(values: Float[np.ndarray, " points"], window: int) -> Float[np.ndarray, " points"]:
-    """Mean over `window` (odd) neighbours centred on each point, over fewer at the ends so that no end is invented."""
+    """Mean over `window` (odd) neighbours centred on each point; over fewer near the ends, as many on each side."""
     half = window // 2
     total = np.concatenate([[0.0], np.cumsum(values, dtype=np.float64)])
     index = np.arange(len(values))
@@ -84,6 +86,7 @@ def new_figure(*, height_in: float, width_in: float = 7.6) -> Figure:
 
 
 def thinned(series: Series) -> Series:
+    """Every n-th point, so that at most MAX_DRAWN_POINTS are left."""
     every = -(-len(series.x) // MAX_DRAWN_POINTS)
     return Series(x=series.x[::every], y=series.y[::every]) if every > 1 else series
 
@@ -102,8 +105,10 @@ def label_axes(axes: Axes, *, x: str, y: str) -> None:
 
 
 def add_legend(axes: Axes, num_columns: int = 4) -> None:
-    """Above the plot, in one row where it fits: curves fall from top left to bottom right and would meet any corner but
-    one."""
+    """Put the legend above the plot, in one row where it fits.
+
+    Curves fall from top left to bottom right, and would meet a legend in most corners.
+    """
     if axes.get_legend_handles_labels()[0]:
         axes.legend(
             loc="lower left",
@@ -119,6 +124,6 @@ def add_legend(axes: Axes, num_columns: int = 4) -> None:
 
 
 def drawable(label: str) -> str:
-    """The label with a box for every character that the font lacks."""
+    """The label, with a box for every character that the font does not have."""
     font = get_font(findfont(FontProperties(family=MONO)))
     return "".join(char if font.get_char_index(ord(char)) else "\N{WHITE VERTICAL RECTANGLE}" for char in label)

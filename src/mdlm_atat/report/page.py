@@ -1,4 +1,4 @@
-"""The templates of the HTML pages, which lie beside this file."""
+"""Templates of the HTML pages, which are stored beside this file."""
 
 import re
 
@@ -6,7 +6,7 @@ import jinja2
 
 
 def template(name: str) -> jinja2.Template:
-    """A template that escapes all it is given and may include the others; a name it is not given is an error."""
+    """A template by its file name. It escapes all text that it is given, and raises for a name that it is not given."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("mdlm_atat", "report"),
         autoescape=True,

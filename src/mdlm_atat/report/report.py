@@ -1,4 +1,4 @@
-"""One HTML file that tells what a run did, from nothing but what its folder holds."""
+"""The report of a run: one HTML file, made from what is in its folder alone."""
 
 import dataclasses
 import json
@@ -36,12 +36,16 @@ SAMPLE_WORDING = {
 
 
 class KeyNumber(NamedTuple):
+    """A number of the headline."""
+
     label: str
     value: str
     note: str = ""
 
 
 class Setting(NamedTuple):
+    """A row in the table of settings."""
+
     name: str
     value: str
     default: str | None
@@ -51,7 +55,8 @@ class Setting(NamedTuple):
 def write_report(run: Path) -> Path:
     """Write `run/report.html`, one file that needs no network, and return its path.
 
-    Works on an unfinished or damaged run too: the page names what is missing. UserError if `run` is not a run folder.
+    It works on an unfinished or damaged run too: the page names what is missing. Raises UserError if `run` is not a run
+    folder.
     """
     page = template("report.html.j2").render(**_contents(read_run(run)))
     path = run / "report.html"
@@ -98,7 +103,7 @@ def _contents(run: RunFolder) -> dict[str, Any]:
 
 
 def _result(run: RunFolder) -> Evaluation | None:
-    """The evaluation the headline tells: the first of evals/, else the last one made during training."""
+    """The evaluation that the headline shows: the first of evals/, or else the last one made in training."""
     if run.evals or not run.evaluations:
         return next(iter(run.evals.values()), None)
     strategy = str(section(run.config, "masking").get("strategy", "uniform"))
@@ -132,7 +137,7 @@ def _subtitle(run: RunFolder) -> str:
 
 
 def _main_numbers(run: RunFolder, result: Evaluation) -> list[KeyNumber]:
-    """What was measured, in nats per token and bits per character; a bound's error scales with its unit."""
+    """The main result in nats per token, bits per character and as perplexity."""
     if math.isnan(result.nats_per_token):
         return []
     split = "validation" if result.text.split in (None, "valid") else result.text.split
@@ -147,7 +152,7 @@ def _main_numbers(run: RunFolder, result: Evaluation) -> list[KeyNumber]:
 
 
 def _other_units(cost: Cost, *, bits: str, perplexity: str) -> list[KeyNumber]:
-    """A bound as bits per character, proportional to it, and as perplexity, its exponential, as far as known."""
+    """A bound in the units that follow from nats per token, as far as they are known; its error is scaled with it."""
     units = (
         (bits, cost.bits_per_character, cost.bits_per_character_standard_error),
         (perplexity, cost.perplexity_per_token, cost.perplexity_per_token_standard_error),
@@ -156,7 +161,7 @@ def _other_units(cost: Cost, *, bits: str, perplexity: str) -> list[KeyNumber]:
 
 
 def _schedule_numbers(result: Evaluation) -> list[KeyNumber]:
-    """PPL-S beside PPL-U: the same numbers under the method's own masking schedule."""
+    """PPL-S: the same numbers under the method's own masking schedule, where it has one."""
     own = result.schedule
     if own is None or not result.has_own_schedule:
         return []
@@ -261,7 +266,7 @@ def _importance(inspected: InspectedText | None) -> dict[str, Markup]:
 
 
 def _progress(run: RunFolder) -> Markup | None:
-    """What the curriculum and importance did during training, where either was on."""
+    """A picture of the curriculum and of importance in training; None where neither was on."""
     low, median, high = (_series(run.training, f"importance/q{percent}") for percent in (10, 50, 90))
     stage = _series(run.training, "curriculum/stage")
     quantiles = (low, median, high) if low and median and high else None
@@ -279,7 +284,7 @@ def _progress(run: RunFolder) -> Markup | None:
 
 
 def _evaluation_table(run: RunFolder) -> list[dict[str, str]]:
-    """Every stored evaluation, if there is more than the one that the headline tells."""
+    """A row for each stored evaluation; no rows where there is only the one that the headline shows."""
     rows = [
         {
             "file": file_name,
@@ -347,7 +352,7 @@ def _how_to_read(run: RunFolder, result: Evaluation | None, *, is_exact: bool) -
 
 
 def _about_schedules(run: RunFolder, result: Evaluation | None) -> list[str]:
-    """What PPL-U and PPL-S are, where they are two numbers, or why there is only one."""
+    """A sentence on what PPL-U and PPL-S are where they are two numbers, or on why there is only one."""
     strategy = str(section(run.config, "masking").get("strategy", "uniform"))
     if result is not None and result.has_own_schedule:
         return [
@@ -365,7 +370,7 @@ def _about_schedules(run: RunFolder, result: Evaluation | None) -> list[str]:
 
 
 def _config_tables(config: Mapping[str, Any]) -> dict[str, list[Setting]]:
-    """A table a section; a value is compared with the default of its dataclass field, unknown ones with nothing."""
+    """A table for each section of settings. Where a value differs from the setting's default, that is shown too."""
     defaults = json.loads(json.dumps(dataclasses.asdict(RunConfig())))  # tuples become lists, as in YAML
     tables = {}
     for name, settings in config.items():
@@ -383,7 +388,7 @@ BULK = ("profile", "deciles", "t_step", "blocks")  # arrays and tables
 
 
 def _provenance(run: RunFolder, result: Evaluation | None) -> dict[str, list[tuple[str, str]]]:
-    """Everything that is stored with the numbers, flattened; the profile's arrays are in the picture."""
+    """Everything else that is stored with the numbers, as tables. Arrays are left out; they are in the pictures."""
     tables = {}
     if run.info:
         tables["run.json"] = flat(run.info)

@@ -1,4 +1,4 @@
-"""What a run folder holds, read as it is: whatever is missing or cut off is named in `gaps`, never a failure."""
+"""Read a run folder as it is. What is missing or cut off is named in `gaps`, and does not raise."""
 
 import json
 from collections.abc import Mapping
@@ -39,7 +39,7 @@ class RunFolder:
 
 
 def read_run(path: Path) -> RunFolder:
-    """Read a run folder; UserError if it is not there or holds none of a run's files."""
+    """Read a run folder. Raises UserError if it is not there, or holds none of a run's files."""
     if not path.is_dir():
         raise UserError(f"{path} is not a folder; expected the folder of a run, the one that `atat train` prints")
     names = ("config.yaml", "run.json", "metrics.jsonl", "samples.jsonl", "evals")
@@ -81,7 +81,7 @@ def _has_importance(path: Path, config: Mapping[str, Any]) -> bool:
 
 
 def number_at(mapping: Mapping[str, Any], key: str) -> float | None:
-    """The number under key, or None where there is none; true and false are not numbers here."""
+    """The number under `key`; None where there is none. True and False are not numbers here."""
     value = mapping.get(key)
     return float(value) if is_number(value) else None
 
@@ -114,7 +114,8 @@ def _json_lines(path: Path, gaps: list[str]) -> list[dict[str, Any]]:
 
 
 def _evals(folder: Path, data_hash: str, gaps: list[str]) -> dict[str, Evaluation]:
-    """The run's own data before other data, then validation before other splits, then late, precise and new first.
+    """The stored evaluations, the most telling first: of the run's own data, then of validation text, then the latest,
+    the most precise and the newest.
 
     data_hash is run.json's: the first 32 digits of the training split's hash, then of the validation split's.
     """

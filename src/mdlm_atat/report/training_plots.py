@@ -1,4 +1,4 @@
-"""The figures of a run: curves, profile, curriculum. Numbers in, a matplotlib Figure out."""
+"""The figures of a run: curves, profile and curriculum. Each function takes numbers and returns a matplotlib Figure."""
 
 from collections.abc import Sequence
 
@@ -33,11 +33,11 @@ def training_curves(
     grad_norm: Series | None = None,
     bound_name: str = "validation bound",
 ) -> Figure:
-    """Training loss and validation bound against the step; learning rate and gradient norm small below.
+    """Training loss and validation bound against the step, with learning rate and gradient norm small below.
 
-    x is the optimizer step everywhere; loss, bounds and unigram are in nats per token. The band is two standard errors
-    to either side. The vertical range follows the bulk of the losses: the few outside it are counted in the picture.
-    `schedule_bound_nats`, where the method's own masking schedule has a bound of its own, has bars instead of a band.
+    x is the optimizer step in all of them; loss, bounds and unigram are in nats per token. The band is two standard
+    errors to either side. The vertical range follows the bulk of the losses; the picture counts those outside it.
+    `schedule_bound_nats` is the bound under the method's own masking schedule, and has bars instead of a band.
     """
     below = [
         (series, name)
@@ -101,7 +101,7 @@ def mask_rate_profile(
     standard_error: Float[np.ndarray, " bins"] | None = None,
     unigram_nats: float | None = None,
 ) -> Figure:
-    """Mean cost of a masked token, in nats, against the share of tokens masked; bars are two standard errors."""
+    """Mean cost of a masked token in nats, against the share of tokens that is masked. Bars are two standard errors."""
     figure = new_figure(height_in=3.7)
     axes = figure.add_subplot()
     axes.errorbar(
@@ -132,8 +132,11 @@ def curriculum_progress(
     correlation: Series | None = None,
     stage_names: Sequence[str] = (),
 ) -> Figure:
-    """What training went through, against the step: the curriculum's stage and the temperature factor; importance, its
-    median and the range from the 10th to the 90th percentile; its correlation with the loss of the masked tokens."""
+    """The course of training against the step, in up to three panels.
+
+    They are the curriculum's stage with the temperature factor; importance, as its median and the range from the 10th
+    to the 90th percentile; and its correlation with the loss of the masked tokens.
+    """
     panels = [series is not None for series in (stage, importance, correlation)]
     figure = new_figure(height_in=0.4 + 1.6 * max(1, sum(panels)))
     grid = figure.add_gridspec(max(1, sum(panels)), 1)
@@ -189,7 +192,7 @@ def _draw_loss(axes: Axes, loss_nats: Series) -> None:
 
 
 def _draw_smooth(axes: Axes, series: Series, *, name: str) -> None:
-    """A noisy curve faint, and its running mean over it."""
+    """Draw a noisy curve faintly, and its running mean over it."""
     window = len(series.x) // 30 | 1  # odd
     smooth = thinned(Series(x=series.x, y=running_mean(series.y, window)))
     drawn = thinned(series)
@@ -228,7 +231,7 @@ def _draw_unigram(axes: Axes, unigram_nats: float | None) -> None:
 
 
 def _fit_height(axes: Axes, loss: Series | None, bounds: Sequence[Series | None], unigram_nats: float | None) -> None:
-    """The noise of a few small batches, or the first steps of a large vocabulary, must not flatten everything else."""
+    """Set the height so that a few noisy batches, or the first steps of a large vocabulary, do not flatten the rest."""
     inside = [np.atleast_1d(np.float64(unigram_nats))] if unigram_nats is not None else []
     inside += [bound.y[np.isfinite(bound.y)] for bound in bounds if bound is not None]
     losses = np.empty(0) if loss is None else loss.y[np.isfinite(loss.y)]

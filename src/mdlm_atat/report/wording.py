@@ -1,10 +1,11 @@
-"""How settings and other stored values are worded on a page; numbers are in `formats`."""
+"""How pages word settings and other stored values. For numbers see `formats`."""
 
 from collections.abc import Mapping
 from typing import Any
 
 
 def plain(value: object) -> str:
+    """A setting's value as text: `true`, `none`, `a, b`."""
     if isinstance(value, str):
         return value
     if isinstance(value, list | tuple):
@@ -17,6 +18,7 @@ def plain(value: object) -> str:
 
 
 def flat(mapping: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """The values of a nested mapping as text, by dotted path."""
     rows = []
     for key, value in mapping.items():
         if isinstance(value, dict):
@@ -27,5 +29,6 @@ def flat(mapping: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
 
 
 def section(mapping: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """The mapping under `key`; an empty one where there is none."""
     value = mapping.get(key)
     return value if isinstance(value, dict) else {}
