@@ -107,7 +107,7 @@ def with_torch_graphs(model: Any, variant: str, config: RunConfig, engine: Engin
     rows = config.train.batch_size // engine.num_ranks
     z_t = torch.zeros(rows, config.data.length, dtype=torch.int64, device=engine.device)
     compile_network(model, dynamic=False)
-    with engine.autocast():
+    with torch.autocast("cuda", torch.bfloat16, cache_enabled=False):  # it refuses casts that are kept
         graphed = torch.cuda.make_graphed_callables(Hidden(model), (z_t, torch.zeros(rows, device=engine.device)))
     model.hidden = lambda z_t, t, _lengths=None: graphed(z_t, t)
 
