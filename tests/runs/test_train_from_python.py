@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -212,6 +213,17 @@ def test_a_wrong_argument_gets_one_message_before_anything_is_made(text, tmp_pat
     with pytest.raises(ma.UserError, match=message):
         ma.train("demo", data=text, out=tmp_path / "run", **keywords)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_corpus_brings_its_tokenizer_mode_and_length(text, tmp_path):
+    settings: dict[str, Any] = {"tokenizer": "byte", "mode": "pad", "length": 16, "documents": "line"}
+    corpus = ma.prepare(text, out=tmp_path / "corpus", progress=False, **settings)
+    model = {name: value for name, value in TINY.items() if not name.startswith("data.")}
+    made = ma.train("demo", data=corpus, out=tmp_path / "run", progress=False, settings=model, num_steps=1)
+    data = made.config.data
+    assert (data.source, data.tokenizer, data.mode, data.length) == (str(corpus.folder), "byte", "pad", 16)
+    with pytest.raises(ma.UserError, match="prepared with the tokenizer byte, not char"):
+        ma.train("demo", data=corpus, out=tmp_path / "b", progress=False, settings=model, tokenizer="char")
 
 
 def test_train_says_what_to_name_when_nothing_is_named():

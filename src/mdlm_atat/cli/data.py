@@ -12,7 +12,7 @@ from mdlm_atat.config.options import field_docs
 from mdlm_atat.data.settings import DataSettings
 
 if TYPE_CHECKING:
-    from mdlm_atat.data.manifest import Manifest
+    pass
 
 HELP = """\
 atat data: prepare a corpus, or train a tokenizer on it
@@ -75,16 +75,11 @@ def _prepare(arguments: Namespace) -> None:
         print(f"{name:<10}" + "".join(f"{cell:>16}" for cell in cells))
     for name, fact in corpus.facts().items():
         print(f"{name:<10}  {fact}")
-    print(f"next        {_next_command(arguments.out, corpus.manifest)}")
-
-
-def _next_command(out: Path, manifest: Manifest) -> str:
-    words = ["atat", "train", "char", "--data.source", str(out)]
-    if manifest.tokenizer["name"] != "char":  # the presets say char and wrap
-        words += ["--data.tokenizer", manifest.tokenizer["name"]]
-    if manifest.mode == "pad":
-        words += ["--data.mode", "pad", "--data.length", str(manifest.length)]
-    return shlex.join(words)
+    plain = {"data.tokenizer": "char", "data.mode": "wrap"}  # as the preset has them
+    settings = {name: value for name, value in corpus.settings().items() if plain.get(name) != value}
+    settings["data.source"] = str(arguments.out)
+    words = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
+    print(f"next        {shlex.join(['atat', 'train', 'char', *words])}")
 
 
 def _train_tokenizer(arguments: Namespace) -> None:

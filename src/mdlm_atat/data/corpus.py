@@ -55,6 +55,13 @@ class Corpus:
             "folder": str(self.folder),
         }
 
+    def settings(self) -> dict[str, str | int]:
+        """Return the settings of a run that is trained on this corpus, by their dotted paths."""
+        manifest = self.manifest
+        name, length = manifest.tokenizer["name"], manifest.length
+        own = {"data.source": str(self.folder), "data.tokenizer": name, "data.mode": manifest.mode}
+        return own if length is None else {**own, "data.length": length}
+
     def __fspath__(self) -> str:
         return str(self.folder)
 

@@ -66,7 +66,8 @@ def prepare(
 
     `out` is the folder to make, which appears when it is complete; left out, it is one in the cache ($ATAT_CACHE, else
     ~/.cache/mdlm-atat). `progress` False says nothing. `num_workers` threads tokenize, by default one a core, at most
-    16. `trust_plugins` lets a tokenizer's folder name a plugin to import; one that is named here needs no trust.
+    16. `trust_plugins` imports the plugins that `request` or a tokenizer's folder names; those that are named in the
+    call need no trust.
 
     Validation is, in this order: `validation`; what comes with the source (valid.* in a folder, a hub split, the two
     held-out plays); documents chosen by a hash of their text; of fewer than 20 documents, the end of the text.

@@ -223,8 +223,11 @@ def load_tokenizer(spec: str | os.PathLike[str]) -> Tokenizer:
     vocab.txt, each also as .xz. "char" depends on a corpus and is built by `prepare`. Raises UserError where nothing is
     found, where files are damaged, and for a plugin that is not installed or that nobody trusts.
     """
-    spec = os.fspath(spec)
     folder = Path(spec).expanduser()
+    if not isinstance(spec, str):  # a path, whatever its name
+        if not folder.is_dir():
+            raise UserError(f"there is no tokenizer folder {folder}")
+        return _load_folder(folder)
     if spec == "byte":
         return ByteTokenizer()
     if spec == "char":

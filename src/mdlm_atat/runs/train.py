@@ -103,7 +103,9 @@ def train(
     """
     changed = read_arguments(settings or {}, keywords)
     texts = None if data is None or isinstance(data, (str, os.PathLike)) else data
-    if data is not None and texts is None:
+    if isinstance(data, Corpus):
+        changed = {**data.settings(), **changed}
+    elif data is not None and texts is None:
         changed["data.source"] = os.fspath(data)  # type: ignore[arg-type]
     caller = _Caller(on_step or (lambda _step, _values: None), progress, command, trust_plugins, texts)
     with trusted(trust_plugins):
