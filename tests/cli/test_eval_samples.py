@@ -114,10 +114,10 @@ def test_a_causal_model_is_measured_too(runs, cache, tmp_path):
 
 def test_mistakes_are_told_before_a_judge_is_loaded(run, command, runs, capsys):
     cases = (
-        (["--steps", "4", "x"], "--steps is '4 x', expected whole numbers from 1, e.g. --steps 1 2"),
-        (["--steps", "0"], "--steps is '0'"),
-        (["--temperature", "nan"], "--temperature is 'nan'"),
-        (["--temperature", "-1"], "--temperature"),
+        (["--steps", "4", "x"], "--steps has x, expected a whole number"),
+        (["--steps", "0"], "--steps has 0, expected at least 1"),
+        (["--temperature", "nan"], "--temperature has nan, expected a number"),
+        (["--temperature", "-1"], "--temperature has -1, expected at least 0"),
         (["--samples", "1"], "--samples is 1, expected at least 2"),
         (["--samples", "0"], "--samples is 0, expected at least 2"),
         (["--length", "0"], "--length is 0, expected at least 1"),

@@ -74,6 +74,8 @@ def main(argv: list[str]) -> int:
     arguments = make_parser().parse(argv)
     check_arguments(arguments)
     check_model(arguments.model)
+    if arguments.against is not None and arguments.against.suffix != ".json":
+        check_model(arguments.against, "--against")
     with trusted(arguments.trust_plugins):
         if arguments.zero_shot:
             run_zero_shot(arguments)

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import argparse
 import json
-import math
 import time
-from collections.abc import Callable, Sequence
+from argparse import Namespace
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mdlm_atat.cli.model import load_model
-from mdlm_atat.cli.parser import whole
+from mdlm_atat.cli.parser import Parser, real, whole
 from mdlm_atat.errors import UserError
 
 if TYPE_CHECKING:
@@ -28,19 +27,19 @@ HEADER = (
 )
 
 
-def add_sample_arguments(parser: argparse.ArgumentParser) -> None:
+def add_sample_arguments(parser: Parser) -> None:
     group = parser.add_argument_group("samples")
     group.add_argument("--samples", type=whole(2), metavar="N", help="generate so many texts and measure them instead")
     group.add_argument(
         "--judge", help="who finds them likely or not: a causal run of ours, or a hub's causal model or its folder"
     )
-    group.add_argument("--steps", nargs="+", metavar="T", help="numbers of steps (default: the sampler's own)")
-    group.add_argument("--temperature", nargs="+", metavar="X", help="temperatures (default: 1)")
+    group.add_argument("--steps", type=whole(1), nargs="+", help="numbers of steps (default: the sampler's own)")
+    group.add_argument("--temperature", type=real(0), nargs="+", help="temperatures (default: 1)")
     group.add_argument("--sampler", metavar="NAME[:OPTION=VALUE,...]", help="see atat samplers (default: the model's)")
     group.add_argument("--length", type=whole(1), help="tokens of a text (default: the model's)")
 
 
-def run_samples(arguments: argparse.Namespace) -> None:
+def run_samples(arguments: Namespace) -> None:
     """Measure every number of steps at every temperature, storing each as soon as it is there."""
     from mdlm_atat.device import explain_out_of_memory
 
@@ -50,7 +49,7 @@ def run_samples(arguments: argparse.Namespace) -> None:
         measure_samples(lm, arguments, batch_size)
 
 
-def measure_samples(lm: MaskedDiffusionLM | CausalLM, arguments: argparse.Namespace, batch_size: int) -> None:
+def measure_samples(lm: MaskedDiffusionLM | CausalLM, arguments: Namespace, batch_size: int) -> None:
     from mdlm_atat.atomic import write_json
     from mdlm_atat.report.sample_quality import draw_quality
     from mdlm_atat.runs.evaluate import open_data
@@ -111,30 +110,14 @@ def about(lm: MaskedDiffusionLM | CausalLM, data: TokenDataset) -> dict[str, Any
     }
 
 
-def grid(lm: MaskedDiffusionLM | CausalLM, arguments: argparse.Namespace) -> list[tuple[int | None, float]]:
+def grid(lm: MaskedDiffusionLM | CausalLM, arguments: Namespace) -> list[tuple[int | None, float]]:
     """(steps, temperature) of every point."""
     if arguments.steps and lm.kind == "causal":
         raise UserError("--steps: a causal model takes one step a token")
-    steps: Sequence[int | None] = numbers("steps", arguments.steps, int, "whole numbers from 1", lambda x: x >= 1)
-    allowed = numbers(
-        "temperature", arguments.temperature, float, "numbers from 0", lambda x: x >= 0 and math.isfinite(x)
-    )
-    return [(number, temperature) for temperature in allowed or [1.0] for number in steps or [None]]
-
-
-def numbers(
-    name: str, parts: Sequence[str] | None, kind: Callable[[str], Any], expected: str, good: Callable[[Any], bool]
-) -> Any:
-    """Each number once."""
-    if parts is None:
-        return []
-    try:
-        found = [kind(part) for part in parts]
-    except ValueError:
-        found = [math.nan]
-    if not all(map(good, found)):
-        raise UserError(f"--{name} is {' '.join(parts)!r}, expected {expected}, e.g. --{name} 1 2")
-    return list(dict.fromkeys(found))
+    points = [
+        (steps, temperature) for temperature in arguments.temperature or [1.0] for steps in arguments.steps or [None]
+    ]
+    return list(dict.fromkeys(points))
 
 
 def check_points(

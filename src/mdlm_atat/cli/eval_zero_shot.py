@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from typing import TYPE_CHECKING
 
 from mdlm_atat.cli.model import load_model
+from mdlm_atat.cli.parser import Parser
 
 if TYPE_CHECKING:
     from mdlm_atat.scoring.records import Evaluation
 
 
-def add_zero_shot_arguments(parser: ArgumentParser) -> None:
+def add_zero_shot_arguments(parser: Parser) -> None:
     group = parser.add_argument_group("zero-shot")
     group.add_argument(
         "--zero-shot",

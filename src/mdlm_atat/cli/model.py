@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mdlm_atat.cli.parser import Parser
 from mdlm_atat.errors import UserError
 from mdlm_atat.model_folder import kind_of_folder
 
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from mdlm_atat.lm import CausalLM, MaskedDiffusionLM
 
 
-def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+def add_model_arguments(parser: Parser) -> None:
     parser.add_argument("model", type=Path, help="a run folder, one of its checkpoints, or a saved model")
     parser.add_argument("--device", help="cpu, cuda or mps (default: a GPU if there is one)")
     parser.add_argument(
@@ -25,7 +26,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     add_trust_argument(parser)
 
 
-def add_trust_argument(parser: argparse.ArgumentParser) -> None:
+def add_trust_argument(parser: Parser) -> None:
     parser.add_argument(
         "--trust_plugins",
         action="store_true",
