@@ -1,4 +1,4 @@
-"""Files that are whole or not there: written aside, synced to the disk, renamed."""
+"""Writing files atomically: a file is written under another name, flushed to the disk, and renamed."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from typing import Any
 
 
 def write_text(file: Path, content: str) -> None:
-    """Replace a file's content at once: whoever reads it, whatever happens, it is the old or the new one."""
+    """Write `content` to `file`, atomically: after a crash, and to whoever reads it meanwhile, it is the old file or
+    the new one."""
     write_bytes(file, content.encode())
 
 
 def write_bytes(file: Path, content: bytes) -> None:
-    """The same of bytes."""
+    """Write bytes to `file`, atomically: see `write_text`."""
     aside = file.with_name(f".{file.name}.{secrets.token_hex(4)}.writing")  # its own: others may write the same file
     try:
         with aside.open("wb") as stream:
@@ -30,7 +31,8 @@ def write_bytes(file: Path, content: bytes) -> None:
 
 
 def write_json(file: Path, content: Any) -> None:
-    """As JSON; a number that is none (no standard error from a single draw, say) is null."""
+    """Write `content` as JSON, atomically. NaN and infinity become null (the standard error of a single draw, for
+    example)."""
     write_text(file, json.dumps(_finite(content), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 

@@ -1,4 +1,4 @@
-"""Which device and arithmetic a network runs in, and what to say when the device's memory is not enough."""
+"""The device and the arithmetic that a network runs in, and what makes it faster there or smaller."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ WITHOUT_FLOAT64 = {"mps"}
 
 
 def choose_device(wanted: torch.device | str | None = None) -> torch.device:
-    """The device asked for, if this machine has it; None: a GPU if there is one (NVIDIA's, else Apple's)."""
+    """The device `wanted`; None chooses a GPU if there is one (NVIDIA's, else Apple's). Raises UserError where this
+    machine has no such device."""
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if wanted is None:
         return torch.device(next(name for name, is_there in available.items() if is_there))
@@ -34,7 +35,7 @@ def choose_device(wanted: torch.device | str | None = None) -> torch.device:
 
 
 def choose_precision(wanted: Precision, device: torch.device) -> Literal["float32", "bf16"]:
-    """auto: bf16 on a GPU that has it, float32 elsewhere."""
+    """The precision `wanted`; auto chooses bf16 on an NVIDIA GPU that has it, and float32 elsewhere."""
     if wanted != "auto":
         return wanted
     return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
@@ -61,7 +62,7 @@ def device_name(device: torch.device) -> str:
 
 @contextmanager
 def explain_out_of_memory(advice: str) -> Iterator[None]:
-    """Turn the device's out-of-memory error into a message that says what to try."""
+    """Inside the block, running out of memory raises a UserError that ends in `advice`."""
     try:
         yield
     except torch.OutOfMemoryError as error:
@@ -86,8 +87,8 @@ def compile_network(model: Any, *, dynamic: bool | None = None) -> None:
 
 
 def recompute_blocks(model: Any) -> None:
-    """Keep nothing of a transformer block for the backward pass but its input, and compute it again there: less memory
-    for a third more work (arXiv 1604.06174). To be applied after compilation. Dropout draws the same again."""
+    """Keep only the input of each transformer block for the backward pass, which computes the block again: less memory
+    for a third more work (arXiv 1604.06174). Dropout draws the same again. Call this after `compile_network`."""
     if not hasattr(model, "blocks"):
         raise UserError(f"train.recompute works block by block, and {type(model).__name__} has no `blocks`")
     for block in model.blocks:
@@ -101,8 +102,9 @@ def narrow_residual(model: Any) -> None:
 
 
 def record_cuda_graph(work: Callable[[], T]) -> tuple[Callable[[], None], T]:
-    """(what does the work again, into the same memory; what `work` gave, which is filled by that), recorded without
-    being done. `work` must not wait for the device, and must have run before: first runs compile and fill caches."""
+    """Capture `work` as a CUDA graph without running it. Returns `(replay, out)`: each `replay()` runs the captured
+    kernels and overwrites `out`. `work` must not wait for the device, and must have run before: first runs compile
+    kernels and fill caches, which cannot be captured."""
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # other threads may ask the device what they like
         out = work()
@@ -110,8 +112,9 @@ def record_cuda_graph(work: Callable[[], T]) -> tuple[Callable[[], None], T]:
 
 
 class Graphed:
-    """A function of (z_t, t) whose work on a GPU is recorded once for each shape, as a CUDA graph, and replayed: the
-    CPU launches one thing instead of hundreds. What it gives is overwritten by the next call of the same shape.
+    """A function of (z_t, t) whose work on a GPU is captured as a CUDA graph, once for each shape, and replayed: the
+    CPU launches one graph instead of hundreds of kernels. The next call of the same shape overwrites the tensor
+    returned.
 
     Rows are padded to a power of two, so that a batch whose rows end one after the other needs few graphs.
     """

@@ -38,9 +38,12 @@ class Checkpoint:
 
     @property
     def step(self) -> int:
+        """How many optimizer steps had been taken."""
         return int(self.folder.name.removeprefix("step-"))
 
     def state(self) -> dict[str, Any]:
+        """state.json: the run's progress, machine and curriculum. Raises UserError for the format of another
+        version."""
         state = json.loads((self.folder / "state.json").read_text(encoding="utf-8"))
         if state["format"] != FORMAT:
             raise UserError(
@@ -50,20 +53,21 @@ class Checkpoint:
         return state
 
     def checksum(self) -> str:
-        """sha256 over the whole checkpoint, to be stored with numbers that come from it."""
+        """A sha256 that identifies the checkpoint, to be stored with numbers measured on it."""
         return hashlib.sha256((self.folder / "checksums.json").read_bytes()).hexdigest()
 
     def fault(self) -> str | None:
-        """What is wrong with it: a file missing or not the bytes that were written. None: nothing."""
+        """Check the checksums. Returns what is wrong (a file that is missing or was altered), or None."""
         return find_fault(self.folder, {"model.safetensors", "optimizer.safetensors", "state.json"})
 
     def load_weights(self, model: nn.Module, *, average: bool) -> None:
-        """Into a model of the same shape: the averaged weights if asked for and kept, the trained ones otherwise."""
+        """Load the weights into a model of the same shape: with `average` the averaged ones where the run kept them,
+        else the trained ones. Raises UserError for a model of another shape."""
         ema = self.folder / "ema.safetensors"
         load_weights(model, ema if average and ema.exists() else self.folder / "model.safetensors")
 
     def load_training(self, model: nn.Module, ema: EMA, optimizer: Optimizer) -> None:
-        """Everything `save` stored, so that training continues as if it had not stopped."""
+        """Load everything that `save` stored, so that training continues as if it had not stopped."""
         load_weights(model, self.folder / "model.safetensors")
         if ema.decay > 0:
             for name, tensor in load_file(self.folder / "ema.safetensors").items():
@@ -81,13 +85,13 @@ class Checkpoint:
 
 
 def write_checksums(folder: Path) -> None:
-    """checksums.json: the sha256 of every file in a folder, by name; the last file to be written."""
+    """Write checksums.json: the sha256 of every file in a folder, by name. It is the last file to be written."""
     checksums = {file.name: sha256(file) for file in sorted(folder.iterdir()) if file.is_file()}
     (folder / "checksums.json").write_text(json.dumps(checksums, indent=1), encoding="utf-8")
 
 
 def find_fault(folder: Path, required: set[str]) -> str | None:
-    """What is wrong with a folder that has checksums: a file missing, or not the bytes that were written."""
+    """Check a folder against its checksums.json, which must list `required`. Returns what is wrong, or None."""
     try:
         checksums = json.loads((folder / "checksums.json").read_bytes())
         missing = sorted(required - checksums.keys())
@@ -104,7 +108,7 @@ def find_fault(folder: Path, required: set[str]) -> str | None:
 
 
 def load_weights(model: nn.Module, file: Path) -> None:
-    """Weights from a safetensors file, every name and shape accounted for."""
+    """Load weights from a safetensors file. Raises UserError unless its names and shapes are exactly the model's."""
     weights = load_file(file)
     expected = {name: tuple(p.shape) for name, p in model.named_parameters()}
     found = {name: tuple(p.shape) for name, p in weights.items()}
@@ -123,7 +127,7 @@ Tensors = dict[str, dict[str, Tensor]]
 
 
 def collect(model: nn.Module, ema: EMA, optimizer: Optimizer) -> Tensors:
-    """All tensors of a checkpoint. Where they are sharded every process must call this, and each gets the whole."""
+    """All tensors of a checkpoint. Where weights are sharded every process must call this, and gets all of them."""
     tensors: Tensors = {"model.safetensors": dict(model.named_parameters())}
     if ema.decay > 0:
         tensors["ema.safetensors"] = ema.average
@@ -132,7 +136,8 @@ def collect(model: nn.Module, ema: EMA, optimizer: Optimizer) -> Tensors:
 
 
 def save(folder: Path, *, step: int, tensors: Tensors, state: dict[str, Any]) -> Checkpoint:
-    """Write `folder/step-STEP` whole or not at all."""
+    """Write the checkpoint `folder/step-STEP`, atomically and flushed to the disk. Raises UserError where it cannot be
+    written, e.g. because the disk is full; the checkpoints before it are untouched then."""
     final = folder / f"step-{step:08d}"
     aside = folder / f".writing-{final.name}"
     with _explain_write_errors(folder):
@@ -159,12 +164,13 @@ def save(folder: Path, *, step: int, tensors: Tensors, state: dict[str, Any]) ->
 
 
 def all_checkpoints(folder: Path) -> list[Checkpoint]:
-    """Complete checkpoints, oldest first."""
+    """The complete checkpoints in a folder, oldest first."""
     return [Checkpoint(path) for path in sorted(folder.glob("step-*"))]
 
 
 def newest_sound(folder: Path, say: Callable[[str], None]) -> Checkpoint | None:
-    """The newest checkpoint whose checksums hold; says which it passed over and why. None: there is none at all."""
+    """The newest checkpoint whose checksums hold, or None where there are no checkpoints. `say` is told of damaged
+    ones. Raises UserError where all are damaged."""
     candidates = all_checkpoints(folder)
     for checkpoint in reversed(candidates):
         fault = checkpoint.fault()
@@ -177,9 +183,10 @@ def newest_sound(folder: Path, say: Callable[[str], None]) -> Checkpoint | None:
 
 
 def tidy(folder: Path, *, newest: Checkpoint, best_step: int | None, keep_interval_steps: int) -> None:
-    """Keep the newest two, the best, and the multiples of keep_interval_steps (0: none); link `last` and `best`.
+    """Delete all checkpoints but the newest two, the best, and multiples of `keep_interval_steps` (0: none of these);
+    then point `last` and `best` at theirs.
 
-    Checkpoints beyond the newest are damaged ones that a resumed run fell back from: it writes them again.
+    Checkpoints after `newest` are deleted too: a resumed run fell back from them because they were damaged.
     """
     checkpoints = all_checkpoints(folder)
     for checkpoint in checkpoints:
@@ -221,13 +228,14 @@ def _optimizer_tensors(model: nn.Module, optimizer: Optimizer) -> dict[str, Tens
 
 
 def _joined(tensor: Tensor) -> Tensor:
-    """The whole of a tensor of which each process may have a part; on the CPU then: the whole may not fit elsewhere."""
+    """The whole of a tensor. Where processes hold parts of it, it is put together on the CPU: it may not fit
+    elsewhere."""
     tensor = tensor.detach()
     return (tensor.full_tensor().cpu() if isinstance(tensor, DTensor) else tensor).contiguous()
 
 
 def _cut_like(part: Tensor, whole: Tensor) -> Tensor:
-    """This process's part of a tensor, cut as `part` is."""
+    """This process's part of the tensor `whole`, cut as `part` is."""
     if not isinstance(part, DTensor):
         return whole
     return distribute_tensor(whole.to(part.device), part.device_mesh, part.placements)
@@ -242,5 +250,5 @@ def _explain_write_errors(folder: Path) -> Iterator[None]:
         kept = f"the last good checkpoint is {written[-1].folder}" if written else "no checkpoint was written before"
         raise UserError(
             f"could not write a checkpoint to {folder}: {error}; {kept}. Free some space, then continue with\n"
-            f"  atat train --resume {folder.parent}"
+            f"  `train(resume='{folder.parent}')`"
         ) from error

@@ -43,11 +43,12 @@ logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it greets eve
 
 
 def speed_up(model: nn.Module, config: TrainConfig, precision: Literal["float32", "bf16"]) -> None:
-    """What makes a network faster or smaller in training, put on from outside, each part by a switch of its own."""
+    """Apply to a network what makes its training faster or smaller, as `config` says: a bf16 residual stream,
+    compilation, recomputed blocks. Raises UserError for a bf16 residual stream without bf16 arithmetic."""
     if config.residual == "bf16" and precision != "bf16":
         raise UserError(
             f"train.residual = bf16 is for bf16 arithmetic, and this run's is {precision}: leave it out, or set "
-            "train.precision to bf16"
+            "`train.precision='bf16'`"
         )
     if config.residual == "bf16":
         narrow_residual(model)
@@ -58,7 +59,7 @@ def speed_up(model: nn.Module, config: TrainConfig, precision: Literal["float32"
 
 
 class Applied(nn.Module):
-    """A model as a module that is called with what is to be done with it."""
+    """A model as a module whose forward pass is a function of the model: `applied(function)` is `function(model)`."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -75,7 +76,8 @@ class Engine:
     """
 
     def __init__(self, precision: Precision, *, shard: bool = False) -> None:
-        """`shard`: over several processes, each keeps a part of the weights, gradients and moments (FSDP2)."""
+        """`shard`: each of several processes keeps a part of the weights, gradients and moments (FSDP2). Raises
+        UserError for more processes than GPUs."""
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what deterministic() asks of matrix products
         num_ranks, per_node = launched_processes(os.environ)
         device = choose_device()
@@ -107,11 +109,12 @@ class Engine:
     def setup(
         self, model: nn.Module, make_optimizer: Callable[[nn.Module], Optimizer]
     ) -> tuple[nn.Module, Optimizer, Optimizer]:
-        """Move to the device and wrap for this precision and number of processes: (wrapped model, raw optimizer,
-        wrapped optimizer). The raw model shares its weights, which are parts of them (DTensor) where they are sharded.
+        """Move the model to the device and wrap it for this precision and number of processes. Returns (wrapped model,
+        raw optimizer, wrapped optimizer). The raw model shares the weights of the wrapped one; where they are sharded,
+        they are this process's part (DTensor).
 
-        The wrapped module is called with a function of the raw model, `wrapped(lambda model: loss of model)`, so that
-        all a loss asks of a model, however often, is one forward pass to the engine.
+        The wrapped model is called with a function of the raw one, `wrapped(lambda model: loss of model)`: a loss may
+        call the model several times, and it is one forward pass to the engine.
         """
         # DDP adds gradients up on the stream that it is made on, and the default one cannot be recorded
         is_ddp = self.device.type == "cuda" and self.num_ranks > 1 and not self.is_sharded
@@ -123,7 +126,8 @@ class Engine:
 
     @contextmanager
     def whole(self, wrapped: nn.Module) -> Iterator[None]:
-        """Inside the block every process holds all weights of the raw model, to be called as often as it has work."""
+        """Inside the block every process holds all weights of the raw model. Processes may call it different numbers of
+        times."""
         sharded = [module for module in wrapped.modules() if isinstance(module, FSDPModule)] if self.is_sharded else []
         for module in sharded:
             module.set_reshard_after_forward(False, recurse=False)
@@ -137,19 +141,19 @@ class Engine:
                 module.set_reshard_after_forward(not isinstance(module, Applied), recurse=False)
 
     def to_device(self, array: NDArray[Any]) -> Tensor:
-        """The array on this device, without waiting for the work that is queued there."""
+        """Copy an array to this device, without waiting for the work that is queued there."""
         tensor = torch.from_numpy(array)
         if self.device.type == "cuda":
             return tensor.pin_memory().to(self.device, non_blocking=True)
         return tensor.to(self.device)
 
     def autocast(self) -> AbstractContextManager[None]:
-        """This engine's arithmetic for the raw model, which each process may call as often as it has work."""
+        """Inside the block the raw model computes in this engine's precision."""
         return self._fabric.autocast()
 
     @contextmanager
     def deterministic(self, wanted: bool) -> Iterator[None]:
-        """Inside the block the device's kernels give the same bits every time, or refuse to run."""
+        """Inside the block, if `wanted`, the device's kernels give the same bits every time; one that cannot raises."""
         before = torch.are_deterministic_algorithms_enabled()
         torch.use_deterministic_algorithms(wanted)
         try:
@@ -163,13 +167,14 @@ class Engine:
         return self.device.type == "cuda" and not self.is_sharded
 
     def accumulate(self, model: nn.Module, more: bool) -> AbstractContextManager[None]:
-        """Around all but the last micro-batch: gradients are not exchanged yet."""
+        """Inside the block, if `more` micro-batches follow, processes do not exchange gradients yet."""
         if self.num_ranks == 1:
             return nullcontext()
         assert isinstance(model, _FabricModule)
         return self._fabric.no_backward_sync(model, enabled=more)
 
     def backward(self, loss: Tensor) -> None:
+        """Add the gradients of `loss` to the parameters, and exchange them between processes."""
         self._fabric.backward(loss)
 
     def sum(self, value: Tensor) -> Tensor:
@@ -188,7 +193,7 @@ class Engine:
         return reduced
 
     def gather(self, value: Tensor) -> Tensor:
-        """Concatenate over processes along the first axis, where shares may differ in length."""
+        """Concatenate the tensors of all processes along the first axis, in which they may differ in length."""
         if self.num_ranks == 1:
             return value
         shares: list[Tensor | None] = [None] * self.num_ranks
@@ -196,14 +201,13 @@ class Engine:
         return torch.cat([share for share in shares if share is not None]).to(value.device)
 
     def barrier(self) -> None:
+        """Wait until every process is here."""
         self._fabric.barrier()
 
     @contextmanager
     def main_first(self) -> Iterator[None]:
-        """The main process runs the block before the others, e.g. to prepare data that they then find ready.
-
-        After an error there the others go on, and meet the same one.
-        """
+        """The main process runs the block before the others, e.g. to prepare data that they then find ready. After an
+        error in the main process the others run the block too, and meet the same error."""
         if not self.is_main:
             self.barrier()
         try:
@@ -213,7 +217,7 @@ class Engine:
                 self.barrier()
 
     def describe(self) -> dict[str, str | int]:
-        """The machine, as stored with every number."""
+        """The machine, as it is stored with every number that was measured on it."""
         return {
             "cpu": cpu(),
             "device": device_name(self.device),
@@ -234,14 +238,14 @@ class Engine:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
     def synchronize(self) -> None:
-        """Wait for the device, so that a clock read afterwards counts finished work."""
+        """Wait until the device has done all its work, so that a clock read afterwards counts it."""
         if self.device.type != "cpu":
             torch.accelerator.synchronize(self.device)
 
 
 def shard_over(applied: nn.Module, mesh: DeviceMesh) -> nn.Module:
-    """Cut the weights of every block, and of the rest, into a part for each process; a block's are gathered for the
-    time it runs, the rest for the whole pass."""
+    """Cut the weights of every transformer block, and of the rest, into a part for each process. A block's weights are
+    gathered while it runs, the others for the whole pass."""
     for block in getattr(applied.model, "blocks", ()):
         fully_shard(block, mesh=mesh["data_parallel"])
     return cast(nn.Module, fully_shard(applied, mesh=mesh["data_parallel"]))

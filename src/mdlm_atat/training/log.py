@@ -1,5 +1,5 @@
-"""Where a run's numbers go: metrics.jsonl always, TensorBoard and Weights & Biases if asked, a progress line
-for people."""
+"""Where a run's numbers are written: metrics.jsonl always, TensorBoard and Weights & Biases if asked for, and a
+progress line for people."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Writer(Protocol):
 
 
 class JsonLines:
-    """metrics.jsonl: one object a line, `step` first; lines after `resume_step` are dropped when a run is resumed."""
+    """metrics.jsonl: one JSON object a line, `step` first. A run that is resumed at `resume_step` drops later lines."""
 
     def __init__(self, file: Path, resume_step: int) -> None:
         if file.exists():
@@ -49,7 +49,7 @@ def _step_of(line: str) -> float:
 
 
 def check_installed(loggers: Sequence[str]) -> None:
-    """Before anything is written: a logger that was asked for and is not there."""
+    """Raise UserError, with the command that installs it, for a logger that is not installed."""
     for logger in loggers:
         if find_spec(logger) is None:
             raise UserError(f"the logger {logger} is not installed; run: pip install 'mdlm-atat[{logger}]'")
@@ -70,8 +70,8 @@ class TensorBoard:
 
 
 class WeightsAndBiases:
-    """Offline too, by WANDB_MODE=offline. A run that is resumed goes on under the same id, made from its folder's
-    path: an experiment has many runs called seed-0."""
+    """Weights & Biases, offline where WANDB_MODE=offline. A resumed run goes on under the same id, which is made from
+    the path of its folder, since an experiment has many runs called seed-0."""
 
     def __init__(self, run: Path, config: dict[str, Any]) -> None:
         import wandb  # pyright: ignore[reportMissingImports]
@@ -95,7 +95,7 @@ class WeightsAndBiases:
 
 
 def open_writers(run: Path, loggers: Sequence[str], resume_step: int, config: dict[str, Any]) -> list[Writer]:
-    """metrics.jsonl and the loggers by name; all carry the same names."""
+    """Open metrics.jsonl and the loggers named; all of them get the same names and values."""
     writers: list[Writer] = [JsonLines(run / "metrics.jsonl", resume_step)]
     for logger in loggers:
         match logger:

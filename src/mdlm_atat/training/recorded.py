@@ -1,5 +1,5 @@
-"""A step's forward and backward pass recorded on a GPU as a CUDA graph, and replayed: the CPU starts one thing instead
-of hundreds. What bounds a small network's speed is often the CPU, and a recorded step takes what the GPU takes."""
+"""The forward and backward pass of a training step, captured on a GPU as a CUDA graph and replayed. The CPU then
+launches one graph instead of hundreds of kernels; launching them is often what bounds the speed of a small network."""
 
 from __future__ import annotations
 
@@ -17,16 +17,18 @@ from mdlm_atat.device import record_cuda_graph
 from mdlm_atat.errors import UserError
 
 Gradients = Callable[..., TrainingLoss]
-"""(run, x0, lengths, draw, num_tokens, measure): gives the loss, and its gradients to the parameters."""
+"""Called with (run, x0, lengths, draw, num_tokens, measure); returns the loss and adds its gradients to `p.grad`."""
 Record = Callable[[Callable[[], TrainingLoss]], tuple[Callable[[], None], TrainingLoss]]
-"""Runs a function once and gives (what repeats its work into the same memory, what the function gave)."""
+"""Captures a function; returns `(replay, out)` as `device.record_cuda_graph` does."""
 
 
 class Recorded:
-    """`gradients` of the loop, recorded and replayed for as long as steps differ in numbers alone; where they differ in
-    more (other shapes, a stage with times of its own) a few steps run as ever, and then it is recorded anew.
+    """`gradients` of the loop, captured once and replayed as long as steps differ in numbers alone. When they differ in
+    more (other shapes, a curriculum stage with other times) a few steps run without a graph, then a new one is
+    captured.
 
-    A recording always measures, so that one serves for all steps. What a call gives is overwritten by the next.
+    A captured step always computes the metrics, so that one graph serves all steps. The next call overwrites the loss
+    that is returned.
     """
 
     def __init__(
@@ -36,7 +38,8 @@ class Recorded:
         num_warm_up: int = 3,
         record: Record = record_cuda_graph,
     ) -> None:
-        """`num_warm_up`: steps that compile, choose kernels and fill caches, none of which may be recorded."""
+        """`num_warm_up`: how many steps run without a graph first. They compile, choose kernels and fill caches, none
+        of which can be captured."""
         self._gradients, self._parameters, self._record = gradients, parameters, record
         self.num_warm_up = num_warm_up
         self._fixed: Hashable = None
@@ -67,7 +70,7 @@ class Recorded:
         return self._recording.loss
 
     def forget(self) -> None:
-        """Give the recording's memory back."""
+        """Free the memory that the graph keeps."""
         self._fixed, self._num_seen, self._recording = None, 0, None
 
     def _recorded(self, run: Any, changing: _Inputs, stage: Stage | None) -> _Recording:
@@ -95,7 +98,7 @@ class Recorded:
 
 
 class _Inputs(NamedTuple):
-    """What changes from step to step."""
+    """The inputs of a step: all that changes between two replays."""
 
     x0: Tensor
     lengths: Tensor | None
@@ -104,7 +107,7 @@ class _Inputs(NamedTuple):
     of_stage: Tensor | None
     """`Stage.numbers`."""
     num_tokens: float | Tensor
-    """A number where it is the same in every step."""
+    """A float where it is the same in every step."""
 
     def clone(self) -> _Inputs:
         return _Inputs._make(part.clone() if isinstance(part, Tensor) else part for part in self)
@@ -118,8 +121,8 @@ class _Inputs(NamedTuple):
 @dataclass(frozen=True)
 class _Recording:
     inputs: _Inputs
-    """What the recorded work reads; to be filled before a replay."""
+    """What the captured work reads; they are filled before each replay."""
     replay: Callable[[], None]
     loss: TrainingLoss
     gradients: Sequence[Tensor | None]
-    """One a parameter: what the work writes, with `loss`."""
+    """One for each parameter: what the captured work writes, besides `loss`."""
