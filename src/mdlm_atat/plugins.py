@@ -8,12 +8,14 @@ trusts the folder, since importing a module runs its code: see `trusted`.
 from __future__ import annotations
 
 import importlib
+import json
 import re
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, packages_distributions, version
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 from mdlm_atat.checks import did_you_mean
@@ -32,6 +34,8 @@ WORDS: dict[Kind, str] = {
     "optimizer": "optimizer",
     "metric": "metric",
 }
+FILE = "plugins.json"
+"""In the folder of a run or a saved model: the plugins that it needs, each as `requirement` gives it; none, no file."""
 REFERENCE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 BUILT_IN: dict[Kind, dict[str, str]] = {
     "masking": {
@@ -195,6 +199,12 @@ def check_requirement(needed: Mapping[str, str | None]) -> str | None:
     if here != wanted:
         return f"{label} was of {distribution} {wanted} when this was made, and is of {here} now"
     return None
+
+
+def needed_by(folder: Path) -> list[dict[str, str | None]]:
+    """The plugins that a folder of a run or a saved model says it needs, each as `requirement` gave it."""
+    file = folder / FILE
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
 
 
 def described(kind: Kind, name: str) -> str:

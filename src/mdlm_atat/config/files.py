@@ -19,6 +19,7 @@ from typing import Any, Literal, get_args, get_origin
 import yaml
 from cattrs import AttributeValidationNote, BaseValidationError, Converter
 
+from mdlm_atat import plugins
 from mdlm_atat.atomic import write_text
 from mdlm_atat.checks import did_you_mean
 from mdlm_atat.config.schema import RunConfig
@@ -226,6 +227,8 @@ def _read_layers(name: str, kind: str) -> list[tuple[str, Tree]]:
         label, source = _locate(name, folder, kind)
         if isinstance(source, Path):
             folder = source.parent
+            for needed in plugins.needed_by(folder):  # first: the name of one that is not installed is an unknown name
+                plugins.check_requirement(needed)
             source = source.resolve()
         if source in seen:
             names = " -> ".join([*(label for label, _ in layers), label])

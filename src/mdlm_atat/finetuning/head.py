@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from mdlm_atat.finetuning.settings import Pooling
-from mdlm_atat.nets.causal_transformer import CausalTransformer
-from mdlm_atat.nets.dit import ATATDiT
+from mdlm_atat.nets.protocol import Backbone
 
 
 class Head(nn.Module):
@@ -29,7 +30,7 @@ class Head(nn.Module):
 class Classifier(nn.Module):
     """A backbone and a head that reads its pooled states."""
 
-    def __init__(self, backbone: ATATDiT | CausalTransformer, head: Head, pooling: Pooling) -> None:
+    def __init__(self, backbone: Any, head: Head, pooling: Pooling) -> None:
         super().__init__()
         self.backbone, self.head = backbone, head
         self.pooling: Pooling = pooling
@@ -41,7 +42,7 @@ class Classifier(nn.Module):
 
 
 def pooled(
-    backbone: ATATDiT | CausalTransformer,
+    backbone: Backbone,
     ids: Int[Tensor, "batch length"],
     lengths: Int[Tensor, " batch"],
     pooling: Pooling,
@@ -52,8 +53,7 @@ def pooled(
     position. A causal model's state at position i has read the tokens before i, so `last` is the state one position
     after the text's end.
     """
-    if isinstance(backbone, CausalTransformer):
-        assert pooling == "last"
+    if pooling == "last":
         hidden = backbone.hidden(F.pad(ids, (0, 1)))  # (B, L + 1, D)
         return hidden[torch.arange(len(ids), device=ids.device), lengths].float()
     hidden = backbone.hidden(ids, torch.zeros(len(ids), device=ids.device), lengths)  # (B, L, D)
@@ -63,11 +63,11 @@ def pooled(
     return (hidden.float() * is_text[..., None]).sum(1) / lengths[:, None]
 
 
-def longest_text(backbone: ATATDiT | CausalTransformer) -> int:
+def longest_text(backbone: Backbone) -> int:
     """Tokens of the longest text that the backbone can read whole: for a causal one, one fewer than its length."""
-    return backbone.max_length - isinstance(backbone, CausalTransformer)
+    return backbone.max_length - ("masked" not in backbone.modes)
 
 
-def output_width(backbone: ATATDiT | CausalTransformer) -> int:
+def output_width(backbone: Backbone) -> int:
     """Width of the states that `pooled` returns."""
     return backbone.output_layer()[0].shape[1]

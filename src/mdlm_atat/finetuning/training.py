@@ -26,8 +26,6 @@ from mdlm_atat.finetuning.head import Classifier, Head, output_width, pooled
 from mdlm_atat.finetuning.metrics import measure
 from mdlm_atat.finetuning.settings import FinetuneSettings
 from mdlm_atat.finetuning.tasks import Task
-from mdlm_atat.nets.causal_transformer import CausalTransformer
-from mdlm_atat.nets.dit import ATATDiT
 from mdlm_atat.progress import OnProgress
 from mdlm_atat.training.optim import make_optimizer
 
@@ -106,7 +104,7 @@ class Finetuning:
 
     def __init__(
         self,
-        backbone: ATATDiT | CausalTransformer,
+        backbone: Any,
         task: Task,
         train: EncodedTexts,
         dev: EncodedTexts,

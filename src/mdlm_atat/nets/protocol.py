@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
@@ -31,6 +31,10 @@ class Backbone(Protocol):
     vocab_size: int
     max_length: int
     """Longest sequence, in tokens."""
+
+    def hidden(self, *tokens: Any, **more: Any) -> Float[Tensor, "batch length width"]:
+        """All but the output layer, called as the network is."""
+        ...
 
     def output_layer(self) -> tuple[Float[Tensor, "vocab width"], Float[Tensor, " vocab"] | None]:
         """The output layer's weight and bias."""

@@ -20,16 +20,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mdlm_atat import plugins
 from mdlm_atat.atomic import write_json
 from mdlm_atat.config.files import save_config
 from mdlm_atat.config.schema import RunConfig, named_plugins, settings_with
 from mdlm_atat.data.tokenizers import save_tokenizer
 from mdlm_atat.data.tokens import TokenDataset
 from mdlm_atat.errors import UserError
-from mdlm_atat.plugins import check_requirement, requirement, resolve
 
 COUNTS_FILE = "counts.npy"
-PLUGINS_FILE = "plugins.json"
 
 
 def check_free(folder: Path) -> None:
@@ -67,9 +66,9 @@ def write_start(folder: Path, config: RunConfig, train_data: TokenDataset, recor
 def write_plugins(folder: Path, config: RunConfig) -> None:
     """plugins.json: the plugins that the settings name, with the package and version that each came from; no file
     where there are none."""
-    needed = [requirement(kind, name) for kind, name in named_plugins(config)]
+    needed = [plugins.requirement(kind, name) for kind, name in named_plugins(config)]
     if needed:
-        write_json(folder / PLUGINS_FILE, needed)
+        write_json(folder / plugins.FILE, needed)
 
 
 def check_plugins(folder: Path, config: RunConfig, say: Callable[[str], None]) -> None:
@@ -78,13 +77,11 @@ def check_plugins(folder: Path, config: RunConfig, say: Callable[[str], None]) -
     Raises UserError for one that is not installed, saying what to install, and where the folder is not trusted. `say`
     hears of other versions than those that were written down.
     """
-    file = folder / PLUGINS_FILE
-    stored = json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
-    for needed in stored:
-        if warning := check_requirement(needed):
+    for needed in plugins.needed_by(folder):
+        if warning := plugins.check_requirement(needed):
             say(warning)
     for kind, name in named_plugins(config):
-        resolve(kind, name)
+        plugins.resolve(kind, name)
 
 
 def write_again(folder: Path, config: RunConfig, train_data: TokenDataset) -> None:
