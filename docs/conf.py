@@ -2,8 +2,13 @@
 
 import importlib.metadata
 import re
+from pathlib import Path
 
 from sphinx.application import Sphinx
+
+ROOT = Path(__file__).parents[1]
+PAGES = {"index": "README.md", "changelog": "CHANGELOG.md", "contributing": "CONTRIBUTING.md"}
+"""Pages that stand in the repository's root."""
 
 project = "mdlm-atat"
 release = importlib.metadata.version("mdlm-atat")
@@ -28,6 +33,19 @@ python_maximum_signature_line_length = 100
 MARKUP = re.compile(r"`([^`]*)`|[*|\\]|(?<=\w)_(?!\w)")
 
 
+def with_page_of_root(_app: Sphinx, docname: str, source: list[str]) -> None:
+    """A page of the root, with links that lead from docs/, before what docs/ has for it."""
+    if docname in PAGES:
+        text = (ROOT / PAGES[docname]).read_text(encoding="utf-8")
+        source[0] = re.sub(r"(?<=\]\()(?!http|#)[^)]+", _from_docs, text) + "\n" + source[0]
+
+
+def _from_docs(found: re.Match[str]) -> str:
+    names = {file: f"{docname}.md" for docname, file in PAGES.items()}
+    inside = found[0].removeprefix("docs/")
+    return inside if inside != found[0] else names.get(found[0], f"../{found[0]}")
+
+
 def as_restructured_text(_app, _what, _name, _object, _options, lines: list[str]) -> None:
     """Docstrings are plain prose with `code` in single backticks and formulas indented by four. Sphinx reads
     reStructuredText, in which `code` takes two backticks, an indented block is announced by `::`, and `*`, `|` and `_`
@@ -49,5 +67,6 @@ def without_repetition(_app, what, name, thing, _options, _signature, _returns) 
 
 
 def setup(app: Sphinx) -> None:
+    app.connect("source-read", with_page_of_root)
     app.connect("autodoc-process-docstring", as_restructured_text)
     app.connect("autodoc-process-signature", without_repetition)

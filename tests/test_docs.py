@@ -1,0 +1,82 @@
+"""The documents' Python runs: the blocks of a page in order, in one namespace, in a folder with a text to train on.
+
+A block that begins with `# mine.py` is a part of that module. Training takes a second: `train` is given tiny settings.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import mdlm_atat
+from mdlm_atat import plugins
+from tiny_runs import TINY, write_text
+
+ROOT = Path(__file__).parents[1]
+PYTHON = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
+REFERENCE = "".join(page.read_text(encoding="utf-8") for page in (ROOT / "docs/reference").glob("*.md"))
+
+
+def blocks_of(page: Path) -> list[tuple[int, str]]:
+    """The Python of a page, each block with the line that it begins in."""
+    text = page.read_text(encoding="utf-8")
+    return [(text.count("\n", 0, found.start()) + 2, found[1]) for found in PYTHON.finditer(text)]
+
+
+def run_blocks(page: Path, folder: Path) -> dict[str, Any]:
+    module, code = [], []
+    for line, block in blocks_of(page):
+        (module if block.startswith("# mine.py") else code).append((line, block))
+    (folder / "mine.py").write_text("\n\n".join(block for _, block in module), encoding="utf-8")
+    namespace: dict[str, Any] = {"__name__": "page"}
+    for line, block in code:
+        # so that a traceback names the page and its line
+        exec(compile("\n" * (line - 1) + block, str(page), "exec"), namespace)
+    return namespace
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    write_text(tmp_path / "text.txt")
+    train = mdlm_atat.train
+
+    def train_a_little(*given: Any, settings: dict[str, Any] | None = None, **keywords: Any) -> Any:
+        mine = {"data.source", "data.tokenizer"}  # the page's own
+        tiny = {name: value for name, value in TINY.items() if name not in mine}
+        return train(*given, settings={**tiny, **(settings or {})}, **{"progress": False, **keywords})
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("ATAT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(mdlm_atat, "train", train_a_little)
+    monkeypatch.setattr(plugins, "_allowed", set())
+    yield tmp_path
+    sys.modules.pop("mine", None)
+
+
+def test_the_recipes_for_adding_your_own_work_as_they_are_written(folder: Path) -> None:
+    run_blocks(ROOT / "docs/extending.md", folder)
+    needed = [json.loads((folder / f"runs/{name}/plugins.json").read_text()) for name in ("vowels", "mine")]
+    by_training = {one["kind"] for run in needed for one in run}
+    assert by_training | {"source", "sampler", "metric"} == set(plugins.KINDS)  # which a model is opened without
+
+
+def test_everything_in_the_packages_root_is_in_the_reference() -> None:
+    homes = {name: getattr(getattr(mdlm_atat, name), "__module__", "") for name in mdlm_atat.__all__}
+    documented = set(re.findall(r"^\.\. auto\w+:: (\S+)$", REFERENCE, re.MULTILINE))
+    missing = [name for name, home in homes.items() if not {f"mdlm_atat.{name}", home} & documented]
+    assert missing == ["__version__"]
+
+
+def test_every_file_that_a_page_links_to_is_there() -> None:
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "docs/results").glob("*.md")]
+    links = [(page, re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text(encoding="utf-8"))) for page in pages]
+    files = [(page, target) for page, targets in links for target in targets if not target.startswith("http")]
+    assert len(files) > 30
+    assert [f"{page.name}: {target}" for page, target in files if not (page.parent / target).exists()] == []
