@@ -20,6 +20,8 @@ from tiny_runs import TINY, write_text
 
 ROOT = Path(__file__).parents[1]
 PYTHON = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
+ESTIMATOR = {"importance.width": 16, "importance.num_layers": 1, "importance.num_heads": 2}
+TINY_PARTS = {name: value for name, value in {**TINY, **ESTIMATOR}.items() if name != "data.tokenizer"}
 REFERENCE = "".join(page.read_text(encoding="utf-8") for page in (ROOT / "docs/reference").glob("*.md"))
 
 
@@ -47,9 +49,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     train = mdlm_atat.train
 
     def train_a_little(*given: Any, settings: dict[str, Any] | None = None, **keywords: Any) -> Any:
-        mine = {"data.source", "data.tokenizer"}  # the page's own
-        tiny = {name: value for name, value in TINY.items() if name not in mine}
-        return train(*given, settings={**tiny, **(settings or {})}, **{"progress": False, **keywords})
+        if "num_steps" in keywords:
+            keywords["num_steps"] = min(4, keywords["num_steps"])
+        return train(*given, settings={**TINY_PARTS, **(settings or {})}, **{"progress": False, **keywords})
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -65,6 +67,19 @@ def test_the_recipes_for_adding_your_own_work_as_they_are_written(folder: Path) 
     needed = [json.loads((folder / f"runs/{name}/plugins.json").read_text()) for name in ("vowels", "mine")]
     by_training = {one["kind"] for run in needed for one in run}
     assert by_training | {"source", "sampler", "metric"} == set(plugins.KINDS)  # which a model is opened without
+
+
+def test_the_readme_does_from_python_what_it_says(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    readme = ROOT / "README.md"
+    strings = re.findall(r'"([^"]*)"', "".join(block for _, block in blocks_of(readme)))
+    (folder / "mine.txt").write_text((folder / "text.txt").read_text() + " ".join(strings))  # has all their letters
+    found = run_blocks(readme, folder)
+    assert found["run"].metrics[-1]["step"] == 4
+    written = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("Dear Sir,") for line in written)
+    assert float(written[-1]) > 0  # the score, in nats
+    assert mdlm_atat.load_lm("my-model").fingerprint() == found["lm"].fingerprint()
+    assert mdlm_atat.evaluate("my-model", data="mine.txt", num_draws=32, save=False).bits_per_character > 0
 
 
 def test_everything_in_the_packages_root_is_in_the_reference() -> None:

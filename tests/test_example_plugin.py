@@ -99,6 +99,13 @@ def test_vowels_are_masked_earlier_than_other_letters_by_their_ids(installed: Pa
     assert rates.mask_rate[0].tolist() == pytest.approx([vowel, other, other, vowel, other])
 
 
+def test_the_command_line_generates_with_the_sampler_by_its_name(run: Path, tmp_path: Path) -> None:
+    how = ["--sampler", "right_to_left:group=3", "--length", "10", "--trust_plugins"]
+    assert main(["generate", str(run), *how, "--out", str(tmp_path / "texts.jsonl")]) == 0
+    text = json.loads((tmp_path / "texts.jsonl").read_text())
+    assert (len(text["text"]), text["nfe"]) == (10, 4)
+
+
 def test_a_backbone_and_a_sampler_train_score_and_generate_from_python_by_reference(
     installed: Path, tmp_path: Path
 ) -> None:

@@ -6,10 +6,12 @@ import importlib.util
 import re
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
 
+from tiny_runs import TINY, write_text
 from toys import Joint, uniform_denoiser
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -59,6 +61,32 @@ def test_in_minimal_ancestral_sampling_draws_from_the_joint(minimal: ModuleType)
     expected = torch.zeros(8, dtype=torch.float64)
     expected[(joint.sequences * torch.tensor([4, 2, 1])).sum(1)] = joint.probs
     assert frequency.tolist() == pytest.approx(expected.tolist(), abs=0.03)
+
+
+def test_train_stops_when_the_bound_no_longer_falls_evaluates_and_writes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import mdlm_atat
+
+    monkeypatch.setenv("ATAT_CACHE", str(tmp_path / "cache"))
+    train, example = mdlm_atat.train, load("train")
+
+    def train_a_little(*given: Any, **keywords: Any) -> mdlm_atat.Run:
+        hopeless = {"train.eval_interval_steps": 1, "optim.lr": 1.0}  # no bound after the first is lower
+        return train(*given, **keywords, progress=False, settings={**TINY, **hopeless})
+
+    monkeypatch.setattr(mdlm_atat, "train", train_a_little)
+    text = write_text(tmp_path / "text.txt")
+    example.main(f"{text} --preset demo --method mdlm --num_steps 40 --prompt the --out {tmp_path / 'run'}".split())
+    printed = capsys.readouterr().out
+    run = mdlm_atat.Run(tmp_path / "run")
+    assert "stopped by on_step" in printed
+    assert example.PATIENCE < run.num_steps_taken < 40
+    stored = run.evaluations[-1]
+    bits, error = stored.bits_per_character, stored.bits_per_character_standard_error
+    assert stored.num_draws == 4096
+    assert f"at most {bits:.3f} ± {error:.3f} bits per character" in printed
+    assert "\nthe" in printed
 
 
 def test_minimal_trains_on_a_text_and_prints_loss_bound_and_samples(
