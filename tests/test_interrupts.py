@@ -147,7 +147,7 @@ def measured(run: Path) -> list[dict[str, float]]:
 
 
 AFTER_THE_LAST_STEP = {
-    "scoring": "mdlm_atat.runs.train.evaluate_run",
+    "scoring": "mdlm_atat.runs.train.measure",
     "samples": "mdlm_atat.samplers.loop.inverse_cdf",
     "report": "mdlm_atat.runs.train.write_report",
 }
