@@ -74,6 +74,16 @@ def progress_bar(title: str) -> Iterator[OnProgress]:
         bar.close()
 
 
+@contextmanager
+def shown(title: str, progress: bool | OnProgress) -> Iterator[OnProgress | None]:
+    """The function that hears of progress: a bar's where `progress` is True, none where it is False."""
+    if progress is True:
+        with progress_bar(title) as on_progress:
+            yield on_progress
+    else:
+        yield progress or None
+
+
 def _canvas_of(console: Console) -> _Terminal | _Notebook | _Lines:
     if console.is_jupyter and not console.quiet:
         return _Notebook()

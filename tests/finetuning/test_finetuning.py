@@ -19,8 +19,9 @@ from mdlm_atat.finetuning.training import Finetuning, Outcome, epoch_batches, le
 
 
 def settings(lm: Any, **changed: Any) -> FinetuneSettings:
-    plain = {"epochs": 8, "batch_size": 16, "lr": 1e-2, "max_length": longest_text(lm.network)}
-    return FinetuneSettings(**{**plain, "pooling": "last" if lm.kind == "causal" else "mean", **changed})
+    pooling = "last" if lm.kind == "causal" else "mean"
+    plain = {"epochs": 8, "batch_size": 16, "lr": 1e-2, "max_length": longest_text(lm.max_length, pooling)}
+    return FinetuneSettings(**{**plain, "pooling": pooling, **changed})
 
 
 def finetuning(lm: Any, task: Any, **changed: Any) -> Finetuning:

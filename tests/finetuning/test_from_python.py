@@ -6,11 +6,12 @@ import json
 from dataclasses import fields
 from pathlib import Path
 from types import SimpleNamespace
-from typing import get_type_hints
+from typing import Any, get_type_hints
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 import mdlm_atat
 import mdlm_atat.finetuning.metrics
@@ -126,6 +127,38 @@ def test_a_run_its_folder_and_its_model_give_the_same(runs, tmp_path):
     models = [run, str(run.folder), MaskedDiffusionLM.from_pretrained(run.folder)]
     found = [quick(model, tmp_path / str(i), seeds=1, epochs=1) for i, model in enumerate(models)]
     assert len({tuple(result.seeds[0].predictions) for result in found}) == 1
+
+
+class BothModes(nn.Module):
+    """A network that can be asked both ways: two trained ones behind one name."""
+
+    modes = frozenset({"masked", "causal"})
+
+    def __init__(self, masked: nn.Module, causal: nn.Module) -> None:
+        super().__init__()
+        self.masked, self.causal = masked, causal
+        self.vocab_size, self.max_length = masked.vocab_size, masked.max_length
+        self.output_layer = masked.output_layer
+
+    def hidden(self, *inputs: torch.Tensor) -> torch.Tensor:
+        network: Any = self.causal if len(inputs) == 1 else self.masked
+        return network.hidden(*inputs)
+
+
+def test_a_bare_network_of_both_modes_is_fine_tuned_in_either(masked, causal, tmp_path):
+    bare = MaskedDiffusionLM(BothModes(masked.network, causal.network), masked.tokenizer)
+    for pooling, lm in (("mean", masked), ("last", causal)):
+        same = {"probe": True, "pooling": pooling, "seeds": 1, "max_length": 15}
+        found, expected = (quick(model, tmp_path / out / pooling, **same) for model, out in ((bare, "a"), (lm, "b")))
+        assert np.array_equal(found.seeds[0].predictions, expected.seeds[0].predictions)
+    with pytest.raises(UserError, match="this model is in no folder yet: name one for the results by `out=`"):
+        mdlm_atat.finetune(bare, data=DATA, progress=False)
+
+
+def test_a_function_that_gives_logits_alone_is_told_what_fine_tuning_needs(masked, tmp_path):
+    bare = MaskedDiffusionLM(lambda z_t, t: masked.network(z_t, t), masked.tokenizer, max_length=16)
+    with pytest.raises(UserError, match="<lambda> cannot be fine-tuned: it needs to be a torch module with `hidden`"):
+        quick(bare, tmp_path)
 
 
 def test_a_metric_of_ones_own_goes_by_reference_by_function_and_as_a_class(masked, tmp_path):

@@ -49,5 +49,5 @@ def test_every_token_of_a_text_counts_for_a_causal_and_for_a_masked_model(masked
 
 
 def test_a_causal_model_keeps_a_place_for_the_state_that_has_read_all(masked, causal):
-    assert longest_text(masked.network) == 16
-    assert longest_text(causal.network) == 15
+    assert longest_text(masked.max_length, "mean") == 16
+    assert longest_text(causal.max_length, "last") == 15

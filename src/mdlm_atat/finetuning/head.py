@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -9,8 +10,12 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from mdlm_atat.errors import UserError
 from mdlm_atat.finetuning.settings import Pooling
-from mdlm_atat.nets.protocol import Backbone
+from mdlm_atat.nets.protocol import Backbone, Mode
+
+POOLINGS: dict[Mode, tuple[Pooling, ...]] = {"masked": ("mean", "first"), "causal": ("last",)}
+"""How the states of a network can be pooled in each of its modes, the default first."""
 
 
 class Head(nn.Module):
@@ -41,6 +46,17 @@ class Classifier(nn.Module):
         return self.head(pooled(self.backbone, ids, lengths, self.pooling))
 
 
+def check_backbone(network: Callable[..., Any]) -> Any:
+    """The network, as one whose states a head can read. Raises UserError for a bare function, and for a module without
+    what `Backbone` asks for."""
+    if isinstance(network, nn.Module) and isinstance(network, Backbone):
+        return network
+    raise UserError(
+        f"{getattr(network, '__name__', type(network).__name__)} cannot be fine-tuned: it needs to be a torch module "
+        "with `hidden`, `output_layer`, `modes` and `max_length`, as mdlm_atat.nets.protocol describes them"
+    )
+
+
 def pooled(
     backbone: Backbone,
     ids: Int[Tensor, "batch length"],
@@ -49,9 +65,9 @@ def pooled(
 ) -> Float[Tensor, "batch width"]:
     """One float32 vector for each text, from the last layer's states. Padding beyond `lengths` has no part in it.
 
-    A masked model reads the text with nothing masked, at t = 0; the vector is the `mean` over the text, or the `first`
-    position. A causal model's state at position i has read the tokens before i, so `last` is the state one position
-    after the text's end.
+    In the mode masked the network reads the text with nothing masked, at t = 0; the vector is the `mean` over the text,
+    or the `first` position. In the mode causal the state at position i has read the tokens before i, so `last` is the
+    state one position after the text's end.
     """
     if pooling == "last":
         hidden = backbone.hidden(F.pad(ids, (0, 1)))  # (B, L + 1, D)
@@ -63,9 +79,9 @@ def pooled(
     return (hidden.float() * is_text[..., None]).sum(1) / lengths[:, None]
 
 
-def longest_text(backbone: Backbone) -> int:
-    """Tokens of the longest text that the backbone can read whole: for a causal one, one fewer than its length."""
-    return backbone.max_length - ("masked" not in backbone.modes)
+def longest_text(max_length: int, pooling: Pooling) -> int:
+    """Tokens of the longest text that a network of this length reads whole: one fewer where `last` is read."""
+    return max_length - (pooling == "last")
 
 
 def output_width(backbone: Backbone) -> int:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, TypedDict
 
 from mdlm_atat.checks import at_least
+from mdlm_atat.config.section import expect, hints_of
 from mdlm_atat.errors import UserError
 
 Pooling = Literal["mean", "first", "last"]
@@ -44,16 +45,20 @@ class FinetuneSettings:
     """Stop after this many epochs without a better score. 0: never."""
 
     def __post_init__(self) -> None:
+        for name, hint in hints_of(type(self)).items():
+            try:
+                object.__setattr__(self, name, expect(getattr(self, name), hint))
+            except UserError as error:
+                raise UserError(f"`{name}=`: {error}") from error
         for name, least in (("epochs", 1), ("batch_size", 1), ("patience", 0), ("max_length", 2)):
             at_least(f"`{name}=`", getattr(self, name), least)
         for name in ("weight_decay", "grad_clip"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise UserError(f"`{name}=` is {getattr(self, name)}, expected at least 0")
-        if not 0 < self.lr < float("inf"):
-            raise UserError(f"`lr=` is {self.lr}, expected above 0, e.g. 1e-4")
+            at_least(f"`{name}=`", getattr(self, name), 0)
+        if self.lr <= 0:
+            raise UserError(f"`lr=` is {self.lr:g}, expected above 0, e.g. 1e-4")
         for name in ("warmup_share", "dropout", "backbone_dropout"):
             if not 0 <= getattr(self, name) < 1:
-                raise UserError(f"`{name}=` is {getattr(self, name)}, expected from 0 to below 1, e.g. 0.1")
+                raise UserError(f"`{name}=` is {getattr(self, name):g}, expected from 0 to below 1, e.g. 0.1")
         if self.probe and self.backbone_dropout:
             raise UserError("`backbone_dropout=` has no effect with `probe=True`, whose backbone is not trained")
 

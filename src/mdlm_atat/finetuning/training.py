@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -30,7 +30,7 @@ from mdlm_atat.progress import OnProgress
 from mdlm_atat.training.optim import make_optimizer
 
 SCORING_BATCH = 64
-OnStep = Callable[[int, dict[str, float]], None]
+OnStep = Callable[[int, Mapping[str, float]], object]
 """Called with (step, values): after each optimizer step, counted from 1 in every seed, with `seed`, `epoch`,
 `train/loss` and `train/lr`; and again after each epoch with `seed`, `epoch` and `eval/NAME` of each metric."""
 BatchAt = Callable[[Sequence[int]], tuple[Tensor, ...]]

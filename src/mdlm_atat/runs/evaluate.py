@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from mdlm_atat.device import Precision, explain_out_of_memory
 from mdlm_atat.errors import UserError
 from mdlm_atat.lm import CausalLM, MaskedDiffusionLM
 from mdlm_atat.plugins import trusted
-from mdlm_atat.progress import OnProgress, progress_bar
+from mdlm_atat.progress import OnProgress, shown
 from mdlm_atat.provenance import code_version, commit, cpu
 from mdlm_atat.runs.model import Model, open_model
 from mdlm_atat.scoring.deciles import decile_costs, frequency_deciles
@@ -227,16 +226,6 @@ def evals_folder(home: Path) -> Path:
 def weights_name(lm: MaskedDiffusionLM | CausalLM) -> str:
     """Which of the weights in its folder a model has, for names of files."""
     return lm.checkpoint.folder.name if lm.checkpoint else "saved"
-
-
-@contextmanager
-def shown(title: str, progress: bool | OnProgress) -> Iterator[OnProgress | None]:
-    """The function that hears of progress: a bar's where `progress` is True, none where it is False."""
-    if progress is True:
-        with progress_bar(title) as on_progress:
-            yield on_progress
-    else:
-        yield progress or None
 
 
 def _writable(file: Path) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, Unpack
@@ -15,7 +14,7 @@ from mdlm_atat.checks import at_least, check_keywords
 from mdlm_atat.device import Precision, explain_out_of_memory
 from mdlm_atat.errors import UserError
 from mdlm_atat.finetuning.encode import EncodedTexts, Separator, choose_separator, encode_split
-from mdlm_atat.finetuning.head import longest_text
+from mdlm_atat.finetuning.head import POOLINGS, check_backbone, longest_text
 from mdlm_atat.finetuning.metrics import Metric, title
 from mdlm_atat.finetuning.read import Data, open_task
 from mdlm_atat.finetuning.results import FinetuneResult, provenance_record, run_seeds, seed_file
@@ -23,7 +22,7 @@ from mdlm_atat.finetuning.settings import PROBED, TRAINED, FinetuneSettings, Giv
 from mdlm_atat.finetuning.tasks import Task
 from mdlm_atat.finetuning.training import Epoch, Finetuning, Hooks, OnStep, Outcome, dropout_of
 from mdlm_atat.lm import CausalLM, MaskedDiffusionLM
-from mdlm_atat.progress import progress_bar
+from mdlm_atat.progress import OnProgress, shown
 from mdlm_atat.provenance import command, cpu
 from mdlm_atat.runs.model import Model, open_model
 
@@ -41,7 +40,7 @@ def finetune(
     out: str | Path | None = None,
     again: bool = False,
     on_step: OnStep | None = None,
-    progress: bool = True,
+    progress: bool | OnProgress = True,
     device: torch.device | str | None = None,
     precision: Precision = "auto",
     trust_plugins: bool = False,
@@ -58,7 +57,8 @@ def finetune(
     `seeds`: how many, from 0, or which. `out`: folder of the results; None: finetune/ in the model's. Seeds that are
     stored there, from the same weights, examples and settings, are not run again unless `again`.
     `on_step`: called with (step, values); an exception in it ends the fine-tuning, and seeds that are done stay stored,
-    as after Ctrl-C. `progress`: print what is done, and show a bar. `device`, `precision`: of a model that is loaded
+    as after Ctrl-C. `progress`: print what is done and show a bar, or a function that is called with (done, total) of
+    the running seed's steps. `device`, `precision`: of a model that is loaded
     here. `trust_plugins`: import the plugins that the model's folder names. `settings`: see `FinetuneSettings`.
 
     Returns the metrics of every seed with the baseline's, which are also stored as JSON. Raises UserError for whatever
@@ -70,7 +70,7 @@ def finetune(
     if folder is not None and folder.exists() and not folder.is_dir():
         raise UserError(f"`out=`: {folder} is a file; name a folder")
     opened = open_task(task, data=data, dev=dev, dev_fraction=dev_fraction, regression=regression, metric=metric)
-    say = _print if progress else _keep_silent
+    say = _print if progress is True else _keep_silent
     lm = open_model(
         model,
         device=device,
@@ -78,6 +78,7 @@ def finetune(
         trust_plugins=trust_plugins,
         say=lambda text: say(f"warning: {text}"),
     )
+    backbone = check_backbone(lm.network)
     if folder is None:
         if lm.home is None:
             raise UserError("this model is in no folder yet: name one for the results by `out=`")
@@ -89,7 +90,7 @@ def finetune(
     )
     for line in _plan(lm, opened, chosen, separator, train, scored):
         say(line)
-    finetuning = Finetuning(lm.network, opened, train, scored, chosen, device=lm.device, precision=lm.precision)
+    finetuning = Finetuning(backbone, opened, train, scored, chosen, device=lm.device, precision=lm.precision)
     provenance = {
         **provenance_record(opened),
         **_model_record(lm),
@@ -109,9 +110,10 @@ def finetune(
 
     advice = f"try `batch_size={max(1, chosen.batch_size // 2)}`"
     try:
-        bar = progress_bar("training") if progress else nullcontext(_keep_silent)
-        with bar as on_progress, explain_out_of_memory(advice):
-            hooks = Hooks(on_seed=say_seed, on_epoch=say_epoch, on_step=on_step, on_progress=on_progress)
+        with shown("training", progress) as on_progress, explain_out_of_memory(advice):
+            hooks = Hooks(
+                on_seed=say_seed, on_epoch=say_epoch, on_step=on_step, on_progress=on_progress or _keep_silent
+            )
             return run_seeds(
                 finetuning,
                 numbers,
@@ -129,12 +131,13 @@ def finetune(
 
 def choose_settings(lm: MaskedDiffusionLM | CausalLM, given: GivenSettings) -> FinetuneSettings:
     """The settings that were given, checked against the model, and the defaults of the others."""
-    pooling = given.get("pooling") or ("last" if lm.kind == "causal" else "mean")
-    if (pooling == "last") != (lm.kind == "causal"):
-        expected = "last" if lm.kind == "causal" else "mean or first"
-        reason = "reads to the right" if lm.kind == "causal" else "reads both ways"
-        raise UserError(f"`pooling={pooling!r}`: this model is {lm.kind} and {reason}; use {expected}, or leave it out")
-    longest, max_length = longest_text(lm.network), given.get("max_length")
+    allowed = [pooling for mode in sorted(check_backbone(lm.network).modes, reverse=True) for pooling in POOLINGS[mode]]
+    pooling = given.get("pooling") or POOLINGS[lm.kind][0]
+    if pooling not in allowed:
+        reads = "reads to the right" if lm.kind == "causal" else "reads both ways"
+        use = f"use {' or '.join(allowed)}, or leave it out"
+        raise UserError(f"`pooling={pooling!r}`: this model is {lm.kind} and {reads}; {use}")
+    longest, max_length = longest_text(lm.max_length, pooling), given.get("max_length")
     if max_length is not None and max_length > longest:
         raise UserError(f"`max_length=` is {max_length}; this model takes texts of at most {longest} tokens")
     probe = given.get("probe", False)
@@ -176,7 +179,8 @@ def _model_record(lm: MaskedDiffusionLM | CausalLM) -> dict[str, Any]:
 
 
 def _place(lm: MaskedDiffusionLM | CausalLM) -> str:
-    return str(lm.checkpoint.folder if lm.checkpoint else lm.home)
+    """The folder that the weights came from, or the class of a network that is in none."""
+    return str(lm.checkpoint.folder if lm.checkpoint else lm.home or type(lm.network).__name__)
 
 
 def _plan(

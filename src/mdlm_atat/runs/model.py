@@ -34,11 +34,12 @@ def open_model(
 ) -> MaskedDiffusionLM | CausalLM:
     """The language model of a run, of a folder (see `load_lm`), or the model itself where it is one already.
 
-    `device`, `precision`: of a model that is loaded from a folder. `trust_plugins`: import the plugins that the folder
-    names. `say` hears of damaged checkpoints that were passed over. Raises UserError for a folder that holds no model.
+    `device`, `precision`: of a model that is loaded from a folder; one that is there already is moved to the device.
+    `trust_plugins`: import the plugins that the folder names. `say` hears of damaged checkpoints that were passed over.
+    Raises UserError for a folder that holds no model.
     """
     if isinstance(model, (MaskedDiffusionLM, CausalLM)):
-        return model
+        return model if device is None else model.to(device)
     if isinstance(model, Run):
         if device is None and precision == "auto":
             return model.model
