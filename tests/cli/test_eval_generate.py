@@ -9,7 +9,6 @@ import torch
 
 from mdlm_atat import CausalLM, MaskedDiffusionLM, UserError
 from mdlm_atat.cli.main import main
-from mdlm_atat.samplers.seeds import mix_seed
 from tiny_runs import write_text
 
 
@@ -66,7 +65,8 @@ def test_generate_writes_text_and_jsonl_with_one_seed_a_text(folder, tmp_path, c
     base = ["generate", str(folder / "masked"), "--steps", "8", "--num_samples", "3", "--seed", "5"]
     assert main([*base, "--out", str(tmp_path / "t.jsonl")]) == 0
     lines = [json.loads(line) for line in (tmp_path / "t.jsonl").read_text().splitlines()]
-    assert [line["seed"] for line in lines] == [mix_seed(5, index) for index in range(3)]
+    assert [(line["base_seed"], line["index"]) for line in lines] == [(5, 0), (5, 1), (5, 2)]
+    assert len({line["seed"] for line in lines}) == 3
     assert all(len(line["tokens"]) == 16 and line["nfe"] <= 8 for line in lines)
     assert len({line["text"] for line in lines}) == 3
     capsys.readouterr()

@@ -287,6 +287,19 @@ def test_a_causal_model_writes_longer_texts_in_blocks_from_the_command_line(runs
     assert (len(line["tokens"]), line["nfe"]) == (40, 36)
 
 
+def test_max_new_tokens_come_after_each_prompt_and_are_a_setting_that_a_file_depends_on(
+    command, whole, tmp_path, capsys
+):
+    out = tmp_path / "t.jsonl"
+    longer = [*command, "--max_new_tokens", "5", "--out", str(out)]
+    assert main(longer) == 0
+    lines = read_lines(out)
+    assert [len(line["tokens"]) for line in lines] == [len(line["prompt"]) + 5 for line in lines]
+    assert "not both" in refused([*longer, "--length", "9", "--overwrite"], capsys)
+    other = [*command, "--max_new_tokens", "5", "--resume", "--out", str(tmp_path / "whole.jsonl")]
+    assert "made with another model, other settings" in refused(other, capsys)
+
+
 def test_a_sampler_of_another_package_is_named_by_its_module_with_options(model, tmp_path, monkeypatch, capsys):
     monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "examples" / "plugin"))
     out = tmp_path / "t.jsonl"

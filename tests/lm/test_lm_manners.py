@@ -94,7 +94,7 @@ def test_max_new_tokens_does_not_count_the_prompt(masked, causal):
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        ({"length": 9, "max_new_tokens": 5}, "`length` .* or `max_new_tokens` .*, not both"),
+        ({"length": 9, "max_new_tokens": 5}, "`length=`, .* or `max_new_tokens=`, .*, not both"),
         ({"max_new_tokens": 0}, "max_new_tokens is 0, expected at least 1"),
     ],
 )

@@ -7,15 +7,8 @@ from pathlib import Path
 
 from mdlm_atat.cli.model import add_model_arguments, check_model, load_model
 from mdlm_atat.cli.parser import Parser, whole
-from mdlm_atat.cli.sampling import (
-    Item,
-    add_sampling_arguments,
-    check_arguments,
-    check_each,
-    how_to_sample,
-    make_texts,
-    read_items,
-)
+from mdlm_atat.cli.sampling import add_sampling_arguments, check_arguments, how_to_sample, make_texts
+from mdlm_atat.cli.text_file import Item, check_each, read_items
 from mdlm_atat.errors import UserError
 from mdlm_atat.plugins import trusted
 
@@ -44,6 +37,7 @@ def make_parser() -> Parser:
         type=whole(1),
         help="tokens in all, prompt included (default: the model's; longer ones go in blocks)",
     )
+    parser.add_argument("--max_new_tokens", type=whole(1), help="tokens after the prompt, in place of --length")
     add_sampling_arguments(parser)
     return parser
 
@@ -59,17 +53,16 @@ def main(argv: list[str]) -> int:
 
 
 def write_texts(arguments: Namespace, items: list[Item]) -> None:
-    num_each = arguments.num_samples
-    settings = {"length": arguments.length, **how_to_sample(arguments)}
+    lengths = {"length": arguments.length, "max_new_tokens": arguments.max_new_tokens}
+    how = how_to_sample(arguments)
     lm = load_model(arguments)
     check_each(items, "prompt", lm.tokenizer.encode)
-    lm.prompt_canvas([item.text for item in items], arguments.length)  # refuses prompts that are too long
+    lm.prompt_rows([item.text for item in items], **lengths)  # refuses prompts that are too long
     make_texts(
         lm,
         arguments,
         items,
-        num_each=num_each,
-        make=lambda which, more: lm.generate([items[number // num_each].text for number in which], **settings, **more),
+        lambda prompts, more: lm.generate(prompts, **lengths, **how, **more),
         title_field="prompt",
     )
 

@@ -5,25 +5,18 @@ from __future__ import annotations
 import sys
 from argparse import Namespace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mdlm_atat.cli.model import add_model_arguments, check_model, load_model
 from mdlm_atat.cli.parser import Parser, whole
-from mdlm_atat.cli.sampling import (
-    Item,
-    add_sampling_arguments,
-    check_arguments,
-    check_each,
-    how_to_sample,
-    make_texts,
-    read_items,
-)
+from mdlm_atat.cli.sampling import add_sampling_arguments, check_arguments, how_to_sample, make_texts
+from mdlm_atat.cli.text_file import Item, check_each, read_items
 from mdlm_atat.data.files import read_text
 from mdlm_atat.errors import UserError
 from mdlm_atat.plugins import trusted
 
 if TYPE_CHECKING:
-    from mdlm_atat.lm import Generated, Infilled
+    from mdlm_atat.lm import Infilled
 
 
 def make_parser() -> Parser:
@@ -62,23 +55,17 @@ def main(argv: list[str]) -> int:
 
 
 def write_texts(arguments: Namespace, items: list[Item]) -> None:
-    from mdlm_atat.lm import MaskedDiffusionLM
-
     how = how_to_sample(arguments)
     lm = load_model(arguments)
-    if not isinstance(lm, MaskedDiffusionLM):
-        raise UserError("a causal model cannot infill: it does not see the text after a gap; use a masked model")
     check_each(items, "template", lambda text: lm.possible_lengths(lm.encode_template(text)))
-    num_each = arguments.num_samples
-
-    def make(which: range, more: dict[str, Any]) -> list[Generated]:
-        templates = [items[number // num_each].text for number in which]
-        made = lm.infill(templates, **how, **more)
-        if which.start == 0:
-            explain_lengths(made[0])
-        return list(made)
-
-    make_texts(lm, arguments, items, num_each=num_each, make=make, title_field="template")
+    make_texts(
+        lm,
+        arguments,
+        items,
+        lambda templates, more: lm.infill(templates, **how, **more),
+        title_field="template",
+        on_first=explain_lengths,
+    )
 
 
 def read_templates(template: str | None, file: Path | None) -> list[Item]:
@@ -93,6 +80,7 @@ def read_templates(template: str | None, file: Path | None) -> list[Item]:
 
 
 def explain_lengths(text: Infilled) -> None:
+    """Say why the gaps of variable length got the lengths that they have."""
     if text.nats_by_lengths is None:
         return
     print("what the given text costs by the gaps' lengths, nats (the least is taken):", file=sys.stderr)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,18 +13,7 @@ from mdlm_atat.errors import UserError
 from mdlm_atat.plugins import trusted
 
 if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table
-
     from mdlm_atat.lm import MaskedDiffusionLM
-    from mdlm_atat.report.importance_page import InspectedText
-
-NUM_EXTREMES = 5  # tokens listed at either end
-CONTEXT = 12  # characters shown to either side of them
-MAX_PICTURE_TOKENS = 512  # in heatmap.png
-MAX_PAGE_TOKENS = 1024  # in the heatmap of heatmap.html, some 70 bytes a cell
-MAX_TEXT_TOKENS = 8192  # coloured, in the terminal and on the page
-PICTURE_DPI = 150
 
 
 def make_parser() -> Parser:
@@ -69,6 +57,7 @@ def inspect(arguments: Namespace, text: str) -> None:
     from rich.console import Console
 
     from mdlm_atat.report.importance_page import InspectedText
+    from mdlm_atat.report.inspection_view import show, write_pictures
 
     lm = masked_model(arguments)
     assert lm.home is not None
@@ -122,90 +111,3 @@ def inspection_of_text(lm: MaskedDiffusionLM, text: str, arguments: Namespace) -
             on_progress=on_progress,
         )
     return lm.inspection_record(found)
-
-
-def show(console: Console, inspected: InspectedText) -> None:
-    """The coloured text with its legend, the correlation, and the most and the least important tokens."""
-    from mdlm_atat.report.importance_page import colour_scale, coloured_text
-
-    shown = inspected.first(MAX_TEXT_TOKENS)
-    console.print(coloured_text(shown.texts, shown.importance, console.encoding))
-    if len(shown.texts) < len(inspected.texts):
-        console.print(f"... and {len(inspected.texts) - len(shown.texts):,} more tokens")
-    console.print()
-    if console.color_system is None:
-        low, high = shown.importance.min(), shown.importance.max()
-        console.print(f"importance  {low:.2f} to {high:.2f}: as colours in a terminal and in heatmap.html")
-    else:
-        console.print(colour_scale(shown.importance, console.encoding))
-    console.print("\n".join(summary(inspected)), soft_wrap=True)
-    console.print()
-    console.print(extremes_table(inspected, console.encoding))
-    console.print()
-
-
-def summary(inspected: InspectedText) -> list[str]:
-    """How well importance predicts the loss, and the loss."""
-    correlation = f"{inspected.pearson:.2f} (Pearson), {inspected.spearman:.2f} (Spearman)"
-    if math.isnan(inspected.pearson):
-        correlation = "none, since all tokens have the same importance or the same loss"
-    num_tokens = len(inspected.texts)
-    return [
-        f"correlation with the loss  {correlation}",
-        f"mean loss when masked  {inspected.mean_nll.mean():.3f} nats, {num_tokens:,} token{'s' * (num_tokens > 1)}",
-    ]
-
-
-def extremes_table(inspected: InspectedText, encoding: str) -> Table:
-    """The most and the least important tokens, with their loss (the mean over t) and surroundings."""
-    from rich.table import Table
-    from rich.text import Text
-
-    from mdlm_atat.report.canvas_view import printable
-    from mdlm_atat.report.importance_page import label
-
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for name in ("", "token", "place", "importance", "loss, nats"):
-        table.add_column(name, justify="right" if name in ("place", "importance", "loss, nats") else "left")
-    table.add_column("in", no_wrap=True)
-    order = inspected.importance.argsort(kind="stable").tolist()
-    num_shown = min(NUM_EXTREMES, max(1, len(order) // 2))
-    for title, chosen in (("most important", order[::-1][:num_shown]), ("least important", order[:num_shown])):
-        for rank, place in enumerate(chosen):
-            before = "".join(inspected.texts[max(0, place - CONTEXT) : place])[-CONTEXT:].rjust(CONTEXT)
-            after = "".join(inspected.texts[place + 1 : place + 1 + CONTEXT])[:CONTEXT]
-            around = Text()
-            for text, style in ((before, "dim"), (inspected.texts[place], "bold"), (after, "dim")):
-                around.append(printable(" ".join(text.split("\n")), encoding), style=style)
-            table.add_row(
-                title if rank == 0 else "",
-                Text(printable(label(inspected.texts[place]), encoding)),
-                str(place + 1),
-                f"{inspected.importance[place]:.3f}",
-                f"{inspected.mean_nll[place]:.3f}",
-                around,
-            )
-    return table
-
-
-def write_pictures(folder: Path, record: dict[str, Any], inspected: InspectedText, name: str) -> list[Path]:
-    """heatmap.png, heatmap.html and the numbers behind them, inspection.json."""
-    from mdlm_atat.atomic import write_json, write_text
-    from mdlm_atat.report.importance_page import heatmap_page, heatmap_picture
-
-    folder.mkdir(exist_ok=True)
-    picture, page, numbers = folder / "heatmap.png", folder / "heatmap.html", folder / "inspection.json"
-    write_json(numbers, record)
-    heatmap_picture(inspected, MAX_PICTURE_TOKENS).savefig(picture, dpi=PICTURE_DPI)
-    notes = [
-        *summary(inspected),
-        f"{record['checkpoint']}; masking strategy {record['strategy']}; {record['num_draws']} random partitions at "
-        f"each t, seed {record['seed']}.",
-    ]
-    if record["importance"] == "frequency_only":
-        notes.append("Importance is a token's frequency here: of a masked token it is the corpus mean, whatever t.")
-    content = heatmap_page(
-        inspected, name=name, notes=notes, max_tokens=MAX_PAGE_TOKENS, max_text_tokens=MAX_TEXT_TOKENS
-    )
-    write_text(page, content)
-    return [picture, page, numbers]

@@ -8,13 +8,12 @@ import os
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 from mdlm_atat.cli.parser import Parser, real, whole
-from mdlm_atat.data.files import read_text
+from mdlm_atat.cli.text_file import Item, Lines, settings_of
 from mdlm_atat.errors import UserError
 from mdlm_atat.samplers.catalogue import split_spec
 
@@ -26,11 +25,11 @@ if TYPE_CHECKING:
     from mdlm_atat.samplers.seeds import SeedRule
 
 SEPARATOR = "-" * 40  # between two texts
-LINE_START = b'{"id": '  # of every line that row_of makes
 MAX_SEED = 2**62  # torch takes 63 bits, and by the rule "add" text i adds i
 SETTINGS = (  # that a file of texts depends on, beside the weights, the prompts and the rule of seeds
     "num_samples",
     "length",
+    "max_new_tokens",
     "sampler",
     "steps",
     "temperature",
@@ -134,50 +133,12 @@ def read_weights(text: str) -> dict[str, float]:
     return weights
 
 
-@dataclass(frozen=True)
-class Item:
-    """One prompt or template, and what its user calls it."""
-
-    id: Any
-    text: str
-
-
-def read_items(file: Path, option: str, field: str) -> list[Item]:
-    """Prompts or templates: one a line of a .txt file, or JSON lines with `field` and, if they like, an id."""
-    lines = read_text(file).removesuffix("\n").split("\n")
-    if lines == [""]:
-        raise UserError(f"{option}: {file} is empty; expected a {field} on each line")
-    if file.suffix != ".jsonl":
-        return [Item(number, line.replace("\\n", "\n")) for number, line in enumerate(lines)]
-    items: dict[str, Item] = {}
-    for number, line in enumerate(lines):
-        where = f"{option}: line {number + 1} of {file}"
-        try:
-            row = json.loads(line)
-            item = Item(row.get("id", number), row[field])
-            key = json.dumps(item.id, ensure_ascii=False, allow_nan=False)
-            (key + item.text).encode()  # both are strings that can be written
-        except (ValueError, AttributeError, KeyError, TypeError) as error:
-            raise UserError(f'{where} is no JSON object with a text "{field}": {line[:60]!r}') from error
-        if key in items:
-            raise UserError(f"{where}: the id {item.id!r} occurs twice; ids must differ")
-        items[key] = item
-    return list(items.values())
-
-
-def check_each(items: Sequence[Item], kind: str, check: Callable[[str], Any]) -> None:
-    """Before anything is made: a mistake in any prompt or template, with its id where there are several."""
-    for item in items:
-        try:
-            check(item.text)
-        except UserError as error:
-            raise UserError(f"{kind} {item.id}: {error}" if len(items) > 1 else str(error)) from error
-
-
 def settings_hash(lm: MaskedDiffusionLM | CausalLM, arguments: Namespace, items: Sequence[Item], rule: SeedRule) -> str:
     """Tells whether a file of texts can be gone on with: the same weights, settings and prompts. Files that earlier
     versions began, when there was no rule of seeds but "add", have the same hash as ours of that rule."""
     settings = {name: str(getattr(arguments, name)) for name in SETTINGS if hasattr(arguments, name)}
+    if settings.get("max_new_tokens") == "None":  # there was no such setting
+        del settings["max_new_tokens"]
     if rule != "add":
         settings["seed_rule"] = rule
     content = json.dumps([lm.fingerprint(), settings, [[item.id, item.text] for item in items]], sort_keys=True)
@@ -195,53 +156,6 @@ def choose_seed_rule(lm: MaskedDiffusionLM | CausalLM, arguments: Namespace, ite
     return arguments.seed_rule or "hash"
 
 
-class Lines:
-    """A .jsonl file that is written line by line, each flushed to the disk, and can be gone on with. Nothing in it is
-    touched before there is something to write."""
-
-    def __init__(self, file: Path, settings: str, *, resume: bool) -> None:
-        self.num_done = self._num_kept = 0  # lines, bytes
-        if resume and file.exists():
-            *whole, unfinished = file.read_bytes().split(b"\n")
-            ours = [settings_of(line) == settings for line in whole]
-            ours.append(LINE_START.startswith(unfinished[: len(LINE_START)]))  # it is written again
-            if not all(ours):
-                raise UserError(
-                    f"--resume: line {ours.index(False) + 1} of {file} was made with another model, other settings or "
-                    "other prompts; repeat the command that began it, or name another file"
-                )
-            self.num_done, self._num_kept = len(whole), sum(len(line) + 1 for line in whole)
-        self._file, self._settings = file, settings
-        self._stream: BinaryIO | None = None
-
-    def write(self, rows: Sequence[dict[str, Any]]) -> None:
-        if self._stream is None:
-            self._stream = self._file.open("r+b" if self._num_kept else "wb")
-            self._stream.seek(self._num_kept)
-            self._stream.truncate()
-        for row in rows:
-            line = json.dumps(row | {"settings": self._settings}, ensure_ascii=False, allow_nan=False)
-            self._stream.write(line.encode() + b"\n")
-        self._stream.flush()
-        os.fsync(self._stream.fileno())
-
-    def close(self) -> None:
-        if self._stream is not None:
-            self._stream.close()
-
-
-def settings_of(line: bytes) -> str | None:
-    try:
-        return json.loads(line).get("settings")
-    except (ValueError, AttributeError):
-        return None
-
-
-def batches(num_items: int, start: int, size: int) -> Iterator[range]:
-    for first in range(start, num_items, size):
-        yield range(first, min(first + size, num_items))
-
-
 def no_progress(done: int, total: int) -> None:
     """Where a bar would be in the way."""
 
@@ -250,23 +164,23 @@ def make_texts(
     lm: MaskedDiffusionLM | CausalLM,
     arguments: Namespace,
     items: Sequence[Item],
+    make: Callable[[list[str], dict[str, Any]], Sequence[Generated]],
     *,
-    num_each: int,
-    make: Callable[[range, dict[str, Any]], list[Generated]],
     title_field: str,
+    on_first: Callable[[Any], None] = lambda _: None,
 ) -> None:
-    """Make num_each texts of every item, in batches, and write or print them in order.
+    """Make `num_samples` texts of every item, in batches, and write or print them in order.
 
-    `make(which, settings)`: texts number `which`, of items which // num_each, with further keywords for lm.generate,
-    their seeds among them.
+    `make(prompts, settings)` makes a batch, by lm.generate or lm.infill with further keywords, seeds among them.
+    `on_first` hears of the first text of all. `title_field`: what a .jsonl line calls an item's text.
     """
-    from mdlm_atat.atomic import write_text
     from mdlm_atat.device import explain_out_of_memory
     from mdlm_atat.progress import progress_bar
     from mdlm_atat.samplers.seeds import text_seeds
 
     if arguments.compile:
         lm.compile()
+    num_each, size = arguments.num_samples, arguments.batch_size
     total = len(items) * num_each
     rule = choose_seed_rule(lm, arguments, items)
     lines = None
@@ -279,25 +193,26 @@ def make_texts(
     bar = progress_bar("writing") if arguments.out is not None and not arguments.watch else nullcontext(no_progress)
     try:
         with bar as on_progress:
-            for which in batches(total, done, arguments.batch_size):
-                first = which.start == 0
+            while done < total:
+                which, first = range(done, min(done + size, total)), done == 0
                 more: dict[str, Any] = {
                     "seed": text_seeds(arguments.seed, which, rule),
                     "return_trace": arguments.trace or (first and arguments.animate is not None),
                 }
-                with explain_out_of_memory(f"try --batch_size {max(1, arguments.batch_size // 2)}"):
-                    if first and arguments.watch:
-                        made = watched(lm, arguments, lambda on_step: make(which, more | {"on_step": on_step}))  # noqa: B023
-                    else:
-                        made = make(which, more)
-                rows = []
-                for number, text in zip(which, made, strict=True):
-                    # by the rule "add" a line is to the byte what earlier versions wrote
-                    origin = {} if rule == "add" else {"base_seed": arguments.seed, "index": number}
-                    item, sample = items[number // num_each], number % num_each
-                    rows.append(row_of(text, item, sample, title_field, arguments.trace, origin))
+                watching = watched(lm, arguments) if first and arguments.watch else nullcontext()
+                with explain_out_of_memory(f"try `batch_size={max(1, size // 2)}`"), watching as on_step:
+                    made = make([items[number // num_each].text for number in which], more | {"on_step": on_step})
+                if first:
+                    on_first(made[0])
                 if lines is not None:
-                    lines.write(rows)
+                    # by the rule "add" a line is to the byte what earlier versions wrote
+                    origins = [{} if rule == "add" else {"base_seed": arguments.seed, "index": i} for i in which]
+                    lines.write(
+                        [
+                            row_of(text, items[i // num_each], i % num_each, title_field, arguments.trace, origin)
+                            for i, text, origin in zip(which, made, origins, strict=True)
+                        ]
+                    )
                 else:
                     texts += [text.text for text in made]
                 done = which.stop
@@ -311,11 +226,18 @@ def make_texts(
     finally:
         if lines is not None:
             lines.close()
+    show(texts, total, arguments)
+
+
+def show(texts: Sequence[str], total: int, arguments: Namespace) -> None:
+    """Print the texts, or write them to a file that holds texts alone; those of a .jsonl file are there already."""
+    from mdlm_atat.atomic import write_text
+
     if arguments.out is None:
         for text in texts[1 if arguments.watch else 0 :]:  # --watch has shown the first
             print(*([SEPARATOR] if total > 1 else []), text, sep="\n")
         return
-    if lines is None:
+    if arguments.out.suffix != ".jsonl":
         alone = texts[0].removesuffix("\n") + "\n"  # a document ends as it did
         write_text(arguments.out, alone if total == 1 else "".join(f"{text}\n{SEPARATOR}\n" for text in texts))
     print(f"{total} texts written to {arguments.out}", file=sys.stderr)
@@ -336,10 +258,9 @@ def row_of(
     return row
 
 
-def watched(
-    lm: MaskedDiffusionLM | CausalLM, arguments: Namespace, make: Callable[[OnStep], list[Generated]]
-) -> list[Generated]:
-    """Make a batch while its first text is shown."""
+@contextmanager
+def watched(lm: MaskedDiffusionLM | CausalLM, arguments: Namespace) -> Iterator[OnStep]:
+    """Show the first row of a batch while it is filled, by the `on_step` that this gives."""
     from rich.console import Console
 
     from mdlm_atat.report.canvas_view import CanvasView
@@ -361,30 +282,17 @@ def watched(
             view.show(step, None, row, fixed=fixed)
 
     with view:
-        return make(on_step)
+        yield on_step
 
 
 def animate(lm: MaskedDiffusionLM | CausalLM, text: Generated, arguments: Namespace) -> None:
+    """Draw how a text came about into the file that was asked for."""
     from mdlm_atat.report.animation import Reveal, write_animation
 
-    trace = text.trace
-    assert trace is not None
     settings = {
         "sampler": arguments.sampler or lm.default_sampler,
-        "steps": str(len(trace.frames) - 1),
         "temperature": f"{arguments.temperature:g}",
         "seed": str(arguments.seed),
     }
-    reveal = Reveal(
-        title=str(arguments.model),
-        frames=trace.frames,
-        mask_id=lm.tokenizer.mask_id,
-        token_text=lambda token: lm.tokenizer.decode([token]),
-        fixed=trace.fixed,
-        confidence=trace.confidence,
-        entropy=trace.entropy,
-        importance=trace.importance,
-        nfe=text.nfe,
-        settings=settings,
-    )
+    reveal = Reveal.of(lm, text, title=str(arguments.model), settings=settings)
     print(f"animation written to {write_animation(reveal, arguments.animate)}", file=sys.stderr)

@@ -60,6 +60,9 @@ class CausalLM(LanguageModel):
     def choose_lengths(
         self, encoded: Sequence[list[int] | Gap]
     ) -> tuple[tuple[int, ...], dict[tuple[int, ...], float] | None]:
+        return self.possible_lengths(encoded)[0], None
+
+    def possible_lengths(self, encoded: Sequence[list[int] | Gap]) -> list[tuple[int, ...]]:
         del encoded
         raise UserError("a causal model cannot infill: it does not see the text after a gap; use a masked model")
 

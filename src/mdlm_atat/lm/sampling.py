@@ -105,7 +105,7 @@ class Sampling(ABC):
         """
         texts, is_one = one_or_many(prompts, "prompts")
         settings = How.of(how, self.generate)
-        rows = self._prompt_rows(texts, length, max_new_tokens)
+        rows = self.prompt_rows(texts, length, max_new_tokens)
         found = self._fill_rows(rows, settings, text_seeds(seed, range(len(rows)), seed_rule), return_trace, on_step)
         made = [
             replace(text, spans=self._spans(text, [slice(len(row) - row.count(self.tokenizer.mask_id), len(row))]))
@@ -271,10 +271,10 @@ class Sampling(ABC):
         settings = How.of(how, self.stream)
         if GAP.search(prompt):
             if length is not None or max_new_tokens is not None:
-                raise UserError("a template has its own length: leave out `length` and `max_new_tokens`")
+                raise UserError("a template has its own length: leave out `length=` and `max_new_tokens=`")
             canvas = self.template_canvas(prompt)
         else:
-            canvas = self._canvas(self._prompt_rows([prompt], length, max_new_tokens))
+            canvas = self._canvas(self.prompt_rows([prompt], length, max_new_tokens))
         rule = self.rule(settings, canvas)
         guidance = self._guidance(settings.guide, rule)
         denoise, mask_id = self.predictor(rule), self.tokenizer.mask_id
@@ -364,20 +364,28 @@ class Sampling(ABC):
         """The network as the rule needs it."""
 
     @abstractmethod
+    def possible_lengths(self, encoded: Sequence[list[int] | Gap]) -> list[tuple[int, ...]]:
+        """Every choice of the gaps' lengths. Raises UserError where the model cannot infill, or cannot compare them."""
+
+    @abstractmethod
     def choose_lengths(
         self, encoded: Sequence[list[int] | Gap]
     ) -> tuple[tuple[int, ...], dict[tuple[int, ...], float] | None]:
-        """The gaps' lengths, and what each choice costs where there is one."""
+        """The gaps' lengths, and the nats that the given text costs with each choice, if there are several."""
 
     @abstractmethod
     def profile(self) -> Profile | None:
         """The model's validation profile, where it was measured."""
 
-    def _prompt_rows(self, prompts: Sequence[str], length: int | None, max_new_tokens: int | None) -> list[list[int]]:
+    def prompt_rows(
+        self, prompts: Sequence[str], length: int | None = None, max_new_tokens: int | None = None
+    ) -> list[list[int]]:
+        """The tokens of prompts, each with [MASK] after it up to `length` in all, or for `max_new_tokens`. Raises
+        UserError for a prompt longer than `length`, and where both are given."""
         if max_new_tokens is None:
             return self.prompt_canvas(prompts, length).tokens.tolist()
         if length is not None:
-            raise UserError("give `length` (prompt included) or `max_new_tokens` (after the prompt), not both")
+            raise UserError("give `length=`, prompt included, or `max_new_tokens=`, after the prompt, not both")
         at_least("max_new_tokens", max_new_tokens, 1)
         return [self.tokenizer.encode(prompt) + [self.tokenizer.mask_id] * max_new_tokens for prompt in prompts]
 

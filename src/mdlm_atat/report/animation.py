@@ -4,7 +4,7 @@ import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -17,6 +17,9 @@ from mdlm_atat.errors import UserError
 from mdlm_atat.report.canvas_view import printable
 from mdlm_atat.report.figure import ACCENT, FAINT, INK, MONO, MUTED, drawable
 from mdlm_atat.report.page import template
+
+if TYPE_CHECKING:
+    from mdlm_atat.lm import Generated, LanguageModel
 
 MASK, MASKED_AGAIN = "░", "▒"
 SIGNS = {"\n": "↵", "": "∅"}  # drawn faintly before a token that would be nothing to see or to point at
@@ -51,6 +54,25 @@ class Reveal:
     """Network evaluations."""
     settings: dict[str, str]
     """Shown under the title: sampler, steps, seed, ..."""
+
+    @classmethod
+    def of(cls, lm: "LanguageModel", text: "Generated", *, title: str, settings: dict[str, str]) -> "Reveal":
+        """How a generated text came about. Raises UserError for one that was made without `return_trace=True`."""
+        trace = text.trace
+        if trace is None:
+            raise UserError("this text has no trace to draw: make it with `return_trace=True`")
+        return cls(
+            title=title,
+            frames=trace.frames,
+            mask_id=lm.tokenizer.mask_id,
+            token_text=lambda token: lm.tokenizer.decode([token]),
+            fixed=trace.fixed,
+            confidence=trace.confidence,
+            entropy=trace.entropy,
+            importance=trace.importance,
+            nfe=text.nfe,
+            settings={**settings, "steps": str(len(trace.frames) - 1)},
+        )
 
     def __post_init__(self) -> None:
         assert len(self.entropy) == self.num_steps, "an entropy for each step, none for the start"
