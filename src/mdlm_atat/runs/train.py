@@ -56,7 +56,6 @@ from mdlm_atat.training.folder import (
     check_same_data,
     describe_data,
     write_again,
-    write_plugins,
     write_start,
 )
 from mdlm_atat.training.log import ProgressLine, check_installed, open_writers
@@ -248,7 +247,6 @@ def _run(
             if init is not None:
                 record["init"] = init.record()
             write_start(folder, config, train_data, {**record, "peak_memory_bytes": measured.memory_bytes})
-            write_plugins(folder, config)
         elif engine.is_main:
             say(f"continuing after step {progress.step}")
             write_again(folder, config, train_data)

@@ -60,6 +60,7 @@ def write_start(folder: Path, config: RunConfig, train_data: TokenDataset, recor
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "run.json", {"started": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **record})
     save_tokenizer(train_data.tokenizer, folder / "tokenizer")
+    write_plugins(folder, config)
     write_again(folder, config, train_data)
 
 
