@@ -7,24 +7,13 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from mdlm_atat.nets.estimator import ImportanceEstimator, mix_importance
-from mdlm_atat.nets.layers import (
-    Block,
-    Norm,
-    Rotary,
-    TimeEmbedding,
-    attend_mask,
-    initialise,
-    make_norm,
-    modulate,
-    sinusoidal_features,
-    zero_linear,
-)
+from mdlm_atat.nets.layers import Norm, attend_mask, sinusoidal_features, zero_linear
 from mdlm_atat.nets.protocol import Mode
+from mdlm_atat.nets.transformer import Transformer
 
 NUM_ADDED_FREQUENCIES = 16
 
@@ -41,7 +30,7 @@ class ImportanceParts:
     """Share of the prior where there is an estimator too."""
 
 
-class ATATDiT(nn.Module):
+class ATATDiT(Transformer):
     """A diffusion transformer over tokens (arXiv 2212.09748, 2406.07524): embeddings, blocks, norm, output layer.
 
     Its vocabulary has `vocab_size` tokens with an output each, and [MASK] with id `vocab_size`, which has an embedding
@@ -77,29 +66,21 @@ class ATATDiT(nn.Module):
         predict_speed: bool = False,
         position_table: bool = False,
     ) -> None:
-        super().__init__()
-        self.vocab_size, self.mask_id, self.max_length = vocab_size, vocab_size, max_length
-        self.embedding = nn.Embedding(vocab_size + 1, width)
-        self.rotary = Rotary(width // num_heads, max_length)
-        adaln = time_conditioning and time_through == "adaln"
-        self.time_embedding = TimeEmbedding(time_width) if adaln else None
-        self.blocks = nn.ModuleList(
-            Block(
-                width,
-                num_heads,
-                mlp_ratio=mlp_ratio,
-                norm=norm,
-                qk_norm=qk_norm,
-                dropout=dropout,
-                causal=False,
-                time_width=time_width if adaln else None,
-            )
-            for _ in range(num_layers)
+        super().__init__(
+            vocab_size,
+            max_length,
+            num_layers=num_layers,
+            width=width,
+            num_heads=num_heads,
+            mlp_ratio=mlp_ratio,
+            norm=norm,
+            qk_norm=qk_norm,
+            dropout=dropout,
+            tied=tied,
+            extra_outputs=extra_outputs,
+            time_width=time_width if time_conditioning and time_through == "adaln" else None,
         )
-        self.norm = make_norm(norm, width)
-        self.modulation = zero_linear(time_width, 2 * width) if adaln else None
-        self.output = None if tied else zero_linear(width, vocab_size + extra_outputs)
-        initialise(self.blocks, self.embedding)
+        self.mask_id = vocab_size
         added = time_conditioning and time_through == "embedding"
         self.added_time = zero_linear(2 * NUM_ADDED_FREQUENCIES, width) if added else None
         make = None if importance is None else importance.make_estimator
@@ -163,31 +144,9 @@ class ATATDiT(nn.Module):
         if self.added_time is not None:
             x = x + self.added_time(sinusoidal_features(t, NUM_ADDED_FREQUENCIES))[:, None]
         condition = None if self.time_embedding is None else self.time_embedding(t)  # (B, time_width)
-        attend = attend_mask(lengths, z_t.shape[1])
-        for block in self.blocks:
-            x = block(x, self.rotary, attend, condition)
-        return self.finish(x, condition)
-
-    def finish(
-        self, x: Float[Tensor, "batch length width"], condition: Float[Tensor, "batch time_width"] | None
-    ) -> Float[Tensor, "batch length width"]:
-        """The last norm."""
-        x = self.norm(x)
-        if self.modulation is None or condition is None:
-            return x
-        return modulate(x, *self.modulation(condition)[:, None].chunk(2, dim=-1))
+        return self.through_blocks(x, attend=attend_mask(lengths, z_t.shape[1]), condition=condition)
 
     def log_speed(self, hidden: Float[Tensor, "batch length width"]) -> Float[Tensor, "batch length"]:
         """The head for the rates. Needs predict_speed."""
         assert self.speed_head is not None
         return self.speed_head(hidden)[..., 0].float()
-
-    def output_layer(self) -> tuple[Float[Tensor, "vocab width"], Float[Tensor, " vocab"] | None]:
-        """Its weight and bias."""
-        if self.output is None:
-            return self.embedding.weight[: self.vocab_size], None
-        return self.output.weight[: self.vocab_size], self.output.bias[: self.vocab_size]
-
-    def logits(self, hidden: Float[Tensor, "batch positions width"]) -> Float[Tensor, "batch positions vocab"]:
-        """The output layer's logits."""
-        return F.linear(hidden, *self.output_layer())

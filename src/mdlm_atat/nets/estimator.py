@@ -32,7 +32,6 @@ class ImportanceEstimator(nn.Module):
                 norm="layer",
                 qk_norm=False,
                 dropout=0.0,
-                causal=False,
                 time_width=None,
             )
             for _ in range(num_layers)

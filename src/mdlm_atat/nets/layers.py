@@ -50,11 +50,11 @@ class Rotary(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head attention through torch's SDPA, no biases; bidirectional or causal."""
+    """Multi-head attention through torch's SDPA, no biases; bidirectional or causal, as it is asked."""
 
-    def __init__(self, width: int, num_heads: int, qk_norm: bool, causal: bool) -> None:
+    def __init__(self, width: int, num_heads: int, qk_norm: bool) -> None:
         super().__init__()
-        self.num_heads, self.causal = num_heads, causal
+        self.num_heads = num_heads
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.out = nn.Linear(width, width, bias=False)
         head_width = width // num_heads
@@ -66,6 +66,7 @@ class Attention(nn.Module):
         x: Float[Tensor, "batch length width"],
         rotary: Rotary,
         attend: Bool[Tensor, "batch 1 1 length"] | None,
+        causal: bool,
     ) -> Float[Tensor, "batch length width"]:
         batch, length, width = x.shape
         qkv = self.qkv(x).view(batch, length, 3, self.num_heads, width // self.num_heads)
@@ -74,7 +75,7 @@ class Attention(nn.Module):
         if torch.compiler.is_compiling():
             v = v.contiguous()  # or the backward pass would keep all of qkv for it, beside q and k: 10% of the memory
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=attend, is_causal=self.causal)
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=attend, is_causal=causal)
         return self.out(y.transpose(1, 2).reshape(batch, length, width))
 
 
@@ -125,12 +126,11 @@ class Block(nn.Module):
         norm: Norm,
         qk_norm: bool,
         dropout: float,
-        causal: bool,
         time_width: int | None,
     ) -> None:
         super().__init__()
         self.norm_attention = make_norm(norm, width)
-        self.attention = Attention(width, num_heads, qk_norm, causal)
+        self.attention = Attention(width, num_heads, qk_norm)
         self.norm_mlp = make_norm(norm, width)
         self.mlp = MLP(width, mlp_ratio)
         self.dropout = dropout
@@ -142,13 +142,14 @@ class Block(nn.Module):
         rotary: Rotary,
         attend: Bool[Tensor, "batch 1 1 length"] | None = None,
         condition: Float[Tensor, "batch time_width"] | None = None,
+        causal: bool = False,
     ) -> Float[Tensor, "batch length width"]:
         if self.modulation is None or condition is None:
-            x = x + self._drop(self.attention(self.norm_attention(x), rotary, attend))
+            x = x + self._drop(self.attention(self.norm_attention(x), rotary, attend, causal))
             return x + self._drop(self.mlp(self.norm_mlp(x)))
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.modulation(condition)[:, None].chunk(6, dim=-1)
         h = modulate(self.norm_attention(x), shift_a, scale_a)
-        x = x + gate_a * self._drop(self.attention(h, rotary, attend))
+        x = x + gate_a * self._drop(self.attention(h, rotary, attend, causal))
         h = modulate(self.norm_mlp(x), shift_m, scale_m)
         return x + gate_m * self._drop(self.mlp(h))
 
