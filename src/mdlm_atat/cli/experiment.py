@@ -10,7 +10,7 @@ from mdlm_atat.cli.parser import Parser, choose, whole
 from mdlm_atat.errors import UserError
 
 if TYPE_CHECKING:
-    from mdlm_atat.studies.run import Study, StudyOutcome
+    from mdlm_atat.studies.run import Study
 
 
 HELP = """\
@@ -114,7 +114,7 @@ def run(arguments: argparse.Namespace) -> int:
         console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     outcome = run_study(study, processes=arguments.processes, task=arguments.task, say=say)
-    for line in outcome_lines(study, outcome):
+    for line in outcome.lines():
         say(line)
     if outcome.stopped_by is not None:
         return 128 + outcome.stopped_by
@@ -139,20 +139,3 @@ def slurm(arguments: argparse.Namespace, study: Study) -> int:
     print(f"submitted  job {submit(script)}" if arguments.submit else f"next       sbatch {script}")
     print(f"watch      atat experiment status {study.folder}")
     return 0
-
-
-def outcome_lines(study: Study, outcome: StudyOutcome) -> list[str]:
-    """The report, or how to go on; and what failed, with the last line that each run said."""
-    runs, benches = outcome.failed_runs, outcome.failed_benches
-    lines = [f"go on      atat experiment run {study.folder}"] if outcome.report is None else outcome.report.lines()
-    if outcome.report is None or not (runs or benches):
-        return lines
-    counted = [f"{len(runs)} of {len(outcome.runs)} runs"] * bool(runs)
-    counted += [f"{len(benches)} sampler {'benches' if len(benches) > 1 else 'bench'}"] * bool(benches)
-    return [
-        *lines,
-        f"{' and '.join(counted)} failed:",
-        *(f"  {name}: {reason}" for name, reason in [*runs.items(), *benches.items()]),
-        f"logs       {study.folder / 'logs'}",
-        f"mend the cause and try them again: atat experiment run {study.folder}",
-    ]

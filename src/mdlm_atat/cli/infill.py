@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 from mdlm_atat.cli.model import add_model_arguments, check_model, load_model
 from mdlm_atat.cli.parser import Parser, whole
 from mdlm_atat.cli.sampling import add_sampling_arguments, check_arguments, how_to_sample, make_texts
-from mdlm_atat.cli.text_file import Item, check_each, read_items
 from mdlm_atat.data.files import read_text
 from mdlm_atat.errors import UserError
 from mdlm_atat.plugins import trusted
+from mdlm_atat.runs.texts import Item, check_each, read_items
 
 if TYPE_CHECKING:
     from mdlm_atat.lm import Infilled

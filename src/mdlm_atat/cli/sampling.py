@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mdlm_atat.cli.parser import Parser, real, whole
-from mdlm_atat.cli.text_file import Item, Lines, settings_of
 from mdlm_atat.errors import UserError
+from mdlm_atat.runs.texts import Item, Lines, Texts, begun_with
 from mdlm_atat.samplers.catalogue import split_spec
 
 if TYPE_CHECKING:
-    import torch
-
     from mdlm_atat.lm import CausalLM, Generated, MaskedDiffusionLM
-    from mdlm_atat.samplers.loop import OnStep
-    from mdlm_atat.samplers.seeds import SeedRule
 
 SEPARATOR = "-" * 40  # between two texts
 MAX_SEED = 2**62  # torch takes 63 bits, and by the rule "add" text i adds i
@@ -133,27 +128,20 @@ def read_weights(text: str) -> dict[str, float]:
     return weights
 
 
-def settings_hash(lm: MaskedDiffusionLM | CausalLM, arguments: Namespace, items: Sequence[Item], rule: SeedRule) -> str:
-    """Tells whether a file of texts can be gone on with: the same weights, settings and prompts. Files that earlier
-    versions began, when there was no rule of seeds but "add", have the same hash as ours of that rule."""
-    settings = {name: str(getattr(arguments, name)) for name in SETTINGS if hasattr(arguments, name)}
-    if settings.get("max_new_tokens") == "None":  # there was no such setting
-        del settings["max_new_tokens"]
-    if rule != "add":
-        settings["seed_rule"] = rule
-    content = json.dumps([lm.fingerprint(), settings, [[item.id, item.text] for item in items]], sort_keys=True)
-    return hashlib.sha256(content.encode()).hexdigest()[:12]
-
-
-def choose_seed_rule(lm: MaskedDiffusionLM | CausalLM, arguments: Namespace, items: Sequence[Item]) -> SeedRule:
-    """The rule that was asked for; else that of the file to be gone on with, else the default."""
-    if arguments.seed_rule is None and arguments.resume and arguments.out.exists():
-        with arguments.out.open("rb") as file:
-            begun = settings_of(file.readline())
-        if begun == settings_hash(lm, arguments, items, "add"):
+def texts_to_make(lm: MaskedDiffusionLM | CausalLM, arguments: Namespace, items: Sequence[Item]) -> Texts:
+    """What the arguments ask for. Seeds by the rule that they name; else that of the file to be gone on with, else the
+    default."""
+    asked = Texts(items, arguments.num_samples, arguments.seed, arguments.seed_rule or "hash")
+    if arguments.seed_rule is None and arguments.resume:
+        before = replace(asked, rule="add")
+        if begun_with(arguments.out) == before.settings_hash(lm.fingerprint(), settings_of_texts(arguments)):
             print(f"{arguments.out} was begun with seeds by the rule add, and goes on with it", file=sys.stderr)
-            return "add"
-    return arguments.seed_rule or "hash"
+            return before
+    return asked
+
+
+def settings_of_texts(arguments: Namespace) -> dict[str, Any]:
+    return {name: getattr(arguments, name) for name in SETTINGS if hasattr(arguments, name)}
 
 
 def no_progress(done: int, total: int) -> None:
@@ -174,59 +162,50 @@ def make_texts(
     `make(prompts, settings)` makes a batch, by lm.generate or lm.infill with further keywords, seeds among them.
     `on_first` hears of the first text of all. `title_field`: what a .jsonl line calls an item's text.
     """
-    from mdlm_atat.device import explain_out_of_memory
     from mdlm_atat.progress import progress_bar
-    from mdlm_atat.samplers.seeds import text_seeds
+    from mdlm_atat.report.canvas_view import watching
 
     if arguments.compile:
         lm.compile()
-    num_each, size = arguments.num_samples, arguments.batch_size
-    total = len(items) * num_each
-    rule = choose_seed_rule(lm, arguments, items)
+    asked = texts_to_make(lm, arguments, items)
     lines = None
     if arguments.out is not None and arguments.out.suffix == ".jsonl":
-        lines = Lines(arguments.out, settings_hash(lm, arguments, items, rule), resume=arguments.resume)
+        settings = asked.settings_hash(lm.fingerprint(), settings_of_texts(arguments))
+        lines = Lines(arguments.out, settings, resume=arguments.resume)
     done = lines.num_done if lines is not None else 0
     if done > 0 and (arguments.watch or arguments.animate is not None):
         print(f"the first text is in {arguments.out} already: it can be neither watched nor animated", file=sys.stderr)
     texts: list[str] = []
     bar = progress_bar("writing") if arguments.out is not None and not arguments.watch else nullcontext(no_progress)
+
+    def make_batch(prompts: list[str], seeds: list[int]) -> Sequence[Generated]:
+        first = done == 0
+        with_trace = arguments.trace or (first and arguments.animate is not None)
+        with watching(lm, str(arguments.model)) if first and arguments.watch else nullcontext() as on_step:
+            return make(prompts, {"seed": seeds, "return_trace": with_trace, "on_step": on_step})
+
     try:
         with bar as on_progress:
-            while done < total:
-                which, first = range(done, min(done + size, total)), done == 0
-                more: dict[str, Any] = {
-                    "seed": text_seeds(arguments.seed, which, rule),
-                    "return_trace": arguments.trace or (first and arguments.animate is not None),
-                }
-                watching = watched(lm, arguments) if first and arguments.watch else nullcontext()
-                with explain_out_of_memory(f"try `batch_size={max(1, size // 2)}`"), watching as on_step:
-                    made = make([items[number // num_each].text for number in which], more | {"on_step": on_step})
-                if first:
+            for which, made in asked.make(make_batch, batch_size=arguments.batch_size, num_done=done):
+                if which.start == 0:
                     on_first(made[0])
-                if lines is not None:
-                    # by the rule "add" a line is to the byte what earlier versions wrote
-                    origins = [{} if rule == "add" else {"base_seed": arguments.seed, "index": i} for i in which]
-                    lines.write(
-                        [
-                            row_of(text, items[i // num_each], i % num_each, title_field, arguments.trace, origin)
-                            for i, text, origin in zip(which, made, origins, strict=True)
-                        ]
-                    )
-                else:
+                if lines is None:
                     texts += [text.text for text in made]
+                else:
+                    how = {"item_field": title_field, "with_trace": arguments.trace}
+                    lines.write([asked.row(number, text, **how) for number, text in zip(which, made, strict=True)])
                 done = which.stop
-                on_progress(done, total)
-                if first and arguments.animate is not None:
+                on_progress(done, asked.total)
+                if which.start == 0 and arguments.animate is not None:
                     animate(lm, made[0], arguments)
     except KeyboardInterrupt:
         if lines is not None:
-            print(f"\n{done} of {total} texts are in {arguments.out}; go on by adding --resume", file=sys.stderr)
+            print(f"\n{done} of {asked.total} texts are in {arguments.out}; go on by adding --resume", file=sys.stderr)
         raise
     finally:
         if lines is not None:
             lines.close()
-    show(texts, total, arguments)
+    show(texts, asked.total, arguments)
 
 
 def show(texts: Sequence[str], total: int, arguments: Namespace) -> None:
@@ -241,48 +220,6 @@ def show(texts: Sequence[str], total: int, arguments: Namespace) -> None:
         alone = texts[0].removesuffix("\n") + "\n"  # a document ends as it did
         write_text(arguments.out, alone if total == 1 else "".join(f"{text}\n{SEPARATOR}\n" for text in texts))
     print(f"{total} texts written to {arguments.out}", file=sys.stderr)
-
-
-def row_of(
-    text: Generated, item: Item, sample: int, title_field: str, with_trace: bool, origin: dict[str, int]
-) -> dict[str, Any]:
-    """A line of a .jsonl file; `origin`: what the text's own seed was made from."""
-    from mdlm_atat.lm import Infilled
-
-    row: dict[str, Any] = {"id": item.id, "sample": sample, "text": text.text, title_field: item.text}
-    if isinstance(text, Infilled):
-        row |= {"gaps": text.gaps, "lengths": list(text.lengths)}
-    row |= {"seed": text.seed, **origin, "nfe": text.nfe, "tokens": text.tokens}
-    if with_trace and text.trace is not None:
-        row["trace"] = text.trace.to_json()
-    return row
-
-
-@contextmanager
-def watched(lm: MaskedDiffusionLM | CausalLM, arguments: Namespace) -> Iterator[OnStep]:
-    """Show the first row of a batch while it is filled, by the `on_step` that this gives."""
-    from rich.console import Console
-
-    from mdlm_atat.report.canvas_view import CanvasView
-
-    mask_id = lm.tokenizer.mask_id
-    view = CanvasView(
-        Console(),
-        token_text=lambda token: lm.tokenizer.decode([token]),
-        mask_id=mask_id,
-        title=str(arguments.model),
-    )
-    fixed: list[bool] = []
-
-    def on_step(step: int, z_t: torch.Tensor) -> None:
-        row = z_t[0].tolist()
-        if step == 0:
-            fixed.extend(token != mask_id for token in row)
-        else:
-            view.show(step, None, row, fixed=fixed)
-
-    with view:
-        yield on_step
 
 
 def animate(lm: MaskedDiffusionLM | CausalLM, text: Generated, arguments: Namespace) -> None:

@@ -2,9 +2,11 @@
 
 import time
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Bool, Integer
@@ -12,6 +14,12 @@ from rich.console import Console
 from rich.live import Live
 from rich.style import Style
 from rich.text import Text
+
+if TYPE_CHECKING:
+    import torch
+
+    from mdlm_atat.lm.base import LanguageModel
+    from mdlm_atat.samplers.loop import OnStep
 
 STILL_SHARES = (0.25, 0.6, 1.0)  # shares revealed at which a log file or a pipe gets a frame
 
@@ -145,6 +153,24 @@ class CanvasView:
 
     def _printable(self, text: str, instead: str = "?") -> str:
         return printable(text, self.console.encoding, instead)
+
+
+@contextmanager
+def watching(lm: "LanguageModel", title: str) -> "Iterator[OnStep]":
+    """Show the first row of a batch in the terminal while it is filled, by the `on_step` that this gives."""
+    mask_id = lm.tokenizer.mask_id
+    view = CanvasView(Console(), lambda token: lm.tokenizer.decode([token]), mask_id, title)
+    fixed: list[bool] = []
+
+    def on_step(step: int, z_t: "torch.Tensor") -> None:
+        row = z_t[0].tolist()
+        if step == 0:
+            fixed.extend(token != mask_id for token in row)
+        else:
+            view.show(step, None, row, fixed=fixed)
+
+    with view:
+        yield on_step
 
 
 def printable(text: str, encoding: str = "utf-8", instead: str = "?") -> str:

@@ -83,6 +83,8 @@ class StudyReport:
 class StudyOutcome:
     """How a call of `run_study` ended."""
 
+    folder: Path
+    """The study's."""
     runs: Mapping[str, Outcome]
     """done, failed, skipped (it was done before) or interrupted, by the name of the run."""
     failed_runs: Mapping[str, str]
@@ -93,6 +95,24 @@ class StudyOutcome:
     """The signal that ended the call early: every run has a checkpoint, and the next call goes on from there."""
     report: StudyReport | None
     """None where the call was stopped."""
+
+    def lines(self) -> list[str]:
+        """For a terminal: the report, or how to go on; and what failed, with the last line that each run said."""
+        again = f"atat experiment run {self.folder}"
+        if self.report is None:
+            return [f"go on      {again}"]
+        runs, benches = self.failed_runs, self.failed_benches
+        if not (runs or benches):
+            return self.report.lines()
+        counted = [f"{len(runs)} of {len(self.runs)} runs"] * bool(runs)
+        counted += [f"{len(benches)} sampler {'benches' if len(benches) > 1 else 'bench'}"] * bool(benches)
+        return [
+            *self.report.lines(),
+            f"{' and '.join(counted)} failed:",
+            *(f"  {name}: {reason}" for name, reason in [*runs.items(), *benches.items()]),
+            f"logs       {self.folder / 'logs'}",
+            f"mend the cause and try them again: {again}",
+        ]
 
 
 def open_study(
@@ -176,6 +196,7 @@ def run_study(study: Study, *, processes: int = 1, task: int | None = None, say:
     failed = [name for name, outcome in outcomes.items() if outcome == "failed"]
     told = progress_of(folder, grid) if failed else []
     return StudyOutcome(
+        folder=folder,
         runs=outcomes,
         failed_runs={run.job.name: run.last_line for run in told if run.job.name in failed},
         failed_benches=failed_benches,

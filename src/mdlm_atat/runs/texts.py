@@ -1,16 +1,22 @@
-"""Files of prompts and templates to be read, and .jsonl files of texts that are written line by line."""
+"""Many texts from many prompts or templates: files that hold those, texts made in batches, and the .jsonl file that
+they are written to line by line, which can be gone on with after an interruption."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from mdlm_atat.data.files import read_text
 from mdlm_atat.errors import UserError
+
+if TYPE_CHECKING:
+    from mdlm_atat.lm import Generated
+    from mdlm_atat.samplers.seeds import SeedRule
 
 LINE_START = b'{"id": '  # of every line of a .jsonl file
 
@@ -55,6 +61,66 @@ def check_each(items: Sequence[Item], kind: str, check: Callable[[str], Any]) ->
             raise UserError(f"{kind} {item.id}: {error}" if len(items) > 1 else str(error)) from error
 
 
+@dataclass(frozen=True)
+class Texts:
+    """The texts that are made of some prompts or templates, `num_each` of every one, text i from the seed that `rule`
+    makes of `seed` and i."""
+
+    items: Sequence[Item]
+    num_each: int
+    seed: int
+    rule: SeedRule
+
+    @property
+    def total(self) -> int:
+        return len(self.items) * self.num_each
+
+    def make(
+        self, make: Callable[[list[str], list[int]], Sequence[Generated]], *, batch_size: int, num_done: int = 0
+    ) -> Iterator[tuple[range, Sequence[Generated]]]:
+        """Batch after batch: which texts they are, and the texts. `make(prompts, seeds)` makes a batch; the first
+        `num_done` are left out."""
+        from mdlm_atat.device import explain_out_of_memory
+        from mdlm_atat.samplers.seeds import text_seeds
+
+        for start in range(num_done, self.total, batch_size):
+            which = range(start, min(start + batch_size, self.total))
+            with explain_out_of_memory(f"try `batch_size={max(1, batch_size // 2)}`"):
+                made = make(
+                    [self.items[number // self.num_each].text for number in which],
+                    text_seeds(self.seed, which, self.rule),
+                )
+            yield which, made
+
+    def row(self, number: int, text: Generated, *, item_field: str, with_trace: bool) -> dict[str, Any]:
+        """A text's line of a .jsonl file; `item_field`: what its prompt or template is called there."""
+        from mdlm_atat.lm import Infilled
+
+        item = self.items[number // self.num_each]
+        row: dict[str, Any] = {"id": item.id, "sample": number % self.num_each, "text": text.text}
+        row[item_field] = item.text
+        if isinstance(text, Infilled):
+            row |= {"gaps": text.gaps, "lengths": list(text.lengths)}
+        row["seed"] = text.seed
+        if self.rule != "add":  # by that rule a line is to the byte what earlier versions wrote
+            row |= {"base_seed": self.seed, "index": number}
+        row |= {"nfe": text.nfe, "tokens": text.tokens}
+        if with_trace and text.trace is not None:
+            row["trace"] = text.trace.to_json()
+        return row
+
+    def settings_hash(self, weights: str, settings: Mapping[str, Any]) -> str:
+        """Tells whether a file of texts can be gone on with: the same weights, settings and prompts. Files that earlier
+        versions began, when there was no rule of seeds but "add", have the same hash as ours of that rule."""
+        shown = {name: str(value) for name, value in settings.items()}
+        if shown.get("max_new_tokens") == "None":  # there was no such setting
+            del shown["max_new_tokens"]
+        if self.rule != "add":
+            shown["seed_rule"] = self.rule
+        content = json.dumps([weights, shown, [[item.id, item.text] for item in self.items]], sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()[:12]
+
+
 class Lines:
     """A .jsonl file that is written line by line, each flushed to the disk, and can be gone on with. Nothing in it is
     touched before there is something to write."""
@@ -88,6 +154,14 @@ class Lines:
     def close(self) -> None:
         if self._stream is not None:
             self._stream.close()
+
+
+def begun_with(file: Path) -> str | None:
+    """The hash of the settings that a .jsonl file was begun with; None where it says none, or is not there."""
+    if not file.exists():
+        return None
+    with file.open("rb") as stream:
+        return settings_of(stream.readline())
 
 
 def settings_of(line: bytes) -> str | None:
