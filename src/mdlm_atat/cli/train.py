@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import argparse
 import shlex
 import sys
 from pathlib import Path
 
 from mdlm_atat.cli.model import add_trust_argument, check_model
 from mdlm_atat.cli.parser import Parser, real
-from mdlm_atat.config.arguments import read_config
 from mdlm_atat.config.files import describe_methods, describe_presets
 from mdlm_atat.config.schema import RunConfig
-from mdlm_atat.errors import UserError
+from mdlm_atat.errors import as_command
 from mdlm_atat.plugins import trusted
+from mdlm_atat.runs.request import RunRequest
 
 EXIT_CODES = {"Ctrl-C": 130, "SIGTERM": 143}
 
@@ -64,82 +63,40 @@ def main(argv: list[str]) -> int:
     arguments = make_parser().parse(argv)
     if arguments.max_minutes is not None:
         arguments.settings["train.max_minutes"] = arguments.max_minutes
-    check_together(arguments)
+    if arguments.list_settings and not (arguments.preset or arguments.init or arguments.resume):
+        arguments.preset = RunConfig()
+    asked = {
+        "config": arguments.preset,
+        **{name: getattr(arguments, name) for name in ("method", "out", "resume", "init", "settings")},
+    }
+    request = RunRequest(**asked)
     with trusted(arguments.trust_plugins):
         if arguments.list_settings:
-            return list_settings(arguments)
-        check_at_once(arguments)
+            return list_settings(request)
+        check_at_once(request)
 
         from mdlm_atat.runs.train import train
 
-        run = train(
-            arguments.preset,
-            method=arguments.method,
-            out=arguments.out,
-            resume=arguments.resume,
-            init=arguments.init,
-            settings=arguments.settings,
-            trust_plugins=arguments.trust_plugins,
-            command=shlex.join(["atat", *sys.argv[1:]]),
-        )
+        run = train(**asked, trust_plugins=arguments.trust_plugins, command=shlex.join(["atat", *sys.argv[1:]]))
     return EXIT_CODES.get(run.stopped or "", 0)
 
 
-def check_together(arguments: argparse.Namespace) -> None:
-    """What begins a run and what continues one do not go together."""
-    begins = arguments.preset is not None or arguments.init is not None
-    if arguments.resume is None and not begins and not arguments.list_settings:
-        raise UserError("name a preset (e.g. atat train demo), a run to begin with (--init) or one to --resume")
-    if arguments.resume is None:
-        return
-    if begins:
-        raise UserError("a preset or --init begins a run, --resume continues one: leave out one of them")
-    for name, reason in (("method", "a resumed run keeps its method"), ("out", "a resumed run stays in its folder")):
-        if getattr(arguments, name) is not None:
-            raise UserError(f"{reason}: leave out --{name}")
-
-
-def check_at_once(arguments: argparse.Namespace) -> None:
+def check_at_once(request: RunRequest) -> None:
     """A mistyped name, setting or path is answered here, before torch is imported, which takes seconds."""
     from mdlm_atat.data.manifest import is_prepared
     from mdlm_atat.data.sources import open_source
 
-    if arguments.init is not None:
-        check_model(arguments.init, "--init")
+    if request.init is not None:
+        check_model(Path(request.init), "--init")
         return
-    data = configuration(arguments).data
+    data = request.run_config().data
     folder = Path(data.source).expanduser()
-    if arguments.resume is None and not (folder.is_dir() and is_prepared(folder)):
+    if request.resume is None and not (folder.is_dir() and is_prepared(folder)):
         open_source(data.source, split=data.split, column=data.column, documents=data.documents)
 
 
-def list_settings(arguments: argparse.Namespace) -> int:
+def list_settings(request: RunRequest) -> int:
     from mdlm_atat.cli.settings import print_settings
 
-    print_settings(configuration(arguments), f"The settings of {label(arguments)}")
+    print_settings(request.run_config(), f"The settings of {as_command(request.call).strip('`')}")
     return 0
-
-
-def configuration(arguments: argparse.Namespace) -> RunConfig:
-    """The configuration that the arguments ask for. Raises UserError with every mistake in it."""
-    before: RunConfig | str = arguments.preset or RunConfig()
-    method, from_folder = arguments.method, False
-    if arguments.resume is not None:
-        if not arguments.resume.is_dir():
-            raise UserError(f"--resume: there is no run folder {arguments.resume}")
-        before, from_folder = str(arguments.resume), True
-    if arguments.init is not None:
-        from mdlm_atat.runs.initial import Initial
-
-        before = Initial.open(arguments.init).run_config(arguments.preset, method, arguments.settings)
-        method, from_folder = None, True
-    return read_config(before, method, arguments.settings, label(arguments), from_folder=from_folder)
-
-
-def label(arguments: argparse.Namespace) -> str:
-    """The command, without its settings."""
-    words = [] if arguments.preset is None else [arguments.preset]
-    for name in ("method", "init", "resume"):
-        value = getattr(arguments, name)
-        words += [] if value is None else [f"--{name}", str(value)]
-    return " ".join(["atat train", *words])

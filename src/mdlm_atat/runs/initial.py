@@ -38,9 +38,9 @@ class Initial:
         try:
             found = locate(path, faults.append)
         except UserError as error:
-            raise UserError(f"--init: {error}") from error
+            raise UserError(f"`init=`: {error}") from error
         if faults:  # whoever starts from a model wants to know which
-            raise UserError(f"--init: {faults[0]}; name a checkpoint")
+            raise UserError(f"`init=`: {faults[0]}; name a checkpoint")
         return cls(found, load_config(str(found.home / "config.yaml")))
 
     @property
@@ -82,7 +82,7 @@ class Initial:
         """Give a model of the same shape these weights; UserError with all that differs where it is of another."""
         differences = self._differences(model, config, tokenizer)
         if differences:
-            raise UserError("\n  ".join([f"--init: {self.name} does not fit this run:", *differences]))
+            raise UserError("\n  ".join([f"`init=`: {self.name} does not fit this run:", *differences]))
         load_weights(model, self.weights_file)
 
     def _differences(self, model: nn.Module, config: RunConfig, tokenizer: Tokenizer) -> list[str]:
@@ -92,7 +92,7 @@ class Initial:
             other = ", but not the same ones" if own.vocab_size == tokenizer.vocab_size else ""
             lines.append(
                 f"tokenizer: {own.name} with {own.vocab_size:,} tokens there, {tokenizer.name} with "
-                f"{tokenizer.vocab_size:,} here{other}; leave out --data.tokenizer"
+                f"{tokenizer.vocab_size:,} here{other}; leave out `data.tokenizer=`"
             )
         there = {name: tuple(tensor.shape) for name, tensor in load_file(self.weights_file).items()}
         here = {name: tuple(p.shape) for name, p in model.named_parameters()}

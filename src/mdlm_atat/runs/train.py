@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,9 +20,8 @@ import torch
 from rich.console import Console
 
 from mdlm_atat.atomic import write_json, write_text
-from mdlm_atat.config.arguments import Setting, read_arguments, read_config
+from mdlm_atat.config.arguments import Setting, read_arguments
 from mdlm_atat.config.build import build_model, own_schedule
-from mdlm_atat.config.files import load_config
 from mdlm_atat.config.method import check_method
 from mdlm_atat.config.schema import DataConfig, RunConfig
 from mdlm_atat.data.corpus import Corpus
@@ -40,7 +39,8 @@ from mdlm_atat.report.eval_lines import result_table
 from mdlm_atat.report.report import write_report
 from mdlm_atat.runs.evaluate import draw_settings, measure, store
 from mdlm_atat.runs.forgetting import measure_forgetting
-from mdlm_atat.runs.initial import Initial, initial_of
+from mdlm_atat.runs.initial import initial_of
+from mdlm_atat.runs.request import RunRequest
 from mdlm_atat.runs.run import Run
 from mdlm_atat.scoring.draws import DrawSettings
 from mdlm_atat.scoring.records import unigram_json
@@ -107,22 +107,9 @@ def train(
     elif data is not None and texts is None:
         changed["data.source"] = os.fspath(data)  # type: ignore[arg-type]
     caller = _Caller(on_step or (lambda _step, _values: None), progress, command, trust_plugins, texts)
+    request = RunRequest(config=config, method=method, out=out, resume=resume, init=init, settings=changed)
     with trusted(trust_plugins):
-        if resume is not None:
-            given = {"config": config, "method": method, "out": out, "init": init}
-            wrong = [f"`{name}=`" for name, value in given.items() if value is not None]
-            if wrong:
-                raise UserError(f"`resume=` goes on with a run as it is: leave out {', '.join(wrong)}")
-            return _resume(Path(resume), changed, caller)
-        if init is not None:
-            return _begin_with(Path(init), config, _path(method), out, changed, caller)
-        if config is None:
-            raise UserError("name a preset, `train('demo')`, a run to begin with, `init=`, or one to `resume=`")
-        before = config if isinstance(config, RunConfig) else os.fspath(config)
-        names = ["run" if isinstance(before, RunConfig) else before, *([] if method is None else [os.fspath(method)])]
-        label = " --method ".join(names)
-        after = read_config(before, _path(method), changed, f"train {label}")
-        return _run(after, default_folder(out, names), None, label, None, caller)
+        return _run(request, caller)
 
 
 @dataclass(frozen=True)
@@ -137,62 +124,10 @@ class _Caller:
     """What to train on, where it is no name or path."""
 
 
-def default_folder(out: str | os.PathLike[str] | None, names: Sequence[str]) -> Path:
-    """The folder of a new run: `out`, else runs/NAMES-DATE-TIME."""
-    if out is not None:
-        return Path(out)
-    return Path("runs") / f"{'-'.join(Path(name).stem for name in names)}-{time.strftime('%Y%m%d-%H%M%S')}"
-
-
-def _begin_with(
-    path: Path,
-    config: RunConfig | str | os.PathLike[str] | None,
-    method: str | None,
-    out: str | os.PathLike[str] | None,
-    changed: Mapping[str, Any],
-    caller: _Caller,
-) -> Run:
-    """A run that begins with the weights of another."""
-    if isinstance(config, RunConfig):
-        raise UserError("`init=` brings the model's settings: name a preset, or leave the configuration out")
-    init = Initial.open(path)
-    preset = _path(config)
-    label = " ".join(
-        [
-            *([] if preset is None else [preset]),
-            *([] if method is None else [f"--method {method}"]),
-            f"--init {path}",
-        ]
-    )
-    after = read_config(init.run_config(preset, method, changed), None, changed, f"train {label}", from_folder=True)
-    names = [preset or init.found.home.resolve().name, *([] if method is None else [method]), "init"]
-    return _run(after, default_folder(out, names), None, label, init, caller)
-
-
-def _path(given: str | os.PathLike[str] | None) -> str | None:
-    return None if given is None else os.fspath(given)
-
-
-def _resume(folder: Path, changed: Mapping[str, Any], caller: _Caller) -> Run:
-    if not folder.is_dir():
-        raise UserError(f"`resume=`: there is no run folder {folder}")
-    before = load_config(str(folder))
-    after = read_config(before, None, changed, f"train {folder}", from_folder=True)
-    return _run(after, folder, before, str(folder), None, caller)
-
-
-def _run(
-    config: RunConfig,
-    folder: Path,
-    resumed_from: RunConfig | None,
-    preset: str,
-    init: Initial | None,
-    caller: _Caller,
-) -> Run:
-    """Train and, when it got to the end, evaluate, generate and write the report.
-
-    `resumed_from`: the settings of the run so far; None: a new run. `init`: whose weights a new run begins with.
-    """
+def _run(request: RunRequest, caller: _Caller) -> Run:
+    """Train and, when it got to the end, evaluate, generate and write the report."""
+    config, folder = request.run_config(), request.folder
+    init, resumed_from = request.initial, request.resumed_config
     check_method(config)
     config = replace(config, data=with_absolute_paths(config.data))
     engine = Engine(config.train.precision, shard=config.train.shard)
@@ -243,14 +178,14 @@ def _run(
         say(measured_plan(training, measured, progress.step))
         say(f"run        {folder}")
         if engine.is_main and resumed_from is None:
-            record = start_record(training, preset, caller.command, train_data, valid_data)
+            record = start_record(training, request.label, caller.command, train_data, valid_data)
             if init is not None:
                 record["init"] = init.record()
             write_start(folder, config, train_data, {**record, "peak_memory_bytes": measured.memory_bytes})
         elif engine.is_main:
             say(f"continuing after step {progress.step}")
             write_again(folder, config, train_data)
-        reason = train_and_log(training, progress, folder, preset, console, caller.on_step)
+        reason = train_and_log(training, progress, folder, request.label, console, caller.on_step)
     run = Run(folder, trust_plugins=caller.trust_plugins, stopped=reason)
     if reason is not None:
         say(f"stopped at step {progress.step} of {config.train.num_steps} ({reason}); a checkpoint is written")
