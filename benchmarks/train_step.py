@@ -120,7 +120,9 @@ def make_training(config: RunConfig, engine: Engine, variant: str) -> Training:
     torch.manual_seed(0)
     model = build_model(config, vocab_size, counts)
     speed_up(model, config.train, engine.precision)
-    wrapped, _, wrapped_optimizer = engine.setup(model, lambda model: make_optimizer(model, config.optim))
+    wrapped, _, wrapped_optimizer = engine.setup(
+        model, lambda model: make_optimizer(model, config.optim, compile=config.train.compile)
+    )
     if variant in TORCH_GRAPHS:
         with_torch_graphs(model, variant, config, engine)
     return Training(

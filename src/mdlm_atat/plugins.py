@@ -73,7 +73,7 @@ BUILT_IN: dict[Kind, dict[str, str]] = {
         "masked": "mdlm_atat.nets.dit:ATATDiT",
         "causal": "mdlm_atat.nets.causal_transformer:CausalTransformer",
     },
-    "optimizer": {"adamw": "torch.optim:AdamW"},
+    "optimizer": {"adamw": "torch.optim:AdamW", "muon": "mdlm_atat.training.muon:Muon"},
     "metric": {
         "accuracy": "mdlm_atat.finetuning.metrics:accuracy",
         "f1": "mdlm_atat.finetuning.metrics:f1",

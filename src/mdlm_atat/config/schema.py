@@ -132,15 +132,25 @@ class OptimConfig(Section):
     NAME = "optim"
 
     kind: str = setting("adamw", plugin="optimizer", short="optimizer")
-    """What takes the steps: adamw, or a plugin, as package.module:Name."""
+    """What takes the steps: adamw; muon, which orthogonalises the steps of the blocks' matrices and leaves the rest to
+    AdamW; or a plugin, as package.module:Name."""
     options: dict[str, Any] = setting({}, options_of="kind", num_given=1, offered=("lr", "betas", "weight_decay"))
     """Settings of a plugin's own, by name."""
     lr: float = 1e-3
     """Peak learning rate."""
     betas: tuple[float, float] = (0.9, 0.98)
     """AdamW's decay of the first and second moment."""
+    momentum: float = 0.95
+    """muon only: decay of the blocks' momentum (Nesterov's)."""
+    embedding_lr_ratio: float = 0.5
+    """muon only: the embedding's learning rate, AdamW's, over optim.lr; also of an output layer tied to it."""
+    output_lr_ratio: float = 0.5
+    """muon only: the output layer's learning rate, AdamW's, over optim.lr."""
+    rest_lr_ratio: float = 0.5
+    """muon only: the learning rate, AdamW's, over optim.lr, of norms, biases, vectors, adaLN, and all else outside of
+    the blocks."""
     weight_decay: float = 0.01
-    """AdamW's weight decay, on matrices only (not on norms, biases and embeddings)."""
+    """Decoupled weight decay, on matrices only (not on norms, biases and embeddings)."""
     warmup_steps: int = 100
     """Steps over which the learning rate rises linearly from 0; half of all steps where these are fewer than twice as
     many."""
@@ -158,7 +168,10 @@ class OptimConfig(Section):
             raise UserError(f"optim.lr is {self.lr}, expected above 0, e.g. 1e-3")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise UserError(f"optim.betas is {self.betas}, expected two numbers from 0 to below 1, e.g. 0.9 0.98")
-        for name in ("warmup_steps", "weight_decay", "grad_clip"):
+        if not 0 <= self.momentum < 1:
+            raise UserError(f"optim.momentum is {self.momentum}, expected from 0 to below 1, e.g. 0.95")
+        ratios = ("embedding_lr_ratio", "output_lr_ratio", "rest_lr_ratio")
+        for name in ("warmup_steps", "weight_decay", "grad_clip", *ratios):
             at_least(f"optim.{name}", getattr(self, name), 0)
         probability("optim.cooldown_fraction", self.cooldown_fraction)
         probability("optim.final_lr_ratio", self.final_lr_ratio)

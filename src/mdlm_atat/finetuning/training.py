@@ -27,7 +27,7 @@ from mdlm_atat.finetuning.metrics import measure
 from mdlm_atat.finetuning.settings import FinetuneSettings
 from mdlm_atat.finetuning.tasks import Task
 from mdlm_atat.progress import OnProgress
-from mdlm_atat.training.optim import make_optimizer
+from mdlm_atat.training.optim import make_optimizer, set_learning_rate
 
 SCORING_BATCH = 64
 OnStep = Callable[[int, Mapping[str, float]], object]
@@ -178,8 +178,7 @@ class Finetuning:
         model.train()
         for step, chosen in enumerate(epoch_batches(num_examples, settings.batch_size, seed, number), first_step):
             lr = learning_rate(step, num_steps, settings)
-            for group in optimizer.param_groups:
-                group["lr"] = lr
+            set_learning_rate(optimizer, lr)
             loss = self._loss(model, batch_at(chosen), targets[chosen])
             loss.backward()
             if settings.grad_clip > 0:

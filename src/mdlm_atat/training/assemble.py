@@ -62,7 +62,9 @@ def make_training(
     speed_up(model, config.train, engine.precision)
     objective = build_objective(config, vocab_size, counts, model, data.tokenizer)
     curriculum = objective.curriculum if isinstance(objective, MaskedDiffusion) else None
-    wrapped, optimizer, wrapped_optimizer = engine.setup(model, lambda model: make_optimizer(model, config.optim))
+    wrapped, optimizer, wrapped_optimizer = engine.setup(
+        model, lambda model: make_optimizer(model, config.optim, compile=config.train.compile)
+    )
     ema = EMA(model, config.train.ema_decay)
     progress, last_stage = Progress(), None
     if resume_from is not None:

@@ -27,7 +27,7 @@ from mdlm_atat.progress import OnProgress
 from mdlm_atat.training.engine import Engine
 from mdlm_atat.training.log import ProgressLine, Writer
 from mdlm_atat.training.metrics import EVAL_ERROR, EVAL_NATS, EVAL_OWN_ERROR, EVAL_OWN_NATS
-from mdlm_atat.training.optim import learning_rate
+from mdlm_atat.training.optim import learning_rate, set_learning_rate
 from mdlm_atat.training.recorded import Recorded
 
 BatchAt = Callable[[int], tuple[NDArray[np.int64], NDArray[np.int64]]]
@@ -112,8 +112,7 @@ def train(run: Training, progress: Progress) -> str | None:
     reason: str | None = None
     while progress.step < config.num_steps and reason is None:
         lr = learning_rate(progress.step, config.num_steps, run.config.optim)
-        for group in run.optimizer.param_groups:
-            group["lr"] = lr
+        set_learning_rate(run.optimizer, lr)
         stage = None if run.curriculum is None else run.curriculum.stage(progress.step)
         log_now = is_due(progress.step + 1, config.log_interval_steps, config.num_steps)
         loss, num_tokens = forward_backward(run, progress.step, measure=log_now)

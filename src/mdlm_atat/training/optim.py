@@ -1,35 +1,124 @@
-"""AdamW's parameter groups and the learning rate at each step."""
+"""The optimizer, its groups of parameters, and the learning rate at each step."""
 
 from __future__ import annotations
 
 import math
-from typing import assert_never
+from typing import Any, Literal, assert_never
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from mdlm_atat.config.options import make_plugin
 from mdlm_atat.config.schema import OptimConfig
+from mdlm_atat.errors import UserError
+from mdlm_atat.nets.protocol import Backbone
+from mdlm_atat.training.muon import Muon
+
+Role = Literal["matrix", "embedding", "output", "rest"]
+"""What a parameter is to Muon: a matrix that it orthogonalises, or one of AdamW's three groups."""
 
 
-def make_optimizer(model: nn.Module, config: OptimConfig) -> Optimizer:
-    """AdamW, fused where the device has it, or a plugin's optimizer; weight decay on matrices of linear layers only.
+def make_optimizer(model: nn.Module, config: OptimConfig, *, compile: bool = False) -> Optimizer:
+    """AdamW, fused where the device has it; Muon (see `muon_groups`); or a plugin's optimizer. Weight decay is on
+    matrices of linear layers only. `compile`: Muon's orthogonalisation by compiled code.
 
     A plugin is called with two groups of parameters, each with its `weight_decay`, then `lr` and, if its constructor
-    takes them, `betas`; all else is its own (`optim.options`).
+    takes them, `betas`; all else is its own (`optim.options`). The rate of each step is set by `set_learning_rate`.
     """
-    decayed = {id(m.weight) for m in model.modules() if isinstance(m, nn.Linear)}
-    parameters = list(model.parameters())
-    groups = [
-        {"params": [p for p in parameters if id(p) in decayed], "weight_decay": config.weight_decay},
-        {"params": [p for p in parameters if id(p) not in decayed], "weight_decay": 0.0},
-    ]
+    if config.kind == "muon":
+        return Muon(muon_groups(model, config), config.lr, config.betas, config.momentum, compile=compile)
+    groups = groups_by_decay(model, list(model.parameters()), config.weight_decay)
     if config.kind == "adamw":
         return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=True)
     offered = {"lr": config.lr, "betas": config.betas, "weight_decay": config.weight_decay}
     offered = {name: value for name, value in offered.items() if name not in config.options}
     return make_plugin("optimizer", config.kind, config.options, groups, offered=offered, where="optim.options")
+
+
+def groups_by_decay(model: nn.Module, parameters: list[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
+    """Two groups: matrices of linear layers, and what has no weight decay."""
+    decayed = {id(m.weight) for m in model.modules() if isinstance(m, nn.Linear)}
+    return [
+        {"params": [p for p in parameters if id(p) in decayed], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if id(p) not in decayed], "weight_decay": 0.0},
+    ]
+
+
+def muon_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, Any]]:
+    """Every parameter in one group, with its role, its `weight_decay`, the number of matrices in it (see `Muon`) and
+    its learning rate over `optim.lr` as `lr_ratio`.
+
+    Muon's are the weights of linear layers in transformer blocks (`blocks`, wherever in the network: the importance
+    estimator's too), or of a network that has none, of all its linear layers but the output layer. Those named `qkv`
+    hold three matrices. adaLN's `modulation` is left out: what it gives are shifts, scales and gates. AdamW has the
+    embeddings, a group; the output layer, where it is not the embedding, a group; and the rest, a group: norms, biases,
+    vectors, `modulation`, and what is outside of the blocks, such as heads and the time's embedding.
+
+    Raises UserError for a network with nothing for Muon, and for weights of which each process has a part.
+    """
+    if any(isinstance(p, DTensor) for p in model.parameters()):
+        raise UserError(
+            "optim.kind = muon needs whole matrices, and with train.shard a process has parts of them: set "
+            "`train.shard=False`, or `optim.kind='adamw'`"
+        )
+    roles = find_roles(model)
+    ratios = {
+        "matrix": 1.0,
+        "embedding": config.embedding_lr_ratio,
+        "output": config.output_lr_ratio,
+        "rest": config.rest_lr_ratio,
+    }
+    groups: list[dict[str, Any]] = []
+    for role, ratio in ratios.items():
+        found = [(name, p) for name, p in model.named_parameters() if roles[name] == role]
+        for num_matrices in (0,) if role != "matrix" else (1, 3):
+            own = [p for name, p in found if not num_matrices or (3 if is_fused(name) else 1) == num_matrices]
+            more = {"role": role, "num_matrices": num_matrices, "lr_ratio": ratio}
+            groups += [{**group, **more} for group in groups_by_decay(model, own, config.weight_decay)]
+    if not any(group["num_matrices"] and group["params"] for group in groups):
+        raise UserError(
+            f"optim.kind = muon is for the matrices of linear layers, and {type(model).__name__} has none but its "
+            "output layer; use `optim.kind='adamw'`"
+        )
+    return [group for group in groups if group["params"]]
+
+
+def find_roles(model: nn.Module) -> dict[str, Role]:
+    """The role of every parameter, by its name."""
+    layers = {f"{name}.weight": module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    in_blocks = {name for name in layers if "blocks" in name.split(".")}
+    matrices = {name for name in in_blocks or layers if name.split(".")[-2] != "modulation"}
+    embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    outputs = output_storage(model)
+    roles: dict[str, Role] = {}
+    for name, p in model.named_parameters():
+        if id(p) in embeddings:
+            roles[name] = "embedding"
+        elif p.untyped_storage().data_ptr() in outputs:
+            roles[name] = "output"
+        else:
+            roles[name] = "matrix" if name in matrices else "rest"
+    return roles
+
+
+def output_storage(model: nn.Module) -> set[int]:
+    """Where the memory of the output layer's weight and bias begins: they may be parts of parameters."""
+    if not isinstance(model, Backbone):
+        return set()
+    return {part.untyped_storage().data_ptr() for part in model.output_layer() if part is not None}
+
+
+def is_fused(name: str) -> bool:
+    """Whether a weight holds the three matrices of queries, keys and values, by its name."""
+    return name.split(".")[-2] == "qkv"
+
+
+def set_learning_rate(optimizer: Optimizer, lr: float) -> None:
+    """Set the rate of every group: `lr`, times the group's own `lr_ratio` where it has one."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group.get("lr_ratio", 1.0)
 
 
 def warm_up(num_steps: int, config: OptimConfig) -> int:
