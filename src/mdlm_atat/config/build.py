@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from functools import lru_cache
 from typing import Any, assert_never
 
@@ -24,7 +25,8 @@ from mdlm_atat.core.curriculum import (
     three_stages,
 )
 from mdlm_atat.core.fused_loss import gradients_of_chunk
-from mdlm_atat.core.objective import CausalNLL, FusedLoss, MaskedDiffusion, Objective, TimePlan
+from mdlm_atat.core.left_to_right import CausalNLL
+from mdlm_atat.core.objective import FusedLoss, MaskedDiffusion, Objective, TimePlan
 from mdlm_atat.core.prior import mean_importance, prior_importance
 from mdlm_atat.core.schedules import Cosine, Geometric, Linear, Polynomial, Schedule
 from mdlm_atat.core.strategies.by_importance import AdaptiveMaskingScheduler
@@ -34,6 +36,7 @@ from mdlm_atat.core.strategies.literal import LiteralMasking
 from mdlm_atat.core.strategies.rates import ExponentMasking, MaskingScheduler
 from mdlm_atat.core.strategies.uniform import UniformMasking
 from mdlm_atat.core.times import BetaTime, TimeDensity, UniformTime, Weighting, WeightingKind
+from mdlm_atat.core.two_ways import TwoWays
 from mdlm_atat.data.corpus import Corpus
 from mdlm_atat.data.prepare import prepare
 from mdlm_atat.data.progress import Progress
@@ -43,6 +46,7 @@ from mdlm_atat.nets.causal_transformer import CausalTransformer
 from mdlm_atat.nets.dit import ATATDiT, ImportanceParts
 from mdlm_atat.nets.estimator import AdaptiveImportanceEstimator, ImportanceEstimator
 from mdlm_atat.nets.protocol import Mode
+from mdlm_atat.nets.two_way import TwoWayDiT
 
 
 def build_model(config: RunConfig, vocab_size: int, counts: NDArray[np.int64] | None = None) -> Any:
@@ -50,10 +54,12 @@ def build_model(config: RunConfig, vocab_size: int, counts: NDArray[np.int64] | 
     text; needed where importance has a prior."""
     model, max_length = config.model, config.data.length
     shape: dict[str, Any] = {name: getattr(model, name) for name in SHAPE}
+    modes = modes_of(config)
     match model.kind:
-        case "masked":
+        case "masked" if "masked" in modes:
             masking = masking_traits(config)
-            return ATATDiT(
+            network = TwoWayDiT if "causal" in modes else ATATDiT
+            return network(
                 vocab_size,
                 max_length,
                 **shape,
@@ -64,8 +70,9 @@ def build_model(config: RunConfig, vocab_size: int, counts: NDArray[np.int64] | 
                 importance=build_importance(config, vocab_size, counts),
                 predict_speed=masking.reads_content and masking.is_bound,
                 position_table=config.masking.position == "table",
+                alignment=model.alignment,
             )
-        case "causal":
+        case "masked" | "causal":
             return CausalTransformer(vocab_size, max_length, **shape)
         case name:
             return make_plugin(
@@ -74,7 +81,9 @@ def build_model(config: RunConfig, vocab_size: int, counts: NDArray[np.int64] | 
 
 
 def modes_of(config: RunConfig) -> frozenset[Mode]:
-    """How the network of a configuration may be asked: masked, causal or both."""
+    """How the network of a configuration may be asked: masked, causal or both, as `objective.causal_share` says."""
+    if config.model.kind == "masked":
+        return frozenset(modes_trained(config.objective.causal_share))
     backbone = plugins.resolve("backbone", config.model.kind)
     if not isinstance(getattr(backbone, "modes", None), frozenset):
         raise UserError(
@@ -82,6 +91,18 @@ def modes_of(config: RunConfig) -> frozenset[Mode]:
             'modes = frozenset({"masked"}) or {"causal"} (see nets/protocol.py)'
         )
     return backbone.modes
+
+
+def modes_trained(causal_share: float) -> set[Mode]:
+    """The modes in which a share of the rows of a batch is trained: one, or both."""
+    masked: set[Mode] = {"masked"} if causal_share < 1 else set()
+    causal: set[Mode] = {"causal"} if causal_share > 0 else set()
+    return masked | causal
+
+
+def causal_rows(config: ObjectiveConfig) -> Fraction:
+    """`objective.causal_share` as so many of every so many rows."""
+    return Fraction(config.causal_share).limit_denominator(1000)
 
 
 def build_importance(config: RunConfig, vocab_size: int, counts: NDArray[np.int64] | None) -> ImportanceParts | None:
@@ -268,13 +289,15 @@ def build_time_density(config: ObjectiveConfig) -> TimeDensity:
 def build_objective(
     config: RunConfig, vocab_size: int, counts: NDArray[np.int64], network: Any, tokenizer: Any = None
 ) -> Objective:
-    """What the network is trained by: masked diffusion where it has that mode, else its exact likelihood."""
+    """What the network is trained by: masked diffusion, its exact likelihood left to right, or both, each on a share of
+    the rows."""
     fused = None
     if config.train.fused_loss:
         # for one shape, or, where a curriculum's stages have masks of their own, for any from the second on
         chunk = torch.compile(gradients_of_chunk) if config.train.compile else gradients_of_chunk
         fused = FusedLoss(config.train.batch_size, chunk)
-    if "masked" not in network.modes:
+    share = causal_rows(config.objective)
+    if share == 1 or "masked" not in network.modes:
         return CausalNLL(fused)
     schedule = build_schedule(config.objective)
 
@@ -288,7 +311,7 @@ def build_objective(
         window = settings.window if settings.time_sampling == "window" else (0.0, 1.0)  # which moves, and is not used
         return plan(settings.time_sampling, window, settings.weighting)
 
-    return MaskedDiffusion(
+    masked = MaskedDiffusion(
         schedule,
         time_plan,
         mask_id=vocab_size,
@@ -297,8 +320,9 @@ def build_objective(
         importance_share=config.importance.train_share,
         through_bound=config.importance.through_bound,
         curriculum=build_curriculum(config.curriculum, config.train.num_steps),
-        fused=fused,
+        fused=None if fused is None else replace(fused, batch_size=int(fused.batch_size * (1 - share))),
     )
+    return masked if share == 0 else TwoWays(masked, CausalNLL(fused), share)
 
 
 def prepare_data(data: DataConfig, progress: bool | Progress = True) -> Corpus:

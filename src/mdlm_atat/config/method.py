@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import fields
 
 from mdlm_atat import plugins
-from mdlm_atat.config.build import masking_traits, modes_of
+from mdlm_atat.config.build import masking_traits, modes_of, modes_trained
 from mdlm_atat.config.options import read_options
 from mdlm_atat.config.schema import SECTIONS, RunConfig
 from mdlm_atat.errors import UserError
@@ -17,7 +17,19 @@ def check_method(config: RunConfig) -> None:
     names."""
     importance, masking, curriculum = config.importance, config.masking, config.curriculum
     check_options(config)
-    if "masked" not in modes_of(config):
+    modes, share = modes_of(config), config.objective.causal_share
+    if config.model.alignment != "own" and not (config.model.kind == "masked" and share < 1):
+        raise UserError(
+            f"model.alignment = {config.model.alignment} says which place of a masked text predicts a token, and this "
+            "network masks nothing or is a plugin's: leave `model.alignment=` out"
+        )
+    if missing := modes_trained(share) - modes if share else set():
+        raise UserError(
+            f"objective.causal_share = {share:g} trains a network in the mode {' and '.join(sorted(missing))} too, "
+            f"which model.kind = {config.model.kind} does not have: use `model.kind='masked'`, or leave "
+            "`objective.causal_share=` out"
+        )
+    if "masked" not in modes:
         if importance.mode != "none" or masking.strategy != "uniform" or curriculum.kind != "none":
             raise UserError(
                 f"model.kind = {config.model.kind} masks nothing: leave importance, masking and curriculum off"

@@ -48,8 +48,9 @@ class ModelConfig(Section):
     NAME = "model"
 
     kind: str = setting("masked", plugin="backbone", short="backbone")
-    """`masked`: the bidirectional diffusion denoiser ATATDiT; `causal`: the left-to-right baseline of the same
-    blocks; or a plugin, as package.module:Name."""
+    """`masked`: the bidirectional diffusion denoiser ATATDiT, which reads left to right too where
+    objective.causal_share is above 0; `causal`: the left-to-right baseline of the same blocks; or a plugin, as
+    package.module:Name."""
     options: dict[str, Any] = setting({}, options_of="kind", num_given=2, offered=SHAPE)
     """Settings of a plugin's own, by name."""
     num_layers: int = 6
@@ -76,6 +77,9 @@ class ModelConfig(Section):
     """One matrix for the token embeddings and the output layer."""
     extra_outputs: int = 0
     """Output rows beyond the vocabulary, cut off unread; MDLM's published weights have 1, for [MASK]."""
+    alignment: Literal["own", "shifted"] = "own"
+    """Which place of a masked text predicts a token: its own, or the one before it (shifted), as in a causal network:
+    what a network that was pretrained left to right already does."""
 
     def check(self) -> None:
         for name in ("num_layers", "width", "num_heads", "mlp_ratio", "time_width"):
@@ -113,6 +117,9 @@ class ObjectiveConfig(Section):
     """Weight of the loss at t: elbo is the bound's own (1/t for linear), flat is 1, clipped is elbo up to 1 / clip."""
     clip: float = 0.1
     """clipped only: 1 / the largest weight; with the linear schedule the t below which it stops growing."""
+    causal_share: float = setting(0.0, short="causal_share")
+    """Share of the rows of every batch that are read left to right, with an exact likelihood, in place of being masked:
+    0 is masked diffusion, 1 a causal model, and between them one network learns both."""
 
     def check(self) -> None:
         if self.exponent <= 0:
@@ -125,6 +132,7 @@ class ObjectiveConfig(Section):
             raise UserError(f"objective.window is {low} {high}, expected 0 <= low < high <= 1")
         if not 0 < self.clip <= 1:
             raise UserError(f"objective.clip is {self.clip}, expected above 0 and at most 1")
+        probability("objective.causal_share", self.causal_share)
 
 
 @dataclass(frozen=True, kw_only=True)

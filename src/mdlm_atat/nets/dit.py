@@ -17,6 +17,8 @@ from mdlm_atat.nets.transformer import Transformer
 
 NUM_ADDED_FREQUENCIES = 16
 
+Alignment = Literal["own", "shifted"]
+
 
 @dataclass(frozen=True)
 class ImportanceParts:
@@ -41,6 +43,9 @@ class ATATDiT(Transformer):
     parameters, by features of t added to the embeddings. ATAT's parts, all off by default: `importance`,
     `predict_speed` (a linear head for the rates of its masking schedule) and `position_table` (the log-exponents of a
     learned one).
+
+    `alignment`: which place predicts token i, its own, or the one before it, as in a causal network (shifted): then
+    L + 1 places go through the blocks, the first with a start vector of its own.
     """
 
     modes: ClassVar[frozenset[Mode]] = frozenset({"masked"})
@@ -65,6 +70,7 @@ class ATATDiT(Transformer):
         importance: ImportanceParts | None = None,
         predict_speed: bool = False,
         position_table: bool = False,
+        alignment: Alignment = "own",
     ) -> None:
         super().__init__(
             vocab_size,
@@ -79,6 +85,7 @@ class ATATDiT(Transformer):
             tied=tied,
             extra_outputs=extra_outputs,
             time_width=time_width if time_conditioning and time_through == "adaln" else None,
+            num_places=max_length + (alignment == "shifted"),
         )
         self.mask_id = vocab_size
         added = time_conditioning and time_through == "embedding"
@@ -90,6 +97,8 @@ class ATATDiT(Transformer):
         self.prior: Tensor | None
         self.speed_head = zero_linear(width, 1) if predict_speed else None
         self.position_table = nn.Parameter(torch.zeros(max_length)) if position_table else None
+        self.alignment: Alignment = alignment
+        self.start_vector = nn.Parameter(0.02 * torch.randn(width)) if alignment == "shifted" else None
 
     def forward(
         self,
@@ -140,11 +149,25 @@ class ATATDiT(Transformer):
         lengths: Int[Tensor, " batch"] | None = None,
     ) -> Float[Tensor, "batch length width"]:
         """What the last norm gives: all but the output layer, for those who want logits at some positions only."""
-        x = self.embedding(z_t)  # (B, L, D)
+        if self.start_vector is None:
+            return self._denoise(self.embedding(z_t), t, lengths)
+        padded = None if lengths is None else lengths + 1
+        return self._denoise(self._behind_start(z_t), t, padded)[:, :-1]
+
+    def _denoise(self, x: Tensor, t: Tensor, lengths: Tensor | None = None, *, causal: bool = False) -> Tensor:
+        """Embeddings (B, places, D), told t, through the blocks."""
         if self.added_time is not None:
-            x = x + self.added_time(sinusoidal_features(t, NUM_ADDED_FREQUENCIES))[:, None]
+            features = sinusoidal_features(t, NUM_ADDED_FREQUENCIES)
+            x = x + self.added_time(features.to(self.added_time.weight.dtype))[:, None]
         condition = None if self.time_embedding is None else self.time_embedding(t)  # (B, time_width)
-        return self.through_blocks(x, attend=attend_mask(lengths, z_t.shape[1]), condition=condition)
+        attend = attend_mask(lengths, x.shape[1])
+        return self.through_blocks(x, attend=attend, condition=condition, causal=causal)
+
+    def _behind_start(self, tokens: Int[Tensor, "batch length"]) -> Float[Tensor, "batch places width"]:
+        """Embeddings of start, token 1 .. token L (B, L + 1, D)."""
+        assert self.start_vector is not None
+        x = self.embedding(tokens)
+        return torch.cat([self.start_vector.to(x.dtype).expand(len(x), 1, -1), x], dim=1)
 
     def log_speed(self, hidden: Float[Tensor, "batch length width"]) -> Float[Tensor, "batch length"]:
         """The head for the rates. Needs predict_speed."""

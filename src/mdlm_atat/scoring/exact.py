@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from mdlm_atat.core.left_to_right import causal_nll
 from mdlm_atat.core.masking import scored_positions
-from mdlm_atat.core.objective import causal_nll
 from mdlm_atat.device import as_float64, float64_device
 from mdlm_atat.scoring.draws import BLOCK_SIZE, DrawSettings, Rows, permutation
 from mdlm_atat.scoring.likelihood import (

@@ -25,8 +25,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from mdlm_atat.core.left_to_right import causal_nll
 from mdlm_atat.core.masking import scored_positions
-from mdlm_atat.core.objective import causal_nll
 from mdlm_atat.data.hub import hub_unreachable
 from mdlm_atat.data.tokenizers import Tokenizer
 from mdlm_atat.errors import UserError

@@ -12,9 +12,17 @@ from mdlm_atat.progress import OnProgress
 from mdlm_atat.scoring.draws import DrawSettings
 from mdlm_atat.scoring.exact import exact_nll
 from mdlm_atat.scoring.likelihood import draw_nll
-from mdlm_atat.scoring.records import EVAL_ERROR, EVAL_NATS, EVAL_OWN_ERROR, EVAL_OWN_NATS, Cost, TextCounts
+from mdlm_atat.scoring.records import Cost, TextCounts
 from mdlm_atat.scoring.schedule_bound import draw_schedule_nll
 from mdlm_atat.training.engine import Engine
+from mdlm_atat.training.metrics import (
+    EVAL_CAUSAL_ERROR,
+    EVAL_CAUSAL_NATS,
+    EVAL_ERROR,
+    EVAL_NATS,
+    EVAL_OWN_ERROR,
+    EVAL_OWN_NATS,
+)
 
 
 def score_validation(
@@ -26,8 +34,8 @@ def score_validation(
     stage: Stage | None,
     on_progress: OnProgress,
 ) -> dict[str, float]:
-    """The validation bounds under the names they are logged by, over all processes: under the uniform schedule, and
-    under the method's own where it has one."""
+    """The validation bounds under the names they are logged by, over all processes: under the uniform schedule, under
+    the method's own where it has one, and the exact value left to right of a network that is trained in two ways."""
     draws = DrawSettings(
         num_draws=config.eval.num_draws,
         batch_size=config.eval.batch_size,
@@ -51,6 +59,9 @@ def score_validation(
             "eval/perplexity": cost.perplexity_per_token,
             "eval/bits_per_character": cost.bits_per_character,
         }
+        if "masked" in model.modes and config.objective.causal_share > 0:
+            exact = exact_nll(model, data, draws=draws)
+            values |= {EVAL_CAUSAL_NATS: exact.nats_per_token, EVAL_CAUSAL_ERROR: exact.standard_error}
         if schedule is not None:
             own = draw_schedule_nll(model, data, masking=schedule, stage=stage, mask_id=mask_id, draws=draws)
             bound, error = own.nelbo()

@@ -9,10 +9,9 @@ from typing import Any
 
 from torch import nn
 
-from mdlm_atat.config.build import build_objective
+from mdlm_atat.config.build import build_objective, causal_rows
 from mdlm_atat.config.schema import RunConfig
 from mdlm_atat.core.curriculum import Stage
-from mdlm_atat.core.objective import MaskedDiffusion
 from mdlm_atat.data.tokens import TokenDataset, batch_at
 from mdlm_atat.errors import UserError
 from mdlm_atat.nets.ema import EMA
@@ -34,11 +33,20 @@ def check_split(config: RunConfig, engine: Engine) -> None:
             f"{config.train.num_micro_batches} micro-batches of equal size; try `train.batch_size="
             f"{max(1, rows) * num_parts}`"
         )
-    if config.importance.through_bound and rows % 2:
+    share = causal_rows(config.objective)
+    if rows % share.denominator:
+        raise UserError(
+            f"objective.causal_share = {config.objective.causal_share} reads {share.numerator} of every "
+            f"{share.denominator} sequences left to right, and {config.train.batch_size} sequences over "
+            f"{engine.num_ranks} processes and {config.train.num_micro_batches} micro-batches are {rows} at once: try "
+            f"`train.batch_size={max(1, round(rows / share.denominator)) * share.denominator * num_parts}`, or "
+            f"`objective.causal_share={round(share * rows) / rows:g}`"
+        )
+    if config.importance.through_bound and rows * (1 - share) % 2:
         raise UserError(
             f"importance.through_bound masks every sequence twice, and {config.train.batch_size} sequences over "
-            f"{engine.num_ranks} processes and {config.train.num_micro_batches} micro-batches are {rows} at once, not "
-            "an even number: change `train.batch_size=`"
+            f"{engine.num_ranks} processes and {config.train.num_micro_batches} micro-batches are "
+            f"{int(rows * (1 - share))} to mask at once, not an even number: change `train.batch_size=`"
         )
 
 
@@ -61,7 +69,7 @@ def make_training(
     vocab_size, counts = data.tokenizer.vocab_size, data.counts
     speed_up(model, config.train, engine.precision)
     objective = build_objective(config, vocab_size, counts, model, data.tokenizer)
-    curriculum = objective.curriculum if isinstance(objective, MaskedDiffusion) else None
+    curriculum = objective.curriculum
     wrapped, optimizer, wrapped_optimizer = engine.setup(
         model, lambda model: make_optimizer(model, config.optim, compile=config.train.compile)
     )

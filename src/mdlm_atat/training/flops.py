@@ -20,9 +20,11 @@ def training_flops_per_token(config: RunConfig, vocab_size: int, mean_mask_rate:
     the rows. Left out, as they are under 1%: norms, softmaxes, adaLN (once a row), the optimizer.
     """
     model, importance, length = config.model, config.importance, config.data.length
-    causal = "masked" not in modes_of(config)
-    forward = model.num_layers * transformer_flops(model.width, model.mlp_ratio, length, causal)
-    forward += 2 * model.width * vocab_size * (1.0 if causal else mean_mask_rate)
+    causal_share = config.objective.causal_share if "masked" in modes_of(config) else 1.0
+    forward = 0.0
+    for share, causal in ((1 - causal_share, False), (causal_share, True)):
+        blocks = model.num_layers * transformer_flops(model.width, model.mlp_ratio, length, causal)
+        forward += share * (blocks + 2 * model.width * vocab_size * (1.0 if causal else mean_mask_rate))
     estimator = 0.0
     if importance.has_estimator:
         estimator = importance.num_layers * transformer_flops(importance.width, 4, length, causal=False)

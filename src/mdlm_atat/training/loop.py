@@ -26,7 +26,7 @@ from mdlm_atat.nets.ema import EMA
 from mdlm_atat.progress import OnProgress
 from mdlm_atat.training.engine import Engine
 from mdlm_atat.training.log import ProgressLine, Writer
-from mdlm_atat.training.metrics import EVAL_ERROR, EVAL_NATS, EVAL_OWN_ERROR, EVAL_OWN_NATS
+from mdlm_atat.training.metrics import EVAL_CAUSAL_NATS, EVAL_ERROR, EVAL_NATS, EVAL_OWN_ERROR, EVAL_OWN_NATS
 from mdlm_atat.training.optim import learning_rate, set_learning_rate
 from mdlm_atat.training.recorded import Recorded
 
@@ -298,8 +298,9 @@ def evaluate(run: Training, progress: Progress, stage: Stage | None) -> tuple[di
     if run.line is not None:
         error = values[EVAL_OWN_ERROR if has_own else EVAL_ERROR]
         uniform = f" (uniform schedule {with_error(values[EVAL_NATS])})" if has_own else ""
+        exact = f"; left to right {with_error(values[EVAL_CAUSAL_NATS])}" if EVAL_CAUSAL_NATS in values else ""
         found = with_error(bound, error, decimals=4)
-        run.line.say(f"step {progress.step}: validation {found} nats/token{uniform}")
+        run.line.say(f"step {progress.step}: validation {found} nats/token{uniform}{exact}")
     return values, is_best
 
 

@@ -15,6 +15,8 @@ from jaxtyping import Float
 # the bound of the validation text under the uniform schedule, and under the method's own where it has one
 EVAL_NATS, EVAL_ERROR = "eval/nelbo_nats_per_token", "eval/standard_error"
 EVAL_OWN_NATS, EVAL_OWN_ERROR = "eval/schedule_nelbo_nats_per_token", "eval/schedule_standard_error"
+# the exact value, of a network that is trained left to right too
+EVAL_CAUSAL_NATS, EVAL_CAUSAL_ERROR = "eval/left_to_right_nats_per_token", "eval/left_to_right_standard_error"
 
 Column = Float[np.ndarray, " rows"]
 

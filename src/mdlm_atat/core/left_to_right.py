@@ -1,0 +1,59 @@
+"""The causal model's loss: its negative log-likelihood, which is exact."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from mdlm_atat.core.fused_loss import weighted_nll
+from mdlm_atat.core.masking import scored_positions
+from mdlm_atat.core.objective import Draw, FusedLoss, TrainingLoss, masked_nll
+
+
+@dataclass(frozen=True)
+class CausalNLL:
+    """The causal baseline's loss: its exact negative log-likelihood, nats per token. It draws nothing."""
+
+    fused: FusedLoss | None = None
+
+    @property
+    def curriculum(self) -> None:
+        return None
+
+    def draw(self, batch_size: int, length: int, generator: torch.Generator, step: int = 0) -> Draw:  # noqa: ARG002
+        empty = torch.zeros(batch_size, device=generator.device)
+        return Draw(empty, empty[:, None].expand(batch_size, length))
+
+    def loss(
+        self,
+        model: Any,
+        x0: Int[Tensor, "batch length"],
+        lengths: Int[Tensor, " batch"] | None,
+        draw: Draw,  # noqa: ARG002
+        num_tokens: float | Float[Tensor, ""],
+        *,
+        measure: bool = False,  # noqa: ARG002
+    ) -> TrainingLoss:
+        if self.fused is None:
+            total = causal_nll(model(x0), x0, lengths).sum() / num_tokens
+        else:
+            scored = torch.ones_like(x0) if lengths is None else scored_positions(lengths, x0.shape[1])
+            hidden, scale = model.hidden(x0).flatten(0, 1), scored.flatten().float()
+            weight, bias = model.output_layer()
+            total, _ = weighted_nll(hidden, weight, bias, x0.flatten(), scale, chunk_nll=self.fused.chunk_nll)
+            total = total / num_tokens
+        return TrainingLoss(total=total, terms={"nll": total.detach()})
+
+
+def causal_nll(
+    logits: Float[Tensor, "batch length vocab"],
+    x0: Int[Tensor, "batch length"],
+    lengths: Int[Tensor, " batch"] | None,
+) -> Float[Tensor, "batch length"]:
+    """-log p(x_i | x_<i) at every position that is not padding."""
+    scored = torch.ones_like(x0, dtype=torch.bool) if lengths is None else scored_positions(lengths, x0.shape[1])
+    return masked_nll(logits, x0, scored)
