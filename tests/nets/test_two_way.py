@@ -1,6 +1,7 @@
 """One network asked in two ways, against CausalTransformer, against ATATDiT, and by enumeration."""
 
 import itertools
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from mdlm_atat.nets.causal_transformer import CausalTransformer
 from mdlm_atat.nets.dit import ATATDiT
 from mdlm_atat.nets.two_way import TwoWayDiT
 
-SHAPE = {"num_layers": 2, "width": 16, "num_heads": 2}
+SHAPE: dict[str, Any] = {"num_layers": 2, "width": 16, "num_heads": 2}
 ALIGNMENTS = ["own", "shifted"]
 
 
@@ -84,6 +85,7 @@ def test_shifted_token_i_is_predicted_from_the_place_before_it_and_the_first_fro
     network = two_way(alignment="shifted")
     z_t, t = torch.full((2, 20), 13), torch.full((2,), 0.5)
     h = network.embedding(z_t)
+    assert network.start_vector is not None
     h = torch.cat([network.start_vector.expand(2, 1, 16), h], dim=1)  # (B, L + 1, D)
     for block in network.blocks:
         h = block(h, network.rotary)
@@ -118,13 +120,14 @@ def test_the_mode_vector_tells_the_ways_apart_and_moves_only_the_causal_one():
     network, x, t = two_way(), torch.randint(0, 13, (2, 9)), torch.full((2,), 0.5)
     causal, masked = network(x), network(x, t)
     with torch.no_grad():
-        network.mode_vector += torch.randn(16)
+        network.mode_vector.add_(torch.randn(16))
     assert (network(x) - causal).abs().max() > 1e-3
     assert network(x, t).equal(masked)
 
 
 def test_a_time_conditioned_network_reads_left_to_right_as_if_nothing_were_masked():
     network = two_way(time_conditioning=True, time_through="embedding")
+    assert network.added_time is not None
     with torch.no_grad():
         network.added_time.weight[:8, :16] += 1.0  # the cosines, which are 1 at t = 0
     plain = two_way(time_conditioning=True, time_through="embedding")
