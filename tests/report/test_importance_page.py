@@ -12,7 +12,6 @@ from rich.console import Console
 
 from mdlm_atat.report.importance_page import (
     MAX_BAND_TOKENS,
-    InspectedText,
     colour_scale,
     coloured_text,
     figures,
@@ -23,6 +22,7 @@ from mdlm_atat.report.importance_page import (
     shade,
 )
 from mdlm_atat.report.importance_plots import near_percentile
+from mdlm_atat.scoring.inspected_text import InspectedText
 
 HOSTILE = ["<b>", "&amp;", '"x"', "[red]", "\x1b[2J", "$x$", "日", "\n", " ", "</pre>", "\ud800", ""]
 

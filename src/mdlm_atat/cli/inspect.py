@@ -56,8 +56,8 @@ def inspect(arguments: Namespace, text: str) -> None:
     """Show the text in colours, and write its pictures."""
     from rich.console import Console
 
-    from mdlm_atat.report.importance_page import InspectedText
     from mdlm_atat.report.inspection_view import show, write_pictures
+    from mdlm_atat.scoring.inspected_text import InspectedText
 
     lm = masked_model(arguments)
     assert lm.home is not None

@@ -22,10 +22,11 @@ from mdlm_atat.report.experiment_plots import HEIGHT_IN, WIDTH_IN
 from mdlm_atat.report.experiment_results import Arm, branches_of, load_beside, name_of, runs_of
 from mdlm_atat.report.experiment_tables import Row, main_table, table_notes, verdicts
 from mdlm_atat.report.figure import INK, new_figure, svg
-from mdlm_atat.report.importance_page import InspectedText, heatmap
+from mdlm_atat.report.importance_page import heatmap
 from mdlm_atat.report.run_reader import number_at
 from mdlm_atat.report.sampler_frontier import curves_of, draw_panel, panels_of
 from mdlm_atat.report.wording import section
+from mdlm_atat.scoring.inspected_text import InspectedText
 
 MAX_HEATMAP_TOKENS = 48
 MAX_SAMPLES = 2  # of each arm

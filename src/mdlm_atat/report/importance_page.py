@@ -1,9 +1,7 @@
 """Importance, seen: a text coloured by it in the terminal, and every token's importance and loss over t on a page."""
 
-import dataclasses
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -17,71 +15,13 @@ from mdlm_atat.report import importance_plots
 from mdlm_atat.report.canvas_view import printable
 from mdlm_atat.report.figure import svg
 from mdlm_atat.report.page import template
+from mdlm_atat.scoring.inspected_text import InspectedText
 
 PALE, STRONG = (230, 240, 247), (0, 80, 128)  # backgrounds of the least and the most important token
 SCALE_CELLS = 24  # of the legend in the terminal
 MAX_LABEL = 14  # characters of a token's name in a heatmap
 MAX_BAND_TOKENS, MAX_BAND_LETTERS = 64, 90  # of the page's heatmap: what fits in its width
 VISIBLE = str.maketrans({" ": "␣", "\n": "↵", "\t": "⇥"})
-
-
-@dataclass(frozen=True, kw_only=True)
-class InspectedText:
-    """What `scoring.inspection` found of a text, as it is stored: N tokens, T times."""
-
-    texts: list[str]
-    importance: Float[np.ndarray, " tokens"]
-    times: Float[np.ndarray, " times"]
-    masked_importance: Float[np.ndarray, "times tokens"]
-    nll: Float[np.ndarray, "times tokens"]
-    mask_rate: Float[np.ndarray, "times tokens"]
-    pearson: float
-    """Correlation of importance and the mean loss over t; NaN where there is none."""
-    spearman: float
-
-    @classmethod
-    def from_record(cls, record: Mapping[str, Any]) -> "InspectedText":
-        """From the content of an inspection.json; ValueError where that is not what it should be."""
-        try:
-            texts = [str(text) for text in record["texts"]]
-            importance, times, *by_time = (
-                np.array(record[name], dtype=np.float64)
-                for name in ("importance", "times", "masked_importance", "nll", "mask_rate")
-            )
-            # null where there is none
-            pearson, spearman = (
-                float("nan" if value is None else value)
-                for value in (record["correlation"][name] for name in ("pearson", "spearman"))
-            )
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"not an inspection: {error}") from error
-        if (
-            min(len(texts), times.size) == 0
-            or importance.shape != (len(texts),)
-            or any(array.shape != (times.size, len(texts)) for array in by_time)
-        ):
-            raise ValueError(f"not an inspection of {len(texts)} tokens at {times.size} times")
-        masked_importance, nll, mask_rate = by_time
-        return cls(
-            texts=texts,
-            importance=importance,
-            times=times,
-            masked_importance=masked_importance,
-            nll=nll,
-            mask_rate=mask_rate,
-            pearson=pearson,
-            spearman=spearman,
-        )
-
-    @property
-    def mean_nll(self) -> Float[np.ndarray, " tokens"]:
-        return self.nll.mean(0)
-
-    def first(self, num_tokens: int) -> "InspectedText":
-        """The beginning of the text; the correlations stay those of the whole."""
-        names = ("importance", "masked_importance", "nll", "mask_rate")
-        cut = {name: getattr(self, name)[..., :num_tokens] for name in names}
-        return dataclasses.replace(self, texts=self.texts[:num_tokens], **cut)
 
 
 def coloured_text(texts: Sequence[str], importance: Float[np.ndarray, " tokens"], encoding: str = "utf-8") -> Text:

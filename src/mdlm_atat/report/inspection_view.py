@@ -13,13 +13,13 @@ from rich.text import Text
 from mdlm_atat.atomic import write_json, write_text
 from mdlm_atat.report.canvas_view import printable
 from mdlm_atat.report.importance_page import (
-    InspectedText,
     colour_scale,
     coloured_text,
     heatmap_page,
     heatmap_picture,
     label,
 )
+from mdlm_atat.scoring.inspected_text import InspectedText
 
 NUM_EXTREMES = 5  # tokens listed at either end
 CONTEXT = 12  # characters shown to either side of them

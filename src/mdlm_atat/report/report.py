@@ -16,10 +16,11 @@ from mdlm_atat.config.schema import RunConfig
 from mdlm_atat.formats import count, duration, percent, significant, with_error
 from mdlm_atat.report import training_plots
 from mdlm_atat.report.figure import Series, svg
-from mdlm_atat.report.importance_page import InspectedText, figures, heatmap
+from mdlm_atat.report.importance_page import figures, heatmap
 from mdlm_atat.report.page import template
 from mdlm_atat.report.run_reader import RunFolder, number_at, read_run
 from mdlm_atat.report.wording import flat, plain, section
+from mdlm_atat.scoring.inspected_text import InspectedText
 from mdlm_atat.scoring.records import Cost, Evaluation, Kind, MaskRateProfile
 from mdlm_atat.training.metrics import EVAL_ERROR, EVAL_NATS, EVAL_OWN_ERROR, EVAL_OWN_NATS, Metrics
 

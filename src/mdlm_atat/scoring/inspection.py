@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,42 +23,23 @@ from mdlm_atat.device import as_float64, float64_device
 from mdlm_atat.errors import UserError
 from mdlm_atat.scoring.correlation import pearson, spearman
 from mdlm_atat.scoring.draws import DrawSettings
+from mdlm_atat.scoring.inspected_text import Correlation, TokenCurves
 
 DEFAULT_TIMES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 MAX_GROUPS = 20  # fractions up to 19/20: a row is masked at most 20 times in a draw, if t is not nearer to 0 or 1
 STORED_DECIMALS = 4
 
 
-class Correlation(NamedTuple):
-    """Between importance and loss, over tokens; NaN where either is the same for all of them."""
-
-    pearson: float
-    spearman: float
-
-
 @dataclass(frozen=True, kw_only=True)
-class Inspection:
-    """Importance, loss and mask rate of every token of a text, its rows one after the other and padding left out."""
+class Inspection(TokenCurves):
+    """What was measured of a text, its rows one after the other and padding left out."""
 
     tokens: Int[np.ndarray, " tokens"]
     lengths: Int[np.ndarray, " rows"]
     """Tokens of each row; rows are independent of each other."""
-    importance: Float[np.ndarray, " tokens"]
-    """Of the clean text (t = 0), in [0, 1]: what drives the masking."""
-    times: Float[np.ndarray, " times"]
-    masked_importance: Float[np.ndarray, "times tokens"]
-    """What the estimator says of the token when it is masked at t, and does not know it: the mean over the draws."""
-    nll: Float[np.ndarray, "times tokens"]
-    """-log p of the token when it is masked at t, nats: the mean over the same draws, of uniform masks."""
-    mask_rate: Float[np.ndarray, "times tokens"]
-    """How likely the model's own masking schedule masks the token at t."""
     num_draws: int
     """Random partitions of a row at each t."""
     seed: int
-
-    @property
-    def mean_nll(self) -> Float[np.ndarray, " tokens"]:
-        return self.nll.mean(0)
 
     def correlation(self, time: int | None = None) -> Correlation:
         """Of the clean text's importance and the loss: at the times' index `time`, None: averaged over t."""
