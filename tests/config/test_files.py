@@ -108,7 +108,7 @@ eval: {batch_size: true, num_draws: 0}
         "or a plugin as package.module:Name; did you mean linear?",
         "data: expected a section of settings, found 3",
         "trian: unknown key; did you mean train?",
-        "train.batch_size = 64 cannot be cut into train.num_micro_batches = 7 equal parts; try --train.batch_size 63",
+        "train.batch_size = 64 cannot be cut into train.num_micro_batches = 7 equal parts; try `train.batch_size=63`",
         "eval.batch_size: expected a whole number, found true",
     }
 

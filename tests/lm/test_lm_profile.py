@@ -76,7 +76,7 @@ def test_one_checkpoint_has_its_own_profile_and_the_other_none(lm, run):
     earlier = MaskedDiffusionLM.from_pretrained(run / "checkpoints" / "step-00000075")
     assert earlier.profile() is None
     for sampler in (OPTIMAL, "uncertainty:amount=optimal"):
-        with pytest.raises(UserError, match=r"needs the model's validation profile; measure it with .* --profile"):
+        with pytest.raises(UserError, match=r"needs the model's validation profile; measure it with `evaluate"):
             earlier.generate([""], sampler=sampler)
 
 

@@ -93,6 +93,15 @@ def test_what_cannot_be_scored_is_said_in_python(run, runs):
             ma.evaluate(run, **{**DRAWS, **wrong})
     with pytest.raises(UserError, match="`num_steps=`: a causal model takes one step a token"):
         ma.evaluate(runs / "causal", num_steps=[64])
+    with pytest.raises(UserError, match="`profile=`: a causal model reveals in one order"):
+        ma.evaluate(runs / "causal", profile=True)
+
+
+def test_a_profile_that_is_asked_for_lies_beside_the_weights(run, tmp_path):
+    lm = MaskedDiffusionLM.from_pretrained(MaskedDiffusionLM.from_pretrained(run).save_pretrained(tmp_path / "saved"))
+    assert lm.profile() is None
+    ma.evaluate(lm, ["the cat sat on a mat " * 9], profile=True, **DRAWS)
+    assert lm.profile() is not None
 
 
 def test_a_saved_model_stores_its_evaluations_in_its_folder_also_by_a_relative_path(run, tmp_path, monkeypatch):

@@ -110,7 +110,7 @@ def test_rows_of_2_5_and_0_stay_at_their_end():
 
 @pytest.mark.parametrize("rule", [FirstHitting(sizes="optimal"), UncertaintyGuidedSampler(amount="optimal")])
 def test_optimal_sizes_without_a_profile_say_how_to_measure_it(rule: StepRule):
-    with pytest.raises(UserError, match=r"needs the model's validation profile; measure it with atat eval"):
+    with pytest.raises(UserError, match=r"needs the model's validation profile; measure it with `evaluate"):
         drawn(rule, 1)
 
 

@@ -117,8 +117,6 @@ def run_scoring(arguments: Namespace) -> None:
     from mdlm_atat.runs.evaluate import evaluate
 
     lm = load_model(arguments)
-    if arguments.profile and lm.kind == "causal":
-        raise UserError("--profile: a causal model reveals in one order and has no cost by mask rate")
     if arguments.deciles and lm.counts is None:
         raise UserError(f"--deciles: {arguments.model} has no counts of its training text to rank tokens by")
     found = evaluate(
@@ -131,14 +129,14 @@ def run_scoring(arguments: Namespace) -> None:
         column=arguments.column or "text",
         num_steps=arguments.num_steps,
         against=arguments.against,
+        profile=arguments.profile,
         save=arguments.json or True,
     )
     lines = result_table(found)
     lines += t_step_lines(found) if arguments.num_steps else []
     lines += decile_lines(found) if arguments.deciles else []
     if arguments.profile:
-        assert found.profile is not None
-        lines.append(f"profile    {lm.save_profile(found.profile, num_draws=found.num_draws)}")
+        lines.append(f"profile    {lm.profile_file}")
     if found.against is not None:
         lines += comparison_lines(found.against)
     if arguments.data is None and lm.home is not None and (lm.home / "run.json").exists():

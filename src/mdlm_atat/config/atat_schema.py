@@ -42,8 +42,8 @@ class ImportanceConfig(Section):
         if self.width % self.num_heads or (self.width // self.num_heads) % 2:
             raise UserError(
                 f"importance.width = {self.width} cannot be split over importance.num_heads = {self.num_heads} heads "
-                "of even width; try --importance.width "
-                f"{max(1, self.width // (2 * self.num_heads)) * 2 * self.num_heads}"
+                "of even width; try `importance.width="
+                f"{max(1, self.width // (2 * self.num_heads)) * 2 * self.num_heads}`"
             )
         probability("importance.prior_share", self.prior_share)
         if not 0 < self.train_share <= 1:

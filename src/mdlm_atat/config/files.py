@@ -43,7 +43,7 @@ def load_config(name_or_path: str, method: str | None = None) -> RunConfig:
     for _, layer in reversed(layers):
         tree = _merge(tree, layer)
     if method is not None and _holds(tree, "model.kind") and tree["model"]["kind"] == "causal":
-        raise UserError(f"{layers[0][0]}: model.kind = causal masks nothing, so no method applies; leave out --method")
+        raise UserError(f"{layers[0][0]}: model.kind = causal masks nothing, so no method applies; leave out `method=`")
     config, mistakes = _build(tree)
     if config is None:
         top = layers[0][0]

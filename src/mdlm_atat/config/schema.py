@@ -87,7 +87,7 @@ class ModelConfig(Section):
         if self.width % self.num_heads or (self.width // self.num_heads) % 2:
             raise UserError(
                 f"model.width = {self.width} cannot be split over model.num_heads = {self.num_heads} heads of even "
-                f"width; try --model.width {max(1, self.width // (2 * self.num_heads)) * 2 * self.num_heads}"
+                f"width; try `model.width={max(1, self.width // (2 * self.num_heads)) * 2 * self.num_heads}`"
             )
         probability("model.dropout", self.dropout)
 
@@ -248,8 +248,8 @@ class TrainConfig(Section):
         if self.batch_size % self.num_micro_batches:
             raise UserError(
                 f"train.batch_size = {self.batch_size} cannot be cut into train.num_micro_batches = "
-                f"{self.num_micro_batches} equal parts; try --train.batch_size "
-                f"{max(1, self.batch_size // self.num_micro_batches) * self.num_micro_batches}"
+                f"{self.num_micro_batches} equal parts; try `train.batch_size="
+                f"{max(1, self.batch_size // self.num_micro_batches) * self.num_micro_batches}`"
             )
         if not 0 <= self.ema_decay < 1:
             raise UserError(f"train.ema_decay is {self.ema_decay}, expected from 0 to below 1, e.g. 0.999")

@@ -55,6 +55,7 @@ class LanguageModel(Sampling):
     """A network with its tokenizer: from a folder by `from_pretrained`, or a network of your own by the constructor."""
 
     kind: ClassVar[Mode]
+    """The mode in which this model asks its network; see `modes` for all that the network has."""
 
     def __init__(
         self,
@@ -115,6 +116,11 @@ class LanguageModel(Sampling):
         return self._config
 
     @property
+    def modes(self) -> frozenset[Mode]:
+        """How its network may be asked: masked, causal or both."""
+        return modes_of(self.network, self.kind)
+
+    @property
     def has_config(self) -> bool:
         """Whether it was trained here, and is no bare network."""
         return self._config is not None
@@ -132,7 +138,7 @@ class LanguageModel(Sampling):
     @classmethod
     def _check(cls, network: Callable[..., Any], tokenizer: Tokenizer) -> None:
         """Raise UserError for a network that cannot be asked in this mode, or is of another vocabulary."""
-        modes = getattr(network, "modes", {cls.kind})
+        modes = modes_of(network, cls.kind)
         if cls.kind not in modes:
             raise UserError(f"{type(network).__name__} is {' and '.join(modes)}, and {cls.__name__} needs {cls.kind}")
         size = getattr(network, "vocab_size", tokenizer.vocab_size)
@@ -228,16 +234,16 @@ class LanguageModel(Sampling):
         return Linear() if self._config is None else build_schedule(self._config.objective)
 
     def profile(self) -> Profile | None:
-        """Cost of a masked token by the share masked, as `atat eval --profile` stored it beside the weights. Raises
-        UserError for one that was measured on other weights."""
+        """Cost of a masked token by the share masked, as `evaluate(..., profile=True)` stored it beside the weights;
+        None where it was not measured. Raises UserError for one that was measured on other weights."""
         file = self.profile_file
         if not file.exists():
             return None
         record = json.loads(file.read_text(encoding="utf-8"))
         if record["weights"] != self.fingerprint():
             raise UserError(
-                f"{file} belongs to another model: it was measured on other weights; measure it anew with atat eval "
-                "--profile"
+                f"{file} belongs to another model: it was measured on other weights; measure it anew with "
+                f"`evaluate({str(file.parent)!r}, profile=True)`"
             )
         return as_profile(record["profile"])
 
@@ -389,6 +395,11 @@ class LanguageModel(Sampling):
                 draws=replace(draws, device=self.device),
                 mask_id=self.tokenizer.mask_id,
             )
+
+
+def modes_of(network: Callable[..., Any], kind: Mode) -> frozenset[Mode]:
+    """The modes that a network says it has; for a plain function, which says nothing, `kind` alone."""
+    return getattr(network, "modes", frozenset({kind}))
 
 
 def device_of(network: Callable[..., Any]) -> torch.device:

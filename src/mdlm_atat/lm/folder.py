@@ -41,7 +41,7 @@ def locate(folder: Path, say: Callable[[str], None]) -> Located:
     else:
         home, checkpoint = folder, newest_sound(folder / "checkpoints", say)
         if checkpoint is None:
-            raise UserError(f"{folder} holds no checkpoint yet; go on with: atat train --resume {folder}")
+            raise UserError(f"{folder} holds no checkpoint yet; go on with `train(resume={str(folder)!r})`")
     if not (home / "tokenizer").is_dir():
         raise UserError(f"{home} has lost its folder tokenizer; restore it from a copy")
     return Located(home, checkpoint)

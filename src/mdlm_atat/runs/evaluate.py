@@ -50,6 +50,7 @@ def evaluate(
     column: str = "text",
     num_steps: Sequence[int] | None = None,
     against: Model | Evaluation | None = None,
+    profile: bool = False,
     save: bool | str | Path = True,
     progress: bool | OnProgress = True,
     device: torch.device | str | None = None,
@@ -66,6 +67,7 @@ def evaluate(
     steps of the T-step bounds; None: 64, 256 and 1,000.
     `against`: another model, or an evaluation or its file: `.against` of the result has the paired differences to it,
     over the same draws.
+    `profile`: keep the cost by mask rate beside the weights, for samplers with sizes=optimal.
     `save`: where the result is stored as JSON; True: in evals/ of the model's folder, False: nowhere. `progress`: show
     a bar, or a function that is called with (done, total). `device`, `precision`: of models that are loaded here.
     `trust_plugins`: import the plugins that their folders name.
@@ -77,6 +79,10 @@ def evaluate(
         lm = open_model(model, device=device, precision=precision)
         if num_steps is not None and lm.kind == "causal":
             raise UserError("`num_steps=`: a causal model takes one step a token; its value is exact and no bound")
+        if profile and lm.kind == "causal":
+            raise UserError("`profile=`: a causal model reveals in one order and has no cost by mask rate")
+        if profile:
+            _ = lm.profile_file  # refuses a model that is in no folder
         for steps in num_steps or ():
             at_least("`num_steps`", steps, 1)
         file = None if isinstance(save, bool) else _writable(Path(save))
@@ -90,6 +96,8 @@ def evaluate(
             with shown("scoring", progress) as on_progress:
                 found = measure(lm, rows, replace(draws, on_progress=on_progress), num_steps=steps)
             found = store(found, lm, file) if save else found
+            if profile and found.profile is not None:
+                lm.save_profile(found.profile, num_draws=found.num_draws)
             if other is None:
                 return found
             if not isinstance(other, Evaluation):

@@ -134,7 +134,7 @@ def choose_settings(lm: MaskedDiffusionLM | CausalLM, given: GivenSettings) -> F
     allowed = [pooling for mode in sorted(check_backbone(lm.network).modes, reverse=True) for pooling in POOLINGS[mode]]
     pooling = given.get("pooling") or POOLINGS[lm.kind][0]
     if pooling not in allowed:
-        reads = "reads to the right" if lm.kind == "causal" else "reads both ways"
+        reads = "reads both ways" if "masked" in lm.modes else "reads to the right"
         use = f"use {' or '.join(allowed)}, or leave it out"
         raise UserError(f"`pooling={pooling!r}`: this model is {lm.kind} and {reads}; {use}")
     longest, max_length = longest_text(lm.max_length, pooling), given.get("max_length")

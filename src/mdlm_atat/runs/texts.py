@@ -133,7 +133,7 @@ class Lines:
             ours.append(LINE_START.startswith(unfinished[: len(LINE_START)]))  # it is written again
             if not all(ours):
                 raise UserError(
-                    f"--resume: line {ours.index(False) + 1} of {file} was made with another model, other settings or "
+                    f"`resume=`: line {ours.index(False) + 1} of {file} was made with another model, other settings or "
                     "other prompts; repeat the command that began it, or name another file"
                 )
             self.num_done, self._num_kept = len(whole), sum(len(line) + 1 for line in whole)

@@ -330,7 +330,7 @@ def write_samples(lm: MaskedDiffusionLM | CausalLM, folder: Path, config: RunCon
     if not config.eval.num_samples:
         return
     assert lm.checkpoint is not None
-    steps = config.eval.sample_steps if lm.kind == "masked" else None  # a causal model takes one a token
+    steps = config.eval.sample_steps if "masked" in lm.modes else None  # a causal model takes one a token
     texts = lm.generate([""] * config.eval.num_samples, steps=steps, seed=0)
     lines = [
         {

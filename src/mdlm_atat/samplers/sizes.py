@@ -22,7 +22,7 @@ MIN_SLOPE = 0.05  # of the mean slope: where a noisy profile is flat, a step sti
 
 @dataclass(frozen=True)
 class Profile:
-    """What a masked token costs by the share of tokens masked, as `atat eval --profile` measures it."""
+    """What a masked token costs by the share of tokens masked, as `evaluate(..., profile=True)` measures it."""
 
     mask_rate: tuple[float, ...]
     nats_per_masked_token: tuple[float, ...]
@@ -70,8 +70,8 @@ def boundaries(
         case "optimal":
             if profile is None:
                 raise UserError(
-                    "sizes=optimal needs the model's validation profile; measure it with atat eval RUN --profile, or "
-                    "use sizes=cosine"
+                    "sizes=optimal needs the model's validation profile; measure it with "
+                    "`evaluate(RUN, profile=True)`, or use sizes=cosine"
                 )
             given = 1 - num_to_fill / (length or num_to_fill)
             grid = np.linspace(0, 1, GRID + 1)

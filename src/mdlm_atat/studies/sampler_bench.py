@@ -17,7 +17,7 @@ from torch import Tensor
 
 from mdlm_atat.atomic import write_json
 from mdlm_atat.errors import UserError
-from mdlm_atat.lm import CausalLM, MaskedDiffusionLM, load_lm
+from mdlm_atat.lm import MaskedDiffusionLM, load_lm
 from mdlm_atat.samplers.canvas import Canvas
 from mdlm_atat.samplers.named import make_sampler
 from mdlm_atat.samplers.seeds import text_seeds
@@ -105,7 +105,7 @@ def run_bench(
         found = json.loads(file.read_text(encoding="utf-8"))
         if {name: found.get(name) for name in head} != head:
             raise UserError(
-                f"{file} holds a bench of another model or setting; name another file by --out, or delete it"
+                f"{file} holds a bench of another model or setting; name another file by `out=`, or delete it"
             )
         record = found
     canvas, real = make_canvas(lm, setting, rows)
@@ -261,8 +261,8 @@ def load_judge(name: str, *, device: torch.device, batch_size: int) -> Judge:
     if not Path(name).is_dir() or (Path(name) / "config.json").exists():
         return HubJudge(name, device=device, batch_size=min(8, batch_size))
     lm = load_lm(name, device=device)
-    if not isinstance(lm, CausalLM):
-        raise UserError(f"{name} is a masked model; a judge reads left to right: train one with --model.kind causal")
+    if "causal" not in lm.modes:
+        raise UserError(f"{name} is a masked model; a judge reads left to right: train one with `model.kind='causal'`")
     return CausalJudge(
         name, lm.network, lm.tokenizer, lm.max_length, device=device, batch_size=batch_size, autocast=lm.inference
     )

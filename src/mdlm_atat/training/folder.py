@@ -35,8 +35,8 @@ def check_free(folder: Path) -> None:
     """A new run needs a folder that is not there yet, or empty; `write_start` makes it once the run is known to fit."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         what = "holds another run" if (folder / "config.yaml").exists() else "is not empty"
-        resume = f", or continue that run with: atat train --resume {folder}" if "another" in what else ""
-        raise UserError(f"{folder} {what}, which is left as it is; choose another --out{resume}")
+        resume = f", or continue that run with `train(resume={str(folder)!r})`" if "another" in what else ""
+        raise UserError(f"{folder} {what}, which is left as it is; choose another `out=`{resume}")
 
 
 def describe_data(train_data: TokenDataset, valid_data: TokenDataset) -> dict[str, Any]:

@@ -346,7 +346,7 @@ def stop_if_not_finite(run: Training, first_bad_step: Tensor, saved_step: int | 
     raise UserError(
         f"the loss, its gradient or the weights were not finite numbers in step {step + 1} (sequences {step * batch} "
         f"to {(step + 1) * batch - 1} of the shuffled training data); {good}, and nothing was saved after it. "
-        "Start again with a lower --optim.lr, or with --train.precision float32"
+        "Start again with a lower `optim.lr=`, or with `train.precision='float32'`"
     )
 
 
