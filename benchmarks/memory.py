@@ -10,13 +10,14 @@ batch is doubled until a third of the card is full: below that, what does not gr
 
 from __future__ import annotations
 
-import argparse
+import sys
 from dataclasses import dataclass, replace
 
 import torch
 from benchmarks.train_step import PLAIN, VARIANTS, measure, middle_and_spread
 
-from mdlm_atat.config.files import load_config, override
+from mdlm_atat.cli.parser import Parser
+from mdlm_atat.config.arguments import read_config
 from mdlm_atat.config.schema import RunConfig
 from mdlm_atat.errors import UserError
 from mdlm_atat.training.engine import Engine
@@ -71,23 +72,24 @@ def largest_batch(small: tuple[int, int], large: tuple[int, int], total_bytes: i
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser("benchmarks.memory", __doc__ or "", takes_settings=True)
     parser.add_argument("--presets", nargs="+", default=["medium", "large"])
     parser.add_argument("--variants", nargs="+", default=["reference", "compiled", "recompute"], choices=VARIANTS)
     parser.add_argument("--batch_size", type=int, default=8)
     parser.add_argument("--largest", action="store_true")
     parser.add_argument("--steps", type=int, default=10)
-    arguments, dotted = parser.parse_known_args()
+    arguments = parser.parse(sys.argv[1:])
     engine = Engine("auto")
     if arguments.largest and engine.device.type != "cuda":
         raise UserError("--largest fills a GPU's memory, and there is none here")
     machine = engine.describe()
     print(
-        f"{machine['device']}, {machine['cpu']}, torch {torch.__version__}, {machine['precision']} {' '.join(dotted)}"
+        f"{machine['device']}, {machine['cpu']}, torch {torch.__version__}, {machine['precision']} "
+        f"{arguments.settings or ''}"
     )
     print(f"medians of {arguments.steps} steps\n{HEADER}")
     for preset in arguments.presets:
-        config = override(load_config(preset), dotted, prog="memory")
+        config = read_config(preset, None, arguments.settings, "memory")
         for variant in arguments.variants:
             bench = Bench(f"{preset} {variant}", variant, config, engine, arguments.steps)
             (bench.run_largest if arguments.largest else bench.run)(arguments.batch_size)

@@ -16,11 +16,11 @@ published code has it): float32 log-probabilities of the whole vocabulary at eve
 
 from __future__ import annotations
 
-import argparse
 import builtins
 import gc
 import itertools
 import statistics
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -31,8 +31,9 @@ import torch
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
+from mdlm_atat.cli.parser import Parser
+from mdlm_atat.config.arguments import read_config
 from mdlm_atat.config.build import build_model, build_objective
-from mdlm_atat.config.files import load_config, override
 from mdlm_atat.config.schema import RunConfig
 from mdlm_atat.core.masking import hide, mask_independently
 from mdlm_atat.core.objective import subs_log_probs
@@ -244,7 +245,7 @@ def middle_and_spread(seconds: Sequence[float]) -> tuple[float, float, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser("benchmarks.train_step", __doc__ or "", takes_settings=True)
     parser.add_argument("--preset", default="mdlm-owt")
     parser.add_argument("--methods", nargs="+", default=["mdlm"])
     parser.add_argument("--variants", nargs="+", default=["reference", "eager", "compiled"], choices=VARIANTS)
@@ -253,7 +254,7 @@ def main() -> None:
     parser.add_argument("--warm_up", type=int, default=5)
     parser.add_argument("--shard", action="store_true", help="under torchrun: FSDP2 instead of DDP")
     parser.add_argument("--trace", action="store_true", help="profile three more steps: what waits, which kernels")
-    arguments, dotted = parser.parse_known_args()
+    arguments = parser.parse(sys.argv[1:])
     engine = Engine("auto", shard=arguments.shard)
     if arguments.trace and engine.device.type != "cuda":
         raise SystemExit("--trace shows what a GPU does, and there is none here")
@@ -261,7 +262,7 @@ def main() -> None:
     machine, ceiling = engine.describe(), (matrix_rate(engine.device) or 0.0) * engine.num_ranks
     processes = f"{engine.num_ranks} x " if engine.num_ranks > 1 else ""
     print(f"{processes}{machine['device']}, {machine['cpu']}, torch {torch.__version__}, {machine['precision']}")
-    what = f"preset {arguments.preset}, batch {arguments.batch_size} {' '.join(dotted)}"
+    what = f"preset {arguments.preset}, batch {arguments.batch_size} {arguments.settings or ''}"
     print(f"{what}: median of {arguments.steps} steps (10% to 90%)")
     if ceiling:
         print(f"bf16 matrix product of 8192³: {ceiling / 1e12:.0f} TFLOP/s")
@@ -269,7 +270,7 @@ def main() -> None:
           f"{'parameters':>12} {'first s':>8}")  # fmt: skip
     base = 0.0
     for method in arguments.methods:
-        config = override(load_config(arguments.preset, method), dotted, prog="train_step")
+        config = read_config(arguments.preset, method, arguments.settings, "train_step")
         for variant in arguments.variants:
             if variant in TORCH_GRAPHS and engine.device.type != "cuda":
                 print(f"{method + ' ' + variant:24} needs a GPU")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -11,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mdlm_atat.config.files import (
+    apply_settings,
     describe_presets,
     load_config,
-    override,
+    read_flags,
     save_config,
     split_flags,
 )
@@ -38,9 +40,18 @@ def mistakes_in(path: str) -> list[str]:
     return [line.strip() for line in str(caught.value).splitlines()]
 
 
+def with_flags(argv: Sequence[str]) -> RunConfig:
+    """The default configuration, changed by flags."""
+    settings, wrong = read_flags(argv)
+    config, mistakes = apply_settings(RunConfig(), settings)
+    if wrong or mistakes or config is None:
+        raise UserError("\n".join(f"--{path}: {message}" if path else message for path, message in wrong + mistakes))
+    return config
+
+
 def mistakes_of_flags(*argv: str) -> list[str]:
     with pytest.raises(UserError) as caught:
-        override(RunConfig(), argv, "atat train")
+        with_flags(argv)
     return [line.strip() for line in str(caught.value).splitlines()]
 
 
@@ -246,7 +257,7 @@ def test_a_saved_configuration_lists_every_setting_in_the_order_of_the_schema(tm
 
 def test_a_flag_is_spelled_like_the_path_in_the_file():
     argv = "--optim.lr 1e-3 --train.num_steps=500 --model.tied false --objective.beta 2 4 --data.source 1984"
-    config = override(RunConfig(), [*argv.split(), "--train.loggers", "wandb", "--data.validation", "no"], "atat train")
+    config = with_flags([*argv.split(), "--train.loggers", "wandb", "--data.validation", "no"])
     assert (config.optim.lr, config.train.num_steps, config.model.tied) == (1e-3, 500, False)
     assert (config.objective.beta, config.train.loggers) == ((2.0, 4.0), ("wandb",))
     assert (config.data.source, config.data.validation) == ("1984", "no")
@@ -254,18 +265,18 @@ def test_a_flag_is_spelled_like_the_path_in_the_file():
 
 def test_the_last_of_two_equal_flags_wins_and_none_takes_a_setting_back():
     argv = ["--train.seed", "1", "--data.validation", "a", "--train.seed", "2", "--data.validation", "None"]
-    config = override(RunConfig(), argv, "atat train")
+    config = with_flags(argv)
     assert (config.train.seed, config.data.validation) == (2, None)
 
 
 def test_no_flags_change_nothing():
-    assert override(load_config("tiny"), [], "atat train") == load_config("tiny")
+    assert with_flags([]) == RunConfig()
 
 
 @pytest.mark.parametrize(
     ("argv", "expected"),
     [
-        ("--optim.lrr 3", "atat train: --optim.lrr: unknown flag; did you mean --optim.lr?"),
+        ("--optim.lrr 3", "--optim.lrr: unknown flag; did you mean --optim.lr?"),
         ("--train.num-steps 3", "--train.num-steps: unknown flag; did you mean --train.num_steps?"),
         ("--num_steps 3", "--num_steps: unknown flag; did you mean --train.num_steps?"),
         ("--model.no_tied", "--model.no_tied: unknown flag; did you mean --model.tied?"),
@@ -286,11 +297,8 @@ def test_a_wrong_flag_is_answered_with_one_clear_line(argv: str, expected: str):
 
 
 def test_every_mistake_in_the_flags_is_reported_at_once():
-    head, *lines = mistakes_of_flags(
-        "--optim.lrr", "3", "--optim.lr", "-1", "--model.num_heads", "5", "--eval.num_draws"
-    )
-    assert head == "atat train: 4 mistakes"
-    assert len(lines) == 4
+    found = mistakes_of_flags("--optim.lrr", "3", "--optim.lr", "-1", "--model.num_heads", "5", "--eval.num_draws")
+    assert len(found) == 4
 
 
 def test_flags_with_dots_are_told_from_the_command_s_own_arguments():

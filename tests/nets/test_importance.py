@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from mdlm_atat.config.arguments import read_config
 from mdlm_atat.config.build import build_model, build_objective
-from mdlm_atat.config.files import load_config, override
+from mdlm_atat.config.files import load_config
 from mdlm_atat.config.schema import RunConfig
 from mdlm_atat.core.importance_loss import importance_loss
 from mdlm_atat.errors import UserError
@@ -33,8 +34,7 @@ TINY = {
 
 def tiny_config(method: str, **changed: object) -> RunConfig:
     settings = {**TINY, **{path.replace("__", "."): value for path, value in changed.items()}}
-    flags = [word for path, value in settings.items() for word in (f"--{path}", str(value))]
-    return override(load_config("char", method), flags, "test")
+    return read_config("char", method, settings, "test")
 
 
 def tiny_model(method: str, **changed: object) -> ATATDiT:

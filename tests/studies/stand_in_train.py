@@ -14,7 +14,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from mdlm_atat.config.files import load_config, override, save_config, split_flags
+from mdlm_atat.config.arguments import read_config
+from mdlm_atat.config.files import load_config, read_flags, save_config, split_flags
 
 
 def bench(run: Path, words: list[str]) -> int:
@@ -40,7 +41,7 @@ def main(words: list[str]) -> int:
         config = load_config(str(run))
     else:
         method = own[own.index("--method") + 1] if "--method" in own else None
-        config = override(load_config(own[0], method), dotted, prog="stand-in")
+        config = read_config(own[0], method, read_flags(dotted)[0], "stand-in")
         run.mkdir(parents=True)
         start = {
             "command": f"atat {' '.join(words)}",

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from mdlm_atat.config.files import load_config, override, yaml_text
+from mdlm_atat.config.arguments import read_config
+from mdlm_atat.config.files import load_config, read_flags, yaml_text
 from mdlm_atat.errors import UserError
 from mdlm_atat.studies.grid import Budget, grid_tree, merge
 from mdlm_atat.studies.grid_file import describe_grids, load_grid, select
@@ -164,7 +165,7 @@ def test_the_command_of_a_run_gives_its_configuration(tmp_path):
             job.variant, {"train.seed": job.seed, "train.num_steps": 300}, tmp_path / "out"
         )
         assert (train, flag) == ("train", "--method")
-        assert override(load_config(base, method), rest[:-2], prog="") == run_config(job, 300)
+        assert read_config(base, method, read_flags(rest[:-2])[0], "") == run_config(job, 300)
 
 
 def test_flags_carry_lists_truth_values_and_nothing():

@@ -99,19 +99,6 @@ def split_flags(argv: Sequence[str]) -> tuple[list[str], list[str]]:
     return own, dotted
 
 
-def override(config: RunConfig, argv: Sequence[str], prog: str) -> RunConfig:
-    """Apply dotted flags: `["--optim.lr", "1e-3", "--model.tied", "false"]`; later ones win.
-
-    Raises UserError with every mistake at once, a line each.
-    """
-    settings, mistakes = read_flags(argv)
-    changed, wrong = apply_settings(config, settings)
-    mistakes += [(path and f"--{path}", message) for path, message in wrong]
-    if changed is None or mistakes:
-        raise UserError(_report(prog, [_line(path, message) for path, message in mistakes]))
-    return changed
-
-
 def read_flags(argv: Sequence[str]) -> tuple[dict[str, Any], list[Mistake]]:
     """Dotted flags as settings by path, with the values that a file would hold, and what is wrong with the others;
     whether the values fit is not looked at yet."""

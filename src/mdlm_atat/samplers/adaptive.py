@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mdlm_atat.core.denoiser import Prediction
 from mdlm_atat.samplers.draw import TokenDraw
-from mdlm_atat.samplers.loop import Reverse
+from mdlm_atat.samplers.loop import Reverse, positions_of
 
 TIE_DECIMALS = 4
 
@@ -107,8 +107,7 @@ def look(state: Reverse, rows: Tensor, left: Tensor, due: Tensor, step: int) -> 
     """Ask the network about `rows`, and sum up what it says at their masked positions (all arguments on the CPU)."""
     device = state.z_t.device
     rows, num_left, num_due = (part.to(device) for part in (rows, left, due))
-    masked = state.masked[rows]
-    positions = (~masked).to(torch.uint8).argsort(dim=1, stable=True)[:, : int(left.max())]  # (R, K)
+    positions, is_masked = positions_of(state.masked[rows], int(left.max()))  # (R, K)
     prediction = state.predict(rows)
     parts = []
     for columns in state.chunks(positions):
@@ -122,21 +121,13 @@ def look(state: Reverse, rows: Tensor, left: Tensor, due: Tensor, step: int) -> 
         guided = torch.zeros_like(probs[..., 0])
         if state.guidance is not None and state.guidance.order_strength != 0:
             guided = state.guidance.expected_weight(probs)
-        parts.append(
-            (
-                entropy,
-                best[..., 0],
-                margin[..., 0],
-                token[..., 0],
-                guided,
-            )
-        )
+        parts.append((entropy, best[..., 0], margin[..., 0], token[..., 0], guided))
     entropy, max_probability, margin, token, guided = (torch.cat(part, dim=1) for part in zip(*parts, strict=True))
     return Seen(
         step=step,
         rows=rows,
         positions=positions,
-        is_masked=masked.gather(1, positions),
+        is_masked=is_masked,
         num_left=num_left,
         num_due=num_due,
         entropy=entropy,

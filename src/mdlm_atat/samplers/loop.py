@@ -167,10 +167,16 @@ class Reverse:
         return inner
 
 
-def positions_of(where: Bool[Tensor, "rows length"]) -> tuple[Int[Tensor, "rows k"], Bool[Tensor, "rows k"]]:
+def positions_of(
+    where: Bool[Tensor, "rows length"], width: int | None = None
+) -> tuple[Int[Tensor, "rows k"], Bool[Tensor, "rows k"]]:
     """The positions at which each row is True, in rising order, and which of them are valid; others are distinct ones,
-    to keep the shape. Waits for the device, to learn how many there are."""
-    width = int(where.sum(1).amax()) if len(where) else 0
+    to keep the shape.
+
+    `width`: the most that a row has of them, where the caller knows it; None: the device is waited for, to learn it.
+    """
+    if width is None:
+        width = int(where.sum(1).amax()) if len(where) else 0
     positions = (~where).to(torch.uint8).argsort(dim=1, stable=True)[:, :width]
     return positions, where.gather(1, positions)
 
