@@ -15,6 +15,7 @@ from mdlm_atat.errors import as_command
     ("python", "flags"),
     [
         ("`out=`", "--out"),
+        ("`save=`", "--json"),
         ("`num_draws=64`", "--num_draws 64"),
         ("`lr=1e-4`", "--lr 0.0001"),
         ("`compile=True`", "--compile"),

@@ -27,6 +27,7 @@ COMMANDS = {  # function of the library: the command that calls it
     "infill": "infill",
     "inspect": "inspect",
 }
+FLAGS = {"save": "json"}  # argument of the library: the flag that says the same, where it has another name
 _SETTING = re.compile(r"([A-Za-z_][\w.]*)=(?!=)(.*)", re.DOTALL)
 _CALL = re.compile(r"[\w.]+\(.*\)", re.DOTALL)
 
@@ -44,7 +45,8 @@ def as_command(message: str) -> str:
 def _command(code: str) -> str | None:
     """Python code as words of a command line; None if it is neither an argument nor a call of the library."""
     if setting := _SETTING.fullmatch(code):
-        return _flag(setting[1], _value(setting[2])) if setting[2] else f"--{setting[1]}"
+        name = FLAGS.get(setting[1], setting[1])
+        return _flag(name, _value(setting[2])) if setting[2] else f"--{name}"
     if not _CALL.fullmatch(code):
         return None
     try:

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from refusals import refused
 
-from mdlm_atat.cli import eval_samples
 from mdlm_atat.cli.main import main
+from mdlm_atat.runs import sample_quality
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def test_every_number_of_steps_at_every_temperature_is_a_line_a_point_and_in_the
     assert len([line for line in out.splitlines() if line.startswith(("     2", "    16"))]) == 4
     (picture,) = run.glob("samples-*.png")
     assert picture.read_bytes().startswith(b"\x89PNG")
-    stored = ("judge", "sampler", "length", "seed", "corpus_hash", "checkpoint", "weights", "machine", "code_version")
+    stored = ("judge", "length", "seed", "corpus_hash", "checkpoint", "weights", "machine", "code_version")
     assert all(found[name] is not None for name in stored)
 
 
@@ -70,15 +70,15 @@ def test_what_misleads_is_said_once_and_stored_with_its_point(run, command, caps
 
 
 def test_an_interrupted_command_goes_on_where_it_stopped(run, command, monkeypatch, capsys):
-    real_measure, made = eval_samples.measure, []
+    real_measure, made = sample_quality._Measuring.measure, []
 
-    def measure(lm, quality, head, steps, temperature, batch_size):
+    def measure(self, how, *rest):
         if len(made) == 2:
             raise KeyboardInterrupt
-        made.append(steps)
-        return real_measure(lm, quality, head, steps, temperature, batch_size)
+        made.append(how.steps)
+        return real_measure(self, how, *rest)
 
-    monkeypatch.setattr(eval_samples, "measure", measure)
+    monkeypatch.setattr(sample_quality._Measuring, "measure", measure)
     assert main([*command, "--steps", "2", "4", "8"]) == 130
     assert [point["steps"] for point in record(run)["points"]] == [2, 4]
     before = record(run)["points"]
@@ -142,7 +142,7 @@ def test_a_file_of_another_evaluation_is_not_overwritten(run, command, tmp_path,
     assert main([*command, "--steps", "2", "--json", str(file)]) == 0
     before = file.read_text()
     assert main([*command, "--steps", "2", "--seed", "1", "--json", str(file)]) == 2
-    assert "holds an evaluation with another seed; name another file with --json" in capsys.readouterr().err
+    assert "holds an evaluation of samples with another seed; name another file with --json" in capsys.readouterr().err
     assert file.read_text() == before
     file.write_text("[]")
     assert main([*command, "--steps", "2", "--json", str(file)]) == 2

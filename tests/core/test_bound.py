@@ -48,9 +48,9 @@ from mdlm_atat.core.strategies.literal import LiteralMasking
 from mdlm_atat.core.times import UniformTime, Weighting
 from mdlm_atat.data.progress import Silent
 from mdlm_atat.data.tokens import TokenDataset
+from mdlm_atat.scoring.cost import TextCounts
 from mdlm_atat.scoring.draws import DrawSettings
 from mdlm_atat.scoring.likelihood import draw_nll
-from mdlm_atat.scoring.records import TextCounts
 from mdlm_atat.scoring.schedule_bound import draw_schedule_nll, recorded_bound
 from tiny_runs import write_text
 from toys import Joint, ListRows

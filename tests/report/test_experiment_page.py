@@ -273,12 +273,12 @@ def test_what_a_run_stores_beside_itself_is_shown_and_what_is_gone_is_named(tmp_
     assert "correlation of importance with the loss 0.68 (Pearson), – (Spearman)" in page.seen.replace(
         "not finite", "–"
     )
-    assert "Sampler bench of atat, seed 0: it is not what atat samplers bench writes." in page.seen
+    assert "Sampler bench of atat, seed 0: it holds no evaluation of samples" in page.seen
     (folder / "bench.json").write_text(json.dumps(bench()))
     page = page_of(content, tmp_path)
     assert "judge a judge, 8 texts of 16 tokens; 2 more samplers are in the bench's own file" in page.seen
     labels = [value for name, value in page.attributes if name == "aria-label"]
-    assert "Judge, nats per token, against network evaluations a text" in labels
+    assert "A judge, nats per token, against network evaluations a text" in labels
     assert "What is missing" in page.seen  # the failed run
 
 

@@ -80,7 +80,10 @@ def test_one_sample_alone_has_a_mean_but_no_error():
 
 def test_all_11_numbers_of_a_set_of_samples_are_ready_for_json():
     rows = [[0, 1, 0, 1, 0, 1], [2, 3, 4, 5]]
-    record = json.loads(json.dumps(dataclasses.asdict(measure_texts(rows)), allow_nan=False))
+    found = dataclasses.asdict(measure_texts(rows))
+    record = json.loads(
+        json.dumps({name: value for name, value in found.items() if value is not None}, allow_nan=False)
+    )
     entropy, pairs, repeated = unigram_entropy(rows), bigram_entropy(rows), repetition(rows)
     assert record == {
         "num_samples": 2,

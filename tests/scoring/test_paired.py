@@ -5,18 +5,12 @@ import pytest
 import torch
 
 from mdlm_atat.errors import UserError
+from mdlm_atat.scoring.cost import ScheduleBound
 from mdlm_atat.scoring.draws import BLOCK_SIZE, DrawSettings
 from mdlm_atat.scoring.exact import exact_nll
 from mdlm_atat.scoring.likelihood import Likelihood, draw_nll
 from mdlm_atat.scoring.paired import compare, paired_deciles, paired_difference
-from mdlm_atat.scoring.records import (
-    BlockSums,
-    DecileCosts,
-    Evaluation,
-    PairedDifference,
-    ScheduleBound,
-    TextIdentity,
-)
+from mdlm_atat.scoring.records import BlockSums, DecileCosts, Evaluation, PairedDifference, TextIdentity
 from toys import CausalTable, Joint, ListRows
 
 JOINT = Joint.random(length=3, vocab=3)

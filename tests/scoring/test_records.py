@@ -11,18 +11,15 @@ from typing import Any
 import pytest
 
 from mdlm_atat.errors import UserError
+from mdlm_atat.scoring.cost import Cost, ScheduleBound, StepBound, TextCounts
 from mdlm_atat.scoring.records import (
     BlockSums,
     Comparison,
-    Cost,
     DecileCosts,
     Evaluation,
     Machine,
     MaskRateProfile,
     PairedDifference,
-    ScheduleBound,
-    StepBound,
-    TextCounts,
     TextIdentity,
     rounded,
 )

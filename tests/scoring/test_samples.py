@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from mdlm_atat.data.tokenizers import ByteTokenizer, CharTokenizer
 from mdlm_atat.errors import UserError
 from mdlm_atat.nets.causal_transformer import CausalTransformer
 from mdlm_atat.scoring.judge import CausalJudge
+from mdlm_atat.scoring.quality import HowSampled, SamplePoint
 from mdlm_atat.scoring.samples import Quality, RealTexts, cautions, real_texts
 from toys import ListRows
 
@@ -57,54 +59,58 @@ def test_a_uniform_judge_gives_v_and_a_copying_judge_1_for_samples_and_real_text
     for judge, perplexity in ((plain, 9), (copy_judge(), 1)):
         judge.model.hidden = lambda x: torch.zeros(*x.shape, 4)  # pyright: ignore[reportFunctionMemberAccess]
         measure = quality(judge)
-        assert measure(samples)["judge_perplexity"] == pytest.approx(perplexity, abs=1e-9)
-        assert measure.of_real_text()["judge_perplexity"] == pytest.approx(perplexity, abs=1e-9)
+        assert measure(samples).judge_perplexity == pytest.approx(perplexity, abs=1e-9)
+        assert measure.of_real_text().judge_perplexity == pytest.approx(perplexity, abs=1e-9)
 
 
 def test_without_a_judge_there_is_entropy_and_repetition_and_nothing_that_a_judge_says():
     found = quality(None)([[0, 1, 0, 1], [2, 2, 2, 2]])
-    assert found["entropy_nats"] == pytest.approx(math.log(2) / 2)
-    assert found["distinct_1"] == 3 / 8
-    assert not any(name.startswith(("judge", "mauve")) for name in found)
+    assert found.entropy_nats == pytest.approx(math.log(2) / 2)
+    assert found.distinct_1 == 3 / 8
+    assert (found.judge_nats, found.judge_perplexity, found.mauve) == (None, None, None)
 
 
 def test_mauve_of_the_reference_itself_is_1_and_other_real_text_is_put_beside():
     measure = quality(network_judge())
     same = measure(measure.real.reference)
-    assert same["mauve"] == pytest.approx(1, abs=1e-9)
+    assert same.mauve == pytest.approx(1, abs=1e-9)
     real = measure.of_real_text()
-    assert 0 < real["mauve"] < 1
-    assert real["mauve"] == measure(measure.real.held_back)["mauve"]
-    assert real["judge_nats"] == same["judge_nats"]
+    assert real.mauve is not None
+    assert 0 < real.mauve < 1
+    assert real.mauve == measure(measure.real.held_back).mauve
+    assert real.judge_nats == same.judge_nats
 
 
 def test_a_judge_with_the_same_tokenizer_reads_the_tokens_and_another_the_text():
     rows = [[0, 1, 2, 8], [3, 8, 8, 8]]  # eos is no text
-    assert quality(network_judge())(rows)["judge_nats"] > 0
     by_token = network_judge().score_rows(rows).nats_per_token()[0]
-    assert quality(network_judge())(rows)["judge_nats"] == pytest.approx(by_token)
+    assert quality(network_judge())(rows).judge_nats == pytest.approx(by_token)
     torch.manual_seed(0)
     bytes_model = CausalTransformer(257, 16, num_layers=1, width=16, num_heads=2).eval()
     by_text = CausalJudge("bytes", bytes_model, ByteTokenizer(), 16)
-    assert quality(by_text)(rows)["judge_nats"] == pytest.approx(by_text(["abc", "d"]).nats_per_token()[0])
+    assert quality(by_text)(rows).judge_nats == pytest.approx(by_text(["abc", "d"]).nats_per_token()[0])
 
 
-POINT = {
-    "entropy_nats": 4.0,
-    "entropy_error": 0.02,
-    "repetition": 0.01,
-    "repetition_error": 0.001,
-    "judge_nats": 3.5,
-    "judge_error": 0.02,
-    "mauve": 0.9,
-    "num_samples": 5000,
-    "temperature": 1.0,
-}
-REAL = {**POINT, "judge_nats": 3.4}
+POINT = SamplePoint(
+    how=HowSampled("spread"),
+    nfe_mean=64,
+    num_samples=5000,
+    num_tokens=5000 * 1024,
+    entropy_nats=4.0,
+    entropy_error=0.02,
+    repetition=0.01,
+    repetition_error=0.001,
+    judge_nats=3.5,
+    judge_error=0.02,
+    mauve=0.9,
+)
+REAL = replace(POINT, judge_nats=3.4)
 
 
-def told(length: int = 1024, same_text: bool = False, **changed) -> list[str]:
-    return cautions({**POINT, **changed}, REAL, length=length, judge_saw_training_text=same_text)
+def told(length: int = 1024, same_text: bool = False, temperature: float = 1.0, **changed) -> list[str]:
+    point = replace(POINT, how=HowSampled("spread", temperature=temperature), **changed)
+    point = replace(point, num_tokens=point.num_samples * length)
+    return cautions(point, REAL, judge_saw_training_text=same_text)
 
 
 def test_there_is_nothing_to_warn_of_where_5000_long_varied_texts_meet_a_strange_judge():
@@ -132,5 +138,4 @@ def test_a_difference_within_two_errors_is_not_warned_of():
     assert told(entropy_nats=3.95) == []
     assert told(repetition=0.012) == []
     assert told(entropy_nats=4.5) == []
-    # a record that was read again has null where there was no number
-    assert told(entropy_error=None, repetition_error=None) == []
+    assert told(entropy_error=math.nan, repetition_error=math.nan) == []  # of a single text

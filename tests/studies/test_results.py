@@ -13,7 +13,8 @@ import pytest
 
 from mdlm_atat.cli.main import main
 from mdlm_atat.report.experiment_markdown import report_markdown
-from mdlm_atat.scoring.records import BlockSums, Evaluation, ScheduleBound
+from mdlm_atat.scoring.cost import ScheduleBound
+from mdlm_atat.scoring.records import BlockSums, Evaluation
 from mdlm_atat.studies.caveats import caveats_of
 from mdlm_atat.studies.derived import derive
 from mdlm_atat.studies.run_record import curve, interpolate, seconds_per_step, training_seconds

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from markupsafe import Markup
 
+from mdlm_atat.errors import UserError
 from mdlm_atat.formats import number
 from mdlm_atat.report.experiment_pictures import (
     Picture,
@@ -24,9 +25,10 @@ from mdlm_atat.report.experiment_tables import Row, main_table, table_notes, ver
 from mdlm_atat.report.figure import INK, new_figure, svg
 from mdlm_atat.report.importance_page import heatmap
 from mdlm_atat.report.run_reader import number_at
-from mdlm_atat.report.sampler_frontier import curves_of, draw_panel, panels_of
+from mdlm_atat.report.sample_quality import draw_panel, panels_of
 from mdlm_atat.report.wording import section
 from mdlm_atat.scoring.inspected_text import InspectedText
+from mdlm_atat.scoring.quality import REFERENCE, SampleQuality
 
 MAX_HEATMAP_TOKENS = 48
 MAX_SAMPLES = 2  # of each arm
@@ -126,30 +128,28 @@ def _frontier(arm: Arm, runs: Sequence[Run], folder: Path, gaps: list[str], name
             record = load_beside(folder, run, "sampler_bench")
             if record is None:
                 continue
-            pictures, note = _frontier_pictures(record, name)
-        except ValueError as error:
+            pictures, note = _frontier_pictures(SampleQuality.from_json(record, source="it"), name)
+        except (UserError, ValueError) as error:
             gaps.append(f"Sampler bench of {name_of(run)}: {error}")
-        except (KeyError, TypeError, IndexError):
-            gaps.append(f"Sampler bench of {name_of(run)}: it is not what atat samplers bench writes.")
         else:
             return Frontier(arm, f"seed {run.get('seed')}; {note}", pictures)
     return None
 
 
-def _frontier_pictures(record: dict[str, Any], name: str) -> tuple[list[Picture], str]:
-    curves = curves_of(record)
-    reference = record["points"][0]["sampler"]
-    kept = {curve: curves[curve] for curve in [reference, *[c for c in curves if c != reference]][: MAX_SAMPLERS + 1]}
+def _frontier_pictures(record: SampleQuality, name: str) -> tuple[list[Picture], str]:
+    curves = record.curves()
+    kept = dict(sorted(curves.items(), key=lambda item: item[0] != REFERENCE)[: MAX_SAMPLERS + 1])  # stable
     pictures = []
     for index, panel in enumerate(panels_of(record)):
         figure = new_figure(width_in=WIDTH_IN, height_in=HEIGHT_IN + 0.2 * len(kept))
         axes = figure.add_subplot()
         draw_panel(axes, record, panel, kept)
         figure.legend(loc="outside lower left", ncols=1, frameon=False, fontsize=8.5, labelcolor=INK)
-        title = f"{panel.label[0].upper()}{panel.label[1:]}, against {panel.across_label}"
+        title = f"{panel.y_label[0].upper()}{panel.y_label[1:]}, against {panel.x_label}"
         pictures.append(Picture(title, Markup(svg(figure, name=f"{name}-{index}", title=title)), []))
     left_out = len(curves) - len(kept)
-    note = f"judge {record.get('judge') or 'none'}, {record['num_texts']} texts of {record['length']} tokens"
+    setting = record.setting
+    note = f"judge {record.judge or 'none'}, {setting.num_texts} texts of {setting.length} tokens"
     return pictures, note + (f"; {left_out} more samplers are in the bench's own file" if left_out else "")
 
 

@@ -20,8 +20,9 @@ from mdlm_atat.report.importance_page import figures, heatmap
 from mdlm_atat.report.page import template
 from mdlm_atat.report.run_reader import RunFolder, number_at, read_run
 from mdlm_atat.report.wording import flat, plain, section
+from mdlm_atat.scoring.cost import Cost
 from mdlm_atat.scoring.inspected_text import InspectedText
-from mdlm_atat.scoring.records import Cost, Evaluation, Kind, MaskRateProfile
+from mdlm_atat.scoring.records import Evaluation, Kind, MaskRateProfile
 from mdlm_atat.training.metrics import EVAL_ERROR, EVAL_NATS, EVAL_OWN_ERROR, EVAL_OWN_NATS, Metrics
 
 MAX_SAMPLES = 6

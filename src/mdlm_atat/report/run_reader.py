@@ -9,7 +9,8 @@ from typing import Any
 import yaml
 
 from mdlm_atat.errors import UserError
-from mdlm_atat.scoring.records import Evaluation, TextCounts
+from mdlm_atat.scoring.cost import TextCounts
+from mdlm_atat.scoring.records import Evaluation
 from mdlm_atat.training.metrics import EVAL_NATS, Metrics, is_number, read_json_lines
 
 

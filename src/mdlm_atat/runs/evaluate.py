@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -23,11 +24,12 @@ from mdlm_atat.plugins import trusted
 from mdlm_atat.progress import OnProgress, shown
 from mdlm_atat.provenance import code_version, commit, cpu
 from mdlm_atat.runs.model import Model, open_model
+from mdlm_atat.scoring.cost import TextCounts
 from mdlm_atat.scoring.deciles import decile_costs, frequency_deciles
 from mdlm_atat.scoring.draws import DrawSettings
 from mdlm_atat.scoring.likelihood import t_step_bounds
 from mdlm_atat.scoring.paired import check_same_text, compare
-from mdlm_atat.scoring.records import BlockSums, Evaluation, Machine, TextCounts, TextIdentity
+from mdlm_atat.scoring.records import BlockSums, Evaluation, Machine, TextIdentity
 from mdlm_atat.scoring.schedule_bound import recorded_bound
 from mdlm_atat.scoring.unigram import unigram_cost
 from mdlm_atat.training.folder import check_same_data, describe_data
@@ -85,7 +87,7 @@ def evaluate(
             _ = lm.profile_file  # refuses a model that is in no folder
         for steps in num_steps or ():
             at_least("`num_steps`", steps, 1)
-        file = None if isinstance(save, bool) else _writable(Path(save))
+        file = None if isinstance(save, bool) else writable(Path(save))
         other = None if against is None else _open_other(against, lm)
         rows = open_data(lm, data, column=column, split=split)
         if isinstance(other, Evaluation):
@@ -204,14 +206,21 @@ def measure(
         profile=found.profile,
         unigram=None if lm.counts is None else unigram_cost(data, lm.counts),
         step=lm.checkpoint.step if lm.checkpoint else None,
-        checkpoint=lm.checkpoint.folder.name if lm.checkpoint else str(lm.home or type(lm.network).__name__),
         checkpoint_hash=lm.checkpoint.checksum() if lm.checkpoint else None,
         text=TextIdentity.of(data),
-        code_version=code_version(),
-        commit=commit(),
-        machine=Machine(cpu=cpu(), device=lm.device_name, precision=lm.precision),
+        **traced(lm),
         zero_shot=zero_shot,
     )
+
+
+def traced(lm: MaskedDiffusionLM | CausalLM) -> dict[str, Any]:
+    """What a record says of where its numbers come from: checkpoint, code_version, commit and machine."""
+    return {
+        "checkpoint": lm.checkpoint.folder.name if lm.checkpoint else str(lm.home or type(lm.network).__name__),
+        "code_version": code_version(),
+        "commit": commit(),
+        "machine": Machine(cpu=cpu(), device=lm.device_name, precision=lm.precision),
+    }
 
 
 def store(found: Evaluation, lm: MaskedDiffusionLM | CausalLM, file: Path | None = None) -> Evaluation:
@@ -236,7 +245,8 @@ def weights_name(lm: MaskedDiffusionLM | CausalLM) -> str:
     return lm.checkpoint.folder.name if lm.checkpoint else "saved"
 
 
-def _writable(file: Path) -> Path:
+def writable(file: Path) -> Path:
+    """The same file. Raises UserError where none can be written there."""
     if file.is_dir() or not file.parent.is_dir():
         raise UserError(f"`save=`: {file} is a folder, or the folder it should be in is not there")
     return file

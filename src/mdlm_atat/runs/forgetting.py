@@ -13,7 +13,7 @@ from mdlm_atat.formats import with_error
 from mdlm_atat.lm import CausalLM, MaskedDiffusionLM, load_lm
 from mdlm_atat.runs.evaluate import draw_settings, measure, open_data, store
 from mdlm_atat.runs.initial import reopen
-from mdlm_atat.scoring.records import bound_json
+from mdlm_atat.scoring.cost import bound_json
 from mdlm_atat.training.folder import read_start
 
 FILE_NAME = "forgetting.json"

@@ -42,8 +42,8 @@ from mdlm_atat.runs.forgetting import measure_forgetting
 from mdlm_atat.runs.initial import initial_of
 from mdlm_atat.runs.request import RunRequest
 from mdlm_atat.runs.run import Run
+from mdlm_atat.scoring.cost import unigram_json
 from mdlm_atat.scoring.draws import DrawSettings
-from mdlm_atat.scoring.records import unigram_json
 from mdlm_atat.scoring.unigram import unigram_cost
 from mdlm_atat.scoring.validation import score_validation
 from mdlm_atat.training.assemble import check_split, make_training

@@ -10,11 +10,11 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
-from dataclasses import dataclass
 
 import torch
 
 from mdlm_atat.scoring.likelihood import ratio_with_standard_error
+from mdlm_atat.scoring.quality import TextQuality
 
 TokenRows = Sequence[Sequence[int]]
 """Samples as token ids: rows may differ in length, and hold no padding."""
@@ -60,29 +60,8 @@ def repetition(rows: TokenRows, n: int = 4) -> tuple[float, float]:
     return _mean([1 - len(set(_ngrams(row, n))) / _num_ngrams(row, n) for row in rows if _num_ngrams(row, n)])
 
 
-@dataclass(frozen=True, kw_only=True)
-class TextQuality:
-    """The numbers of this module for one set of samples. Errors are standard errors over samples, NaN for a single
-    one."""
-
-    num_samples: int
-    num_tokens: int
-    """Over all samples."""
-    entropy_nats: float
-    """Of a sample's own tokens: see unigram_entropy."""
-    entropy_error: float
-    bigram_entropy_nats: float
-    bigram_entropy_error: float
-    distinct_1: float
-    distinct_2: float
-    distinct_3: float
-    repetition: float
-    """Share of 4-grams seen earlier in the sample."""
-    repetition_error: float
-
-
 def measure_texts(rows: TokenRows) -> TextQuality:
-    """All of it; JSON-ready through dataclasses.asdict, but for NaN, which atomic.write_json makes null."""
+    """All of it, of one set of texts."""
     entropy, entropy_error = unigram_entropy(rows)
     of_pairs, error_of_pairs = bigram_entropy(rows)
     repeated, repetition_error = repetition(rows)

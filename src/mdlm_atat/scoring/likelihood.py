@@ -15,8 +15,9 @@ from mdlm_atat.core.masking import hide, mask_exactly, scored_positions
 from mdlm_atat.core.objective import count_weights, denoised_nll, t_step_count_weights
 from mdlm_atat.core.schedules import Schedule
 from mdlm_atat.device import as_float64, float64_device
+from mdlm_atat.scoring.cost import StepBound, TextCounts
 from mdlm_atat.scoring.draws import DrawSettings, Rows, score_draws
-from mdlm_atat.scoring.records import Kind, MaskRateProfile, StepBound, TextCounts
+from mdlm_atat.scoring.records import Kind, MaskRateProfile
 
 NUM_PROFILE_BINS = 10
 

@@ -1,4 +1,4 @@
-"""What is recorded of an evaluation: what a text costs a model in every unit, and all that traces and compares it.
+"""What is recorded of an evaluation: what a text costs a model, and all that traces and compares it.
 
 `Evaluation` is what `evaluate` returns and, as JSON, what a run's evals/ holds. Keys of the JSON are those of the first
 version, so that files of all versions can be compared; where a file lacks what a later version added, it is read as
@@ -8,16 +8,26 @@ version, so that files of all versions can be compared; where a file lacks what 
 from __future__ import annotations
 
 import html
-import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal
 
 from mdlm_atat.atomic import write_json
 from mdlm_atat.errors import UserError
-from mdlm_atat.formats import perplexity, with_error
+from mdlm_atat.formats import perplexity
+from mdlm_atat.scoring.cost import (
+    NATS,
+    Cost,
+    ScheduleBound,
+    StepBound,
+    TextCounts,
+    schedule_json,
+    step_json,
+    unigram_json,
+)
+from mdlm_atat.scoring.record_json import json_ready, load_json, read_fields, read_record
 from mdlm_atat.scoring.statistics import LEVEL, t_quantile
 from mdlm_atat.training.metrics import EVAL_ERROR, EVAL_NATS, EVAL_OWN_ERROR, EVAL_OWN_NATS
 
@@ -29,108 +39,11 @@ if TYPE_CHECKING:
 FORMAT = 1
 """Of the JSON. Files of versions before this number was written have none, and are read too."""
 BLOCK_SIZE = 16  # draws whose mask counts are spread evenly together; standard errors are taken between blocks
-NATS = "nelbo_nats_per_token"  # of every bound, and of the causal model's exact value
 DIGITS = 8  # of a block's sum: enough for a paired difference, and the file stays one that a person can read
 
 Kind = Literal["nelbo", "exact"]
 Bound = Literal["uniform", "own"]
 Column = tuple[float, ...]
-
-
-@dataclass(frozen=True)
-class TextCounts:
-    """How much text a data set is, in every unit a bound is reported in. 0 where that is not known."""
-
-    num_tokens: int = 0
-    num_words: int = 0
-    num_characters: int = 0
-    num_bytes: int = 0
-
-    @classmethod
-    def of(cls, data: TokenDataset) -> TextCounts:
-        """The counts of the split of a prepared data set."""
-        split = data.manifest.splits[data.split]
-        return cls(split.tokens, split.words, split.characters, split.bytes)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cost:
-    """What a text costs a model, in nats per token and, by exact counts of the text, in every other unit.
-
-    A unit of which the text's count is not known is NaN.
-    """
-
-    nats_per_token: float
-    standard_error: float = math.nan
-    """In nats per token, between draws of this text: it says nothing of other texts or seeds of training."""
-    counts: TextCounts = field(default=TextCounts(), repr=False)
-
-    @property
-    def perplexity_per_token(self) -> float:
-        return _exp(self.nats_per_token)
-
-    @property
-    def perplexity_per_token_standard_error(self) -> float:
-        """By the delta method: perplexity times the error in nats."""
-        return self.perplexity_per_token * self.standard_error
-
-    @property
-    def perplexity_per_word(self) -> float:
-        return _exp(self._per(self.nats_per_token, self.counts.num_words))
-
-    @property
-    def nats_per_character(self) -> float:
-        return self._per(self.nats_per_token, self.counts.num_characters)
-
-    @property
-    def bits_per_character(self) -> float:
-        return self.nats_per_character / math.log(2)
-
-    @property
-    def bits_per_character_standard_error(self) -> float:
-        return self._per(self.standard_error, self.counts.num_characters) / math.log(2)
-
-    @property
-    def bits_per_byte(self) -> float:
-        return self._per(self.nats_per_token, self.counts.num_bytes) / math.log(2)
-
-    def shown(self) -> str:
-        """`1.7231 ± 0.0043`, in nats per token, as in every table."""
-        return with_error(self.nats_per_token, self.standard_error, decimals=4)
-
-    def shown_bits(self) -> str:
-        """The same in bits per character."""
-        return with_error(self.bits_per_character, self.bits_per_character_standard_error, decimals=4)
-
-    def _per(self, nats_per_token: float, count: int) -> float:
-        return nats_per_token * self.counts.num_tokens / count if count and self.counts.num_tokens else math.nan
-
-    def _units(self) -> dict[str, float]:
-        names = ("perplexity_per_token", "perplexity_per_word", "nats_per_character", "bits_per_character")
-        return {name: getattr(self, name) for name in (*names, "bits_per_byte")}
-
-
-def _exp(x: float) -> float:
-    return math.exp(min(x, 700.0)) if not math.isnan(x) else math.nan  # an untrained model's overflows a float
-
-
-@dataclass(frozen=True, kw_only=True)
-class ScheduleBound(Cost):
-    """The bound under the method's own masking schedule (PPL-S); the uniform schedule's own is PPL-U."""
-
-    strategy: str
-    """The masking strategy."""
-    rate_nats_per_token: float = 0.0
-    """The part of it that predicting the rates costs: which token is revealed when."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class StepBound(Cost):
-    """The bound of ancestral sampling in so many steps of equal time; it falls to PPL-U as they grow."""
-
-    num_steps: int
-    schedule: str = ""
-    """The noise schedule, on which it depends."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -356,23 +269,18 @@ class Evaluation(Cost):
             NATS: self.nats_per_token,
             "standard_error": self.standard_error,
             "standard_error_bits_per_character": self.bits_per_character_standard_error,
-            **self._units(),
-            "schedule": None if self.schedule is None else _schedule_json(self.schedule),
-            "t_step": [_step_json(bound) for bound in self.t_step] if self.is_bound else None,
+            **self.in_units(),
+            "schedule": None if self.schedule is None else schedule_json(self.schedule),
+            "t_step": [step_json(bound) for bound in self.t_step] if self.is_bound else None,
             "deciles": None if self.deciles is None else asdict(self.deciles),
             **({} if self.blocks is None else {"blocks": _blocks_json(self.blocks)}),
-            "num_draws": self.num_draws,
-            "num_sequences": self.num_sequences,
-            "seed": self.seed,
+            **self._named("num_draws", "num_sequences", "seed"),
             **asdict(self.counts),
             "profile": None if self.profile is None else asdict(self.profile),
             "unigram": None if self.unigram is None else unigram_json(self.unigram),
-            "step": self.step,
-            "checkpoint": self.checkpoint,
-            "checkpoint_hash": self.checkpoint_hash,
+            **self._named("step", "checkpoint", "checkpoint_hash"),
             **asdict(self.text),
-            "code_version": self.code_version,
-            "commit": self.commit,
+            **self._named("code_version", "commit"),
             "machine": asdict(self.machine),
             **({} if self.file is None else {"file": str(self.file)}),
             **({} if self.zero_shot is None else {"zero_shot": self.zero_shot}),
@@ -389,16 +297,9 @@ class Evaluation(Cost):
         """
         if not isinstance(content, Mapping) or NATS not in content:
             raise UserError(f"{source} holds no evaluation; expected a file of a run's evals/")
-        version = content.get("format", 0)
-        if not isinstance(version, int) or version > FORMAT:
-            raise UserError(
-                f"{source} is of format {version}, and this version of mdlm-atat reads evaluations up to format "
-                f"{FORMAT}: update mdlm-atat, or run `evaluate(...)` again"
-            )
-        try:
-            return _evaluation(content)
-        except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
-            raise UserError(f"{source} is damaged ({error}); run `evaluate(...)` again, or delete it") from error
+        return read_record(
+            _evaluation, content, source=source, what="evaluations", newest=FORMAT, again="run `evaluate(...)` again"
+        )
 
     @classmethod
     def from_metrics(
@@ -433,12 +334,7 @@ class Evaluation(Cost):
     def load(cls, file: str | Path) -> Evaluation:
         """A stored evaluation. Raises UserError for a file that is not there or holds none."""
         file = Path(file)
-        try:
-            content = json.loads(file.read_text(encoding="utf-8"))
-        except FileNotFoundError as error:
-            raise UserError(f"there is no file {file}; expected one of a run's evals/") from error
-        except (OSError, ValueError) as error:
-            raise UserError(f"{file} could not be read as JSON: {error}") from error
+        content = load_json(file, expected="one of a run's evals/")
         return replace(cls.from_json(content, source=file), file=file)
 
     def __repr__(self) -> str:
@@ -464,6 +360,9 @@ class Evaluation(Cost):
         body = "".join(f"<tr>{_html_cells(*row)}</tr>" for row in rows)
         return f"<table><caption>{html.escape(self._about())}</caption><tr>{head}</tr>{body}</table>"
 
+    def _named(self, *names: str) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in names}
+
     def _about(self) -> str:
         """How many draws of which text, by which weights."""
         drawn = f"{self.num_draws:,} {'draws' if self.is_bound else 'sequences'}"
@@ -485,53 +384,6 @@ def _html_cells(name: str, cost: Cost, is_bound: bool) -> str:
     return f"<th>{html.escape(name)}</th>" + "".join(f"<td>{cell}</td>" for cell in cells)
 
 
-def json_ready(content: Any) -> Any:
-    """The same with lists for tuples and None for numbers that are not finite."""
-    match content:
-        case Mapping():
-            return {key: json_ready(value) for key, value in content.items()}
-        case list() | tuple():
-            return [json_ready(value) for value in content]
-        case float() if not math.isfinite(content):
-            return None
-        case _:
-            return content
-
-
-def unigram_json(unigram: Cost) -> dict[str, float]:
-    """The floor to beat as run.json and an evaluation hold it."""
-    names = ("nats_per_token", "standard_error", "nats_per_character", "bits_per_character")
-    return {name: getattr(unigram, name) for name in names}
-
-
-def bound_json(cost: Cost) -> dict[str, float]:
-    """A bound in short."""
-    return {
-        NATS: cost.nats_per_token,
-        "standard_error": cost.standard_error,
-        "perplexity_per_token": cost.perplexity_per_token,
-    }
-
-
-def _schedule_json(bound: ScheduleBound) -> dict[str, Any]:
-    return {
-        "strategy": bound.strategy,
-        NATS: bound.nats_per_token,
-        "standard_error": bound.standard_error,
-        "rate_nats_per_token": bound.rate_nats_per_token,
-        **bound._units(),
-    }
-
-
-def _step_json(bound: StepBound) -> dict[str, Any]:
-    return {
-        "num_steps": bound.num_steps,
-        "schedule": bound.schedule,
-        **bound_json(bound),
-        "bits_per_character": bound.bits_per_character,
-    }
-
-
 def _blocks_json(blocks: BlockSums) -> dict[str, Any]:
     """Many numbers as a line of text, so that a person can scroll past them."""
 
@@ -549,134 +401,35 @@ def _blocks_json(blocks: BlockSums) -> dict[str, Any]:
 
 
 def _evaluation(content: Mapping[str, Any]) -> Evaluation:
-    counts = TextCounts(*(int(content.get(part.name) or 0) for part in fields(TextCounts)))
-    profile, deciles, blocks = (content.get(name) for name in ("profile", "deciles", "blocks"))
-    schedule, unigram, against = (content.get(name) for name in ("schedule", "unigram", "against"))
-    file = content.get("file")
-    return Evaluation(
-        # the first reports left the kind out; a causal model has no profile
-        kind=_kind(content.get("kind") or ("exact" if profile is None and schedule is None else "nelbo")),
-        nats_per_token=_number(content[NATS]),
-        standard_error=_number(content.get("standard_error")),
-        counts=counts,
-        schedule=None if schedule is None else _schedule(schedule, counts),
-        t_step=tuple(_step(bound, counts) for bound in content.get("t_step") or ()),
-        deciles=None if deciles is None else _columns(DecileCosts, deciles),
-        blocks=None if not blocks else _blocks(blocks),
-        profile=None if profile is None else _columns(MaskRateProfile, profile),
-        unigram=None if unigram is None else _unigram(unigram, counts),
-        text=_parts(TextIdentity, content),
-        machine=_parts(Machine, content.get("machine") or {}),
-        against=None if against is None else _comparison(against),
-        file=None if file is None else Path(file),
-        num_draws=int(content.get("num_draws") or 0),
-        num_sequences=int(content.get("num_sequences") or 0),
-        seed=int(content.get("seed") or 0),
-        step=None if content.get("step") is None else int(_number(content["step"])),
-        checkpoint=content.get("checkpoint") or "",
-        checkpoint_hash=content.get("checkpoint_hash"),
-        code_version=content.get("code_version"),
-        commit=content.get("commit"),
-        zero_shot=content.get("zero_shot"),
-        cautions=tuple(map(str, content.get("cautions") or ())),
-    )
+    """From JSON. The first files left the kind out, and a causal model has no profile."""
+    counts, unigram = read_fields(TextCounts, content), content.get("unigram")
+    is_bound = any(content.get(name) is not None for name in ("profile", "schedule"))
+
+    def bound(part: Mapping[str, Any]) -> dict[str, Any]:
+        return {**part, "nats_per_token": part[NATS], "counts": counts}
+
+    values = {
+        **bound(content),
+        "kind": content.get("kind") or ("nelbo" if is_bound else "exact"),
+        "schedule": None if content.get("schedule") is None else bound(content["schedule"]),
+        "t_step": [bound(part) for part in content.get("t_step") or ()],
+        "unigram": None if unigram is None else {**unigram, "counts": counts},
+        "blocks": _block_columns(content["blocks"]) if content.get("blocks") else None,
+        "text": content,
+    }
+    return read_fields(Evaluation, values)
 
 
-def _kind(name: Any) -> Kind:
-    if name not in ("nelbo", "exact"):
-        raise ValueError(f"kind is {name!r}, expected nelbo or exact")
-    return name
+def _block_columns(content: Mapping[str, Any]) -> dict[str, Any]:
+    """With numbers for the lines of text."""
 
+    def numbers(value: Any) -> Any:
+        match value:
+            case str():
+                return [float(word) for word in value.split()]
+            case list():
+                return [numbers(line) for line in value]
+            case _:
+                return value
 
-def _number(value: Any) -> float:
-    """NaN where nothing is stored: the standard error of a single draw, all numbers of a model that diverged."""
-    if value is None:
-        return math.nan
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError(f"{value!r} is no number")
-    return float(value)
-
-
-def _schedule(content: Mapping[str, Any], counts: TextCounts) -> ScheduleBound:
-    return ScheduleBound(
-        strategy=str(content["strategy"]),
-        nats_per_token=_number(content[NATS]),
-        standard_error=_number(content.get("standard_error")),
-        rate_nats_per_token=_number(content.get("rate_nats_per_token")),
-        counts=counts,
-    )
-
-
-def _step(content: Mapping[str, Any], counts: TextCounts) -> StepBound:
-    return StepBound(
-        num_steps=int(content["num_steps"]),
-        schedule=str(content.get("schedule") or ""),
-        nats_per_token=_number(content[NATS]),
-        standard_error=_number(content.get("standard_error")),
-        counts=counts,
-    )
-
-
-def _unigram(content: Mapping[str, Any], counts: TextCounts) -> Cost:
-    error = _number(content.get("standard_error"))
-    return Cost(nats_per_token=_number(content["nats_per_token"]), standard_error=error, counts=counts)
-
-
-AnyRecord = TypeVar("AnyRecord")
-
-
-def _parts(kind: type[AnyRecord], content: Mapping[str, Any]) -> AnyRecord:
-    """A record from the keys of its fields; those that are not there keep their default."""
-    names = [part.name for part in fields(kind) if content.get(part.name) is not None]  # pyright: ignore[reportArgumentType]
-    return kind(**{name: content[name] for name in names})
-
-
-def _columns(kind: type[AnyRecord], content: Mapping[str, Any]) -> AnyRecord:
-    """The same of a record of columns."""
-    whole = {part.name for part in fields(kind) if str(part.type).startswith("tuple[int")}  # pyright: ignore[reportArgumentType]
-
-    def read(name: str, value: Any) -> Any:
-        if not isinstance(value, list | tuple):
-            return value
-        return tuple(int(part) if name in whole else _number(part) for part in value)
-
-    return _parts(kind, {name: read(name, value) for name, value in content.items()})
-
-
-def _blocks(content: Mapping[str, Any]) -> BlockSums:
-    def numbers(line: str) -> Column:
-        return tuple(map(float, line.split()))
-
-    own, columns = content.get("schedule_score"), [content.get(name) for name in ("decile_score", "decile_length")]
-    score, length = (None if lines is None else tuple(map(numbers, lines)) for lines in columns)
-    return BlockSums(
-        size=int(content.get("size") or BLOCK_SIZE),
-        score=numbers(content["score"]),
-        length=numbers(content["length"]),
-        schedule_score=None if own is None else numbers(own),
-        decile_score=score,
-        decile_length=length,
-    )
-
-
-def _comparison(content: Mapping[str, Any]) -> Comparison:
-    def difference(part: Mapping[str, Any]) -> PairedDifference:
-        first, second = part["kinds"]
-        return PairedDifference(
-            nats_per_token=_number(part["nats_per_token"]),
-            standard_error=_number(part["standard_error"]),
-            unpaired_error=_number(part["unpaired_error"]),
-            num_draws=int(part["num_draws"]),
-            kinds=(str(first), str(second)),
-        )
-
-    own, deciles = content.get("own"), content.get("deciles")
-    return Comparison(
-        name=str(content["name"]),
-        nats_per_token=_number(content.get("nats_per_token")),
-        file=content.get("file"),
-        uniform=difference(content["uniform"]),
-        own=None if own is None else difference(own),
-        deciles=None if deciles is None else tuple(map(difference, deciles)),
-        notes=tuple(content.get("notes") or ()),
-    )
+    return {name: numbers(value) for name, value in content.items()}

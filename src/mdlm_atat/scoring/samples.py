@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from mdlm_atat.scoring.draws import Rows
 from mdlm_atat.scoring.generative import measure_texts
 from mdlm_atat.scoring.judge import CausalJudge, FeatureJudge, Judge
 from mdlm_atat.scoring.mauve import PUBLISHED_TEXTS, mauve
+from mdlm_atat.scoring.quality import SamplePoint, TextQuality
 
 FEW_TEXTS = 100
 FEW_FOR_MAUVE = 1000
@@ -41,8 +42,8 @@ def real_texts(rows: Rows, num_texts: int, length: int, seed: int) -> RealTexts:
             break
     if len(found) < 2:
         raise UserError(
-            f"the validation text has {len(found)} pieces of {length} tokens to compare samples with; name a longer "
-            "one with --data, or ask for shorter samples with --length"
+            f"the validation text has {len(found)} pieces of {length} tokens to compare samples with; ask for "
+            "shorter samples with `length=`, or name a longer text with `data=`"
         )
     return RealTexts(found[:num_texts], found[num_texts : 2 * num_texts])
 
@@ -55,85 +56,87 @@ class Quality:
     """
 
     def __init__(
-        self, judge: Judge | None, real: RealTexts, *, decode: Callable[[list[int]], str], fingerprint: str
+        self,
+        judge: Judge | None,
+        real: RealTexts,
+        *,
+        decode: Callable[[list[int]], str],
+        fingerprint: str,
+        with_mauve: bool = True,
     ) -> None:
-        self.judge, self.real, self.decode = judge, real, decode
-        self.by_token = isinstance(judge, CausalJudge) and judge.tokenizer.fingerprint() == fingerprint
-        self._reference = self._features(real.reference)
+        self.judge, self.real, self.decode, self.fingerprint = judge, real, decode, fingerprint
+        self._reference = self._features(real.reference) if with_mauve else None
 
-    def __call__(self, texts: TokenLists) -> dict[str, Any]:
-        """JSON-ready: see TextQuality; with a judge its nats a token, perplexity and MAUVE."""
-        return {**asdict(measure_texts(texts)), **self._judged(texts), **self._mauve(texts)}
+    def __call__(self, texts: TokenLists) -> TextQuality:
+        """The numbers of a set of texts; with a judge what it pays for them, and MAUVE."""
+        return self._with_mauve(self._judged(texts), texts)
 
-    def of_real_text(self) -> dict[str, Any]:
-        """The reference's own values, and the MAUVE of other real texts against it."""
-        own = {**asdict(measure_texts(self.real.reference)), **self._judged(self.real.reference)}
-        return {**own, **(self._mauve(self.real.held_back) if len(self.real.held_back) > 1 else {})}
+    def of_real_text(self) -> TextQuality:
+        """The reference's own numbers, and the MAUVE of other real texts against it."""
+        own, others = self._judged(self.real.reference), self.real.held_back
+        return self._with_mauve(own, others) if len(others) > 1 else own
 
-    def _judged(self, texts: TokenLists) -> dict[str, Any]:
-        if self.judge is None:
-            return {}
-        if self.by_token:
-            assert isinstance(self.judge, CausalJudge)
-            found = self.judge.score_rows(texts)
-        else:
-            found = self.judge([self.decode(list(row)) for row in texts])
-        nats, error = found.nats_per_token()
-        return {"judge_nats": nats, "judge_error": error, "judge_perplexity": found.perplexity}
+    def _judged(self, texts: TokenLists) -> TextQuality:
+        found, judge = measure_texts(texts), self.judge
+        if judge is None:
+            return found
+        judgement = judge.score_rows(texts) if self._reads_tokens(judge) else judge(self._decoded(texts))
+        nats, error = judgement.nats_per_token()
+        return replace(found, judge_nats=nats, judge_error=error, judge_perplexity=judgement.perplexity)
 
-    def _mauve(self, texts: TokenLists) -> dict[str, Any]:
-        features = self._features(texts)
-        if features is None or self._reference is None:
-            return {}
-        found = mauve(features, self._reference)
-        return {"mauve": found.value, "mauve_spread": found.spread, "mauve_clusters": found.num_clusters}
+    def _with_mauve(self, found: TextQuality, texts: TokenLists) -> TextQuality:
+        if self._reference is None:
+            return found
+        value = mauve(self._features(texts), self._reference)
+        return replace(found, mauve=value.value, mauve_spread=value.spread, mauve_clusters=value.num_clusters)
 
     def _features(self, texts: TokenLists) -> Any:
-        if not isinstance(self.judge, FeatureJudge):
+        judge = self.judge
+        if not isinstance(judge, FeatureJudge):
             return None
-        if self.by_token:
-            assert isinstance(self.judge, CausalJudge)
-            return self.judge.row_features(texts)
-        return self.judge.features([self.decode(list(row)) for row in texts])
+        return judge.row_features(texts) if self._reads_tokens(judge) else judge.features(self._decoded(texts))
+
+    def _reads_tokens(self, judge: Judge) -> TypeGuard[CausalJudge]:
+        return isinstance(judge, CausalJudge) and judge.tokenizer.fingerprint() == self.fingerprint
+
+    def _decoded(self, texts: TokenLists) -> list[str]:
+        return [self.decode(list(row)) for row in texts]
 
 
-def cautions(
-    point: Mapping[str, Any], real: Mapping[str, Any], *, length: int, judge_saw_training_text: bool
-) -> list[str]:
+def cautions(point: SamplePoint, real: TextQuality, *, judge_saw_training_text: bool) -> list[str]:
     """Sentences on what is known to mislead in these numbers; most of them hold for all points of one run alike."""
-    found = []
-    spread = 2 * math.hypot(*(_or_zero(side["entropy_error"]) for side in (point, real)))
-    short_of = real["entropy_nats"] - point["entropy_nats"]
-    if "judge_nats" in point and short_of > spread:
-        cheap = point["judge_nats"] < real["judge_nats"]
-        found.append(
+    sentences = []
+    length, temperature = point.num_tokens // point.num_samples, point.how.temperature
+    short_of = real.entropy_nats - point.entropy_nats
+    if point.judge_nats is not None and short_of > _two_errors(point.entropy_error, real.entropy_error):
+        cheap = real.judge_nats is not None and point.judge_nats < real.judge_nats
+        sentences.append(
             f"entropy is {short_of:.2f} nats below validation text's: dull text is cheap to a judge"
             + (", and this is cheaper than real text; its generative perplexity says nothing" if cheap else "")
         )
-    if point["repetition"] > real["repetition"] + 2 * math.hypot(
-        *(_or_zero(side["repetition_error"]) for side in (point, real))
-    ):
-        found.append(
-            f"{point['repetition']:.1%} of 4-grams repeat an earlier one of their text, {real['repetition']:.1%} in "
+    if point.repetition > real.repetition + _two_errors(point.repetition_error, real.repetition_error):
+        sentences.append(
+            f"{point.repetition:.1%} of 4-grams repeat an earlier one of their text, {real.repetition:.1%} in "
             "validation text"
         )
-    if point.get("temperature", 1.0) != 1.0:
-        found.append(f"at temperature {point['temperature']:g} these are no samples of the model's own distribution")
-    if point["num_samples"] < FEW_TEXTS:
-        found.append(f"{point['num_samples']} texts are few: at least {FEW_TEXTS} make differences tellable")
-    if "mauve" in point and point["num_samples"] < FEW_FOR_MAUVE:
-        found.append(
-            f"MAUVE of {point['num_samples']} texts is noisy and not comparable with published values, which take "
+    if temperature != 1.0:
+        sentences.append(f"at temperature {temperature:g} these are no samples of the model's own distribution")
+    if point.num_samples < FEW_TEXTS:
+        sentences.append(f"{point.num_samples} texts are few: at least {FEW_TEXTS} make differences tellable")
+    if point.mauve is not None and point.num_samples < FEW_FOR_MAUVE:
+        sentences.append(
+            f"MAUVE of {point.num_samples} texts is noisy and not comparable with published values, which take "
             f"{PUBLISHED_TEXTS:,}; compare with validation text's own, of as many"
         )
-    if "judge_nats" in point and length < SHORT:
-        found.append(
+    if point.judge_nats is not None and length < SHORT:
+        sentences.append(
             f"texts of {length} tokens are short: a judge pays more per token than for published ones of 1,024"
         )
     if judge_saw_training_text:
-        found.append("the judge was trained on the same text as the model: what both know by heart is cheap to it")
-    return found
+        sentences.append("the judge was trained on the same text as the model: what both know by heart is cheap to it")
+    return sentences
 
 
-def _or_zero(value: float | None) -> float:
-    return 0.0 if value is None or math.isnan(value) else value
+def _two_errors(*errors: float) -> float:
+    """Of a difference; an error that is not known counts as none."""
+    return 2 * math.hypot(*(0.0 if math.isnan(error) else error for error in errors))

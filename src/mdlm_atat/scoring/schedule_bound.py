@@ -14,9 +14,9 @@ from mdlm_atat.core.masking import hide, mask_exactly, scored_positions
 from mdlm_atat.core.objective import denoise_under, masked_nll
 from mdlm_atat.core.strategies.rates import Clean, ExponentMasking
 from mdlm_atat.device import as_float64, float64_device
+from mdlm_atat.scoring.cost import ScheduleBound, TextCounts
 from mdlm_atat.scoring.draws import DrawSettings, Rows, score_draws
 from mdlm_atat.scoring.likelihood import Blocks, Likelihood, per_block
-from mdlm_atat.scoring.records import ScheduleBound, TextCounts
 
 
 @dataclass(frozen=True)

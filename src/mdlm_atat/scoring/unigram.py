@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mdlm_atat.data.tokens import TokenDataset
+from mdlm_atat.scoring.cost import Cost, TextCounts
 from mdlm_atat.scoring.draws import Rows
 from mdlm_atat.scoring.likelihood import ratio_with_standard_error
-from mdlm_atat.scoring.records import Cost, TextCounts
 
 ROWS_PER_PART = 256
 

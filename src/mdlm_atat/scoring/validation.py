@@ -9,10 +9,10 @@ from mdlm_atat.core.curriculum import Stage
 from mdlm_atat.core.strategies.rates import ExponentMasking
 from mdlm_atat.data.tokens import TokenDataset
 from mdlm_atat.progress import OnProgress
+from mdlm_atat.scoring.cost import Cost, TextCounts
 from mdlm_atat.scoring.draws import DrawSettings
 from mdlm_atat.scoring.exact import exact_nll
 from mdlm_atat.scoring.likelihood import draw_nll
-from mdlm_atat.scoring.records import Cost, TextCounts
 from mdlm_atat.scoring.schedule_bound import draw_schedule_nll
 from mdlm_atat.training.engine import Engine
 from mdlm_atat.training.metrics import (

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from mdlm_atat.formats import with_error
-from mdlm_atat.scoring.records import Cost, Evaluation
+from mdlm_atat.scoring.cost import Cost
+from mdlm_atat.scoring.records import Evaluation
 from mdlm_atat.scoring.statistics import mean_with_interval
 
 Run = dict[str, Any]

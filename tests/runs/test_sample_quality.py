@@ -1,4 +1,4 @@
-"""`atat samplers bench`: what it measures, what it calls no worse, and that it goes on where it stopped."""
+"""`sample_quality` and its two commands: which texts are made and measured, and that they go on where they stopped."""
 
 import json
 from collections.abc import Iterator
@@ -11,76 +11,17 @@ import torch
 from mdlm_atat import MaskedDiffusionLM
 from mdlm_atat.cli.main import main
 from mdlm_atat.errors import UserError
-from mdlm_atat.samplers.canvas import Canvas
-from mdlm_atat.studies import sampler_bench
-from mdlm_atat.studies.sampler_bench import (
-    REFERENCE,
-    Setting,
-    cost_of_real_text,
-    curve_of,
-    default_specs,
-    is_no_worse,
-    make_canvas,
-    steps_needed,
-    with_steps,
-)
+from mdlm_atat.runs import sample_quality as module
+from mdlm_atat.runs.sample_quality import compared_samplers, cost_of_real_text, make_canvas, sample_quality
+from mdlm_atat.scoring.quality import REFERENCE, HowSampled, QualitySetting, SampleQuality, Task
+from mdlm_atat.scoring.samples import RealTexts
 from tiny_runs import train, write_text
-from toys import ListRows
-
-REAL = {"entropy_nats": 5.0}
 
 
-def point(sampler: str, steps: int | None, nfe: float, judge: float, entropy: float) -> dict:
-    return {
-        "sampler": sampler,
-        "steps": steps,
-        "curve": curve_of(sampler),
-        "nfe_mean": nfe,
-        "judge_nats": judge,
-        "judge_error": 0.03,
-        "entropy_nats": entropy,
-        "entropy_error": 0.03,
-    }
-
-
-ONE_AT_A_TIME = point(REFERENCE, None, 100, 4.0, 5.2)
-
-
-@pytest.mark.parametrize(
-    ("judge", "entropy", "no_worse"),
-    [
-        (4.08, 5.2, True),  # two standard errors of the difference are 0.085
-        (4.09, 5.2, False),
-        (3.0, 5.2, True),
-        (4.0, 5.28, True),
-        (4.0, 5.29, False),  # further from validation text's 5.0
-        (4.0, 5.0, True),
-        (3.0, 4.72, True),  # as far as the reference, on the other side
-        (3.0, 4.71, False),  # dull, however cheap
-    ],
-)
-def test_no_worse_is_within_2_standard_errors_in_judge_and_in_distance_to_real_entropy(judge, entropy, no_worse):
-    assert is_no_worse(point("x", 8, 8, judge, entropy), ONE_AT_A_TIME, REAL) == no_worse
-
-
-def test_what_is_needed_is_the_fewest_evaluations_from_which_on_all_are_no_worse():
-    points = [
-        ONE_AT_A_TIME,
-        *(point("a", n, n, judge, 5.2) for n, judge in ((8, 4.0), (16, 4.5), (32, 4.01), (64, 4.0))),
-        point("bad", 50, 50, 4.5, 5.2),
-        point("threshold:threshold=0.9", None, 90, 4.0, 5.2),
-        point("threshold:threshold=0.5", None, 40, 4.0, 5.2),
-    ]
-    assert steps_needed(points, REAL) == {  # 8 evaluations were luck: 16 are worse
-        "a": {"nfe": 32, "share": 0.32},
-        "threshold": {"nfe": 40, "share": 0.4},
-    }
-    assert steps_needed(points[1:], REAL) == {}
-
-
-def test_samplers_run_at_every_number_of_steps_unless_their_steps_follow_from_what_the_network_says():
-    points = with_steps(["ancestral", "threshold", "spread", "first_hitting:num_steps=3"], [4, 8])
-    assert points == [
+def test_samplers_run_at_every_number_of_steps_unless_their_steps_follow_from_what_the_network_says(lm):
+    ways = compared_samplers(lm, [4, 8], ["ancestral", "threshold", "spread", "first_hitting:num_steps=3"])
+    assert [(how.sampler, how.steps) for how in ways] == [
+        (REFERENCE, None),
         ("ancestral", 4),
         ("ancestral", 8),
         ("threshold", None),
@@ -107,49 +48,34 @@ def lm(folder) -> MaskedDiffusionLM:
 
 
 def test_rules_that_follow_rates_are_compared_on_a_model_that_predicts_them_alone(lm, atat):
-    followed = [{spec.partition(":")[0] for spec, _ in default_specs(model, [8])} for model in (lm, atat)]
+    followed = [{how.sampler.partition(":")[0] for how in compared_samplers(model, [8])} for model in (lm, atat)]
     assert followed[1] - followed[0] == {"follow_rates", "rate_hitting"}
     assert followed[0] < followed[1]
-    assert default_specs(lm, [8])[0] == (REFERENCE, None)
+    assert compared_samplers(lm, [8])[0] == HowSampled(REFERENCE)
 
 
-def test_texts_are_taken_until_there_are_2_of_full_length_and_no_further(lm):
-    asked = []
-
-    class Watched(ListRows):
-        def evaluation_rows(self, indices):
-            asked.extend(indices.tolist())
-            return super().evaluation_rows(indices)
-
-    rows = Watched(np.zeros((100, 16), dtype=np.int64))
-    assert make_canvas(lm, setting("generate", 2), rows)[1].shape == (2, 16)
-    assert len(asked) == 2
-    short = Watched(np.zeros((6, 16), dtype=np.int64), np.array([16, 5, 5, 5, 5, 16]))
-    assert make_canvas(lm, setting("infill", 2), short)[1].shape == (2, 16)
-
-
-def setting(task: sampler_bench.Task, num_texts: int, length: int = 16) -> Setting:
-    return Setting(task, num_texts=num_texts, length=length, batch_size=4, seed=0, num_scored=num_texts, span=4)
+def setting(task: Task, num_texts: int, length: int = 16) -> QualitySetting:
+    return QualitySetting(task=task, num_texts=num_texts, length=length)
 
 
 def test_half_of_every_text_to_infill_is_given_in_spans_of_4(lm):
-    rows = ListRows(np.arange(64).reshape(4, 16) % lm.tokenizer.vocab_size)
-    canvas, real = make_canvas(lm, setting("infill", 4), rows)
+    texts = RealTexts((np.arange(64).reshape(4, 16) % lm.tokenizer.vocab_size).tolist(), [])
+    canvas, real = make_canvas(setting("infill", 4), texts, lm.tokenizer.mask_id)
+    assert real is not None
     assert canvas.fixed.sum(1).tolist() == [8] * 4
     assert canvas.fixed[0].tolist() == ([True] * 4 + [False] * 4) * 2
     assert canvas.fixed[1].tolist() == ([False] * 4 + [True] * 4) * 2
     assert canvas.tokens[canvas.fixed].equal(real[canvas.fixed])
     assert (canvas.tokens[~canvas.fixed] == lm.tokenizer.mask_id).all()
     with pytest.raises(UserError, match="has 4 pieces of 16 tokens"):
-        make_canvas(lm, setting("infill", 5), rows)
+        make_canvas(setting("infill", 5), texts, lm.tokenizer.mask_id)
 
 
 def test_the_cost_of_real_text_counts_the_tokens_to_fill_alone_and_says_if_it_is_exact(lm):
     torch.manual_seed(0)
     real = torch.randint(0, lm.tokenizer.vocab_size, (2, 16))
     half = torch.arange(16).expand(2, 16) < 8
-    canvas = Canvas(torch.where(half, real, lm.tokenizer.mask_id), half)
-    found = cost_of_real_text(lm, "left_to_right", None, setting("infill", 2), canvas, real)
+    found = cost_of_real_text(lm, HowSampled("left_to_right"), half, real, seed=0)
     by_hand = []
     for row in real:
         nats = 0.0
@@ -160,7 +86,34 @@ def test_the_cost_of_real_text_counts_the_tokens_to_fill_alone_and_says_if_it_is
         by_hand.append(nats / 8)
     assert found["order_nats"] == pytest.approx(np.mean(by_hand), rel=1e-5)
     assert found["order_kind"] == "exact"
-    assert cost_of_real_text(lm, "ancestral", 4, setting("infill", 2), canvas, real)["order_kind"] == "bound"
+    assert cost_of_real_text(lm, HowSampled("ancestral", 4), half, real, seed=0)["order_kind"] == "bound"
+
+
+def test_from_python_two_ways_are_two_points_and_nothing_is_measured_twice(lm, tmp_path, monkeypatch):
+    ways = [HowSampled("spread", 2), HowSampled("spread", 2, 0.5)]
+    heard = []
+    file = tmp_path / "q.json"
+    found = sample_quality(lm, ways, num_texts=3, save=file, progress=False, on_point=heard.append)
+    assert [point.how for point in found.points] == ways
+    assert heard == list(found.points)
+    assert found.points[0].judge_nats is None
+    assert "3 texts are few" in " ".join(found.points[1].cautions)
+    monkeypatch.setattr(module._Measuring, "measure", None)
+    assert sample_quality(lm, ways, num_texts=3, save=file, progress=False).points == found.points
+    with pytest.raises(UserError, match="holds an evaluation of samples with another seed"):
+        sample_quality(lm, ways, num_texts=3, save=file, progress=False, seed=1)
+
+
+def test_texts_of_the_old_rule_go_on_by_it(lm, tmp_path):
+    file = tmp_path / "old.json"
+    found = sample_quality(lm, [HowSampled("spread", 2)], num_texts=3, save=file, progress=False)
+    old = {name: value for name, value in json.loads(file.read_text()).items() if name not in ("format", "seed_rule")}
+    file.write_text(json.dumps(old))
+    more = sample_quality(
+        lm, [HowSampled("spread", 2), HowSampled("spread", 4)], num_texts=3, save=file, progress=False
+    )
+    assert more.seed_rule == "add"
+    assert more.points[0] == found.points[0]
 
 
 @pytest.mark.parametrize("task", ["generate", "infill"])
@@ -171,15 +124,15 @@ def test_a_bench_that_was_interrupted_repeats_nothing_and_ends_with_all_points(
     flags = ["samplers", "bench", str(folder / "masked"), "--judge", str(folder / "causal"), "--task", task]
     flags += ["--steps", "2", "4", "--num_texts", "3", "--num_scored", "2", "--out", str(out)]
     flags += ["--samplers", "first_hitting:sizes=cosine", "spread"]
-    measure, measured = sampler_bench.measure, []
+    measure, measured = module._Measuring.measure, []
 
-    def stops_at_the_third(lm, spec, steps, *rest):
-        measured.append((spec, steps))
+    def stops_at_the_third(self, how, *rest):
+        measured.append((how.sampler, how.steps))
         if len(measured) == 3:
             raise KeyboardInterrupt
-        return measure(lm, spec, steps, *rest)
+        return measure(self, how, *rest)
 
-    monkeypatch.setattr(sampler_bench, "measure", stops_at_the_third)
+    monkeypatch.setattr(module._Measuring, "measure", stops_at_the_third)
     assert main(flags) == 130
     assert main(flags) == 0
     cosine = "first_hitting:sizes=cosine"
@@ -193,10 +146,11 @@ def test_a_bench_that_was_interrupted_repeats_nothing_and_ends_with_all_points(
     assert all(p["judge_nats"] > 0 and p["seconds"] > 0 for p in record["points"])
     assert out.with_suffix(".png").read_bytes()[:4] == b"\x89PNG"
     output = capsys.readouterr().out
-    assert "(validation text)" in output
-    assert f"{record['points'][3]['judge_nats']:.3f}±" in output
+    assert "validation text" in output
+    assert f"{record['points'][3]['judge_nats']:.3f} ± " in output
+    assert SampleQuality.load(out).is_complete
     assert main([*flags, "--seed", "1"]) == 2
-    assert "another model or setting" in capsys.readouterr().err
+    assert "with another seed; name another file with --json" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

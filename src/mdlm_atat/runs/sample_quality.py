@@ -1,0 +1,293 @@
+"""Measure how good the texts are that a model makes, by sampler, number of steps and temperature."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor, nn
+
+from mdlm_atat.device import explain_out_of_memory
+from mdlm_atat.errors import UserError
+from mdlm_atat.lm import CausalLM, How, MaskedDiffusionLM, load_lm
+from mdlm_atat.progress import OnProgress, shown
+from mdlm_atat.runs.evaluate import Data, config_of, open_data, traced, weights_name, writable
+from mdlm_atat.runs.model import Model, open_model
+from mdlm_atat.samplers.canvas import Canvas
+from mdlm_atat.samplers.named import make_sampler
+from mdlm_atat.samplers.seeds import SeedRule, text_seeds
+from mdlm_atat.samplers.uncertainty import ADAPTIVE_AMOUNTS
+from mdlm_atat.scoring.judge import CausalJudge, HubJudge, Judge
+from mdlm_atat.scoring.quality import (
+    REFERENCE,
+    HowSampled,
+    QualitySetting,
+    SamplePoint,
+    SampleQuality,
+    Task,
+)
+from mdlm_atat.scoring.records import TextIdentity
+from mdlm_atat.scoring.samples import Quality, RealTexts, cautions, real_texts
+from mdlm_atat.training.folder import read_start
+
+PLANNED = ("ancestral", "first_hitting:sizes=constant", "first_hitting:sizes=cosine", "first_hitting:sizes=optimal")
+ADAPTIVE = (
+    "spread",
+    "spread:score=margin",
+    "uncertainty:amount=constant",
+    "uncertainty:score=margin,amount=constant",
+    "uncertainty:order=most_uncertain,amount=constant",
+    "confidence",
+    "remask",
+)
+BUDGETED = (
+    "entropy_budget:gamma=0.03",
+    "entropy_budget:gamma=0.1",
+    "entropy_budget:gamma=0.3",
+    "entropy_budget:gamma=1",
+    "entropy_budget:gamma=3",
+    "threshold:threshold=0.9",
+    "threshold:threshold=0.6",
+    "threshold:threshold=0.3",
+)
+BY_RATES = ("follow_rates", "rate_hitting:sizes=constant")
+
+
+def sample_quality(
+    model: Model,
+    ways: Sequence[HowSampled] | None = None,
+    *,
+    task: Task = "generate",
+    num_texts: int = 64,
+    length: int | None = None,
+    judge: str | Path | Judge | None = None,
+    data: Data | None = None,
+    split: str | None = None,
+    column: str = "text",
+    batch_size: int | None = None,
+    seed: int = 0,
+    num_scored: int = 0,
+    with_mauve: bool = True,
+    save: bool | str | Path = True,
+    progress: bool | OnProgress = True,
+    on_point: Callable[[SamplePoint], None] = lambda _: None,
+) -> SampleQuality:
+    """Make texts in each of some ways, and measure them beside validation text.
+
+    `ways`: None is the model's own sampler alone; see also `compared_samplers`. `task`: "generate" makes whole texts,
+    "infill" fills what is left out of validation text. `num_texts` texts of `length` tokens are made (default: the
+    model's length), each from a seed of its own, `batch_size` of them together.
+    `judge`: who says how likely the texts are: the folder of a causal run of ours, a hub's causal model or its folder,
+    or a `Judge`. `data`, `split`, `column`: the validation text, as for `evaluate`. `num_scored`: validation texts
+    whose likelihood in each sampler's own order is taken, too. `with_mauve`: with a judge, compute MAUVE.
+    `save`: where the record is stored as JSON, after each point; True: in the model's folder. Points that are stored
+    there already are not measured again. `on_point` hears of every point that was asked for, in order.
+
+    Returns all points of the record. Raises UserError for a sampler, a judge or a text that does not fit, before any
+    text is made, and for a stored record of another model or setting.
+    """
+    lm = open_model(model)
+    wanted = list(ways) if ways is not None else [HowSampled(lm.default_sampler)]
+    length = length or lm.max_length
+    setting = QualitySetting(task=task, num_texts=num_texts, length=length, seed=seed, num_scored=num_scored)
+    check_ways(lm, wanted, length)
+    size = batch_size or config_of(lm).eval.batch_size
+    rows = open_data(lm, data, column=column, split=split)
+    real = real_texts(rows, num_texts, length, seed)
+    same_text = False
+    if isinstance(judge, str | Path):
+        same_text = _same_training_text(lm.home, Path(judge))
+        judge = load_judge(judge, device=lm.device, batch_size=size)
+    about: dict[str, Any] = {
+        "setting": setting,
+        "weights": lm.fingerprint() if isinstance(lm.network, nn.Module) else "",
+        "judge": None if judge is None else judge.name,
+        "text": TextIdentity.of(rows),
+    }
+    file, record = _file(lm, setting, save), None
+    if file is not None and file.exists():
+        record = replace(SampleQuality.load(file), is_complete=False)
+        record.check_takes(**about)
+    with explain_out_of_memory(f"try `batch_size={max(1, size // 2)}`"):
+        tokenizer = lm.tokenizer
+        quality = Quality(
+            judge, real, decode=tokenizer.decode, fingerprint=tokenizer.fingerprint(), with_mauve=with_mauve
+        )
+        record = record or SampleQuality(**about, real=quality.of_real_text(), **traced(lm))
+        work = _Measuring(lm, quality, setting, seed_rule=record.seed_rule, batch_size=size)
+        if not record.points:
+            work.warm_up()
+        for how in wanted:
+            point = record.find(how)
+            if point is None:
+                with shown("writing", progress) as on_progress:
+                    point = work.measure(how, on_progress)
+                told = cautions(point, record.real, judge_saw_training_text=same_text)
+                point = replace(point, cautions=tuple(told))
+                record = replace(record, points=(*record.points, point))
+                record = record if file is None else record.save(file)
+            on_point(point)
+    record = replace(record, is_complete=True)
+    return record if file is None else record.save(file)
+
+
+def compared_samplers(
+    lm: MaskedDiffusionLM, steps: Sequence[int], samplers: Sequence[str] | None = None
+) -> list[HowSampled]:
+    """Samplers to compare, each at each number of steps, the reference (one token at a time) first. `samplers` None:
+    everything that fits the model. Those whose steps follow from what the network says, or are said, are there once."""
+    if samplers is None:
+        planned = PLANNED if lm.home is not None and lm.profile() is not None else PLANNED[:-1]
+        samplers = [*planned, *ADAPTIVE, *(BY_RATES if lm.has_own_schedule else ()), *BUDGETED]
+    ways = [HowSampled(REFERENCE)]
+    for sampler in samplers:
+        rule = make_sampler(sampler.replace("optimal", "constant"))
+        fixed = getattr(rule, "amount", "") in ADAPTIVE_AMOUNTS or "num_steps" in sampler
+        numbers = [None] if fixed or not hasattr(rule, "num_steps") else steps
+        ways += [HowSampled(sampler, number) for number in numbers]
+    return ways
+
+
+def check_ways(lm: MaskedDiffusionLM | CausalLM, ways: Sequence[HowSampled], length: int) -> None:
+    """Raise UserError for a way of making texts that this model cannot go."""
+    canvas = lm.prompt_canvas([""], length)
+    for how in ways:
+        if how.steps is not None and lm.kind == "causal":
+            raise UserError("`steps=`: a causal model takes one step a token")
+        lm.denoiser(lm.rule(How(**asdict(how)), canvas))
+
+
+def load_judge(judge: str | Path, *, device: torch.device, batch_size: int) -> Judge:
+    """One of our causal models by its folder, or a causal model of a hub, by its name or folder."""
+    if not Path(judge).is_dir() or (Path(judge) / "config.json").exists():
+        return HubJudge(str(judge), device=device, batch_size=min(8, batch_size))
+    lm = load_lm(judge, device=device)
+    if "causal" not in lm.modes:
+        raise UserError(f"{judge} is a masked model; a judge reads left to right: train one with `model.kind='causal'`")
+    return CausalJudge(
+        str(judge),
+        lm.network,
+        lm.tokenizer,
+        lm.max_length,
+        device=device,
+        batch_size=min(16, batch_size),
+        autocast=lm.inference,
+    )
+
+
+def make_canvas(
+    setting: QualitySetting, real: RealTexts, mask_id: int
+) -> tuple[Canvas, Int[Tensor, "texts length"] | None]:
+    """What is to be filled and, where that is the rest of given texts, the whole texts.
+
+    Raises UserError where there are too few texts to infill.
+    """
+    if setting.task == "generate":
+        return Canvas.blank(setting.num_texts, setting.length, mask_id), None
+    if len(real.reference) < setting.num_texts:
+        raise UserError(
+            f"the validation text has {len(real.reference)} pieces of {setting.length} tokens; ask for at most so many "
+            "texts to infill"
+        )
+    whole = torch.tensor(real.reference)
+    place = torch.arange(setting.length) // setting.span
+    fixed = (place + torch.arange(len(whole))[:, None]) % 2 == 0  # given spans at even places in every other row
+    return Canvas(torch.where(fixed, whole, mask_id), fixed), whole
+
+
+def cost_of_real_text(
+    lm: MaskedDiffusionLM | CausalLM,
+    how: HowSampled,
+    fixed: Bool[Tensor, "texts length"],
+    known: Int[Tensor, "texts length"],
+    *,
+    seed: int,
+) -> dict[str, Any]:
+    """Nats a token for known texts revealed by the sampler itself: -log of the probability that it makes them (exact),
+    or where its order is random a bound on that, from one order for each text. `fixed` tokens are given, and cost
+    nothing."""
+    canvas = Canvas(torch.where(fixed, known, lm.tokenizer.mask_id), fixed)
+    nll, exact = lm.nll_revealed_by(canvas, known, how.sampler, steps=how.steps, seed=seed)
+    per_text = nll / (~fixed).sum(1)
+    error = float(per_text.std() / math.sqrt(len(known))) if len(known) > 1 else math.nan
+    kind = "exact" if exact else "bound"
+    return {"order_nats": float(per_text.mean()), "order_error": error, "order_kind": kind}
+
+
+class _Measuring:
+    """Makes and measures the texts of one record, way after way."""
+
+    def __init__(
+        self,
+        lm: MaskedDiffusionLM | CausalLM,
+        quality: Quality,
+        setting: QualitySetting,
+        *,
+        seed_rule: SeedRule,
+        batch_size: int,
+    ) -> None:
+        self.lm, self.quality, self.setting, self.batch_size = lm, quality, setting, batch_size
+        self.seed_rule: SeedRule = seed_rule
+        self.canvas, self.known = make_canvas(setting, quality.real, lm.tokenizer.mask_id)
+
+    def warm_up(self) -> None:
+        """Two texts, so that the first point's seconds do not hold what a device does once."""
+        two = Canvas(self.canvas.tokens[:2], self.canvas.fixed[:2])
+        self.lm.fill(two, **({} if self.lm.kind == "causal" else {"sampler": REFERENCE, "steps": 2}))
+
+    def measure(self, how: HowSampled, on_progress: OnProgress | None) -> SamplePoint:
+        """Make the texts of one way; their time, evaluations, quality and likelihood."""
+        setting, fixed = self.setting, self.canvas.fixed
+        tokens: list[list[int]] = []
+        nfe: list[int] = []
+        start_s = time.perf_counter()
+        for start in range(0, setting.num_texts, self.batch_size):
+            part = slice(start, start + self.batch_size)
+            rows = Canvas(self.canvas.tokens[part], fixed[part])
+            seeds = text_seeds(setting.seed, range(start, start + len(rows.tokens)), self.seed_rule)
+            made = self.lm.fill(rows, seed=seeds, **asdict(how))
+            tokens += [text.tokens for text in made]
+            nfe += [text.nfe for text in made]
+            if on_progress is not None:
+                on_progress(len(tokens), setting.num_texts)
+        seconds = time.perf_counter() - start_s
+        found, num_filled = self.quality(tokens), int((~fixed).sum())
+        more: dict[str, Any] = {}
+        if self.known is not None:
+            more["recovered"] = int(((torch.tensor(tokens) == self.known) & ~fixed).sum()) / num_filled
+        if setting.num_scored and not how.sampler.startswith("remask"):
+            known = torch.tensor(self.quality.real.reference[: setting.num_scored])
+            more |= cost_of_real_text(self.lm, how, fixed[: len(known)], known, seed=setting.seed)
+        return SamplePoint(
+            **vars(found),
+            how=how,
+            nfe_mean=sum(nfe) / len(nfe),
+            nfe_max=max(nfe),
+            seconds=seconds,
+            tokens_per_s=num_filled / seconds,
+            batch_size=self.batch_size,
+            **more,
+        )
+
+
+def _file(lm: MaskedDiffusionLM | CausalLM, setting: QualitySetting, save: bool | str | Path) -> Path | None:
+    if not isinstance(save, bool):
+        return writable(Path(save))
+    if not save or lm.home is None:
+        return None
+    task = "" if setting.task == "generate" else f"-{setting.task}"
+    return lm.home / f"samples{task}-{weights_name(lm)}-{setting.num_texts}x{setting.length}-{setting.seed}.json"
+
+
+def _same_training_text(home: Path | None, judge: Path) -> bool:
+    """Whether the judge is a run of ours that was trained on the same text as this model."""
+    runs = [folder for folder in (home, judge, judge.parent.parent) if folder is not None]  # the last is a checkpoint's
+    data = [read_start(run)["data"] for run in runs if (run / "run.json").is_file()]
+    mine, others = data[:1], data[1:]
+    return any(mine[0][name] == other[name] for other in others for name in ("source", "hash"))
