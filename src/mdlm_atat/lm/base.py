@@ -220,17 +220,20 @@ class LanguageModel(Sampling):
 
     @property
     def has_own_schedule(self) -> bool:
-        """Whether it was trained under a masking schedule of its own, whose rates a sampler can follow."""
+        """Whether the network was trained under a masking schedule other than the uniform one, whose rates a sampler
+        can follow."""
         return self.own_schedule() is not None
 
     def own_schedule(self) -> ExponentMasking | None:
-        """The masking schedule that it was trained under, if that is not the uniform one and its loss is a bound."""
+        """The masking schedule that the network was trained under. None where that is the uniform one, or one whose
+        loss is no bound."""
         if self._config is None:
             return None
         return own_schedule(self._config, self.tokenizer.vocab_size, self.counts, self.network, self.tokenizer)
 
     @property
     def noise_schedule(self) -> Schedule:
+        """The noise schedule that the network was trained under; linear for a bare network."""
         return Linear() if self._config is None else build_schedule(self._config.objective)
 
     def profile(self) -> Profile | None:
@@ -248,8 +251,9 @@ class LanguageModel(Sampling):
         return as_profile(record["profile"])
 
     def save_profile(self, profile: MaskRateProfile, *, num_draws: int) -> Path:
-        """Keep a likelihood's profile beside the weights, for samplers with sizes=optimal. Raises UserError where fewer
-        than two mask rates have a standard error."""
+        """Write a likelihood's `profile` beside the weights, for samplers with sizes=optimal, and return the file.
+        `num_draws`: how many draws it comes from. Raises UserError where fewer than two mask rates have a standard
+        error, and for a model that is in no folder."""
         known = [index for index, error in enumerate(profile.standard_error) if error > 0]  # NaN for a single draw
         if len(known) < 2:
             raise UserError(f"{num_draws} draws are too few for a profile: take more")
@@ -259,13 +263,15 @@ class LanguageModel(Sampling):
 
     @property
     def profile_file(self) -> Path:
+        """The file beside the weights that holds the profile, if one was stored. Raises UserError for a model that is
+        in no folder."""
         folder = self.checkpoint.folder if self.checkpoint is not None else self.home
         if folder is None:
             raise UserError("this model is in no folder yet: save it first")
         return folder / PROFILE_FILE
 
     def fingerprint(self) -> str:
-        """Hash of the weights."""
+        """SHA-256 of the names and values of all weights, in hexadecimal."""
         digest = hashlib.sha256()
         for name, weight in sorted(self.network.named_parameters()):
             digest.update(name.encode())
@@ -338,7 +344,8 @@ class LanguageModel(Sampling):
         return total
 
     def nll_in_order(self, tokens: Int[Tensor, "batch length"], order: str | StepRule) -> Float[Tensor, " batch"]:
-        """-log of the probability with which a sampler of deterministic order generates each row, nats, exactly."""
+        """Exact negative log-likelihood (nats) of each row under a sampler's reveal order: -log of the probability with
+        which that sampler generates the row. Raises UserError for a sampler whose order is random."""
         canvas = Canvas.blank(len(tokens), tokens.shape[1], self.tokenizer.mask_id)
         rule = self.rule(How(sampler=order), canvas)
         if not trait(rule, "order_is_deterministic"):
@@ -357,9 +364,13 @@ class LanguageModel(Sampling):
         steps: int | None = None,
         seed: int = 0,
     ) -> tuple[Float[Tensor, " batch"], bool]:
-        """Reveal known tokens by a sampler: -log of the product of the probabilities that they had, nats, and whether
-        it is exact: -log of the probability that the sampler fills the canvas so. Else the order is random, and its
-        expectation is an upper bound on that."""
+        """Negative log-likelihood (nats) of `tokens` under a sampler's reveal order, given the fixed positions of the
+        canvas.
+
+        Returns `(nll, is_exact)`. If what is revealed next depends on the revealed tokens alone, `nll` is -log of the
+        probability with which the sampler fills the canvas with these tokens; if the order is random, `nll` is one
+        draw, whose mean is an upper bound on that.
+        """
         rule = self.rule(How(sampler=sampler, steps=steps), canvas)
         with self.inference():
             nll = sample(
@@ -374,14 +385,15 @@ class LanguageModel(Sampling):
 
     @abstractmethod
     def likelihood(self, rows: Rows, draws: DrawSettings, *, groups: Groups | None = None) -> Likelihood:
-        """What the model pays for the rows of a data set, in nats per token, and for each group of its tokens; see
-        scoring.likelihood. The device is the model's, whatever `draws` says."""
+        """Score the rows of a data set: nats per token with their standard error, and the same for each group of tokens
+        if `groups` are given; see scoring.likelihood. The network stays on this model's device, whatever device `draws`
+        names."""
 
     def schedule_draws(
         self, rows: Rows, draws: DrawSettings, *, form: Literal["continuous", "order"] = "continuous"
     ) -> ScheduleDraws | None:
-        """The bound under the model's own masking schedule, with its rate terms (PPL-S); None where it has none of its
-        own, or one whose loss is no bound. See scoring.schedule_bound."""
+        """Score the rows of a data set under the model's own masking schedule (PPL-S), rate terms included; see
+        scoring.schedule_bound. None for a model that has no schedule of its own, and for one whose loss is no bound."""
         masking = self.own_schedule()
         if masking is None:
             return None
@@ -398,11 +410,11 @@ class LanguageModel(Sampling):
 
 
 def modes_of(network: Callable[..., Any], kind: Mode) -> frozenset[Mode]:
-    """The modes that a network says it has; for a plain function, which says nothing, `kind` alone."""
+    """The modes in which a network says that it can be asked; `kind` alone for a plain function, which says nothing."""
     return getattr(network, "modes", frozenset({kind}))
 
 
 def device_of(network: Callable[..., Any]) -> torch.device:
-    """Where a network is: the device of its first parameter; the CPU where it has none."""
+    """The device of a network's first parameter; the CPU for a network that has none."""
     first = next(network.parameters(), None) if isinstance(network, nn.Module) else None
     return torch.device("cpu") if first is None else first.device

@@ -33,6 +33,8 @@ class CausalLM(LanguageModel):
             return exact_nll(self.network, rows, draws=replace(draws, device=self.device), groups=groups)
 
     def denoiser(self, rule: StepRule) -> Callable[[Tensor, Tensor], Prediction]:
+        """The network's distribution of the next token, for a left-to-right rule. Raises UserError for any other
+        rule."""
         if trait(rule, "follows_rates") or not isinstance(getattr(rule, "inner", rule), LeftToRight):
             raise UserError("a causal model generates left to right only: leave out the sampler")
 
@@ -63,6 +65,7 @@ class CausalLM(LanguageModel):
         return self.possible_lengths(encoded)[0], None
 
     def possible_lengths(self, encoded: Sequence[list[int] | Gap]) -> list[tuple[int, ...]]:
+        """Raises UserError: a causal model does not see the text after a gap."""
         del encoded
         raise UserError("a causal model cannot infill: it does not see the text after a gap; use a masked model")
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class Rows:
-    """What metrics.jsonl would get, kept in memory."""
+    """A metrics writer that keeps its rows in memory."""
 
     def __init__(self) -> None:
         self.rows: list[dict[str, float]] = []
@@ -48,7 +48,8 @@ def fit(
     settings: Mapping[str, Any] | None = None,
     keywords: Mapping[str, Any],
 ) -> list[dict[str, float]]:
-    """See `LanguageModel.fit`."""
+    """Train the network of `lm` in place; see `LanguageModel.fit`, whose settings are `keywords` here. Returns what was
+    logged, a row a step. Raises UserError for a network without `hidden` and `output_layer`."""
     network: Any = lm.network
     if not isinstance(network, nn.Module) or not hasattr(network, "output_layer"):
         raise UserError(

@@ -25,7 +25,9 @@ class Located:
 
 
 def locate(folder: Path, say: Callable[[str], None]) -> Located:
-    """Find a model in a run folder, a checkpoint (also the links `best` and `last`) or a saved folder."""
+    """Find the model in a run folder (its newest sound checkpoint), a checkpoint (also by the links `best` and `last`)
+    or a folder made by save_pretrained. `say` is told of damaged checkpoints that were passed over. Raises UserError
+    where there is no model, or a damaged one."""
     folder = follow(folder)
     kind, real = kind_of_folder(folder), folder.resolve()
     if kind == "checkpoint":
@@ -48,7 +50,7 @@ def locate(folder: Path, say: Callable[[str], None]) -> Located:
 
 
 def read_stage(found: Located) -> Stage | None:
-    """The curriculum's stage as the checkpoint or the saved model holds it."""
+    """The stage of the curriculum that the model was last trained in; None where it had no curriculum."""
     if found.checkpoint is not None:
         stored = found.checkpoint.state().get("stage")
     elif (found.home / STAGE_FILE).exists():

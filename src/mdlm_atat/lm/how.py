@@ -81,6 +81,7 @@ class How:
 
     @property
     def draw(self) -> TokenDraw:
+        """How a token is drawn from its logits."""
         return TokenDraw(self.temperature, self.top_k, self.top_p)
 
     @classmethod
@@ -92,10 +93,8 @@ class How:
 
 
 def one_or_many(given: object, name: str) -> tuple[list[str], bool]:
-    """The texts that were given, and whether it was a single one: a str is one text, an iterable of str several.
-
-    Raises TypeError for anything else, bytes among it.
-    """
+    """Return the texts as a list, and whether a single one was given: a str is one text, an iterable of str is several.
+    Raises TypeError for anything else, bytes included; `name` is the argument's in the message."""
     if isinstance(given, str):
         return [given], True
     wrong = given

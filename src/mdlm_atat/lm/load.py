@@ -27,7 +27,8 @@ def load_lm(
     say: Callable[[str], None] = lambda _: None,
     trust_plugins: bool = False,
 ) -> MaskedDiffusionLM | CausalLM:
-    """The model in a folder, of whichever kind it is; see LanguageModel.from_pretrained."""
+    """Load the model in a folder: a CausalLM if its network reads left to right only, else a MaskedDiffusionLM. The
+    arguments, and what is raised, are those of LanguageModel.from_pretrained."""
     found = locate(Path(folder), say)
     with trusted(trust_plugins):
         return _load(found, choose_device(device), precision, say)

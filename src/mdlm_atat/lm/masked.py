@@ -43,7 +43,7 @@ class MaskedDiffusionLM(LanguageModel):
 
     @property
     def denoise(self) -> Denoiser:
-        """The network as the scoring functions ask it."""
+        """The network as a Denoiser, which the scoring functions call as (z_t, t, lengths)."""
         is_plain = not isinstance(self.network, Network)
         return PlainDenoiser(self.network) if is_plain else self.network
 
@@ -129,7 +129,8 @@ class MaskedDiffusionLM(LanguageModel):
         *,
         times: Sequence[float] = DEFAULT_TIMES,
     ) -> Inspection:
-        """Inspect rows of tokens, padded beyond their lengths; see scoring.inspection."""
+        """Inspect rows of token ids, padded beyond their `lengths`; see scoring.inspection. Raises UserError for times
+        outside (0, 1] and for a model without importance."""
         if not self.has_importance:
             raise UserError("this model knows no importance; train one that does with `train(method='atat')`")
         masking: MaskingScheduler = UniformMasking(Linear())
@@ -149,7 +150,8 @@ class MaskedDiffusionLM(LanguageModel):
             )
 
     def inspection_record(self, found: Inspection, **about: Any) -> dict[str, Any]:
-        """An inspection as it is stored: with its tokens as text, and the model and the masking it is of."""
+        """An inspection as it is stored in JSON: its numbers, its tokens as text, and which model and masking strategy
+        they are of. `about` adds entries of the caller's."""
         texts = token_texts(lambda ids: self.tokenizer.decode(ids, eos_text="<eos>"), found.tokens.tolist())
         about |= {
             "checkpoint": self.checkpoint.folder.name if self.checkpoint else str(self.home),
@@ -210,7 +212,8 @@ class MaskedDiffusionLM(LanguageModel):
         return min(costs, key=lambda lengths: costs[lengths]), costs
 
     def possible_lengths(self, encoded: Sequence[list[int] | Gap]) -> list[tuple[int, ...]]:
-        """Every choice of the gaps' lengths. Raises UserError where there are several that cannot be compared."""
+        """Every choice of the gaps' lengths. Raises UserError where there are several and the model cannot compare
+        them: there is no text around the gaps, or too much of it."""
         choices = length_choices(encoded)
         if len(choices) == 1:
             return choices
@@ -244,8 +247,8 @@ class MaskedDiffusionLM(LanguageModel):
 def speed_under(
     masking: ExponentMasking, network: Any, hidden: Tensor, r: Tensor, stage: Stage | None
 ) -> Float[Tensor, "batch length"]:
-    """How many times as fast as in MDLM each position is revealed at mask rate r, by a masking schedule: predicted
-    where it reads hidden tokens, else known."""
+    """How fast each position is revealed at mask rate r under a masking schedule, relative to MDLM (1 everywhere). The
+    network predicts it where the schedule reads hidden tokens; else it is known."""
     if masking.reads_content:
         return network.log_speed(hidden).exp()
     r = as_float64(r)

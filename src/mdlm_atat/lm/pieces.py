@@ -17,6 +17,7 @@ class Pieces:
         self.num_evaluation_rows = -(-len(tokens) // self.width)
 
     def evaluation_rows(self, indices: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The pieces with these numbers: (ids (n, L), padded with 0, and lengths (n,))."""
         ids = np.zeros((len(indices), self.width), dtype=np.int64)
         lengths = np.zeros(len(indices), dtype=np.int64)
         for row, index in enumerate(indices):

@@ -44,7 +44,7 @@ class TextTrace:
         return f"TextTrace({len(self.fixed)} tokens in {len(self.frames) - 1} steps, {self.nats:.2f} nats)"
 
     def to_json(self) -> dict[str, Any]:
-        """Numbers only, NaN as null."""
+        """The trace as lists and numbers for JSON; NaN becomes null."""
         return {
             "frames": self.frames.tolist(),
             "fixed": self.fixed.tolist(),
@@ -138,6 +138,7 @@ class Score:
 
     @property
     def nats_per_token(self) -> float:
+        """-log p(text) over its number of tokens."""
         return self.nats / self.num_tokens
 
     def __repr__(self) -> str:

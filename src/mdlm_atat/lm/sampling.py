@@ -289,7 +289,9 @@ class Sampling(ABC):
         return frames()
 
     def rule(self, how: How, canvas: Canvas) -> StepRule:
-        """The step rule for a canvas: by name with its options, in blocks where it is longer than the model."""
+        """The step rule that `how` asks for on this canvas: the sampler with its options, applied block after block if
+        a block size is given or the canvas is longer than the model. Raises UserError for an unknown sampler or option,
+        and a block size beyond the model's length."""
         length, width = canvas.tokens.shape[1], self.max_length
         size = how.block_size
         if size is None and length > width:
@@ -324,12 +326,13 @@ class Sampling(ABC):
 
     @property
     def canvas_device(self) -> torch.device:
-        """Where canvases are filled: beside the network, or on the CPU where the network's device has no float64, which
-        tokens are drawn in."""
+        """The device that canvases are filled on: the network's, or the CPU where the network's device has no float64,
+        in which tokens are drawn."""
         return float64_device(self.device)
 
     def predictor(self, rule: StepRule) -> Callable[[Tensor, Tensor], Prediction]:
-        """`denoiser` for canvases on `canvas_device`."""
+        """The network for a step rule, as `denoiser` gives it, with what it takes and gives moved between the network's
+        device and `canvas_device`."""
         denoise = self.denoiser(rule)
         if self.canvas_device == self.device:
             return denoise
@@ -353,7 +356,7 @@ class Sampling(ABC):
     @property
     @abstractmethod
     def default_sampler(self) -> str:
-        """What generates where nothing else is asked for."""
+        """The name of the sampler that is used if none is named."""
 
     @abstractmethod
     def _run(self, z_t: Tensor, t: Tensor) -> Tensor:
@@ -361,7 +364,8 @@ class Sampling(ABC):
 
     @abstractmethod
     def denoiser(self, rule: StepRule) -> Callable[[Tensor, Tensor], Prediction]:
-        """The network as the rule needs it."""
+        """The network as a function of (z_t, t) that gives what `rule` needs: logits and, for some rules, reveal
+        speeds. Raises UserError for a rule that the model cannot serve."""
 
     @abstractmethod
     def possible_lengths(self, encoded: Sequence[list[int] | Gap]) -> list[tuple[int, ...]]:
@@ -371,11 +375,12 @@ class Sampling(ABC):
     def choose_lengths(
         self, encoded: Sequence[list[int] | Gap]
     ) -> tuple[tuple[int, ...], dict[tuple[int, ...], float] | None]:
-        """The gaps' lengths, and the nats that the given text costs with each choice, if there are several."""
+        """The lengths of the gaps and, where there were several choices, the nats that the given text costs with each
+        of them (else None). Raises UserError where the model cannot infill, or cannot compare the lengths."""
 
     @abstractmethod
     def profile(self) -> Profile | None:
-        """The model's validation profile, where it was measured."""
+        """The model's validation profile: cost of a masked token by mask rate. None where it was not measured."""
 
     def prompt_rows(
         self, prompts: Sequence[str], length: int | None = None, max_new_tokens: int | None = None
@@ -390,14 +395,15 @@ class Sampling(ABC):
         return [self.tokenizer.encode(prompt) + [self.tokenizer.mask_id] * max_new_tokens for prompt in prompts]
 
     def prompt_canvas(self, prompts: Sequence[str], length: int | None = None) -> Canvas:
-        """Rows that begin with prompts."""
+        """A canvas of `length` tokens (default: the model's length) with a row for each prompt, at its start. Raises
+        UserError for a prompt longer than that."""
         if length is not None and length < 1:
             raise UserError(f"length is {length}, expected at least 1")
         encoded = [self.tokenizer.encode(prompt) for prompt in prompts]
         return Canvas.with_prefixes(encoded, length or self.max_length, self.tokenizer.mask_id)
 
     def template_canvas(self, text: str) -> Canvas:
-        """The row of one template."""
+        """A canvas of one row: the template, with the lengths of its gaps chosen and [MASK] in them."""
         return self._canvas([self._lay_out(text).tokens])
 
     def _canvas(self, rows: Sequence[list[int]]) -> Canvas:
@@ -410,6 +416,8 @@ class Sampling(ABC):
         return Layout(*lay_out(encoded, lengths, self.tokenizer.mask_id), lengths, costs)
 
     def encode_template(self, text: str) -> list[list[int] | Gap]:
+        """The template as tokens and gaps in turn. Raises UserError for a malformed template, and for a gap longer than
+        the model."""
         encoded = encode_template(parse_template(text), self.tokenizer.encode)
         for part in encoded:
             if isinstance(part, Gap) and part.longest > self.max_length:
@@ -484,7 +492,7 @@ class Sampling(ABC):
 
     @contextmanager
     def inference(self) -> Iterator[None]:
-        """The arithmetic that the network runs in; no gradients."""
+        """A context in which the network computes in this model's precision, without gradients."""
         arithmetic = nullcontext()
         if self.precision == "bf16":
             arithmetic = torch.autocast(self.device.type, torch.bfloat16, cache_enabled=self._keep_casts)
@@ -498,13 +506,13 @@ def given_ahead(canvas: Canvas) -> bool:
 
 
 def gather_positions(hidden: Tensor, positions: Int[Tensor, "batch k"]) -> Tensor:
-    """hidden (B, L, D) at chosen positions, (B, K, D)."""
+    """The hidden states `hidden` (B, L, D) at chosen positions: (B, K, D)."""
     return hidden.gather(1, positions[..., None].expand(-1, -1, hidden.shape[-1]))
 
 
 def projection(network: Any, dtype: torch.dtype | None) -> Callable[[Tensor], Tensor]:
-    """The output layer as it is now. For a `dtype` its weights are cast once, not in every step, and the vocabulary is
-    padded to what matrix units take at full speed; None: the network's own."""
+    """The network's output layer as a function of hidden states. `dtype`: cast its weights to this once, not in every
+    step, and pad the vocabulary to what matrix units take at full speed; None: as the network has them."""
     weight, bias = network.output_layer()
     if dtype is None:
         return lambda hidden: F.linear(hidden, weight, bias)

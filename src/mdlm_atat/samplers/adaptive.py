@@ -44,6 +44,8 @@ class Seen:
 
 @dataclass(frozen=True)
 class Choice:
+    """Which positions a rule reveals next."""
+
     priority: Float[Tensor, "rows k"]
     """Highest is revealed first; ties go to the leftmost."""
     count: Int[Tensor, " rows"] | None = None
@@ -98,13 +100,14 @@ def reveal_adaptively(
 
 
 def settle_ties(priority: Float[Tensor, "rows k"]) -> Float[Tensor, "rows k"]:
-    """Among nothing but masks a network says the same of every position but for rounding, which other batch sizes make
-    differ: rounded away, so that ties go to the leftmost."""
+    """Round priorities, so that equal ones stay equal. Of a canvas of nothing but masks a network says the same at
+    every position, up to rounding, which depends on the batch size; the leftmost then comes first in any batch."""
     return priority.round(decimals=TIE_DECIMALS)
 
 
 def look(state: Reverse, rows: Tensor, left: Tensor, due: Tensor, step: int) -> Seen:
-    """Ask the network about `rows`, and sum up what it says at their masked positions (all arguments on the CPU)."""
+    """Ask the network about `rows`, and compute entropy, margin and likeliest token at each of their masked positions.
+    All arguments are on the CPU."""
     device = state.z_t.device
     rows, num_left, num_due = (part.to(device) for part in (rows, left, due))
     positions, is_masked = positions_of(state.masked[rows], int(left.max()))  # (R, K)

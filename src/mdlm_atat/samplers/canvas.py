@@ -23,12 +23,14 @@ class Canvas:
 
     @classmethod
     def blank(cls, num_rows: int, length: int, mask_id: int) -> Canvas:
+        """A canvas of masks, with nothing fixed."""
         tokens = torch.full((num_rows, length), mask_id, dtype=torch.int64)
         return cls(tokens, torch.zeros_like(tokens, dtype=torch.bool))
 
     @classmethod
     def with_prefixes(cls, prefixes: Sequence[Sequence[int]], length: int, mask_id: int) -> Canvas:
-        """One row for each prefix; the rest of the row is to be filled."""
+        """A canvas with a row for each prefix, fixed at its start; the rest of the row is to be filled. Raises
+        UserError for a prefix longer than `length`."""
         canvas = cls.blank(len(prefixes), length, mask_id)
         for row, prefix in enumerate(prefixes):
             if len(prefix) > length:
@@ -41,4 +43,5 @@ class Canvas:
         return canvas
 
     def to(self, device: torch.device | str) -> Canvas:
+        """A copy of the canvas on a device."""
         return Canvas(self.tokens.to(device), self.fixed.to(device))

@@ -40,7 +40,7 @@ class TokenDraw:
             raise UserError(f"top_p is {self.top_p}, expected above 0 and at most 1 (all tokens)")
 
     def probabilities(self, logits: Float[Tensor, "n vocab"]) -> Float[Tensor, "n vocab"]:
-        """The distribution that is drawn from, in float64."""
+        """The distribution over tokens after temperature, top_k and top_p, in float64."""
         if self.temperature == 0:
             best = logits.argmax(dim=-1, keepdim=True)
             return torch.zeros_like(logits, dtype=torch.float64).scatter_(-1, best, 1.0)

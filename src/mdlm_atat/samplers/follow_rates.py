@@ -86,6 +86,7 @@ class RateHitting(FirstHitting):
 
 
 def speed_of(prediction: Prediction) -> Float[Tensor, "rows length"]:
+    """The reveal speed that the model predicts for each position. Raises UserError for a model that predicts none."""
     if prediction.speed is None:
         raise UserError(
             "this model predicts no rates: it masks every token alike; use the sampler first_hitting or ancestral"

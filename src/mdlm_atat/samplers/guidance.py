@@ -33,5 +33,5 @@ class Guidance:
         return replace(prediction, logits=logits)
 
     def expected_weight(self, probs: Float[Tensor, "rows k vocab"]) -> Float[Tensor, "rows k"]:
-        """order_strength * sum over v of p(v) weights[v]."""
+        """What a position's priority rises by: order_strength * sum over v of p(v) weights[v]."""
         return self.order_strength * (probs @ self.weights.to(probs.dtype))

@@ -69,12 +69,12 @@ class Reverse:
 
     @property
     def masked(self) -> Bool[Tensor, "batch length"]:
-        """What is still to be filled."""
+        """Which positions are still to be filled."""
         return (self.z_t == self.mask_id) & self.fillable
 
     @property
     def num_to_fill(self) -> list[int]:
-        """Positions that each row had to fill at the start."""
+        """How many positions of each row were to be filled at the start."""
         return self.to_fill.sum(1).tolist()
 
     def uniform(self) -> Float[Tensor, "batch length"]:
@@ -137,25 +137,26 @@ class Reverse:
         return tokens.view_as(positions), chosen.view_as(positions), entropy.view_as(positions)
 
     def chunks(self, positions: Int[Tensor, "rows k"]) -> list[slice]:
-        """Columns of positions to take at once, so that distributions over them stay within bounds."""
+        """Slices of the columns of `positions` to take one after the other, so that the distributions held at once stay
+        within MAX_DISTRIBUTION_ENTRIES."""
         width = max(1, MAX_DISTRIBUTION_ENTRIES // (len(positions) * self.mask_id))  # mask_id: the vocabulary's size
         return [slice(start, start + width) for start in range(0, positions.shape[1], width)]
 
     def advance(self) -> None:
-        """On to the next step."""
+        """Go on to the next step."""
         self._clock[0] += 1
         self.step_entropy.zero_()
 
     def remask(self, where: Bool[Tensor, "batch length"]) -> None:
-        """Take tokens back; never those that were fixed from the start."""
+        """Mask these positions again. Those that were fixed from the start stay as they are."""
         where = where & self.fillable & (self.z_t != self.mask_id)
         self.z_t.masked_fill_(where, self.mask_id)
         self.revealed_at_step.masked_fill_(where, 0)
         self.num_remasked += where
 
     def window(self, start: int, stop: int, fill: Bool[Tensor, "batch width"], index: int) -> Reverse:
-        """The same process on positions start..stop alone, with `fill` to be filled there, for a rule inside a rule.
-        Its random numbers are its own: those of window `index`."""
+        """The same process on positions start..stop alone, of which `fill` are to be filled, for a rule inside a rule.
+        It draws random numbers of its own, those of window `index`."""
         inner = copy(self)
         for name in ("z_t", "fillable", "revealed_at_step", "num_remasked", "confidence"):
             setattr(inner, name, getattr(self, name)[:, start:stop])  # views: what happens there happens here
@@ -201,10 +202,13 @@ Trait = Literal["order_is_deterministic", "looks_first", "follows_rates"]
 
 
 def trait(rule: StepRule, name: Trait) -> bool:
-    """order_is_deterministic: what is revealed next depends on the canvas so far alone, so a text has an exact
-    likelihood in that order. looks_first: what the network says decides it, so guidance can. follows_rates: it needs
-    predicted rates. All of them False for a rule that does not say so; those of a rule around another are the
-    innermost one's."""
+    """Whether a rule has a property, which it says by a class attribute of that name (False if it does not); for a rule
+    around another (`inner`), whether the innermost one has it.
+
+    order_is_deterministic: what is revealed next depends on the canvas so far alone, so a text has an exact likelihood
+    in that order. looks_first: the network's output decides what is revealed next, so guidance can change the order.
+    follows_rates: the rule needs predicted rates.
+    """
     inner = getattr(rule, "inner", None)
     return bool(getattr(rule, name, False)) if inner is None else trait(inner, name)
 
@@ -232,6 +236,8 @@ class Trace:
 
 @dataclass(frozen=True)
 class Sample:
+    """Filled rows, and how they came about."""
+
     tokens: Int[Tensor, "batch length"]
     trace: Trace
 

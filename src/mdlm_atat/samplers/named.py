@@ -26,11 +26,12 @@ def make_sampler(
     profile: Callable[[], Profile | None] | None = None,
     schedule: Schedule | None = None,
 ) -> StepRule:
-    """The rule that a specification names, or a class of your own.
+    """The step rule that a specification names, or that is made of a class.
 
-    `num_steps` goes before a preset's, and is not to be given twice; `draw` holds where the specification says nothing
-    of it; `schedule` is the model's, and `profile` gives the model's where sizes are to be optimal. Raises UserError
-    for an unknown name, option or value, and for a plugin that is no step rule.
+    `num_steps` replaces a preset's number of steps, and must not be given in the specification too; `draw` is used
+    where the specification does not set temperature, top_k or top_p; `schedule` is the model's noise schedule;
+    `profile` is called for the model's profile if the specification has sizes=optimal. Raises UserError for an unknown
+    name, option or value, and for a plugin that is no step rule.
     """
     name, options = (spec.__name__, "") if isinstance(spec, type) else split_spec(spec)
     given: dict[str, str] = {}
@@ -70,7 +71,8 @@ def rule_class(name: str) -> type:
 
 
 def options_of(rule: type, prefix: str = "") -> dict[str, tuple[Any, Any]]:
-    """What a user may set: option to (type, default); MISSING where it has to be set."""
+    """The options of a step rule that a user may set: name -> (type, default). The default is MISSING for one that must
+    be set."""
     if not is_dataclass(rule):
         return {}
     hints, found = get_type_hints(rule), {}

@@ -13,7 +13,7 @@ from mdlm_atat.samplers.loop import Reverse
 
 
 def reveal_order(state: Reverse, uniform: Float[Tensor, "batch length"]) -> Int[Tensor, "batch length"]:
-    """Positions by falling uniform number, those that are not to be filled last; on the CPU."""
+    """The positions of each row by falling uniform number, with those that are not to be filled last. On the CPU."""
     return torch.where(state.to_fill, uniform.cpu(), -1.0).argsort(dim=1, descending=True, stable=True)
 
 

@@ -88,7 +88,8 @@ def boundaries(
 def all_boundaries(
     sizes: Sizes, num_to_fill: list[int], num_steps: list[int], profile: Profile | None, length: int
 ) -> Int[Tensor, "batch steps_and_start"]:
-    """The same for every row, on the CPU; rows that end earlier stay at their end."""
+    """`boundaries` of every row, on the CPU, padded to the same number of steps: a row that is done early repeats its
+    last value."""
     cache: dict[tuple[int, int], list[int]] = {}
     rows = []
     for asked in zip(num_to_fill, num_steps, strict=True):
@@ -100,5 +101,5 @@ def all_boundaries(
 
 
 def as_profile(record: Mapping[str, Sequence[float]]) -> Profile:
-    """From the columns of a stored profile."""
+    """Read the columns of a stored profile."""
     return Profile(*(tuple(record[name]) for name in ("mask_rate", "nats_per_masked_token", "standard_error")))

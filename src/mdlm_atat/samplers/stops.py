@@ -37,6 +37,7 @@ class Stop:
 
     @property
     def is_on(self) -> bool:
+        """Whether any criterion is set."""
         return any(x is not None for x in (self.entropy, self.relative_entropy, self.confidence, self.patience))
 
 

@@ -25,7 +25,8 @@ Template = list[str | Gap]
 
 
 def parse_template(text: str) -> Template:
-    r"""Text and gaps in turn. [MASK] is one token, [MASK:5] five, [MASK:3-8] three to eight; \[MASK] is no gap."""
+    r"""Split a template into text and gaps. [MASK] is a gap of one token, [MASK:5] of five, [MASK:3-8] of three to
+    eight; \[MASK] is text. Raises UserError for an empty template, one without gaps, and a malformed gap."""
     if not text:
         raise UserError('the template is empty; expected a text with gaps, such as "The [MASK:5] sat on the mat."')
     parts: Template = []
@@ -51,8 +52,8 @@ def _gap(match: re.Match[str]) -> Gap:
 
 
 def encode_template(parts: Template, encode: Callable[[str], list[int]]) -> list[list[int] | Gap]:
-    """Its texts as tokens. Where a tokenizer lets a token begin with the space before a word, a space before a gap
-    belongs to the gap: a word could not follow it there."""
+    """The template with its texts as tokens. Where tokens may begin with the space before a word, a space before a gap
+    is left out: it becomes part of what fills the gap."""
     joins = space_joins_next(encode)
     encoded: list[list[int] | Gap] = []
     for index, part in enumerate(parts):
@@ -73,7 +74,7 @@ def space_joins_next(encode: Callable[[str], list[int]]) -> bool:
 
 
 def length_choices(encoded: Sequence[list[int] | Gap]) -> list[tuple[int, ...]]:
-    """Every way to choose the gaps' lengths."""
+    """Every combination of lengths that the gaps can have. Raises UserError for more than MAX_CHOICES."""
     gaps = [part for part in encoded if isinstance(part, Gap)]
     number = 1
     for gap in gaps:
@@ -87,7 +88,7 @@ def length_choices(encoded: Sequence[list[int] | Gap]) -> list[tuple[int, ...]]:
 
 
 def lay_out(encoded: Sequence[list[int] | Gap], lengths: Sequence[int], mask_id: int) -> tuple[list[int], list[slice]]:
-    """The tokens with masks in gaps of these lengths, and where the gaps are."""
+    """The tokens of a template whose gaps have these lengths, [MASK] in the gaps, and the slice of each gap."""
     tokens: list[int] = []
     gaps: list[slice] = []
     sizes = iter(lengths)
@@ -101,4 +102,5 @@ def lay_out(encoded: Sequence[list[int] | Gap], lengths: Sequence[int], mask_id:
 
 
 def shortened(text: str, length: int = 40) -> str:
+    """The text cut to `length` characters, for messages."""
     return text if len(text) <= length else text[: length - 3] + "..."

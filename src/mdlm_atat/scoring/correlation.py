@@ -9,8 +9,8 @@ from jaxtyping import Float, Num
 
 
 def pearson(x: Num[np.ndarray, " n"], y: Num[np.ndarray, " n"]) -> float:
-    """sum_i (x_i - mean x) (y_i - mean y) / sqrt(sum_i (x_i - mean x)^2 sum_i (y_i - mean y)^2); NaN where either is
-    constant."""
+    """Pearson's correlation, sum_i (x_i - mean x) (y_i - mean y) / sqrt(sum_i (x_i - mean x)^2 sum_i (y_i - mean y)^2);
+    NaN where either is constant."""
     # what is left of a constant after its mean is taken off is rounding, not spread
     if min(np.ptp(x), np.ptp(y)) <= 1e-12:
         return math.nan

@@ -38,7 +38,8 @@ class Deciles:
 
 
 def frequency_deciles(rows: Rows, train_counts: NDArray[np.int64], num_deciles: int = NUM_DECILES) -> Deciles:
-    """Rank every token of a data set by `train_counts`, and cut the ranking into parts of equal size."""
+    """Rank all tokens of a data set by how often they occur in the training text (`train_counts`), rarest first, and
+    cut the ranking into `num_deciles` parts of equal size."""
     in_text = token_counts(rows, len(train_counts))
     frequencies, kind = np.unique(train_counts, return_inverse=True)  # rarest first
     size = np.bincount(kind, weights=in_text, minlength=len(frequencies))  # tokens of the text of each frequency
@@ -62,7 +63,7 @@ def frequency_deciles(rows: Rows, train_counts: NDArray[np.int64], num_deciles: 
 
 
 def token_counts(rows: Rows, vocab_size: int) -> NDArray[np.int64]:
-    """How often each token occurs in a data set, padding left out."""
+    """How often each token of the vocabulary occurs in a data set, padding left out."""
     counts = np.zeros(vocab_size, dtype=np.int64)
     for start in range(0, rows.num_evaluation_rows, ROWS_PER_PART):
         ids, lengths = rows.evaluation_rows(np.arange(start, min(start + ROWS_PER_PART, rows.num_evaluation_rows)))
@@ -71,7 +72,7 @@ def token_counts(rows: Rows, vocab_size: int) -> NDArray[np.int64]:
 
 
 def decile_costs(deciles: Deciles, found: GroupCosts) -> DecileCosts:
-    """The record of what was found of each tenth, the rarest tokens first."""
+    """The costs of the tenths as an evaluation records them, the rarest tokens first."""
     return DecileCosts(
         num_tokens=deciles.num_tokens,
         nats_per_token=tuple(nats for nats, _ in found.ratios),

@@ -77,7 +77,7 @@ class DrawSettings:
         return -(-self.num_draws // BLOCK_SIZE)
 
     def check_enough(self) -> None:
-        """Raises UserError for fewer than two blocks, between which alone there is a standard error."""
+        """Raises UserError for fewer than two blocks of draws: the standard error is between blocks."""
         if self.num_draws < 2 * BLOCK_SIZE:
             raise UserError(
                 f"{self.num_draws} draws are too few for a standard error; ask for at least {2 * BLOCK_SIZE}: "
@@ -85,6 +85,7 @@ class DrawSettings:
             )
 
     def report(self, done: int, total: int) -> None:
+        """Tell `on_progress`, if there is one, how much is done."""
         if self.on_progress is not None:
             self.on_progress(min(done, total), total)
 

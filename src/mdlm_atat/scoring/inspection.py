@@ -42,13 +42,15 @@ class Inspection(TokenCurves):
     seed: int
 
     def correlation(self, time: int | None = None) -> Correlation:
-        """Of the clean text's importance and the loss: at the times' index `time`, None: averaged over t."""
+        """Correlation, over tokens, of the clean text's importance and the loss: at time number `time`, or averaged
+        over all times (None)."""
         nll = self.mean_nll if time is None else self.nll[time]
         # rounded: means of the same numbers, summed in another order, are equal
         return Correlation(pearson(self.importance, nll), spearman(self.importance.round(9), nll.round(9)))
 
     def record(self, texts: Sequence[str], about: dict[str, Any]) -> dict[str, Any]:
-        """JSON-ready, rounded. `texts`: how each token looks; `about`: what the numbers are of."""
+        """The inspection as a dict for JSON, numbers rounded. `texts`: how each token looks; `about`: entries that say
+        what was inspected."""
         assert len(texts) == len(self.tokens)
         by_time = [self.correlation(time) for time in range(len(self.times))]
         return {
@@ -83,12 +85,13 @@ def inspect_rows(
     draws: DrawSettings,
     mask_id: int,
 ) -> Inspection:
-    """Mask every token of some rows at every t, equally often each, and see what it costs.
+    """Mask every token of some rows at every t, equally often each, and record its loss, importance and mask rate.
 
     At each t a row is cut at random into groups, and each group is masked once, or so many together that t of the row
-    is hidden (see `partition_masks`); `draws.num_draws` such partitions, all in this process. The network is told the
-    share that was masked. `network` is any object with the methods of ATATDiT for importance; `masking` must have the
-    linear schedule, so that t is the share that uniform masking would mask. Raises UserError for times outside (0, 1].
+    is hidden (see `partition_masks`). This is done `draws.num_draws` times, all in this process. The network is told
+    the share that was masked. `network` is any object with the methods of ATATDiT for importance; `masking` must have
+    the linear schedule, so that t is the share that uniform masking would mask. Raises UserError for times outside (0,
+    1].
     """
     check_times(times)
     assert draws.num_ranks == 1
@@ -132,6 +135,7 @@ def inspect_rows(
 
 
 def check_times(times: Sequence[float]) -> None:
+    """Raises UserError unless there are times, all of them in (0, 1]."""
     if not times or not all(0 < t <= 1 for t in times):
         raise UserError(
             f"times are {' '.join(f'{t:g}' for t in times) or 'none'}, expected numbers above 0 and at most 1, e.g. "
@@ -140,7 +144,7 @@ def check_times(times: Sequence[float]) -> None:
 
 
 def mask_share(t: float, length: int) -> Fraction:
-    """The share p / q nearest to t that can be masked of so many tokens in q groups, p at a time; never nothing."""
+    """The share p / q nearest to t of `length` tokens that can be masked as p of q groups; never 0."""
     finest = length if t == 1 else round(min(length, 1 / min(t, 1 - t)))
     return max(Fraction(t).limit_denominator(min(length, max(MAX_GROUPS, finest))), Fraction(1, length))
 
@@ -160,10 +164,10 @@ def partition_masks(
 
 
 def token_texts(decode: Callable[[list[int]], str], tokens: Sequence[int]) -> list[str]:
-    """How each token looks where it stands: what it adds to the text of the token before it.
+    """How each token looks where it stands: the text that it adds to that of the token before it.
 
-    A word-piece decoder leaves out the spaces and marks of a piece that is decoded alone. Where a token changes the
-    text before it (bytes of one character), it is decoded alone.
+    A word-piece decoder drops the spaces and marks of a piece that is decoded alone, so two tokens are decoded
+    together. A token that changes the text before it (bytes of one character) is decoded alone.
     """
     texts = []
     for index, token in enumerate(tokens):

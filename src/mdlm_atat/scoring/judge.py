@@ -63,9 +63,12 @@ class Judgement:
 
 @runtime_checkable
 class Judge(Protocol):
+    """A language model that scores texts. Called with texts, it returns their costs; it raises UserError where there is
+    nothing to score."""
+
     @property
     def name(self) -> str:
-        """To be shown beside every number it gives."""
+        """The judge's name, shown beside every number that it gives."""
         ...
 
     def __call__(self, texts: Sequence[str]) -> Judgement: ...
@@ -76,7 +79,8 @@ class FeatureJudge(Judge, Protocol):
     """A judge that can also say where a text lies among others, for MAUVE."""
 
     def features(self, texts: Sequence[str]) -> Float[Tensor, "texts width"]:
-        """The last layer's state after the whole text; of a longer one, after as much as the judge reads at once."""
+        """A vector for each text: the last layer's state after the whole text or, of a text longer than the judge reads
+        at once, after its beginning. Raises UserError where the judge has none."""
         ...
 
 
@@ -107,7 +111,7 @@ class CausalJudge:
         return self.score_rows([ids.tolist() for ids in self.tokenizer.encode_batch(list(texts))])
 
     def score_rows(self, rows: Sequence[Sequence[int]]) -> Judgement:
-        """Score these very token ids, of the judge's tokenizer."""
+        """Score rows of token ids of the judge's own tokenizer. Raises UserError for ids that are none of its own."""
         vocab_size = self.tokenizer.vocab_size
         foreign = next((token for row in rows for token in row if not 0 <= token < vocab_size), None)
         if foreign is not None:
@@ -118,11 +122,13 @@ class CausalJudge:
         return _judge_pieces(rows, self._nll, self.max_length, self.batch_size)
 
     def features(self, texts: Sequence[str]) -> Float[Tensor, "texts width"]:
-        """What the model's `hidden` knows after the text: what it would predict the next token from."""
+        """A vector for each text: the model's hidden state after it, from which the next token would be predicted.
+        Raises UserError for a model without `hidden`."""
         return self.row_features([ids.tolist() for ids in self.tokenizer.encode_batch(list(texts))])
 
     @torch.no_grad()
     def row_features(self, rows: Sequence[Sequence[int]]) -> Float[Tensor, "rows width"]:
+        """`features` of rows of token ids of the judge's own tokenizer."""
         hidden = getattr(self.model, "hidden", None)
         if hidden is None:
             raise UserError(f"the judge {self.name} gives no features of a text, which MAUVE needs")

@@ -43,6 +43,7 @@ class Blocks:
         return ratio_with_standard_error(self.score, self.length)
 
     def column(self, group: int) -> Blocks:
+        """The sums of one group of tokens."""
         return Blocks(self.score[:, group], self.length[:, group])
 
 
@@ -80,9 +81,13 @@ class Draws:
         return self.blocks(weights).ratio()
 
     def t_step_nelbo(self, weights: CountWeights) -> tuple[float, float]:
-        """The same under the weights of T steps: what they add to the continuous bound, for the same draws, so that it
-        is that for large T. w(L) is about 1/T where the others are about 1/L, and one draw in L has n = L: it would
-        hardly ever be seen. So what that term adds is taken from `all_masked`, of each sequence that was drawn."""
+        """Bound in nats per token of ancestral sampling in T steps, and its standard error; `weights`: those of T
+        steps.
+
+        It is the continuous-time bound plus what these weights add to it, on the same draws, so that the two agree for
+        large T. w(L) is about 1/T where the others are about 1/L, but only one draw in L has n = L: that term is taken
+        from `all_masked` of every sequence that was drawn.
+        """
         assert self.all_masked is not None
         weights = cache(weights)  # the table of a length is large
         continuous = self._factors(count_weights)
@@ -92,17 +97,19 @@ class Draws:
         return Blocks(per_block(score, self.block), per_block(self.lengths, self.block)).ratio()
 
     def blocks(self, weights: CountWeights = count_weights) -> Blocks:
+        """Scores and lengths summed over each block of draws."""
         score = self.nll.double() * self._factors(weights)
         return Blocks(per_block(score, self.block), per_block(self.lengths, self.block))
 
     def group_blocks(self) -> Blocks:
-        """The bound of each group's tokens: what they cost of the whole, over how many they are. By construction the
-        whole is the mean of the groups, weighted by their tokens."""
+        """The bound of each group of tokens: the group's part of the cost, over its number of tokens. The bound of the
+        whole is the mean over groups, weighted by their tokens."""
         assert self.by_group is not None
         score = self.by_group.nll * self._factors(count_weights)[:, None]
         return Blocks(per_block(score, self.block), per_block(self.by_group.num_tokens, self.block))
 
     def likelihood(self) -> Likelihood:
+        """The bound with its error, profile and groups, as an evaluation uses it."""
         blocks = self.blocks()
         groups = None
         if self.by_group is not None:
@@ -112,7 +119,7 @@ class Draws:
         return Likelihood("nelbo", *blocks.ratio(), len(self.nll), blocks, self.profile(), groups, self)
 
     def profile(self, num_bins: int = NUM_PROFILE_BINS) -> MaskRateProfile:
-        """Nats per masked token by mask rate n / L: which part of the bound is paid where."""
+        """Nats per masked token in bins of the mask rate n / L."""
         rate = self.num_masked.double() / self.lengths
         index = (self.num_masked * num_bins - 1) // self.lengths  # bin k holds rates in (k, k + 1] / num_bins
         rows: list[tuple[float, float, float, int]] = []
@@ -165,7 +172,7 @@ class Likelihood:
 
 
 def per_block(values: Num[Tensor, " draws *groups"], block: Int[Tensor, " draws"]) -> Float[Tensor, " blocks *groups"]:
-    """Sums over the draws of each block, float64."""
+    """Sum of `values` over the draws of each block, in float64."""
     _, index = block.unique(return_inverse=True)
     zeros = torch.zeros(int(index.max()) + 1, *values.shape[1:], dtype=torch.float64)
     return zeros.index_add_(0, index, values.double())
@@ -191,10 +198,11 @@ def draw_nll(
     groups: Groups | None = None,
     with_all_masked: bool = False,
 ) -> Draws:
-    """Mask sequences of a data set and score them, as `draws` says; see scoring.draws for how they are chosen.
+    """Mask sequences of a data set at random and score them; see scoring.draws for how they are chosen and masked.
 
-    The result is the same for any number of processes. With `groups`, costs are kept for each group of tokens too;
-    `with_all_masked`, those of the sequences with nothing given. Raises UserError for fewer than two blocks of draws.
+    The result is the same for any number of processes. `groups`: keep the costs of each group of tokens too.
+    `with_all_masked`: score each sequence with all of it masked too, which T-step bounds need. Raises UserError for
+    fewer than two blocks of draws.
     """
     draws.check_enough()
     device = draws.device
@@ -224,7 +232,8 @@ def draw_nll(
 def all_masked_nll(
     denoise: Denoiser | Network, x0: Int[Tensor, "batch length"], lengths: Int[Tensor, " batch"], mask_id: int
 ) -> Float[Tensor, " batch"]:
-    """-log p of each row when all of it is masked, float64: rows of one length are one question to the denoiser."""
+    """-log p of each row when all of it is masked, in float64. The denoiser is asked once for all rows of one
+    length."""
     nll = torch.empty(len(x0), dtype=torch.float64, device=float64_device(x0.device))
     for length in lengths.unique().tolist():
         z_t = torch.full((1, x0.shape[1]), mask_id, device=x0.device)
@@ -243,15 +252,16 @@ def by_group(
     is_masked: Bool[Tensor, "batch length"],
     scored: Bool[Tensor, "batch length"],
 ) -> Float[Tensor, "batch groups_three_times"]:
-    """Each row's nll, masked tokens and tokens, of each group."""
+    """nll, number of masked tokens and number of tokens of each row, each divided among the groups by `share`."""
     return torch.cat([torch.einsum("bl,blg->bg", as_float64(part), share) for part in (nll, is_masked, scored)], dim=1)
 
 
 def t_step_bounds(
     draws: Draws, counts: TextCounts, num_steps: Sequence[int], schedule: Schedule, name: str
 ) -> tuple[StepBound, ...]:
-    """Bounds of ancestral sampling in T steps of equal time, from the draws of PPL-U, which they fall to as T grows.
-    Unlike PPL-U they depend on the noise schedule, of this name."""
+    """Bounds of ancestral sampling in T steps of equal time, for each T of `num_steps`, from the draws of PPL-U, which
+    they approach from above as T grows. Unlike PPL-U they depend on the noise schedule, which is recorded under
+    `name`."""
 
     def bound(steps: int) -> StepBound:
         nats, error = draws.t_step_nelbo(lambda length: t_step_count_weights(schedule, length, steps))

@@ -36,6 +36,8 @@ PUBLISHED_TEXTS = 5000
 
 @dataclass(frozen=True)
 class Mauve:
+    """A MAUVE value, and how far it depends on the clustering."""
+
     value: float
     """Mean over several clusterings, in [0, 1]; 1 is the best."""
     spread: float
@@ -51,7 +53,8 @@ def mauve(
     num_clusterings: int = 5,
     seed: int = 0,
 ) -> Mauve:
-    """MAUVE of two sets of features; which is called p does not matter. Raises UserError for fewer than two texts."""
+    """MAUVE of two sets of features, from 0 to 1 (the same); it is symmetric in p and q. Raises UserError for fewer
+    than two texts of either."""
     if min(len(p), len(q)) < 2:
         raise UserError(f"MAUVE compares sets of texts: {len(p)} and {len(q)} are too few, expected at least 2 of each")
     num_clusters = num_clusters or max(2, round(min(len(p), len(q)) / TEXTS_PER_CLUSTER))

@@ -35,10 +35,11 @@ class ScheduleDraws:
         return self.blocks().ratio()
 
     def rate_nats(self) -> tuple[float, float]:
-        """The part of it that predicting the rates costs."""
+        """The part of the bound that predicting the rates costs, nats per token, and its standard error."""
         return self._blocks(self.rates).ratio()
 
     def blocks(self) -> Blocks:
+        """Scores and lengths summed over each block of draws."""
         return self._blocks(self.diffusion + self.rates)
 
     def _blocks(self, score: Tensor) -> Blocks:
@@ -115,8 +116,9 @@ def draw_schedule_nll(
 def recorded_bound(
     own: ScheduleDraws | None, found: Likelihood, counts: TextCounts, *, strategy: str, is_bound: bool
 ) -> ScheduleBound | None:
-    """PPL-S as it is recorded, its rate terms included: that of `own`, or where a model has no draws of its own, PPL-U,
-    since the uniform schedule is its own. None for a strategy whose loss is no bound, and for a causal model."""
+    """PPL-S as an evaluation records it: the bound of `own`, rate terms included; for a model trained under the uniform
+    schedule, which has no `own` draws, PPL-U itself. None for a strategy whose loss is no bound, and for a causal
+    model."""
     if found.kind == "exact" or not is_bound:
         return None
     (nats, error), rate = (found.nats_per_token, found.standard_error), 0.0

@@ -55,8 +55,9 @@ def mean_with_interval(values: Sequence[float], common: CommonError | None = Non
 
 
 def p_value(found: Mean) -> float | None:
-    """Two-sided p of the t-test: the chance of a mean at least this far from 0, were it 0; of the numbers alone where
-    that is larger, since three of them cannot make sure of what they are three of."""
+    """Two-sided p-value of the t-test: the chance of a mean at least this far from 0 if it were 0. If that of the
+    numbers alone, without the `common` error, is larger, it is returned: three runs cannot be surer than three runs
+    allow."""
     if found.standard_error is None or found.degrees is None:
         return None
     p = _two_sided(found.value, found.standard_error, found.degrees)
@@ -76,7 +77,7 @@ def t_distribution(t: float, degrees: float) -> float:
 
 
 def t_quantile(p: float, degrees: float) -> float:
-    """t with P(T <= t) = p, by halving, to the last bits."""
+    """The t with P(T <= t) = p, by bisection, to the last bits."""
     low, high = 0.0, 1.0
     if p < 0.5:
         return -t_quantile(1 - p, degrees)

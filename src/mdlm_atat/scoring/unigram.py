@@ -23,7 +23,8 @@ def unigram_log_probs(counts: NDArray[np.int64]) -> Float[Tensor, " vocab"]:
 
 
 def unigram_cost(data: TokenDataset, train_counts: NDArray[np.int64]) -> Cost:
-    """What a prepared data set costs the unigram model of the training text: the floor to beat."""
+    """What a prepared data set costs under the unigram model of the training text: any trained model should cost
+    less."""
     nats, error = unigram_nll(data, train_counts)
     return Cost(nats_per_token=nats, standard_error=error, counts=TextCounts.of(data))
 

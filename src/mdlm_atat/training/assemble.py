@@ -60,11 +60,12 @@ def make_training(
     checkpoints: Path | None,
     resume_from: Checkpoint | None = None,
 ) -> tuple[Training, Progress]:
-    """What the loop needs, and how far the run is.
+    """The objects that the training loop needs, and how far the run is.
 
-    `model` has its first weights; those of `resume_from` go over them, with the optimizer's moments, the average and
-    the curriculum's state. `evaluate(model, stage, on_progress)` scores the averaged weights in every process: see
-    `Training.evaluate` for what it returns. `checkpoints`: the folder that they are written to; None: nowhere.
+    `model` has its first weights; with `resume_from`, the checkpoint's weights replace them, and the optimizer's
+    moments, the average and the curriculum's state are loaded too. `evaluate(model, stage, on_progress)` scores the
+    averaged weights in every process; see `Training.evaluate` for what it returns. `checkpoints`: the folder to write
+    checkpoints to; None: none are written.
     """
     vocab_size, counts = data.tokenizer.vocab_size, data.counts
     speed_up(model, config.train, engine.precision)
@@ -129,6 +130,7 @@ def make_training(
 
 
 def flops_share_per_token(config: RunConfig, vocab_size: int, engine: Engine) -> float | None:
-    """See Training; the machine's rate is measured on one GPU, and the others are taken to be like it."""
+    """`Training.flops_share_per_token`: a token's operations over what the machine can do in a second. The rate is
+    measured on one GPU, and the others are taken to be like it. None where there is no GPU."""
     rate = matrix_rate(engine.device)
     return None if rate is None else training_flops_per_token(config, vocab_size) / (rate * engine.num_ranks)

@@ -212,6 +212,7 @@ def _link(path: Path, target: str) -> None:
 
 
 def sha256(file: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 

@@ -13,6 +13,8 @@ from mdlm_atat.training.optim import warm_up
 
 @dataclass(frozen=True)
 class DryRun:
+    """What a step was measured to take."""
+
     step_s: float
     """Seconds of one forward and backward pass over a batch: the better of two, after what warms up."""
     memory_bytes: int | None
@@ -20,10 +22,8 @@ class DryRun:
 
 
 def dry_run(run: Training, step: int) -> DryRun:
-    """Gradients of a real batch, thrown away: finds out time and memory before the run depends on them.
-
-    It changes no weight and no random number of the run.
-    """
+    """Compute the gradients of a real batch a few times, and throw them away: returns the time and memory of a step
+    before the run depends on them. No weight and no random number of the run changes."""
     engine = run.engine
     times_s: list[float] = []
     num_warm_up = 1 if run.recorded is None else run.recorded.num_warm_up + 1
@@ -41,7 +41,7 @@ def dry_run(run: Training, step: int) -> DryRun:
 
 
 def plan(run: Training, train_data: TokenDataset, valid_data: TokenDataset, start_step: int) -> str:
-    """What the run will do, known before anything slow: data, model, training."""
+    """The lines that say what the run will do, known before anything slow: data, model, training."""
     config = run.config
     num_parameters = sum(p.numel() for p in run.raw_model.parameters())
     tokens_per_row = train_data.length if config.data.mode == "wrap" else train_data.num_tokens / train_data.num_rows
@@ -67,7 +67,7 @@ def plan(run: Training, train_data: TokenDataset, valid_data: TokenDataset, star
 
 
 def measured_plan(run: Training, measured: DryRun, start_step: int) -> str:
-    """What it will take, once a step has been tried: machine, minutes, memory."""
+    """The lines that say what the run will take, known once a step was tried: machine, minutes, memory."""
     machine = run.engine.describe()
     left_s = (run.config.train.num_steps - start_step) * measured.step_s
     processes = f", {machine['num_processes']} processes" if run.engine.num_ranks > 1 else ""

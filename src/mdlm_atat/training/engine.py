@@ -153,7 +153,8 @@ class Engine:
 
     @contextmanager
     def deterministic(self, wanted: bool) -> Iterator[None]:
-        """Inside the block, if `wanted`, the device's kernels give the same bits every time; one that cannot raises."""
+        """Within the block, if `wanted`, the device's kernels give the same bits every time; a kernel that cannot
+        raises RuntimeError."""
         before = torch.are_deterministic_algorithms_enabled()
         torch.use_deterministic_algorithms(wanted)
         try:
@@ -167,7 +168,7 @@ class Engine:
         return self.device.type == "cuda" and not self.is_sharded
 
     def accumulate(self, model: nn.Module, more: bool) -> AbstractContextManager[None]:
-        """Inside the block, if `more` micro-batches follow, processes do not exchange gradients yet."""
+        """Within the block processes do not exchange gradients, if `more` micro-batches follow."""
         if self.num_ranks == 1:
             return nullcontext()
         assert isinstance(model, _FabricModule)

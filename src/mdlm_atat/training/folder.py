@@ -32,7 +32,8 @@ COUNTS_FILE = "counts.npy"
 
 
 def check_free(folder: Path) -> None:
-    """A new run needs a folder that is not there yet, or empty; `write_start` makes it once the run is known to fit."""
+    """Raises UserError unless the folder of a new run is not there yet, or is empty. It is made by `write_start`, once
+    the run is known to fit."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         what = "holds another run" if (folder / "config.yaml").exists() else "is not empty"
         resume = f", or continue that run with `train(resume={str(folder)!r})`" if "another" in what else ""
@@ -56,7 +57,8 @@ def describe_data(train_data: TokenDataset, valid_data: TokenDataset) -> dict[st
 
 
 def write_start(folder: Path, config: RunConfig, train_data: TokenDataset, record: dict[str, Any]) -> None:
-    """Configuration, provenance and tokenizer: enough to tell what the run is, before its first step."""
+    """Write a run's configuration, plugins, run.json, tokenizer and token counts, before its first step; the folder is
+    made."""
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "run.json", {"started": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **record})
     save_tokenizer(train_data.tokenizer, folder / "tokenizer")
@@ -97,7 +99,8 @@ def write_config(folder: Path, config: RunConfig) -> None:
 
 
 def read_counts(folder: Path) -> NDArray[np.int64] | None:
-    """How often each token occurs in the training text of the model in a folder; None where that is not stored."""
+    """How often each token occurs in the training text of the model in a folder; None where that is not stored. Raises
+    UserError for a file that is damaged."""
     if not (folder / COUNTS_FILE).exists():
         return None
     try:
@@ -107,7 +110,7 @@ def read_counts(folder: Path) -> NDArray[np.int64] | None:
 
 
 def read_start(folder: Path) -> dict[str, Any]:
-    """run.json, as written when the run began."""
+    """The content of run.json, as written when the run began. Raises UserError where it is missing or damaged."""
     try:
         return json.loads((folder / "run.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -115,7 +118,8 @@ def read_start(folder: Path) -> dict[str, Any]:
 
 
 def check_same_data(folder: Path, found: dict[str, Any]) -> None:
-    """A run that is resumed or scored again must see the tokens it was trained and scored on."""
+    """Raises UserError unless `found` is the data that the run in `folder` was begun on: a run that is resumed or
+    scored again must see the same tokens."""
     stored = read_start(folder)["data"]
     if stored["tokenizer_hash"] != found["tokenizer_hash"]:
         raise UserError(
@@ -143,7 +147,8 @@ def changes(before: RunConfig, after: RunConfig) -> dict[str, tuple[Any, Any]]:
 def check_resumable(
     before: RunConfig, after: RunConfig, step: int, machine_before: dict[str, Any], machine: dict[str, Any]
 ) -> list[str]:
-    """What a resumed run does differently, a line each; UserError where it would be another run."""
+    """Say what a resumed run does differently, a line each. Raises UserError for a changed setting that would make it
+    another run."""
     changed = changes(before, after)
     forbidden = sorted(changed.keys() - settings_with("resume"))
     if forbidden:

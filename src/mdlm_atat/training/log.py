@@ -20,6 +20,8 @@ from mdlm_atat.progress import Bar
 
 @runtime_checkable
 class Writer(Protocol):
+    """Takes what is logged of each step, by the names of metrics.jsonl."""
+
     def write(self, step: int, values: dict[str, float]) -> None: ...
     def close(self) -> None: ...
 
@@ -95,7 +97,7 @@ class WeightsAndBiases:
 
 
 def open_writers(run: Path, loggers: Sequence[str], resume_step: int, config: dict[str, Any]) -> list[Writer]:
-    """Open metrics.jsonl and the loggers named; all of them get the same names and values."""
+    """Open metrics.jsonl and the loggers that are named; each of them is given the same names and values."""
     writers: list[Writer] = [JsonLines(run / "metrics.jsonl", resume_step)]
     for logger in loggers:
         match logger:
@@ -116,7 +118,8 @@ class ProgressLine:
         self._bar = Bar("step", total=num_steps, done=start_step, console=console)
 
     def update(self, step: int, loss: float, tokens_per_s: float, utilisation: float | None = None) -> None:
-        """`utilisation`: share of the machine's rate that the model's own operations are."""
+        """Show a step. `utilisation`: the share of the machine's rate that the model's own operations reach; None: not
+        known."""
         text = f"loss {with_error(loss, decimals=3)} nats/token · {count(tokens_per_s)} tokens/s"
         if utilisation is not None:
             text += f" · {utilisation:.0%} of the GPU's bf16 rate"

@@ -162,11 +162,12 @@ def train(run: Training, progress: Progress) -> str | None:
 
 
 def is_due(step: int, interval_steps: int, num_steps: int) -> bool:
+    """Whether something that is done every `interval_steps`, and after the last step, is due after this step."""
     return step == num_steps or step % interval_steps == 0
 
 
 def observe_loss(run: Training, step: int, loss: TrainingLoss) -> None:
-    """Tell a curriculum that goes by the loss; only there does the loop wait for the number."""
+    """Tell a dynamic curriculum the loss, every so many steps: only then does the loop wait for the number."""
     config = run.config.curriculum
     if run.curriculum is not None and config.kind == "dynamic" and step % config.interval_steps == 0:
         run.curriculum.observe(step, run.engine.mean(loss.terms["diffusion"]).item())
@@ -184,7 +185,8 @@ class Lap:
 def log_step(
     run: Training, progress: Progress, lap: Lap, loss: TrainingLoss, lr: float, grad_norm: Tensor
 ) -> dict[str, float]:
-    """What is logged of a step, means over all processes, by the names of metrics.jsonl; shown in the progress line."""
+    """The values that are logged of a step, means over all processes, under the names of metrics.jsonl. The progress
+    line shows them."""
     total = run.engine.mean(loss.total).item()
     terms = {f"train/{name}": run.engine.mean(value).item() for name, value in loss.terms.items()}
     terms |= {name: run.engine.mean(value).item() for name, value in loss.metrics.items()}
@@ -210,8 +212,8 @@ def log_step(
 
 
 def forward_backward(run: Training, step: int, *, measure: bool = False) -> tuple[TrainingLoss, int]:
-    """Gradients of one batch, over micro-batches and processes; the loss of this process's rows and the
-    batch's tokens. `measure`: the loss's metrics too."""
+    """Compute the gradients of one batch, over micro-batches and processes. Returns the loss of this process's rows,
+    and the number of tokens in the whole batch. `measure`: compute the loss's metrics too."""
     config, engine = run.config.train, run.engine
     ids, row_lengths = run.batch_at(step)
     x0, lengths, num_tokens = engine.to_device(ids), None, float(config.batch_size * ids.shape[1])
@@ -232,7 +234,8 @@ def forward_backward(run: Training, step: int, *, measure: bool = False) -> tupl
 
 
 def make_recorded(config: TrainConfig, engine: Engine, model: nn.Module) -> Recorded | None:
-    """`gradients` recorded, where that is asked for and can be: recomputed blocks put random numbers back by hand."""
+    """`gradients` as a recorded CUDA graph; None where that is not asked for or not possible: off the GPU, and with
+    recomputed blocks, which set random numbers by hand."""
     wanted = config.cuda_graph and not config.recompute and engine.can_record
     # DDP measures itself in its first ten steps
     return Recorded(gradients, list(model.parameters()), 3 if engine.num_ranks == 1 else 11) if wanted else None
@@ -241,7 +244,8 @@ def make_recorded(config: TrainConfig, engine: Engine, model: nn.Module) -> Reco
 def gradients(
     run: Training, x0: Tensor, lengths: Tensor | None, draw: Draw, num_tokens: float | Tensor, measure: bool
 ) -> TrainingLoss:
-    """The loss of this process's rows, and its gradients, a micro-batch at a time; `num_tokens`: of all processes."""
+    """Add the gradients of this process's rows, a micro-batch at a time, and return their loss. `num_tokens`: of all
+    processes."""
     engine = run.engine
     rows_per_part = len(x0) // run.config.train.num_micro_batches
     parts: list[TrainingLoss] = []
@@ -305,7 +309,7 @@ def evaluate(run: Training, progress: Progress, stage: Stage | None) -> tuple[di
 
 
 def catch_up(run: Training, progress: Progress) -> None:
-    """The evaluation that was interrupted when the run was stopped, as if it had not been."""
+    """Make up for an evaluation that was interrupted when the run was stopped: score, log and save as it would have."""
     assert progress.unscored is not None
     found, _ = evaluate(run, progress, run.last_stage)
     write(run, progress.step, {**progress.unscored, **found, "elapsed_s": progress.elapsed_s})
@@ -314,12 +318,14 @@ def catch_up(run: Training, progress: Progress) -> None:
 
 
 def write(run: Training, step: int, values: dict[str, float]) -> None:
+    """Give the values of a step to every writer."""
     for writer in run.writers:
         writer.write(step, values)
 
 
 def agreed_reason(run: Training) -> str | None:
-    """A reason to stop that any process has, known to all of them."""
+    """Why training is to stop, if any process was asked to; None if none was. All processes return at the same step,
+    those that were not asked with a reason that says so."""
     reason = run.should_stop()
     if run.engine.num_ranks == 1:
         return reason
@@ -328,12 +334,14 @@ def agreed_reason(run: Training) -> str | None:
 
 
 def has_finite_weights(model: nn.Module) -> bool:
-    """Of this process's part of them, where they are sharded."""
+    """Whether all weights are finite numbers; where they are sharded, those of this process's part."""
     local = [p.to_local() if isinstance(p, DTensor) else p for p in model.parameters()]
     return bool(torch.stack([p.detach().isfinite().all() for p in local]).all())
 
 
 def stop_if_not_finite(run: Training, first_bad_step: Tensor, saved_step: int | None) -> None:
+    """Raises UserError, naming the step and the last good checkpoint, if any process met a number that is not
+    finite."""
     step = int(first_bad_step.item())
     if run.engine.num_ranks > 1:
         step = int(run.engine.gather(first_bad_step[None]).max().item())
@@ -356,12 +364,12 @@ def step_seed(seed: int, step: int) -> int:
 
 
 def as_state(progress: Progress) -> dict[str, Any]:
-    """JSON-ready; an infinite best bound (none yet) is None."""
+    """Progress as it is stored in JSON; an infinite best bound (none yet) is null."""
     state = asdict(progress)
     return {**state, "best_bound": state["best_bound"] if math.isfinite(state["best_bound"]) else None}
 
 
 def from_state(state: Mapping[str, Any]) -> Progress:
-    """What `as_state` gave, also of an earlier version, which knew fewer fields."""
+    """Read what `as_state` wrote, also in earlier versions, which had fewer fields."""
     known = {name: state[name] for name in Progress.__dataclass_fields__ if name in state}
     return Progress(**{**known, "best_bound": math.inf if known["best_bound"] is None else known["best_bound"]})

@@ -29,10 +29,10 @@ class Metrics:
 
     @classmethod
     def from_lines(cls, lines: Iterable[Mapping[str, Any]]) -> Metrics:
-        """One row of all lines of a step, which older versions wrote apart.
+        """One row for each step, from all lines of the step: older versions wrote several.
 
-        Where two lines tell the same value of a step, the later one counts: a resumed run takes the steps after its
-        checkpoint again, and it is the later ones that led to the weights. A line without a step is left out.
+        Where two lines hold the same value of a step, the later one counts: a resumed run repeats the steps after its
+        checkpoint, and the later ones led to its weights.
         """
         by_step: dict[float, dict[str, Any]] = {}
         for line in lines:

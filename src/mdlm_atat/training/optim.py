@@ -128,8 +128,8 @@ def warm_up(num_steps: int, config: OptimConfig) -> int:
 
 
 def learning_rate(step: int, num_steps: int, config: OptimConfig) -> float:
-    """Rate of step 0 .. num_steps - 1: linear warm-up, then constant, cosine, or constant with a linear
-    cool-down (WSD)."""
+    """Learning rate of step 0 .. num_steps - 1: linear warm-up, then as `config.decay` says constant, cosine, or
+    constant with a linear cool-down at the end (WSD)."""
     warmup_steps = warm_up(num_steps, config)
     if step < warmup_steps:
         return config.lr * (step + 1) / warmup_steps
