@@ -113,8 +113,9 @@ def with_torch_graphs(model: Any, variant: str, config: RunConfig, engine: Engin
     model.hidden = lambda z_t, t, _lengths=None: graphed(z_t, t)
 
 
-def make_training(config: RunConfig, engine: Engine, variant: str) -> Training:
-    vocab_size = VOCABULARY[config.data.tokenizer]
+def make_training(config: RunConfig, engine: Engine, variant: str, vocab_size: int | None = None) -> Training:
+    """`vocab_size`: None is the tokenizer's."""
+    vocab_size = vocab_size or VOCABULARY[config.data.tokenizer]
     counts, batches, lengths = random_batches(config, vocab_size)
     rows_here = config.train.batch_size // engine.num_ranks
     own_rows = slice(engine.rank * rows_here, (engine.rank + 1) * rows_here)
@@ -204,14 +205,21 @@ class Instant:
 
 
 def measure(
-    config: RunConfig, variant: str, engine: Engine, num_steps: int, num_warm_up: int, *, trace: bool = False
+    config: RunConfig,
+    variant: str,
+    engine: Engine,
+    num_steps: int,
+    num_warm_up: int,
+    *,
+    trace: bool = False,
+    vocab_size: int | None = None,
 ) -> Measured:
     """The time of single steps, from the end of one to the end of the next: nothing waits for the device between them,
     as in a run."""
     is_gpu = engine.device.type == "cuda"
     take = reference_step if variant == "reference" else step_of
     with engine.deterministic(config.train.deterministic):
-        run = make_training(config, engine, variant)
+        run = make_training(config, engine, variant, vocab_size)
         if is_gpu:
             torch.cuda.reset_peak_memory_stats()
         if run.recorded is not None:  # what is timed is replays

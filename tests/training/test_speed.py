@@ -16,11 +16,14 @@ import torch
 
 from mdlm_atat.config.build import build_model, build_objective
 from mdlm_atat.config.files import load_config
+from mdlm_atat.config.schema import OptimConfig
+from mdlm_atat.nets.dit import ATATDiT
 from mdlm_atat.nets.ema import EMA
 from mdlm_atat.training.checkpoint import all_checkpoints
 from mdlm_atat.training.engine import speed_up
 from mdlm_atat.training.flops import training_flops_per_token
 from mdlm_atat.training.log import ProgressLine
+from mdlm_atat.training.optim import make_optimizer, set_learning_rate
 from processes import run_ranks
 from tiny_runs import losses_of, method_flags, train, write_text
 
@@ -87,7 +90,30 @@ def compare_compiled() -> None:
         assert plain.keys() == compiled.keys()  # so the weights keep their names, too
         for name in plain:
             torch.testing.assert_close(compiled[name], plain[name], rtol=1e-4, atol=1e-6)
+    compare_compiled_muon()
     print("compiled", torch._dynamo.utils.counters["stats"]["calls_captured"] > 100)
+
+
+def compare_compiled_muon() -> None:
+    """Three steps at three rates: a matrix of each shape, and no code compiled for a second rate."""
+    networks = [ATATDiT(13, 8, num_layers=2, width=16, num_heads=2) for _ in range(2)]
+    networks[1].load_state_dict(networks[0].state_dict())
+    config = OptimConfig(kind="muon")
+    optimizers = [
+        make_optimizer(network, config, compile=compile)
+        for network, compile in zip(networks, (False, True), strict=True)
+    ]
+    before = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    for step in range(3):
+        for p, q in zip(networks[0].parameters(), networks[1].parameters(), strict=True):
+            p.grad = torch.randn_like(p)
+            q.grad = p.grad.clone()
+        for optimizer in optimizers:
+            set_learning_rate(optimizer, 0.01 / (1 + step))
+            optimizer.step()
+    for p, q in zip(networks[0].parameters(), networks[1].parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-5)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] - before == 3
 
 
 def test_a_compiled_network_gives_the_gradients_of_the_plain_one():
@@ -175,6 +201,7 @@ BENCHMARKS = {
     "train_step": "--preset demo --batch_size 4 --steps 2 --warm_up 1 --variants reference fused --data.length 32",
     "sampling": "--layers 1 --width 64 --length 32 --vocab 100 --batch 2 --steps 4 --rounds 1 --skip_compile",
     "memory": "--presets demo --batch_size 2 --steps 2 --variants fused recompute --data.length 32",
+    "optim_step": "--shapes demo --batch_size 1 --steps 2 --warm_up 1 --skip_compile",
 }
 
 
@@ -185,9 +212,11 @@ def test_every_benchmark_prints_reference_and_ours_side_by_side(name):
     environment = {**os.environ, "TORCHDYNAMO_DISABLE": "1"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr[-2000:]
-    first, second = {"sampling": ("plain loop", "spread"), "memory": ("demo fused", "demo recompute")}.get(
-        name, ("mdlm reference", "mdlm fused")
-    )
+    first, second = {
+        "sampling": ("plain loop", "spread"),
+        "memory": ("demo fused", "demo recompute"),
+        "optim_step": ("AdamW, fused", "muon, eager"),
+    }.get(name, ("mdlm reference", "mdlm fused"))
     lines = done.stdout.splitlines()
     rates = [next(line for line in lines if line.startswith(start)).split() for start in (first, second)]
     assert all(any("," in word or "." in word for word in line) for line in rates)

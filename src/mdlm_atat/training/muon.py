@@ -10,13 +10,14 @@ with AdamW.
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -52,12 +53,12 @@ class Muon(Optimizer):
         *,
         compile: bool = False,
     ) -> None:
-        """`betas`: AdamW's. `compile`: orthogonalise by compiled code, one for each shape."""
+        """`betas`: AdamW's. `compile`: Muon's part by compiled code, for each shape its own; not where a process has a
+        part of every matrix (FSDP2): it gathers them before they are orthogonalised, and keeps its part."""
         self._adamw = torch.optim.AdamW(params, lr=lr, betas=betas, fused=True)  # told in `step` which groups it has
         super().__init__(params, {**self._adamw.defaults, "momentum": momentum})
-        self._orthogonalise: Callable[[Tensor], Tensor] = (
-            torch.compile(orthogonalise, dynamic=False) if compile else orthogonalise
-        )
+        is_sharded = any(isinstance(p, DTensor) for group in self.param_groups for p in group["params"])
+        self._step_alike = torch.compile(step_alike, dynamic=False) if compile and not is_sharded else step_alike
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -69,43 +70,97 @@ class Muon(Optimizer):
         self._adamw.param_groups = [group for group in self.param_groups if group["num_matrices"] == 0]
         self._adamw.state = self.state
         self._adamw.step()
-        self._step_matrices()
+        for found in self._alike().values():
+            # tensors, because code is compiled anew for other numbers
+            kept, length = torch.tensor(found.kept), torch.tensor(found.length)
+            dtype = iteration_dtype(found.parameters[0].device)
+            self._step_alike(
+                found.parameters, found.gradients, found.buffers, found.counts, found.momentum, kept, length, dtype
+            )
         return loss
 
-    def _step_matrices(self) -> None:
-        # (rows, columns, rate) -> matrices and what is to be orthogonalised for each
-        alike: defaultdict[tuple[int, int, float], tuple[list[Tensor], list[Tensor]]] = defaultdict(lambda: ([], []))
+    def _alike(self) -> dict[tuple[float, ...], Alike]:
+        """Muon's parameters that have a gradient: together what takes steps together."""
+        found: dict[tuple[float, ...], Alike] = {}
         for group in self.param_groups:
-            num_matrices, lr, momentum = group["num_matrices"], group["lr"], group["momentum"]
-            params = [p for p in group["params"] if p.grad is not None]
-            if num_matrices == 0 or not params:
-                continue
-            for p in params:
+            count, lr, weight_decay, momentum = (
+                group[key] for key in ("num_matrices", "lr", "weight_decay", "momentum")
+            )
+            for p in group["params"] if count else ():
+                if p.grad is None:
+                    continue
                 if "momentum_buffer" not in self.state[p]:
                     self.state[p]["momentum_buffer"] = torch.zeros_like(p)
-            gradients = [p.grad for p in params]
-            buffers = [self.state[p]["momentum_buffer"] for p in params]
-            torch._foreach_lerp_(buffers, gradients, 1 - momentum)  # pyright: ignore[reportPrivateImportUsage]
-            updates = torch._foreach_lerp(gradients, buffers, momentum)  # pyright: ignore[reportPrivateImportUsage]
-            torch._foreach_mul_(params, 1 - lr * group["weight_decay"])  # pyright: ignore[reportPrivateImportUsage]
-            for p, update in zip(params, updates, strict=True):
-                shape = (p.shape[0] // num_matrices, p.shape[1])
-                matrices, to_do = alike[*shape, lr]
-                matrices.extend(p.view(num_matrices, *shape).unbind())
-                to_do.extend(update.view(num_matrices, *shape).unbind())
-        for (rows, columns, lr), (matrices, to_do) in alike.items():
-            steps = self._orthogonalise(torch.stack(to_do)).unbind()
-            length = lr * ADAMW_RMS * math.sqrt(max(rows, columns))
-            torch._foreach_add_(matrices, steps, alpha=-length)  # pyright: ignore[reportPrivateImportUsage]
+                rows, columns = p.shape[0] // count, p.shape[1]
+                alike = found.setdefault(
+                    (rows, columns, lr, weight_decay, momentum),
+                    Alike(momentum, 1 - lr * weight_decay, lr * ADAMW_RMS * math.sqrt(max(rows, columns))),
+                )
+                alike.parameters.append(p)
+                alike.gradients.append(p.grad)
+                alike.buffers.append(self.state[p]["momentum_buffer"])
+                alike.counts.append(count)
+        return found
 
 
-def orthogonalise(matrices: Float[Tensor, "batch rows columns"]) -> Float[Tensor, "batch rows columns"]:
-    """About U V' of every matrix U S V', by Newton-Schulz iterations: its singular values come to lie in 0.68 to 1.21,
-    but those below 0.002 of the matrix's norm, which become smaller. A zero matrix stays zero."""
+@dataclass
+class Alike:
+    """Parameters whose matrices have one shape and take a step together."""
+
+    momentum: float
+    kept: float
+    """What weight decay leaves of a weight."""
+    length: float
+    """Of the step: what the orthogonal matrix is multiplied by."""
+    parameters: list[Tensor] = field(default_factory=list)
+    gradients: list[Tensor] = field(default_factory=list)
+    buffers: list[Tensor] = field(default_factory=list)
+    counts: list[int] = field(default_factory=list)
+    """Of matrices in each parameter."""
+
+
+def step_alike(
+    parameters: list[Tensor],
+    gradients: list[Tensor],
+    buffers: list[Tensor],
+    counts: list[int],
+    momentum: float,
+    kept: Tensor,
+    length: Tensor,
+    dtype: torch.dtype,
+) -> None:
+    """A step of parameters that hold matrices of one shape, in place: see `Muon`, and `Alike` for the
+    arguments. `dtype`: of the iterations."""
+    torch._foreach_lerp_(buffers, gradients, 1 - momentum)  # pyright: ignore[reportPrivateImportUsage]
+    updates = torch._foreach_lerp(gradients, buffers, momentum)  # pyright: ignore[reportPrivateImportUsage]
+    matrices = torch.cat([whole(u).view(n, -1, u.shape[1]) for u, n in zip(updates, counts, strict=True)])
+    steps = (orthogonalise(matrices, dtype) * length).split(counts)
+    own = [part_like(p, step.view(p.shape)) for p, step in zip(parameters, steps, strict=True)]
+    torch._foreach_mul_(parameters, kept)  # pyright: ignore[reportPrivateImportUsage]
+    torch._foreach_sub_(parameters, own)  # pyright: ignore[reportPrivateImportUsage]
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """The tensor of which this process may have a part: a part of a matrix has other singular vectors."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def part_like(part: Tensor, tensor: Tensor) -> Tensor:
+    """This process's part of a tensor that all processes have, cut as `part` is."""
+    if not isinstance(part, DTensor):
+        return tensor
+    return distribute_tensor(tensor, part.device_mesh, part.placements, src_data_rank=None)  # nothing is sent
+
+
+def orthogonalise(
+    matrices: Float[Tensor, "batch rows columns"], dtype: torch.dtype
+) -> Float[Tensor, "batch rows columns"]:
+    """About U V' of every matrix U S V', by Newton-Schulz iterations in `dtype`: its singular values come to lie in
+    0.68 to 1.21, but those below 0.002 of the matrix's norm, which become smaller. A zero matrix stays zero."""
     a, b, c = COEFFICIENTS
     is_tall = matrices.shape[1] > matrices.shape[2]
     norm = matrices.norm(dim=(-2, -1), keepdim=True).clamp_min(1e-7)  # of Frobenius: no singular value is above it
-    x = (matrices / norm).to(iteration_dtype(matrices.device))
+    x = (matrices / norm).to(dtype)
     for _ in range(NUM_ITERATIONS):
         gram = x.mT @ x if is_tall else x @ x.mT  # the smaller of the two
         mix = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)

@@ -7,7 +7,6 @@ from typing import Any, Literal, assert_never
 
 import torch
 from torch import nn
-from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from mdlm_atat.config.options import make_plugin
@@ -56,13 +55,8 @@ def muon_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, Any]]:
     embeddings, a group; the output layer, where it is not the embedding, a group; and the rest, a group: norms, biases,
     vectors, `modulation`, and what is outside of the blocks, such as heads and the time's embedding.
 
-    Raises UserError for a network with nothing for Muon, and for weights of which each process has a part.
+    Raises UserError for a network with nothing for Muon.
     """
-    if any(isinstance(p, DTensor) for p in model.parameters()):
-        raise UserError(
-            "optim.kind = muon needs whole matrices, and with train.shard a process has parts of them: set "
-            "`train.shard=False`, or `optim.kind='adamw'`"
-        )
     roles = find_roles(model)
     ratios = {
         "matrix": 1.0,
@@ -91,23 +85,24 @@ def find_roles(model: nn.Module) -> dict[str, Role]:
     in_blocks = {name for name in layers if "blocks" in name.split(".")}
     matrices = {name for name in in_blocks or layers if name.split(".")[-2] != "modulation"}
     embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
-    outputs = output_storage(model)
+    outputs = output_parameters(model)
     roles: dict[str, Role] = {}
     for name, p in model.named_parameters():
         if id(p) in embeddings:
             roles[name] = "embedding"
-        elif p.untyped_storage().data_ptr() in outputs:
+        elif id(p) in outputs:
             roles[name] = "output"
         else:
             roles[name] = "matrix" if name in matrices else "rest"
     return roles
 
 
-def output_storage(model: nn.Module) -> set[int]:
-    """Where the memory of the output layer's weight and bias begins: they may be parts of parameters."""
+def output_parameters(model: nn.Module) -> set[int]:
+    """The ids of the parameters that the output layer's weight and bias are, or are parts of."""
     if not isinstance(model, Backbone):
         return set()
-    return {part.untyped_storage().data_ptr() for part in model.output_layer() if part is not None}
+    parts = [part for part in model.output_layer() if part is not None]
+    return {id(part if part._base is None else part._base) for part in parts}
 
 
 def is_fused(name: str) -> bool:
