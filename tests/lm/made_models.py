@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from mdlm_atat import MaskedDiffusionLM
 from mdlm_atat.config.build import build_model
 from mdlm_atat.config.schema import RunConfig
-from mdlm_atat.data.tokenizers import Tokenizer
+from mdlm_atat.data.tokenizers import CharTokenizer, Tokenizer
 from mdlm_atat.nets.dit import ATATDiT
+from mdlm_atat.nets.two_way import TwoWayDiT
 
 
 def random_lm(tokenizer: Tokenizer, config: RunConfig, counts: NDArray[np.int64] | None = None) -> MaskedDiffusionLM:
@@ -24,6 +25,15 @@ def random_lm(tokenizer: Tokenizer, config: RunConfig, counts: NDArray[np.int64]
     lm = MaskedDiffusionLM(network, tokenizer, config)
     lm.counts = counts
     return lm
+
+
+def two_way_lm(*, vocab_size: int = 3, length: int = 3) -> MaskedDiffusionLM:
+    """A network of chance that fills masks and reads left to right."""
+    torch.manual_seed(0)
+    network = TwoWayDiT(vocab_size, length, num_layers=2, width=16, num_heads=2)
+    for parameter in network.parameters():
+        nn.init.normal_(parameter, std=0.4)
+    return MaskedDiffusionLM(network.double(), CharTokenizer("abcdefgh"[: vocab_size - 1]))
 
 
 class ByHeart(ATATDiT):

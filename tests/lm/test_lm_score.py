@@ -109,20 +109,60 @@ def test_a_text_of_40_tokens_is_3_pieces_each_for_itself_in_batches_of_any_size(
 def test_a_rule_of_ones_own_scores_as_its_name_does(masked):
     rule = UncertaintyGuidedSampler(num_steps=4, score="margin")
     by_name = masked.score([TEXT], order="uncertainty:num_steps=4,score=margin")
-    assert masked.score([TEXT], order=rule) == by_name
+    (by_rule,) = masked.score([TEXT], order=rule)
+    assert by_rule == by_name[0]
+    assert by_rule.likelihood == "own order of UncertaintyGuidedSampler"
     assert masked.rule(How(sampler=rule), Canvas.blank(1, 16, 23)) is rule
 
 
 @pytest.mark.parametrize("order", ["ancestral", "first_hitting", "remask", "follow_rates", "rate_hitting"])
-def test_an_order_of_chance_has_no_one_likelihood_and_is_refused(atat, order):
-    with pytest.raises(UserError, match=f"the order of {order} is random"):
-        atat.score([TEXT], order=order)
+def test_an_order_of_chance_gives_a_bound_that_says_so_and_is_the_same_in_any_company(atat, order):
+    first, second = atat.score([TEXT, "a cat"], order=order, num_draws=8, seed=3)
+    assert not first.is_exact
+    assert first.likelihood == f"own order of {order}"
+    assert (first.num_draws, first.degrees) == (8, 7)
+    assert 0 < first.standard_error < first.nats
+    assert atat.score("a cat", order=order, num_draws=8, seed=3).nats == pytest.approx(second.nats, rel=1e-5)
+    assert repr(first).startswith(f"Score(own order of {order}: at most ")
+    with pytest.raises(UserError, match=r"`num_draws=1`: own order of .* is random"):
+        atat.score(TEXT, order=order, num_draws=1)
 
 
-@pytest.mark.parametrize("order", ["uniform", "left_to_right"])
+def test_the_mean_over_random_orders_one_at_a_time_is_the_bound_in_any_order(masked):
+    of_orders = masked.score(TEXT, order="first_hitting", num_draws=256)
+    bound = masked.score(TEXT, order="any", num_draws=512)
+    assert abs(of_orders.nats - bound.nats) < 4 * math.hypot(of_orders.standard_error, bound.standard_error)
+    assert masked.score(TEXT, order="uniform", num_draws=512) == bound  # its former name
+    assert masked.score(TEXT, num_draws=512) == bound
+    assert (bound.likelihood, bound.is_exact, bound.degrees) == ("any order", False, 31)
+
+
+def test_with_8_blocks_the_interval_is_2_36_errors_wide_on_each_side(masked):
+    score = masked.score(TEXT)
+    low, high = score.interval95
+    assert (
+        high - score.nats == pytest.approx(score.nats - low) == pytest.approx(2.3646 * score.standard_error, rel=1e-4)
+    )
+    exact = masked.score(TEXT, order="spread")
+    assert exact.interval95 == (exact.nats, exact.nats)
+
+
+def test_what_a_model_does_not_have_is_refused_with_what_it_has(causal, masked):
+    with pytest.raises(UserError, match=r"reads left to right only.*leave out `order=`"):
+        causal.score(TEXT, order="any")
+    with pytest.raises(UserError, match=r"`evaluations=4` is for the own order of a sampler"):
+        masked.score(TEXT, evaluations=4)
+    with pytest.raises(UserError, match=r"`evaluations=4`: sampler left_to_right has no number of steps"):
+        masked.score(TEXT, order="left_to_right:draw.top_k=3", evaluations=4)
+    by_option = masked.score(TEXT, order="spread:num_steps=4")
+    assert masked.score(TEXT, order="spread", evaluations=4).nats == by_option.nats
+
+
+@pytest.mark.parametrize("order", [None, "left_to_right"])
 def test_an_empty_text_and_an_unknown_order_are_refused(causal, masked, order):
     for lm in (causal, masked):
         with pytest.raises(UserError, match="empty: there is nothing to score"):
             lm.score(["a", ""], order=order)
         with pytest.raises(UserError, match="unknown sampler 'best'"):
             lm.score(["a"], order="best")
+        assert lm.score([], order=order) == []

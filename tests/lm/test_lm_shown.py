@@ -32,8 +32,10 @@ def test_results_are_short_to_look_at_and_print_as_their_text():
     way = Infilled("a b c", [1, 2, 3], 7, 2, gaps=["b"], lengths=(1,))
     assert repr(way) == "Infilled('a b c', gaps ['b'], 3 tokens, 2 evaluations, seed 7)"
     assert repr(Frame(3, [1, 2], "a░")) == "Frame(step 3, 'a░')"
-    assert repr(Score(12.345, 0.101, 18, 128)) == "Score(12.35 ± 0.10 nats, 18 tokens, 128 draws)"
-    assert repr(Score(12.345, 0.0, 18, 1)) == "Score(12.35 nats, 18 tokens, 1 draws)"
+    bound = Score(12.345, 0.101, 18, 128)
+    assert repr(bound) == "Score(any order: at most 12.35 ± 0.10 nats, 18 tokens, 128 draws)"
+    exact = Score(12.345, 0.0, 18, 1, "left to right", is_exact=True)
+    assert repr(exact) == "Score(left to right: exactly 12.35 nats, 18 tokens)"
 
 
 def test_a_trace_says_its_steps(masked):

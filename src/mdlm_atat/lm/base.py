@@ -1,22 +1,20 @@
-"""What masked and causal language models have in common: load, save, score."""
+"""What masked and causal language models have in common: load, save, train."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import shutil
-from abc import abstractmethod
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar, overload
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import nn
 
 from mdlm_atat.atomic import write_json
 from mdlm_atat.config.arguments import Setting
@@ -31,19 +29,10 @@ from mdlm_atat.data.tokenizers import Tokenizer, save_tokenizer
 from mdlm_atat.device import Precision, choose_precision, device_name
 from mdlm_atat.errors import UserError
 from mdlm_atat.lm.folder import PROFILE_FILE, STAGE_FILE
-from mdlm_atat.lm.how import How, one_or_many
-from mdlm_atat.lm.pieces import Pieces
-from mdlm_atat.lm.results import Score
-from mdlm_atat.lm.sampling import Sampling
+from mdlm_atat.lm.scoring import Scoring
 from mdlm_atat.nets.protocol import Mode
-from mdlm_atat.samplers.canvas import Canvas
-from mdlm_atat.samplers.loop import StepRule, sample, trait
-from mdlm_atat.samplers.seeds import text_seeds
 from mdlm_atat.samplers.sizes import Profile, as_profile
-from mdlm_atat.scoring.draws import DrawSettings, Rows
-from mdlm_atat.scoring.likelihood import Groups, Likelihood
 from mdlm_atat.scoring.records import MaskRateProfile
-from mdlm_atat.scoring.schedule_bound import ScheduleDraws, draw_schedule_nll
 from mdlm_atat.training.checkpoint import Checkpoint, write_checksums
 from mdlm_atat.training.folder import COUNTS_FILE, write_plugins
 from mdlm_atat.training.loop import OnStep
@@ -51,7 +40,7 @@ from mdlm_atat.training.loop import OnStep
 AnyLM = TypeVar("AnyLM", bound="LanguageModel")
 
 
-class LanguageModel(Sampling):
+class LanguageModel(Scoring):
     """A network with its tokenizer: from a folder by `from_pretrained`, or a network of your own by the constructor."""
 
     kind: ClassVar[Mode]
@@ -277,136 +266,6 @@ class LanguageModel(Sampling):
             digest.update(name.encode())
             digest.update(weight.detach().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()
-
-    @overload
-    def score(  # pyright: ignore[reportOverlappingOverload]
-        self,
-        texts: str,
-        *,
-        order: str | StepRule = "uniform",
-        num_draws: int = 128,
-        seed: int = 0,
-        batch_size: int = 16,
-    ) -> Score: ...
-
-    @overload
-    def score(
-        self,
-        texts: Iterable[str],
-        *,
-        order: str | StepRule = "uniform",
-        num_draws: int = 128,
-        seed: int = 0,
-        batch_size: int = 16,
-    ) -> list[Score]: ...
-
-    def score(
-        self,
-        texts: object,
-        *,
-        order: str | StepRule = "uniform",
-        num_draws: int = 128,
-        seed: int = 0,
-        batch_size: int = 16,
-    ) -> Score | list[Score]:
-        """-log p of a text in nats: an unbiased estimate of an upper bound (masked), or the exact value (causal). For a
-        sequence of texts, the score of each.
-
-        `order`: the name of a sampler whose order depends on the revealed tokens alone, such as
-        "uncertainty:num_steps=none". The text is then revealed in that order and the value is exact: -log of the
-        probability with which that sampler generates it. `num_draws`: masks drawn for each text. A text longer than the
-        model is cut into independent pieces. Raises UserError for an empty text; TypeError for one that is no str.
-        """
-        given, is_one = one_or_many(texts, "texts")
-        scores = []
-        for index, text in enumerate(given):
-            tokens = self.tokenizer.encode(text)
-            if not tokens:
-                raise UserError(f"text {index + 1} is empty: there is nothing to score")
-            rows = Pieces(tokens, self.max_length)
-            if order != "uniform":
-                scores.append(Score(self._nats_in_order(rows, order, batch_size), 0.0, len(tokens), 1))
-                continue
-            # the causal value is exact: every piece is scored, once
-            draws = num_draws if self.kind == "masked" else rows.num_evaluation_rows
-            found = self.likelihood(rows, DrawSettings(num_draws=draws, seed=seed))
-            error = 0.0 if found.kind == "exact" else found.standard_error * len(tokens)
-            scores.append(Score(found.nats_per_token * len(tokens), error, len(tokens), found.num_draws))
-        return scores[0] if is_one else scores
-
-    def _nats_in_order(self, pieces: Pieces, order: str | StepRule, batch_size: int) -> float:
-        ids, lengths = pieces.evaluation_rows(np.arange(pieces.num_evaluation_rows))
-        total = 0.0
-        for length in np.unique(lengths):  # a piece shorter than the others is a canvas of its own
-            rows = torch.from_numpy(ids[lengths == length, :length])
-            for known in rows.split(batch_size):
-                total += self.nll_in_order(known, order).sum().item()
-        return total
-
-    def nll_in_order(self, tokens: Int[Tensor, "batch length"], order: str | StepRule) -> Float[Tensor, " batch"]:
-        """Exact negative log-likelihood (nats) of each row under a sampler's reveal order: -log of the probability with
-        which that sampler generates the row. Raises UserError for a sampler whose order is random."""
-        canvas = Canvas.blank(len(tokens), tokens.shape[1], self.tokenizer.mask_id)
-        rule = self.rule(How(sampler=order), canvas)
-        if not trait(rule, "order_is_deterministic"):
-            raise UserError(
-                f"the order of {order if isinstance(order, str) else type(order).__name__} is random, so a text has no "
-                'one likelihood under it; use order="uniform", or a sampler such as "uncertainty:num_steps=none"'
-            )
-        return self.nll_revealed_by(canvas, tokens, rule)[0]
-
-    def nll_revealed_by(
-        self,
-        canvas: Canvas,
-        tokens: Int[Tensor, "batch length"],
-        sampler: str | StepRule,
-        *,
-        steps: int | None = None,
-        seed: int = 0,
-    ) -> tuple[Float[Tensor, " batch"], bool]:
-        """Negative log-likelihood (nats) of `tokens` under a sampler's reveal order, given the fixed positions of the
-        canvas.
-
-        Returns `(nll, is_exact)`. If what is revealed next depends on the revealed tokens alone, `nll` is -log of the
-        probability with which the sampler fills the canvas with these tokens; if the order is random, `nll` is one
-        draw, whose mean is an upper bound on that.
-        """
-        rule = self.rule(How(sampler=sampler, steps=steps), canvas)
-        with self.inference():
-            nll = sample(
-                self.predictor(rule),
-                canvas.to(self.canvas_device),
-                rule,
-                mask_id=self.tokenizer.mask_id,
-                seeds=text_seeds(seed, range(len(tokens))),
-                known=tokens.to(self.canvas_device),
-            ).trace.nll.cpu()
-        return nll, trait(rule, "order_is_deterministic")
-
-    @abstractmethod
-    def likelihood(self, rows: Rows, draws: DrawSettings, *, groups: Groups | None = None) -> Likelihood:
-        """Score the rows of a data set: nats per token with their standard error, and the same for each group of tokens
-        if `groups` are given; see scoring.likelihood. The network stays on this model's device, whatever device `draws`
-        names."""
-
-    def schedule_draws(
-        self, rows: Rows, draws: DrawSettings, *, form: Literal["continuous", "order"] = "continuous"
-    ) -> ScheduleDraws | None:
-        """Score the rows of a data set under the model's own masking schedule (PPL-S), rate terms included; see
-        scoring.schedule_bound. None for a model that has no schedule of its own, and for one whose loss is no bound."""
-        masking = self.own_schedule()
-        if masking is None:
-            return None
-        with self.inference():
-            return draw_schedule_nll(
-                self.network,
-                rows,
-                masking=masking,
-                stage=self.stage,
-                form=form,
-                draws=replace(draws, device=self.device),
-                mask_id=self.tokenizer.mask_id,
-            )
 
 
 def modes_of(network: Callable[..., Any], kind: Mode) -> frozenset[Mode]:

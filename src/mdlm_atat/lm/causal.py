@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 from torch import Tensor
 
@@ -15,7 +14,6 @@ from mdlm_atat.samplers.left_to_right import LeftToRight
 from mdlm_atat.samplers.loop import StepRule, trait
 from mdlm_atat.samplers.template import Gap
 from mdlm_atat.scoring.draws import DrawSettings, Rows
-from mdlm_atat.scoring.exact import exact_nll
 from mdlm_atat.scoring.likelihood import Groups, Likelihood
 
 
@@ -29,8 +27,7 @@ class CausalLM(LanguageModel):
         return "left_to_right"
 
     def likelihood(self, rows: Rows, draws: DrawSettings, *, groups: Groups | None = None) -> Likelihood:
-        with self.inference():
-            return exact_nll(self.network, rows, draws=replace(draws, device=self.device), groups=groups)
+        return self.left_to_right(rows, draws, groups=groups)
 
     def denoiser(self, rule: StepRule) -> Callable[[Tensor, Tensor], Prediction]:
         """The network's distribution of the next token, for a left-to-right rule. Raises UserError for any other

@@ -37,7 +37,7 @@ from mdlm_atat.scoring.likelihood import Groups, Likelihood, draw_nll
 
 class MaskedDiffusionLM(LanguageModel):
     """A masked diffusion language model: `generate` and `infill` unmask by any sampler; `score` estimates the bound
-    under the uniform schedule."""
+    under the uniform schedule, or gives the exact value left to right where the network reads in both ways."""
 
     kind = "masked"
 
@@ -117,7 +117,7 @@ class MaskedDiffusionLM(LanguageModel):
         tokens = self.tokenizer.encode(text)
         if not tokens:
             raise UserError("the text is empty: there is nothing to inspect")
-        pieces = Pieces(tokens, self.max_length)
+        pieces = Pieces([tokens], self.max_length)
         ids, lengths = pieces.evaluation_rows(np.arange(pieces.num_evaluation_rows))
         return self.inspect_rows(ids, lengths, draws, times=times)
 

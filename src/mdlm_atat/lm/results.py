@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from mdlm_atat.data.tokenizers import MASK_TEXT
+from mdlm_atat.scoring.statistics import LEVEL, t_quantile
 
 BOLD, FAINT = "font-weight: bold", "opacity: 0.5"
 HIGHLIGHT = "background: rgba(86, 180, 233, 0.35)"  # legible on light and dark pages
@@ -128,22 +129,36 @@ class Frame:
 
 @dataclass(frozen=True)
 class Score:
-    """How likely a model finds a text. For masked diffusion in uniform order, `nats` estimates an upper bound on
-    -log p(text); for the causal model, and for a sampler's own order, it is exact."""
+    """How likely a model finds a text, by one of its likelihoods: `nats` is -log p(text) where `is_exact`, and an
+    estimate of an upper bound on it otherwise."""
 
     nats: float
     standard_error: float
+    """Between draws; 0 where it is exact."""
     num_tokens: int
     num_draws: int
+    likelihood: str = field(default="any order", compare=False)
+    """Which one: left to right, any order, or own order of a sampler."""
+    is_exact: bool = False
+    degrees: int = field(default=0, repr=False, compare=False)
+    """Of freedom, of the standard error."""
 
     @property
     def nats_per_token(self) -> float:
         """-log p(text) over its number of tokens."""
         return self.nats / self.num_tokens
 
+    @property
+    def interval95(self) -> tuple[float, float]:
+        """The 95% interval of the nats by Student's t, which is wider than twice the error where draws are few."""
+        half = t_quantile((1 + LEVEL) / 2, self.degrees) * self.standard_error if self.degrees else 0.0
+        return self.nats - half, self.nats + half
+
     def __repr__(self) -> str:
         error = f" ± {self.standard_error:.2f}" if self.standard_error else ""
-        return f"Score({self.nats:.2f}{error} nats, {self.num_tokens} tokens, {self.num_draws} draws)"
+        draws = "" if self.is_exact else f", {self.num_draws} draws"
+        at_most = "exactly" if self.is_exact else "at most"
+        return f"Score({self.likelihood}: {at_most} {self.nats:.2f}{error} nats, {self.num_tokens} tokens{draws})"
 
 
 def _short(text: str, length: int = 60) -> str:

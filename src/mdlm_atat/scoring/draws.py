@@ -6,7 +6,7 @@ every model, device, batch size and number of processes is scored on the same dr
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Protocol, runtime_checkable
@@ -116,6 +116,51 @@ def score_draws(
     num_masked, lengths, block = (draws.gather(part) for part in (num_masked, lengths, block))
     order = block.argsort(stable=True)
     return flat.view(len(block), -1)[order], num_masked[order], lengths[order], block[order]
+
+
+def score_each(
+    rows: Rows, score: Callable[[Tensor, Tensor, list[int]], Tensor], draws: DrawSettings, *, by_length: bool = False
+) -> tuple[Float[Tensor, "sequences k"], Int[Tensor, " sequences"], Int[Tensor, " sequences"]]:
+    """Score the sequences that score_draws takes for the same `draws`, each once: (columns, lengths, row of the data
+    set), of all processes, in the order in which they are first drawn.
+
+    `score(x0, lengths, indices)` gives k columns for a batch of rows of the data set, on any device. `by_length`: a
+    batch holds sequences of one length, without padding.
+    """
+    chosen = permutation(draws.seed, 0, rows.num_evaluation_rows)[: draws.num_blocks * BLOCK_SIZE]
+    mine = np.arange(draws.rank, len(chosen), draws.num_ranks)
+    found: list[tuple[Tensor, Tensor, Tensor]] = []
+    done = 0
+    for places in _batches(rows, chosen, mine, draws.batch_size, by_length=by_length):
+        ids, row_lengths = rows.evaluation_rows(chosen[places])
+        width = int(row_lengths.max()) if by_length else ids.shape[1]
+        x0, lengths = torch.from_numpy(ids[:, :width]), torch.from_numpy(row_lengths)
+        columns = score(x0.to(draws.device), lengths.to(draws.device), chosen[places].tolist())
+        found.append((columns.cpu().double(), lengths, torch.from_numpy(places)))
+        done += len(places)
+        draws.report(done, len(mine))
+    empty = torch.zeros(0, dtype=torch.int64)
+    # a process without a sequence of its own still takes part, with as many columns as the others
+    columns, lengths, places = [torch.cat(part) for part in zip(*found, strict=True)] or [empty.double(), empty, empty]
+    flat = draws.gather(columns.flatten())
+    lengths, places = draws.gather(lengths), draws.gather(places)
+    order = places.argsort()
+    return flat.view(len(places), -1)[order], lengths[order], torch.from_numpy(chosen)[places[order]]
+
+
+def _batches(
+    rows: Rows, chosen: NDArray[np.int64], mine: NDArray[np.int64], batch_size: int, *, by_length: bool
+) -> Iterator[NDArray[np.int64]]:
+    """Places among the chosen rows, batch by batch; `by_length`: those of the longest rows first, so that a batch that
+    does not fit into memory is the first one."""
+    groups = [mine]
+    if by_length and len(mine):
+        parts = np.array_split(mine, -(-len(mine) // 1024))  # only so many rows are read at once
+        lengths = np.concatenate([rows.evaluation_rows(chosen[part])[1] for part in parts])
+        groups = [mine[lengths == length] for length in np.unique(lengths)[::-1]]
+    for group in groups:
+        for start in range(0, len(group), batch_size):
+            yield group[start : start + batch_size]
 
 
 @lru_cache(maxsize=2)  # a block may span two epochs

@@ -1,4 +1,4 @@
-"""The causal baseline's negative log-likelihood, exact, over the sequences that the bounds are drawn from."""
+"""The negative log-likelihood left to right, exact, over the sequences that the bounds are drawn from."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from torch import Tensor
 from mdlm_atat.core.left_to_right import causal_nll
 from mdlm_atat.core.masking import scored_positions
 from mdlm_atat.device import as_float64, float64_device
-from mdlm_atat.scoring.draws import BLOCK_SIZE, DrawSettings, Rows, permutation
+from mdlm_atat.scoring.draws import BLOCK_SIZE, DrawSettings, Rows, permutation, score_each
 from mdlm_atat.scoring.likelihood import (
     Blocks,
     GroupCosts,
     Groups,
     Likelihood,
+    Sequences,
     by_group,
     per_block,
     ratio_with_standard_error,
@@ -32,38 +33,37 @@ def exact_nll(
     draws: DrawSettings,
     groups: Groups | None = None,
 ) -> Likelihood:
-    """Nats per token of the causal baseline by the chain rule.
+    """Nats per token by the chain rule, left to right; `model(x)` gives the logits of x_i from x_<i at every place i.
 
     Scores the sequences that draw_nll takes for the same `draws`, each once; the error is between sequences. `blocks`
     holds them as often and in the order that draw_nll draws them, to be paired with a bound.
     """
-    num_draws, device = draws.num_blocks * BLOCK_SIZE, draws.device
-    chosen = permutation(draws.seed, 0, rows.num_evaluation_rows)[:num_draws]
-    mine = np.arange(draws.rank, len(chosen), draws.num_ranks)
-    groups = None if groups is None else groups.to(float64_device(device))
+    groups = None if groups is None else groups.to(float64_device(draws.device))
     num_groups = 0 if groups is None else groups.shape[1]
-    found = [torch.zeros(0, 2 + 2 * num_groups, dtype=torch.float64)]
-    for start in range(0, len(mine), draws.batch_size):
-        ids, row_lengths = rows.evaluation_rows(chosen[mine[start : start + draws.batch_size]])
-        x0, lengths = torch.from_numpy(ids).to(device), torch.from_numpy(row_lengths).to(device)
+
+    def score(x0: Tensor, lengths: Tensor, indices: list[int]) -> Tensor:
+        del indices
         nll = as_float64(causal_nll(model(x0), x0, lengths))  # (B, L)
-        columns = [nll.sum(1, keepdim=True), as_float64(lengths[:, None])]
+        columns = [nll.sum(1, keepdim=True)]
         if groups is not None:
             scored = scored_positions(lengths, x0.shape[1])
             columns.append(by_group(groups[x0.to(groups.device)], nll, scored, scored)[:, : 2 * num_groups])
-        found.append(torch.cat(columns, dim=1).cpu())
-        draws.report(start + draws.batch_size, len(mine))
-    order = draws.gather(torch.from_numpy(mine)).argsort()
-    each = draws.gather(torch.cat(found).flatten()).view(len(chosen), -1)[order]  # a row a sequence
-    places, block = _places(len(chosen), num_draws, draws.seed, rows.num_evaluation_rows)
+        return torch.cat(columns, dim=1)
+
+    columns, lengths, taken = score_each(rows, score, draws)
+    num_draws, num_rows = draws.num_blocks * BLOCK_SIZE, rows.num_evaluation_rows
+    each = torch.cat([columns[:, :1], lengths[:, None].double(), columns[:, 1:]], dim=1)  # a row a sequence
+    places, block = _places(len(each), num_draws, draws.seed, num_rows)
     blocks = per_block(each[places], block)  # (blocks, 2 + 2 groups)
     costs = None
     if groups is not None:
         nll, sizes = each[:, 2:].chunk(2, dim=1)
         ratios = [ratio_with_standard_error(nll[:, group], sizes[:, group]) for group in range(num_groups)]
         costs = GroupCosts(ratios, sizes.sum(0).tolist(), Blocks(*blocks[:, 2:].chunk(2, dim=1)))
-    ratio = ratio_with_standard_error(each[:, 0], each[:, 1])
-    return Likelihood("exact", *ratio, len(chosen), Blocks(blocks[:, 0], blocks[:, 1]), groups=costs)
+    sequences = Sequences(each[:, 0], lengths, taken)
+    return Likelihood(
+        "exact", *sequences.ratio(), len(each), Blocks(blocks[:, 0], blocks[:, 1]), groups=costs, sequences=sequences
+    )
 
 
 def _places(

@@ -48,6 +48,20 @@ class Blocks:
 
 
 @dataclass(frozen=True)
+class Sequences:
+    """What some sequences cost, each once, in the order in which a seed takes them."""
+
+    nats: Float[Tensor, " sequences"]
+    lengths: Int[Tensor, " sequences"]
+    rows: Int[Tensor, " sequences"]
+    """Which rows of the data set they are."""
+
+    def ratio(self) -> tuple[float, float]:
+        """Nats per token and their standard error between sequences."""
+        return ratio_with_standard_error(self.nats, self.lengths.double())
+
+
+@dataclass(frozen=True)
 class GroupDraws:
     """The part of each draw that belongs to each group of tokens."""
 
@@ -169,6 +183,8 @@ class Likelihood:
     groups: GroupCosts | None = None
     draws: Draws | None = None
     """nelbo only."""
+    sequences: Sequences | None = None
+    """exact only."""
 
 
 def per_block(values: Num[Tensor, " draws *groups"], block: Int[Tensor, " draws"]) -> Float[Tensor, " blocks *groups"]:

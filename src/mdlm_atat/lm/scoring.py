@@ -1,0 +1,334 @@
+"""What a language model pays for a text: left to right, in any order, or in the own order of a sampler."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal, overload
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from mdlm_atat.core.curriculum import Stage
+from mdlm_atat.core.strategies.rates import ExponentMasking
+from mdlm_atat.errors import UserError
+from mdlm_atat.lm.how import How, one_or_many
+from mdlm_atat.lm.pieces import Pieces
+from mdlm_atat.lm.results import Score
+from mdlm_atat.lm.sampling import Sampling
+from mdlm_atat.nets.protocol import Mode
+from mdlm_atat.samplers.canvas import Canvas
+from mdlm_atat.samplers.left_to_right import LeftToRight
+from mdlm_atat.samplers.loop import StepRule, sample, trait
+from mdlm_atat.samplers.seeds import mix_seed, text_seeds
+from mdlm_atat.scoring.draws import DrawSettings, Rows, score_each
+from mdlm_atat.scoring.exact import exact_nll
+from mdlm_atat.scoring.likelihood import Groups, Likelihood, Sequences
+from mdlm_atat.scoring.schedule_bound import ScheduleDraws, draw_schedule_nll
+
+ANY, LEFT_TO_RIGHT = "any", "left_to_right"
+FORMER_NAMES = {"uniform": ANY}
+
+
+@dataclass(frozen=True)
+class OwnOrder:
+    """What sequences cost a model in the order in which a sampler reveals them."""
+
+    sequences: Sequences
+    evaluations: float
+    """Mean number of network evaluations of a sequence."""
+    is_exact: bool
+    """Whether the nats are exact; else each is one draw of a random order, whose expectation is an upper bound."""
+
+
+class Scoring(Sampling):
+    """The part of a language model that scores text."""
+
+    kind: ClassVar[Mode]
+    stage: Stage | None
+
+    @property
+    @abstractmethod
+    def modes(self) -> frozenset[Mode]:
+        """How its network may be asked: masked, causal or both."""
+
+    @abstractmethod
+    def own_schedule(self) -> ExponentMasking | None:
+        """The masking schedule that the network was trained under. None where that is the uniform one, or one whose
+        loss is no bound."""
+
+    @overload
+    def score(  # pyright: ignore[reportOverlappingOverload]
+        self,
+        texts: str,
+        *,
+        order: str | StepRule | None = None,
+        evaluations: int | None = None,
+        num_draws: int = 128,
+        seed: int = 0,
+        batch_size: int = 16,
+    ) -> Score: ...
+
+    @overload
+    def score(
+        self,
+        texts: Iterable[str],
+        *,
+        order: str | StepRule | None = None,
+        evaluations: int | None = None,
+        num_draws: int = 128,
+        seed: int = 0,
+        batch_size: int = 16,
+    ) -> list[Score]: ...
+
+    def score(
+        self,
+        texts: object,
+        *,
+        order: str | StepRule | None = None,
+        evaluations: int | None = None,
+        num_draws: int = 128,
+        seed: int = 0,
+        batch_size: int = 16,
+    ) -> Score | list[Score]:
+        """-log p of a text in nats; for a sequence of texts, the score of each. The result says which likelihood it is,
+        and whether it is exact or an upper bound.
+
+        `order`, by default "left_to_right" for a model that reads left to right and else "any":
+
+        - "left_to_right": exact, by the chain rule, in the causal mode. Of a model without that mode it is the own
+          order of the sampler of that name.
+        - "any": an unbiased estimate of an upper bound, the mean over all orders; `num_draws` masks are drawn for each
+          text.
+        - A sampler, by name ("spread", "uncertainty:num_steps=none") or as a rule: its own order, in at most
+          `evaluations` network evaluations (default: its own number). Exact where its order is deterministic: -log of
+          the probability that the sampler writes this text. Else an upper bound, the mean over `num_draws` of its
+          orders.
+
+        A text longer than the model is cut into independent pieces. Raises UserError for an empty text and for an order
+        that this model does not have; TypeError for a text that is no str.
+        """
+        given, is_one = one_or_many(texts, "texts")
+        encoded = [self.tokenizer.encode(text) for text in given]
+        for index, tokens in enumerate(encoded):
+            if not tokens:
+                raise UserError(f"text {index + 1} is empty: there is nothing to score")
+        order = self._checked(order, evaluations)
+        if order == ANY:
+            scores = [self._in_any_order(tokens, DrawSettings(num_draws=num_draws, seed=seed)) for tokens in encoded]
+        elif not encoded:
+            scores = []
+        elif order == LEFT_TO_RIGHT and "causal" in self.modes:
+            scores = self._left_to_right(encoded, batch_size)
+        else:
+            scores = self._in_own_order(
+                encoded, order, evaluations, num_draws=num_draws, seed=seed, batch_size=batch_size
+            )
+        return scores[0] if is_one else scores
+
+    def _checked(self, order: str | StepRule | None, evaluations: int | None) -> str | StepRule:
+        if order is None:
+            order = LEFT_TO_RIGHT if "causal" in self.modes else ANY
+        if order == LeftToRight():  # whose order the causal mode has in one evaluation
+            order = LEFT_TO_RIGHT
+        order = FORMER_NAMES.get(order, order) if isinstance(order, str) else order
+        if order == ANY and "masked" not in self.modes:
+            raise UserError(
+                "this model reads left to right only, and has no bound in any order: leave out `order=` for its exact "
+                "value"
+            )
+        if evaluations is not None and order in (ANY, LEFT_TO_RIGHT):
+            raise UserError(f"`evaluations={evaluations}` is for the own order of a sampler: leave it out, or name one")
+        return order
+
+    def _in_any_order(self, tokens: list[int], draws: DrawSettings) -> Score:
+        found = self.likelihood(Pieces([tokens], self.max_length), draws)
+        return Score(
+            nats=found.nats_per_token * len(tokens),
+            standard_error=found.standard_error * len(tokens),
+            num_tokens=len(tokens),
+            num_draws=found.num_draws,
+            degrees=len(found.blocks.score) - 1,
+        )
+
+    def _left_to_right(self, texts: Sequence[list[int]], batch_size: int) -> list[Score]:
+        pieces = Pieces(texts, self.max_length)
+        found = self.left_to_right(pieces, every_row(pieces, batch_size)).sequences
+        assert found is not None
+        nats = per_text(found, pieces).tolist()
+        return [_exact(each, tokens, "left to right") for each, tokens in zip(nats, texts, strict=True)]
+
+    def _in_own_order(
+        self,
+        texts: Sequence[list[int]],
+        order: str | StepRule,
+        evaluations: int | None,
+        *,
+        num_draws: int,
+        seed: int,
+        batch_size: int,
+    ) -> list[Score]:
+        name = f"own order of {order_name(order)}" + (f" in {evaluations} evaluations" if evaluations else "")
+        rule = self._order_rule(order, evaluations)
+        is_exact = trait(rule, "order_is_deterministic")
+        pieces = Pieces(texts, self.max_length)
+        draws = every_row(pieces, batch_size)
+        if is_exact:
+            nats = per_text(self._revealed(pieces, draws, rule, lambda _: 0).sequences, pieces).tolist()
+            return [_exact(each, tokens, name) for each, tokens in zip(nats, texts, strict=True)]
+        if num_draws < 2:
+            raise UserError(f"`num_draws={num_draws}`: {name} is random, and one of its orders has no standard error")
+        columns = []
+        for draw in range(num_draws):
+
+            def seed_of(row: int, draw: int = draw) -> int:
+                return mix_seed(mix_seed(seed, draw), pieces.of_text[row][1])
+
+            columns.append(per_text(self._revealed(pieces, draws, rule, seed_of).sequences, pieces))
+        drawn = torch.stack(columns)  # (draws, texts)
+        errors = drawn.std(0) / num_draws**0.5
+        return [
+            Score(
+                nats=each,
+                standard_error=error,
+                num_tokens=len(tokens),
+                num_draws=num_draws,
+                likelihood=name,
+                degrees=num_draws - 1,
+            )
+            for each, error, tokens in zip(drawn.mean(0).tolist(), errors.tolist(), texts, strict=True)
+        ]
+
+    @abstractmethod
+    def likelihood(self, rows: Rows, draws: DrawSettings, *, groups: Groups | None = None) -> Likelihood:
+        """Score the rows of a data set: nats per token with their standard error, and the same for each group of tokens
+        if `groups` are given; see scoring.likelihood. The bound in any order, or the exact value of a causal model. The
+        network stays on this model's device, whatever device `draws` names."""
+
+    def left_to_right(self, rows: Rows, draws: DrawSettings, *, groups: Groups | None = None) -> Likelihood:
+        """Score the rows of a data set by the chain rule, in the causal mode: exact nats per token, with their standard
+        error between sequences. Raises UserError for a model without that mode."""
+        if "causal" not in self.modes:
+            raise UserError(
+                "this model was trained to fill masks only, and cannot be read left to right; train one with "
+                "`objective.causal_share=0.5`"
+            )
+        with self.inference():
+            return exact_nll(self.network, rows, draws=replace(draws, device=self.device), groups=groups)
+
+    def own_order(
+        self, rows: Rows, draws: DrawSettings, order: str | StepRule, *, evaluations: int | None = None
+    ) -> OwnOrder:
+        """Score the rows of a data set in the order in which a sampler reveals them, in at most `evaluations` network
+        evaluations of each: log p = sum over steps, and over the places that a step reveals, of log p(x_i | z).
+
+        The sequences are the first `draws.num_draws` that the seed gives, each once; all where there are no more. Where
+        the order depends on nothing but what is visible the nats are exact: the sampler generates a sequence with
+        exactly that probability, however many places it reveals at a time. A random order is drawn once for each
+        sequence. Raises UserError for an unknown sampler, and for one that this model cannot use.
+        """
+        return self._revealed(rows, draws, self._order_rule(order, evaluations), lambda row: mix_seed(draws.seed, row))
+
+    def _order_rule(self, order: str | StepRule, evaluations: int | None) -> StepRule:
+        canvas = Canvas.blank(1, 1, self.tokenizer.mask_id)  # no longer than the model: no blocks
+        try:
+            return self.rule(How(sampler=order, steps=evaluations), canvas)
+        except UserError as error:
+            raise UserError(
+                f"`evaluations={evaluations}`: {error}" if evaluations is not None else str(error)
+            ) from error
+
+    def _revealed(self, rows: Rows, draws: DrawSettings, rule: StepRule, seed_of: Callable[[int], int]) -> OwnOrder:
+        draws = replace(draws, device=self.canvas_device)
+        with self.inference():
+            denoise = self.predictor(rule)
+
+            def score(x0: Tensor, lengths: Tensor, indices: list[int]) -> Tensor:
+                del lengths  # of one length in a batch: a canvas has no padding
+                trace = sample(
+                    denoise,
+                    Canvas.blank(len(x0), x0.shape[1], self.tokenizer.mask_id).to(x0.device),
+                    rule,
+                    mask_id=self.tokenizer.mask_id,
+                    seeds=[seed_of(index) for index in indices],
+                    known=x0,
+                ).trace
+                return torch.stack([trace.nll, trace.nfe.double()], dim=1)
+
+            columns, lengths, taken = score_each(rows, score, draws, by_length=True)
+        return OwnOrder(
+            Sequences(columns[:, 0], lengths, taken),
+            evaluations=columns[:, 1].mean().item(),
+            is_exact=trait(rule, "order_is_deterministic"),
+        )
+
+    def nll_revealed_by(
+        self,
+        canvas: Canvas,
+        tokens: Int[Tensor, "batch length"],
+        sampler: str | StepRule,
+        *,
+        steps: int | None = None,
+        seed: int = 0,
+    ) -> tuple[Float[Tensor, " batch"], bool]:
+        """Negative log-likelihood (nats) of `tokens` under a sampler's reveal order, given the fixed positions of the
+        canvas.
+
+        Returns `(nll, is_exact)`. If what is revealed next depends on the revealed tokens alone, `nll` is -log of the
+        probability with which the sampler fills the canvas with these tokens; if the order is random, `nll` is one
+        draw, whose mean is an upper bound on that.
+        """
+        rule = self.rule(How(sampler=sampler, steps=steps), canvas)
+        with self.inference():
+            nll = sample(
+                self.predictor(rule),
+                canvas.to(self.canvas_device),
+                rule,
+                mask_id=self.tokenizer.mask_id,
+                seeds=text_seeds(seed, range(len(tokens))),
+                known=tokens.to(self.canvas_device),
+            ).trace.nll.cpu()
+        return nll, trait(rule, "order_is_deterministic")
+
+    def schedule_draws(
+        self, rows: Rows, draws: DrawSettings, *, form: Literal["continuous", "order"] = "continuous"
+    ) -> ScheduleDraws | None:
+        """Score the rows of a data set under the model's own masking schedule (PPL-S), rate terms included; see
+        scoring.schedule_bound. None for a model that has no schedule of its own, and for one whose loss is no bound."""
+        masking = self.own_schedule()
+        if masking is None:
+            return None
+        with self.inference():
+            return draw_schedule_nll(
+                self.network,
+                rows,
+                masking=masking,
+                stage=self.stage,
+                form=form,
+                draws=replace(draws, device=self.device),
+                mask_id=self.tokenizer.mask_id,
+            )
+
+
+def order_name(order: str | StepRule) -> str:
+    """A sampler as it was asked for; of a rule, its class."""
+    return order if isinstance(order, str) else type(order).__name__
+
+
+def every_row(rows: Rows, batch_size: int) -> DrawSettings:
+    """Settings by which each row is scored once."""
+    return DrawSettings(num_draws=rows.num_evaluation_rows, batch_size=batch_size)
+
+
+def per_text(found: Sequences, pieces: Pieces) -> Float[Tensor, " texts"]:
+    """Nats of each text, from those of its pieces."""
+    numbers = torch.tensor([pieces.of_text[row][0] for row in found.rows.tolist()])
+    return torch.zeros(pieces.num_texts, dtype=torch.float64).index_add_(0, numbers, found.nats)
+
+
+def _exact(nats: float, tokens: Sequence[int], likelihood: str) -> Score:
+    return Score(
+        nats=nats, standard_error=0.0, num_tokens=len(tokens), num_draws=1, likelihood=likelihood, is_exact=True
+    )
