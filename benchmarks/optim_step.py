@@ -21,8 +21,9 @@ from benchmarks.train_step import PLAIN, Instant, measure, middle_and_spread
 from torch import nn
 from torch.optim import Optimizer
 
+from mdlm_atat.config.arguments import read_config
 from mdlm_atat.config.build import build_model
-from mdlm_atat.config.files import load_config, override
+from mdlm_atat.config.files import read_flags
 from mdlm_atat.config.schema import OptimConfig, RunConfig
 from mdlm_atat.training.engine import Engine
 from mdlm_atat.training.optim import make_optimizer, muon_groups
@@ -40,7 +41,8 @@ class Shape:
     flags: str = ""
 
     def config(self) -> RunConfig:
-        return override(load_config(self.preset, "mdlm"), self.flags.split(), prog="optim_step")
+        settings, _ = read_flags(self.flags.split())
+        return read_config(self.preset, "mdlm", settings, "optim_step")
 
 
 NOVELS = "--model.num_layers 8 --model.width 512 --model.num_heads 8 --data.length 256"

@@ -36,8 +36,12 @@ def test_the_gpu_is_chosen_and_named_and_its_peak_of_memory_is_told(text, tmp_pa
 
 @pytest.mark.parametrize("method", ["mdlm", "atat"])
 @pytest.mark.parametrize("micro_batches", [1, 2])
-def test_12_recorded_steps_have_the_losses_of_unrecorded_ones(method, micro_batches, text, tmp_path, capsys):
+@pytest.mark.parametrize("causal_share", [0.0, 0.5])
+def test_12_recorded_steps_have_the_losses_of_unrecorded_ones(
+    method, micro_batches, causal_share, text, tmp_path, capsys
+):
     settings = {
+        "objective__causal_share": causal_share,
         "train__num_steps": 12,
         "train__batch_size": 8,
         "train__num_micro_batches": micro_batches,
