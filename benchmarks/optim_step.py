@@ -45,7 +45,7 @@ class Shape:
         return read_config(self.preset, "mdlm", settings, "optim_step")
 
 
-NOVELS = "--model.num_layers 8 --model.width 512 --model.num_heads 8 --data.length 256"
+NOVELS = "--model.num_layers 8 --model.width 512 --model.num_heads 8 --data.length 256 --model.tied false"
 SHAPES = {
     "34M": Shape("char", 8192, 256, NOVELS),
     "170M": Shape("mdlm-owt", 50_257, 32),
@@ -127,7 +127,8 @@ def main() -> None:
         for p in model.parameters():
             p.grad = torch.randn_like(p)
         print(f"{name}: {sum(p.numel() for p in model.parameters()):,} parameters, batch {shape.batch_size}")
-        print(f"{'training step, AdamW':24} {whole_s * 1e3:9.2f}")
+        if not arguments.skip_training:
+            print(f"{'training step, AdamW':24} {whole_s * 1e3:9.2f}")
         adamw_s = 0.0
         for label, make in OPTIMIZERS.items():
             if label.endswith("compiled") and not compiled:
@@ -135,8 +136,9 @@ def main() -> None:
             median, low, high = middle_and_spread(time_steps(make(model).step, engine, *counted))
             adamw_s = adamw_s or median
             step_s = whole_s - adamw_s + median
+            shares = "" if arguments.skip_training else f"{median / step_s:19.1%} {step_s / whole_s - 1:11.1%}"
             print(f"{label:24} {median * 1e3:9.2f} ({low * 1e3:7.2f}-{high * 1e3:7.2f}) {median / adamw_s:9.2f} "
-                  f"{median / step_s:19.1%} {step_s / whole_s - 1:11.1%}", flush=True)  # fmt: skip
+                  f"{shares}", flush=True)  # fmt: skip
         if not arguments.skip_training:
             muon_s = training_step_s(shape, engine, "muon", compiled, *counted)
             print(f"{'training step, muon':24} {muon_s * 1e3:9.2f} {'':47} {muon_s / whole_s - 1:11.1%}")

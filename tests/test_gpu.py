@@ -56,8 +56,10 @@ def test_12_recorded_steps_have_the_losses_of_unrecorded_ones(
     assert recorded == pytest.approx(plain, rel=1e-5)
 
 
-def test_a_run_on_the_gpu_with_dropout_resumes_bit_for_bit(text, tmp_path):
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_run_on_the_gpu_with_dropout_resumes_bit_for_bit(optimizer, text, tmp_path):
     settings = {"train__num_steps": 12, "train__checkpoint_interval_steps": 6, "model__dropout": 0.2}
+    settings |= {"optim__kind": optimizer}
     settings |= {"train__deterministic": True, "train__cuda_graph": False}
     assert train_method("atat", text, tmp_path / "whole", **settings) == 0
     assert train_method("atat", text, tmp_path / "parts", train__max_minutes=1e-9, **settings) == 0

@@ -35,7 +35,7 @@ def dry_run(run: Training, step: int) -> DryRun:
     step_s = min(times_s[num_warm_up:])
     run.optimizer.zero_grad(set_to_none=True)
     weight_bytes = sum(p.numel() * p.element_size() for p in run.raw_model.parameters())
-    moments_bytes = 2 * weight_bytes  # AdamW's two; the average is there already
+    moments_bytes = 2 * weight_bytes  # AdamW's two, or Muon's one and what a step needs
     peak_bytes = engine.peak_memory_bytes()
     return DryRun(step_s, None if peak_bytes is None else peak_bytes + moments_bytes)
 
