@@ -33,7 +33,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Runs trained for a second each, once a worker, for reading: `masked` and `causal`, which have learned something
-    of text.txt, and `atat`, whose rates and importance are its own. Their data is prepared in cache/."""
+    of text.txt, and `adaptive`, whose rates and importance are its own. Their data is prepared in cache/."""
     from tiny_runs import train, train_method, write_text
 
     folder = tmp_path_factory.mktemp("runs")
@@ -44,7 +44,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         text = write_text(folder / "text.txt")
         assert train(text, folder / "masked", **learned) == 0
         assert train(text, folder / "causal", **learned, model__kind="causal") == 0
-        assert train_method("atat", text, folder / "atat", **longer, train__num_steps=60, optim__lr=1e-2) == 0
+        adaptive = {**longer, "train__num_steps": 60, "optim__lr": 1e-2}
+        assert train_method("importance_rates", text, folder / "adaptive", **adaptive) == 0
     return folder
 
 
@@ -99,10 +100,10 @@ def masked(runs: Path) -> MaskedDiffusionLM:
 
 
 @pytest.fixture(scope="session")
-def atat(runs: Path) -> MaskedDiffusionLM:
+def adaptive(runs: Path) -> MaskedDiffusionLM:
     from mdlm_atat import MaskedDiffusionLM
 
-    return MaskedDiffusionLM.from_pretrained(runs / "atat")
+    return MaskedDiffusionLM.from_pretrained(runs / "adaptive")
 
 
 @pytest.fixture(scope="session")

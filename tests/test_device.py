@@ -42,7 +42,7 @@ def elsewhere(monkeypatch: pytest.MonkeyPatch) -> Iterator[torch.device]:
         yield device
 
 
-@pytest.mark.parametrize("method", ["mdlm", "atat"])
+@pytest.mark.parametrize("method", ["mdlm", "importance_rates"])
 def test_training_on_a_device_without_float64_gives_the_losses_of_the_cpu(method, tmp_path, monkeypatch, request):
     monkeypatch.setenv("ATAT_CACHE", str(tmp_path / "cache"))
     text = write_text(tmp_path / "text.txt")
@@ -52,21 +52,23 @@ def test_training_on_a_device_without_float64_gives_the_losses_of_the_cpu(method
     assert losses_of(tmp_path / "elsewhere") == pytest.approx(losses_of(tmp_path / "cpu"), rel=1e-5)
 
 
-def test_models_on_a_device_without_float64_write_score_and_inspect_as_on_the_cpu(runs, atat, causal, elsewhere):
-    there, causal_there = MaskedDiffusionLM.from_pretrained(runs / "atat"), CausalLM.from_pretrained(runs / "causal")
+def test_models_on_a_device_without_float64_write_score_and_inspect_as_on_the_cpu(runs, adaptive, causal, elsewhere):
+    there = MaskedDiffusionLM.from_pretrained(runs / "adaptive")
+    causal_there = CausalLM.from_pretrained(runs / "causal")
     assert there.device == elsewhere
     for sampler in ("ancestral", "spread", "confidence", "remask", "rate_hitting", "follow_rates", "entropy_budget"):
-        made = [lm.generate("the", length=24, seed=3, sampler=sampler).tokens for lm in (there, atat)]
+        made = [lm.generate("the", length=24, seed=3, sampler=sampler).tokens for lm in (there, adaptive)]
         assert made[0] == made[1], sampler
     guide = Guide({"e": 2.0}, order=1.0)
     filled = [
-        lm.infill("the [MASK:2-4] sat", sampler="uncertainty", guide=guide, return_trace=True) for lm in (there, atat)
+        lm.infill("the [MASK:2-4] sat", sampler="uncertainty", guide=guide, return_trace=True)
+        for lm in (there, adaptive)
     ]
     assert filled[0].tokens == filled[1].tokens
     assert causal_there.generate("the").tokens == causal.generate("the").tokens
-    for model, on_cpu in ((there, atat), (causal_there, causal)):
+    for model, on_cpu in ((there, adaptive), (causal_there, causal)):
         assert model.score("the cat sat").nats == pytest.approx(on_cpu.score("the cat sat").nats, rel=1e-5)
-    inspected, expected = there.inspect("the cat"), atat.inspect("the cat")
+    inspected, expected = there.inspect("the cat"), adaptive.inspect("the cat")
     assert inspected.mask_rate == pytest.approx(expected.mask_rate)
     assert inspected.nll == pytest.approx(expected.nll, rel=1e-4)
 

@@ -34,7 +34,7 @@ def test_the_gpu_is_chosen_and_named_and_its_peak_of_memory_is_told(text, tmp_pa
     assert 0 < record["peak_memory_bytes"] < torch.cuda.get_device_properties(0).total_memory
 
 
-@pytest.mark.parametrize("method", ["mdlm", "atat"])
+@pytest.mark.parametrize("method", ["mdlm", "importance_rates"])
 @pytest.mark.parametrize("micro_batches", [1, 2])
 @pytest.mark.parametrize("causal_share", [0.0, 0.5])
 def test_12_recorded_steps_have_the_losses_of_unrecorded_ones(
@@ -61,8 +61,8 @@ def test_a_run_on_the_gpu_with_dropout_resumes_bit_for_bit(optimizer, text, tmp_
     settings = {"train__num_steps": 12, "train__checkpoint_interval_steps": 6, "model__dropout": 0.2}
     settings |= {"optim__kind": optimizer}
     settings |= {"train__deterministic": True, "train__cuda_graph": False}
-    assert train_method("atat", text, tmp_path / "whole", **settings) == 0
-    assert train_method("atat", text, tmp_path / "parts", train__max_minutes=1e-9, **settings) == 0
+    assert train_method("importance_rates", text, tmp_path / "whole", **settings) == 0
+    assert train_method("importance_rates", text, tmp_path / "parts", train__max_minutes=1e-9, **settings) == 0
     assert main(["train", "--resume", str(tmp_path / "parts")]) == 0
     weights = [(tmp_path / run / "checkpoints/last/model.safetensors").read_bytes() for run in ("whole", "parts")]
     assert weights[0] == weights[1]
@@ -74,7 +74,7 @@ def test_a_recorded_network_writes_the_tokens_of_an_unrecorded_one(sampler, runs
     """Five rows, which are padded to eight, and which end at different times."""
     made = []
     for is_recorded in (False, True):
-        lm = MaskedDiffusionLM.from_pretrained(runs / "atat", device="cuda", precision="float32")
+        lm = MaskedDiffusionLM.from_pretrained(runs / "adaptive", device="cuda", precision="float32")
         if is_recorded:
             lm._hidden = Graphed(lm._hidden)
         texts = lm.generate(["", "the", "a cat", "the dog sat", "on"], length=24, sampler=sampler, seed=1)
@@ -98,8 +98,8 @@ def test_compiled_and_recorded_in_bf16_a_model_still_writes_what_it_is_given_to_
 
 
 def test_gaps_of_unknown_length_are_filled_and_scored_as_on_the_cpu(runs):
-    there = MaskedDiffusionLM.from_pretrained(runs / "atat", device="cuda", precision="float32")
-    here = MaskedDiffusionLM.from_pretrained(runs / "atat", device="cpu", precision="float32")
+    there = MaskedDiffusionLM.from_pretrained(runs / "adaptive", device="cuda", precision="float32")
+    here = MaskedDiffusionLM.from_pretrained(runs / "adaptive", device="cpu", precision="float32")
     filled = [lm.infill("the [MASK:2-4] sat", seed=2) for lm in (there, here)]
     assert filled[0].lengths == filled[1].lengths
     assert there.score("the cat sat").nats == pytest.approx(here.score("the cat sat").nats, rel=1e-3)

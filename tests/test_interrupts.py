@@ -40,7 +40,7 @@ def whole(text: Path) -> Path:
     """A run that nobody interrupted."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ATAT_CACHE", str(text.parent / "cache"))
-        assert train_method("atat", text, text.parent / "whole", **IN_PARTS) == 0
+        assert train_method("importance_rates", text, text.parent / "whole", **IN_PARTS) == 0
     return text.parent / "whole"
 
 
@@ -130,7 +130,7 @@ def test_ctrl_c_in_training_ends_with_a_checkpoint_that_goes_on_bit_for_bit(text
     parts = tmp_path / "parts"
     function, call, step = IN_THE_LOOP[moment]
     ended = interrupt(function, call)
-    assert train_method("atat", text, parts, **IN_PARTS) == 130
+    assert train_method("importance_rates", text, parts, **IN_PARTS) == 130
     assert len(ended) == call
     assert all_checkpoints(parts / "checkpoints")[-1].step == step
     assert main(["train", "--resume", str(parts)]) == 0

@@ -1,7 +1,7 @@
 """Folders made by the code before its modules were moved (commit 62652fe) still open, and say the same.
 
-tests/fixtures holds a run of 400 steps (`atat`, 13,234 parameters), the model saved from it, the corpus prepared for it
-and, in expected.json, what that code said of them.
+tests/fixtures holds a run of 400 steps (`importance_rates`, which was called `atat` then; 13,234 parameters), the model
+saved from it, the corpus prepared for it and, in expected.json, what that code said of them.
 """
 
 from __future__ import annotations

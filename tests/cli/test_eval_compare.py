@@ -17,7 +17,7 @@ DRAWS = ["--num_draws", "256"]
 @pytest.fixture
 def folder(runs, cache, tmp_path) -> Path:
     """Copies of the runs, to write evaluations in."""
-    for name in ("masked", "causal", "atat"):
+    for name in ("masked", "causal", "adaptive"):
         shutil.copytree(runs / name, tmp_path / name)
     return tmp_path
 
@@ -53,10 +53,11 @@ def test_two_checkpoints_differ_with_a_smaller_error_than_their_own(folder, caps
 
 
 def test_a_stored_evaluation_is_compared_without_its_model(folder, capsys):
-    evaluated(capsys, folder / "atat", *DRAWS, "--json", folder / "atat.json")
-    shutil.rmtree(folder / "atat")
-    out = evaluated(capsys, folder / "masked", "--against", folder / "atat.json", *DRAWS, "--json", folder / "r.json")
-    record, other = (Evaluation.load(folder / name) for name in ("r.json", "atat.json"))
+    stored = folder / "adaptive.json"
+    evaluated(capsys, folder / "adaptive", *DRAWS, "--json", stored)
+    shutil.rmtree(folder / "adaptive")
+    out = evaluated(capsys, folder / "masked", "--against", stored, *DRAWS, "--json", folder / "r.json")
+    record, other = (Evaluation.load(folder / name) for name in ("r.json", "adaptive.json"))
     own = record.compare(other, bound="own")
     assert f"own bound  {own.nats_per_token:+.4f} ± {own.standard_error:.4f} nats per token" in out
     expected = record.nats_per_token - other.own_bound.nats_per_token

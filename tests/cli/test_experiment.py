@@ -58,7 +58,7 @@ def test_the_quick_grid_interrupted_and_run_again_takes_no_step_twice_and_ends_w
         assert [line["step"] for line in lines if "train/loss" in line] == list(range(1, 201))
     results = json.loads((out / "results.json").read_text())
     assert [entry["status"] for entry in results["runs"]] == ["done", "done"]
-    difference = results["derived"]["text.txt"]["atat"]["own_difference"]
+    difference = results["derived"]["text.txt"]["atat"]["difference"]
     assert difference["over"] == "draws"  # one seed, and the evaluations keep their draws
     assert difference["standard_error"] > 0
     overhead = results["derived"]["text.txt"]["atat"]["overhead"]

@@ -110,7 +110,7 @@ def test_a_result_of_other_settings_weights_or_examples_is_never_taken_for_this_
     first = stored(task, "cats-seed0")
     for model, more, message in (
         (runs / "masked", ("--lr", "1e-3"), "lr 0.03 there, 0.001 now"),
-        (runs / "atat", (), "other weights"),
+        (runs / "adaptive", (), "other weights"),
     ):
         capsys.readouterr()
         assert main(command(model, task, "--seeds", 1, *more)) == 2

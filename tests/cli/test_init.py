@@ -35,7 +35,7 @@ pytestmark = pytest.mark.usefixtures("no_report")
 def folder(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of the trained runs with their text, and another text that is spelled otherwise."""
     monkeypatch.setenv("ATAT_CACHE", str(tmp_path / "cache"))
-    for name in ("masked", "causal", "atat"):
+    for name in ("masked", "causal", "adaptive"):
         shutil.copytree(runs / name, tmp_path / name, symlinks=True)
     text = write_text(tmp_path / "new.txt", seed=3)
     text.write_text(text.read_text().translate(str.maketrans("aeiou", "eioua")))
@@ -80,12 +80,22 @@ def test_shape_tokenizer_and_settings_are_the_old_run_s_and_its_weights_are_writ
 
 
 def test_a_preset_gives_all_settings_but_shape_method_and_length(folder):
-    assert main(command(folder, "atat", "char", train__batch_size=4, train__num_micro_batches=1)) == 0
-    old, new, char = (load_config(name) for name in (str(folder / "atat"), str(folder / "out"), "char"))
+    assert main(command(folder, "adaptive", "char", train__batch_size=4, train__num_micro_batches=1)) == 0
+    old, new, char = (load_config(name) for name in (str(folder / "adaptive"), str(folder / "out"), "char"))
     assert (new.model, new.importance, new.masking, new.data.length) == (old.model, old.importance, old.masking, 16)
     assert new.optim.weight_decay == char.optim.weight_decay
     assert new.optim.betas == char.optim.betas
-    assert start(folder)["preset"] == f"char --init {folder / 'atat'}"
+    assert start(folder)["preset"] == f"char --init {folder / 'adaptive'}"
+
+
+def test_a_method_s_optimizer_goes_over_the_preset_s_and_under_the_flags(folder):
+    mine = folder / "mine.yaml"
+    mine.write_text("base: importance_rates\noptim:\n  weight_decay: 0.2\n  lr: 3e-3\n")
+    words = command(folder, "adaptive", "char", "--method", mine, train__batch_size=4)
+    assert main(words) == 0
+    new, char = load_config(str(folder / "out")), load_config("char")
+    assert (new.optim.weight_decay, new.optim.lr, new.optim.decay) == (0.2, SHORT["optim.lr"], char.optim.decay)
+    assert new.masking == load_config(str(folder / "adaptive")).masking
 
 
 def test_what_belongs_to_the_old_text_is_left_behind_with_it(folder):
@@ -185,10 +195,15 @@ def test_another_tokenizer_and_shape_are_told_together_and_nothing_is_written(fo
 
 
 def test_a_method_whose_estimator_the_weights_lack_is_told(folder, capsys):
-    assert main(command(folder, "atat", "--method", "mdlm")) == 2
+    assert main(command(folder, "adaptive", "--method", "mdlm")) == 2
     error = capsys.readouterr().err
     assert "importance.mode: full there, none here" in error
     assert "there, none here" in error
+
+
+def test_a_second_way_to_read_that_the_weights_lack_is_told(folder, capsys):
+    assert main(command(folder, "masked", "--method", "two_way")) == 2
+    assert "objective.causal_share: 0.0 there, 0.5 here" in capsys.readouterr().err
 
 
 def test_a_model_that_is_not_there_a_damaged_one_and_init_with_resume_are_told(folder, capsys):

@@ -32,7 +32,7 @@ def folder(tmp_path_factory) -> Iterator[Path]:
         patch.setenv("ATAT_CACHE", str(folder / "cache"))
         text = write_text(folder / "text.txt")
         settings = {"train__num_steps": 60, "train__batch_size": 16, "optim__lr": 1e-2, "importance__train_share": 1}
-        assert train(text, folder / "atat", **ATAT, **settings, train__eval_interval_steps=50) == 0
+        assert train(text, folder / "adaptive", **ATAT, **settings, train__eval_interval_steps=50) == 0
         assert train(text, folder / "mdlm") == 0
         assert train(text, folder / "causal", model__kind="causal") == 0
         yield folder
@@ -40,11 +40,11 @@ def folder(tmp_path_factory) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def lm(folder) -> MaskedDiffusionLM:
-    return MaskedDiffusionLM.from_pretrained(folder / "atat")
+    return MaskedDiffusionLM.from_pretrained(folder / "adaptive")
 
 
 def inspect(folder: Path, *arguments: object) -> int:
-    return main(["inspect", str(folder / "atat"), *map(str, arguments)])
+    return main(["inspect", str(folder / "adaptive"), *map(str, arguments)])
 
 
 def test_the_text_its_correlation_5_tokens_of_either_end_and_3_files_are_told(folder, tmp_path, capsys):
@@ -83,9 +83,9 @@ def test_the_page_holds_the_stored_numbers_and_the_picture_opens(folder, tmp_pat
 
 def test_the_files_go_into_the_run_unless_told_otherwise_and_a_file_may_hold_the_text(folder, lm, tmp_path):
     (tmp_path / "text.txt").write_text("the cat\nsat\n")
-    shutil.copytree(folder / "atat", tmp_path / "atat")
+    shutil.copytree(folder / "adaptive", tmp_path / "adaptive")
     assert inspect(tmp_path, "--file", tmp_path / "text.txt", "--seed", 3, "--num_draws", 2) == 0
-    record = json.loads((tmp_path / "atat" / "inspect" / "inspection.json").read_text())
+    record = json.loads((tmp_path / "adaptive" / "inspect" / "inspection.json").read_text())
     assert "".join(record["texts"]) == "the cat\nsat\n"
     found = lm.inspect("the cat\nsat\n", seed=3, num_draws=2)
     assert record["nll"] == found.nll.round(4).tolist()
@@ -116,11 +116,11 @@ def test_important_tokens_are_masked_late_by_the_inverse_direction(lm):
 
 
 def test_the_end_of_training_inspects_512_validation_tokens_for_the_report(folder):
-    record = json.loads((folder / "atat" / "inspection.json").read_text())
+    record = json.loads((folder / "adaptive" / "inspection.json").read_text())
     assert len(record["texts"]) == 512
     assert record["lengths"] == [16] * 32
     assert record["split"] == "valid"
-    report = (folder / "atat" / "report.html").read_text()
+    report = (folder / "adaptive" / "report.html").read_text()
     assert f"correlation {record['correlation']['pearson']:.2f} (Pearson)" in report
     assert f"clean: importance {record['importance'][0]:.4f}" in report
     assert "PPL-S" in report
@@ -129,24 +129,24 @@ def test_the_end_of_training_inspects_512_validation_tokens_for_the_report(folde
 
 
 REFUSALS = {
-    "no text": ("atat", [], "give a text"),
-    "two texts": ("atat", ["a", "--file", "x"], "not both"),
-    "empty text": ("atat", [""], "the text is empty"),
-    "no such file": ("atat", ["--file", "{folder}/none.txt"], "there is no file"),
-    "a folder": ("atat", ["--file", "{folder}"], "is a folder"),
-    "not text": ("atat", ["--file", "{folder}/latin.txt"], "is not UTF-8: byte 0xE9 at offset 3 (line 1)"),
-    "alien character": ("atat", ["caf\u00e9"], "U+00E9"),
-    "time above 1": ("atat", ["a", "--times", "0.5", "1.5"], "above 0 and at most 1"),
-    "time 0": ("atat", ["a", "--times", "0"], "above 0 and at most 1"),
-    "no draws": ("atat", ["a", "--num_draws", "0"], "--num_draws is 0"),
-    "no batch": ("atat", ["a", "--batch_size", "0"], "--batch_size is 0"),
-    "negative seed": ("atat", ["a", "--seed", "-1"], "--seed is -1"),
-    "out is a file": ("atat", ["a", "--out", "{folder}/text.txt"], "is a file"),
-    "out nowhere": ("atat", ["a", "--out", "{folder}/x/y"], "is not there"),
+    "no text": ("adaptive", [], "give a text"),
+    "two texts": ("adaptive", ["a", "--file", "x"], "not both"),
+    "empty text": ("adaptive", [""], "the text is empty"),
+    "no such file": ("adaptive", ["--file", "{folder}/none.txt"], "there is no file"),
+    "a folder": ("adaptive", ["--file", "{folder}"], "is a folder"),
+    "not text": ("adaptive", ["--file", "{folder}/latin.txt"], "is not UTF-8: byte 0xE9 at offset 3 (line 1)"),
+    "alien character": ("adaptive", ["caf\u00e9"], "U+00E9"),
+    "time above 1": ("adaptive", ["a", "--times", "0.5", "1.5"], "above 0 and at most 1"),
+    "time 0": ("adaptive", ["a", "--times", "0"], "above 0 and at most 1"),
+    "no draws": ("adaptive", ["a", "--num_draws", "0"], "--num_draws is 0"),
+    "no batch": ("adaptive", ["a", "--batch_size", "0"], "--batch_size is 0"),
+    "negative seed": ("adaptive", ["a", "--seed", "-1"], "--seed is -1"),
+    "out is a file": ("adaptive", ["a", "--out", "{folder}/text.txt"], "is a file"),
+    "out nowhere": ("adaptive", ["a", "--out", "{folder}/x/y"], "is not there"),
     "no run": ("nowhere", ["a"], "there is no folder"),
-    "no importance": ("mdlm", ["a"], "--method atat"),
-    "causal": ("causal", ["a"], "--method atat"),
-    "unknown device": ("atat", ["a", "--device", "tpu9"], "expected cpu, cuda or mps"),
+    "no importance": ("mdlm", ["a"], "--method importance_rates"),
+    "causal": ("causal", ["a"], "--method importance_rates"),
+    "unknown device": ("adaptive", ["a", "--device", "tpu9"], "expected cpu, cuda or mps"),
 }
 
 
@@ -166,5 +166,5 @@ def test_a_mistake_is_one_message_with_exit_code_2_and_nothing_is_written(case, 
 def test_python_refuses_the_same(folder, lm):
     with pytest.raises(UserError, match="the text is empty"):
         lm.inspect("")
-    with pytest.raises(UserError, match=r"train\(method='atat'\)"):
+    with pytest.raises(UserError, match=r"train\(method='importance_rates'\)"):
         MaskedDiffusionLM.from_pretrained(folder / "mdlm").inspect("a")

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from mdlm_atat.cli.main import main
-from mdlm_atat.config.files import describe_methods, describe_presets, load_config, save_config
+from mdlm_atat.config.arguments import read_arguments, read_config
+from mdlm_atat.config.files import describe_methods, describe_presets, load_config, read_flags, save_config
 from mdlm_atat.errors import UserError
 from mdlm_atat.training.folder import changes
 
@@ -17,14 +18,18 @@ MASKED = [name for name in describe_presets() if load_config(name).model.kind ==
 # method: (its base, every setting in which it differs from it on the preset char)
 ABLATIONS = {
     "time_sampling_only": ("mdlm", {"objective.time_sampling", "objective.weighting"}),
-    "importance_only": ("atat", {"objective.time_sampling", "objective.weighting", "curriculum.kind"}),
-    "no_curriculum": ("atat", {"curriculum.kind"}),
+    "importance_only": ("importance_rates", {"objective.time_sampling", "objective.weighting", "curriculum.kind"}),
+    "no_curriculum": ("importance_rates", {"curriculum.kind"}),
     "learned_only": ("no_curriculum", {"importance.mode"}),
     "frequency_only": (
         "no_curriculum",
         {"importance.mode", "model.time_conditioning", "masking.logit_correction"},
     ),
-    "no_importance": ("atat", {"importance.mode", "model.time_conditioning", "masking.strategy"}),
+    "proportional": ("importance_rates", {"masking.direction"}),
+    "muon": ("time_sampling_only", {"optim.kind", "optim.lr"}),
+    "two_way": ("time_sampling_only", {"objective.causal_share"}),
+    "atat": ("muon", {"objective.causal_share"}),
+    "no_importance": ("importance_rates", {"importance.mode", "model.time_conditioning", "masking.strategy"}),
     "literal_importance": (
         "mdlm",
         {"importance.mode", "masking.strategy", "masking.direction", "masking.temperature"},
@@ -32,7 +37,7 @@ ABLATIONS = {
     "position_slope": ("mdlm", {"masking.strategy", "masking.position"}),
 }
 SECTIONS = {  # where what changes is many settings
-    "atat": ("time_sampling_only", {"model", "importance", "masking", "curriculum"}),
+    "importance_rates": ("time_sampling_only", {"model", "importance", "masking", "curriculum"}),
     "literal_curriculum": ("literal_importance", {"masking", "curriculum"}),
 }
 
@@ -54,19 +59,14 @@ def test_every_method_loads_over_every_masked_preset_and_is_read_back_from_its_r
 
 
 @pytest.mark.parametrize("method", describe_methods())
-def test_a_method_leaves_data_optimizer_steps_and_evaluation_to_the_preset(method: str):
+def test_a_method_leaves_data_steps_evaluation_and_all_of_the_optimizer_but_muon_to_the_preset(method: str):
+    own = {"objective", "importance", "masking", "curriculum"}
     for preset in MASKED:
         changed = changes(load_config(preset), load_config(preset, method))
-        assert {path.partition(".")[0] for path in changed} <= {
-            "model",
-            "objective",
-            "importance",
-            "masking",
-            "curriculum",
-        }
-        assert {path for path in changed if path.startswith("model.")} <= {
+        assert {path for path in changed if path.partition(".")[0] not in own} <= {
             "model.time_conditioning",
             "model.time_through",
+            *({"optim.kind", "optim.lr"} if method in ("muon", "atat") else ()),
         }
 
 
@@ -104,6 +104,33 @@ def test_an_unknown_method_is_answered_with_the_list_and_a_hint(tmp_path: Path):
     assert missing == f"there is no file or run folder {tmp_path / 'mine.yaml'}"
 
 
+def test_a_flag_or_keyword_wins_over_a_method_s_optimizer_and_the_method_over_the_preset_s(tmp_path: Path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("base: char\noptim:\n  lr: 5e-4\n  betas: [0.9, 0.95]\n")
+    optim = load_config(str(file), "atat").optim
+    assert (optim.kind, optim.lr, optim.betas) == ("muon", 6e-3, (0.9, 0.95))
+    for settings, keywords in (({}, {"lr": 2e-3}), ({}, {"optim": {"lr": 2e-3}}), ({"optim.lr": 2e-3}, {})):
+        changed = read_arguments(settings, keywords)
+        optim = read_config(str(file), "atat", changed, "train").optim
+        assert (optim.kind, optim.lr) == ("muon", 2e-3)
+    flags, _ = read_flags(["--optim.kind", "adamw", "--optim.lr", "1e-3"])
+    optim = read_config(str(file), "atat", flags, "train").optim
+    assert (optim.kind, optim.lr) == ("adamw", 1e-3)
+    child = tmp_path / "faster.yaml"
+    child.write_text("base: atat\noptim:\n  lr: 1e-2\n")
+    optim = load_config("char", str(child)).optim
+    assert (optim.kind, optim.lr) == ("muon", 1e-2)
+
+
+def test_what_was_called_atat_is_importance_rates_setting_for_setting():
+    old = load_config(str(Path(__file__).parents[1] / "fixtures" / "old_run"))
+    config = load_config("demo", "importance_rates")
+    tiny = {"model.num_layers", "model.width", "model.num_heads"}
+    tiny |= {"importance.width", "importance.num_layers", "importance.num_heads"}
+    same = {"model", "objective", "importance", "masking", "curriculum"}
+    assert {path for path in changes(config, old) if path.partition(".")[0] in same} == tiny
+
+
 @pytest.mark.parametrize("method", describe_methods())
 def test_a_masking_method_on_the_causal_baseline_is_refused_in_one_line(method: str):
     (message,) = mistakes_in("causal-char", method)
@@ -114,8 +141,8 @@ def test_a_masking_method_on_the_causal_baseline_is_refused_in_one_line(method: 
 
 def test_a_file_that_builds_on_a_method_is_a_method(tmp_path: Path):
     file = tmp_path / "sharp.yaml"
-    file.write_text("# atat with sharper masks\nbase: atat\nmasking:\n  temperature: 0.3\n")
-    changed = changes(load_config("tiny", "atat"), load_config("tiny", str(file)))
+    file.write_text("# sharper masks\nbase: importance_rates\nmasking:\n  temperature: 0.3\n")
+    changed = changes(load_config("tiny", "importance_rates"), load_config("tiny", str(file)))
     assert {path: new for path, (_, new) in changed.items()} == {"masking.temperature": 0.3}
 
 
@@ -135,7 +162,7 @@ def test_a_resumed_run_refuses_a_method(tmp_path: Path, capsys: pytest.CaptureFi
 
 CONTRADICTIONS = {
     "importance masking, estimator off": (
-        "atat --importance.mode none",
+        "importance_rates --importance.mode none",
         "masking.strategy = importance needs an importance, and importance.mode is none",
     ),
     "literal masking, estimator off": (
@@ -143,13 +170,16 @@ CONTRADICTIONS = {
         "masking.strategy = literal_importance needs an importance",
     ),
     "boundaries out of order": (
-        "atat --curriculum.boundaries 0.8 0.2",
+        "importance_rates --curriculum.boundaries 0.8 0.2",
         "curriculum.boundaries is 0.8 0.2, expected 0 < first < second < 1",
     ),
-    "a boundary at the end": ("atat --curriculum.boundaries 0.2 1.0", "curriculum.boundaries is 0.2 1.0"),
-    "negative temperature": ("atat --masking.temperature -1", "masking.temperature is -1.0, expected above 0"),
+    "a boundary at the end": ("importance_rates --curriculum.boundaries 0.2 1.0", "curriculum.boundaries is 0.2 1.0"),
+    "negative temperature": (
+        "importance_rates --masking.temperature -1",
+        "masking.temperature is -1.0, expected above 0",
+    ),
     "a stage of negative temperature": (
-        "atat --curriculum.temperatures 2 0 1",
+        "importance_rates --curriculum.temperatures 2 0 1",
         "curriculum.temperatures is (2.0, 0.0, 1.0), expected three numbers above 0",
     ),
     "table not learned": (
@@ -157,7 +187,7 @@ CONTRADICTIONS = {
         "masking.position = table is learned through the bound: set importance.through_bound to true",
     ),
     "a table beside importance": (
-        "atat --masking.position table --importance.through_bound true",
+        "importance_rates --masking.position table --importance.through_bound true",
         "masking.position = table needs masking.strategy = position, not importance",
     ),
     "position without a shape": (
@@ -168,7 +198,7 @@ CONTRADICTIONS = {
         "mdlm --masking.position slope",
         "masking.position = slope has no effect with masking.strategy = uniform",
     ),
-    "not told the time": ("atat --model.time_conditioning false", "set model.time_conditioning to true"),
+    "not told the time": ("importance_rates --model.time_conditioning false", "set model.time_conditioning to true"),
     "frequency, not corrected and not told": (
         "frequency_only --masking.logit_correction false",
         "set model.time_conditioning to true",
@@ -182,7 +212,7 @@ CONTRADICTIONS = {
         "train.batch_size / train.num_micro_batches must be even, not 3",
     ),
     "times that are not the bound's, through the bound": (
-        "atat --importance.through_bound true",
+        "importance_rates --importance.through_bound true",
         "objective.weighting = elbo (in every stage of a curriculum); they are beta and flat",
     ),
     "nothing to train through the bound": (
@@ -202,7 +232,7 @@ CONTRADICTIONS = {
         "masking.strategy = literal_curriculum needs a curriculum",
     ),
     "estimator heads": (
-        "atat --importance.width 256 --importance.num_heads 3",
+        "importance_rates --importance.width 256 --importance.num_heads 3",
         "importance.width = 256 cannot be split",
     ),
 }

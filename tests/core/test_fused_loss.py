@@ -95,11 +95,12 @@ def distance(found: dict[str, torch.Tensor], exact: dict[str, torch.Tensor]) -> 
     return (squares / sum(g.square().sum().item() for g in exact.values())) ** 0.5
 
 
-METHODS = [("demo", method) for method in ("mdlm", "atat", "frequency_only", "position_slope", "literal_importance")]
+METHODS = ["mdlm", "atat", "importance_rates", "frequency_only", "position_slope", "literal_importance"]
+OF_SHAPES = [*(("demo", method) for method in METHODS), ("mdlm-owt", "mdlm"), ("causal-char", None)]
 
 
 @pytest.mark.parametrize("padded", [False, True])
-@pytest.mark.parametrize(("preset", "method"), [*METHODS, ("mdlm-owt", "mdlm"), ("causal-char", None)])
+@pytest.mark.parametrize(("preset", "method"), OF_SHAPES)
 def test_the_loss_of_every_method_is_the_plain_one_to_1e_minus_5(preset, method, padded):
     plain, exact = loss_and_gradients(run_config(preset, method, fused_loss=False), padded=padded)
     fused, found = loss_and_gradients(run_config(preset, method, fused_loss=True), padded=padded)

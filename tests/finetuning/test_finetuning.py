@@ -44,9 +44,9 @@ def test_a_masked_model_learns_to_tell_texts_with_a_cat_from_others(masked, pool
     assert outcome.epochs[0].train_loss > outcome.last.train_loss
 
 
-def test_so_do_a_causal_model_and_one_of_atat_and_with_pairs_of_texts(causal, atat, masked):
+def test_so_do_a_causal_model_and_one_of_adaptive_masks_and_with_pairs_of_texts(causal, adaptive, masked):
     assert run(finetuning(causal, cat_task(), lr=3e-2)).last.metrics["accuracy"] > 0.75
-    assert run(finetuning(atat, cat_task(), epochs=20)).last.metrics["accuracy"] > 0.9
+    assert run(finetuning(adaptive, cat_task(), epochs=20)).last.metrics["accuracy"] > 0.9
     assert run(finetuning(masked, cat_task(pairs=True))).last.metrics["accuracy"] > 0.98
 
 

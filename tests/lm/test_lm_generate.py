@@ -28,9 +28,9 @@ LENGTHS = (16, 40)  # the models' length, and 2.5 times as long
 
 
 @pytest.fixture(scope="module")
-def opinionated(atat) -> MaskedDiffusionLM:
+def opinionated(adaptive) -> MaskedDiffusionLM:
     """Of weights so large that no two positions are alike, with rates and importance."""
-    return random_lm(atat.tokenizer, atat.config, atat.counts)
+    return random_lm(adaptive.tokenizer, adaptive.config, adaptive.counts)
 
 
 def settings(sampler: str | None) -> dict[str, Any]:
@@ -62,9 +62,9 @@ def test_every_sampler_keeps_3_prompts_and_fills_the_rest_within_its_evaluations
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_every_sampler_fills_3_prompts_of_an_atat_model_too(atat, sampler):
+def test_every_sampler_fills_3_prompts_of_a_model_of_adaptive_masks_too(adaptive, sampler):
     how = settings(sampler)
-    assert_sound(atat, atat.generate(PROMPTS, length=40, seed=3, **how), PROMPTS, 40, **how)
+    assert_sound(adaptive, adaptive.generate(PROMPTS, length=40, seed=3, **how), PROMPTS, 40, **how)
 
 
 @pytest.mark.parametrize("sampler", [None, *SAMPLERS])
@@ -95,9 +95,9 @@ def test_a_causal_model_takes_one_evaluation_a_token_through_blocks_too(causal, 
 
 
 @pytest.mark.parametrize("sampler", [name for name in RULES if settings(name)["steps"]])
-def test_4_steps_are_at_most_4_evaluations_and_8_in_two_blocks(atat, sampler):
-    assert 1 <= atat.generate([""], sampler=sampler, steps=4)[0].nfe <= 4
-    assert 4 < atat.generate([""], sampler=sampler, steps=4, block_size=8)[0].nfe <= 8
+def test_4_steps_are_at_most_4_evaluations_and_8_in_two_blocks(adaptive, sampler):
+    assert 1 <= adaptive.generate([""], sampler=sampler, steps=4)[0].nfe <= 4
+    assert 4 < adaptive.generate([""], sampler=sampler, steps=4, block_size=8)[0].nfe <= 8
 
 
 def test_a_prompt_of_20_tokens_is_gone_on_with_by_a_model_of_16(masked, causal):
@@ -202,15 +202,15 @@ def test_a_mask_or_an_unknown_token_cannot_be_fixed(masked, token):
     ("sampler", "length"),
     [("first_hitting", 16), ("uncertainty", 16), (None, 40), ("ancestral", 40), ("follow_rates:num_steps=8", 40)],
 )
-def test_a_stream_begins_as_given_never_takes_back_and_ends_in_the_generated_text(atat, sampler, length):
-    mask_id = atat.tokenizer.mask_id
-    frames = list(atat.stream("the cat", length=length, seed=5, sampler=sampler))
-    assert frames[0].tokens == [*atat.tokenizer.encode("the cat"), *[mask_id] * (length - 7)]
+def test_a_stream_begins_as_given_never_takes_back_and_ends_in_the_generated_text(adaptive, sampler, length):
+    mask_id = adaptive.tokenizer.mask_id
+    frames = list(adaptive.stream("the cat", length=length, seed=5, sampler=sampler))
+    assert frames[0].tokens == [*adaptive.tokenizer.encode("the cat"), *[mask_id] * (length - 7)]
     assert frames[0].text == "the cat" + "░" * (length - 7)
     assert [frame.step for frame in frames] == list(range(len(frames)))
     for before, after in pairwise(frames):
         assert all(b in (a, mask_id) for b, a in zip(before.tokens, after.tokens, strict=True))
-    made = atat.generate("the cat", length=length, seed=5, sampler=sampler)
+    made = adaptive.generate("the cat", length=length, seed=5, sampler=sampler)
     assert (frames[-1].tokens, frames[-1].text) == (made.tokens, made.text)
 
 

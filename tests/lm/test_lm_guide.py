@@ -21,11 +21,11 @@ def share_of(letter: str, lm, **how) -> float:
 
 
 @pytest.mark.parametrize("sampler", ["first_hitting", "uncertainty:num_steps=8", "follow_rates:num_steps=8"])
-def test_a_wanted_letter_comes_2_times_as_often_and_an_unwanted_one_half_as_often(atat, sampler):
-    plain = share_of("o", atat, sampler=sampler)
-    assert share_of("o", atat, sampler=sampler, guide=Guide({"o": 2})) > 2 * plain > 0.05
-    assert share_of("o", atat, sampler=sampler, guide=Guide({"o": 1}, logits=-2)) < plain / 2
-    assert share_of("o", atat, sampler=sampler, guide=Guide({"o": 2}, logits=0)) == plain
+def test_a_wanted_letter_comes_2_times_as_often_and_an_unwanted_one_half_as_often(adaptive, sampler):
+    plain = share_of("o", adaptive, sampler=sampler)
+    assert share_of("o", adaptive, sampler=sampler, guide=Guide({"o": 2})) > 2 * plain > 0.05
+    assert share_of("o", adaptive, sampler=sampler, guide=Guide({"o": 1}, logits=-2)) < plain / 2
+    assert share_of("o", adaptive, sampler=sampler, guide=Guide({"o": 2}, logits=0)) == plain
 
 
 def test_a_guided_token_is_drawn_with_its_probability_times_e_to_the_weight_over_all(masked):
@@ -67,9 +67,9 @@ def test_with_order_the_position_comes_first_where_the_word_is_expected_most(mas
 
 
 @pytest.mark.parametrize("sampler", ["ancestral", "first_hitting", "left_to_right", "remask", "follow_rates"])
-def test_order_is_refused_by_5_samplers_that_choose_without_looking(atat, sampler):
+def test_order_is_refused_by_5_samplers_that_choose_without_looking(adaptive, sampler):
     with pytest.raises(UserError, match="before it asks the network, so guidance cannot change the order"):
-        atat.generate([""], sampler=sampler, guide=Guide({"o": 1}, order=1))
+        adaptive.generate([""], sampler=sampler, guide=Guide({"o": 1}, order=1))
 
 
 def test_a_word_of_3_tokens_is_refused_and_an_unknown_letter_named(masked):

@@ -13,7 +13,7 @@ from mdlm_atat.lm import Generated, How, HowOptions, Infilled, Score
 TEMPLATE = "the [MASK:3] on"
 
 
-def test_one_str_is_one_text_and_a_sequence_of_1_a_list_of_1(masked, atat):
+def test_one_str_is_one_text_and_a_sequence_of_1_a_list_of_1(masked, adaptive):
     one = masked.generate("the cat", seed=3)
     assert isinstance(one, Generated)
     assert one.text.startswith("the cat")
@@ -27,7 +27,7 @@ def test_one_str_is_one_text_and_a_sequence_of_1_a_list_of_1(masked, atat):
     assert isinstance(score, Score)
     assert masked.score(["the cat"], num_draws=32) == [score]
     assert score.num_tokens == 7
-    (found,), alone = atat.inspect(["a cat"], num_draws=1), atat.inspect("a cat", num_draws=1)
+    (found,), alone = adaptive.inspect(["a cat"], num_draws=1), adaptive.inspect("a cat", num_draws=1)
     assert found.tokens.tolist() == alone.tokens.tolist()
 
 
@@ -51,11 +51,11 @@ WRONG = {
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_what_is_no_text_is_refused_by_its_type(masked, atat, case):
+def test_what_is_no_text_is_refused_by_its_type(masked, adaptive, case):
     given, message = WRONG[case]
     with pytest.raises(TypeError, match=message):
         masked.generate(given)
-    for method in (masked.infill, masked.score, atat.inspect):
+    for method in (masked.infill, masked.score, adaptive.inspect):
         with pytest.raises(TypeError, match=r"expected a str or a sequence of str, got \w+"):
             method(given)
 

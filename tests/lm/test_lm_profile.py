@@ -62,7 +62,7 @@ def test_sizes_optimal_reveals_groups_of_the_profiles_sizes(lm, sampler):
 
 
 def test_a_profile_of_another_model_is_refused_with_what_to_do(lm, runs, tmp_path):
-    other = Path(shutil.copytree(runs / "atat", tmp_path / "other"))
+    other = Path(shutil.copytree(runs / "adaptive", tmp_path / "other"))
     file = lm.save_profile(STEEP, num_draws=64)
     shutil.copy(file, next(iter(other.glob("checkpoints/step-*"))))
     copied = MaskedDiffusionLM.from_pretrained(other)

@@ -86,8 +86,8 @@ def test_html_of_generated_texts_and_frames_holds_the_text(masked):
 
 
 @pytest.mark.parametrize("make", [copy.deepcopy, lambda thing: pickle.loads(pickle.dumps(thing))])
-def test_models_and_results_are_copied_and_pickled_whole(masked, atat, causal, make):
-    for lm in (masked, atat, causal):
+def test_models_and_results_are_copied_and_pickled_whole(masked, adaptive, causal, make):
+    for lm in (masked, adaptive, causal):
         again = make(lm)
         text = again.generate("the", seed=3, return_trace=True)
         assert text == lm.generate("the", seed=3)

@@ -99,8 +99,8 @@ def test_tokens_taken_back_are_counted_and_the_last_confidence_is_that_of_the_to
 
 
 @pytest.mark.parametrize("sampler", ["remask:num_steps=8", "follow_rates:num_steps=8", "first_hitting"])
-def test_json_of_a_trace_comes_back_with_null_for_what_is_no_number(atat, sampler):
-    texts = atat.generate(["the cat", ""], length=40, seed=1, sampler=sampler, return_trace=True)
+def test_json_of_a_trace_comes_back_with_null_for_what_is_no_number(adaptive, sampler):
+    texts = adaptive.generate(["the cat", ""], length=40, seed=1, sampler=sampler, return_trace=True)
     for text in texts:
         trace = trace_of(text)
         again = json.loads(json.dumps(trace.to_json(), allow_nan=False))
@@ -115,9 +115,9 @@ def test_json_of_a_trace_comes_back_with_null_for_what_is_no_number(atat, sample
         assert math.isfinite(again["elapsed_s"])
 
 
-def test_importance_from_0_to_1_of_every_token_is_in_the_traces_of_a_model_that_knows_it(atat, masked):
+def test_importance_from_0_to_1_of_every_token_is_in_the_traces_of_a_model_that_knows_it(adaptive, masked):
     for length in (16, 40):
-        one, other = atat.generate(["the ", "a"], length=length, seed=1, return_trace=True, steps=4)
+        one, other = adaptive.generate(["the ", "a"], length=length, seed=1, return_trace=True, steps=4)
         for text in (one, other):
             importance = trace_of(text).importance
             assert importance is not None

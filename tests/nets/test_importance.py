@@ -76,7 +76,8 @@ def test_the_estimator_of_a_768_wide_backbone_has_2_069_505_parameters_and_262_9
 def test_atat_adds_less_than_2_percent_to_the_parameters_of_small():
     counts = np.ones(30_522, dtype=np.int64)
     with torch.device("meta"):
-        plain, ours = (build_model(load_config("small", method), 30_522, counts) for method in ("mdlm", "atat"))
+        configs = [load_config("small", method) for method in ("mdlm", "importance_rates")]
+        plain, ours = (build_model(config, 30_522, counts) for config in configs)
     assert num_parameters(plain) == 108_441_600
     assert num_parameters(plain) < num_parameters(ours) < 1.02 * num_parameters(plain)
 
@@ -87,7 +88,7 @@ def test_the_backbone_starts_from_the_same_weights_with_and_without_atat_s_parts
     # adaLN, where both are told the time, draws weights of its own in every block
     time: dict[str, object] = {"model__time_conditioning": True} if through == "adaln" else {}
     plain = dict(tiny_model("mdlm", model__tied=tied, **time).named_parameters())
-    ours = dict(tiny_model("atat", model__tied=tied, model__time_through=through).named_parameters())
+    ours = dict(tiny_model("importance_rates", model__tied=tied, model__time_through=through).named_parameters())
     assert plain.keys() < ours.keys()
     assert all(ours[name].equal(p) for name, p in plain.items())
     added = {name.partition(".")[0] for name in ours.keys() - plain.keys()}
@@ -107,7 +108,7 @@ def test_the_prior_reaches_importance_with_the_promised_share():
     assert shared.importance(tokens, f).allclose(0.1 * f.sigmoid() + 0.9 * prior, atol=1e-6)
 
 
-@pytest.mark.parametrize("method", ["atat", "learned_only", "frequency_only"])
+@pytest.mark.parametrize("method", ["importance_rates", "learned_only", "frequency_only"])
 def test_importance_lies_between_0_and_1_also_of_a_mask(method):
     network = shaken(tiny_model(method))
     tokens = some_tokens()
@@ -140,7 +141,7 @@ def test_a_method_without_an_estimator_scores_nothing():
 
 
 def test_the_estimator_s_loss_trains_the_estimator_and_nothing_else():
-    network = shaken(tiny_model("atat"))
+    network = shaken(tiny_model("importance_rates"))
     x0, nll = some_tokens(), torch.rand(3, LENGTH)
     z_t = torch.where(torch.arange(LENGTH) % 2 == 0, network.mask_id, x0)
     error, _ = importance_loss(network, x0, z_t, torch.full((3,), 0.5), None, nll, z_t != x0)
@@ -171,7 +172,7 @@ def test_padding_does_not_change_a_row_s_scores(time):
     assert not score(network, padded, t, torch.tensor([20]))[:, :9].allclose(alone, atol=2e-5)
 
 
-@pytest.mark.parametrize("method", ["atat", "frequency_only"])
+@pytest.mark.parametrize("method", ["importance_rates", "frequency_only"])
 @pytest.mark.parametrize("counts", [None, COUNTS[:-1]], ids=["missing", "of another tokenizer"])
 def test_a_prior_without_the_tokenizer_s_counts_is_one_clear_message(method, counts):
     with pytest.raises(UserError) as caught:
@@ -188,7 +189,7 @@ def test_a_method_without_a_prior_needs_no_counts(method):
 
 
 def test_a_time_added_to_the_embeddings_starts_at_nothing_and_then_changes_the_logits():
-    network = tiny_model("atat")
+    network = tiny_model("importance_rates")
     tokens, early, late = some_tokens(), torch.full((3,), 0.1), torch.full((3,), 0.9)
     assert network.added_time is not None
     assert num_parameters(network.added_time) == 33 * 16  # 16 frequencies, cos and sin, and a bias

@@ -47,8 +47,8 @@ def lm(folder) -> MaskedDiffusionLM:
     return MaskedDiffusionLM.from_pretrained(folder / "masked")
 
 
-def test_rules_that_follow_rates_are_compared_on_a_model_that_predicts_them_alone(lm, atat):
-    followed = [{how.sampler.partition(":")[0] for how in compared_samplers(model, [8])} for model in (lm, atat)]
+def test_rules_that_follow_rates_are_compared_on_a_model_that_predicts_them_alone(lm, adaptive):
+    followed = [{how.sampler.partition(":")[0] for how in compared_samplers(model, [8])} for model in (lm, adaptive)]
     assert followed[1] - followed[0] == {"follow_rates", "rate_hitting"}
     assert followed[0] < followed[1]
     assert compared_samplers(lm, [8])[0] == HowSampled(REFERENCE)

@@ -13,7 +13,16 @@ from mdlm_atat.config.files import load_config, read_flags, yaml_text
 from mdlm_atat.errors import UserError
 from mdlm_atat.studies.grid import Budget, grid_tree, merge
 from mdlm_atat.studies.grid_file import describe_grids, load_grid, select
-from mdlm_atat.studies.jobs import budget_steps, flags_of, jobs_of, run_config, train_words, variants_of
+from mdlm_atat.studies.jobs import (
+    budget_steps,
+    differences,
+    flags_of,
+    flat_settings,
+    jobs_of,
+    run_config,
+    train_words,
+    variants_of,
+)
 from mdlm_atat.training.flops import training_flops_per_token
 from studies.grids import grid_file
 
@@ -130,6 +139,16 @@ def test_the_grids_hold_the_arms_of_atats_first_description():
     assert configs["adaptive_masking"].masking.strategy == "importance"
     assert configs["times"].objective.time_sampling == "beta"
     assert configs["curriculum"].curriculum.kind == "fixed"
+
+
+def test_every_part_of_atat_is_an_arm_of_the_ablations_that_adds_to_time_sampling_only():
+    ablations = load_grid("ablations")
+    arms = {variant.arm.name: flat_settings(variant.config) for variant in variants_of(ablations)}
+    assert [arm.name for arm in ablations.arms][5:] == ["proportional", "time_sampling_only", "muon", "two_way", "atat"]
+    changed = {name: differences(arms["time_sampling_only"], arms[name]).keys() for name in ("muon", "two_way", "atat")}
+    assert changed["muon"] == {"optim.kind", "optim.lr"}
+    assert changed["two_way"] == {"objective.causal_share"}
+    assert changed["atat"] == changed["muon"] | changed["two_way"]
 
 
 def test_two_arms_by_two_corpora_by_three_seeds_are_12_runs_in_folders_of_their_own(tmp_path):

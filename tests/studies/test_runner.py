@@ -240,6 +240,27 @@ def test_data_that_changed_is_refused(stand_in, capsys):
     assert "the data has changed since the experiment began" in capsys.readouterr().err
 
 
+def test_a_method_whose_meaning_has_changed_is_refused_in_a_folder_of_before_and_goes_on_by_its_new_name(
+    stand_in, capsys
+):
+    out = stand_in / "out"
+    arms = {"mdlm": {"method": "mdlm"}, "atat": {"method": "importance_rates"}}
+    assert run(grid_file(stand_in, arms=arms, seeds=[0]), out) == 0
+    plan = json.loads((out / "plan.json").read_text())
+    for entry in plan.values():
+        del entry["settings"]["objective.causal_share"]  # which a later version brought
+    (out / "plan.json").write_text(json.dumps(plan))
+    grid = (out / "grid.yaml").read_text()
+    (out / "grid.yaml").write_text(grid.replace("method: importance_rates", "method: atat"))
+    assert main(["experiment", "run", str(out)]) == 2
+    message = capsys.readouterr().err
+    assert "atat: importance.mode was 'full', and is 'none' now" in message
+    assert "atat: objective.causal_share was 0.0, and is 0.5 now" in message
+    (out / "grid.yaml").write_text(grid)
+    assert main(["experiment", "run", str(out)]) == 0
+    assert capsys.readouterr().out.count("there already") == 2
+
+
 def test_a_budget_of_seconds_is_steps_of_an_arm_timed_alone(stand_in):
     out = stand_in / "out"
     file = grid_file(stand_in, seeds=[0], budget={"gpu_seconds": 10}, branches=[0.5, 1.0])

@@ -28,15 +28,15 @@ from processes import run_ranks
 from tiny_runs import method_flags, train_method, write_text
 
 WITH_ESTIMATOR = {
-    "atat",
+    "importance_rates",
     "no_curriculum",
     "importance_only",
     "learned_only",
     "literal_importance",
     "literal_curriculum",
 }
-WITH_RATES = {"atat", "no_curriculum", "importance_only", "learned_only", "frequency_only"}
-WITH_STAGES = {"atat", "no_importance", "literal_curriculum"}
+WITH_RATES = {"importance_rates", "no_curriculum", "importance_only", "learned_only", "frequency_only"}
+WITH_STAGES = {"importance_rates", "no_importance", "literal_curriculum"}
 LITERAL = {"literal_importance", "literal_curriculum"}
 OWN_SCHEDULE = WITH_RATES | {"position_slope"}
 
@@ -160,16 +160,16 @@ def test_every_method_trains_and_reports_what_it_may(method, text, tmp_path):
 
 
 def test_the_linear_curriculum_s_temperature_falls_step_by_step_to_the_last_stage_s(text, tmp_path):
-    assert train_method("atat", text, tmp_path / "run", train__num_steps=10) == 0
+    assert train_method("importance_rates", text, tmp_path / "run", train__num_steps=10) == 0
     found = losses_of(tmp_path / "run", "curriculum/temperature")
-    first, second = load_config("demo", "atat").curriculum.boundaries
+    first, second = load_config("demo", "importance_rates").curriculum.boundaries
     assert (first, second) == (0.2, 0.8)
     assert found == pytest.approx([4, 3, 2, 11 / 6, 10 / 6, 9 / 6, 8 / 6, 7 / 6, 1, 1])
 
 
 RESUMED = {
-    "atat": ("atat", {}),
-    "atat, a dynamic curriculum": ("atat", DYNAMIC),
+    "importance_rates": ("importance_rates", {}),
+    "importance_rates, a dynamic curriculum": ("importance_rates", DYNAMIC),
     "importance_only, through the bound": ("importance_only", {"importance__through_bound": True}),
     "a table, through the bound": ("position_slope", {"masking__position": "table", "importance__through_bound": True}),
 }
@@ -212,8 +212,8 @@ def test_a_run_cut_off_after_step_5_resumes_bit_for_bit(case, text, tmp_path):
 def test_two_processes_match_one_that_takes_their_rows_in_turn(text, tmp_path):
     """The estimator's targets are standardised over the rows of one micro-batch, so these have to be the same."""
     settings: dict[str, object] = {"train__batch_size": 16, "train__num_steps": 6, "eval__num_samples": 0}
-    assert train_method("atat", text, tmp_path / "one", train__num_micro_batches=2, **settings) == 0
-    run_ranks(2, ["train", "demo", "--out", str(tmp_path / "two"), *method_flags("atat", text, **settings)])
+    assert train_method("importance_rates", text, tmp_path / "one", train__num_micro_batches=2, **settings) == 0
+    run_ranks(2, ["train", "demo", "--out", str(tmp_path / "two"), *method_flags("importance_rates", text, **settings)])
     one, two = lines_of(tmp_path / "one", "train/loss"), lines_of(tmp_path / "two", "train/loss")
     assert [line.keys() for line in one] == [line.keys() for line in two]
     for a, b in zip(one, two, strict=True):
@@ -246,7 +246,8 @@ def test_micro_batches_give_the_losses_and_gradients_of_the_whole_batch(text, tm
     settings: dict[str, object] = {"importance__loss_weight": 1e-12, "train__batch_size": 8, "train__num_steps": 6}
     for parts in (1, 4):
         out = tmp_path / str(parts)
-        assert train_method("atat", text, out, train__num_micro_batches=parts, **settings, eval__num_samples=0) == 0
+        in_parts = {**settings, "train__num_micro_batches": parts, "eval__num_samples": 0}
+        assert train_method("importance_rates", text, out, **in_parts) == 0
     terms = ("loss", "diffusion", "rate_mismatch", "grad_norm")
     for name in (*(f"train/{term}" for term in terms), "masking/expected_rate", "importance/mean"):
         whole = losses_of(tmp_path / "1", name)
@@ -270,7 +271,7 @@ def validation_of(run: Path) -> TokenDataset:
     return TokenDataset.open(prepare_data(data, Silent()), "valid", data.length)
 
 
-@pytest.mark.parametrize("method", ["atat", "frequency_only", "position_slope"])
+@pytest.mark.parametrize("method", ["importance_rates", "frequency_only", "position_slope"])
 def test_a_saved_model_keeps_its_prior_its_stage_and_its_numbers(method, text, tmp_path):
     assert train_method(method, text, tmp_path / "run") == 0
     rows = validation_of(tmp_path / "run")
@@ -280,7 +281,7 @@ def test_a_saved_model_keeps_its_prior_its_stage_and_its_numbers(method, text, t
     assert ({"counts.npy", "stage.json"} & checked.keys()) == {"counts.npy"} | ({"stage.json"} if lm.stage else set())
     saved = MaskedDiffusionLM.from_pretrained(tmp_path / "saved")
     assert saved.stage == lm.stage
-    if method == "atat":
+    if method == "importance_rates":
         assert lm.stage is not None
         # step 4 of 8, the third quarter of a second stage that takes 20% to 80% and goes from 2 to 1
         assert lm.stage.temperature == pytest.approx(2 - (3 / 8 - 0.2) / 0.6)
@@ -298,7 +299,7 @@ def test_a_saved_model_keeps_its_prior_its_stage_and_its_numbers(method, text, t
     assert texts[0] == texts[1]
     assert texts[0].text.startswith("the ")
     assert texts[0].nfe <= 8
-    if method == "atat":  # the stage is part of the schedule that it is scored under
+    if method == "importance_rates":  # the stage is part of the schedule that it is scored under
         saved.stage = None
         other = saved.schedule_draws(rows, DrawSettings(num_draws=64, seed=3))
         assert other is not None
@@ -308,7 +309,7 @@ def test_a_saved_model_keeps_its_prior_its_stage_and_its_numbers(method, text, t
 def test_a_run_whose_counts_are_gone_is_scored_if_its_method_has_no_prior_and_else_one_message_says_so(
     text, tmp_path, capsys
 ):
-    for method in ("atat", "frequency_only", "mdlm"):
+    for method in ("importance_rates", "frequency_only", "mdlm"):
         run = tmp_path / method
         assert train_method(method, text, run, train__num_steps=2) == 0
         (run / "counts.npy").unlink()
@@ -344,8 +345,8 @@ sys.exit(code)
 
 def test_compiled_blocks_give_the_losses_and_gradients_of_plain_ones(text, tmp_path):
     settings: dict[str, object] = {"train__num_steps": 2, "eval__num_samples": 0, "importance__train_share": 1}
-    assert train_method("atat", text, tmp_path / "plain", **settings) == 0
-    flags = method_flags("atat", text, train__compile=True, **settings)
+    assert train_method("importance_rates", text, tmp_path / "plain", **settings) == 0
+    flags = method_flags("importance_rates", text, train__compile=True, **settings)
     # a process of its own: shapes are checked in this one, which is not for the compiler; scoring is left out there,
     # whose shapes would be compiled too
     command = [sys.executable, "-c", COMPILED, "train", "demo", "--out", str(tmp_path / "compiled"), *flags]

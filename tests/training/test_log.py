@@ -63,7 +63,8 @@ def test_a_whole_run_has_the_same_names_and_values_at_the_same_steps_in_all_thre
     monkeypatch.setenv("ATAT_CACHE", str(tmp_path / "cache"))
     out = tmp_path / "run"
     text = write_text(tmp_path / "text.txt")
-    assert train_method("atat", text, out, train__loggers=["tensorboard", "wandb"], train__log_interval_steps=2) == 0
+    settings = {"train__loggers": ["tensorboard", "wandb"], "train__log_interval_steps": 2}
+    assert train_method("importance_rates", text, out, **settings) == 0
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     written = {(line["step"], name): value for line in lines for name, value in line.items() if name != "step"}
     assert {"train/loss", "eval/nelbo_nats_per_token", "eval/schedule_nelbo_nats_per_token", "elapsed_s"} <= {

@@ -267,8 +267,8 @@ MUON = {"optim__kind": "muon", "optim__lr": 1e-2}
 def test_a_run_with_muon_goes_on_bit_for_bit_after_its_first_step_and_an_embedding_at_a_rate_of_0_stays(text, tmp_path):
     settings = {**MUON, "model__dropout": 0.2, "optim__embedding_lr_ratio": 0, "train__batch_size": 16}
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    assert train_method("atat", text, whole, **settings) == 0
-    assert train_method("atat", text, parts, **settings, train__num_steps=8, train__max_minutes=1e-9) == 0
+    assert train_method("importance_rates", text, whole, **settings) == 0
+    assert train_method("importance_rates", text, parts, **settings, train__num_steps=8, train__max_minutes=1e-9) == 0
     assert main(["train", "--resume", str(parts)]) == 0
     (early, late), (_, again) = ([c.folder for c in all_checkpoints(run / "checkpoints")] for run in (whole, parts))
     for name in ("model.safetensors", "ema.safetensors", "optimizer.safetensors"):

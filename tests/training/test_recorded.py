@@ -120,7 +120,7 @@ def compare(text: Path, folder: Path, preset: str, method: str | None, **changed
     assert lines_of(folder / "recorded") == lines_of(folder / "plain")
 
 
-@pytest.mark.parametrize("method", ["mdlm", "atat", "position_slope", "literal_curriculum"])
+@pytest.mark.parametrize("method", ["mdlm", "importance_rates", "position_slope", "literal_curriculum"])
 def test_a_recorded_run_logs_what_a_plain_one_does(text, tmp_path, recordings, method):
     compare(text, tmp_path, "demo", method)
     # the dry run before training takes three steps that warm up and three that are recorded, and literal_curriculum's
@@ -133,12 +133,12 @@ def test_a_recorded_run_logs_what_a_plain_one_does(text, tmp_path, recordings, m
 @pytest.mark.parametrize(
     ("method", "changed"),
     [
-        ("atat", {"data__mode": "pad", "data__documents": "line"}),
-        ("atat", {"train__num_micro_batches": 2}),
+        ("importance_rates", {"data__mode": "pad", "data__documents": "line"}),
+        ("importance_rates", {"train__num_micro_batches": 2}),
         ("importance_only", {"importance__through_bound": True}),
         ("literal_curriculum", {"curriculum__weight_in_range": 1.3, "curriculum__time_sampling": ["beta"] * 3,
                                 "curriculum__weighting": ["flat"] * 3}),
-        ("atat", {"curriculum__kind": "dynamic", "curriculum__interval_steps": 1, "curriculum__patience": 2,
+        ("importance_rates", {"curriculum__kind": "dynamic", "curriculum__interval_steps": 1, "curriculum__patience": 2,
                   "curriculum__min_steps": 0, "curriculum__smoothing": 0.5, "curriculum__tolerance": 0.9}),
     ],
     ids=["padding", "micro-batches", "through_bound", "weight_in_range", "dynamic"],
@@ -151,7 +151,7 @@ def test_so_does_one_with(text, tmp_path, recordings, method, changed):
 def test_stages_with_times_of_their_own_are_recorded_one_by_one(text, tmp_path, recordings):
     """Steps 0 to 3, 4 to 15 and 16 to 19; the window of the second moves with every step, so it is not recorded."""
     stages = {"curriculum__time_sampling": ("beta", "window", "uniform"), "curriculum__progress": "linear"}
-    compare(text, tmp_path, "demo", "atat", **stages)
+    compare(text, tmp_path, "demo", "importance_rates", **stages)
     assert (recordings.num_recorded, recordings.num_replayed) == (2, 3 + 4 + 1)
 
 

@@ -85,7 +85,7 @@ def compare_compiled() -> None:
     Traced by the real compiler's front end; the back end is the plain one, as not every machine has a C++ compiler."""
     real = torch.compile
     torch.compile = lambda f, **options: real(f, backend="aot_eager", **options)
-    for method in ("mdlm", "atat"):
+    for method in ("mdlm", "importance_rates"):
         plain, compiled = gradients(method), gradients(method, compile=True)
         assert plain.keys() == compiled.keys()  # so the weights keep their names, too
         for name in plain:
@@ -127,7 +127,7 @@ def test_two_processes_with_a_part_of_the_weights_each_match_one_and_each_other_
 
     def run(name: str, num_processes: int, **more: object) -> None:
         more["train__num_micro_batches"] = 4 // num_processes  # the same rows at once: the estimator looks at them
-        flags = method_flags("atat", text, **{**settings, **more})
+        flags = method_flags("importance_rates", text, **{**settings, **more})
         run_ranks(num_processes, ["train", "demo", "--out", str(tmp_path / name), *flags])
 
     run("one", 1)
@@ -179,7 +179,7 @@ def test_operations_are_counted_by_hand_for_a_layer_of_width_4():
 
 
 def test_the_estimator_s_operations_are_counted_too():
-    config = load_config("demo", "atat")
+    config = load_config("demo", "importance_rates")
     estimator = 2 * (2 * 12 * 64**2 + 4 * 400 * 64) + 2 * 128 * 64 + 64**2
     importance = replace(config.importance, width=64, num_layers=2, train_share=0.5)
     config = replace(config, importance=importance)

@@ -58,7 +58,7 @@ def test_two_processes_and_micro_batches_match_one_with_every_part_of_the_method
     settings |= {"importance__train_share": 1.0, "data__mode": "pad", "data__documents": "line"}
 
     def run(name: str, num_processes: int, **more: object) -> None:
-        flags = method_flags("atat", text, **{**settings, **more})
+        flags = method_flags("importance_rates", text, **{**settings, **more})
         run_ranks(num_processes, ["train", "demo", "--out", str(tmp_path / name), *flags])
 
     run("one", 1)
@@ -73,8 +73,8 @@ def test_two_processes_and_micro_batches_match_one_with_every_part_of_the_method
 
 def test_a_run_with_dropout_and_a_curriculum_resumes_bit_for_bit(text, tmp_path):
     settings = {"objective__causal_share": 0.5, "model__dropout": 0.2, "model__alignment": "shifted"}
-    assert train_method("atat", text, tmp_path / "whole", **settings) == 0
-    assert train_method("atat", text, tmp_path / "parts", train__max_minutes=1e-9, **settings) == 0
+    assert train_method("importance_rates", text, tmp_path / "whole", **settings) == 0
+    assert train_method("importance_rates", text, tmp_path / "parts", train__max_minutes=1e-9, **settings) == 0
     assert main(["train", "--resume", str(tmp_path / "parts")]) == 0
     whole, parts = weights_of(tmp_path / "whole"), weights_of(tmp_path / "parts")
     assert {"mode_vector", "start_vector"} <= whole.keys() == parts.keys()

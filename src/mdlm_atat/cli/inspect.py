@@ -85,7 +85,7 @@ def masked_model(arguments: Namespace) -> MaskedDiffusionLM:
     if not isinstance(lm, MaskedDiffusionLM):
         raise UserError(
             f"{arguments.model} holds a causal model, which masks nothing and knows no importance; train a masked one "
-            "with atat train ... --method atat"
+            "with atat train ... --method importance_rates"
         )
     return lm
 

@@ -32,7 +32,8 @@ methods:
 examples:
   atat train demo                                  Shakespeare, on a laptop, in minutes
   atat train char --data.source mine.txt           your own text
-  atat train char --method atat                    adaptive masking, on the same preset
+  atat train char --method atat                    the best method found, on the same preset
+  atat train char --method importance_rates        masks that adapt to how hard a token is
   atat train char --optim.lr 3e-4 --train.num_steps 2000
   atat train char --settings                       every setting of a preset, with its flag and meaning
   atat train --init runs/a --data.source mine.txt  go on from a trained model, on another text

@@ -39,9 +39,7 @@ def load_config(name_or_path: str, method: str | None = None) -> RunConfig:
     layers = _read_layers(name_or_path, PRESETS)
     if method is not None:
         layers = _read_layers(method, METHODS) + layers
-    tree: Tree = {}
-    for _, layer in reversed(layers):
-        tree = _merge(tree, layer)
+    tree = _merged(layers)
     if method is not None and _holds(tree, "model.kind") and tree["model"]["kind"] == "causal":
         raise UserError(f"{layers[0][0]}: model.kind = causal masks nothing, so no method applies; leave out `method=`")
     config, mistakes = _build(tree)
@@ -54,6 +52,12 @@ def load_config(name_or_path: str, method: str | None = None) -> RunConfig:
             lines.append(_line(path, message) + ("" if owner == top else f" (in {owner})"))
         raise UserError(_report(top, lines))
     return config
+
+
+def method_settings(method: str, section: str) -> dict[str, Any]:
+    """What a method says in a section, with the files that it builds on: settings by dotted path."""
+    found = _merged(_read_layers(method, METHODS)).get(section)
+    return {f"{section}.{name}": value for name, value in found.items()} if isinstance(found, dict) else {}
 
 
 def save_config(config: RunConfig, path: str | Path) -> None:
@@ -228,6 +232,14 @@ def _read_layers(name: str, kind: str) -> list[tuple[str, Tree]]:
             return layers
         if not isinstance(name, str):
             raise UserError(f"{label}: base: expected a preset's name or a path, found {shown(name)}")
+
+
+def _merged(layers: list[tuple[str, Tree]]) -> Tree:
+    """One tree of them, where the nearest wins."""
+    tree: Tree = {}
+    for _, layer in reversed(layers):
+        tree = _merge(tree, layer)
+    return tree
 
 
 def read_yaml(

@@ -49,7 +49,7 @@ class MaskedDiffusionLM(LanguageModel):
 
     @property
     def has_importance(self) -> bool:
-        """Whether it knows the importance of tokens (a network trained by ATAT does)."""
+        """Whether it knows the importance of tokens (one trained by `importance_rates` does)."""
         return getattr(self.network, "has_importance", False)
 
     @property
@@ -132,7 +132,9 @@ class MaskedDiffusionLM(LanguageModel):
         """Inspect rows of token ids, padded beyond their `lengths`; see scoring.inspection. Raises UserError for times
         outside (0, 1] and for a model without importance."""
         if not self.has_importance:
-            raise UserError("this model knows no importance; train one that does with `train(method='atat')`")
+            raise UserError(
+                "this model knows no importance; train one that does with `train(method='importance_rates')`"
+            )
         masking: MaskingScheduler = UniformMasking(Linear())
         if self._config is not None:
             tokenizer = self.tokenizer

@@ -11,7 +11,7 @@ from typing import Any
 from safetensors.torch import load_file
 from torch import nn
 
-from mdlm_atat.config.files import load_config
+from mdlm_atat.config.files import apply_settings, load_config, method_settings
 from mdlm_atat.config.schema import DataConfig, RunConfig, settings_with
 from mdlm_atat.data.tokenizers import Tokenizer, load_tokenizer
 from mdlm_atat.errors import UserError
@@ -19,7 +19,7 @@ from mdlm_atat.lm.folder import Located, locate
 from mdlm_atat.training.checkpoint import load_weights
 from mdlm_atat.training.folder import changes, read_start
 
-SHAPE_SECTIONS = ("model.", "importance.", "masking.")
+SHAPE_SETTINGS = ("model.", "importance.", "masking.", "objective.causal_share", "data.length")
 NUM_LISTED = 8
 
 
@@ -57,12 +57,15 @@ class Initial:
 
     def run_config(self, preset: str | None, method: str | None, settings: Collection[str]) -> RunConfig:
         """What the new run starts from before its own settings (their paths are given): the model, its method, length
-        and tokenizer are the old run's, all else is the preset's, if one is named. What belongs to the old text is left
-        out if another is named."""
+        and tokenizer are the old run's, all else is the preset's, if one is named, under what a new method says of the
+        optimizer. What belongs to the old text is left out if another is named."""
         old = load_config(str(self.found.home / "config.yaml"), method)
         config, data = old, old.data
         if preset is not None:
             config = load_config(preset)
+            if method is not None:
+                changed, _ = apply_settings(config, method_settings(method, "optim"))  # which `old` has found sound
+                config = changed or config
             data = config.data
         elif "data.source" in settings:
             plain = DataConfig()
@@ -101,7 +104,7 @@ class Initial:
             lines += [
                 f"{path}: {old} there, {new} here"
                 for path, (old, new) in changes(self.config, config).items()
-                if path.startswith(SHAPE_SECTIONS) or path == "data.length"
+                if path.startswith(SHAPE_SETTINGS)
             ]
             lines += [
                 f"weight {name}: {there.get(name, 'none')} there, {here.get(name, 'none')} here"

@@ -20,7 +20,7 @@ from mdlm_atat.samplers.loop import Reverse, positions_of
 
 @dataclass(frozen=True, kw_only=True)
 class FollowRates:
-    """T steps through time, at the rates that an ATAT model predicts.
+    """T steps through time, at the rates that the model predicts.
 
     From r = k/T to s = (k-1)/T, in mask rates of the noise schedule, reveal masked position i with probability
     1 - (s / r) ** speed_hat_i(z, r), drawing its token from the distribution of a token revealed there.
@@ -61,7 +61,7 @@ class FollowRates:
 
 @dataclass(frozen=True, kw_only=True)
 class RateHitting(FirstHitting):
-    """The order that an ATAT model's predicted rates give, in groups.
+    """The order that a model's predicted rates give, in groups.
 
     First-hitting under predicted rates: `num_steps` groups of `sizes`, whose positions are drawn without
     replacement in proportion to speed_hat_i(z), by the largest log speed_hat + Gumbel number (Plackett-Luce).

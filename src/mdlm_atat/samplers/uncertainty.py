@@ -123,8 +123,8 @@ class UncertaintyGuidedSampler:
             case "importance_entropy":
                 if seen.prediction.importance is None:
                     raise UserError(
-                        "score=importance_entropy needs a model that knows importance, as `train(method='atat')` "
-                        "makes it; use score=entropy"
+                        "score=importance_entropy needs a model that knows importance, as "
+                        "`train(method='importance_rates')` makes it; use score=entropy"
                     )
                 return seen.prediction.importance().gather(1, seen.positions) * seen.entropy
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mdlm_atat.atomic import write_json
-from mdlm_atat.config.schema import DataConfig
+from mdlm_atat.config.schema import DataConfig, RunConfig
 from mdlm_atat.errors import UserError
 from mdlm_atat.locks import waiting_lock
 from mdlm_atat.studies.grid import Budget, Grid
@@ -75,16 +75,14 @@ def read_plan(folder: Path) -> Plan:
 def check_plan(plan: Plan, grid: Grid, variants: Sequence[Variant], folder: Path) -> None:
     """Raise UserError where an arm, or the budget, is not what it was when the experiment in this folder began."""
     wrong: list[str] = []
+    defaults = flat_settings(RunConfig())
     for variant in variants:
         entry = plan.get(variant.key)
         if entry is None:
             continue
-        before, after = entry["settings"], _settings(variant)
-        both = before.keys() & after.keys()  # a setting that a newer version brought is at its default
-        changed = differences(
-            {path: before[path] for path in after if path in both},
-            {path: after[path] for path in after if path in both},
-        )
+        stored, after = {**defaults, **entry["settings"]}, _settings(variant)
+        # a setting that a newer version brought was at its default then, and one that it dropped changes nothing
+        changed = differences({path: stored[path] for path in after}, after)
         wrong += [f"{variant.key}: {path} was {old!r}, and is {new!r} now" for path, (old, new) in changed.items()]
         if entry["budget"] != _budget(grid.budget):
             wrong.append(f"{variant.key}: the budget was {entry['budget']}, and is {_budget(grid.budget)} now")
