@@ -13,6 +13,7 @@ from mdlm_atat.errors import UserError
 from mdlm_atat.nets.causal_transformer import CausalTransformer
 from mdlm_atat.nets.dit import ATATDiT, ImportanceParts
 from mdlm_atat.nets.estimator import AdaptiveImportanceEstimator
+from mdlm_atat.nets.two_way import TwoWayDiT
 from mdlm_atat.training import muon as module
 from mdlm_atat.training.checkpoint import all_checkpoints, sha256
 from mdlm_atat.training.muon import COEFFICIENTS, Muon, orthogonalise
@@ -201,6 +202,11 @@ NETWORKS = {
         lambda: CausalTransformer(13, 8, num_layers=1, width=16, num_heads=2, tied=False),
         [f"blocks.0.{name}.weight" for name in BLOCK],
         ["output.bias", "output.weight"],
+    ),
+    "two ways": (
+        lambda: TwoWayDiT(13, 8, num_layers=1, width=16, num_heads=2),
+        [f"blocks.0.{name}.weight" for name in BLOCK],
+        [],
     ),
     "no blocks": (Linears, ["up.weight", "down.weight"], ["head.bias", "head.weight"]),
 }
