@@ -27,13 +27,14 @@ def random_lm(tokenizer: Tokenizer, config: RunConfig, counts: NDArray[np.int64]
     return lm
 
 
-def two_way_lm(*, vocab_size: int = 3, length: int = 3) -> MaskedDiffusionLM:
+def two_way_lm(*, letters: str = "ab", length: int = 3, seed: int = 0) -> MaskedDiffusionLM:
     """A network of chance that fills masks and reads left to right."""
-    torch.manual_seed(0)
-    network = TwoWayDiT(vocab_size, length, num_layers=2, width=16, num_heads=2)
+    torch.manual_seed(seed)
+    tokenizer = CharTokenizer(letters)
+    network = TwoWayDiT(tokenizer.vocab_size, length, num_layers=2, width=16, num_heads=2)
     for parameter in network.parameters():
         nn.init.normal_(parameter, std=0.4)
-    return MaskedDiffusionLM(network.double(), CharTokenizer("abcdefgh"[: vocab_size - 1]))
+    return MaskedDiffusionLM(network.double(), tokenizer)
 
 
 class ByHeart(ATATDiT):

@@ -5,11 +5,11 @@ import pytest
 import torch
 
 from mdlm_atat.errors import UserError
-from mdlm_atat.scoring.cost import ScheduleBound
+from mdlm_atat.scoring.cost import OrderCost, ScheduleBound, SequenceSums
 from mdlm_atat.scoring.draws import BLOCK_SIZE, DrawSettings
 from mdlm_atat.scoring.exact import exact_nll
-from mdlm_atat.scoring.likelihood import Likelihood, draw_nll
-from mdlm_atat.scoring.paired import compare, paired_deciles, paired_difference
+from mdlm_atat.scoring.likelihood import Likelihood, Sequences, draw_nll
+from mdlm_atat.scoring.paired import compare, mean_order_difference, paired_deciles, paired_difference
 from mdlm_atat.scoring.records import BlockSums, DecileCosts, Evaluation, PairedDifference, TextIdentity
 from toys import CausalTable, Joint, ListRows
 
@@ -38,7 +38,17 @@ def record(found: Likelihood, *, seed: int = 0, schedule: ScheduleBound | None =
         text=TEXT,
         seed=seed,
         checkpoint="step-9",
+        left_to_right=in_order(found) if found.sequences is not None else None,
     )
+
+
+def in_order(found: Likelihood | Sequences, num: int | None = None) -> OrderCost:
+    """What an evaluation keeps of the first sequences of an exact value."""
+    sequences = found if isinstance(found, Sequences) else found.sequences
+    assert sequences is not None
+    first = Sequences(sequences.nats[:num], sequences.lengths[:num], sequences.rows[:num])
+    sums = SequenceSums.of(first.nats.tolist(), first.lengths.tolist())
+    return OrderCost(order="left_to_right", nats_per_token=first.ratio()[0], sequences=sums)
 
 
 def cooled(joint: Joint, power: float):
@@ -237,3 +247,71 @@ def test_with_two_blocks_three_standard_errors_are_no_difference_and_with_a_hund
     )
     assert (few.degrees, few.is_significant) == (1, False)  # t(1) is 12.7
     assert (many.degrees, many.is_significant) == (99, True)
+
+
+def of_20(power: float) -> Evaluation:
+    """A causal model's exact value of 20 sequences, which the draws take more than once."""
+    rows = ListRows(JOINT.rows().ids[::4][:20])
+    table = CausalTable(JOINT)
+    draws = DrawSettings(num_draws=64)
+    found = exact_nll(lambda x: (table(x).clamp_min(-20) * power).log_softmax(-1), rows, groups=GROUPS, draws=draws)
+    return replace(record(found), num_sequences=20)
+
+
+def test_of_two_causal_models_on_20_sequences_the_difference_is_that_of_their_exact_values_with_an_error():
+    a, b = of_20(0.5), of_20(1.0)
+    found = compare(a, b, name="b")
+    assert found.uniform.nats_per_token == pytest.approx(a.nats_per_token - b.nats_per_token, abs=1e-7)
+    assert (found.uniform.num_draws, found.uniform.degrees) == (20, 19)
+    assert 0 < found.uniform.standard_error < 1
+    assert (found.orders, found.deciles) == ((), None)
+    assert "20 sequences are too few" in found.notes[0]
+
+
+def test_the_error_between_sequences_is_that_of_their_differences():
+    a, b = of_20(0.5), of_20(1.0)
+    sums = [side.left_to_right.sequences for side in (a, b) if side.left_to_right is not None]
+    each = torch.tensor(sums[0].score) - torch.tensor(sums[1].score)  # type: ignore[union-attr]
+    found = paired_difference(a, b)
+    assert found.standard_error == pytest.approx((each / 3).std().item() / 20**0.5, rel=1e-4)
+
+
+def test_of_evaluations_without_sums_by_sequence_those_of_few_sequences_are_refused():
+    def before(evaluation: Evaluation) -> Evaluation:
+        assert evaluation.left_to_right is not None
+        return replace(evaluation, left_to_right=replace(evaluation.left_to_right, sequences=None))
+
+    with pytest.raises(UserError, match=r"no sums by sequence.*run `evaluate\(...\)` again"):
+        paired_difference(before(of_20(0.5)), before(of_20(1.0)))
+    found = paired_difference(before(record(causal(power=0.5))), before(record(causal())))
+    assert (found.num_draws, found.num_groups) == (96, None)
+
+
+def test_where_one_scored_more_sequences_the_first_whole_groups_of_both_are_compared():
+    generator = torch.Generator().manual_seed(0)
+    nats = torch.rand(3000, generator=generator, dtype=torch.float64)
+    many = Sequences(nats, torch.full((3000,), 2), torch.arange(3000))
+    more = Sequences(nats + 0.5, many.lengths, many.rows)
+    found = mean_order_difference([(in_order(more), in_order(many, 1023))])
+    assert found.nats_per_token == pytest.approx(0.25, abs=1e-6)  # of two tokens
+    assert (found.num_draws, found.num_groups) == (1020, 255)
+    assert found.standard_error < 1e-6
+    with pytest.raises(UserError, match="3 sequences are too few"):
+        mean_order_difference([(in_order(more), in_order(many, 3))])
+
+
+def test_a_two_way_model_is_compared_left_to_right_with_a_causal_one_and_its_bound_with_the_bound():
+    bound, exact = masked(JOINT.denoise, 320), causal(320, power=0.5)
+    both = replace(record(bound), left_to_right=in_order(exact))
+    found = compare(both, record(causal(320)), name="causal")
+    assert found.uniform.kinds == ("nelbo", "exact")
+    ((name, difference),) = [(order.name, order) for order in found.orders]
+    assert (name, difference.kinds) == ("left to right", ("exact", "exact"))
+    expected = exact.nats_per_token - causal(320).nats_per_token
+    assert difference.nats_per_token == pytest.approx(expected, abs=1e-7)
+    assert both.compare(record(causal(320)), bound="left_to_right").nats_per_token == difference.nats_per_token
+    alone = compare(both, record(bound), name="masked")
+    assert (alone.orders, alone.uniform.nats_per_token) == ((), 0)
+    assert alone.notes == ("left to right: step-9 has no such value",)
+    with pytest.raises(UserError, match="fills masks only"):
+        record(bound).compare(both, bound="left_to_right")

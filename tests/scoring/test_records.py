@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from mdlm_atat.errors import UserError
-from mdlm_atat.scoring.cost import Cost, ScheduleBound, StepBound, TextCounts
+from mdlm_atat.scoring.cost import Cost, OrderCost, ScheduleBound, SequenceSums, StepBound, TextCounts, rounded
 from mdlm_atat.scoring.records import (
     BlockSums,
     Comparison,
@@ -19,9 +19,9 @@ from mdlm_atat.scoring.records import (
     Evaluation,
     Machine,
     MaskRateProfile,
+    OrderDifference,
     PairedDifference,
     TextIdentity,
-    rounded,
 )
 
 RESULTS = Path(__file__).parents[2] / "docs" / "results"
@@ -36,6 +36,25 @@ WHOLE = Evaluation(
     counts=COUNTS,
     schedule=ScheduleBound(
         strategy="importance", nats_per_token=1.9, standard_error=0.02, rate_nats_per_token=0.1, counts=COUNTS
+    ),
+    left_to_right=OrderCost(
+        order="left_to_right",
+        nats_per_token=1.7,
+        standard_error=0.03,
+        counts=COUNTS,
+        evaluations=1.0,
+        sequences=SequenceSums.of([1 / 3, 2.0], [16, 4]),
+    ),
+    own_orders=(
+        OrderCost(
+            order="first_hitting",
+            is_exact=False,
+            num_steps=8,
+            evaluations=7.5,
+            nats_per_token=2.2,
+            standard_error=0.04,
+            counts=COUNTS,
+        ),
     ),
     t_step=(StepBound(num_steps=64, schedule="linear", nats_per_token=2.1, standard_error=0.01, counts=COUNTS),),
     deciles=DecileCosts(
@@ -70,7 +89,13 @@ WHOLE = Evaluation(
     code_version="0.1.0",
     machine=Machine(cpu="a processor", device="CPU", precision="float32"),
     against=Comparison(
-        name="runs/b", nats_per_token=2.2, file="b.json", uniform=UNIFORM, deciles=(UNIFORM, UNIFORM), notes=("why",)
+        name="runs/b",
+        nats_per_token=2.2,
+        file="b.json",
+        uniform=UNIFORM,
+        orders=(OrderDifference(name="left to right", **{**vars(UNIFORM), "num_groups": 7}),),
+        deciles=(UNIFORM, UNIFORM),
+        notes=("why",),
     ),
     cautions=("beware",),
 )
@@ -126,9 +151,11 @@ def test_a_file_of_before_the_format_number_is_read():
     old = WHOLE.to_json()
     del old["format"]
     assert Evaluation.from_json(old) == WHOLE
-    oldest = {name: value for name, value in old.items() if name not in ("blocks", "deciles", "t_step", "against")}
+    later = ("blocks", "deciles", "t_step", "against", "left_to_right", "own_orders")
+    oldest = {name: value for name, value in old.items() if name not in later}
     found = Evaluation.from_json(oldest)
     assert (found.blocks, found.deciles, found.t_step, found.against) == (None, None, (), None)
+    assert (found.left_to_right, found.own_orders) == (None, ())
     assert found.own_bound.nats_per_token == 1.9
 
 
@@ -181,12 +208,14 @@ def test_a_file_that_is_not_there_or_no_json_is_refused(tmp_path):
 def test_an_evaluation_shows_its_numbers_with_their_errors_and_says_at_most_of_a_bound():
     assert repr(WHOLE) == (
         "Evaluation(at most 2.0000 ± 0.0100 nats per token, 0.7213 ± 0.0036 bits per character, perplexity 7.39, "
-        "PPL-S 6.69; 1,024 draws of valid (char tokens), step 1,200)"
+        "PPL-S 6.69, left to right 1.7000 ± 0.0300, own order of first_hitting, 7.5 evaluations at most 2.2000 ± "
+        "0.0400; 1,024 draws of valid (char tokens), step 1,200)"
     )
-    exact = replace(WHOLE, kind="exact", schedule=None)
+    exact = replace(WHOLE, kind="exact", schedule=None, left_to_right=None, own_orders=())
     assert repr(exact).startswith("Evaluation(exactly 2.0000")
     page = WHOLE._repr_html_()
-    assert page.count("<tr>") == 4  # a head, both bounds and the unigram model
+    assert page.count("<tr>") == 6  # a head, both bounds, left to right, an own order and the unigram model
+    assert "<th>left to right</th><td>1.7000 ± 0.0300</td>" in page
     assert "<td>at most 2.0000 ± 0.0100</td>" in page
     assert "<td>3.0000 ± 0.0010</td>" in page
     assert "at most" not in exact._repr_html_()
@@ -208,3 +237,31 @@ def test_a_line_of_metrics_is_an_evaluation_of_the_same_text():
 def test_reading_evaluations_needs_no_torch():
     code = "import sys, mdlm_atat.scoring.records; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_likelihoods_of_a_model_are_listed_by_name_with_what_is_exact():
+    assert [(name, cost.nats_per_token, is_exact) for name, cost, is_exact in WHOLE.likelihoods] == [
+        ("any order (PPL-U)", 2.0, False),
+        ("any order, its own masking by importance (PPL-S)", 1.9, False),
+        ("left to right", 1.7, True),
+        ("own order of first_hitting, 7.5 evaluations", 2.2, False),
+    ]
+    causal = Evaluation(kind="exact", nats_per_token=1.5, standard_error=0.1, counts=COUNTS)
+    ((name, cost, is_exact),) = causal.likelihoods
+    assert (name, is_exact) == ("left to right", True)
+    assert (cost.nats_per_token, cost.standard_error, cost.counts) == (1.5, 0.1, COUNTS)
+
+
+def test_a_causal_models_evaluation_of_before_is_left_to_right_too():
+    old = {"kind": "exact", "nelbo_nats_per_token": 1.5, "standard_error": 0.1}
+    found = Evaluation.from_json(old).left_to_right
+    assert found is not None
+    assert (found.nats_per_token, found.is_exact, found.sequences) == (1.5, True, None)
+
+
+def test_sums_of_3000_sequences_are_kept_in_750_groups_of_4_and_those_of_1024_each_alone():
+    sums = SequenceSums.of([float(i) for i in range(3000)], [2] * 2999 + [1])
+    assert (sums.num_sequences, sums.size, len(sums.score)) == (3000, 4, 750)
+    assert sums.score[:2] == (0 + 1 + 2 + 3, 4 + 5 + 6 + 7)
+    assert (sums.length[0], sums.length[-1]) == (8, 7)
+    assert SequenceSums.of([1.0] * 1024, [1] * 1024).size == 1

@@ -14,7 +14,7 @@ from mdlm_atat.errors import UserError
 from mdlm_atat.plugins import trusted
 
 MOST_DRAWS = 10_000_000  # a standard error of a ten-thousandth; their sums have to fit into memory
-SCORING_ONLY = ("against", "profile", "deciles")
+SCORING_ONLY = ("against", "profile", "deciles", "order", "evaluations")
 ZERO_SHOT_ONLY = ("detokenizer", "mode")
 SAMPLES_ONLY = ("judge", "steps", "temperature", "sampler", "length")
 
@@ -28,6 +28,7 @@ def make_parser() -> Parser:
   atat eval runs/demo/checkpoints/step-00000500 --num_draws 16384
   atat eval runs/demo --data other.txt --json other.json
   atat eval runs/atat --against runs/mdlm --deciles --num_steps 64 256 1000
+  atat eval runs/demo --order spread --evaluations 16 64
   atat eval runs/demo --samples 256 --judge runs/causal --steps 16 64 256 --temperature 0.8 1
   atat eval runs/owt --zero-shot wikitext-103 ptb lambada lm1b ag_news pubmed arxiv
 """,
@@ -62,6 +63,20 @@ def make_parser() -> Parser:
         nargs="+",
         metavar="T",
         help="show the bounds of sampling in T steps: 64 256 1000, say",
+    )
+    parser.add_argument(
+        "--order",
+        nargs="+",
+        metavar="SAMPLER",
+        help="add the likelihood in the own order of these samplers, NAME[:OPTION=VALUE,...], over all sequences or "
+        "--num_draws of them",
+    )
+    parser.add_argument(
+        "--evaluations",
+        type=whole(1),
+        nargs="+",
+        metavar="N",
+        help="network evaluations of a sequence in --order: 16 64, say (default: the sampler's own number)",
     )
     parser.add_argument("--deciles", action="store_true", help="show the cost by token frequency")
     parser.add_argument("--json", type=Path, help="write the result here (default: in the run's evals/)")
@@ -128,6 +143,8 @@ def run_scoring(arguments: Namespace) -> None:
         split=arguments.split,
         column=arguments.column or "text",
         num_steps=arguments.num_steps,
+        order=arguments.order,
+        evaluations=arguments.evaluations,
         against=arguments.against,
         profile=arguments.profile,
         save=arguments.json or True,

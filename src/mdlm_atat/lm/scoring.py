@@ -23,12 +23,13 @@ from mdlm_atat.samplers.canvas import Canvas
 from mdlm_atat.samplers.left_to_right import LeftToRight
 from mdlm_atat.samplers.loop import StepRule, sample, trait
 from mdlm_atat.samplers.seeds import mix_seed, text_seeds
+from mdlm_atat.scoring.cost import LEFT_TO_RIGHT
 from mdlm_atat.scoring.draws import DrawSettings, Rows, score_each
 from mdlm_atat.scoring.exact import exact_nll
 from mdlm_atat.scoring.likelihood import Groups, Likelihood, Sequences
 from mdlm_atat.scoring.schedule_bound import ScheduleDraws, draw_schedule_nll
 
-ANY, LEFT_TO_RIGHT = "any", "left_to_right"
+ANY = "any"
 FORMER_NAMES = {"uniform": ANY}
 
 
@@ -134,7 +135,7 @@ class Scoring(Sampling):
         if order == LeftToRight():  # whose order the causal mode has in one evaluation
             order = LEFT_TO_RIGHT
         order = FORMER_NAMES.get(order, order) if isinstance(order, str) else order
-        if order == ANY and "masked" not in self.modes:
+        if order == ANY and self.kind == "causal":
             raise UserError(
                 "this model reads left to right only, and has no bound in any order: leave out `order=` for its exact "
                 "value"
@@ -171,7 +172,7 @@ class Scoring(Sampling):
         batch_size: int,
     ) -> list[Score]:
         name = f"own order of {order_name(order)}" + (f" in {evaluations} evaluations" if evaluations else "")
-        rule = self._order_rule(order, evaluations)
+        rule = self.order_rule(order, evaluations)
         is_exact = trait(rule, "order_is_deterministic")
         pieces = Pieces(texts, self.max_length)
         draws = every_row(pieces, batch_size)
@@ -229,9 +230,17 @@ class Scoring(Sampling):
         exactly that probability, however many places it reveals at a time. A random order is drawn once for each
         sequence. Raises UserError for an unknown sampler, and for one that this model cannot use.
         """
-        return self._revealed(rows, draws, self._order_rule(order, evaluations), lambda row: mix_seed(draws.seed, row))
+        return self._revealed(rows, draws, self.order_rule(order, evaluations), lambda row: mix_seed(draws.seed, row))
 
-    def _order_rule(self, order: str | StepRule, evaluations: int | None) -> StepRule:
+    def is_own_order(self, order: str | StepRule, evaluations: int | None = None) -> bool:
+        """Whether `order` is the own order of a sampler, neither any order nor the causal mode's. Raises UserError for
+        one that this model does not have."""
+        order = self._checked(order, evaluations)
+        return order != ANY and not (order == LEFT_TO_RIGHT and "causal" in self.modes)
+
+    def order_rule(self, order: str | StepRule, evaluations: int | None = None) -> StepRule:
+        """The step rule of a sampler that is to reveal a text in so many network evaluations at most. Raises UserError
+        for an unknown one, and for one whose number of steps cannot be chosen."""
         canvas = Canvas.blank(1, 1, self.tokenizer.mask_id)  # no longer than the model: no blocks
         try:
             return self.rule(How(sampler=order, steps=evaluations), canvas)

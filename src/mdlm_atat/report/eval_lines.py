@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 from mdlm_atat.formats import perplexity, with_error
+from mdlm_atat.scoring.cost import OrderCost
 from mdlm_atat.scoring.records import Comparison, Evaluation, PairedDifference
 
 
@@ -14,11 +15,12 @@ def result_table(found: Evaluation) -> list[str]:
     lines = [
         f"{'bound' if found.is_bound else 'exact':10} {found.shown()} nats per token, "
         f"perplexity {'at most ' if found.is_bound else ''}{perplexity(found.perplexity_per_token)}"
-        + (" (PPL-U)" if found.is_bound else ""),
+        + (" (PPL-U): any order" if found.is_bound else ": left to right"),
         f"{'':10} {found.nats_per_character:.4f} nats and "
         f"{found.shown_bits()} bits per character, {found.bits_per_byte:.4f} bits per byte, "
         f"perplexity per word {found.perplexity_per_word:,.0f}",
         *schedule_lines(found),
+        *order_lines(found),
     ]
     if found.unigram is not None:
         floor = found.unigram.shown()
@@ -48,6 +50,31 @@ def schedule_lines(found: Evaluation) -> list[str]:
         f"perplexity at most {perplexity(own.perplexity_per_token)} (PPL-S), under its own masking schedule "
         f"({own.strategy}); predicting the rates costs {own.rate_nats_per_token:.4f} of it"
     ]
+
+
+def order_lines(found: Evaluation) -> list[str]:
+    """The exact value left to right beside a bound, and what was found in the own orders of samplers."""
+    lines, exact = [], found.left_to_right if found.is_bound else None
+    if exact is not None:
+        lines.append(
+            f"{'exact':10} {exact.shown()} nats per token, {exact.shown_bits()} bits per character, "
+            f"perplexity {perplexity(exact.perplexity_per_token)}: left to right"
+        )
+    for cost in found.own_orders:
+        at_most, kind = ("", "exact") if cost.is_exact else ("at most ", "a bound, the order is random")
+        lines.append(
+            f"{'own order':10} {cost.shown()} nats per token, perplexity {at_most}"
+            f"{perplexity(cost.perplexity_per_token)}: {cost.name.removeprefix('own order of ')} ({kind}"
+            f"{_number_of_sequences(cost, found)})"
+        )
+    return lines
+
+
+def _number_of_sequences(cost: OrderCost, found: Evaluation) -> str:
+    if cost.sequences is None:
+        return ""
+    number = cost.sequences.num_sequences
+    return f"; {'all ' if number == found.num_sequences else ''}{number:,} sequences"
 
 
 def t_step_lines(found: Evaluation) -> list[str]:
@@ -88,15 +115,20 @@ def comparison_lines(found: Comparison) -> list[str]:
     ]
     if found.own is not None:
         lines += difference_lines("own bound", found.name, found.own)
+    for order in found.orders:
+        label, name = ("exact", "") if order.name == "left to right" else ("own order", order.name + ", ")
+        lines += difference_lines(label, found.name, order, about=name.removeprefix("own order of "))
     lines += [f"{'':10} {note}" for note in found.notes]
     return lines if found.deciles is None else [*lines, decile_difference_line(found.deciles)]
 
 
-def difference_lines(name: str, other: str, found: PairedDifference) -> list[str]:
+def difference_lines(name: str, other: str, found: PairedDifference, *, about: str = "") -> list[str]:
     """One paired difference and how to read it."""
     # the bound's true value is lower: an exact model that is ahead need not be better
     kinds = {("exact", "nelbo"): "an exact value less a bound", ("nelbo", "exact"): "a bound less an exact value"}
-    note = kinds.get(found.kinds)
+    if found.num_groups is not None:
+        kinds |= {("exact", "exact"): "exact, left to right" if not about else "exact", ("nelbo", "nelbo"): "bounds"}
+    note = about + kinds.get(found.kinds, "")
     percent = 100 * math.expm1(found.nats_per_token)
     if found.nats_per_token == 0 and found.standard_error == 0:
         verdict = "no difference at all"
@@ -104,10 +136,13 @@ def difference_lines(name: str, other: str, found: PairedDifference) -> list[str
         verdict = f"perplexity {abs(percent):.2f}% {'below' if percent < 0 else 'above'} that of {other}"
     else:
         verdict = "no difference that can be told from chance"
+    over = f"{found.num_draws:,} draws that are the same for both; on draws of its own for each"
+    if found.num_groups is not None:
+        over = f"{found.num_draws:,} sequences, each scored once by both; on other sequences for each"
+    would_be = "" if math.isnan(found.unpaired_error) else f" the error would be {found.unpaired_error:.4f}"
     return [
         f"{name:10} {signed(found)} nats per token{f' ({note})' if note else ''}: {verdict}",
-        f"{'':10} over {found.num_draws:,} draws that are the same for both; on draws of its own for each the error "
-        f"would be {found.unpaired_error:.4f}",
+        f"{'':10} over {over}{would_be}" if would_be else f"{'':10} over a single sequence, which leaves no error",
     ]
 
 

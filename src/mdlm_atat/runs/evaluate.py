@@ -24,6 +24,7 @@ from mdlm_atat.plugins import trusted
 from mdlm_atat.progress import OnProgress, shown
 from mdlm_atat.provenance import code_version, commit, cpu
 from mdlm_atat.runs.model import Model, open_model
+from mdlm_atat.runs.orders import Order, asked_orders, in_orders, left_to_right_cost, with_stored_orders
 from mdlm_atat.scoring.cost import TextCounts
 from mdlm_atat.scoring.deciles import decile_costs, frequency_deciles
 from mdlm_atat.scoring.draws import DrawSettings
@@ -51,6 +52,8 @@ def evaluate(
     split: str | None = None,
     column: str = "text",
     num_steps: Sequence[int] | None = None,
+    order: Order | Sequence[Order] | None = None,
+    evaluations: int | Sequence[int] | None = None,
     against: Model | Evaluation | None = None,
     profile: bool = False,
     save: bool | str | Path = True,
@@ -59,7 +62,8 @@ def evaluate(
     precision: Precision = "auto",
     trust_plugins: bool = False,
 ) -> Evaluation:
-    """What a model pays for a text: an upper bound on its negative log-likelihood, or a causal model's exact value.
+    """What a model pays for a text: an upper bound on its negative log-likelihood, a causal model's exact value, or
+    both, of a model that fills masks and reads left to right.
 
     `model`: a run, a folder (of a run, a checkpoint or a saved model) or a language model.
     `data`: see `Data`; None: the validation text of the model's run, or another `split` of it. `split` and `column` say
@@ -67,6 +71,9 @@ def evaluate(
     `num_draws`: masked sequences, from `seed`; None: as many as the run's last evaluation takes. `batch_size`:
     sequences in one call of the network; it changes nothing but the memory that is needed. `num_steps`: numbers of
     steps of the T-step bounds; None: 64, 256 and 1,000.
+    `order`: samplers, by name or as rules: `.own_orders` of the result has what the text costs in the order of each, in
+    at most each of `evaluations` network evaluations of a sequence (None: the sampler's own number). All sequences are
+    scored, or with `num_draws` so many of them.
     `against`: another model, or an evaluation or its file: `.against` of the result has the paired differences to it,
     over the same draws.
     `profile`: keep the cost by mask rate beside the weights, for samplers with sizes=optimal.
@@ -89,22 +96,30 @@ def evaluate(
             at_least("`num_steps`", steps, 1)
         file = None if isinstance(save, bool) else writable(Path(save))
         other = None if against is None else _open_other(against, lm)
+        orders = asked_orders(lm, order, evaluations)
         rows = open_data(lm, data, column=column, split=split)
         if isinstance(other, Evaluation):
             check_same_text(TextIdentity.of(rows), seed, other)
         draws = draw_settings(lm, num_draws=num_draws, batch_size=batch_size, seed=seed)
         steps = T_STEPS if num_steps is None else num_steps
+
+        def scored(model: MaskedDiffusionLM | CausalLM, doing: str) -> Evaluation:
+            with shown(doing, progress) as on_progress:
+                found = measure(model, rows, replace(draws, on_progress=on_progress), num_steps=steps)
+            if model is other and model.kind == "causal":
+                return found  # and the comparison says that it has no such order
+            own = in_orders(model, rows, draws, orders, every=num_draws is None, progress=progress)
+            return replace(found, own_orders=own)
+
         with explain_out_of_memory(f"try `batch_size={max(1, draws.batch_size // 2)}`"):
-            with shown("scoring", progress) as on_progress:
-                found = measure(lm, rows, replace(draws, on_progress=on_progress), num_steps=steps)
+            found = scored(lm, "scoring")
             found = store(found, lm, file) if save else found
             if profile and found.profile is not None:
                 lm.save_profile(found.profile, num_draws=found.num_draws)
             if other is None:
                 return found
             if not isinstance(other, Evaluation):
-                with shown("scoring the other", progress) as on_progress:
-                    theirs = measure(other, rows, replace(draws, on_progress=on_progress), num_steps=steps)
+                theirs = scored(other, "scoring the other")
                 other = store(theirs, other) if save else theirs
     assert against is not None
     found = replace(found, against=compare(found, other, name=_name(against)))
@@ -186,6 +201,7 @@ def measure(
     deciles = None if lm.counts is None else frequency_deciles(data, lm.counts)
     found = lm.likelihood(data, draws, groups=None if deciles is None else deciles.share)
     own = lm.schedule_draws(data, draws) if found.kind == "nelbo" else None
+    exact = found if found.kind == "exact" else lm.left_to_right(data, draws) if "causal" in lm.modes else None
     config, counts = config_of(lm), TextCounts.of(data)
     strategy, objective, is_bound = config.masking.strategy, config.objective, masking_traits(config).is_bound
     t_step = ()
@@ -197,6 +213,7 @@ def measure(
         standard_error=found.standard_error,
         counts=counts,
         schedule=recorded_bound(own, found, counts, strategy=strategy, is_bound=is_bound),
+        left_to_right=None if exact is None else left_to_right_cost(exact, counts),
         t_step=t_step,
         deciles=None if deciles is None or found.groups is None else decile_costs(deciles, found.groups),
         blocks=BlockSums.of(found, own),
@@ -224,13 +241,15 @@ def traced(lm: MaskedDiffusionLM | CausalLM) -> dict[str, Any]:
 
 
 def store(found: Evaluation, lm: MaskedDiffusionLM | CausalLM, file: Path | None = None) -> Evaluation:
-    """Write an evaluation to `file`, by default one in evals/ of the model's folder, and return it with its place. A
-    model that is in no folder has no such file, and nothing is written."""
+    """Write an evaluation to `file`, by default one in evals/ of the model's folder, and return it with its place. The
+    orders that the latter has of the same weights are kept. A model that is in no folder has no such file, and nothing
+    is written."""
     if file is None:
         if lm.home is None:
             return found
         digest = str(found.text.corpus_hash)[:8]
         file = evals_folder(lm.home) / f"{weights_name(lm)}-{digest}-{found.num_draws}-{found.seed}.json"
+        found = with_stored_orders(found, file)
     return replace(found, file=found.save(file))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,10 @@ from mdlm_atat.formats import with_error
 if TYPE_CHECKING:
     from mdlm_atat.data.tokens import TokenDataset
 
+Column = tuple[float, ...]
+LEFT_TO_RIGHT = "left_to_right"
+MOST_GROUPS = 1024  # of sequences, between which an exact value's error is taken
+DIGITS = 8  # of a stored sum: enough for a paired difference, and the file stays one that a person can read
 NATS = "nelbo_nats_per_token"  # in JSON, of every bound, and of the causal model's exact value
 
 
@@ -111,6 +116,73 @@ class StepBound(Cost):
     """The noise schedule, on which it depends."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class SequenceSums:
+    """Sums over groups of sequences, each sequence once, in the order in which a seed takes them: what the difference
+    of two models' values of the same sequences needs."""
+
+    num_sequences: int
+    size: int = 1
+    """Sequences of a group, a power of two; the last group may have fewer."""
+    score: Column = field(repr=False)
+    """Nats."""
+    length: Column = field(repr=False)
+    """Tokens."""
+
+    @classmethod
+    def of(cls, nats: Sequence[float], lengths: Sequence[float]) -> SequenceSums:
+        """The sums of so many sequences in at most MOST_GROUPS groups, in DIGITS digits."""
+        size = 1
+        while size * MOST_GROUPS < len(nats):
+            size *= 2
+        starts = range(0, len(nats), size)
+        return cls(
+            num_sequences=len(nats),
+            size=size,
+            score=rounded([math.fsum(nats[start : start + size]) for start in starts]),
+            length=rounded([math.fsum(lengths[start : start + size]) for start in starts]),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class OrderCost(Cost):
+    """What the text costs in one order of its tokens: left to right, or as a sampler reveals them. Its error is that
+    between sequences."""
+
+    order: str
+    """left_to_right, or the sampler as it was asked for."""
+    is_exact: bool = True
+    """Else an upper bound: the order is random, and was drawn once for each sequence."""
+    num_steps: int | None = None
+    """Most network evaluations of a sequence, where so many were asked for."""
+    evaluations: float = math.nan
+    """Network evaluations that a sequence took, in the mean."""
+    sequences: SequenceSums | None = field(default=None, repr=False)
+    """None in files of earlier versions."""
+
+    @property
+    def name(self) -> str:
+        """`left to right`, or `own order of spread, 16 evaluations`."""
+        if self.order == LEFT_TO_RIGHT:
+            return "left to right"
+        return f"own order of {self.order}, {self.evaluations:.4g} evaluations"
+
+    @property
+    def asked(self) -> tuple[str, int | None]:
+        """What was asked for: orders of two models compare where it is the same."""
+        return self.order, self.num_steps
+
+
+def rounded(values: Sequence[float]) -> Column:
+    """The values as a file holds them."""
+    return tuple(float(f"{value:.{DIGITS}g}") for value in values)
+
+
+def as_line(values: Column) -> str:
+    """Many numbers as a line of text, so that a person can scroll past them."""
+    return " ".join(f"{value:.{DIGITS}g}" for value in values)
+
+
 def unigram_json(unigram: Cost) -> dict[str, float]:
     """The floor to beat as run.json and an evaluation hold it."""
     names = ("nats_per_token", "standard_error", "nats_per_character", "bits_per_character")
@@ -133,3 +205,20 @@ def step_json(bound: StepBound) -> dict[str, Any]:
     """A T-step bound."""
     of = {"num_steps": bound.num_steps, "schedule": bound.schedule}
     return {**of, **bound_json(bound), "bits_per_character": bound.bits_per_character}
+
+
+def order_json(cost: OrderCost) -> dict[str, Any]:
+    """The cost in one order, in every unit."""
+    sums = cost.sequences
+    columns = None
+    if sums is not None:
+        columns = {**vars(sums), "score": as_line(sums.score), "length": as_line(sums.length)}
+    return {
+        "order": cost.order,
+        "is_exact": cost.is_exact,
+        **bound_json(cost),
+        **cost.in_units(),
+        "num_steps": cost.num_steps,
+        "evaluations": cost.evaluations,
+        "sequences": columns,
+    }

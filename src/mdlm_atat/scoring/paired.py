@@ -13,14 +13,15 @@ from collections.abc import Sequence
 import torch
 
 from mdlm_atat.errors import UserError
+from mdlm_atat.scoring.cost import Column, OrderCost, SequenceSums
 from mdlm_atat.scoring.likelihood import Blocks, ratio_with_standard_error
 from mdlm_atat.scoring.records import (
     BLOCK_SIZE,
     BlockSums,
     Bound,
-    Column,
     Comparison,
     Evaluation,
+    OrderDifference,
     PairedDifference,
     TextIdentity,
 )
@@ -34,14 +35,19 @@ SAME = {
     "seed": "the seed of the draws",
 }
 
+NO_SEQUENCES = (
+    "an evaluation holds no sums by sequence, which the difference of two values in one order needs: it is of an "
+    "earlier version; run `evaluate(...)` again"
+)
+
 
 def paired_difference(a: Evaluation, b: Evaluation, *, bound: Bound = "uniform") -> PairedDifference:
     """a - b, of two evaluations of the same text, cut and drawn alike.
 
-    `bound`: "uniform" compares PPL-U; "own" each model's own bound, PPL-S where it has a masking schedule of its own. A
-    causal model's is its exact value for both. Where one has more draws, the ones that both have are compared. Two
-    exact values are compared by the sequences, each once. Raises UserError for evaluations that are not of the same
-    draws, and for a model that has no bound of its own.
+    `bound`: "uniform" compares PPL-U; "own" each model's own bound, PPL-S where it has a masking schedule of its own;
+    "left_to_right" the exact values of two models that read left to right. A causal model's is its exact value for all.
+    Where one has more draws, the ones that both have are compared. Two exact values are compared by the sequences, each
+    once. Raises UserError for evaluations that are not of the same draws, and for a model that has no such number.
     """
     return mean_paired_difference([(a, b)], bound=bound)
 
@@ -51,12 +57,59 @@ def mean_paired_difference(
 ) -> PairedDifference:
     """The mean of a - b over pairs that were all scored on the same draws, such as seeds; its error is that of the
     draws, which the pairs share: it says nothing of other pairs. Raises as `paired_difference` does."""
-    first = pairs[0][0]
+    first, are_exact = pairs[0][0], not any(side.is_bound for pair in pairs for side in pair)
+    for evaluation in (evaluation for pair in pairs for evaluation in pair):
+        check_same_text(first.text, first.seed, evaluation)
+    if are_exact or bound == "left_to_right":
+        exact = [(_left_to_right(a), _left_to_right(b)) for a, b in pairs]
+        if bound == "left_to_right" or all(side.sequences is not None for pair in exact for side in pair):
+            return mean_order_difference(exact)
     for evaluation in (evaluation for pair in pairs for evaluation in pair):
         check_same_draws(first, evaluation)
     kinds, num_blocks = min((_extent(a, b) for a, b in pairs), key=lambda extent: extent[1])
+    if are_exact and num_blocks < 2:
+        raise UserError(NO_SEQUENCES)
     mine, theirs = (_mean_blocks([_blocks(pair[side], bound) for pair in pairs], num_blocks) for side in (0, 1))
     return _difference(mine, theirs, kinds, num_blocks)
+
+
+def order_differences(a: Evaluation, b: Evaluation) -> tuple[tuple[OrderDifference, ...], list[str]]:
+    """a - b in each order that both were scored in, left to right first, and a note for each that cannot be compared.
+    Raises UserError where the two are not of the same draws of the same text."""
+    check_same_text(a.text, a.seed, b)
+    found, notes = [], []
+    theirs = {cost.asked: cost for cost in _orders(b)}
+    for mine in _orders(a):
+        if mine.asked not in theirs:
+            notes.append(f"{mine.name}: {b.checkpoint} has no such value")
+        else:
+            try:
+                difference = mean_order_difference([(mine, theirs[mine.asked])])
+                found.append(OrderDifference(name=mine.name, **vars(difference)))
+            except UserError as error:
+                notes.append(f"{mine.name}: {error}")
+    return tuple(found), notes
+
+
+def mean_order_difference(pairs: Sequence[tuple[OrderCost, OrderCost]]) -> PairedDifference:
+    """The mean of a - b over pairs that were scored in one order each, over the sequences that all have, each once; the
+    error is that between sequences. Of the same sequences it is the difference of the values themselves. Raises
+    UserError where the sums of the sequences are not stored, or are of other sequences."""
+    sides = [cost for pair in pairs for cost in pair]
+    sums = [cost.sequences for cost in sides if cost.sequences is not None]
+    if len(sums) < len(sides):
+        raise UserError(NO_SEQUENCES)
+    size, fewest = max(part.size for part in sums), min(part.num_sequences for part in sums)
+    all_the_same = all(part.num_sequences == fewest for part in sums)
+    num_groups = (
+        -(-fewest // size) if all_the_same else fewest // size
+    )  # a group that is not full is of other sequences
+    if num_groups == 0:
+        raise UserError(f"{fewest} sequences are too few to compare with so many; score the same number for both")
+    blocks = [_in_groups_of(size, part, num_groups) for part in sums]
+    mine, theirs = (_mean_blocks(blocks[side::2], num_groups) for side in (0, 1))
+    kinds = ["exact" if all(pair[side].is_exact for pair in pairs) else "nelbo" for side in (0, 1)]
+    return _difference(mine, theirs, (kinds[0], kinds[1]), num_groups, num_sequences=min(fewest, num_groups * size))
 
 
 def paired_deciles(a: Evaluation, b: Evaluation) -> list[PairedDifference]:
@@ -78,6 +131,8 @@ def paired_deciles(a: Evaluation, b: Evaluation) -> list[PairedDifference]:
             raise UserError("an evaluation holds no sums of its deciles, which a paired difference needs")
         return Blocks(_tensor(sums.decile_score[group]), _tensor(sums.decile_length[group]))
 
+    if not a.is_bound and not b.is_bound and _extent(a, b)[1] < 2:
+        raise UserError(f"{a.num_sequences} sequences are too few")
     groups = range(len(a.deciles.nats_per_token))
     return [_difference(blocks(a, group), blocks(b, group), *_extent(a, b)) for group in groups]
 
@@ -85,8 +140,10 @@ def paired_deciles(a: Evaluation, b: Evaluation) -> list[PairedDifference]:
 def compare(a: Evaluation, b: Evaluation, *, name: str) -> Comparison:
     """All paired differences that the two evaluations allow, with a note for each that they do not; `name` is the other
     model's. Raises UserError where they are not of the same draws."""
-    uniform, notes = paired_difference(a, b), list[str]()
-    own, deciles = None, None
+    uniform, own, deciles = paired_difference(a, b), None, None
+    orders, notes = order_differences(a, b)
+    if uniform.kinds == ("exact", "exact"):
+        orders = orders[1:]  # left to right, which `uniform` is
     if any(_sums(side).schedule_score is not None for side in (a, b)):
         sides = [side for side in (a, b) if side.is_bound and side.schedule is None]
         if sides:
@@ -104,6 +161,7 @@ def compare(a: Evaluation, b: Evaluation, *, name: str) -> Comparison:
         file=file,
         uniform=uniform,
         own=own,
+        orders=orders,
         deciles=deciles,
         notes=tuple(notes),
     )
@@ -170,11 +228,34 @@ def _extent(a: Evaluation, b: Evaluation) -> tuple[tuple[str, str], int]:
     num_blocks = min(len(_sums(side).score) for side in (a, b))
     if not a.is_bound and not b.is_bound:
         # later blocks repeat sequences, whose exact values are no news
-        num_blocks = min(num_blocks, max(1, a.num_sequences // BLOCK_SIZE))
+        num_blocks = min(num_blocks, a.num_sequences // BLOCK_SIZE)
     return (a.kind, b.kind), num_blocks
 
 
-def _difference(a: Blocks, b: Blocks, kinds: tuple[str, str], num_blocks: int) -> PairedDifference:
+def _orders(evaluation: Evaluation) -> list[OrderCost]:
+    return [cost for _, cost, _ in evaluation.likelihoods if isinstance(cost, OrderCost)]
+
+
+def _left_to_right(evaluation: Evaluation) -> OrderCost:
+    if evaluation.left_to_right is None:
+        raise UserError(f"{evaluation.checkpoint} fills masks only: it has no exact value left to right")
+    return evaluation.left_to_right
+
+
+def _in_groups_of(size: int, sums: SequenceSums, num_groups: int) -> Blocks:
+    """The sums over larger groups of the same sequences."""
+
+    def grouped(values: Column) -> torch.Tensor:
+        parts = _tensor(values).split(size // sums.size)  # both are powers of two
+        return torch.stack([part.sum() for part in parts[:num_groups]])
+
+    return Blocks(grouped(sums.score), grouped(sums.length))
+
+
+def _difference(
+    a: Blocks, b: Blocks, kinds: tuple[str, str], num_blocks: int, *, num_sequences: int | None = None
+) -> PairedDifference:
+    """Over `num_blocks` blocks of draws, or groups that hold so many sequences."""
     a, b = (Blocks(part.score[:num_blocks], part.length[:num_blocks]) for part in (a, b))
     if not a.length.allclose(b.length):
         raise UserError("the two evaluations are of different sequences, though they say that they are of the same")
@@ -183,6 +264,7 @@ def _difference(a: Blocks, b: Blocks, kinds: tuple[str, str], num_blocks: int) -
         nats_per_token=nats,
         standard_error=error,
         unpaired_error=math.hypot(a.ratio()[1], b.ratio()[1]),
-        num_draws=len(a.score) * BLOCK_SIZE,
+        num_draws=len(a.score) * BLOCK_SIZE if num_sequences is None else num_sequences,
         kinds=kinds,
+        num_groups=None if num_sequences is None else num_blocks,
     )

@@ -9,27 +9,40 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from mdlm_atat.atomic import write_json
 from mdlm_atat.errors import UserError
 from mdlm_atat.formats import perplexity
 from mdlm_atat.scoring.cost import (
+    LEFT_TO_RIGHT,
     NATS,
+    Column,
     Cost,
+    OrderCost,
     ScheduleBound,
     StepBound,
     TextCounts,
+    as_line,
+    order_json,
+    rounded,
     schedule_json,
     step_json,
     unigram_json,
 )
 from mdlm_atat.scoring.record_json import json_ready, load_json, read_fields, read_record
 from mdlm_atat.scoring.statistics import LEVEL, t_quantile
-from mdlm_atat.training.metrics import EVAL_ERROR, EVAL_NATS, EVAL_OWN_ERROR, EVAL_OWN_NATS
+from mdlm_atat.training.metrics import (
+    EVAL_CAUSAL_ERROR,
+    EVAL_CAUSAL_NATS,
+    EVAL_ERROR,
+    EVAL_NATS,
+    EVAL_OWN_ERROR,
+    EVAL_OWN_NATS,
+)
 
 if TYPE_CHECKING:
     from mdlm_atat.data.tokens import TokenDataset
@@ -39,11 +52,10 @@ if TYPE_CHECKING:
 FORMAT = 1
 """Of the JSON. Files of versions before this number was written have none, and are read too."""
 BLOCK_SIZE = 16  # draws whose mask counts are spread evenly together; standard errors are taken between blocks
-DIGITS = 8  # of a block's sum: enough for a paired difference, and the file stays one that a person can read
 
 Kind = Literal["nelbo", "exact"]
-Bound = Literal["uniform", "own"]
-Column = tuple[float, ...]
+Bound = Literal["uniform", "own", "left_to_right"]
+"""Whether PPL-U, each model's own bound or the exact value left to right of two models is compared."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,11 +109,6 @@ class BlockSums:
             decile_score=None if groups is None else tuple(map(rounded, groups.score.T.tolist())),
             decile_length=None if groups is None else tuple(map(rounded, groups.length.T.tolist())),
         )
-
-
-def rounded(values: Sequence[float]) -> Column:
-    """The values as a file holds them."""
-    return tuple(float(f"{value:.{DIGITS}g}") for value in values)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,11 +168,14 @@ class PairedDifference:
     num_draws: int
     kinds: tuple[str, str]
     """nelbo or exact, of each. Of one of each, the difference is that of an upper bound and an exact value."""
+    num_groups: int | None = None
+    """Groups of sequences that the error is taken between, where `num_draws` are sequences, each scored once in one
+    order; None: they are draws, in blocks."""
 
     @property
     def degrees(self) -> int:
-        """Of freedom, of the error: blocks but one."""
-        return self.num_draws // BLOCK_SIZE - 1
+        """Of freedom, of the error: blocks, or groups of sequences, but one."""
+        return (self.num_draws // BLOCK_SIZE if self.num_groups is None else self.num_groups) - 1
 
     @property
     def is_significant(self) -> bool:
@@ -175,6 +185,14 @@ class PairedDifference:
             return False
         needed = max(2.0, t_quantile((1 + LEVEL) / 2, self.degrees))
         return abs(self.nats_per_token) >= needed * self.standard_error
+
+
+@dataclass(frozen=True, kw_only=True)
+class OrderDifference(PairedDifference):
+    """The same of one order of the tokens, over sequences that were each scored once."""
+
+    name: str
+    """left to right, or the own order of a sampler."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,24 +209,41 @@ class Comparison:
     """Under the uniform schedule: PPL-U."""
     own: PairedDifference | None = None
     """Each one's own bound, where either has a masking schedule of its own."""
+    orders: tuple[OrderDifference, ...] = ()
+    """Left to right and in the own orders of samplers, where both models have them."""
     deciles: tuple[PairedDifference, ...] | None = None
     """By token frequency, the rarest first."""
     notes: tuple[str, ...] = ()
     """Why one of them is missing, a sentence each."""
 
 
+class NamedCost(NamedTuple):
+    """One of the likelihoods of a model."""
+
+    name: str
+    cost: Cost
+    is_exact: bool
+    """Else an upper bound."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Evaluation(Cost):
-    """What a model pays for a text: an upper bound under the uniform schedule (PPL-U), or a causal model's exact value.
+    """What a model pays for a text: an upper bound in any order (PPL-U), or a causal model's exact value.
 
     `nats_per_token`, `bits_per_character`, `perplexity_per_token` and the other units are attributes, each an upper
-    bound where `kind` is "nelbo". `schedule` is the bound under the method's own masking schedule (PPL-S).
+    bound where `kind` is "nelbo". `schedule` is the bound under the method's own masking schedule (PPL-S),
+    `left_to_right` the exact value of a model that reads left to right, and `own_orders` are its values in the orders
+    of samplers. They are different numbers of one model: `likelihoods` has them all, by name.
     """
 
     kind: Kind
     """nelbo: an unbiased estimate of an upper bound (masked diffusion); exact: the chain rule (causal)."""
     schedule: ScheduleBound | None = None
     """None for a strategy whose loss is no bound, and for a causal model."""
+    left_to_right: OrderCost | None = None
+    """Exact; None for a model that only fills masks. A causal model's is its main value."""
+    own_orders: tuple[OrderCost, ...] = ()
+    """In the orders of the samplers that were asked for."""
     t_step: tuple[StepBound, ...] = ()
     deciles: DecileCosts | None = None
     blocks: BlockSums | None = field(default=None, repr=False)
@@ -236,9 +271,31 @@ class Evaluation(Cost):
     file: Path | None = field(default=None, compare=False)
     """Where it is stored."""
 
+    def __post_init__(self) -> None:
+        if self.kind == "exact" and self.left_to_right is None:  # one of an earlier version
+            exact = OrderCost(
+                order=LEFT_TO_RIGHT,
+                nats_per_token=self.nats_per_token,
+                standard_error=self.standard_error,
+                counts=self.counts,
+            )
+            object.__setattr__(self, "left_to_right", exact)
+
     @property
     def is_bound(self) -> bool:
         return self.kind == "nelbo"
+
+    @property
+    def likelihoods(self) -> list[NamedCost]:
+        """All that the model has, by name: any order, left to right, the own orders of samplers."""
+        found = [NamedCost("any order (PPL-U)", self, False)] if self.is_bound else []
+        if self.schedule is not None and self.has_own_schedule:
+            name = f"any order, its own masking by {self.schedule.strategy} (PPL-S)"
+            found.append(NamedCost(name, self.schedule, False))
+        return found + [NamedCost(cost.name, cost, cost.is_exact) for cost in self._orders()]
+
+    def _orders(self) -> list[OrderCost]:
+        return [*([] if self.left_to_right is None else [self.left_to_right]), *self.own_orders]
 
     @property
     def has_own_schedule(self) -> bool:
@@ -254,8 +311,9 @@ class Evaluation(Cost):
     def compare(self, other: Evaluation, *, bound: Bound = "uniform") -> PairedDifference:
         """The paired difference to another model, self - other: negative where this one is better.
 
-        Both have to be of the same draws of the same text. `bound`: "uniform" compares PPL-U, "own" each model's own.
-        Raises UserError with what differs between the two.
+        Both have to be of the same draws of the same text. `bound`: "uniform" compares PPL-U, "own" each model's own
+        bound, "left_to_right" the exact values of two models that read left to right. Raises UserError with what
+        differs between the two.
         """
         from mdlm_atat.scoring.paired import paired_difference  # which needs torch
 
@@ -271,6 +329,8 @@ class Evaluation(Cost):
             "standard_error_bits_per_character": self.bits_per_character_standard_error,
             **self.in_units(),
             "schedule": None if self.schedule is None else schedule_json(self.schedule),
+            "left_to_right": None if self.left_to_right is None else order_json(self.left_to_right),
+            "own_orders": [order_json(cost) for cost in self.own_orders],
             "t_step": [step_json(bound) for bound in self.t_step] if self.is_bound else None,
             "deciles": None if self.deciles is None else asdict(self.deciles),
             **({} if self.blocks is None else {"blocks": _blocks_json(self.blocks)}),
@@ -314,11 +374,17 @@ class Evaluation(Cost):
             "standard_error": line.get(EVAL_OWN_ERROR),
             "rate_nats_per_token": line.get("eval/schedule_rate_nats"),
         }
+        left_to_right: dict[str, Any] = {
+            "order": LEFT_TO_RIGHT,
+            NATS: line.get(EVAL_CAUSAL_NATS),
+            "standard_error": line.get(EVAL_CAUSAL_ERROR),
+        }
         record = {
             "kind": kind,
             NATS: line.get(EVAL_NATS),
             "standard_error": line.get(EVAL_ERROR),
             "schedule": own if own[NATS] is not None else None,
+            "left_to_right": left_to_right if left_to_right[NATS] is not None else None,
             "step": line.get("step"),
             **asdict(counts),
         }
@@ -340,19 +406,16 @@ class Evaluation(Cost):
     def __repr__(self) -> str:
         known = "" if math.isnan(self.bits_per_character) else f", {self.shown_bits()} bits per character"
         own = f", PPL-S {perplexity(self.own_bound.perplexity_per_token)}" if self.has_own_schedule else ""
-        at_most = "at most " if self.is_bound else "exactly "
+        at_most, more = ("at most ", self._orders()) if self.is_bound else ("exactly ", list(self.own_orders))
+        others = "".join(f", {cost.name} {'' if cost.is_exact else 'at most '}{cost.shown()}" for cost in more)
         return (
             f"Evaluation({at_most}{self.shown()} nats per token{known}, "
-            f"perplexity {perplexity(self.perplexity_per_token)}{own}; {self._about()})"
+            f"perplexity {perplexity(self.perplexity_per_token)}{own}{others}; {self._about()})"
         )
 
     def _repr_html_(self) -> str:
-        """A table for a notebook: a row a bound, a column a unit."""
-        rows: list[tuple[str, Cost, bool]] = [
-            ("PPL-U: uniform masking" if self.is_bound else "exact", self, self.is_bound)
-        ]
-        if self.schedule is not None and self.has_own_schedule:
-            rows.append((f"PPL-S: its own masking ({self.schedule.strategy})", self.schedule, True))
+        """A table for a notebook: a row a likelihood, a column a unit."""
+        rows = [(name, cost, not is_exact) for name, cost, is_exact in self.likelihoods]
         if self.unigram is not None:
             rows.append(("unigram model", self.unigram, False))
         heads = ("", "nats per token", "bits per character", "perplexity per token", "perplexity per word")
@@ -385,18 +448,13 @@ def _html_cells(name: str, cost: Cost, is_bound: bool) -> str:
 
 
 def _blocks_json(blocks: BlockSums) -> dict[str, Any]:
-    """Many numbers as a line of text, so that a person can scroll past them."""
-
-    def line(values: Column) -> str:
-        return " ".join(f"{value:.{DIGITS}g}" for value in values)
-
-    record: dict[str, Any] = {"size": blocks.size, "score": line(blocks.score), "length": line(blocks.length)}
+    record: dict[str, Any] = {"size": blocks.size, "score": as_line(blocks.score), "length": as_line(blocks.length)}
     if blocks.schedule_score is not None:
-        record["schedule_score"] = line(blocks.schedule_score)
+        record["schedule_score"] = as_line(blocks.schedule_score)
     for name in ("decile_score", "decile_length"):
         columns = getattr(blocks, name)
         if columns is not None:
-            record[name] = [line(column) for column in columns]
+            record[name] = [as_line(column) for column in columns]
     return record
 
 
@@ -408,19 +466,25 @@ def _evaluation(content: Mapping[str, Any]) -> Evaluation:
     def bound(part: Mapping[str, Any]) -> dict[str, Any]:
         return {**part, "nats_per_token": part[NATS], "counts": counts}
 
+    def in_order(part: Mapping[str, Any]) -> dict[str, Any]:
+        sums = part.get("sequences")
+        return {**bound(part), "sequences": None if sums is None else _columns(sums)}
+
     values = {
         **bound(content),
         "kind": content.get("kind") or ("nelbo" if is_bound else "exact"),
         "schedule": None if content.get("schedule") is None else bound(content["schedule"]),
+        "left_to_right": None if content.get("left_to_right") is None else in_order(content["left_to_right"]),
+        "own_orders": [in_order(part) for part in content.get("own_orders") or ()],
         "t_step": [bound(part) for part in content.get("t_step") or ()],
         "unigram": None if unigram is None else {**unigram, "counts": counts},
-        "blocks": _block_columns(content["blocks"]) if content.get("blocks") else None,
+        "blocks": _columns(content["blocks"]) if content.get("blocks") else None,
         "text": content,
     }
     return read_fields(Evaluation, values)
 
 
-def _block_columns(content: Mapping[str, Any]) -> dict[str, Any]:
+def _columns(content: Mapping[str, Any]) -> dict[str, Any]:
     """With numbers for the lines of text."""
 
     def numbers(value: Any) -> Any:
