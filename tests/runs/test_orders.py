@@ -63,7 +63,7 @@ def test_own_orders_are_of_all_sequences_or_of_as_many_as_there_are_draws_and_sa
 
 def test_what_cannot_be_asked_for_is_refused_before_anything_is_scored(lm):
     causal = CausalLM(lm.network, lm.tokenizer)
-    cases = (
+    cases: tuple[tuple[Any, dict[str, Any], str], ...] = (
         (lm, {"evaluations": 4}, r"`evaluations=` is for the own order of a sampler: name one"),
         (lm, {"order": "sprad"}, "unknown sampler 'sprad'"),
         (lm, {"order": "spread", "evaluations": [0]}, "`evaluations` is 0, expected at least 1"),
