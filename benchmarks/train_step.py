@@ -2,8 +2,8 @@
 
     python -m benchmarks.train_step --model.dropout 0.1      MDLM's shape: 12 layers of 768, 50,257 tokens, length 1024
     python -m benchmarks.train_step --batch_size 512 --data.length 128 --data.tokenizer bert-base-uncased
-    python -m benchmarks.train_step --methods mdlm atat --variants compiled graph      graph: recorded too
-    python -m benchmarks.train_step --methods mdlm atat --variants compiled --trace   waits for the device, kernels
+    python -m benchmarks.train_step --methods mdlm importance_rates --variants compiled graph      recorded too
+    python -m benchmarks.train_step --methods mdlm importance_rates --variants compiled --trace    waits, kernels
     torchrun --nproc-per-node 2 -m benchmarks.train_step --batch_size 64 --variants compiled        and --shard
     python -m benchmarks.train_step --preset demo --batch_size 8 --steps 3 --variants reference eager     anywhere
 

@@ -135,6 +135,7 @@ def test_every_method_trains_and_reports_what_it_may(method, text, tmp_path):
 
     # the named parts of the loss, which add up to it
     share = 0.5 if method in TWO_WAYS else 0
+    error = 0.5 / math.sqrt(64 * (1 - share))  # of a step's share of masks: 64 coins, or half of them
     lines = lines_of(run, "train/loss")
     assert [line["step"] for line in lines] == list(range(1, 13))
     for line in lines:
@@ -156,8 +157,6 @@ def test_every_method_trains_and_reports_what_it_may(method, text, tmp_path):
             assert 0 <= quantiles[0] <= line["importance/mean"] <= 1
             assert 0 <= line["importance/std"] < 0.5  # an untrained estimator's is 0
         assert abs(line.get("importance/correlation", 0)) <= 1 + 1e-5
-        # 64 coins a step, fewer where rows are read left to right: 5 standard errors
-        error = 0.5 / math.sqrt(64 * (1 - share))
         assert abs(line["masking/realised_rate"] - line["masking/expected_rate"]) < 5 * error
     means = [np.mean([line[f"masking/{name}_rate"] for line in lines]) for name in ("expected", "realised")]
     assert abs(means[0] - means[1]) < 4 * error / math.sqrt(12)

@@ -17,7 +17,7 @@ from mdlm_atat.samplers.adaptive import Seen
 class Stop:
     """Stopping criteria, checked for each row. A row stops when any criterion that is set is met: then all its masked
     positions are drawn at once, from the evaluation at hand, so that no mask survives. The numbers said to be of ATAT's
-    first description (docs/method.md, section 7) are those of the sampler `documents`."""
+    first description (docs/method.md, section 9) are those of the sampler `documents`."""
 
     entropy: float | None = None
     """Mean entropy of the masked positions below this, nats; ATAT's first description has 0.5."""

@@ -1,4 +1,4 @@
-"""The formulas by which ATAT was first described (docs/method.md, section 7), kept for ablation. None gives a bound."""
+"""The formulas by which ATAT was first described (docs/method.md, section 9), kept for ablation. None gives a bound."""
 
 from __future__ import annotations
 
