@@ -37,6 +37,8 @@ MAX_SAMPLES = 6
 MAX_HEATMAP_TOKENS = 128  # some 70 bytes a cell
 STAGE_NAMES = ("easy", "medium", "hard")
 SAMPLE_WORDING = {
+    "made": "{}",
+    "words": "{} of its words are in the training text",
     "step": "trained for {} steps",
     "sampler": "{} sampler",
     "num_steps": "{} sampling steps",
