@@ -125,7 +125,7 @@ def test_a_flag_or_keyword_wins_over_a_method_s_optimizer_and_the_method_over_th
 def test_what_was_called_atat_is_importance_rates_setting_for_setting():
     old = load_config(str(Path(__file__).parents[1] / "fixtures" / "old_run"))
     config = load_config("demo", "importance_rates")
-    tiny = {"model.num_layers", "model.width", "model.num_heads"}
+    tiny = {"model.num_layers", "model.width", "model.num_heads", "model.qk_norm"}  # the preset's, which changed
     tiny |= {"importance.width", "importance.num_layers", "importance.num_heads"}
     same = {"model", "objective", "importance", "masking", "curriculum"}
     assert {path for path in changes(config, old) if path.partition(".")[0] in same} == tiny
