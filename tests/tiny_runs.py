@@ -19,7 +19,6 @@ TINY = {
     "model.num_layers": 1,
     "model.width": 16,
     "model.num_heads": 2,
-    "model.qk_norm": "false",
     "objective.causal_share": 0,
     "optim.kind": "adamw",
     "optim.lr": 3e-3,
