@@ -9,7 +9,14 @@ import pytest
 
 from mdlm_atat.cli.main import main
 from mdlm_atat.config.arguments import read_arguments, read_config
-from mdlm_atat.config.files import describe_methods, describe_presets, load_config, read_flags, save_config
+from mdlm_atat.config.files import (
+    apply_settings,
+    describe_methods,
+    describe_presets,
+    load_config,
+    read_flags,
+    save_config,
+)
 from mdlm_atat.errors import UserError
 from mdlm_atat.training.folder import changes
 
@@ -120,6 +127,21 @@ def test_a_flag_or_keyword_wins_over_a_method_s_optimizer_and_the_method_over_th
     child.write_text("base: atat\noptim:\n  lr: 1e-2\n")
     optim = load_config("char", str(child)).optim
     assert (optim.kind, optim.lr) == ("muon", 1e-2)
+
+
+def test_options_of_a_plugin_go_with_it_where_a_method_or_a_flag_names_another(tmp_path: Path):
+    file = tmp_path / "mine.yaml"
+    masking = "masking:\n  strategy: mine:VowelsLast\n  options: {speed: 2}\n"
+    file.write_text(f"base: char\noptim:\n  kind: torch.optim:SGD\n  options: {{momentum: 0.9}}\n{masking}")
+    own = load_config(str(file))
+    assert (own.optim.options, own.masking.options) == ({"momentum": 0.9}, {"speed": 2})
+    config = load_config(str(file), "atat")
+    assert (config.optim.options, config.masking.options) == ({}, {})
+    again, _ = apply_settings(own, {"optim.kind": "torch.optim:SGD"})
+    other, _ = apply_settings(own, {"optim.kind": "muon"})
+    assert again == own
+    assert other is not None
+    assert (other.optim.options, other.masking.options) == ({}, {"speed": 2})
 
 
 def test_what_was_called_atat_is_importance_rates_setting_for_setting():

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import is_dataclass
+from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
 from functools import cache
 from importlib.resources import files
@@ -22,7 +22,7 @@ from cattrs import AttributeValidationNote, BaseValidationError, Converter
 from mdlm_atat import plugins
 from mdlm_atat.atomic import write_text
 from mdlm_atat.checks import did_you_mean
-from mdlm_atat.config.schema import RunConfig
+from mdlm_atat.config.schema import SECTIONS, RunConfig
 from mdlm_atat.config.section import expect, hints_of, is_list, kind_of, shown
 from mdlm_atat.errors import UserError
 
@@ -130,7 +130,8 @@ def apply_settings(config: RunConfig, settings: Mapping[str, Any]) -> tuple[RunC
         for key in reversed(str(path).split(".")):
             value = {key: value}
         tree = _merge(tree, value)
-    return _build(_merge(_converter().unstructure(config), tree))
+    before = _converter().unstructure(config)
+    return _build(_merge(_without_options_of_others(before, tree), tree))
 
 
 def _take_flag(rest: list[str]) -> tuple[str, list[str]]:
@@ -238,8 +239,22 @@ def _merged(layers: list[tuple[str, Tree]]) -> Tree:
     """One tree of them, where the nearest wins."""
     tree: Tree = {}
     for _, layer in reversed(layers):
-        tree = _merge(tree, layer)
+        tree = _merge(_without_options_of_others(tree, layer), layer)
     return tree
+
+
+def _without_options_of_others(tree: Tree, over: Tree) -> Tree:
+    """The tree without the options of plugins in whose place `over` names another."""
+    kept = dict(tree)
+    for name, section in SECTIONS.items():
+        below, above = tree.get(name), over.get(name)
+        if not isinstance(below, dict) or not isinstance(above, dict):
+            continue
+        for part in fields(section):  # type: ignore[arg-type]  # sections are dataclasses
+            chosen = part.metadata.get("options_of")
+            if chosen in above and above[chosen] != below.get(chosen):
+                kept[name] = {key: value for key, value in kept[name].items() if key != part.name}
+    return kept
 
 
 def read_yaml(

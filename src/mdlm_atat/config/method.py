@@ -26,8 +26,8 @@ def check_method(config: RunConfig) -> None:
     if missing := modes_trained(share) - modes if share else set():
         raise UserError(
             f"objective.causal_share = {share:g} trains a network in the mode {' and '.join(sorted(missing))} too, "
-            f"which model.kind = {config.model.kind} does not have: use `model.kind='masked'`, or leave "
-            "`objective.causal_share=` out"
+            f"which model.kind = {config.model.kind} does not have: use `model.kind='masked'`, or set "
+            "`objective.causal_share=0`"
         )
     if "masked" not in modes:
         if importance.mode != "none" or masking.strategy != "uniform" or curriculum.kind != "none":
