@@ -97,6 +97,19 @@ def test_compiled_and_recorded_in_bf16_a_model_still_writes_what_it_is_given_to_
     assert all(text.text.startswith("the") for text in lm.generate(["the"] * 3, length=16))
 
 
+@pytest.mark.parametrize("order", ["spread", "confidence", "first_hitting"])
+def test_a_text_costs_in_a_samplers_own_order_what_it_costs_on_the_cpu_recorded_or_not(order, runs):
+    texts = ["the cat sat on a mat", "a dog ran to see it", "the"]
+    found = []
+    for device, is_recorded in (("cpu", False), ("cuda", False), ("cuda", True)):
+        lm = MaskedDiffusionLM.from_pretrained(runs / "masked", device=device, precision="float32")
+        if is_recorded:
+            lm._hidden = Graphed(lm._hidden)
+        found.append([score.nats for score in lm.score(texts, order=order, evaluations=4, num_draws=4)])
+    assert found[1] == pytest.approx(found[0], rel=1e-3)
+    assert found[2] == pytest.approx(found[1], rel=1e-4)
+
+
 def test_gaps_of_unknown_length_are_filled_and_scored_as_on_the_cpu(runs):
     there = MaskedDiffusionLM.from_pretrained(runs / "adaptive", device="cuda", precision="float32")
     here = MaskedDiffusionLM.from_pretrained(runs / "adaptive", device="cpu", precision="float32")

@@ -11,6 +11,7 @@ import pytest
 import mdlm_atat as ma
 from lm.made_models import two_way_lm
 from mdlm_atat import CausalLM, MaskedDiffusionLM, UserError
+from mdlm_atat.cli.eval_zero_shot import zero_shot_table
 from mdlm_atat.cli.main import main
 
 TEXTS = ["abba cab" * 5 + "\n", "bad cabbage" * 9 + "\n"] * 8
@@ -105,6 +106,16 @@ def test_orders_that_were_stored_of_the_same_weights_are_kept_and_of_others_are_
     assert [cost.num_steps for cost in more.own_orders] == [2, 4]
     replace(more, checkpoint_hash="another").save(first.file)
     assert ma.evaluate(lm, TEXTS, **DRAWS).own_orders == ()
+
+
+def test_a_zero_shot_table_has_the_exact_value_in_a_column_of_its_own(lm):
+    found = ma.evaluate(lm, TEXTS, **DRAWS)
+    causal = ma.evaluate(CausalLM(lm.network, lm.tokenizer), TEXTS, **DRAWS)
+    assert found.left_to_right is not None
+    head, row = zero_shot_table({"a.txt": found})
+    start = head.index("left to right, exact")
+    assert row[start : start + 20].strip() == f"{found.left_to_right.perplexity_per_token:,.2f}"
+    assert "left to right" not in zero_shot_table({"a.txt": causal})[0]
 
 
 def test_the_command_prints_all_that_a_two_way_run_has_by_name(tmp_path, capsys, no_report):

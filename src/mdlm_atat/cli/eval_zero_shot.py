@@ -68,18 +68,26 @@ def run_zero_shot(arguments: Namespace) -> None:
 def zero_shot_table(records: dict[str, Evaluation]) -> list[str]:
     """A line a text; the perplexity of the unigram model of the training text beside the model's."""
     width = max(8, *map(len, records))
+    # of a model that was trained in both ways: another likelihood, in a column of its own
+    both_ways = any(found.is_bound and found.left_to_right is not None for found in records.values())
     lines = [
-        f"{'text':{width}} {'nats per token':>17} {'PPL-U':>9} {'PPL-S':>9} {'unigram':>9} {'bits/char':>9} "
+        f"{'text':{width}} {'nats per token':>17} {'PPL-U':>9} {'PPL-S':>9} "
+        + (f"{'left to right, exact':>20} " if both_ways else "")
+        + f"{'unigram':>9} {'bits/char':>9} "
         f"{'PPL/word':>10} {'tokens':>10} {'sequences':>9} {'cut':>4}  detokenizer"
     ]
     for name, found in records.items():
         own = "none" if found.is_bound else "exact"
         if found.schedule is not None:
             own = f"{found.schedule.perplexity_per_token:.2f}"
+        exact = found.left_to_right
+        beside = "" if exact is None else f"{exact.perplexity_per_token:,.2f}"
         floor = "" if found.unigram is None else f"{found.unigram.perplexity_per_token:.1f}"
         lines.append(
             f"{name:{width}} {found.shown():>17} "
-            f"{found.perplexity_per_token:>9,.2f} {own:>9} {floor:>9} {found.bits_per_character:>9.4f} "
+            f"{found.perplexity_per_token:>9,.2f} {own:>9} "
+            + (f"{beside:>20} " if both_ways else "")
+            + f"{floor:>9} {found.bits_per_character:>9.4f} "
             f"{found.perplexity_per_word:>10,.1f} {found.counts.num_tokens:>10,} {found.num_sequences:>9,} "
             f"{found.text.mode:>4}  {found.text.detokenizer or 'none'}"
         )
