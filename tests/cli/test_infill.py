@@ -10,6 +10,8 @@ from refusals import refused
 
 from mdlm_atat import MaskedDiffusionLM
 from mdlm_atat.cli.main import main
+from mdlm_atat.samplers.seeds import mix_seed
+from tiny_runs import train
 
 TEMPLATES = [
     {"template": "the [MASK:3] sat", "id": "x"},
@@ -21,6 +23,16 @@ TEMPLATES = [
 @pytest.fixture
 def model(runs) -> str:
     return str(runs / "masked")
+
+
+@pytest.fixture(scope="module")
+def two_way(runs, tmp_path_factory) -> str:
+    folder = tmp_path_factory.mktemp("two_way") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ATAT_CACHE", str(runs / "cache"))
+        patch.setattr("mdlm_atat.runs.train.write_report", lambda folder: folder / "report.html")
+        assert train(runs / "text.txt", folder, objective__causal_share=0.5, train__num_steps=4) == 0
+    return str(folder)
 
 
 @pytest.fixture
@@ -42,12 +54,15 @@ def test_the_costs_of_a_range_are_shown_and_the_least_is_taken(model, masked, ca
     assert main(["infill", model, "a [MASK:1-4] mat"]) == 0
     out, err = capsys.readouterr()
     assert "what the given text costs by the gaps' lengths" in err
-    rows = [line.split() for line in err.splitlines()[1:]]
+    rows = [line.split() for line in err.splitlines()[1:5]]
     assert [row[0] for row in rows] == ["1:", "2:", "3:", "4:"]
     taken = [row for row in rows if "<-" in row]
     assert len(taken) == 1
     assert float(taken[0][1]) == min(float(row[1]) for row in rows)
+    assert all(row[2] == "±" and float(row[3]) > 0 for row in rows)
     assert len(out) == len("a  mat\n") + int(taken[0][0][0])
+    costs = masked.infill("a [MASK:1-4] mat").length_costs
+    assert ("not settled after 256 draws" in err) != costs.is_settled
 
 
 def test_3_templates_in_2_ways_come_in_order_with_gaps_and_lengths_in_any_batches(model, masked, templates, tmp_path):
@@ -66,6 +81,55 @@ def test_3_templates_in_2_ways_come_in_order_with_gaps_and_lengths_in_any_batche
     for line, way in zip(lines, (way for group in ways for way in group), strict=True):
         assert (line["text"], line["tokens"], line["seed"]) == (way.text, way.tokens, way.seed)
         assert (line["gaps"], tuple(line["lengths"]), line["nfe"]) == (way.gaps, way.lengths, way.nfe)
+
+
+def test_the_best_2_of_8_candidates_of_each_template_come_in_order_in_any_batches(two_way, templates, tmp_path, capsys):
+    command = ["infill", two_way, "--num_samples", "2", "--candidates", "8", "--seed", "5", "--length_draws", "64"]
+    message = refused([*command, "--file", str(templates)], capsys)
+    assert "template 2: --candidates 8: the text has 44 tokens" in message
+    templates.write_text("".join(json.dumps(row) + "\n" for row in TEMPLATES[:2]))
+    outs = []
+    for size in ("3", "16"):
+        out = tmp_path / f"{size}.jsonl"
+        assert main([*command, "--file", str(templates), "--batch_size", size, "--out", str(out)]) == 0
+        outs.append([json.loads(line) for line in out.read_text().splitlines()])
+    ways = MaskedDiffusionLM.from_pretrained(two_way).infill(
+        [row["template"] for row in TEMPLATES[:2]], alternatives=2, candidates=8, length_draws=64, seed=5
+    )
+    for lines in outs:
+        assert [line["sample"] for line in lines] == [0, 1] * 2
+        for line, way in zip(lines, (way for group in ways for way in group), strict=True):
+            assert (line["text"], line["seed"], line["lengths"]) == (way.text, way.seed, list(way.lengths))
+            assert line["seed"] == mix_seed(5, line["index"])
+            assert line["nats_left_to_right"] == pytest.approx(way.nats_left_to_right, abs=1e-4)
+        assert ["lengths_settled" in line for line in lines] == [False, False, True, True]
+
+
+def test_a_file_of_the_best_goes_on_from_the_middle_of_a_template(two_way, tmp_path):
+    file, whole, out = (tmp_path / name for name in ("in.jsonl", "whole.jsonl", "out.jsonl"))
+    file.write_text("".join(json.dumps(row) + "\n" for row in TEMPLATES[:2]))
+    command = ["infill", two_way, "--file", str(file), "--num_samples", "3", "--candidates", "6", "--out"]
+    assert main([*command, str(whole)]) == 0
+    lines = whole.read_bytes().splitlines(keepends=True)
+    out.write_bytes(b"".join(lines[:4]) + lines[4][:20])
+    assert main([*command, str(out), "--resume"]) == 0
+    assert out.read_bytes() == whole.read_bytes()
+
+
+def test_the_best_is_printed_though_another_candidate_was_watched(two_way, capsys):
+    assert main(["infill", two_way, "a [MASK:2] b", "--candidates", "8", "--watch"]) == 0
+    printed = capsys.readouterr().out.splitlines()[-1]
+    assert printed == MaskedDiffusionLM.from_pretrained(two_way).infill("a [MASK:2] b", candidates=8).text
+
+
+def test_costs_left_to_right_are_said_to_be_those_and_a_masked_model_is_told_what_candidates_need(
+    two_way, model, capsys
+):
+    assert main(["infill", two_way, "a [MASK:1-2] mat"]) == 0
+    assert "whatever they hold, left to right; nats ± standard error" in capsys.readouterr().err
+    message = refused(["infill", model, "a [MASK] b", "--candidates", "8"], capsys)
+    assert "--candidates 8: candidates are ranked" in message
+    assert "train one with --objective.causal_share 0.5, or leave out --candidates" in message
 
 
 def test_an_interrupted_file_of_templates_goes_on_to_the_same_bytes(model, templates, tmp_path, monkeypatch, capsys):

@@ -1,13 +1,20 @@
-"""cost_of_given: what a model pays for the given tokens of a row, whatever the gaps hold."""
+"""How long gaps should be: what a model pays for the given tokens, whatever the gaps hold."""
 
 from __future__ import annotations
 
+import itertools
 import math
+from typing import ClassVar
 
 import pytest
 import torch
+from made_models import two_way_lm
 
-from mdlm_atat.lm.gap_lengths import cost_of_given
+from mdlm_atat import MaskedDiffusionLM
+from mdlm_atat.data.tokenizers import CharTokenizer
+from mdlm_atat.lm.gap_lengths import Estimate, MaskedGaps, WeightedFillings, compare_lengths, cost_of_given
+from mdlm_atat.lm.results import Lengths
+from mdlm_atat.samplers.template import Gap, lay_out, length_choices
 from toys import Joint, all_masks, uniform_denoiser
 
 NUM_SEEDS = 60
@@ -24,13 +31,10 @@ def test_with_an_exact_denoiser_the_cost_is_minus_log_p_of_what_is_given_within_
     """In every order of the given tokens the conditionals telescope, so the mean over orders is that too."""
     joint = Joint.random(length=4, vocab=3, seed=1)
     tokens = joint.sequences[joint.counts.argmax()]
-    costs = torch.tensor(
-        [
-            cost_of_given(joint.denoise, tokens, fixed, mask_id=joint.mask_id, num_draws=16, seed=seed)
-            for seed in range(NUM_SEEDS)
-        ],
-        dtype=torch.float64,
-    )
+    costs = torch.stack([
+        cost_of_given(joint.denoise, tokens, fixed, mask_id=joint.mask_id, num_draws=16, seed=seed).mean()
+        for seed in range(NUM_SEEDS)
+    ])  # fmt: skip
     exact, error = exact_cost(joint, tokens, fixed), (costs.std() / math.sqrt(NUM_SEEDS)).item()
     assert abs(costs.mean().item() - exact) <= 4 * error + 1e-6
     assert error < 0.05 * exact
@@ -42,7 +46,7 @@ def test_one_given_token_costs_exactly_minus_log_p_in_a_single_draw():
     for position in range(4):
         fixed = torch.arange(4) == position
         cost = cost_of_given(joint.denoise, tokens, fixed, mask_id=joint.mask_id, num_draws=1)
-        assert cost == pytest.approx(exact_cost(joint, tokens, fixed), abs=1e-6)
+        assert cost.item() == pytest.approx(exact_cost(joint, tokens, fixed), abs=1e-6)
 
 
 def test_a_denoiser_that_knows_nothing_pays_5_log_7_for_5_tokens_whatever_the_gaps_and_the_batches():
@@ -50,8 +54,8 @@ def test_a_denoiser_that_knows_nothing_pays_5_log_7_for_5_tokens_whatever_the_ga
         tokens = torch.arange(length) % 7
         fixed = torch.arange(length) < 5
         for batch_size in (1, 16, 64):
-            cost = cost_of_given(uniform_denoiser(7), tokens, fixed, mask_id=7, batch_size=batch_size)
-            assert cost == pytest.approx(5 * math.log(7))
+            costs = cost_of_given(uniform_denoiser(7), tokens, fixed, mask_id=7, num_draws=64, batch_size=batch_size)
+            assert costs.tolist() == pytest.approx([5 * math.log(7)] * 64)
 
 
 def test_the_gaps_stay_masked_and_what_stands_there_is_not_looked_at():
@@ -66,7 +70,12 @@ def test_the_gaps_stay_masked_and_what_stands_there_is_not_looked_at():
         return joint.denoise(z_t, t)
 
     costs = {
-        cost_of_given(watched, torch.where(fixed, tokens, other), fixed, mask_id=joint.mask_id) for other in (0, 2, 3)
+        tuple(
+            cost_of_given(
+                watched, torch.where(fixed, tokens, other), fixed, mask_id=joint.mask_id, num_draws=64
+            ).tolist()
+        )
+        for other in (0, 2, 3)
     }
     assert len(costs) == 1
     assert (torch.cat(seen)[:, 1:3] == joint.mask_id).all()
@@ -82,3 +91,218 @@ def test_the_number_of_given_tokens_masked_is_spread_evenly_from_1_to_all():
     tokens, fixed = torch.zeros(6, dtype=torch.int64), torch.arange(6) < 4
     cost_of_given(watched, tokens, fixed, mask_id=3, num_draws=64)
     assert [counts.count(n) for n in range(6)] == [0, 16, 16, 16, 16, 0]
+
+
+def test_the_masks_on_the_given_tokens_are_the_same_for_all_lengths_in_every_round():
+    seen: dict[int, list[torch.Tensor]] = {}
+
+    def watched(z_t: torch.Tensor, t: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor:
+        seen.setdefault(z_t.shape[1], []).append(z_t)
+        return torch.zeros(*z_t.shape, 3)
+
+    encoded = [[0, 1], Gap(1, 3), [2, 0]]
+    by = MaskedGaps(watched, lambda lengths: torch.tensor(lay_out(encoded, lengths, 3)[0]), mask_id=3)
+    found = compare_lengths([(1,), (2,), (3,)], by, max_draws=256)
+    assert set(found.num_draws.values()) == {256}  # all alike: never settled
+    assert not found.is_settled
+    short, long = torch.cat(seen[5]), torch.cat(seen[7])
+    assert len(short) == 256
+    assert short[:, [0, 1, 3, 4]].equal(long[:, [0, 1, 5, 6]])
+    assert len({tuple(row) for row in short.tolist()}) > 10
+
+
+def test_the_error_of_a_masked_cost_is_that_of_its_mean_over_100_seeds_within_a_quarter():
+    joint = Joint.random(length=5, vocab=3, seed=3)
+    tokens = joint.sequences[joint.counts.argmax()]
+    fixed = torch.tensor([True, True, False, True, True])
+    by = MaskedGaps(joint.denoise, lambda _: tokens, joint.mask_id)
+    found = [
+        by.estimate(cost_of_given(joint.denoise, tokens, fixed, mask_id=joint.mask_id, num_draws=64, seed=seed))
+        for seed in range(100)
+    ]
+    spread = torch.tensor([each.nats for each in found]).std().item()
+    root_mean_square = math.sqrt(sum(each.error**2 for each in found) / 100)
+    assert root_mean_square == pytest.approx(spread, rel=0.25)
+
+
+ENCODED = [[0, 2], Gap(1, 3), [1]]
+CHOICES = length_choices(ENCODED)
+
+
+def tiny(seed: int = 0, *, std: float = 0.25) -> MaskedDiffusionLM:
+    """Of weights of chance: the greater they are, the less one mode has to do with the other."""
+    lm = two_way_lm(length=6)
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in lm.network.parameters():
+        torch.nn.init.normal_(parameter, std=std, generator=generator)
+    return lm
+
+
+def fillings(lm: MaskedDiffusionLM, encoded: list[list[int] | Gap], lengths: Lengths) -> torch.Tensor:
+    """Every text that the template can become with gaps of these lengths."""
+    tokens, vocab_size = torch.tensor(lay_out(encoded, lengths, lm.tokenizer.mask_id)[0]), lm.tokenizer.vocab_size
+    ways = torch.tensor(list(itertools.product(range(vocab_size), repeat=sum(lengths))))
+    rows = tokens.expand(len(ways), -1).clone()
+    rows[:, tokens == lm.tokenizer.mask_id] = ways
+    return rows
+
+
+def joint_nats(lm: MaskedDiffusionLM, rows: torch.Tensor, start: int) -> torch.Tensor:
+    """-log p(tokens from `start` on | before), by the chain rule, a place at a time."""
+    total = torch.zeros(len(rows), dtype=torch.float64)
+    with torch.no_grad():
+        for place in range(start, rows.shape[1]):
+            log_p = lm.network(rows[:, : place + 1])[:, place].double().log_softmax(-1)
+            total -= log_p.gather(1, rows[:, place : place + 1])[:, 0]
+    return total
+
+
+def exact_nats(lm: MaskedDiffusionLM, encoded: list[list[int] | Gap], lengths: Lengths) -> float:
+    start = 0 if isinstance(encoded[0], Gap) else len(encoded[0])
+    return -joint_nats(lm, fillings(lm, encoded, lengths), start).neg().logsumexp(0).item()
+
+
+def estimated(lm: MaskedDiffusionLM, encoded: list[list[int] | Gap], lengths: Lengths, num_draws: int) -> Estimate:
+    by = lm._length_estimator(encoded)
+    assert isinstance(by, WeightedFillings)
+    return by.estimate(by.draw(lengths, 0, num_draws))
+
+
+TEMPLATES = {
+    "in the middle": ENCODED,
+    "at the start": [Gap(1, 3), [1, 0]],
+    "two gaps": [[0], Gap(1, 2), [1], Gap(1, 1), [2]],
+    "two gaps side by side": [[0], Gap(1, 2), Gap(1, 2), [2]],
+    "a gap behind": [[0, 2], Gap(1, 2), [1], Gap(1, 1)],
+}
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_weighted_fillings_find_the_sum_over_all_within_their_error_of_at_most_a_20th(template):
+    encoded, lm = TEMPLATES[template], tiny()
+    for lengths in length_choices(encoded):
+        found, exact = estimated(lm, encoded, lengths, 500), exact_nats(lm, encoded, lengths)
+        assert abs(found.nats - exact) <= 3 * found.error + 1e-9
+        assert 0 < found.error < 0.05
+
+
+def test_the_error_is_that_of_40_estimates_and_falls_with_the_root_of_the_draws():
+    by = tiny(std=0.3)._length_estimator(ENCODED)
+    values, errors = by.draw((3,), 0, 64 * 40), {}
+    for num in (16, 64):
+        found = [by.estimate(part) for part in values[: num * 40].split(num)]
+        spread = torch.tensor([each.nats for each in found]).std().item()
+        errors[num] = math.sqrt(sum(each.error**2 for each in found) / 40)
+        assert errors[num] == pytest.approx(spread, rel=0.3)
+    assert errors[16] / errors[64] == pytest.approx(2, rel=0.1)
+
+
+def test_the_masked_mode_fills_a_gap_in_9_ways_whose_probabilities_sum_to_1_whoever_draws_them():
+    lm = tiny()
+    by = lm._length_estimator(ENCODED)
+    assert isinstance(by, WeightedFillings)
+    drawn = by.propose((2,), 0, 400)
+    for part in (slice(0, None, 2), slice(1, None, 2)):
+        rows, nll = drawn.rows[part].tolist(), drawn.masked_nll[part].tolist()
+        seen = {tuple(row): each for row, each in zip(rows, nll, strict=True)}
+        assert len(seen) == 9
+        assert math.log(sum(math.exp(-each) for each in seen.values())) == pytest.approx(0, abs=1e-9)
+    assert drawn.is_gap.tolist() == [False, False, True, True, False]
+
+
+def test_every_fillings_weight_times_the_mean_of_both_modes_probabilities_is_its_joint_probability():
+    lm = tiny()
+    by = lm._length_estimator(ENCODED)
+    assert isinstance(by, WeightedFillings)
+    drawn, log_weights = by.propose((2,), 0, 64), by.draw((2,), 0, 64)
+    joint = joint_nats(lm, drawn.rows, 2)
+    alone = joint_nats(lm, drawn.rows[:, :4], 2)
+    q = (drawn.masked_nll.neg().exp() + alone.neg().exp()) / 2
+    assert (log_weights + q.log()).tolist() == pytest.approx((-joint).tolist(), abs=1e-6)
+
+
+def test_the_length_is_the_exact_one_of_10_networks_where_the_best_is_clear():
+    num_clear, seed, encoded = 0, 0, [[0], Gap(1, 3), [1, 2]]
+    while num_clear < 10:
+        lm, seed = tiny(seed, std=0.5), seed + 1
+        exact = {lengths: exact_nats(lm, encoded, lengths) for lengths in length_choices(encoded)}
+        best, second = sorted(exact.values())[:2]
+        if second - best < 0.3:
+            continue
+        num_clear += 1
+        lengths, costs = lm.choose_lengths(encoded, 512)
+        assert costs is not None
+        assert costs.likelihood == "left to right"
+        assert costs.chosen == lengths
+        assert costs.is_settled
+        assert exact[lengths] == best
+        assert all(abs(costs.nats[n] - exact[n]) <= 4 * costs.errors[n] + 0.02 for n in exact)
+
+
+class Fixed:
+    """A network of both modes that knows what each place holds, whatever stands elsewhere: probabilities (L, V)."""
+
+    modes = frozenset({"masked", "causal"})
+
+    def __init__(self, probs: list[list[float]]) -> None:
+        self.logits = torch.tensor(probs, dtype=torch.float64).log()
+        self.max_length, self.vocab_size = self.logits.shape
+
+    def __call__(self, z_t: torch.Tensor, t: torch.Tensor | None = None) -> torch.Tensor:  # noqa: ARG002
+        return self.logits[: z_t.shape[1]].expand(len(z_t), -1, -1)
+
+
+def test_one_fillings_joint_probability_would_choose_1_where_the_sum_chooses_3():
+    """Every filling sums to 1, so that only the given b counts: 0.3 at place 2, 0.6 at place 4."""
+    third = [1 / 3, 1 / 3, 1 / 3]
+    lm = MaskedDiffusionLM(
+        Fixed([third, third, [0.4, 0.3, 0.3], [0.7, 0.1, 0.2], [0.2, 0.6, 0.2]]), CharTokenizer("ab")
+    )
+    encoded = lm.encode_template("a[MASK:1-3]b")
+    start, choices = 1, length_choices(encoded)
+    best_filling = {n: joint_nats(lm, fillings(lm, encoded, n), start).min().item() for n in choices}
+    assert min(best_filling, key=lambda n: best_filling[n]) == (1,)
+    way = lm.infill("a[MASK:1-3]b")
+    assert way.lengths == (3,)
+    assert way.length_costs is not None
+    assert way.length_costs.is_settled
+    assert way.length_costs.nats == pytest.approx({(n,): -math.log(p) for n, p in ((1, 0.3), (2, 0.1), (3, 0.6))})
+    assert max(way.length_costs.errors.values()) < 1e-9
+    assert set(way.length_costs.num_draws.values()) == {64}
+
+
+def test_where_all_lengths_are_alike_it_is_not_settled_and_is_said():
+    lm = MaskedDiffusionLM(Fixed([[1 / 3] * 3] * 6), CharTokenizer("ab"))
+    way = lm.infill("a[MASK:1-3]b")
+    assert way.length_costs is not None
+    assert not way.length_costs.is_settled
+    assert set(way.length_costs.num_draws.values()) == {256}
+    assert "lengths not settled" in repr(way)
+
+
+class Drawn:
+    """An estimator whose draws are noise around known costs."""
+
+    likelihood: ClassVar[str] = "left to right"
+    first_draws: ClassVar[int] = 32
+
+    def __init__(self, costs: dict[Lengths, float]) -> None:
+        self.costs = costs
+
+    def draw(self, lengths: Lengths, start: int, stop: int) -> torch.Tensor:
+        noise = torch.randn(512, generator=torch.Generator().manual_seed(sum(lengths)), dtype=torch.float64)
+        return self.costs[lengths] + noise[start:stop]
+
+    def estimate(self, values: torch.Tensor) -> Estimate:
+        return Estimate(values.mean().item(), (values - values.mean()) / len(values), len(values) - 1)
+
+
+def test_what_is_clearly_not_the_least_gets_no_more_draws():
+    found = compare_lengths([(1,), (2,), (3,)], Drawn({(1,): 0.0, (2,): 9.0, (3,): 0.3}), max_draws=512)
+    assert found.num_draws[2,] == 32
+    assert found.num_draws[1,] == found.num_draws[3,] > 32
+    assert found.is_settled
+    assert found.chosen == (1,)
+    few = compare_lengths([(1,), (3,)], Drawn({(1,): 0.0, (3,): 0.01}), max_draws=100)
+    assert few.num_draws == {(1,): 64, (3,): 64}
+    assert not few.is_settled

@@ -27,6 +27,7 @@ def make_parser() -> Parser:
         r"""examples:
   atat infill runs/novels "The [MASK:5] sat on the [MASK:2]."
   atat infill runs/novels "She [MASK:3-8], and left." --num_samples 4
+  atat infill runs/novels "She [MASK:3-8], and left." --num_samples 2 --candidates 32
   atat infill runs/novels --file letter.txt --out letter-filled.txt
   atat infill runs/novels --file templates.jsonl --out filled.jsonl
 
@@ -37,6 +38,18 @@ def make_parser() -> Parser:
     parser.add_argument("template", nargs="?", help=r"a text with gaps; \n stands for a new line")
     parser.add_argument("--file", type=Path, help="a document with gaps, or a .jsonl file of templates")
     parser.add_argument("--num_samples", type=whole(1), default=1, help="ways to fill each template")
+    parser.add_argument(
+        "--candidates",
+        type=whole(1),
+        help="draw so many ways and keep the --num_samples that are likeliest from left to right, best first; for "
+        "models trained in both modes (default: as many as --num_samples)",
+    )
+    parser.add_argument(
+        "--length_draws",
+        type=whole(1),
+        default=256,
+        help="most draws to estimate what each choice of the gaps' lengths costs: more are surer and slower",
+    )
     add_sampling_arguments(parser)
     return parser
 
@@ -57,13 +70,16 @@ def main(argv: list[str]) -> int:
 def write_texts(arguments: Namespace, items: list[Item]) -> None:
     how = how_to_sample(arguments)
     lm = load_model(arguments)
-    check_each(items, "template", lambda text: lm.possible_lengths(lm.encode_template(text)))
+    num_candidates = lm.num_candidates(arguments.candidates, arguments.num_samples)
+    check_each(items, "template", lambda text: lm.check_template(text, arguments.candidates))
+    draws, layouts = arguments.length_draws, {}  # lengths are chosen once, not in every batch
     make_texts(
         lm,
         arguments,
         items,
-        lambda templates, more: lm.infill(templates, **how, **more),
+        lambda templates, more: lm.infill(templates, length_draws=draws, layouts=layouts, **how, **more),
         title_field="template",
+        num_candidates=num_candidates if "causal" in lm.modes else None,
         on_first=explain_lengths,
     )
 
@@ -81,9 +97,20 @@ def read_templates(template: str | None, file: Path | None) -> list[Item]:
 
 def explain_lengths(text: Infilled) -> None:
     """Say why the gaps of variable length got the lengths that they have."""
-    if text.nats_by_lengths is None:
+    costs = text.length_costs
+    if costs is None:
         return
-    print("what the given text costs by the gaps' lengths, nats (the least is taken):", file=sys.stderr)
-    for lengths, nats in sorted(text.nats_by_lengths.items()):
+    what = {
+        "left to right": "what the given text costs by the gaps' lengths, whatever they hold, left to right",
+        "any order": "what the given text costs by the gaps' lengths, the gaps masked",
+    }[costs.likelihood]
+    print(f"{what}; nats ± standard error (the least is taken):", file=sys.stderr)
+    for lengths, nats in sorted(costs.nats.items()):
         mark = "  <-" if lengths == text.lengths else ""
-        print(f"  {', '.join(map(str, lengths))}: {nats:.2f}{mark}", file=sys.stderr)
+        print(f"  {', '.join(map(str, lengths))}: {nats:.2f} ± {costs.errors[lengths]:.2f}{mark}", file=sys.stderr)
+    if not costs.is_settled:
+        print(
+            f"not settled after {max(costs.num_draws.values())} draws: other lengths are within twice the error of the "
+            "difference",
+            file=sys.stderr,
+        )

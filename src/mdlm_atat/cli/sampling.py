@@ -23,6 +23,8 @@ SEPARATOR = "-" * 40  # between two texts
 MAX_SEED = 2**62  # torch takes 63 bits, and by the rule "add" text i adds i
 SETTINGS = (  # that a file of texts depends on, beside the weights, the prompts and the rule of seeds
     "num_samples",
+    "candidates",
+    "length_draws",
     "length",
     "max_new_tokens",
     "sampler",
@@ -128,10 +130,12 @@ def read_weights(text: str) -> dict[str, float]:
     return weights
 
 
-def texts_to_make(lm: MaskedDiffusionLM | CausalLM, arguments: Namespace, items: Sequence[Item]) -> Texts:
+def texts_to_make(
+    lm: MaskedDiffusionLM | CausalLM, arguments: Namespace, items: Sequence[Item], num_candidates: int | None
+) -> Texts:
     """What the arguments ask for. Seeds by the rule that they name; else that of the file to be gone on with, else the
     default."""
-    asked = Texts(items, arguments.num_samples, arguments.seed, arguments.seed_rule or "hash")
+    asked = Texts(items, arguments.num_samples, arguments.seed, arguments.seed_rule or "hash", num_candidates)
     if arguments.seed_rule is None and arguments.resume:
         before = replace(asked, rule="add")
         if begun_with(arguments.out) == before.settings_hash(lm.fingerprint(), settings_of_texts(arguments)):
@@ -155,19 +159,21 @@ def make_texts(
     make: Callable[[list[str], dict[str, Any]], Sequence[Generated]],
     *,
     title_field: str,
+    num_candidates: int | None = None,
     on_first: Callable[[Any], None] = lambda _: None,
 ) -> None:
     """Make `num_samples` texts of every item, in batches, and write or print them in order.
 
     `make(prompts, settings)` makes a batch, by lm.generate or lm.infill with further keywords, seeds among them.
-    `on_first` hears of the first text of all. `title_field`: what a .jsonl line calls an item's text.
+    `on_first` hears of the first text of all. `title_field`: what a .jsonl line calls an item's text. `num_candidates`:
+    so many ways to fill each template are drawn, and the best kept.
     """
     from mdlm_atat.progress import progress_bar
     from mdlm_atat.report.canvas_view import watching
 
     if arguments.compile:
         lm.compile()
-    asked = texts_to_make(lm, arguments, items)
+    asked = texts_to_make(lm, arguments, items, num_candidates)
     lines = None
     if arguments.out is not None and arguments.out.suffix == ".jsonl":
         settings = asked.settings_hash(lm.fingerprint(), settings_of_texts(arguments))
@@ -205,15 +211,16 @@ def make_texts(
     finally:
         if lines is not None:
             lines.close()
-    show(texts, asked.total, arguments)
+    show(texts, asked.total, arguments, is_first_shown=arguments.watch and not asked.is_ranked)
 
 
-def show(texts: Sequence[str], total: int, arguments: Namespace) -> None:
-    """Print the texts, or write them to a file that holds texts alone; those of a .jsonl file are there already."""
+def show(texts: Sequence[str], total: int, arguments: Namespace, *, is_first_shown: bool) -> None:
+    """Print the texts, but not the first where --watch has shown it; or write them to a file that holds texts alone.
+    Those of a .jsonl file are there already."""
     from mdlm_atat.atomic import write_text
 
     if arguments.out is None:
-        for text in texts[1 if arguments.watch else 0 :]:  # --watch has shown the first
+        for text in texts[1 if is_first_shown else 0 :]:
             print(*([SEPARATOR] if total > 1 else []), text, sep="\n")
         return
     if arguments.out.suffix != ".jsonl":

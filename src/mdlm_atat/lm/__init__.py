@@ -12,7 +12,7 @@ from mdlm_atat.lm.causal import CausalLM
 from mdlm_atat.lm.how import Guide, How, HowOptions, TextOptions
 from mdlm_atat.lm.load import load_lm
 from mdlm_atat.lm.masked import MaskedDiffusionLM
-from mdlm_atat.lm.results import Frame, Generated, Infilled, Score, TextTrace
+from mdlm_atat.lm.results import Frame, Generated, Infilled, LengthCosts, Score, TextTrace
 
 __all__ = [
     "CausalLM",
@@ -23,6 +23,7 @@ __all__ = [
     "HowOptions",
     "Infilled",
     "LanguageModel",
+    "LengthCosts",
     "MaskedDiffusionLM",
     "Score",
     "TextOptions",

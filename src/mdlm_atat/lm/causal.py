@@ -9,6 +9,7 @@ from torch import Tensor
 from mdlm_atat.core.denoiser import Network, Prediction
 from mdlm_atat.errors import UserError
 from mdlm_atat.lm.base import LanguageModel
+from mdlm_atat.lm.results import LengthCosts, Lengths
 from mdlm_atat.lm.sampling import gather_positions, projection
 from mdlm_atat.samplers.left_to_right import LeftToRight
 from mdlm_atat.samplers.loop import StepRule, trait
@@ -56,12 +57,11 @@ class CausalLM(LanguageModel):
 
         return denoise
 
-    def choose_lengths(
-        self, encoded: Sequence[list[int] | Gap]
-    ) -> tuple[tuple[int, ...], dict[tuple[int, ...], float] | None]:
+    def choose_lengths(self, encoded: Sequence[list[int] | Gap], max_draws: int) -> tuple[Lengths, LengthCosts | None]:
+        del max_draws
         return self.possible_lengths(encoded)[0], None
 
-    def possible_lengths(self, encoded: Sequence[list[int] | Gap]) -> list[tuple[int, ...]]:
+    def possible_lengths(self, encoded: Sequence[list[int] | Gap]) -> list[Lengths]:
         """Raises UserError: a causal model does not see the text after a gap."""
         del encoded
         raise UserError("a causal model cannot infill: it does not see the text after a gap; use a masked model")

@@ -1,16 +1,177 @@
-"""How long a gap should be, by the model's own likelihood of the text around it."""
+"""How long gaps should be, by the model's likelihood of the text that is given, whatever the gaps hold.
+
+Every estimator here draws numbers for each choice of lengths, the same random numbers for all of them, and
+`compare_lengths` asks for more until one choice is clearly the best.
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Protocol, runtime_checkable
+
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mdlm_atat.core.denoiser import Denoiser
 from mdlm_atat.core.objective import masked_nll
 from mdlm_atat.device import as_float64
+from mdlm_atat.lm.results import LengthCosts, Lengths
+from mdlm_atat.scoring.statistics import t_quantile
 
-NUM_DRAWS = 64
+LEVEL = 0.975  # a difference is clear beyond this quantile of Student's t, which is twice its error or more
+ROUNDING = 1e-4  # nats: a difference within this is none, however small its error
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What the given text costs with gaps of some lengths."""
+
+    nats: float
+    deviations: Float[Tensor, " n"]
+    """What each draw, or pair of draws, adds to the error: the standard error is their root sum of squares, and that of
+    a difference of two costs from the same random numbers is that of the differences."""
+
+    degrees: float
+    """Of freedom, of the error: how many draws count, less 1."""
+
+    @property
+    def error(self) -> float:
+        return self.deviations.norm().item()
+
+    def exceeds(self, other: Estimate) -> bool:
+        """Whether it is clearly more nats than the other: by more than twice the standard error of the difference, and
+        more than Student's t allows by chance where few draws count."""
+        is_paired = len(self.deviations) == len(other.deviations)
+        error = (self.deviations - other.deviations).norm().item() if is_paired else math.hypot(self.error, other.error)
+        factor = max(2.0, t_quantile(LEVEL, max(1.0, min(self.degrees, other.degrees))))
+        return self.nats - other.nats > factor * error + ROUNDING
+
+
+@runtime_checkable
+class Estimator(Protocol):
+    """One way to estimate what the given text costs."""
+
+    likelihood: ClassVar[str]
+    first_draws: ClassVar[int]
+    """Draws for each choice before any are compared."""
+
+    def draw(self, lengths: Lengths, start: int, stop: int) -> Float[Tensor, " draws"]:
+        """Draws number `start` to `stop`, on the CPU."""
+        ...
+
+    def estimate(self, values: Float[Tensor, " draws"]) -> Estimate:
+        """The cost by all draws so far."""
+        ...
+
+
+def compare_lengths(choices: Sequence[Lengths], by: Estimator, *, max_draws: int) -> LengthCosts:
+    """What the given text costs with each of these lengths of its gaps.
+
+    The number of draws, `by.first_draws` at first, is doubled until every other choice costs clearly more than the best
+    (`Estimate.exceeds`), or it would be more than `max_draws`: then it is not settled. What costs clearly more already
+    gets no further draws.
+    """
+    values = {lengths: torch.zeros(0, dtype=torch.float64) for lengths in choices}
+    found: dict[Lengths, Estimate] = {}
+    num_draws, contenders = by.first_draws, list(choices)
+    while True:
+        for lengths in contenders:
+            values[lengths] = torch.cat([values[lengths], by.draw(lengths, len(values[lengths]), num_draws)])
+            found[lengths] = by.estimate(values[lengths])
+        best = min(choices, key=lambda lengths: found[lengths].nats)
+        contenders = [each for each in choices if each == best or not found[each].exceeds(found[best])]
+        if len(contenders) == 1 or 2 * num_draws > max_draws:
+            break
+        num_draws *= 2
+    return LengthCosts(
+        nats={lengths: each.nats for lengths, each in found.items()},
+        errors={lengths: each.error for lengths, each in found.items()},
+        num_draws={lengths: len(each) for lengths, each in values.items()},
+        is_settled=len(contenders) == 1,
+        likelihood=by.likelihood,
+    )
+
+
+@dataclass(frozen=True)
+class Proposals:
+    """Fillings of the gaps, drawn in turn by the masked mode, which sees both sides, and by the causal one."""
+
+    rows: Int[Tensor, "draws length"]
+    """Texts up to the last given token."""
+    is_gap: Bool[Tensor, " length"]
+    masked_nll: Float[Tensor, " draws"]
+    """-log of the probability with which the masked mode fills the gaps so, whoever has drawn it."""
+
+
+@dataclass(frozen=True)
+class WeightedFillings:
+    """Left to right, in a network that has both modes: -log p(given text after the first gap | text before it).
+
+    That is -log of the sum over all fillings of p(filling, given text | text before). Half of the fillings are drawn
+    by the masked mode with probability q_m, half by the causal one with q_c, both exact; with q = (q_m + q_c) / 2 the
+    mean of p / q over all of them is an unbiased estimate of the sum (Veach and Guibas 1995, the balance heuristic).
+    If the masked mode drew alone, what it finds unlikely but the causal one does not would be rare, with a huge weight:
+    of 128 draws for gaps of 3 to 6 characters as few as 1 or 2 counted, and 30 to 100 if the causal mode drew (a small
+    network after 300 steps). Here no weight is above twice the largest p(given text | filling, text before).
+    """
+
+    propose: Callable[[Lengths, int, int], Proposals]
+    """(lengths, start, stop) -> draws number start to stop, the even ones by the masked mode."""
+    nll: Callable[[Tensor], Tensor]
+    """Rows (B, L) -> -log p(x_i | x_<i) at each place (B, L), left to right; 0 before the first gap."""
+
+    likelihood: ClassVar[str] = "left to right"
+    first_draws: ClassVar[int] = 64
+
+    def draw(self, lengths: Lengths, start: int, stop: int) -> Float[Tensor, " draws"]:
+        """log(p / q) of each draw."""
+        drawn = self.propose(lengths, start, stop)
+        nll = self.nll(drawn.rows)
+        log_q = torch.logaddexp(-drawn.masked_nll, -nll[:, drawn.is_gap].sum(1)) - math.log(2)
+        return -nll.sum(1) - log_q
+
+    def estimate(self, values: Float[Tensor, " draws"]) -> Estimate:
+        """The error of the logarithm is that of the mean, relative to it (delta method); each half of the draws varies
+        around a mean of its own."""
+        num = len(values)
+        log_mean = (values.logsumexp(0) - math.log(num)).item()
+        if log_mean == -math.inf:  # no filling that was drawn is possible
+            return Estimate(math.inf, torch.zeros_like(values), 1.0)
+        weights = (values - log_mean).exp().view(-1, 2)  # relative to their mean; by the masked mode, by the causal one
+        deviations = (weights.mean(0) - weights).flatten() / math.sqrt(num * max(1, num - 2))
+        num_effective = num**2 / weights.square().sum().item()
+        return Estimate(-log_mean, deviations, num_effective - 1)
+
+
+@dataclass(frozen=True)
+class MaskedGaps:
+    """In any order, in a network that fills masks only: an upper bound on -log p(given text), the gaps masked
+    throughout. See `cost_of_given`."""
+
+    denoise: Denoiser
+    lay_out: Callable[[Lengths], Int[Tensor, " length"]]
+    """The text with gaps of these lengths, [MASK] in them."""
+    mask_id: int
+
+    likelihood: ClassVar[str] = "any order"
+    first_draws: ClassVar[int] = 64
+
+    def draw(self, lengths: Lengths, start: int, stop: int) -> Float[Tensor, " draws"]:
+        tokens, size = self.lay_out(lengths), self.first_draws
+        fixed = tokens != self.mask_id
+        sets = [
+            cost_of_given(self.denoise, tokens, fixed, mask_id=self.mask_id, num_draws=size, seed=number)
+            for number in range(start // size, -(-stop // size))
+        ]
+        return torch.cat(sets)
+
+    def estimate(self, values: Float[Tensor, " draws"]) -> Estimate:
+        """Draws next to each other mask nearly as many tokens: their differences are what chance does, and not what the
+        number of masked tokens does."""
+        return Estimate(values.mean().item(), (values[::2] - values[1::2]) / len(values), len(values) / 2)
 
 
 @torch.no_grad()
@@ -20,15 +181,16 @@ def cost_of_given(
     fixed: Bool[Tensor, " length"],
     *,
     mask_id: int,
-    num_draws: int = NUM_DRAWS,
+    num_draws: int,
     batch_size: int = 16,
     seed: int = 0,
-) -> float:
-    """An upper bound on -log p(fixed tokens), nats, whatever the gaps hold: they stay masked throughout.
+) -> Float[Tensor, " num_draws"]:
+    """Draws whose mean estimates an upper bound on -log p(fixed tokens), nats, whatever the gaps hold: they stay masked
+    throughout.
 
     With F fixed tokens: draw n from 1..F, mask n of them and every gap, and add up -log p of those n, times F / n. The
-    number of tokens scored is the same for every length of the gaps, so their costs can be compared; and so are
-    the random numbers, which makes the difference surer than either.
+    n of all draws are spread evenly, in rising order. The number of tokens scored is the same for every length of the
+    gaps, so their costs can be compared; and so are the random numbers, which makes the difference surer than either.
     """
     places = fixed.cpu().nonzero()[:, 0]
     num_fixed = len(places)
@@ -40,12 +202,12 @@ def cost_of_given(
     is_masked = torch.zeros(num_draws, len(tokens), dtype=torch.bool)
     is_masked[:, places] = hidden
     is_masked = is_masked.to(tokens.device)
-    total = 0.0
+    costs = []
     for start in range(0, num_draws, batch_size):
         scored = is_masked[start : start + batch_size]
         z_t = torch.where(scored | ~fixed, mask_id, tokens)
         t = (z_t == mask_id).float().mean(1)
         x0 = torch.where(fixed, tokens, 0).expand_as(z_t)  # what a gap holds is not scored
         nll = as_float64(masked_nll(denoise(z_t, t), x0, scored)).sum(1)
-        total += (nll * (num_fixed / scored.sum(1).to(nll.device))).sum().item()
-    return total / num_draws
+        costs.append((nll * (num_fixed / scored.sum(1).to(nll.device))).cpu())
+    return torch.cat(costs)

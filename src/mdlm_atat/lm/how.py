@@ -9,6 +9,7 @@ from typing import Any, TypedDict
 
 from mdlm_atat.checks import at_least, check_keywords
 from mdlm_atat.errors import UserError
+from mdlm_atat.lm.results import Layout
 from mdlm_atat.samplers.draw import TokenDraw
 from mdlm_atat.samplers.loop import OnStep, StepRule
 from mdlm_atat.samplers.seeds import SeedRule
@@ -52,6 +53,14 @@ class TextOptions(HowOptions, total=False):
     seed_rule: SeedRule
     return_trace: bool
     on_step: OnStep | None
+
+
+class InfillOptions(TextOptions, total=False):
+    """All keywords of infill but `alternatives`, which decides what it returns."""
+
+    candidates: int | None
+    length_draws: int
+    layouts: dict[str, Layout] | None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,8 @@ from typing import Any, overload
 
 import numpy as np
 import torch
-from jaxtyping import Float
+import torch.nn.functional as F
+from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -22,17 +23,28 @@ from mdlm_atat.core.strategies.uniform import UniformMasking
 from mdlm_atat.device import as_float64
 from mdlm_atat.errors import UserError
 from mdlm_atat.lm.base import LanguageModel
-from mdlm_atat.lm.gap_lengths import cost_of_given
+from mdlm_atat.lm.gap_lengths import Estimator, MaskedGaps, Proposals, WeightedFillings, compare_lengths
 from mdlm_atat.lm.how import one_or_many
 from mdlm_atat.lm.pieces import Pieces
 from mdlm_atat.lm.plain import PlainDenoiser
+from mdlm_atat.lm.results import LengthCosts, Lengths
 from mdlm_atat.lm.sampling import gather_positions, projection
 from mdlm_atat.progress import OnProgress
-from mdlm_atat.samplers.loop import StepRule, trait
+from mdlm_atat.samplers.canvas import Canvas
+from mdlm_atat.samplers.left_to_right import LeftToRight
+from mdlm_atat.samplers.loop import Sample, StepRule, sample, trait
+from mdlm_atat.samplers.seeds import text_seeds
 from mdlm_atat.samplers.template import Gap, lay_out, length_choices
+from mdlm_atat.samplers.uncertainty import UncertaintyGuidedSampler
 from mdlm_atat.scoring.draws import DrawSettings, Rows
 from mdlm_atat.scoring.inspection import DEFAULT_TIMES, Inspection, check_times, inspect_rows, token_texts
 from mdlm_atat.scoring.likelihood import Groups, Likelihood, draw_nll
+
+Denoise = Callable[[Tensor, Tensor], Any]
+PROPOSAL = UncertaintyGuidedSampler(num_steps=16, amount="constant", spread=True)
+"""How the masked mode draws fillings to choose lengths by: one token at a time where a text has at most 16 to fill, the
+most certain place first. What comes next depends on what is visible alone, so a filling's probability is known."""
+BATCH_SIZE = 32  # of fillings drawn together in each mode
 
 
 class MaskedDiffusionLM(LanguageModel):
@@ -198,29 +210,83 @@ class MaskedDiffusionLM(LanguageModel):
 
         return denoise
 
-    def choose_lengths(
-        self, encoded: Sequence[list[int] | Gap]
-    ) -> tuple[tuple[int, ...], dict[tuple[int, ...], float] | None]:
+    def choose_lengths(self, encoded: Sequence[list[int] | Gap], max_draws: int) -> tuple[Lengths, LengthCosts | None]:
         choices = self.possible_lengths(encoded)
         if len(choices) == 1:
             return choices[0], None
-        costs = {}
-        for lengths in choices:
-            tokens = torch.tensor(lay_out(encoded, lengths, self.tokenizer.mask_id)[0], device=self.device)
-            with self.inference():
-                costs[lengths] = cost_of_given(
-                    self.denoise, tokens, tokens != self.tokenizer.mask_id, mask_id=self.tokenizer.mask_id
-                )
-        return min(costs, key=lambda lengths: costs[lengths]), costs
+        costs = compare_lengths(choices, self._length_estimator(encoded), max_draws=max_draws)
+        return costs.chosen, costs
 
-    def possible_lengths(self, encoded: Sequence[list[int] | Gap]) -> list[tuple[int, ...]]:
+    def _length_estimator(self, encoded: Sequence[list[int] | Gap]) -> Estimator:
+        """Left to right where the network has both modes; else in any order."""
+        mask_id = self.tokenizer.mask_id
+
+        def laid_out(lengths: Lengths) -> Tensor:
+            return torch.tensor(lay_out(encoded, lengths, mask_id)[0])
+
+        if "causal" not in self.modes:
+
+            def denoise(z_t: Tensor, t: Tensor, lengths: Tensor | None = None) -> Tensor:
+                with self.inference():
+                    return self.denoise(z_t, t, lengths)
+
+            return MaskedGaps(denoise, lambda lengths: laid_out(lengths).to(self.device), mask_id)
+        first_gap = 0 if isinstance(encoded[0], Gap) else len(encoded[0])
+        return WeightedFillings(
+            propose=lambda lengths, start, stop: self._proposals(laid_out(lengths), start, stop),
+            nll=lambda rows: F.pad(self.nll_from(rows, first_gap), (first_gap, 0)),
+        )
+
+    def _proposals(self, tokens: Int[Tensor, " length"], start: int, stop: int) -> Proposals:
+        """Draws number `start` to `stop` of what the gaps could hold; the random numbers of a draw are the same for all
+        lengths. A gap behind the last given token stays masked: left to right, all that it could hold sums to 1."""
+        mask_id = self.tokenizer.mask_id
+        end = int((tokens != mask_id).nonzero().max()) + 1
+        fixed = (tokens != mask_id) | (torch.arange(len(tokens)) >= end)
+        gaps_end = int((~fixed).nonzero().max()) + 1
+
+        def run(
+            rule: StepRule, denoise: Denoise, rows: Tensor, seeds: list[int], known: Tensor | None = None
+        ) -> Sample:
+            canvas = Canvas(rows, fixed[: rows.shape[1]].expand(len(rows), -1)).to(self.canvas_device)
+            with self.inference():
+                return sample(denoise, canvas, rule, mask_id=mask_id, seeds=seeds, known=known)
+
+        rows, nll = [], []
+        for first in range(start, stop, 2 * BATCH_SIZE):
+            seeds = text_seeds(0, range(first, min(first + 2 * BATCH_SIZE, stop)))
+            whole = tokens.expand(len(seeds) // 2, -1)
+            masked_mode = self.predictor(PROPOSAL)
+            one = run(PROPOSAL, masked_mode, whole, seeds[::2])
+            other = whole.clone()
+            left = run(LeftToRight(), self._read_left_to_right, whole[:, :gaps_end], seeds[1::2])
+            other[:, :gaps_end] = left.tokens.cpu()
+            again = run(PROPOSAL, masked_mode, whole, seeds[1::2], known=other.to(self.canvas_device))
+            rows.append(torch.stack([one.tokens.cpu(), other], dim=1).flatten(0, 1)[:, :end])
+            nll.append(torch.stack([one.trace.nll, again.trace.nll], dim=1).flatten().cpu())
+        return Proposals(torch.cat(rows), ~fixed[:end], torch.cat(nll))
+
+    def _read_left_to_right(self, z_t: Tensor, t: Tensor) -> Tensor:
+        """The network's logits in its causal mode. [MASK] stands only where nothing is read from."""
+        del t
+        with self.inference():
+            return self.network(z_t.masked_fill(z_t == self.tokenizer.mask_id, 0).to(self.device)).to(z_t.device)
+
+    def possible_lengths(self, encoded: Sequence[list[int] | Gap]) -> list[Lengths]:
         """Every choice of the gaps' lengths. Raises UserError where there are several and the model cannot compare
-        them: there is no text around the gaps, or too much of it."""
+        them: there is no text around the gaps, or too much of it; or, left to right, none after the last of them."""
         choices = length_choices(encoded)
         if len(choices) == 1:
             return choices
         if all(isinstance(part, Gap) or not part for part in encoded):
             raise UserError("a gap of variable length needs given text around it to be chosen by")
+        last_given = max(index for index, part in enumerate(encoded) if part and not isinstance(part, Gap))
+        behind = [part for part in encoded[last_given:] if isinstance(part, Gap) and part.shortest < part.longest]
+        if behind and "causal" in self.modes:
+            raise UserError(
+                "the length of a gap is chosen by the text after it, and none is given after the last gap: give its "
+                f"length, as in [MASK:{behind[0].longest}]"
+            )
         num_tokens = len(lay_out(encoded, choices[-1], self.tokenizer.mask_id)[0])
         if num_tokens > self.max_length:
             raise UserError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from typing import Any
@@ -88,22 +88,86 @@ class Generated:
         return _box(_marked(self.text, self.spans or ((0, len(self.text)),), given=BOLD), self._facts())
 
 
+Lengths = tuple[int, ...]
+"""Tokens of each gap."""
+
+
+@dataclass(frozen=True)
+class LengthCosts:
+    """What the given text costs with each choice of its gaps' lengths, whatever the gaps hold; the least is taken. All
+    choices are as likely as each other before the given text is looked at."""
+
+    nats: dict[Lengths, float]
+    """`left to right`: estimates of -log p(given text after the first gap | text before it, lengths), the sum over all
+    fillings. `any order`: estimates of an upper bound on -log p(all of the given text | lengths)."""
+    errors: dict[Lengths, float]
+    """Standard errors of these, between draws."""
+    num_draws: dict[Lengths, int]
+    """Draws that each comes from: what is clearly not the least gets no more."""
+    is_settled: bool
+    """Whether every other choice costs more than the least by more than twice the standard error of the difference;
+    else the draws that are allowed ended before."""
+    likelihood: str
+    """Which one: left to right, in a network that has both modes, or any order."""
+
+    @property
+    def chosen(self) -> Lengths:
+        """The lengths with which the given text costs least."""
+        return min(self.nats, key=lambda lengths: self.nats[lengths])
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A template with the lengths of its gaps decided."""
+
+    tokens: list[int]
+    gaps: list[slice]
+    lengths: Lengths
+    costs: LengthCosts | None
+
+
 @dataclass(frozen=True, repr=False)
 class Infilled(Generated):
     """One way to fill the gaps of a template. A notebook shows what was filled in highlighted."""
 
     gaps: list[str] = field(default_factory=list)
     """What was put into each gap."""
-    lengths: tuple[int, ...] = ()
+    lengths: Lengths = ()
     """Tokens of each gap."""
-    nats_by_lengths: dict[tuple[int, ...], float] | None = None
-    """Where lengths were to be chosen: what the given text costs with gaps of these lengths (the least was chosen)."""
+    length_costs: LengthCosts | None = None
+    """Where lengths were to be chosen: by what, how surely, and whether it is settled."""
+    nats_left_to_right: float | None = None
+    """-log p(all from the first gap on | text before it), exact, of a network that has both modes: what alternatives
+    are ranked by. None for one that only fills masks, and for a text longer than the model."""
+
+    @property
+    def nats_by_lengths(self) -> dict[Lengths, float] | None:
+        """Where lengths were to be chosen: what the given text costs with gaps of these lengths (the least was chosen).
+        `length_costs` has their standard errors."""
+        return None if self.length_costs is None else self.length_costs.nats
 
     def _facts(self) -> str:
-        return f"gaps {self.gaps}, {super()._facts()}"
+        costs = self.length_costs
+        unsettled = "" if costs is None or costs.is_settled else " (lengths not settled)"
+        return f"gaps {self.gaps}{unsettled}, {super()._facts()}"
 
     def _repr_html_(self) -> str:
         return _box(_marked(self.text, self.spans, made=HIGHLIGHT), super()._facts())
+
+
+def best_first(ways: Sequence[Infilled]) -> list[Infilled]:
+    """Ways to fill one template, the likeliest from left to right first; those that occur twice follow the others. In
+    their order where that likelihood is not known."""
+    known = [way for way in ways if way.nats_left_to_right is not None]
+    if len(known) < len(ways):
+        return list(ways)
+    seen: set[tuple[int, ...]] = set()
+    keyed = []
+    for way in ways:
+        tokens = tuple(way.tokens)
+        keyed.append((tokens in seen, way.nats_left_to_right, len(keyed), way))
+        seen.add(tokens)
+    return [way for *_, way in sorted(keyed, key=lambda each: each[:3])]
 
 
 @dataclass(frozen=True)

@@ -5,24 +5,26 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Unpack, overload
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from mdlm_atat.checks import at_least
 from mdlm_atat.core.denoiser import Prediction
 from mdlm_atat.core.fused_loss import padded_layer
+from mdlm_atat.core.left_to_right import nll_from
 from mdlm_atat.core.schedules import Schedule
 from mdlm_atat.data.tokenizers import Tokenizer
 from mdlm_atat.device import Graphed, Precision, compile_network, float64_device
 from mdlm_atat.errors import UserError
-from mdlm_atat.lm.how import Guide, How, HowOptions, TextOptions, one_or_many
-from mdlm_atat.lm.results import Frame, Generated, Infilled, TextTrace
+from mdlm_atat.lm.how import Guide, How, HowOptions, InfillOptions, TextOptions, one_or_many
+from mdlm_atat.lm.results import Frame, Generated, Infilled, Layout, LengthCosts, Lengths, TextTrace, best_first
+from mdlm_atat.nets.protocol import Mode
 from mdlm_atat.samplers.blocks import Blocks
 from mdlm_atat.samplers.canvas import Canvas
 from mdlm_atat.samplers.draw import TokenDraw
@@ -34,16 +36,6 @@ from mdlm_atat.samplers.sizes import Profile
 from mdlm_atat.samplers.template import GAP, Gap, encode_template, lay_out, parse_template, space_joins_next
 
 BLOCKS_PER_WINDOW = 4  # where a text is longer than the model and no block size is given
-
-
-@dataclass(frozen=True)
-class Layout:
-    """A template with the lengths of its gaps decided."""
-
-    tokens: list[int]
-    gaps: list[slice]
-    lengths: tuple[int, ...]
-    costs: dict[tuple[int, ...], float] | None
 
 
 class Sampling(ABC):
@@ -115,22 +107,22 @@ class Sampling(ABC):
 
     @overload
     def infill(  # pyright: ignore[reportOverlappingOverload]
-        self, templates: str, *, alternatives: None = None, **options: Unpack[TextOptions]
+        self, templates: str, *, alternatives: None = None, **options: Unpack[InfillOptions]
     ) -> Infilled: ...
 
     @overload
     def infill(  # pyright: ignore[reportOverlappingOverload]
-        self, templates: str, *, alternatives: int, **options: Unpack[TextOptions]
+        self, templates: str, *, alternatives: int, **options: Unpack[InfillOptions]
     ) -> list[Infilled]: ...
 
     @overload
     def infill(
-        self, templates: Iterable[str], *, alternatives: None = None, **options: Unpack[TextOptions]
+        self, templates: Iterable[str], *, alternatives: None = None, **options: Unpack[InfillOptions]
     ) -> list[Infilled]: ...
 
     @overload
     def infill(
-        self, templates: Iterable[str], *, alternatives: int, **options: Unpack[TextOptions]
+        self, templates: Iterable[str], *, alternatives: int, **options: Unpack[InfillOptions]
     ) -> list[list[Infilled]]: ...
 
     def infill(
@@ -138,6 +130,9 @@ class Sampling(ABC):
         templates: object,
         *,
         alternatives: int | None = None,
+        candidates: int | None = None,
+        length_draws: int = 256,
+        layouts: dict[str, Layout] | None = None,
         seed: int | Sequence[int] = 0,
         seed_rule: SeedRule = "hash",
         return_trace: bool = False,
@@ -147,17 +142,34 @@ class Sampling(ABC):
         r"""Fill the gaps of a template: "The [MASK:5] sat on the [MASK:2].", with [MASK] for one token.
 
         One template gives one text, a sequence of templates a list. With `alternatives`, a number, each template gives
-        a list of so many ways to fill it. A gap of [MASK:3-8] gets the length at which the model finds the given text
-        likeliest, whatever the gap may hold. Way j of template i is drawn as text number
-        i * alternatives + j of the seed. The other keywords are those of `generate`.
+        a list of so many ways to fill it. The other keywords are those of `generate`.
 
-        Raises UserError for a template without gaps, malformed ones, and a gap longer than the model.
+        A gap of [MASK:3-8] gets the length at which the model finds the given text likeliest, whatever the gap may
+        hold; `length_costs` of the result says how surely. At most `length_draws` are drawn for each choice of lengths,
+        but 64 always. `layouts` keeps what is chosen: calls that share the dictionary choose the lengths of a template
+        once.
+
+        A network that has both modes ranks the alternatives by their exact probability left to right,
+        `nats_left_to_right`, best first. With `candidates` so many are drawn of each template and the best of them
+        returned, as many as `alternatives` (default: the best one); those that occur twice come after the others.
+
+        Candidate j of template i is drawn as text number i * candidates + j of the seed; where no `candidates` are
+        asked for, there are as many as `alternatives`.
+
+        Raises UserError for a template without gaps, malformed ones, a gap longer than the model, and for `candidates`
+        of a model that only fills masks, or of a text longer than the model.
         """
         given, is_one = one_or_many(templates, "templates")
         settings = How.of(how, self.infill)
         at_least("alternatives", alternatives, 1)
-        layouts = {text: self._lay_out(text) for text in dict.fromkeys(given)}
-        all_layouts = [layouts[text] for text in given for _ in range(alternatives or 1)]
+        num_drawn = self.num_candidates(candidates, alternatives or 1)
+        at_least("length_draws", length_draws, 1)
+        layouts = {} if layouts is None else layouts
+        for text in given:
+            if text not in layouts:
+                self.check_template(text, candidates)
+                layouts[text] = self._lay_out(text, length_draws)
+        all_layouts = [layouts[text] for text in given for _ in range(num_drawn)]
         made = self._fill_rows(
             [layout.tokens for layout in all_layouts],
             settings,
@@ -165,11 +177,45 @@ class Sampling(ABC):
             return_trace,
             on_step,
         )
-        ways = [self._infilled(text, layout) for text, layout in zip(made, all_layouts, strict=True)]
+        nats = self._nats_left_to_right(made, all_layouts)
+        ways = [self._infilled(*each) for each in zip(made, all_layouts, nats, strict=True)]
+        groups = [best_first(ways[start : start + num_drawn]) for start in range(0, len(ways), num_drawn)]
         if alternatives is None:
-            return ways[0] if is_one else ways
-        groups = [ways[start : start + alternatives] for start in range(0, len(ways), alternatives)]
+            best = [group[0] for group in groups]
+            return best[0] if is_one else best
+        groups = [group[:alternatives] for group in groups]
         return groups[0] if is_one else groups
+
+    def num_candidates(self, candidates: int | None, alternatives: int) -> int:
+        """How many ways to fill a template are drawn where so many `alternatives` are to be returned. Raises UserError
+        for fewer `candidates` than that, and where the network cannot rank them."""
+        at_least("candidates", candidates, 1)
+        if candidates is None:
+            return alternatives
+        if "causal" not in self.modes:
+            raise UserError(
+                f"`candidates={candidates}`: candidates are ranked by their probability left to right, and this model "
+                "was trained to fill masks only; train one with `objective.causal_share=0.5`, or leave out "
+                "`candidates=`"
+            )
+        if candidates < alternatives:
+            raise UserError(
+                f"`candidates={candidates}`: the best {alternatives} cannot be taken of fewer; draw at least "
+                f"`candidates={alternatives}`"
+            )
+        return candidates
+
+    def check_template(self, text: str, candidates: int | None = None) -> None:
+        """Raise UserError for a template that `infill` refuses: malformed, too long, with lengths that cannot be
+        compared, or with `candidates` that cannot be ranked because the text is longer than the model."""
+        encoded = self.encode_template(text)
+        longest = self.possible_lengths(encoded)[-1]
+        num_tokens = len(lay_out(encoded, longest, self.tokenizer.mask_id)[0])
+        if candidates is not None and num_tokens > self.max_length:
+            raise UserError(
+                f"`candidates={candidates}`: the text has {num_tokens} tokens, and candidates are ranked for texts of "
+                f"at most {self.max_length}, the model's length; leave out `candidates=`"
+            )
 
     def fill(
         self,
@@ -245,13 +291,39 @@ class Sampling(ABC):
         ends = [[len(self.tokenizer.decode(text.tokens[:end])) for end in (part.start, part.stop)] for part in parts]
         return tuple((min(start, len(text.text)), min(stop, len(text.text))) for start, stop in ends)
 
-    def _infilled(self, text: Generated, layout: Layout) -> Infilled:
+    def _infilled(self, text: Generated, layout: Layout, nats: float | None) -> Infilled:
         return Infilled(
             **vars(replace(text, spans=self._spans(text, layout.gaps))),
             gaps=[self.tokenizer.decode(text.tokens[gap]) for gap in layout.gaps],
             lengths=layout.lengths,
-            nats_by_lengths=layout.costs,
+            length_costs=layout.costs,
+            nats_left_to_right=nats,
         )
+
+    def _nats_left_to_right(self, texts: Sequence[Generated], layouts: Sequence[Layout]) -> list[float | None]:
+        """Of each text, -log p of all from its first gap on, given what is before. None where the network has no causal
+        mode, and for a text longer than the model."""
+        nats: list[float | None] = [None] * len(texts)
+        if "causal" not in self.modes:
+            return nats
+        alike: dict[tuple[int, int], list[int]] = {}
+        for number, (text, layout) in enumerate(zip(texts, layouts, strict=True)):
+            if len(text.tokens) <= self.max_length:
+                alike.setdefault((len(text.tokens), layout.gaps[0].start), []).append(number)
+        for (_, start), numbers in alike.items():
+            found = self.nll_from(torch.tensor([texts[number].tokens for number in numbers]), start).sum(1)
+            for number, each in zip(numbers, found.tolist(), strict=True):
+                nats[number] = each
+        return nats
+
+    def nll_from(
+        self, tokens: Int[Tensor, "batch length"], start: int, *, batch_size: int = 32
+    ) -> Float[Tensor, "batch rest"]:
+        """-log p(x_i | x_<i), nats, at every place from `start` on, left to right: of a network with a causal mode. On
+        the CPU, in float64."""
+        with self.inference():
+            parts = [nll_from(self.network, part.to(self.device), start).cpu() for part in tokens.split(batch_size)]
+        return torch.cat(parts).double()
 
     def stream(
         self,
@@ -350,6 +422,11 @@ class Sampling(ABC):
 
     @property
     @abstractmethod
+    def modes(self) -> frozenset[Mode]:
+        """How its network may be asked: masked, causal or both."""
+
+    @property
+    @abstractmethod
     def noise_schedule(self) -> Schedule:
         """The noise schedule that it was trained under."""
 
@@ -368,15 +445,14 @@ class Sampling(ABC):
         speeds. Raises UserError for a rule that the model cannot serve."""
 
     @abstractmethod
-    def possible_lengths(self, encoded: Sequence[list[int] | Gap]) -> list[tuple[int, ...]]:
+    def possible_lengths(self, encoded: Sequence[list[int] | Gap]) -> list[Lengths]:
         """Every choice of the gaps' lengths. Raises UserError where the model cannot infill, or cannot compare them."""
 
     @abstractmethod
-    def choose_lengths(
-        self, encoded: Sequence[list[int] | Gap]
-    ) -> tuple[tuple[int, ...], dict[tuple[int, ...], float] | None]:
-        """The lengths of the gaps and, where there were several choices, the nats that the given text costs with each
-        of them (else None). Raises UserError where the model cannot infill, or cannot compare the lengths."""
+    def choose_lengths(self, encoded: Sequence[list[int] | Gap], max_draws: int) -> tuple[Lengths, LengthCosts | None]:
+        """The lengths of the gaps and, where there were several choices, what the given text costs with each of them
+        (else None), by at most so many draws of each. Raises UserError where the model cannot infill, or cannot compare
+        the lengths."""
 
     @abstractmethod
     def profile(self) -> Profile | None:
@@ -410,9 +486,9 @@ class Sampling(ABC):
         tokens = torch.tensor(rows)
         return Canvas(tokens, tokens != self.tokenizer.mask_id)
 
-    def _lay_out(self, text: str) -> Layout:
+    def _lay_out(self, text: str, length_draws: int = 256) -> Layout:
         encoded = self.encode_template(text)
-        lengths, costs = self.choose_lengths(encoded)
+        lengths, costs = self.choose_lengths(encoded, length_draws)
         return Layout(*lay_out(encoded, lengths, self.tokenizer.mask_id), lengths, costs)
 
     def encode_template(self, text: str) -> list[list[int] | Gap]:

@@ -70,27 +70,66 @@ class Texts:
     num_each: int
     seed: int
     rule: SeedRule
+    num_candidates: int | None = None
+    """So many ways to fill each template are drawn, candidate j of template i as text number i * num_candidates + j,
+    and the best `num_each` are made, best first; None: all that are drawn are made, in order."""
 
     @property
     def total(self) -> int:
         return len(self.items) * self.num_each
+
+    @property
+    def is_ranked(self) -> bool:
+        return self.num_candidates is not None and self.num_candidates > 1
 
     def make(
         self, make: Callable[[list[str], list[int]], Sequence[Generated]], *, batch_size: int, num_done: int = 0
     ) -> Iterator[tuple[range, Sequence[Generated]]]:
         """Batch after batch: which texts they are, and the texts. `make(prompts, seeds)` makes a batch; the first
         `num_done` are left out."""
+        if self.is_ranked:
+            yield from self._make_best(make, batch_size, num_done)
+            return
+        for start in range(num_done, self.total, batch_size):
+            which = range(start, min(start + batch_size, self.total))
+            yield which, self._draw(make, which, self.num_each)
+
+    def _make_best(
+        self, make: Callable[[list[str], list[int]], Sequence[Generated]], batch_size: int, num_done: int
+    ) -> Iterator[tuple[range, Sequence[Generated]]]:
+        from mdlm_atat.lm import Infilled
+        from mdlm_atat.lm.results import best_first
+
+        assert self.num_candidates is not None
+        for item in range(num_done // self.num_each, len(self.items)):
+            drawn: list[Infilled] = []
+            first, end = item * self.num_candidates, (item + 1) * self.num_candidates
+            for start in range(first, end, batch_size):
+                made = self._draw(make, range(start, min(start + batch_size, end)), self.num_candidates)
+                drawn += [text for text in made if isinstance(text, Infilled)]
+            which = range(max(num_done, item * self.num_each), (item + 1) * self.num_each)
+            yield which, best_first(drawn)[: self.num_each][-len(which) :]
+
+    def _draw(
+        self, make: Callable[[list[str], list[int]], Sequence[Generated]], numbers: range, num_of_each: int
+    ) -> Sequence[Generated]:
         from mdlm_atat.device import explain_out_of_memory
         from mdlm_atat.samplers.seeds import text_seeds
 
-        for start in range(num_done, self.total, batch_size):
-            which = range(start, min(start + batch_size, self.total))
-            with explain_out_of_memory(f"try `batch_size={max(1, batch_size // 2)}`"):
-                made = make(
-                    [self.items[number // self.num_each].text for number in which],
-                    text_seeds(self.seed, which, self.rule),
-                )
-            yield which, made
+        texts = [self.items[number // num_of_each].text for number in numbers]
+        with explain_out_of_memory(f"try `batch_size={max(1, len(numbers) // 2)}`"):
+            return make(texts, text_seeds(self.seed, numbers, self.rule))
+
+    def _number_drawn(self, number: int, text: Generated) -> int:
+        """The number of the text that its seed was made of."""
+        if not self.is_ranked:
+            return number
+        from mdlm_atat.samplers.seeds import text_seeds
+
+        assert self.num_candidates is not None
+        first = number // self.num_each * self.num_candidates
+        candidates = range(first, first + self.num_candidates)
+        return candidates[text_seeds(self.seed, candidates, self.rule).index(text.seed)]
 
     def row(self, number: int, text: Generated, *, item_field: str, with_trace: bool) -> dict[str, Any]:
         """A text's line of a .jsonl file; `item_field`: what its prompt or template is called there."""
@@ -101,9 +140,13 @@ class Texts:
         row[item_field] = item.text
         if isinstance(text, Infilled):
             row |= {"gaps": text.gaps, "lengths": list(text.lengths)}
+            if text.nats_left_to_right is not None:
+                row["nats_left_to_right"] = text.nats_left_to_right
         row["seed"] = text.seed
         if self.rule != "add":  # by that rule a line is to the byte what earlier versions wrote
-            row |= {"base_seed": self.seed, "index": number}
+            row |= {"base_seed": self.seed, "index": self._number_drawn(number, text)}
+            if isinstance(text, Infilled) and text.length_costs is not None:
+                row["lengths_settled"] = text.length_costs.is_settled
         row |= {"nfe": text.nfe, "tokens": text.tokens}
         if with_trace and text.trace is not None:
             row["trace"] = text.trace.to_json()
@@ -113,8 +156,9 @@ class Texts:
         """Tells whether a file of texts can be gone on with: the same weights, settings and prompts. Files that earlier
         versions began, when there was no rule of seeds but "add", have the same hash as ours of that rule."""
         shown = {name: str(value) for name, value in settings.items()}
-        if shown.get("max_new_tokens") == "None":  # there was no such setting
-            del shown["max_new_tokens"]
+        for later, default in (("max_new_tokens", "None"), ("candidates", "None"), ("length_draws", "256")):
+            if shown.get(later) == default:  # there was no such setting
+                del shown[later]
         if self.rule != "add":
             shown["seed_rule"] = self.rule
         content = json.dumps([weights, shown, [[item.id, item.text] for item in self.items]], sort_keys=True)
