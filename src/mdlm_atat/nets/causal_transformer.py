@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from mdlm_atat.nets.cache import KeyValueCache
 from mdlm_atat.nets.layers import Norm
 from mdlm_atat.nets.protocol import Mode
 from mdlm_atat.nets.transformer import Transformer
@@ -55,3 +56,9 @@ class CausalTransformer(Transformer):
         """What the last norm gives: all but the output layer, for those who want logits at some positions only."""
         shifted = F.pad(x[:, :-1], (1, 0), value=self.vocab_size)  # (B, L): start, x_1 .. x_{L-1}
         return self.through_blocks(self.embedding(shifted), causal=True)
+
+    def read(
+        self, symbols: Int[Tensor, "batch k"], places: Int[Tensor, "batch k"], cache: KeyValueCache
+    ) -> Float[Tensor, "batch k width"]:
+        """`hidden` at k places of each row only; see nets.protocol.Cached."""
+        return self.through_blocks(self.embedding(symbols), reading=cache.read(places))

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from mdlm_atat.nets.cache import Reading
 from mdlm_atat.nets.estimator import ImportanceEstimator, mix_importance
 from mdlm_atat.nets.layers import Norm, attend_mask, sinusoidal_features, zero_linear
 from mdlm_atat.nets.protocol import Mode
@@ -154,14 +155,22 @@ class ATATDiT(Transformer):
         padded = None if lengths is None else lengths + 1
         return self._denoise(self._behind_start(z_t), t, padded)[:, :-1]
 
-    def _denoise(self, x: Tensor, t: Tensor, lengths: Tensor | None = None, *, causal: bool = False) -> Tensor:
+    def _denoise(
+        self,
+        x: Tensor,
+        t: Tensor,
+        lengths: Tensor | None = None,
+        *,
+        causal: bool = False,
+        reading: Reading | None = None,
+    ) -> Tensor:
         """Embeddings (B, places, D), told t, through the blocks."""
         if self.added_time is not None:
             features = sinusoidal_features(t, NUM_ADDED_FREQUENCIES)
             x = x + self.added_time(features.to(self.added_time.weight.dtype))[:, None]
         condition = None if self.time_embedding is None else self.time_embedding(t)  # (B, time_width)
         attend = attend_mask(lengths, x.shape[1])
-        return self.through_blocks(x, attend=attend, condition=condition, causal=causal)
+        return self.through_blocks(x, attend=attend, condition=condition, causal=causal, reading=reading)
 
     def _behind_start(self, tokens: Int[Tensor, "batch length"]) -> Float[Tensor, "batch places width"]:
         """Embeddings of start, token 1 .. token L (B, L + 1, D)."""

@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from mdlm_atat.nets.cache import BlockMemory
+
 Norm = Literal["layer", "rms"]
 
 
@@ -42,9 +44,11 @@ class Rotary(nn.Module):
         self.sin: Tensor
 
     def forward(
-        self, x: Float[Tensor, "batch length heads head_width"]
+        self, x: Float[Tensor, "batch length heads head_width"], places: Int[Tensor, "batch length"] | None = None
     ) -> Float[Tensor, "batch length heads head_width"]:
-        cos, sin = self.cos[: x.shape[1], None], self.sin[: x.shape[1], None]  # (L, 1, Dh / 2)
+        """`places`: where in the text each row's vectors stand; None: at 0, 1, ..."""
+        here = slice(x.shape[1]) if places is None else places
+        cos, sin = self.cos[here][..., None, :], self.sin[here][..., None, :]  # (L, 1, Dh / 2) or (B, L, 1, Dh / 2)
         left, right = x.float().chunk(2, dim=-1)
         return torch.cat([left * cos - right * sin, right * cos + left * sin], dim=-1).to(x.dtype)
 
@@ -65,16 +69,21 @@ class Attention(nn.Module):
         self,
         x: Float[Tensor, "batch length width"],
         rotary: Rotary,
-        attend: Bool[Tensor, "batch 1 1 length"] | None,
+        attend: Bool[Tensor, "batch 1 _ _"] | None,
         causal: bool,
+        memory: BlockMemory | None,
     ) -> Float[Tensor, "batch length width"]:
         batch, length, width = x.shape
         qkv = self.qkv(x).view(batch, length, 3, self.num_heads, width // self.num_heads)
         q, k, v = qkv.unbind(2)  # each (B, L, H, Dh): the layout the kernels answer in, so that nothing is copied
-        q, k = rotary(self.norm_q(q)), rotary(self.norm_k(k))
-        if torch.compiler.is_compiling():
+        places = None if memory is None else memory.now
+        q, k = rotary(self.norm_q(q), places), rotary(self.norm_k(k), places)
+        if memory is None and torch.compiler.is_compiling():
             v = v.contiguous()  # or the backward pass would keep all of qkv for it, beside q and k: 10% of the memory
-        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+        if memory is None:
+            q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+        else:
+            q, (k, v) = q.transpose(1, 2), memory.keep(k, v)
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=attend, is_causal=causal)
         return self.out(y.transpose(1, 2).reshape(batch, length, width))
 
@@ -140,18 +149,44 @@ class Block(nn.Module):
         self,
         x: Float[Tensor, "batch length width"],
         rotary: Rotary,
-        attend: Bool[Tensor, "batch 1 1 length"] | None = None,
+        attend: Bool[Tensor, "batch 1 _ _"] | None = None,
         condition: Float[Tensor, "batch time_width"] | None = None,
         causal: bool = False,
+        memory: BlockMemory | None = None,
     ) -> Float[Tensor, "batch length width"]:
+        """`attend`: which keys (last) each query (last but one; one for all) may see; None: every one. `memory`: see
+        nets.cache."""
         if self.modulation is None or condition is None:
-            x = x + self._drop(self.attention(self.norm_attention(x), rotary, attend, causal))
+            x = x + self._drop(self.attention(self.norm_attention(x), rotary, attend, causal, memory))
             return x + self._drop(self.mlp(self.norm_mlp(x)))
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.modulation(condition)[:, None].chunk(6, dim=-1)
         h = modulate(self.norm_attention(x), shift_a, scale_a)
-        x = x + gate_a * self._drop(self.attention(h, rotary, attend, causal))
+        x = x + gate_a * self._drop(self.attention(h, rotary, attend, causal, memory))
         h = modulate(self.norm_mlp(x), shift_m, scale_m)
         return x + gate_m * self._drop(self.mlp(h))
+
+    def read(
+        self,
+        x: Float[Tensor, "batch k width"],
+        rotary: Rotary,
+        attend: Bool[Tensor, "batch 1 k places"],
+        condition: Float[Tensor, "batch time_width"] | None,
+        memory: BlockMemory,
+    ) -> Float[Tensor, "batch k width"]:
+        """`forward` at the places that are read now, which `memory` then keeps. Never compiled: prompts have all
+        lengths."""
+        return Block.forward(self, x, rotary, attend, condition, memory=memory)
+
+    def read_one(
+        self,
+        x: Float[Tensor, "batch 1 width"],
+        rotary: Rotary,
+        attend: Bool[Tensor, "batch 1 1 places"],
+        condition: Float[Tensor, "batch time_width"] | None,
+        memory: BlockMemory,
+    ) -> Float[Tensor, "batch 1 width"]:
+        """`read` of one place of each row, which may be compiled."""
+        return Block.forward(self, x, rotary, attend, condition, memory=memory)
 
     def _drop(self, x: Tensor) -> Tensor:
         return F.dropout(x, self.dropout, self.training)

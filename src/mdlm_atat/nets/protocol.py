@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
-from jaxtyping import Float
+import torch
+from jaxtyping import Float, Int
 from torch import Tensor
+
+from mdlm_atat.nets.cache import KeyValueCache
 
 Mode = Literal["masked", "causal"]
 """How a network may be asked: about masked tokens from all others (masked), or about each token from those before it
@@ -38,4 +41,27 @@ class Backbone(Protocol):
 
     def output_layer(self) -> tuple[Float[Tensor, "vocab width"], Float[Tensor, " vocab"] | None]:
         """The output layer's weight and bias."""
+        ...
+
+
+@runtime_checkable
+class Cached(Protocol):
+    """A Backbone whose mode causal can go on reading where it has stopped. One that has only `hidden` is read from the
+    start again for every token."""
+
+    vocab_size: int
+
+    def empty_cache(self, num_rows: int, num_places: int, dtype: torch.dtype | None = None) -> KeyValueCache:
+        """For reading so many rows, of at most so many places."""
+        ...
+
+    def read(
+        self, symbols: Int[Tensor, "batch k"], places: Int[Tensor, "batch k"], cache: KeyValueCache
+    ) -> Float[Tensor, "batch k width"]:
+        """`hidden` of the mode causal at k places of each row, in rising order, by what `cache` has kept of all places
+        before them; it then keeps these too.
+
+        Place 0 holds the start symbol, `vocab_size`, and place i token i - 1; what is returned at place i predicts
+        token i.
+        """
         ...

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from mdlm_atat.nets.cache import KeyValueCache, Reading
 from mdlm_atat.nets.layers import Block, Norm, Rotary, TimeEmbedding, initialise, make_norm, modulate, zero_linear
 
 
@@ -37,7 +39,7 @@ class Transformer(nn.Module):
     ) -> None:
         """`num_places`: the most that go through the blocks at once, where that is more than `max_length`."""
         super().__init__()
-        self.vocab_size, self.max_length = vocab_size, max_length
+        self.vocab_size, self.max_length, self.num_heads = vocab_size, max_length, num_heads
         self.embedding = nn.Embedding(vocab_size + 1, width)
         self.rotary = Rotary(width // num_heads, num_places or max_length)
         self.time_embedding = None if time_width is None else TimeEmbedding(time_width)
@@ -65,11 +67,25 @@ class Transformer(nn.Module):
         attend: Bool[Tensor, "batch 1 1 places"] | None = None,
         condition: Float[Tensor, "batch time_width"] | None = None,
         causal: bool = False,
+        reading: Reading | None = None,
     ) -> Float[Tensor, "batch places width"]:
-        """Embeddings through all blocks and the last norm. `causal`: a place sees itself and those before it."""
-        for block in self.blocks:
-            x = block(x, self.rotary, attend, condition, causal)
+        """Embeddings through all blocks and the last norm. `causal`: a place sees itself and those before it; so it
+        does in a `reading`, where those before it are in a cache."""
+        if reading is None:
+            for block in self.blocks:
+                x = block(x, self.rotary, attend, condition, causal)
+            return self.finish(x, condition)
+        for block, memory in zip(self.blocks, reading.blocks, strict=True):
+            assert isinstance(block, Block)
+            read = block.read_one if x.shape[1] == 1 else block.read
+            x = read(x, self.rotary, reading.attend, condition, memory)
         return self.finish(x, condition)
+
+    def empty_cache(self, num_rows: int, num_places: int, dtype: torch.dtype | None = None) -> KeyValueCache:
+        """For reading left to right so many rows, of at most so many places. `dtype` None: the weights'."""
+        weight = self.embedding.weight
+        shape = (num_rows, self.num_heads, num_places, weight.shape[1] // self.num_heads)
+        return KeyValueCache.empty(len(self.blocks), shape, dtype=dtype or weight.dtype, device=weight.device)
 
     def finish(
         self, x: Float[Tensor, "batch places width"], condition: Float[Tensor, "batch time_width"] | None

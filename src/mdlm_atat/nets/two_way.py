@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from mdlm_atat.nets.cache import KeyValueCache, Reading
 from mdlm_atat.nets.dit import ATATDiT
 from mdlm_atat.nets.protocol import Mode
 
@@ -49,9 +50,19 @@ class TwoWayDiT(ATATDiT):
         is never seen anyway."""
         if t is not None:
             return super().hidden(z_t, t, lengths)
-        if self.start_vector is None:
-            x = self.embedding(F.pad(z_t[:, :-1], (1, 0), value=self.vocab_size))  # (B, L, D): start, x_1 .. x_{L-1}
-        else:
-            x = self._behind_start(z_t[:, :-1])
-        nothing_masked = torch.zeros(len(z_t), device=z_t.device)
-        return self._denoise(x + self.mode_vector.to(x.dtype), nothing_masked, causal=True)
+        symbols = F.pad(z_t[:, :-1], (1, 0), value=self.vocab_size)  # (B, L): start, x_1 .. x_{L-1}
+        return self._read(symbols)
+
+    def read(
+        self, symbols: Int[Tensor, "batch k"], places: Int[Tensor, "batch k"], cache: KeyValueCache
+    ) -> Float[Tensor, "batch k width"]:
+        """`hidden` of the causal mode at k places of each row only; see nets.protocol.Cached."""
+        return self._read(symbols, cache.read(places))
+
+    def _read(self, symbols: Tensor, reading: Reading | None = None) -> Tensor:
+        """Symbols, the start of a text among them, through the blocks in the causal mode."""
+        x = self.embedding(symbols)
+        if self.start_vector is not None:
+            x = torch.where((symbols == self.vocab_size)[..., None], self.start_vector.to(x.dtype), x)
+        nothing_masked = torch.zeros(len(symbols), device=symbols.device)
+        return self._denoise(x + self.mode_vector.to(x.dtype), nothing_masked, causal=True, reading=reading)
