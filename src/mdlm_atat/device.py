@@ -81,6 +81,8 @@ def compile_network(model: Any, *, dynamic: bool | None = None) -> None:
         return
     for block in model.blocks:
         block.forward = torch.compile(block.forward, dynamic=dynamic)
+        if hasattr(block, "read_one"):
+            block.read_one = torch.compile(block.read_one, dynamic=dynamic)
     model.finish = torch.compile(model.finish, dynamic=dynamic)
     if getattr(model, "estimator", None) is not None:  # small enough to be compiled in one piece
         model.estimator.forward = torch.compile(model.estimator.forward, dynamic=dynamic)

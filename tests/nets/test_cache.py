@@ -47,13 +47,13 @@ def symbols_of(x: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def read(network: Any, x: Tensor, sizes: Sequence[int], cache: KeyValueCache) -> Tensor:
+def read(network: Any, x: Tensor, sizes: Sequence[int], cache: KeyValueCache, num_places: int | None = None) -> Tensor:
     """Logits of the first sum(sizes) tokens, read in parts of these sizes."""
     symbols, places, found = symbols_of(x), torch.arange(LENGTH).expand(len(x), -1), []
     start = 0
     for size in sizes:
         here = slice(start, start + size)
-        found.append(network.logits(network.read(symbols[:, here], places[:, here], cache)))
+        found.append(network.logits(network.read(symbols[:, here], places[:, here], cache, num_places)))
         start += size
     return torch.cat(found, dim=1)
 
@@ -113,7 +113,7 @@ def test_another_text_in_the_same_cache_and_a_row_taken_back_to_its_7th_place_re
 
 def test_a_part_of_the_buffers_is_enough_for_a_text_that_is_shorter(network):
     cache, x = network.empty_cache(8, LENGTH), texts()
-    found = read(network, x, [4, *[1] * 7], cache.first(2, 11))
+    found = read(network, x, [4, *[1] * 7], cache.first(2), num_places=11)
     close(found, whole(network, x)[:, :11])
     assert all(part[2:].count_nonzero() == 0 and part[:, :, 11:].count_nonzero() == 0 for part in cache.keys)
     assert all(part[:2, :, :11].ne(0).all() for part in cache.keys)

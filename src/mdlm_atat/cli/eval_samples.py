@@ -33,7 +33,7 @@ def run_samples(arguments: Namespace) -> None:
     from mdlm_atat.scoring.quality import HowSampled
 
     lm = load_model(arguments)
-    sampler = arguments.sampler or lm.default_sampler
+    sampler = arguments.sampler or (lm.gap_sampler if arguments.steps else lm.default_sampler)
     ways = [
         HowSampled(sampler, steps, temperature)
         for temperature in dict.fromkeys(arguments.temperature or [1.0])

@@ -231,10 +231,12 @@ def show(texts: Sequence[str], total: int, arguments: Namespace, *, is_first_sho
 
 def animate(lm: MaskedDiffusionLM | CausalLM, text: Generated, arguments: Namespace) -> None:
     """Draw how a text came about into the file that was asked for."""
+    from mdlm_atat.lm import Infilled
     from mdlm_atat.report.animation import Reveal, write_animation
 
+    fills_gaps = isinstance(text, Infilled) or arguments.steps
     settings = {
-        "sampler": arguments.sampler or lm.default_sampler,
+        "sampler": arguments.sampler or (lm.gap_sampler if fills_gaps else lm.default_sampler),
         "temperature": f"{arguments.temperature:g}",
         "seed": str(arguments.seed),
     }

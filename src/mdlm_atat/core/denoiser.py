@@ -62,3 +62,18 @@ class Prediction:
         """Of logits that are there already."""
         rows = torch.arange(len(logits), device=logits.device)[:, None]
         return cls(lambda positions: logits[rows, positions])
+
+
+@runtime_checkable
+class Reader(Protocol):
+    """A denoiser that can be asked about one token after the other, from left to right, and keeps what it has read."""
+
+    def begin(
+        self, z_t: Int[Tensor, "batch length"], num_given: int
+    ) -> Callable[[Int[Tensor, "batch length"], Int[Tensor, " rows"]], Prediction]:
+        """Read rows that begin with at most `num_given` tokens and then have [MASK].
+
+        What is returned says of `rows` of z_t how likely each token is to be the first that is masked, and nothing of
+        other positions. It is to be called each time that one more token of these rows is known.
+        """
+        ...

@@ -29,8 +29,9 @@ from mdlm_atat.data.tokenizers import Tokenizer, save_tokenizer
 from mdlm_atat.device import Precision, choose_precision, device_name
 from mdlm_atat.errors import UserError
 from mdlm_atat.lm.folder import PROFILE_FILE, STAGE_FILE
+from mdlm_atat.lm.reading import CachedSteps
 from mdlm_atat.lm.scoring import Scoring
-from mdlm_atat.nets.protocol import Mode
+from mdlm_atat.nets.protocol import Cached, Mode
 from mdlm_atat.samplers.sizes import Profile, as_profile
 from mdlm_atat.scoring.records import MaskRateProfile
 from mdlm_atat.training.checkpoint import Checkpoint, write_checksums
@@ -92,6 +93,9 @@ class LanguageModel(Scoring):
             self.network.to(self.device)
         self.precision = choose_precision(self._wanted_precision, self.device)
         self._keep_casts, self._hidden = True, self._run
+        network: Any = self.network
+        keys = torch.bfloat16 if self.precision == "bf16" else None
+        self._steps = CachedSteps(network, self.inference, keys) if isinstance(network, Cached) else None
         return self
 
     @property

@@ -10,7 +10,6 @@ from mdlm_atat.core.denoiser import Network, Prediction
 from mdlm_atat.errors import UserError
 from mdlm_atat.lm.base import LanguageModel
 from mdlm_atat.lm.results import LengthCosts, Lengths
-from mdlm_atat.lm.sampling import gather_positions, projection
 from mdlm_atat.samplers.left_to_right import LeftToRight
 from mdlm_atat.samplers.loop import StepRule, trait
 from mdlm_atat.samplers.template import Gap
@@ -30,32 +29,21 @@ class CausalLM(LanguageModel):
     def likelihood(self, rows: Rows, draws: DrawSettings, *, groups: Groups | None = None) -> Likelihood:
         return self.left_to_right(rows, draws, groups=groups)
 
-    def denoiser(self, rule: StepRule) -> Callable[[Tensor, Tensor], Prediction]:
+    def denoiser(self, rule: StepRule, *, given_ahead: bool = False) -> Callable[[Tensor, Tensor], Prediction]:
         """The network's distribution of the next token, for a left-to-right rule. Raises UserError for any other
         rule."""
+        del given_ahead
         if trait(rule, "follows_rates") or not isinstance(getattr(rule, "inner", rule), LeftToRight):
             raise UserError("a causal model generates left to right only: leave out the sampler")
+        if isinstance(self.network, Network):
+            return self.left_to_right_denoiser(self._hidden)
 
-        if not isinstance(self.network, Network):
+        def plain(z_t: Tensor, t: Tensor) -> Prediction:
+            del t
+            with self.inference():
+                return Prediction.of(self.network(self._readable(z_t)))
 
-            def plain(z_t: Tensor, t: Tensor) -> Prediction:
-                del t
-                with self.inference():
-                    return Prediction.of(self.network(self._readable(z_t)))
-
-            return plain
-        project = projection(self.network, None)
-
-        def denoise(z_t: Tensor, t: Tensor) -> Prediction:
-            hidden = self._hidden(z_t, t)
-
-            def logits(positions: Tensor) -> Tensor:
-                with self.inference():
-                    return project(gather_positions(hidden, positions))
-
-            return Prediction(logits)
-
-        return denoise
+        return plain
 
     def choose_lengths(self, encoded: Sequence[list[int] | Gap], max_draws: int) -> tuple[Lengths, LengthCosts | None]:
         del max_draws
@@ -67,10 +55,4 @@ class CausalLM(LanguageModel):
         raise UserError("a causal model cannot infill: it does not see the text after a gap; use a masked model")
 
     def _run(self, z_t: Tensor, t: Tensor) -> Tensor:
-        del t
-        with self.inference():
-            return self.network.hidden(self._readable(z_t))
-
-    def _readable(self, z_t: Tensor) -> Tensor:
-        """Without [MASK], which a causal network need not know: it stands only where nothing is read from."""
-        return z_t.masked_fill(z_t == self.tokenizer.mask_id, 0)
+        return self._hidden_left_to_right(z_t, t)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, TypedDict
 
 from mdlm_atat.checks import at_least, check_keywords
@@ -92,6 +92,10 @@ class How:
     def draw(self) -> TokenDraw:
         """How a token is drawn from its logits."""
         return TokenDraw(self.temperature, self.top_k, self.top_p)
+
+    def with_default(self, sampler: str) -> How:
+        """The same with a sampler where none is named."""
+        return replace(self, sampler=sampler) if self.sampler is None else self
 
     @classmethod
     def of(cls, options: Mapping[str, Any], method: Callable[..., Any]) -> How:

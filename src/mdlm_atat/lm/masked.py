@@ -66,6 +66,10 @@ class MaskedDiffusionLM(LanguageModel):
 
     @property
     def default_sampler(self) -> str:
+        return "left_to_right" if "causal" in self.modes else self.gap_sampler
+
+    @property
+    def gap_sampler(self) -> str:
         return "spread"  # docs/samplers.md says why
 
     def likelihood(self, rows: Rows, draws: DrawSettings, *, groups: Groups | None = None) -> Likelihood:
@@ -176,10 +180,13 @@ class MaskedDiffusionLM(LanguageModel):
         }
         return found.record(texts, about)
 
-    def denoiser(self, rule: StepRule) -> Callable[[Tensor, Tensor], Prediction]:
+    def denoiser(self, rule: StepRule, *, given_ahead: bool = False) -> Callable[[Tensor, Tensor], Prediction]:
         """The network's own distribution, as under uniform masking; or, for a rule that follows predicted rates, the
-        reverse process of the model's own masking schedule."""
+        reverse process of the model's own masking schedule. A network that has a causal mode too is asked in that one
+        where a text is written from left to right."""
         network = self.network
+        if self.reads_left_to_right(rule, given_ahead=given_ahead):
+            return self.left_to_right_denoiser(self._hidden_left_to_right)
         if not isinstance(network, Network):
 
             def plain(z_t: Tensor, t: Tensor) -> Prediction:

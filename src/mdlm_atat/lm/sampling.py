@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mdlm_atat.checks import at_least
-from mdlm_atat.core.denoiser import Prediction
+from mdlm_atat.core.denoiser import Prediction, Reader
 from mdlm_atat.core.fused_loss import padded_layer
 from mdlm_atat.core.left_to_right import nll_from
 from mdlm_atat.core.schedules import Schedule
@@ -23,12 +23,15 @@ from mdlm_atat.data.tokenizers import Tokenizer
 from mdlm_atat.device import Graphed, Precision, compile_network, float64_device
 from mdlm_atat.errors import UserError
 from mdlm_atat.lm.how import Guide, How, HowOptions, InfillOptions, TextOptions, one_or_many
+from mdlm_atat.lm.moved import Moved, MovedReader
+from mdlm_atat.lm.reading import CachedSteps, LeftToRightDenoiser
 from mdlm_atat.lm.results import Frame, Generated, Infilled, Layout, LengthCosts, Lengths, TextTrace, best_first
 from mdlm_atat.nets.protocol import Mode
 from mdlm_atat.samplers.blocks import Blocks
 from mdlm_atat.samplers.canvas import Canvas
 from mdlm_atat.samplers.draw import TokenDraw
 from mdlm_atat.samplers.guidance import Guidance
+from mdlm_atat.samplers.left_to_right import LeftToRight
 from mdlm_atat.samplers.loop import OnStep, Reverse, Sample, StepRule, reverse, sample, trait
 from mdlm_atat.samplers.named import make_sampler
 from mdlm_atat.samplers.seeds import SeedRule, text_seeds
@@ -49,6 +52,8 @@ class Sampling(ABC):
     precision: Precision
     _hidden: Callable[[Tensor, Tensor], Tensor]
     """The network without its output layer, as `compile` left it."""
+    _steps: CachedSteps | None
+    """The network's causal mode with a key-value cache; None where it has none."""
     _keep_casts = True
     """Whether autocast keeps the weights that it has cast to bf16."""
 
@@ -160,7 +165,7 @@ class Sampling(ABC):
         of a model that only fills masks, or of a text longer than the model.
         """
         given, is_one = one_or_many(templates, "templates")
-        settings = How.of(how, self.infill)
+        settings = How.of(how, self.infill).with_default(self.gap_sampler)
         at_least("alternatives", alternatives, 1)
         num_drawn = self.num_candidates(candidates, alternatives or 1)
         at_least("length_draws", length_draws, 1)
@@ -233,6 +238,9 @@ class Sampling(ABC):
         Raises UserError for a fixed token that is none of the vocabulary.
         """
         settings = How.of(how, self.fill)
+        given = canvas.tokens[canvas.fixed]
+        if ((given < 0) | (given >= self.tokenizer.vocab_size)).any():
+            raise UserError(f"fixed tokens must be from 0 to {self.tokenizer.vocab_size - 1}; [MASK] cannot be fixed")
         seeds = text_seeds(seed, range(len(canvas.tokens)), seed_rule)
         return self._fill(canvas, settings, seeds, return_trace, on_step)
 
@@ -245,10 +253,15 @@ class Sampling(ABC):
         on_step: OnStep | None,
     ) -> list[Generated]:
         """Fill rows of tokens that need not be of one length, [MASK] where a token is wanted."""
-        # texts made together have one length, and one kind of window where they go in blocks
+        # texts made together have one length, and one kind of window where they go in blocks; but from left to right
+        # nothing sees what is behind it, so that padding does no harm
         alike: dict[tuple[int, bool], list[int]] = {}
         for number, row in enumerate(rows):
-            alike.setdefault((len(row), given_ahead(self._canvas([row]))), []).append(number)
+            canvas = self._canvas([row])
+            ahead = self._given_ahead(canvas)
+            fits = how.block_size is None and len(row) <= self.max_length
+            padded = on_step is None and fits and self.reads_left_to_right(self.rule(how, canvas), given_ahead=ahead)
+            alike.setdefault((0 if padded else len(row), ahead), []).append(number)
         made: dict[int, Generated] = {}
         for numbers in alike.values():
             filled = self._fill(
@@ -264,13 +277,12 @@ class Sampling(ABC):
     def _fill(
         self, canvas: Canvas, how: How, seeds: Sequence[int], return_trace: bool, on_step: OnStep | None
     ) -> list[Generated]:
-        self._check_canvas(canvas)
         if len(canvas.tokens) == 0:
             return []
         rule = self.rule(how, canvas)
         with self.inference():
             result = sample(
-                self.predictor(rule),
+                self.predictor(rule, given_ahead=self._given_ahead(canvas)),
                 canvas.to(self.canvas_device),
                 rule,
                 mask_id=self.tokenizer.mask_id,
@@ -280,7 +292,7 @@ class Sampling(ABC):
                 keep_frames=return_trace,
             )
             traces = self._traces(result, canvas) if return_trace else [None] * len(seeds)
-        rows, nfe = result.tokens.tolist(), result.trace.nfe.tolist()
+        rows, nfe = [self._until_its_end(row) for row in result.tokens.tolist()], result.trace.nfe.tolist()
         return [
             Generated(self.tokenizer.decode(row), row, row_seed, row_nfe, trace)
             for row, row_seed, row_nfe, trace in zip(rows, seeds, nfe, traces, strict=True)
@@ -344,19 +356,20 @@ class Sampling(ABC):
         if GAP.search(prompt):
             if length is not None or max_new_tokens is not None:
                 raise UserError("a template has its own length: leave out `length=` and `max_new_tokens=`")
+            settings = settings.with_default(self.gap_sampler)
             canvas = self.template_canvas(prompt)
         else:
             canvas = self._canvas(self.prompt_rows([prompt], length, max_new_tokens))
         rule = self.rule(settings, canvas)
         guidance = self._guidance(settings.guide, rule)
-        denoise, mask_id = self.predictor(rule), self.tokenizer.mask_id
+        denoise, mask_id = self.predictor(rule, given_ahead=self._given_ahead(canvas)), self.tokenizer.mask_id
         seeds = text_seeds(seed, [0], seed_rule)
         state = Reverse(denoise, canvas.to(self.canvas_device), mask_id, seeds, guidance=guidance)
 
         def frames() -> Iterator[Frame]:
             yield self._frame(0, state.z_t)
             for step in reverse(state, rule):
-                yield self._frame(step, state.z_t)
+                yield self._frame(step, state.z_t, is_whole=bool(state.ended[0]))
 
         return frames()
 
@@ -372,19 +385,23 @@ class Sampling(ABC):
             raise UserError(f"block_size is {size}, expected from 1 to {width}, the model's length")
         rule = how.sampler
         draw = how.draw
-        if rule is None or isinstance(rule, str | type):
+        ahead = self._given_ahead(canvas)
+        if rule is None:
+            rule = self.default_sampler if how.steps is None and not ahead else self.gap_sampler
+        if isinstance(rule, str | type):
             rule = make_sampler(
-                rule or self.default_sampler,
+                rule,
                 num_steps=how.steps,
                 draw=draw,
                 profile=self.profile,
                 schedule=self.noise_schedule,
+                eos_id=self.tokenizer.eos_id,
             )
         elif how.steps is not None or draw != TokenDraw():
             raise UserError("a rule of your own has its steps and its draw: leave out steps, temperature, top_k, top_p")
         if size is None:
             return rule
-        look_ahead = (width - size) // 2 if given_ahead(canvas) else 0
+        look_ahead = (width - size) // 2 if ahead else 0
         return Blocks(inner=rule, size=size, window=width, look_ahead=look_ahead)
 
     def compile(self) -> None:
@@ -395,6 +412,8 @@ class Sampling(ABC):
             # a recorded graph would go on reading weights in bf16 that autocast keeps until its context ends
             self._keep_casts = False
             self._hidden = Graphed(self._hidden)
+            if self._steps is not None:
+                self._steps.record(self.max_length)
 
     @property
     def canvas_device(self) -> torch.device:
@@ -402,28 +421,45 @@ class Sampling(ABC):
         in which tokens are drawn."""
         return float64_device(self.device)
 
-    def predictor(self, rule: StepRule) -> Callable[[Tensor, Tensor], Prediction]:
+    def predictor(self, rule: StepRule, *, given_ahead: bool = False) -> Callable[[Tensor, Tensor], Prediction]:
         """The network for a step rule, as `denoiser` gives it, with what it takes and gives moved between the network's
         device and `canvas_device`."""
-        denoise = self.denoiser(rule)
+        denoise = self.denoiser(rule, given_ahead=given_ahead)
         if self.canvas_device == self.device:
             return denoise
+        moved = MovedReader if isinstance(denoise, Reader) else Moved
+        return moved(denoise, there=self.device, here=self.canvas_device)
 
-        def ask(z_t: Tensor, t: Tensor) -> Prediction:
-            said, here = denoise(z_t.to(self.device), t.to(self.device)), self.canvas_device
-            importance = said.importance
-            return Prediction(
-                lambda positions: said.logits(positions.to(self.device)).to(here),
-                None if said.speed is None else said.speed.to(here),
-                None if importance is None else lambda: importance().to(here),
-            )
+    def reads_left_to_right(self, rule: StepRule, *, given_ahead: bool) -> bool:
+        """Whether the rule asks the network in its causal mode: from left to right, with nothing given after a gap."""
+        from_the_left = isinstance(getattr(rule, "inner", rule), LeftToRight)
+        return from_the_left and "causal" in self.modes and not given_ahead
 
-        return ask
+    def left_to_right_denoiser(
+        self, hidden: Callable[[Tensor, Tensor], Tensor]
+    ) -> Callable[[Tensor, Tensor], Prediction]:
+        """The network in its causal mode. `hidden`: what its last norm gives of (z_t, t), at every position."""
+        output_layer = projection(self.network, torch.bfloat16 if self.precision == "bf16" else None)
 
-    @property
-    @abstractmethod
-    def modes(self) -> frozenset[Mode]:
-        """How its network may be asked: masked, causal or both."""
+        def project(found: Tensor) -> Tensor:
+            with self.inference():
+                return output_layer(found)
+
+        def whole(z_t: Tensor, t: Tensor) -> Prediction:
+            found = hidden(z_t, t)
+            return Prediction(lambda positions: project(gather_positions(found, positions)))
+
+        return whole if self._steps is None else LeftToRightDenoiser(whole, self._steps, project)
+
+    def _hidden_left_to_right(self, z_t: Tensor, t: Tensor) -> Tensor:
+        """The network in its causal mode, without its output layer."""
+        del t
+        with self.inference():
+            return self.network.hidden(self._readable(z_t))
+
+    def _readable(self, z_t: Tensor) -> Tensor:
+        """Without [MASK], which a causal network need not know: it stands only where nothing is read from."""
+        return z_t.masked_fill(z_t == self.tokenizer.mask_id, 0)
 
     @property
     @abstractmethod
@@ -432,17 +468,28 @@ class Sampling(ABC):
 
     @property
     @abstractmethod
+    def modes(self) -> frozenset[Mode]:
+        """How its network may be asked: masked, causal or both."""
+
+    @property
+    @abstractmethod
     def default_sampler(self) -> str:
-        """The name of the sampler that is used if none is named."""
+        """The name of the sampler that is used if none is named: for writing."""
+
+    @property
+    def gap_sampler(self) -> str:
+        """The same where text is given after what is to be filled in, or a number of `steps` is."""
+        return self.default_sampler
 
     @abstractmethod
     def _run(self, z_t: Tensor, t: Tensor) -> Tensor:
         """The network without its output layer."""
 
     @abstractmethod
-    def denoiser(self, rule: StepRule) -> Callable[[Tensor, Tensor], Prediction]:
+    def denoiser(self, rule: StepRule, *, given_ahead: bool = False) -> Callable[[Tensor, Tensor], Prediction]:
         """The network as a function of (z_t, t) that gives what `rule` needs: logits and, for some rules, reveal
-        speeds. Raises UserError for a rule that the model cannot serve."""
+        speeds. `given_ahead`: the canvas has given text after gaps. Raises UserError for a rule that the model cannot
+        serve."""
 
     @abstractmethod
     def possible_lengths(self, encoded: Sequence[list[int] | Gap]) -> list[Lengths]:
@@ -483,8 +530,20 @@ class Sampling(ABC):
         return self._canvas([self._lay_out(text).tokens])
 
     def _canvas(self, rows: Sequence[list[int]]) -> Canvas:
-        tokens = torch.tensor(rows)
-        return Canvas(tokens, tokens != self.tokenizer.mask_id)
+        """Rows of tokens, [MASK] where one is wanted. Shorter ones are padded with [MASK] that is not to be filled."""
+        mask_id, width = self.tokenizer.mask_id, max(len(row) for row in rows)
+        tokens = torch.tensor([row + [mask_id] * (width - len(row)) for row in rows])
+        padding = torch.arange(width) >= torch.tensor([len(row) for row in rows])[:, None]
+        return Canvas(tokens, (tokens != mask_id) | padding)
+
+    def _given_ahead(self, canvas: Canvas) -> bool:
+        """Whether any row has given text after a gap: blocks must look ahead for it, all rows alike."""
+        given = canvas.fixed & (canvas.tokens != self.tokenizer.mask_id)
+        return bool((given[:, 1:] & ~canvas.fixed[:, :-1]).any())
+
+    def _until_its_end(self, row: list[int]) -> list[int]:
+        """A finished row without what it was padded with, or did not come to."""
+        return row[: row.index(self.tokenizer.mask_id)] if self.tokenizer.mask_id in row else row
 
     def _lay_out(self, text: str, length_draws: int = 256) -> Layout:
         encoded = self.encode_template(text)
@@ -501,11 +560,6 @@ class Sampling(ABC):
                     f"a gap of {part.longest} tokens is longer than the model: it was trained at {self.max_length}"
                 )
         return encoded
-
-    def _check_canvas(self, canvas: Canvas) -> None:
-        given = canvas.tokens[canvas.fixed]
-        if ((given < 0) | (given >= self.tokenizer.vocab_size)).any():
-            raise UserError(f"fixed tokens must be from 0 to {self.tokenizer.vocab_size - 1}; [MASK] cannot be fixed")
 
     def _guidance(self, guide: Guide | None, rule: StepRule) -> Guidance | None:
         if guide is None:
@@ -537,20 +591,20 @@ class Sampling(ABC):
         }
         frames, fixed = trace.frames.cpu().numpy(), canvas.fixed.cpu().numpy()
         traces: list[TextTrace | None] = []
-        for row in range(len(fixed)):
+        for row, length in enumerate((result.tokens != self.tokenizer.mask_id).sum(1).tolist()):
             # a row may be done before others of its batch
             last = max(1, int(on_cpu["revealed_at_step"][row].max(initial=0)))
             taken = np.isfinite(on_cpu["entropy"][row])
             last = int(np.flatnonzero(taken).max(initial=last - 1)) + 1
             traces.append(
                 TextTrace(
-                    frames=frames[: last + 1, row],
-                    fixed=fixed[row],
-                    revealed_at_step=on_cpu["revealed_at_step"][row],
-                    confidence=on_cpu["confidence"][row],
+                    frames=frames[: last + 1, row, :length],
+                    fixed=fixed[row, :length],
+                    revealed_at_step=on_cpu["revealed_at_step"][row, :length],
+                    confidence=on_cpu["confidence"][row, :length],
                     entropy=on_cpu["entropy"][row][:last],
-                    num_remasked=on_cpu["num_remasked"][row],
-                    importance=None if importance is None else importance[row],
+                    num_remasked=on_cpu["num_remasked"][row, :length],
+                    importance=None if importance is None else importance[row, :length],
                     nats=float(on_cpu["nll"][row]),
                     elapsed_s=trace.elapsed_s,
                 )
@@ -562,8 +616,10 @@ class Sampling(ABC):
         del tokens
         return None
 
-    def _frame(self, step: int, z_t: Tensor) -> Frame:
+    def _frame(self, step: int, z_t: Tensor, *, is_whole: bool = False) -> Frame:
         tokens = z_t[0].tolist()
+        if is_whole:
+            tokens = self._until_its_end(tokens)
         return Frame(step, tokens, self.tokenizer.decode(tokens))
 
     @contextmanager
@@ -574,11 +630,6 @@ class Sampling(ABC):
             arithmetic = torch.autocast(self.device.type, torch.bfloat16, cache_enabled=self._keep_casts)
         with torch.no_grad(), arithmetic:
             yield
-
-
-def given_ahead(canvas: Canvas) -> bool:
-    """Whether any row has given text after a gap: blocks must look ahead for it, all rows alike."""
-    return bool((canvas.fixed[:, 1:] & ~canvas.fixed[:, :-1]).any())
 
 
 def gather_positions(hidden: Tensor, positions: Int[Tensor, "batch k"]) -> Tensor:

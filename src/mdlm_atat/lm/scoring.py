@@ -287,7 +287,7 @@ class Scoring(Sampling):
         rule = self.rule(How(sampler=sampler, steps=steps), canvas)
         with self.inference():
             nll = sample(
-                self.predictor(rule),
+                self.predictor(rule, given_ahead=self._given_ahead(canvas)),
                 canvas.to(self.canvas_device),
                 rule,
                 mask_id=self.tokenizer.mask_id,

@@ -19,21 +19,24 @@ class BlockMemory(NamedTuple):
     now: Int[Tensor, "batch k"]
 
     def keep(
-        self, k: Float[Tensor, "batch k heads head_width"], v: Float[Tensor, "batch k heads head_width"]
-    ) -> tuple[Float[Tensor, "batch heads places head_width"], Float[Tensor, "batch heads places head_width"]]:
-        """Write the keys and values of the places that are read now; return those of all places."""
+        self,
+        k: Float[Tensor, "batch k heads head_width"],
+        v: Float[Tensor, "batch k heads head_width"],
+        num_places: int,
+    ) -> tuple[Float[Tensor, "batch heads seen head_width"], Float[Tensor, "batch heads seen head_width"]]:
+        """Write the keys and values of the places that are read now; return those of the first places."""
         rows = torch.arange(len(self.now), device=self.now.device)[:, None]
         self.keys[rows, :, self.now] = k.to(self.keys.dtype)
         self.values[rows, :, self.now] = v.to(self.values.dtype)
-        return self.keys, self.values
+        return self.keys[:, :, :num_places], self.values[:, :, :num_places]
 
 
 class Reading(NamedTuple):
     """The places that a pass reads, and what it may look at."""
 
     blocks: Sequence[BlockMemory]
-    attend: Bool[Tensor, "batch 1 k places"]
-    """Place j is seen from place i where j <= i."""
+    attend: Bool[Tensor, "batch 1 k seen"]
+    """Place j, of the first so many, is seen from place i where j <= i."""
 
 
 @dataclass(frozen=True)
@@ -63,13 +66,17 @@ class KeyValueCache:
         keys, values = ([torch.zeros(shape, dtype=dtype, device=device) for _ in range(num_blocks)] for _ in "kv")
         return cls(keys, values)
 
-    def first(self, num_rows: int, num_places: int) -> KeyValueCache:
-        """The cache of the first rows and places alone, in the same memory."""
-        keys, values = ([part[:num_rows, :, :num_places] for part in parts] for parts in (self.keys, self.values))
+    @property
+    def num_places(self) -> int:
+        return self.keys[0].shape[2]
+
+    def first(self, num_rows: int) -> KeyValueCache:
+        """The cache of the first rows alone, in the same memory."""
+        keys, values = ([part[:num_rows] for part in parts] for parts in (self.keys, self.values))
         return KeyValueCache(keys, values)
 
-    def read(self, places: Int[Tensor, "batch k"]) -> Reading:
-        """A pass over these places, all below the number that the cache has."""
+    def read(self, places: Int[Tensor, "batch k"], num_places: int | None = None) -> Reading:
+        """A pass over these places. `num_places`: a number that they are all below, to look at no more; None: all."""
         blocks = [BlockMemory(keys, values, places) for keys, values in zip(self.keys, self.values, strict=True)]
-        all_places = torch.arange(self.keys[0].shape[2], device=places.device)
-        return Reading(blocks, (all_places <= places[..., None])[:, None])
+        seen = torch.arange(self.num_places if num_places is None else num_places, device=places.device)
+        return Reading(blocks, (seen <= places[..., None])[:, None])

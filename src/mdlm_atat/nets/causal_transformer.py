@@ -58,7 +58,11 @@ class CausalTransformer(Transformer):
         return self.through_blocks(self.embedding(shifted), causal=True)
 
     def read(
-        self, symbols: Int[Tensor, "batch k"], places: Int[Tensor, "batch k"], cache: KeyValueCache
+        self,
+        symbols: Int[Tensor, "batch k"],
+        places: Int[Tensor, "batch k"],
+        cache: KeyValueCache,
+        num_places: int | None = None,
     ) -> Float[Tensor, "batch k width"]:
         """`hidden` at k places of each row only; see nets.protocol.Cached."""
-        return self.through_blocks(self.embedding(symbols), reading=cache.read(places))
+        return self.through_blocks(self.embedding(symbols), reading=cache.read(places, num_places))

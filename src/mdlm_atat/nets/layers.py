@@ -83,7 +83,8 @@ class Attention(nn.Module):
         if memory is None:
             q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
         else:
-            q, (k, v) = q.transpose(1, 2), memory.keep(k, v)
+            assert attend is not None
+            q, (k, v) = q.transpose(1, 2), memory.keep(k, v, attend.shape[-1])
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=attend, is_causal=causal)
         return self.out(y.transpose(1, 2).reshape(batch, length, width))
 

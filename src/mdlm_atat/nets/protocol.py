@@ -56,12 +56,16 @@ class Cached(Protocol):
         ...
 
     def read(
-        self, symbols: Int[Tensor, "batch k"], places: Int[Tensor, "batch k"], cache: KeyValueCache
+        self,
+        symbols: Int[Tensor, "batch k"],
+        places: Int[Tensor, "batch k"],
+        cache: KeyValueCache,
+        num_places: int | None = None,
     ) -> Float[Tensor, "batch k width"]:
         """`hidden` of the mode causal at k places of each row, in rising order, by what `cache` has kept of all places
         before them; it then keeps these too.
 
         Place 0 holds the start symbol, `vocab_size`, and place i token i - 1; what is returned at place i predicts
-        token i.
+        token i. `num_places`: a number that all places are below, so that no more need be looked at.
         """
         ...

@@ -79,7 +79,7 @@ class Transformer(nn.Module):
             assert isinstance(block, Block)
             read = block.read_one if x.shape[1] == 1 else block.read
             x = read(x, self.rotary, reading.attend, condition, memory)
-        return self.finish(x, condition)
+        return Transformer.finish(self, x, condition)  # compiled it would be once more, for these shapes
 
     def empty_cache(self, num_rows: int, num_places: int, dtype: torch.dtype | None = None) -> KeyValueCache:
         """For reading left to right so many rows, of at most so many places. `dtype` None: the weights'."""

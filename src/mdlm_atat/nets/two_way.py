@@ -54,10 +54,14 @@ class TwoWayDiT(ATATDiT):
         return self._read(symbols)
 
     def read(
-        self, symbols: Int[Tensor, "batch k"], places: Int[Tensor, "batch k"], cache: KeyValueCache
+        self,
+        symbols: Int[Tensor, "batch k"],
+        places: Int[Tensor, "batch k"],
+        cache: KeyValueCache,
+        num_places: int | None = None,
     ) -> Float[Tensor, "batch k width"]:
         """`hidden` of the causal mode at k places of each row only; see nets.protocol.Cached."""
-        return self._read(symbols, cache.read(places))
+        return self._read(symbols, cache.read(places, num_places))
 
     def _read(self, symbols: Tensor, reading: Reading | None = None) -> Tensor:
         """Symbols, the start of a text among them, through the blocks in the causal mode."""

@@ -93,7 +93,9 @@ def sample_quality(
     text is made, and for a stored record of another model or setting.
     """
     lm = open_model(model)
-    wanted = list(ways) if ways is not None else [HowSampled(lm.default_sampler)]
+    wanted = (
+        list(ways) if ways is not None else [HowSampled(lm.gap_sampler if task == "infill" else lm.default_sampler)]
+    )
     length = length or lm.max_length
     setting = QualitySetting(task=task, num_texts=num_texts, length=length, seed=seed, num_scored=num_scored)
     check_ways(lm, wanted, length)

@@ -22,7 +22,7 @@ PRESETS = {
     "documents": "uncertainty:order=most_uncertain,stop.entropy=0.5,stop.confidence=0.7,stop.patience=100",
 }
 """Name -> the specification that it is short for."""
-FILLED_IN = ("profile", "schedule")
+FILLED_IN = ("profile", "schedule", "eos_id")
 """Fields of a rule that the model brings, not the user."""
 
 

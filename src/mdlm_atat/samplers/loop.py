@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from mdlm_atat.core.denoiser import Prediction
+from mdlm_atat.core.denoiser import Prediction, Reader
 from mdlm_atat.samplers.canvas import Canvas
 from mdlm_atat.samplers.draw import TokenDraw, inverse_cdf
 from mdlm_atat.samplers.guidance import Guidance
@@ -55,7 +55,10 @@ class Reverse:
         self.confidence = torch.full(self.z_t.shape, torch.nan, dtype=torch.float64, device=device)
         # sum over the tokens revealed in this step of the entropy they were drawn from, and their number
         self.step_entropy = torch.zeros(batch, 2, dtype=torch.float64, device=device)
+        self.ended = torch.zeros(batch, dtype=torch.bool, device=device)
+        """Rows that are to be left as they are, masks in them or not; shared with windows."""
         self._denoise = denoise
+        self._read: Callable[[Tensor, Tensor], Prediction] | None = None
         self._start_random(seeds)
 
     def _start_random(self, seeds: Sequence[int]) -> None:
@@ -70,7 +73,7 @@ class Reverse:
     @property
     def masked(self) -> Bool[Tensor, "batch length"]:
         """Which positions are still to be filled."""
-        return (self.z_t == self.mask_id) & self.fillable
+        return (self.z_t == self.mask_id) & self.fillable & ~self.ended[:, None]
 
     @property
     def num_to_fill(self) -> list[int]:
@@ -91,12 +94,26 @@ class Reverse:
 
         It is told the share of masked tokens in each row, unless the rule has a time of its own.
         """
-        self.nfe.index_add_(0, rows, torch.ones_like(rows))
-        z_t = self.z_t[rows]
-        t = (z_t == self.mask_id).float().mean(1) if time is None else torch.full((len(z_t),), time, device=z_t.device)
-        found = self._denoise(z_t, t)
+        self.nfe.index_add_(0, rows, (~self.ended[rows]).long())
+        if self._read is not None:
+            found = self._read(self.z_t, rows)
+        else:
+            z_t = self.z_t[rows]
+            share = (z_t == self.mask_id).float().mean(1)
+            found = self._denoise(z_t, share if time is None else torch.full_like(share, time))
         prediction = Prediction.of(found) if isinstance(found, Tensor) else found
         return prediction if self.guidance is None else self.guidance.apply(prediction)
+
+    def read_left_to_right(self) -> None:
+        """Promise that all further calls of `predict` are for the leftmost masked position of their rows, one more
+        known at each call. A denoiser that keeps what it has read (core.denoiser.Reader) then reads only what is new;
+        but for canvases with given text between what is to be filled in, which are read as a whole every time."""
+        number = self.to_fill.sum(1)
+        if isinstance(self._denoise, Reader) and number.any():
+            first = self.to_fill.int().argmax(1)
+            last = self.to_fill.shape[1] - 1 - self.to_fill.flip(1).int().argmax(1)
+            if ((last - first + 1 == number) | (number == 0)).all():
+                self._read = self._denoise.begin(self.z_t, int(first[number > 0].max()))
 
     def reveal(
         self,
@@ -109,6 +126,7 @@ class Reverse:
     ) -> None:
         """Draw the tokens at `positions` of `rows` (distinct in each row) where `valid`, by each position's uniform."""
         across = rows[:, None].expand_as(positions)
+        valid = valid & ~self.ended[rows, None]
         numbers = uniform[across, positions]
         parts = [
             self._draw(prediction, positions[:, columns], across[:, columns], draw, numbers[:, columns])
@@ -190,7 +208,7 @@ class StepRule(Protocol):
     """
 
     def __call__(self, state: Reverse) -> Iterator[None]:
-        """Fill the canvas, yielding after every step; when it ends, no mask may be left."""
+        """Fill the canvas, yielding after every step; when it ends, no mask may be left but in rows that it `ended`."""
         ...
 
     def max_nfe(self, num_to_fill: int) -> int:
@@ -267,7 +285,8 @@ def sample(
     on_step: OnStep | None = None,
     keep_frames: bool = False,
 ) -> Sample:
-    """Fill a canvas by a step rule: one seed a row. Fixed positions never change and no mask survives.
+    """Fill a canvas by a step rule: one seed a row. Fixed positions never change and no mask survives, but behind the
+    end of a row that the rule ended.
 
     `denoise` is a Denoiser, or gives a Prediction instead of logits. With `known` text, nothing is drawn: the text is
     revealed in the rule's order, and the trace's `nll` is its cost.

@@ -25,13 +25,14 @@ def make_sampler(
     draw: TokenDraw | None = None,
     profile: Callable[[], Profile | None] | None = None,
     schedule: Schedule | None = None,
+    eos_id: int | None = None,
 ) -> StepRule:
     """The step rule that a specification names, or that is made of a class.
 
     `num_steps` replaces a preset's number of steps, and must not be given in the specification too; `draw` is used
-    where the specification does not set temperature, top_k or top_p; `schedule` is the model's noise schedule;
-    `profile` is called for the model's profile if the specification has sizes=optimal. Raises UserError for an unknown
-    name, option or value, and for a plugin that is no step rule.
+    where the specification does not set temperature, top_k or top_p; `schedule` is the model's noise schedule and
+    `eos_id` its end-of-document token; `profile` is called for the model's profile if the specification has
+    sizes=optimal. Raises UserError for an unknown name, option or value, and for a plugin that is no step rule.
     """
     name, options = (spec.__name__, "") if isinstance(spec, type) else split_spec(spec)
     given: dict[str, str] = {}
@@ -50,7 +51,7 @@ def make_sampler(
         raise UserError(f"sampler {name} has no number of steps to choose; leave out `steps`")
     if draw not in (None, TokenDraw()) and "draw" not in has:
         raise UserError(f"sampler {name} draws in its own way: leave out `temperature`, `top_k` and `top_p`")
-    available: dict[str, Any] = {"num_steps": num_steps, "draw": draw, "schedule": schedule}
+    available: dict[str, Any] = {"num_steps": num_steps, "draw": draw, "schedule": schedule, "eos_id": eos_id}
     if profile is not None and "optimal" in given.values():
         available["profile"] = profile()
     start = {name: value for name, value in available.items() if value is not None and name in has}
