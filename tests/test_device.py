@@ -10,10 +10,12 @@ import pytest
 import torch
 
 from mdlm_atat import device as module
+from mdlm_atat.data.tokenizers import CharTokenizer
 from mdlm_atat.device import as_float64, choose_device, choose_precision, float64_device
 from mdlm_atat.errors import UserError
 from mdlm_atat.lm import CausalLM, MaskedDiffusionLM
 from mdlm_atat.lm.how import Guide
+from mdlm_atat.nets.two_way import TwoWayDiT
 from mdlm_atat.training import engine
 from stand_in_device import THERE, stand_in_device
 from tiny_runs import losses_of, train_method, write_text
@@ -71,6 +73,20 @@ def test_models_on_a_device_without_float64_write_score_and_inspect_as_on_the_cp
     inspected, expected = there.inspect("the cat"), adaptive.inspect("the cat")
     assert inspected.mask_rate == pytest.approx(expected.mask_rate)
     assert inspected.nll == pytest.approx(expected.nll, rel=1e-4)
+
+
+def test_a_network_of_both_modes_chooses_and_ranks_on_a_device_without_float64_as_on_the_cpu(request):
+    torch.manual_seed(0)
+    network = TwoWayDiT(4, 12, num_layers=1, width=16, num_heads=2)
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    lm, template = MaskedDiffusionLM(network, CharTokenizer("abc")), "ab[MASK:1-3]ca"
+    on_cpu = lm.infill(template, alternatives=2, candidates=8, length_draws=64)
+    lm.to(request.getfixturevalue("elsewhere"))
+    there = lm.infill(template, alternatives=2, candidates=8, length_draws=64)
+    assert [way.tokens for way in there] == [way.tokens for way in on_cpu]
+    assert there[0].nats_left_to_right == pytest.approx(on_cpu[0].nats_left_to_right, abs=1e-4)
+    assert there[0].nats_by_lengths == pytest.approx(on_cpu[0].nats_by_lengths, abs=1e-4)
 
 
 def test_on_a_mac_the_gpu_is_chosen_with_float32_and_float64_stays_on_the_cpu(monkeypatch):

@@ -114,8 +114,8 @@ class WeightedFillings:
     by the masked mode with probability q_m, half by the causal one with q_c, both exact; with q = (q_m + q_c) / 2 the
     mean of p / q over all of them is an unbiased estimate of the sum (Veach and Guibas 1995, the balance heuristic).
     If the masked mode drew alone, what it finds unlikely but the causal one does not would be rare, with a huge weight:
-    of 128 draws for gaps of 3 to 6 characters as few as 1 or 2 counted, and 30 to 100 if the causal mode drew (a small
-    network after 300 steps). Here no weight is above twice the largest p(given text | filling, text before).
+    128 such draws for gaps of 3 to 6 characters were worth 3 to 7 independent ones, 128 of the causal mode 30 to 47 (a
+    small network after 300 steps). Here no weight is above twice the largest p(given text | filling, text before).
     """
 
     propose: Callable[[Lengths, int, int], Proposals]
