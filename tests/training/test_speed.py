@@ -201,6 +201,7 @@ BENCHMARKS = {
     "train_step": "--preset demo --batch_size 4 --steps 2 --warm_up 1 --variants reference fused --data.length 32",
     "sampling": "--layers 1 --width 64 --length 32 --vocab 100 --batch 2 --steps 4 --rounds 1 --skip_compile",
     "memory": "--presets demo --batch_size 2 --steps 2 --variants fused recompute --data.length 32",
+    "generate_speed": "--layers 1 --width 64 --vocab 300 --length 64 --prompt 8 --new 8 --rounds 1 --skip_compile",
     "optim_step": "--shapes demo --batch_size 1 --steps 2 --warm_up 1 --skip_compile",
 }
 
@@ -215,6 +216,7 @@ def test_every_benchmark_prints_reference_and_ours_side_by_side(name):
     first, second = {
         "sampling": ("plain loop", "spread"),
         "memory": ("demo fused", "demo recompute"),
+        "generate_speed": ("transformers, greedy", "ours, eager, greedy"),
         "optim_step": ("AdamW, fused", "muon, eager"),
     }.get(name, ("mdlm reference", "mdlm fused"))
     lines = done.stdout.splitlines()
