@@ -248,8 +248,14 @@ class Fixed:
         self.logits = torch.tensor(probs, dtype=torch.float64).log()
         self.max_length, self.vocab_size = self.logits.shape
 
-    def __call__(self, z_t: torch.Tensor, t: torch.Tensor | None = None) -> torch.Tensor:  # noqa: ARG002
+    def hidden(self, z_t: torch.Tensor, *more: torch.Tensor) -> torch.Tensor:
+        del more
         return self.logits[: z_t.shape[1]].expand(len(z_t), -1, -1)
+
+    __call__ = hidden
+
+    def output_layer(self) -> tuple[torch.Tensor, None]:
+        return torch.eye(self.vocab_size, dtype=torch.float64), None
 
 
 def test_one_fillings_joint_probability_would_choose_1_where_the_sum_chooses_3():

@@ -9,7 +9,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mdlm_atat.core.denoiser import Network
 from mdlm_atat.core.fused_loss import nll_in_chunks, weighted_nll
 from mdlm_atat.core.masking import scored_positions
 from mdlm_atat.core.objective import Draw, FusedLoss, TrainingLoss, masked_nll
@@ -62,11 +61,8 @@ def causal_nll(
 
 @torch.no_grad()
 def nll_from(model: Any, x0: Int[Tensor, "batch length"], start: int) -> Float[Tensor, "batch rest"]:
-    """-log p(x_i | x_<i) at every place from `start` on, nats; no row is padded. A network's output layer is asked for
-    these alone."""
-    if not isinstance(model, Network):
-        return causal_nll(model(x0), x0, None)[:, start:]
-    network: Any = model
-    weight, bias = network.output_layer()
-    hidden = network.hidden(x0)[:, start:]
+    """-log p(x_i | x_<i) at every place from `start` on, nats; no row is padded. The network's output layer is asked
+    for these alone."""
+    weight, bias = model.output_layer()
+    hidden = model.hidden(x0)[:, start:]
     return nll_in_chunks(hidden.flatten(0, 1), weight, bias, x0[:, start:].flatten()).view(len(x0), -1)

@@ -263,21 +263,15 @@ class MaskedDiffusionLM(LanguageModel):
         for first in range(start, stop, 2 * BATCH_SIZE):
             seeds = text_seeds(0, range(first, min(first + 2 * BATCH_SIZE, stop)))
             whole = tokens.expand(len(seeds) // 2, -1)
-            masked_mode = self.predictor(PROPOSAL)
+            masked_mode, causal_mode = self.predictor(PROPOSAL), self.predictor(LeftToRight())
             one = run(PROPOSAL, masked_mode, whole, seeds[::2])
             other = whole.clone()
-            left = run(LeftToRight(), self._read_left_to_right, whole[:, :gaps_end], seeds[1::2])
+            left = run(LeftToRight(), causal_mode, whole[:, :gaps_end], seeds[1::2])
             other[:, :gaps_end] = left.tokens.cpu()
             again = run(PROPOSAL, masked_mode, whole, seeds[1::2], known=other.to(self.canvas_device))
             rows.append(torch.stack([one.tokens.cpu(), other], dim=1).flatten(0, 1)[:, :end])
             nll.append(torch.stack([one.trace.nll, again.trace.nll], dim=1).flatten().cpu())
         return Proposals(torch.cat(rows), ~fixed[:end], torch.cat(nll))
-
-    def _read_left_to_right(self, z_t: Tensor, t: Tensor) -> Tensor:
-        """The network's logits in its causal mode. [MASK] stands only where nothing is read from."""
-        del t
-        with self.inference():
-            return self.network(z_t.masked_fill(z_t == self.tokenizer.mask_id, 0).to(self.device)).to(z_t.device)
 
     def possible_lengths(self, encoded: Sequence[list[int] | Gap]) -> list[Lengths]:
         """Every choice of the gaps' lengths. Raises UserError where there are several and the model cannot compare
