@@ -45,7 +45,7 @@ class CachedSteps:
         with the same rows and one more token each time, gives what the last norm does (B, D) where the first [MASK] of
         each row is predicted."""
         num_rows, length = z_t.shape
-        cache = self._cache(num_rows, length)
+        cache = self.cache_of(num_rows, length)
         start_id = mask_id = self._network.vocab_size
         if num_given > 0:  # all but the last token: it is read in the first step
             symbols = F.pad(z_t[:, : num_given - 1], (1, 0), value=start_id)
@@ -63,11 +63,12 @@ class CachedSteps:
             # a row in which nothing is to be filled in any more, or not here, reads what nobody asks for
             place = place.clamp_max(min(num_read, length) - 1)[:, None]
             symbol = torch.where(place > 0, z_t.gather(1, (place - 1).clamp_min(0)), start_id)
-            return self._pass(cache, num_places)(symbol, place)[:, 0]
+            return self.over(cache, num_places)(symbol, place)[:, 0]
 
         return step
 
-    def _cache(self, num_rows: int, length: int) -> KeyValueCache:
+    def cache_of(self, num_rows: int, length: int) -> KeyValueCache:
+        """A cache for so many rows and places, or for more."""
         if self._capacity is None:
             return self._network.empty_cache(num_rows, length, self._dtype)
         num_rows = 1 << (num_rows - 1).bit_length()
@@ -75,7 +76,9 @@ class CachedSteps:
             self._caches[num_rows] = self._network.empty_cache(num_rows, self._capacity, self._dtype)
         return self._caches[num_rows]
 
-    def _pass(self, cache: KeyValueCache, num_places: int) -> Callable[[Tensor, Tensor], Tensor]:
+    def over(self, cache: KeyValueCache, num_places: int) -> Callable[[Tensor, Tensor], Tensor]:
+        """A pass over symbols and their places (B, K), that looks at the first places of the cache."""
+
         def read(symbols: Tensor, places: Tensor) -> Tensor:
             with self._inference():
                 return self._network.read(symbols, places, cache.first(len(symbols)), num_places)
