@@ -9,7 +9,7 @@ from mdlm_atat.nets.ema import EMA
 
 # preset: (tokens of its tokenizer, parameters). char and demo: Shakespeare's 64 characters and eos
 SIZES = {
-    "demo": (65, 798_592),
+    "demo": (65, 798_976),
     "char": (65, 10_658_688),
     "causal-char": (65, 10_658_688),
     "tiny": (50_257, 19_172_096),

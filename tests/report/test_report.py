@@ -15,6 +15,7 @@ import yaml
 from mdlm_atat.errors import UserError
 from mdlm_atat.formats import with_error
 from mdlm_atat.report.report import write_report
+from mdlm_atat.scoring.cost import OrderCost, SequenceSums, order_json
 
 UNIGRAM_NATS = 3.3127
 
@@ -413,6 +414,37 @@ def test_ppl_s_stands_beside_ppl_u_and_is_the_second_line_of_the_curves(atat_run
     assert ">validation bound, uniform schedule (PPL-U)</text>" in page
     assert ">validation bound, own schedule (PPL-S)</text>" in page
     assert "PPL-S is the bound under the model's own masking schedule (importance)" in text
+
+
+def test_left_to_right_and_own_orders_stand_below_the_bound_by_name_with_what_is_exact(run: Path):
+    def in_order(order: str, nats: float, **more: Any) -> dict[str, Any]:
+        sums = SequenceSums.of([nats] * 7, [1] * 7)
+        cost = OrderCost(order=order, nats_per_token=nats, standard_error=0.0123, sequences=sums, **more)
+        return order_json(cost)
+
+    orders = {
+        "left_to_right": in_order("left_to_right", 1.5432, evaluations=1.0),
+        "own_orders": [in_order("first_hitting", 1.8765, evaluations=16.0, num_steps=16, is_exact=False)],
+    }
+    (run / "evals" / "step-002000.json").write_text(json.dumps(evaluation(2000, 4096) | orders))
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    for line in lines:
+        if "eval/nelbo_nats_per_token" in line:
+            line["eval/left_to_right_nats_per_token"] = line["eval/nelbo_nats_per_token"] - 0.3
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    page = page_of(run)
+    text = text_of(page)
+    headline = text[: text.index("Curves")]
+    for expected in (
+        "left to right, nats per token",
+        "1.543 ± 0.012",
+        "exact; 7 sequences",
+        "own order of first_hitting, 16 evaluations, nats per token",
+        "at most: the order is random; 7 sequences",
+    ):
+        assert headline.count(expected) == 1
+    assert ">left to right (exact)</text>" in page
+    assert "Compare each with the same of another model, never with its bound" in text
 
 
 def test_before_the_last_evaluation_ppl_s_comes_from_the_metrics(atat_run: Path):

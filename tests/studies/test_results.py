@@ -13,7 +13,7 @@ import pytest
 
 from mdlm_atat.cli.main import main
 from mdlm_atat.report.experiment_markdown import report_markdown
-from mdlm_atat.scoring.cost import ScheduleBound
+from mdlm_atat.scoring.cost import OrderCost, ScheduleBound, SequenceSums, order_json
 from mdlm_atat.scoring.records import BlockSums, Evaluation
 from mdlm_atat.studies.caveats import caveats_of
 from mdlm_atat.studies.derived import derive
@@ -84,6 +84,49 @@ def made_results(runs: list[dict[str, Any]], reference: list[str] | None = None)
 
 def seeds(arm: str, values: list[float], **changed: Any) -> list[dict[str, Any]]:
     return [made_run(arm, seed, nats, **changed) for seed, nats in enumerate(values)]
+
+
+def in_order(order: str, nats: float, num_steps: int | None = None) -> dict[str, Any]:
+    """What a text of 40 sequences of 10 tokens costs in one order, as an evaluation stores it."""
+    each = [10 * nats + (-1) ** number for number in range(40)]
+    sums = SequenceSums.of(each, [10] * 40)
+    cost = OrderCost(order=order, num_steps=num_steps, evaluations=num_steps or 1, nats_per_token=nats, sequences=sums)
+    return order_json(cost)
+
+
+def test_arms_are_compared_in_each_order_that_both_have_and_exact_values_with_exact_ones_alone():
+    def with_orders(arm: str, nats: list[float], exact: float | None, spread: float | None) -> list[dict[str, Any]]:
+        runs = seeds(arm, nats)
+        for number, made in enumerate(runs):
+            final = made["final"]
+            final["left_to_right"] = None if exact is None else in_order("left_to_right", exact + 0.01 * number)
+            final["own_orders"] = [] if spread is None else [in_order("spread", spread - 0.01 * number, 16)]
+        return runs
+
+    causal = seeds("causal", [3.6, 3.6])
+    for made in causal:
+        made["final"] |= {"kind": "exact", "schedule": None, "profile": None}
+        made["final"]["left_to_right"] = in_order("left_to_right", 3.6)
+    runs = [*with_orders("mdlm", [4.0, 4.0], None, 4.1), *with_orders("both", [4.0, 4.0], 3.7, 4.0), *causal]
+    results = made_results(runs, reference=["causal"])
+    found = results["derived"]["c"]
+    (spread,) = found["mdlm"]["orders"]
+    assert (spread["name"], spread["difference"]) == ("own order of spread, 16 evaluations", None)
+    assert spread["mean_nats"] == pytest.approx(4.095)
+    exact, own = found["both"]["orders"]
+    assert (exact["name"], exact["is_exact"], exact["num_seeds"]) == ("left to right", True, 2)
+    assert exact["difference"]["against"] == "causal"  # the baseline has no such value
+    assert exact["difference"]["mean_nats"] == pytest.approx(0.105)
+    assert own["difference"]["against"] == "mdlm"
+    assert own["difference"]["mean_nats"] == pytest.approx(-0.1)
+    assert [record["difference"] for record in found["causal"]["orders"]] == [None]
+    page = report_markdown(results)
+    table = page[page.index("By the likelihood of one order") : page.index("Perplexities are per token")]
+    assert "an exact value is no rival of a bound in the table above" in table
+    assert "| arm | left to right, exact | own order of spread, 16 evaluations, exact |" in table
+    assert "against causal" in table
+    assert "against mdlm" in table
+    assert "By the likelihood of one order" not in report_markdown(made_results(seeds("mdlm", [4.0])))
 
 
 def test_a_paired_difference_is_far_surer_than_the_spread_over_seeds():

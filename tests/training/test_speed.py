@@ -170,10 +170,12 @@ def test_averages_are_swapped_in_without_moving_the_weights():
 
 def test_operations_are_counted_by_hand_for_a_layer_of_width_4():
     """2 (4 + 8) 16 + 4 * 10 * 4 = 544 forward, half of the attention where it is causal; 2 * 4 * 7 of the output."""
-    config = load_config("demo")
+    config = load_config("demo", "time_sampling_only")
     shape = replace(config.model, num_layers=3, width=4, num_heads=1)
     config = replace(config, model=shape, data=replace(config.data, length=10))
     assert training_flops_per_token(config, 7) == 3 * (3 * 544 + 28)
+    both = replace(config, objective=replace(config.objective, causal_share=0.25))
+    assert training_flops_per_token(both, 7) == 3 * (0.75 * (3 * 544 + 28) + 0.25 * (3 * 464 + 56))
     causal = replace(config, model=replace(shape, kind="causal"))
     assert training_flops_per_token(causal, 7) == 3 * (3 * 464 + 56)
 

@@ -50,6 +50,11 @@ class Scoring(Sampling):
     kind: ClassVar[Mode]
     stage: Stage | None
 
+    @property
+    @abstractmethod
+    def modes(self) -> frozenset[Mode]:
+        """How its network may be asked: masked, causal or both."""
+
     @abstractmethod
     def own_schedule(self) -> ExponentMasking | None:
         """The masking schedule that the network was trained under. None where that is the uniform one, or one whose

@@ -7,6 +7,7 @@ from typing import Any
 
 from mdlm_atat.report.experiment_results import Arm, all_runs, arms_of, corpora_of
 from mdlm_atat.report.experiment_tables import (
+    ABOUT_ORDERS,
     HEADS,
     Cell,
     budget_words,
@@ -14,6 +15,7 @@ from mdlm_atat.report.experiment_tables import (
     differences_table,
     groups,
     main_table,
+    order_table,
 )
 
 ABOUT = (
@@ -38,7 +40,7 @@ def report_markdown(results: Mapping[str, Any]) -> str:
         lines += [str(results["description"]), ""]
     lines += ["; ".join(part for part in about if part) + ".", ""]
     for corpus in corpora_of(results):
-        lines += [f"## {corpus or 'Results'}", "", *corpus_table(results, corpus), ""]
+        lines += [f"## {corpus or 'Results'}", "", *corpus_table(results, corpus), "", *orders(results, corpus)]
     lines += [
         ABOUT,
         "",
@@ -69,6 +71,14 @@ def corpus_table(results: Mapping[str, Any], corpus: str) -> list[str]:
     if not rows:
         return ["No run is done yet."]
     return _table(HEADS, [[_name(row.arm), *map(_cell, row.cells)] for row in rows])
+
+
+def orders(results: Mapping[str, Any], corpus: str) -> list[str]:
+    """The table of what the arms have of one order, and what it says; nothing where they have none."""
+    heads, rows = order_table((results.get("derived") or {}).get(corpus) or {}, arms_of(results))
+    if not rows:
+        return []
+    return [ABOUT_ORDERS, "", *_table(heads, [[_name(row.arm), *map(_cell, row.cells)] for row in rows]), ""]
 
 
 def _differences(results: Mapping[str, Any], arms: Sequence[Arm]) -> list[str]:

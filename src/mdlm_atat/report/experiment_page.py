@@ -21,6 +21,7 @@ from mdlm_atat.report.experiment_results import (
 )
 from mdlm_atat.report.experiment_sections import corpus_part
 from mdlm_atat.report.experiment_tables import (
+    ABOUT_ORDERS,
     HEADS,
     budget_words,
     caveats_of,
@@ -65,6 +66,7 @@ def _contents(results: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         "gaps": gaps,
         "parts": parts,
         "heads": HEADS,
+        "about_orders": ABOUT_ORDERS,
         "is_exact": any(map(is_exact, runs_of(results))),
         "arms": [(arm, count(arm.num_parameters), count(arm.flops_per_token)) for arm in arms],
         "differences": differences_table(results, arms),

@@ -21,7 +21,7 @@ from mdlm_atat.report.experiment_pictures import (
 )
 from mdlm_atat.report.experiment_plots import HEIGHT_IN, WIDTH_IN
 from mdlm_atat.report.experiment_results import Arm, branches_of, load_beside, name_of, runs_of
-from mdlm_atat.report.experiment_tables import Row, main_table, table_notes, verdicts
+from mdlm_atat.report.experiment_tables import Row, main_table, order_table, table_notes, verdicts
 from mdlm_atat.report.figure import INK, new_figure, svg
 from mdlm_atat.report.importance_page import heatmap
 from mdlm_atat.report.run_reader import number_at
@@ -56,6 +56,9 @@ class CorpusPart:
     name: str
     rows: list[Row]
     """The main table."""
+    order_heads: list[str]
+    order_rows: list[Row]
+    """The table of what the arms have of one order; empty where they have none."""
     verdicts: list[str]
     notes: list[str]
     curves: list[Picture]
@@ -86,9 +89,12 @@ def corpus_part(
     frontiers = [
         _frontier(arm, by_arm[arm.name], folder, gaps, f"{name}-frontier-{index}") for index, arm in enumerate(shown)
     ]
+    order_heads, order_rows = order_table(derived, shown)
     return CorpusPart(
         name=corpus,
         rows=rows,
+        order_heads=order_heads,
+        order_rows=order_rows,
         verdicts=verdicts(rows, derived, baseline),
         notes=table_notes(derived),
         curves=curve_pictures(shown, by_arm, branches, target_nats, name),

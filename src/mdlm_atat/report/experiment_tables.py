@@ -20,8 +20,13 @@ from mdlm_atat.report.experiment_results import (
 )
 from mdlm_atat.report.run_reader import number_at
 from mdlm_atat.report.wording import flat, plain, section
+from mdlm_atat.scoring.cost import LEFT_TO_RIGHT
 
 NO_CAVEATS = "None that the stored facts show."
+ABOUT_ORDERS = (
+    "By the likelihood of one order: left to right, and the order in which a sampler reveals the text. A column is "
+    "compared within itself alone: an exact value is no rival of a bound in the table above, nor of another order's."
+)
 HEADS = (
     "arm",
     "seeds",
@@ -65,6 +70,34 @@ def main_table(results: Mapping[str, Any], corpus: str, arms: Sequence[Arm]) -> 
         for arm in arms
         if arm.name in derived or runs_of(results, corpus=corpus, arm=arm.name)
     ]
+
+
+def order_table(derived: Mapping[str, Any], arms: Sequence[Arm]) -> tuple[list[str], list[Row]]:
+    """What the arms of a corpus have of one order, left to right and in the own orders of samplers: (heads, rows). A
+    column holds values of one order alone, exact or bounds as its head says. Empty where there is at most one value."""
+    orders: dict[tuple[str, Any], str] = {}
+    cells: dict[str, dict[tuple[str, Any], Cell]] = {}
+    for arm in arms:
+        stored = section(derived, arm.name).get("orders")
+        for record in stored if isinstance(stored, list) else []:
+            key = (str(record.get("order")), record.get("num_steps"))
+            orders.setdefault(key, f"{record.get('name')}, {'exact' if record.get('is_exact') else 'at most'}")
+            cells.setdefault(arm.name, {})[key] = _order_cell(record)
+    if sum(map(len, cells.values())) < 2:
+        return [], []
+    orders = dict(sorted(orders.items(), key=lambda item: item[0][0] != LEFT_TO_RIGHT))  # stable
+    missing = Cell([MISSING])
+    rows = [Row(arm, [cells[arm.name].get(key, missing) for key in orders]) for arm in arms if arm.name in cells]
+    return ["arm", *orders.values()], rows
+
+
+def _order_cell(record: Mapping[str, Any]) -> Cell:
+    """Its value, and its difference to the arm that it is compared with."""
+    difference = section(record, "difference")
+    if not difference:
+        return _bound(record)
+    change = _difference(difference)
+    return Cell([*_bound(record).lines, *change.lines, f"against {difference.get('against')}"], change.is_good)
 
 
 def verdicts(rows: Sequence[Row], derived: Mapping[str, Any], baseline: str) -> list[str]:
@@ -243,8 +276,8 @@ def _difference(difference: Mapping[str, Any]) -> Cell:
     if interval is not None:
         detail.append(_between(interval, _decimals(interval), sign=True))
     detail.append("not tested" if p is None or not math.isfinite(p) else p_value(p))
-    if difference.get("over") == "draws":
-        detail.append("over draws, one seed")
+    if difference.get("over") in ("draws", "sequences"):
+        detail.append(f"over {difference['over']}, one seed")
     if is_significant is False:
         return Cell(["no difference", *detail])
     return Cell([*change, *detail], is_good=is_significant is True and nats < 0)

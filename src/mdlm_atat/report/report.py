@@ -23,12 +23,22 @@ from mdlm_atat.report.wording import flat, plain, section
 from mdlm_atat.scoring.cost import Cost
 from mdlm_atat.scoring.inspected_text import InspectedText
 from mdlm_atat.scoring.records import Evaluation, Kind, MaskRateProfile
-from mdlm_atat.training.metrics import EVAL_ERROR, EVAL_NATS, EVAL_OWN_ERROR, EVAL_OWN_NATS, Metrics
+from mdlm_atat.training.metrics import (
+    EVAL_CAUSAL_ERROR,
+    EVAL_CAUSAL_NATS,
+    EVAL_ERROR,
+    EVAL_NATS,
+    EVAL_OWN_ERROR,
+    EVAL_OWN_NATS,
+    Metrics,
+)
 
 MAX_SAMPLES = 6
 MAX_HEATMAP_TOKENS = 128  # some 70 bytes a cell
 STAGE_NAMES = ("easy", "medium", "hard")
 SAMPLE_WORDING = {
+    "made": "{}",
+    "words": "{} of its words are in the training text",
     "step": "trained for {} steps",
     "sampler": "{} sampler",
     "num_steps": "{} sampling steps",
@@ -86,6 +96,7 @@ def _contents(run: RunFolder) -> dict[str, Any]:
         "subtitle": _subtitle(run),
         "main_numbers": [] if result is None else _main_numbers(run, result),
         "schedule_numbers": [] if result is None else _schedule_numbers(result),
+        "order_numbers": [] if result is None else _order_numbers(result),
         "numbers": _floor_numbers(result, unigram) + _run_numbers(run, result),
         "gaps": gaps,
         "curves": _curves(run, unigram, is_exact=is_exact),
@@ -114,7 +125,8 @@ def _result(run: RunFolder) -> Evaluation | None:
 
 def _kind(run: RunFolder) -> Kind:
     """Of what is measured while it trains."""
-    return "exact" if section(run.config, "model").get("kind") == "causal" else "nelbo"
+    is_causal = section(run.config, "model").get("kind") == "causal"
+    return "exact" if is_causal or number_at(section(run.config, "objective"), "causal_share") == 1 else "nelbo"
 
 
 def _unigram(run: RunFolder, result: Evaluation | None) -> Cost | None:
@@ -176,6 +188,20 @@ def _schedule_numbers(result: Evaluation) -> list[KeyNumber]:
     ]
 
 
+def _order_numbers(result: Evaluation) -> list[list[KeyNumber]]:
+    """A row each: left to right, where the headline is a bound, and the own orders of samplers."""
+    rows = []
+    beside = [] if result.left_to_right is None or not result.is_bound else [result.left_to_right]
+    for cost in (*beside, *result.own_orders):
+        kind = "exact" if cost.is_exact else "at most: the order is random"
+        number = "" if cost.sequences is None else f"; {count(cost.sequences.num_sequences)} sequences"
+        value = with_error(cost.nats_per_token, cost.standard_error)
+        perplexity = "perplexity per token" + ("" if cost.is_exact else ", at most")
+        nats = KeyNumber(f"{cost.name}, nats per token", value, f"{kind}{number}")
+        rows.append([nats, *_other_units(cost, bits="bits per character", perplexity=perplexity)])
+    return rows
+
+
 def _floor_numbers(result: Evaluation | None, unigram: Cost | None) -> list[KeyNumber]:
     if unigram is None:
         return []
@@ -223,6 +249,7 @@ def _curves(run: RunFolder, unigram: Cost | None, *, is_exact: bool) -> Markup |
         unigram_nats=None if unigram is None else unigram.nats_per_token,
         lr=_series(run.training, "train/lr"),
         grad_norm=_series(run.training, "train/grad_norm"),
+        left_to_right_nats=_series(run.evaluations, EVAL_CAUSAL_NATS, error_key=EVAL_CAUSAL_ERROR),
         bound_name="validation loss" if is_exact else "validation bound",
     )
     title = "Training loss and validation bound against the step, with learning rate and gradient norm below"
@@ -329,6 +356,13 @@ def _how_to_read(run: RunFolder, result: Evaluation | None, *, is_exact: bool) -
             "nothing about other texts or other training seeds.",
             *_about_schedules(run, result),
         ]
+    if result is not None and _order_numbers(result):
+        sentences.append(
+            "Left to right and the own order of a sampler are likelihoods of their own, of the same model: the text is "
+            "predicted in one order, by the chain rule, or revealed as the sampler would write it, several places at a "
+            "time. Exact ones are no bounds; their error is between sequences. Compare each with the same of another "
+            "model, never with its bound."
+        )
     masking, curriculum = section(run.config, "masking"), section(run.config, "curriculum")
     is_bound = (
         objective.get("weighting", "elbo") == "elbo"
@@ -386,7 +420,7 @@ def _config_tables(config: Mapping[str, Any]) -> dict[str, list[Setting]]:
     return tables
 
 
-BULK = ("profile", "deciles", "t_step", "blocks")  # arrays and tables
+BULK = ("profile", "deciles", "t_step", "blocks", "left_to_right", "own_orders")  # arrays and tables
 
 
 def _provenance(run: RunFolder, result: Evaluation | None) -> dict[str, list[tuple[str, str]]]:

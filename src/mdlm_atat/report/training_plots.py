@@ -28,6 +28,7 @@ def training_curves(
     loss_nats: Series | None = None,
     bound_nats: Series | None = None,
     schedule_bound_nats: Series | None = None,
+    left_to_right_nats: Series | None = None,
     unigram_nats: float | None = None,
     lr: Series | None = None,
     grad_norm: Series | None = None,
@@ -37,7 +38,8 @@ def training_curves(
 
     x is the optimizer step in all of them; loss, bounds and unigram are in nats per token. The band is two standard
     errors to either side. The vertical range follows the bulk of the losses; the picture counts those outside it.
-    `schedule_bound_nats` is the bound under the method's own masking schedule, and has bars instead of a band.
+    `schedule_bound_nats` is the bound under the method's own masking schedule, and has bars instead of a band;
+    `left_to_right_nats` is the exact value of a network that is trained in two ways.
     """
     below = [
         (series, name)
@@ -78,11 +80,23 @@ def training_curves(
             label=f"{bound_name}, own schedule (PPL-S)",
             zorder=4,
         )
+    if left_to_right_nats is not None and len(left_to_right_nats.x):
+        main.plot(
+            left_to_right_nats.x,
+            left_to_right_nats.y,
+            color=ACCENT,
+            linewidth=1.2,
+            linestyle=(0, (4, 1.5)),
+            marker="^",
+            markersize=4,
+            label="left to right (exact)",
+            zorder=4,
+        )
     _draw_unigram(main, unigram_nats)
-    _fit_height(main, loss_nats, (bound_nats, schedule_bound_nats), unigram_nats)
+    _fit_height(main, loss_nats, (bound_nats, schedule_bound_nats, left_to_right_nats), unigram_nats)
     label_axes(main, x="step", y="nats per token")
     main.xaxis.set_major_locator(MaxNLocator(9, integer=True, steps=[1, 2, 2.5, 5, 10]))
-    add_legend(main, num_columns=4 if schedule_bound_nats is None else 2)
+    add_legend(main, num_columns=4 if schedule_bound_nats is left_to_right_nats is None else 2)
     for column, (series, name) in enumerate(below):
         axes = figure.add_subplot(grid[1, column])
         drawn = thinned(series)

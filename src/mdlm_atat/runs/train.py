@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import signal
@@ -19,7 +18,7 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from mdlm_atat.atomic import write_json, write_text
+from mdlm_atat.atomic import write_json
 from mdlm_atat.config.arguments import Setting, read_arguments
 from mdlm_atat.config.build import build_model, own_schedule
 from mdlm_atat.config.method import check_method
@@ -42,6 +41,7 @@ from mdlm_atat.runs.forgetting import measure_forgetting
 from mdlm_atat.runs.initial import initial_of
 from mdlm_atat.runs.request import RunRequest
 from mdlm_atat.runs.run import Run
+from mdlm_atat.runs.samples import sample_lines, write_samples
 from mdlm_atat.scoring.cost import unigram_json
 from mdlm_atat.scoring.draws import DrawSettings
 from mdlm_atat.scoring.unigram import unigram_cost
@@ -195,7 +195,7 @@ def _run(request: RunRequest, caller: _Caller) -> Run:
         training.recorded.forget()
     if engine.is_main:
         with explain_out_of_memory(advice), trusted():  # the run's plugins are imported already
-            finish(folder, engine, config, valid_data, say)
+            finish(folder, engine, config, train_data, valid_data, say)
     engine.barrier()
     return run
 
@@ -305,45 +305,31 @@ def start_record(
     }
 
 
-def finish(folder: Path, engine: Engine, config: RunConfig, valid_data: TokenDataset, say: Say) -> None:
+def finish(
+    folder: Path,
+    engine: Engine,
+    config: RunConfig,
+    train_data: TokenDataset,
+    valid_data: TokenDataset,
+    say: Say,
+) -> None:
     """The final evaluation, samples and report of a run that reached its last step."""
     say("scoring the validation text ...")
     try:
         lm = load_lm(folder, device=engine.device, precision=engine.precision, say=say)
         draws = draw_settings(lm, num_draws=None, batch_size=None, seed=0)
         evaluation = store(measure(lm, valid_data, draws), lm)
-        write_samples(lm, folder, config)
+        samples = write_samples(lm, folder, config, train_data, valid_data)
         write_inspection(lm, folder, config, valid_data)
         report = write_report(folder)
         forgetting = measure_forgetting(lm, folder, say)
     except KeyboardInterrupt:
         say(f"\ntraining is done, scoring was interrupted; for the rest: atat train --resume {folder}")
         raise
-    for text in [*result_table(evaluation), *forgetting]:
+    for text in [*result_table(evaluation), *forgetting, *sample_lines(samples)]:
         say(text)
     say(f"report     {report}")
     say(f"next       atat generate {folder} --watch")
-
-
-def write_samples(lm: MaskedDiffusionLM | CausalLM, folder: Path, config: RunConfig) -> None:
-    """Texts for the report, in samples.jsonl."""
-    if not config.eval.num_samples:
-        return
-    assert lm.checkpoint is not None
-    steps = config.eval.sample_steps if "masked" in lm.modes else None  # a causal model takes one a token
-    texts = lm.generate([""] * config.eval.num_samples, steps=steps, seed=0)
-    lines = [
-        {
-            "text": text.text,
-            "step": lm.checkpoint.step,
-            "seed": text.seed,
-            "num_steps": config.eval.sample_steps,
-            "nfe": text.nfe,
-            "sampler": lm.default_sampler,
-        }
-        for text in texts
-    ]
-    write_text(folder / "samples.jsonl", "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
 
 
 def write_inspection(

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Sequence
 from typing import Any
 
 from mdlm_atat.errors import UserError
 from mdlm_atat.scoring.records import BLOCK_SIZE
-from mdlm_atat.scoring.statistics import CommonError, Mean, mean_with_interval, p_value
+from mdlm_atat.scoring.statistics import CommonError
+from mdlm_atat.studies.orders import by_order
+from mdlm_atat.studies.over_seeds import difference_over_seeds, mean_over_seeds
 from mdlm_atat.studies.steps_to_baseline import Bound, cost_of, costs_to_baseline, final_of
 
 Run = dict[str, Any]
@@ -26,10 +27,11 @@ def derive(results: dict[str, Any]) -> dict[str, dict[str, dict[str, Any]]]:
     for corpus in dict.fromkeys(run["corpus"] for run in runs):
         done = [run for run in runs if run["corpus"] == corpus and run["final"] is not None]
         theirs = runs_of(done, baseline)
+        arms = {arm: runs_of(done, arm) for arm in results["arms"] if runs_of(done, arm)}
+        orders = by_order(arms, baseline, reference)
         derived[corpus] = {
-            arm: _of_arm(done, arm, theirs, baseline, is_reference=arm in reference)
-            for arm in results["arms"]
-            if runs_of(done, arm)
+            arm: {**_of_arm(done, arm, theirs, baseline, is_reference=arm in reference), "orders": orders[arm]}
+            for arm in arms
         }
     return derived
 
@@ -77,21 +79,8 @@ def _of_arm(done: Sequence[Run], arm: str, theirs: list[Run], baseline: str, *, 
 
 def _bound(runs: list[Run], bound: Bound) -> dict[str, Any]:
     """The mean of a bound over seeds. Its error includes that of the draws, which all seeds share."""
-    draws_error = statistics.fmean(_or_zero(cost_of(run, bound).standard_error) for run in runs)
     degrees = min(final_of(run).num_draws for run in runs) / BLOCK_SIZE - 1
-    common = CommonError(draws_error, degrees) if len(runs) > 1 and degrees > 0 else None
-    found = mean_with_interval([cost_of(run, bound).nats_per_token for run in runs], common)
-    return {
-        "mean_nats": found.value,
-        "standard_error": found.standard_error,
-        "interval95": found.interval95,
-        "perplexity": math.exp(found.value),
-        "draws_standard_error": draws_error,
-    }
-
-
-def _or_zero(error: float) -> float:
-    return 0.0 if math.isnan(error) else error
+    return mean_over_seeds([cost_of(run, bound) for run in runs], degrees)
 
 
 def difference_of(mine: list[Run], theirs: list[Run], *, own: bool, against: str) -> dict[str, Any] | None:
@@ -109,19 +98,9 @@ def difference_of(mine: list[Run], theirs: list[Run], *, own: bool, against: str
     pairs = [(run, by_seed[run["seed"]]) for run in mine if run["seed"] in by_seed]
     if not pairs:
         return None
-    found = mean_with_interval([nats(a) - nats(b) for a, b in pairs], _common_error(pairs, own=own))
-    p = p_value(found)
-    return {
-        "against": against,
-        "mean_nats": found.value,
-        "standard_error": found.standard_error,
-        "interval95": found.interval95,
-        "num_pairs": len(pairs),
-        "over": "seeds" if len(pairs) > 1 else "draws" if found.standard_error is not None else None,
-        "p_value": p,
-        "significant": is_significant(found, p),
-        "relative_perplexity": math.expm1(found.value),
-    }
+    return difference_over_seeds(
+        [(nats(a), nats(b)) for a, b in pairs], _common_error(pairs, own=own), against=against, over="draws"
+    )
 
 
 def _common_error(pairs: Sequence[tuple[Run, Run]], *, own: bool) -> CommonError | None:
@@ -139,13 +118,6 @@ def _common_error(pairs: Sequence[tuple[Run, Run]], *, own: bool) -> CommonError
     if not found.standard_error > 0:  # nan: of a single block
         return None
     return CommonError(found.standard_error, found.degrees)
-
-
-def is_significant(found: Mean, p: float | None) -> bool | None:
-    """Whether the mean differs from 0, by its error and by p. Returns None where its error is not known."""
-    if found.standard_error is None or p is None:
-        return None
-    return abs(found.value) > 2 * found.standard_error and p < 0.05
 
 
 def seconds_per_step(runs: Sequence[Run]) -> float | None:

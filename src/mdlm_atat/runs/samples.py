@@ -1,0 +1,99 @@
+"""The texts that a run writes at its end: from nothing, after a prompt, and in a gap."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Container, Iterator, Mapping, Sequence
+from pathlib import Path
+from textwrap import indent
+from typing import Any
+
+import numpy as np
+
+from mdlm_atat.atomic import write_text
+from mdlm_atat.config.schema import RunConfig
+from mdlm_atat.data.tokens import TokenDataset
+from mdlm_atat.lm import CausalLM, MaskedDiffusionLM
+from mdlm_atat.lm.results import Generated
+from mdlm_atat.samplers.template import shortened
+
+WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
+TOKENS_READ = 5_000_000
+"""Of the training text, for its words."""
+LONGEST_PROMPT = 40
+"""In tokens."""
+SHOWN_CHARACTERS = 300
+
+
+def write_samples(
+    lm: MaskedDiffusionLM | CausalLM,
+    folder: Path,
+    config: RunConfig,
+    train_data: TokenDataset,
+    valid_data: TokenDataset,
+) -> list[dict[str, Any]]:
+    """Write `eval.num_samples` texts from nothing, then, with the first held-out text, one that goes on from its
+    beginning and, where the model can, one with a gap filled, as lines of samples.jsonl; return the lines. `words` of
+    a line is the share of the words it made that occur in the training text, None where it made none."""
+    if not config.eval.num_samples:
+        return []
+    assert lm.checkpoint is not None
+    step, known = lm.checkpoint.step, words_of(train_data)
+    lines = [
+        {
+            "text": text.text,
+            "made": made,
+            "words": share_known(text.text, text.spans, known),
+            "step": step,
+            "seed": text.seed,
+            "nfe": text.nfe,
+        }
+        for made, text in _texts(lm, config, valid_data)
+    ]
+    write_text(folder / "samples.jsonl", "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+    return lines
+
+
+def _texts(
+    lm: MaskedDiffusionLM | CausalLM, config: RunConfig, valid_data: TokenDataset
+) -> Iterator[tuple[str, Generated]]:
+    """What each text was made from, and the text."""
+    steps = config.eval.sample_steps if lm.default_sampler != "left_to_right" else None  # which takes one a token
+    for text in lm.generate([""] * config.eval.num_samples, steps=steps, seed=0):
+        yield "from nothing", text
+    ids, lengths = valid_data.evaluation_rows(np.arange(min(1, valid_data.num_evaluation_rows)))
+    part = min(int(lengths[0]), 4 * LONGEST_PROMPT) // 4 if len(lengths) else 0
+    if part < 1:
+        return
+    before, after = (lm.tokenizer.decode(ids[0][start : start + part]) for start in (0, 2 * part))
+    yield "after a held-out beginning", lm.generate(before, max_new_tokens=2 * part, steps=steps)
+    if "masked" in lm.modes:
+        before, after = (text.replace("[MASK", "\\[MASK") for text in (before, after))
+        yield "in a gap of a held-out text", lm.infill(f"{before}[MASK:{part}]{after}")
+
+
+def words_of(data: TokenDataset) -> frozenset[str]:
+    """The words of a text, of its first five million tokens."""
+    tokens = data.tokens[:TOKENS_READ]
+    parts = (data.tokenizer.decode(part) for part in np.array_split(tokens, -(-len(tokens) // 100_000)))
+    return frozenset(word.lower() for part in parts for word in WORD.findall(part))
+
+
+def share_known(text: str, spans: Sequence[tuple[int, int]], known: Container[str]) -> float | None:
+    """The share of the words wholly inside the spans of a text that are among the known ones; None where there are no
+    words. A word at the very end is left out: it may have been cut."""
+    found = [word for word in WORD.finditer(text) if word.end() < len(text)]
+    words = [w[0].lower() for w in found if any(start <= w.start() and w.end() <= stop for start, stop in spans)]
+    return sum(word in known for word in words) / len(words) if words else None
+
+
+def sample_lines(samples: Sequence[Mapping[str, Any]]) -> list[str]:
+    """One text of each kind for the terminal, with the share of its words that the training text has."""
+    lines: list[str] = []
+    for made in dict.fromkeys(sample["made"] for sample in samples):
+        sample = next(sample for sample in samples if sample["made"] == made)
+        words = "" if sample["words"] is None else f": {sample['words']:.0%} of its words occur in the training text"
+        text = shortened(sample["text"].strip(), SHOWN_CHARACTERS)
+        lines += [f"{'' if lines else 'samples':10} {made}{words}", indent(text, " " * 15)]
+    return lines
