@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from refusals import refused
+from safetensors.torch import load_file
 
 from mdlm_atat import MaskedDiffusionLM
 from mdlm_atat.cli.main import main
@@ -201,9 +202,29 @@ def test_a_method_whose_estimator_the_weights_lack_is_told(folder, capsys):
     assert "there, none here" in error
 
 
-def test_a_second_way_to_read_that_the_weights_lack_is_told(folder, capsys):
-    assert main(command(folder, "masked", "--method", "two_way")) == 2
-    assert "objective.causal_share: 0.0 there, 0.5 here" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("trained", "more", "new"),
+    [
+        ("masked", ["--method", "two_way"], "to read left to right is new to them"),
+        ("causal", ["--model.kind", "masked", "--objective.causal_share", "0.5"], "to fill masks is new to them"),
+    ],
+)
+def test_a_network_trained_in_one_way_begins_one_in_two_and_its_new_vector_is_zeros(folder, capsys, trained, more, new):
+    still = {"optim__lr": 1e-30, "optim__weight_decay": 0, "optim__kind": "adamw"}
+    assert main([*command(folder, trained, **still), *more]) == 0
+    assert new in capsys.readouterr().out
+    folders = Path(start(folder)["init"]["path"]), folder / "out" / "checkpoints" / "step-00000004"
+    before, after = (load_file(each / "ema.safetensors") for each in folders)
+    assert after.pop("mode_vector").abs().max() < 1e-20
+    assert after.keys() == before.keys()
+    assert all(torch.equal(after[name], before[name]) for name in before)
+
+
+def test_of_two_ways_one_cannot_be_left_out_nor_another_alignment_be_taken(folder, capsys):
+    assert main(command(folder, "masked", "--objective.causal_share", 0.5, "--model.alignment", "shifted")) == 2
+    error = capsys.readouterr().err
+    assert "weight start_vector: none there" in error
+    assert "mode_vector" not in error
 
 
 def test_a_model_that_is_not_there_a_damaged_one_and_init_with_resume_are_told(folder, capsys):

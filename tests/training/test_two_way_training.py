@@ -90,7 +90,18 @@ def test_a_share_that_does_not_divide_the_rows_is_refused_with_one_that_does(tex
     assert not (tmp_path / "run").exists()
 
 
+def test_a_share_to_try_instead_is_one_of_two_ways_and_none_where_a_row_is_alone(text, tmp_path, capsys):
+    assert train(text, tmp_path / "run", objective__causal_share=0.001) == 2
+    assert "try --train.batch_size 1000, or --objective.causal_share 0.25" in capsys.readouterr().err
+    assert train(text, tmp_path / "run", objective__causal_share=0.99) == 2
+    assert "try --train.batch_size 100, or --objective.causal_share 0.75" in capsys.readouterr().err
+    assert train(text, tmp_path / "run", objective__causal_share=0.5, train__batch_size=1) == 2
+    assert "try --train.batch_size 2\n" in capsys.readouterr().err
+
+
 WRONG = {
+    "a share of less than a row of 1,000": ({"objective__causal_share": 1e-9}, "--objective.causal_share 0, or one"),
+    "a share of more than 999 rows of 1,000": ({"objective__causal_share": 0.9999}, "--objective.causal_share 1, or one"),
     "a causal network with masked rows": ({"model__kind": "causal", "objective__causal_share": 0.5}, "masked too"),
     "a share of 150%": ({"objective__causal_share": 1.5}, "causal_share"),
     "an alignment of no masked text": ({"model__kind": "causal", "model__alignment": "shifted"}, "model.alignment"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import fields
 
 from mdlm_atat import plugins
-from mdlm_atat.config.build import masking_traits, modes_of, modes_trained
+from mdlm_atat.config.build import causal_rows, masking_traits, modes_of, modes_trained
 from mdlm_atat.config.options import read_options
 from mdlm_atat.config.schema import SECTIONS, RunConfig
 from mdlm_atat.errors import UserError
@@ -28,6 +28,11 @@ def check_method(config: RunConfig) -> None:
             f"objective.causal_share = {share:g} trains a network in the mode {' and '.join(sorted(missing))} too, "
             f"which model.kind = {config.model.kind} does not have: use `model.kind='masked'`, or set "
             "`objective.causal_share=0`"
+        )
+    if 0 < share < 1 and not 0 < causal_rows(config.objective) < 1:
+        raise UserError(
+            f"objective.causal_share = {share:.15g} is nearer to {round(share)} than to one of 1,000 sequences: use "
+            f"`objective.causal_share={round(share)}`, or one from 0.001 to 0.999"
         )
     if "masked" not in modes:
         if importance.mode != "none" or masking.strategy != "uniform" or curriculum.kind != "none":

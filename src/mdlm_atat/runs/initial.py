@@ -11,6 +11,7 @@ from typing import Any
 from safetensors.torch import load_file
 from torch import nn
 
+from mdlm_atat.config.build import modes_of
 from mdlm_atat.config.files import apply_settings, load_config, method_settings
 from mdlm_atat.config.schema import DataConfig, RunConfig, settings_with
 from mdlm_atat.data.tokenizers import Tokenizer, load_tokenizer
@@ -21,6 +22,8 @@ from mdlm_atat.training.folder import changes, read_start
 
 SHAPE_SETTINGS = ("model.", "importance.", "masking.", "objective.causal_share", "data.length")
 NUM_LISTED = 8
+ADDED = "mode_vector"
+"""All that a network trained in two ways has more than one trained in either (nets.two_way). It starts at zeros."""
 
 
 @dataclass(frozen=True)
@@ -82,11 +85,12 @@ class Initial:
         )
 
     def load_into(self, model: nn.Module, config: RunConfig, tokenizer: Tokenizer) -> None:
-        """Give a model of the same shape these weights; UserError with all that differs where it is of another."""
+        """Give a model of the same shape these weights; UserError with all that differs where it is of another. A
+        network that is to be trained in two ways may begin with one that was trained in one way."""
         differences = self._differences(model, config, tokenizer)
         if differences:
             raise UserError("\n  ".join([f"`init=`: {self.name} does not fit this run:", *differences]))
-        load_weights(model, self.weights_file)
+        load_weights(model, self.weights_file, may_lack=(ADDED,))
 
     def _differences(self, model: nn.Module, config: RunConfig, tokenizer: Tokenizer) -> list[str]:
         lines: list[str] = []
@@ -100,6 +104,7 @@ class Initial:
         there = {name: tuple(tensor.shape) for name, tensor in load_file(self.weights_file).items()}
         here = {name: tuple(p.shape) for name, p in model.named_parameters()}
         wrong = sorted(name for name in there.keys() | here.keys() if there.get(name) != here.get(name))
+        wrong = [name for name in wrong if name != ADDED or name in there]
         if wrong:
             lines += [
                 f"{path}: {old} there, {new} here"
@@ -120,6 +125,10 @@ class Initial:
         text = f"init       the {which} of {self.name}"
         if config.data.length > self.config.data.length:
             text += f"; positions beyond {self.config.data.length} are new to them"
+        known, all_modes = modes_of(self.config), modes_of(config)
+        if known < all_modes:
+            new = "read left to right" if "causal" not in known else "fill masks"
+            text += f"; to {new} is new to them"
         return text
 
     def record(self) -> dict[str, Any]:

@@ -35,12 +35,13 @@ def check_split(config: RunConfig, engine: Engine) -> None:
         )
     share = causal_rows(config.objective)
     if rows % share.denominator:
+        nearest = min(max(1, round(share * rows)), rows - 1)  # of so many; none where it is 0: a single row
         raise UserError(
             f"objective.causal_share = {config.objective.causal_share} reads {share.numerator} of every "
             f"{share.denominator} sequences left to right, and {config.train.batch_size} sequences over "
             f"{engine.num_ranks} processes and {config.train.num_micro_batches} micro-batches are {rows} at once: try "
-            f"`train.batch_size={max(1, round(rows / share.denominator)) * share.denominator * num_parts}`, or "
-            f"`objective.causal_share={round(share * rows) / rows:g}`"
+            f"`train.batch_size={max(1, round(rows / share.denominator)) * share.denominator * num_parts}`"
+            + (f", or `objective.causal_share={nearest / rows:g}`" if nearest else "")
         )
     if config.importance.through_bound and rows * (1 - share) % 2:
         raise UserError(

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,10 +107,13 @@ def find_fault(folder: Path, required: set[str]) -> str | None:
     return None
 
 
-def load_weights(model: nn.Module, file: Path) -> None:
-    """Load weights from a safetensors file. Raises UserError unless its names and shapes are exactly the model's."""
+def load_weights(model: nn.Module, file: Path, *, may_lack: Collection[str] = ()) -> None:
+    """Load weights from a safetensors file. Raises UserError unless its names and shapes are exactly the model's, but
+    for those that it `may_lack`, which stay as they are."""
     weights = load_file(file)
-    expected = {name: tuple(p.shape) for name, p in model.named_parameters()}
+    parameters = dict(model.named_parameters())
+    weights |= {name: parameters[name].detach() for name in may_lack if name in parameters and name not in weights}
+    expected = {name: tuple(p.shape) for name, p in parameters.items()}
     found = {name: tuple(p.shape) for name, p in weights.items()}
     if expected != found:
         name = sorted(n for n in expected.keys() | found.keys() if expected.get(n) != found.get(n))[0]
@@ -118,7 +121,6 @@ def load_weights(model: nn.Module, file: Path) -> None:
             f"{file} does not fit this model: {name} has shape {found.get(name, 'missing')} in the file, "
             f"{expected.get(name, 'missing')} in the model; was the configuration changed?"
         )
-    parameters = dict(model.named_parameters())
     model.load_state_dict({name: _cut_like(parameters[name], tensor) for name, tensor in weights.items()}, strict=True)
 
 
