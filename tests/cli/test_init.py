@@ -131,6 +131,20 @@ def test_a_causal_model_forgets_too_and_a_shorter_one_is_scored_in_its_own_lengt
     assert json.loads((folder / "out" / "forgetting" / "before.json").read_text())["length"] == 8
 
 
+def test_what_a_causal_model_forgets_as_one_in_two_ways_is_told_left_to_right_and_by_no_bound(folder, capsys):
+    two_ways = {"model__kind": "masked", "objective__causal_share": 0.5, "train__num_steps": 20}
+    assert main(command(folder, "causal", **two_ways)) == 0
+    record, after = (
+        json.loads((folder / "out" / name).read_text()) for name in ("forgetting.json", "forgetting/after.json")
+    )
+    assert record["difference"]["kinds"] == ["exact", "exact"]
+    found = record["after"]["nelbo_nats_per_token"]
+    assert found == after["left_to_right"]["nelbo_nats_per_token"] < after["nelbo_nats_per_token"]
+    output = capsys.readouterr().out
+    assert f" before, {found:.4f} after, on the same " in output
+    assert output.split(" after, on the same ")[1].split()[1] == "sequences"
+
+
 def test_without_the_old_text_or_model_the_run_ends_well_and_says_what_was_not_measured(
     folder, runs, capsys, monkeypatch
 ):

@@ -13,6 +13,8 @@ from lm.made_models import two_way_lm
 from mdlm_atat import CausalLM, MaskedDiffusionLM, UserError
 from mdlm_atat.cli.eval_zero_shot import zero_shot_table
 from mdlm_atat.cli.main import main
+from mdlm_atat.report.eval_lines import order_lines
+from mdlm_atat.scoring.records import Evaluation
 
 TEXTS = ["abba cab" * 5 + "\n", "bad cabbage" * 9 + "\n"] * 8
 DRAWS: dict[str, Any] = {"num_draws": 64, "progress": False}
@@ -142,3 +144,12 @@ def test_the_command_prints_all_that_a_two_way_run_has_by_name(tmp_path, capsys,
     assert "(a bound, the order is random; " in random
     assert main([*words[:2], "--evaluations", "4"]) == 2
     assert "--evaluations is for the own order of a sampler: name one with --order spread" in capsys.readouterr().err
+
+
+def test_a_rule_that_can_write_but_one_text_gives_others_no_probability_and_no_perplexity_either(lm, tmp_path):
+    found = ma.evaluate(lm, TEXTS, order="greedy", evaluations=2, **DRAWS)
+    [cost] = found.own_orders
+    assert cost.nats_per_token == cost.perplexity_per_token == float("inf")
+    assert "perplexity not finite: greedy" in "\n".join(order_lines(found))
+    [again] = Evaluation.load(found.save(tmp_path / "found.json")).own_orders
+    assert not again.perplexity_per_token < float("inf")

@@ -101,7 +101,10 @@ def test_a_share_to_try_instead_is_one_of_two_ways_and_none_where_a_row_is_alone
 
 WRONG = {
     "a share of less than a row of 1,000": ({"objective__causal_share": 1e-9}, "--objective.causal_share 0, or one"),
-    "a share of more than 999 rows of 1,000": ({"objective__causal_share": 0.9999}, "--objective.causal_share 1, or one"),
+    "a share of more than 999 rows of 1,000": (
+        {"objective__causal_share": 0.9999},
+        "--objective.causal_share 1, or one",
+    ),
     "a causal network with masked rows": ({"model__kind": "causal", "objective__causal_share": 0.5}, "masked too"),
     "a share of 150%": ({"objective__causal_share": 1.5}, "causal_share"),
     "an alignment of no masked text": ({"model__kind": "causal", "model__alignment": "shifted"}, "model.alignment"),

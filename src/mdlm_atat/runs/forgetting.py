@@ -1,4 +1,4 @@
-"""What a model that was trained on from another has forgotten: the old text's bound before and after."""
+"""What a model that was trained on from another has forgotten: what the old text costs before and after."""
 
 from __future__ import annotations
 
@@ -21,8 +21,9 @@ FILE_NAME = "forgetting.json"
 
 def measure_forgetting(lm: MaskedDiffusionLM | CausalLM, folder: Path, say: Callable[[str], None]) -> list[str]:
     """Score the validation text of the run that this one began with, by the weights of then and of now, on the same
-    draws. The result as lines for a person, also where the old text or weights are not there any more; none for a run
-    that began with random weights. Stored in forgetting.json, with both evaluations in forgetting/."""
+    draws: its bound, or where the old model read left to right only, its exact value. The result as lines for a person,
+    also where the old text or weights are not there any more; none for a run that began with random weights. Stored in
+    forgetting.json, with both evaluations in forgetting/."""
     init = read_start(folder).get("init")
     if init is None:
         return []
@@ -39,13 +40,14 @@ def measure_forgetting(lm: MaskedDiffusionLM | CausalLM, folder: Path, say: Call
         store(measure(model, data, draws), model, folder / "forgetting" / f"{name}.json")
         for name, model in (("before", old), ("after", lm))
     )
-    difference = after.compare(before)
+    now = after if before.is_bound else after.left_to_right or after
+    difference = after.compare(before, bound="uniform" if now is after else "left_to_right")
     record = {
         "init": init,
         "text": before.text.corpus,
         "corpus_hash": before.text.corpus_hash,
         "before": bound_json(before),
-        "after": bound_json(after),
+        "after": bound_json(now),
         "difference": asdict(difference),
         "checkpoint_hash": after.checkpoint_hash,
         "code_version": after.code_version,
@@ -59,8 +61,8 @@ def measure_forgetting(lm: MaskedDiffusionLM | CausalLM, folder: Path, say: Call
     shown = with_error(difference.nats_per_token, difference.standard_error, decimals=4, sign=True)
     return [
         f"forgetting {shown} nats per token of the validation text of {initial.found.home}: {verdict}",
-        f"{'':10} {before.nats_per_token:.4f} before, {after.nats_per_token:.4f} after, on the same "
-        f"{difference.num_draws:,} draws",
+        f"{'':10} {before.nats_per_token:.4f} before, {now.nats_per_token:.4f} after, on the same "
+        f"{difference.num_draws:,} {'draws' if difference.num_groups is None else 'sequences'}",
     ]
 
 

@@ -94,7 +94,7 @@ class Cost:
 
 
 def _exp(x: float) -> float:
-    return math.exp(min(x, 700.0)) if not math.isnan(x) else math.nan  # an untrained model's overflows a float
+    return math.exp(min(x, 700.0)) if x < math.inf else x  # an untrained model's overflows a float
 
 
 @dataclass(frozen=True, kw_only=True)
