@@ -111,8 +111,9 @@ class CharTokenizer:
             character = text[position]
             raise UserError(
                 f"character {character!r} (U+{ord(character):04X}) at position {position} is not among the "
-                f"{len(self.alphabet)} characters of this char tokenizer: remove or replace it, use a corpus with it "
-                "to prepare the data, or take `tokenizer=byte`, which encodes any text"
+                f"{len(self.alphabet)} characters of this char tokenizer, which are those of the text that it was made "
+                "from: remove or replace it, or train on a text that has it, or with the tokenizer byte, which "
+                "encodes any text"
             )
         return ids
 

@@ -272,8 +272,9 @@ def _load(name: str) -> tuple[Any, Any]:
     try:
         import transformers
     except ImportError as error:
+        where = "" if Path(name).expanduser().is_dir() else " is no folder here; a judge of the hub"
         raise UserError(
-            f"the judge {name} needs the library transformers, an extra: pip install 'mdlm-atat[judge]'"
+            f"the judge {name}{where} needs the library transformers, an extra: pip install 'mdlm-atat[judge]'"
         ) from error
     if not sys.stderr.isatty():
         transformers.utils.logging.disable_progress_bar()
