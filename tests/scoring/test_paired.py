@@ -312,6 +312,6 @@ def test_a_two_way_model_is_compared_left_to_right_with_a_causal_one_and_its_bou
     assert both.compare(record(causal(320)), bound="left_to_right").nats_per_token == difference.nats_per_token
     alone = compare(both, record(bound), name="masked")
     assert (alone.orders, alone.uniform.nats_per_token) == ((), 0)
-    assert alone.notes == ("left to right: step-9 has no such value",)
+    assert alone.notes == ("left to right: masked has no such value",)
     with pytest.raises(UserError, match="fills masks only"):
         record(bound).compare(both, bound="left_to_right")

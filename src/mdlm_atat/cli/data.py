@@ -51,7 +51,7 @@ def tokenizer_parser() -> Parser:
     parser.add_argument(
         "--vocab_size", type=whole(), required=True, help="tokens, with the 256 bytes and eos; at least 258"
     )
-    parser.add_argument("--out", type=Path, required=True, help="folder to make, the tokenizer: to be named after --tokenizer")
+    parser.add_argument("--out", type=Path, required=True, help="folder to make; its name goes after --tokenizer")
     parser.add_argument("--split", default="train", help="hub data sets: the split to read")
     parser.add_argument("--column", default="text", help=meanings["column"])
     return parser

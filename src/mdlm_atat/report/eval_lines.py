@@ -109,8 +109,9 @@ def decile_lines(found: Evaluation) -> list[str]:
 def comparison_lines(found: Comparison) -> list[str]:
     """All differences of an evaluation to another one."""
     kinds = found.uniform.kinds
+    kind = {"nelbo": "bound"}.get(kinds[1], kinds[1])
     lines = [
-        f"{'against':10} {found.name}: {kinds[1]}, {found.nats_per_token:.4f} nats per token",
+        f"{'against':10} {found.name}: {kind}, {found.nats_per_token:.4f} nats per token",
         *difference_lines("difference" if kinds == ("exact", "exact") else "PPL-U", found.name, found.uniform),
     ]
     if found.own is not None:

@@ -284,9 +284,10 @@ def _open_other(
     except UserError as error:
         raise UserError(f"`against=`: {error}") from error
     if loaded.tokenizer.fingerprint() != lm.tokenizer.fingerprint():
+        theirs, mine = (f"{each.tokenizer.name}, {each.tokenizer.vocab_size} tokens" for each in (loaded, lm))
         raise UserError(
-            f"`against=`: {_name(against)} has another tokenizer ({loaded.tokenizer.name}) than the model "
-            f"({lm.tokenizer.name}), so their nats per token are of other tokens; evaluate each alone and compare bits "
+            f"`against=`: {_name(against)} has another tokenizer ({theirs}) than the "
+            f"model ({mine}), so their nats per token are of other tokens; evaluate each alone and compare bits "
             "per character"
         )
     lengths = loaded.max_length, lm.max_length

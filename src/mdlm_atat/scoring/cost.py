@@ -165,7 +165,7 @@ class OrderCost(Cost):
         """`left to right`, or `own order of spread, 16 evaluations`."""
         if self.order == LEFT_TO_RIGHT:
             return "left to right"
-        return f"own order of {self.order}, {self.evaluations:.4g} evaluations"
+        return f"own order of {self.order}, {round(self.evaluations, 1):g} evaluations"
 
     @property
     def asked(self) -> tuple[str, int | None]:

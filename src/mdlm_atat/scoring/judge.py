@@ -292,8 +292,9 @@ def _load(name: str) -> tuple[Any, Any]:
         model, found = loader.from_pretrained(source, **options, **weights)
     except Exception as error:  # of many kinds: files, HTTP, configuration, safetensors
         reason = no_hub or str(error).strip().split("\n")[0].rstrip(".")
+        where = "" if folder.is_dir() else " is no folder here, and from the hub it"
         raise UserError(
-            f"the judge {name} could not be loaded ({reason}). Check its name and the network, or give a local folder "
+            f"the judge {name}{where} could not be loaded ({reason}). Check its name and the network, or give a local folder "
             "with config.json, model.safetensors and tokenizer.json of a causal language model"
         ) from error
     if found["missing_keys"]:  # would be drawn at random

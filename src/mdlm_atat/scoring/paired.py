@@ -73,15 +73,17 @@ def mean_paired_difference(
     return _difference(mine, theirs, kinds, num_blocks)
 
 
-def order_differences(a: Evaluation, b: Evaluation) -> tuple[tuple[OrderDifference, ...], list[str]]:
-    """a - b in each order that both were scored in, left to right first, and a note for each that cannot be compared.
-    Raises UserError where the two are not of the same draws of the same text."""
+def order_differences(
+    a: Evaluation, b: Evaluation, *, name: str
+) -> tuple[tuple[OrderDifference, ...], list[str]]:
+    """a - b in each order that both were scored in, left to right first, and a note for each that cannot be compared;
+    `name` is what b is called there. Raises UserError where the two are not of the same draws of the same text."""
     check_same_text(a.text, a.seed, b)
     found, notes = [], []
     theirs = {cost.asked: cost for cost in _orders(b)}
     for mine in _orders(a):
         if mine.asked not in theirs:
-            notes.append(f"{mine.name}: {b.checkpoint} has no such value")
+            notes.append(f"{mine.name}: {name} has no such value")
         else:
             try:
                 difference = mean_order_difference([(mine, theirs[mine.asked])])
@@ -141,7 +143,7 @@ def compare(a: Evaluation, b: Evaluation, *, name: str) -> Comparison:
     """All paired differences that the two evaluations allow, with a note for each that they do not; `name` is the other
     model's. Raises UserError where they are not of the same draws."""
     uniform, own, deciles = paired_difference(a, b), None, None
-    orders, notes = order_differences(a, b)
+    orders, notes = order_differences(a, b, name=name)
     if uniform.kinds == ("exact", "exact"):
         orders = orders[1:]  # left to right, which `uniform` is
     if any(_sums(side).schedule_score is not None for side in (a, b)):

@@ -36,10 +36,13 @@ def check_split(config: RunConfig, engine: Engine) -> None:
     share = causal_rows(config.objective)
     if rows % share.denominator:
         nearest = min(max(1, round(share * rows)), rows - 1)  # of so many; none where it is 0: a single row
+        size = f"train.batch_size = {config.train.batch_size}"
+        if num_parts > 1:
+            parts = f"{engine.num_ranks} processes and {config.train.num_micro_batches} micro-batches"
+            size += f" over {parts}, {rows} at once,"
         raise UserError(
             f"objective.causal_share = {config.objective.causal_share} reads {share.numerator} of every "
-            f"{share.denominator} sequences left to right, and {config.train.batch_size} sequences over "
-            f"{engine.num_ranks} processes and {config.train.num_micro_batches} micro-batches are {rows} at once: try "
+            f"{share.denominator} sequences left to right, and {size} is no multiple of {share.denominator}: try "
             f"`train.batch_size={max(1, round(rows / share.denominator)) * share.denominator * num_parts}`"
             + (f", or `objective.causal_share={nearest / rows:g}`" if nearest else "")
         )

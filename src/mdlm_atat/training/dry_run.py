@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
+from mdlm_atat.config.build import modes_of
+from mdlm_atat.config.schema import RunConfig
 from mdlm_atat.data.tokens import TokenDataset
 from mdlm_atat.formats import count, duration
 from mdlm_atat.training.loop import Training, forward_backward
@@ -52,7 +54,7 @@ def plan(run: Training, train_data: TokenDataset, valid_data: TokenDataset, star
     lines = [
         f"data       {source}, {tokenizer['name']} tokenizer with {tokenizer['vocab_size']:,} tokens: "
         f"{train_data.num_tokens:,} to train on, {valid_data.num_tokens:,} to validate",
-        f"model      {config.model.kind}, {num_parameters:,} parameters: {config.model.num_layers} layers, "
+        f"model      {_reads(config)}, {num_parameters:,} parameters: {config.model.num_layers} layers, "
         f"width {config.model.width}, {config.model.num_heads} heads, length {config.data.length}",
         f"training   {steps:,} steps of {config.train.batch_size} x {tokens_per_row:,.0f} = {tokens_per_step:,.0f} "
         f"tokens: {count(steps * tokens_per_step)} tokens, {epochs:.2f} epochs in all",
@@ -64,6 +66,11 @@ def plan(run: Training, train_data: TokenDataset, valid_data: TokenDataset, star
             f"than half of all {config.train.num_steps}"
         )
     return "\n".join(lines)
+
+
+def _reads(config: RunConfig) -> str:
+    """The kind of network, and where it is trained in both modes, that it is."""
+    return "masked and left to right" if len(modes_of(config)) > 1 else config.model.kind
 
 
 def measured_plan(run: Training, measured: DryRun, start_step: int) -> str:

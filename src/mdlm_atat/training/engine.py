@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
 import sys
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from mdlm_atat.config.schema import TrainConfig
@@ -91,7 +93,9 @@ class Engine:
         if self.is_sharded:
             strategy = ModelParallelStrategy(shard_over, data_parallel_size=num_ranks, tensor_parallel_size=1)
         elif num_ranks > 1:  # gradients live in what is exchanged; buffers are constants, the same in every process
-            strategy = DDPStrategy(gradient_as_bucket_view=True, broadcast_buffers=False)
+            known = inspect.signature(DistributedDataParallel).parameters
+            buffers = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # torch < 2.13
+            strategy = DDPStrategy(gradient_as_bucket_view=True, **{buffers: False})
         self._fabric = Fabric(
             accelerator=device.type,
             devices=per_node,
