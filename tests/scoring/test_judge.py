@@ -290,7 +290,7 @@ def test_a_name_that_cannot_be_loaded_is_1_error_that_says_why(monkeypatch, no_h
 
     monkeypatch.setattr(judge_module, "hub_unreachable", lambda: no_hub)
     monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", from_pretrained)
-    with pytest.raises(UserError, match=rf"the judge nobody/none could not be loaded \({reason}\)\. Check its name"):
+    with pytest.raises(UserError, match=rf"the judge nobody/none .* could not be loaded \({reason}\)\. Check its name"):
         HubJudge("nobody/none")
     assert asked == [("nobody/none", no_hub is not None, False)]  # without the hub, only what is here already
 

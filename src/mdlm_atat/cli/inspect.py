@@ -21,8 +21,8 @@ def make_parser() -> Parser:
         "atat inspect",
         "Colour a text by the importance of its tokens, and compare it with what they cost when masked.",
         """examples:
-  atat inspect runs/demo "To be, or not to be"
-  atat inspect runs/demo --file sonnet.txt --times 0.15 0.5 0.85 --out sonnet
+  atat inspect runs/rates "To be, or not to be"
+  atat inspect runs/rates --file sonnet.txt --times 0.15 0.5 0.85 --out sonnet
 """,
     )
     add_model_arguments(parser)

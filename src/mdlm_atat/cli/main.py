@@ -37,10 +37,10 @@ options:
   --version    show the version and exit
 
 for example:
-  atat train demo --out runs/demo                 Shakespeare on the CPU
-  atat eval runs/demo                             nats and bits per character
-  atat generate runs/demo --length 400 --watch    text appears mask by mask
-  atat infill runs/demo "To be, or [MASK:12]?"    what may stand in a gap
+  atat train demo --out runs/demo                    Shakespeare on the CPU
+  atat eval runs/demo                                nats and bits per character
+  atat generate runs/demo --watch --sampler spread   text appears mask by mask
+  atat infill runs/demo "To be, or [MASK:12]?"       what may stand in a gap
 """
 
 # What the machine refuses and a person can mend; any other OSError is our fault and keeps its traceback.

@@ -27,7 +27,9 @@ command is repeated. A judge's perplexity alone misleads: repetitive text is che
 """,
     )
     add_model_arguments(parser)
-    parser.add_argument("--judge", help="a causal run of ours, or a hub's causal model (default: none)")
+    parser.add_argument(
+        "--judge", help="a run of ours that reads left to right, or a hub's causal model (default: none)"
+    )
     parser.add_argument(
         "--samplers", nargs="+", metavar="NAME[:OPTION=VALUE,...]", help="default: all that fit the model"
     )

@@ -47,7 +47,8 @@ def add_sampling_arguments(parser: Parser) -> None:
     how.add_argument(
         "--sampler",
         metavar="NAME[:OPTION=VALUE,...]",
-        help="atat samplers lists them (default: the model's, see there)",
+        help="atat samplers lists them (default: left_to_right for a text after a prompt, where the model reads so and "
+        "--steps is not given; else spread)",
     )
     how.add_argument("--steps", type=whole(1), help="steps: fewer are faster and worse (default: the sampler's)")
     how.add_argument("--temperature", type=real(0), default=1.0, help="below 1: safer; 0: most likely")

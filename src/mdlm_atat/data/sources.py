@@ -124,8 +124,9 @@ def open_source(
     if plugin_of("source", spec):
         return Given(call_plugin("source", spec), detokenize=detokenize)
     known = names("source", {"shakespeare": None, **HUB_SETS})
+    hint = did_you_mean(spec, known) if not (path.suffix or len(path.parts) > 1) else ""
     raise UserError(
-        f"there is no file or folder {path}, and no corpus of that name{did_you_mean(spec, known)}; expected a path, "
+        f"there is no file or folder {path}, and no corpus of that name{hint}; expected a path, "
         f"one of {', '.join(known)}, hub:OWNER/NAME or package.module:Name"
     )
 

@@ -169,8 +169,10 @@ class LanguageModel(Scoring):
         all that from_pretrained needs. Raises UserError for a folder that is not empty, and for a bare network, which
         from_pretrained could not build."""
         config, folder = self.config, Path(folder)
-        if folder.exists() and any(folder.iterdir()):
-            raise UserError(f"{folder} is not empty; choose a new folder to save the model in")
+        if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+            raise UserError(
+                f"{folder} is {'not empty' if folder.is_dir() else 'a file'}; choose a new folder to save the model in"
+            )
         folder.mkdir(parents=True, exist_ok=True)
         weights = {name: p.detach().cpu().contiguous() for name, p in self.network.named_parameters()}
         save_file(weights, folder / "model.safetensors")

@@ -171,7 +171,10 @@ def load_judge(judge: str | Path, *, device: torch.device, batch_size: int) -> J
         return HubJudge(str(judge), device=device, batch_size=min(8, batch_size))
     lm = load_lm(judge, device=device)
     if "causal" not in lm.modes:
-        raise UserError(f"{judge} is a masked model; a judge reads left to right: train one with `model.kind='causal'`")
+        raise UserError(
+            f"{judge} is a masked model; a judge reads left to right: train one with "
+            "`method='atat'`, or the preset causal-char"
+        )
     return CausalJudge(
         str(judge),
         lm.network,

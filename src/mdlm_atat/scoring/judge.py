@@ -294,8 +294,8 @@ def _load(name: str) -> tuple[Any, Any]:
         reason = no_hub or str(error).strip().split("\n")[0].rstrip(".")
         where = "" if folder.is_dir() else " is no folder here, and from the hub it"
         raise UserError(
-            f"the judge {name}{where} could not be loaded ({reason}). Check its name and the network, or give a local folder "
-            "with config.json, model.safetensors and tokenizer.json of a causal language model"
+            f"the judge {name}{where} could not be loaded ({reason}). Check its name and the network, or give a "
+            "local folder with config.json, model.safetensors and tokenizer.json of a causal language model"
         ) from error
     if found["missing_keys"]:  # would be drawn at random
         missing = ", ".join(sorted(found["missing_keys"])[:3])

@@ -73,9 +73,7 @@ def mean_paired_difference(
     return _difference(mine, theirs, kinds, num_blocks)
 
 
-def order_differences(
-    a: Evaluation, b: Evaluation, *, name: str
-) -> tuple[tuple[OrderDifference, ...], list[str]]:
+def order_differences(a: Evaluation, b: Evaluation, *, name: str) -> tuple[tuple[OrderDifference, ...], list[str]]:
     """a - b in each order that both were scored in, left to right first, and a note for each that cannot be compared;
     `name` is what b is called there. Raises UserError where the two are not of the same draws of the same text."""
     check_same_text(a.text, a.seed, b)

@@ -95,7 +95,8 @@ class Engine:
         elif num_ranks > 1:  # gradients live in what is exchanged; buffers are constants, the same in every process
             known = inspect.signature(DistributedDataParallel).parameters
             buffers = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # torch < 2.13
-            strategy = DDPStrategy(gradient_as_bucket_view=True, **{buffers: False})
+            options: dict[str, Any] = {"gradient_as_bucket_view": True, buffers: False}
+            strategy = DDPStrategy(**options)
         self._fabric = Fabric(
             accelerator=device.type,
             devices=per_node,
