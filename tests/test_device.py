@@ -51,7 +51,7 @@ def test_training_on_a_device_without_float64_gives_the_losses_of_the_cpu(method
     assert train_method(method, text, tmp_path / "cpu") == 0
     request.getfixturevalue("elsewhere")
     assert train_method(method, text, tmp_path / "elsewhere") == 0
-    assert losses_of(tmp_path / "elsewhere") == pytest.approx(losses_of(tmp_path / "cpu"), rel=1e-5)
+    assert losses_of(tmp_path / "elsewhere") == pytest.approx(losses_of(tmp_path / "cpu"), rel=5e-5)
 
 
 def test_models_on_a_device_without_float64_write_score_and_inspect_as_on_the_cpu(runs, adaptive, causal, elsewhere):

@@ -19,9 +19,6 @@ TINY = {
     "model.num_layers": 1,
     "model.width": 16,
     "model.num_heads": 2,
-    "objective.causal_share": 0,
-    "optim.kind": "adamw",
-    "optim.lr": 3e-3,
     "optim.warmup_steps": 2,
     "train.precision": "float32",
     "train.num_steps": 8,
@@ -35,6 +32,9 @@ TINY = {
     "eval.sample_steps": 4,
 }
 
+MASKED = {"objective.causal_share": 0, "optim.kind": "adamw", "optim.lr": 3e-3}
+"""What the preset demo does not do by itself."""
+
 
 def write_text(file: Path, num_words: int = 3000, seed: int = 0) -> Path:
     rng = random.Random(seed)
@@ -44,10 +44,13 @@ def write_text(file: Path, num_words: int = 3000, seed: int = 0) -> Path:
 
 
 def tiny_flags(source: Path | str, **changed: object) -> list[str]:
-    """Flags of a run of a second; `train__num_steps=4` changes train.num_steps."""
-    settings = {"data.source": str(source), **TINY, **{k.replace("__", "."): v for k, v in changed.items()}}
+    """Flags of a masked run of a second; `train__num_steps=4` changes train.num_steps."""
+    return as_flags({"data.source": str(source), **MASKED, **TINY}, changed)
+
+
+def as_flags(settings: dict[str, object], changed: dict[str, object]) -> list[str]:
     flags = []
-    for path, value in settings.items():
+    for path, value in {**settings, **{k.replace("__", "."): v for k, v in changed.items()}}.items():
         flags += [f"--{path}", *(map(str, value) if isinstance(value, (list, tuple)) else [str(value)])]
     return flags
 
@@ -59,7 +62,7 @@ def train(source: Path | str, out: Path, **changed: object) -> int:
 def method_flags(method: str, source: Path | str, **changed: object) -> list[str]:
     """Flags of a tiny run of a training method, its estimator tiny too."""
     estimator = {"importance__width": 16, "importance__num_layers": 1, "importance__num_heads": 2}
-    return ["--method", method, *tiny_flags(source, **{**estimator, **changed})]
+    return ["--method", method, *as_flags({"data.source": str(source), **TINY}, {**estimator, **changed})]
 
 
 def train_method(method: str, source: Path | str, out: Path, **changed: object) -> int:

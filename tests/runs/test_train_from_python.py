@@ -18,7 +18,7 @@ import mdlm_atat as ma
 from mdlm_atat import plugins
 from mdlm_atat.config.arguments import short_names
 from mdlm_atat.data.tokenizers import CharTokenizer
-from tiny_runs import TINY, WORDS, write_text
+from tiny_runs import MASKED, TINY, WORDS, write_text
 from tiny_runs import train as train_by_command
 
 PLUGIN = '''
@@ -106,7 +106,7 @@ def run(text, tmp_path_factory):
         out=tmp_path_factory.mktemp("runs") / "one",
         on_step=lambda step, values: heard.append((step, dict(values))),
         progress=False,
-        settings=TINY,
+        settings={**MASKED, **TINY},
         log_interval_steps=2,
     )
     return made, heard
@@ -318,6 +318,7 @@ def test_a_network_of_ones_own_trains_with_its_own_settings_writes_and_scores(tm
         progress=False,
         settings=TINY,
         model={"kind": f"{plugin}:Bag", "options": {"depth": 2}},
+        causal_share=0.0,
     )
     assert [name for name in weights(made.folder) if name.startswith("layers")] == [
         f"layers.{layer}.{part}" for layer in (0, 1) for part in ("bias", "weight")

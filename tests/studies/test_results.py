@@ -413,7 +413,7 @@ def test_the_markdown_has_the_table_the_caveats_the_differences_and_the_commands
     for heading in ("## text.txt", "## Caveats", "## What differs between the arms", "## Commands", "## Machines"):
         assert heading in text
     assert "- Two seeds only on text.txt for mdlm, atat" in text
-    assert "| `optim.kind` | adamw | muon |" in text
+    assert "| `objective.causal_share` | 0.0 | 0.5 |" in text
     assert text.count("    atat train demo --method") == 4
 
 

@@ -186,7 +186,7 @@ def test_an_arm_that_changed_since_it_was_run_is_refused_and_named(stand_in):
     from mdlm_atat.studies.jobs import variants_of
     from mdlm_atat.studies.planning import check_plan, read_plan
 
-    with pytest.raises(UserError, match=r"mdlm: optim.lr was 0.003, and is 0.5 now"):
+    with pytest.raises(UserError, match=r"mdlm: optim.lr was 0.006, and is 0.5 now"):
         check_plan(read_plan(out), grid, variants_of(grid), out)
     assert main(["experiment", "run", str(file), "--out", str(out), "--optim.lr", "0.5"]) == 2
     assert len(steps_taken(out, "mdlm")) == 8

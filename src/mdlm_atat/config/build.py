@@ -83,7 +83,9 @@ def build_model(config: RunConfig, vocab_size: int, counts: NDArray[np.int64] | 
 def modes_of(config: RunConfig) -> frozenset[Mode]:
     """How the network of a configuration may be asked: masked, causal or both, as `objective.causal_share` says."""
     if config.model.kind == "masked":
-        return frozenset(modes_trained(config.objective.causal_share))
+        share = config.objective.causal_share
+        found: set[Mode] = {"masked"} if share == 0 else {"causal"} if share == 1 else {"masked", "causal"}
+        return frozenset(found)
     backbone = plugins.resolve("backbone", config.model.kind)
     if not isinstance(getattr(backbone, "modes", None), frozenset):
         raise UserError(
@@ -91,13 +93,6 @@ def modes_of(config: RunConfig) -> frozenset[Mode]:
             'modes = frozenset({"masked"}) or {"causal"} (see nets/protocol.py)'
         )
     return backbone.modes
-
-
-def modes_trained(causal_share: float) -> set[Mode]:
-    """The modes in which a share of the rows of a batch is trained: one, or both."""
-    masked: set[Mode] = {"masked"} if causal_share < 1 else set()
-    causal: set[Mode] = {"causal"} if causal_share > 0 else set()
-    return masked | causal
 
 
 def causal_rows(config: ObjectiveConfig) -> Fraction:

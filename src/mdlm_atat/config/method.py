@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import fields
 
 from mdlm_atat import plugins
-from mdlm_atat.config.build import causal_rows, masking_traits, modes_of, modes_trained
+from mdlm_atat.config.build import causal_rows, masking_traits, modes_of
 from mdlm_atat.config.options import read_options
 from mdlm_atat.config.schema import SECTIONS, RunConfig
 from mdlm_atat.errors import UserError
@@ -23,11 +23,10 @@ def check_method(config: RunConfig) -> None:
             f"model.alignment = {config.model.alignment} says which place of a masked text predicts a token, and this "
             "network masks nothing or is a plugin's: leave `model.alignment=` out"
         )
-    if missing := modes_trained(share) - modes if share else set():
+    if share > 0 and "causal" not in modes:
         raise UserError(
-            f"objective.causal_share = {share:g} trains a network in the mode {' and '.join(sorted(missing))} too, "
-            f"which model.kind = {config.model.kind} does not have: use `model.kind='masked'`, or set "
-            "`objective.causal_share=0`"
+            f"objective.causal_share = {share:g} needs a network that can read left to right, which model.kind = "
+            f"{config.model.kind} cannot: use `model.kind='masked'`, or set `objective.causal_share=0`"
         )
     if 0 < share < 1 and not 0 < causal_rows(config.objective) < 1:
         raise UserError(

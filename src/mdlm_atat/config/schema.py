@@ -119,7 +119,7 @@ class ObjectiveConfig(Section):
     """clipped only: 1 / the largest weight; with the linear schedule the t below which it stops growing."""
     causal_share: float = setting(0.0, short="causal_share")
     """Share of the rows of every batch that are read left to right, with an exact likelihood, in place of being masked:
-    0 is masked diffusion, 1 a causal model, and between them one network learns both."""
+    0 is masked diffusion, 1 a causal model, and between them one network learns both. (model.kind causal reads all.)"""
 
     def check(self) -> None:
         if self.exponent <= 0:

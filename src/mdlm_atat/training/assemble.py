@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from mdlm_atat.config.build import build_objective, causal_rows
+from mdlm_atat.config.build import build_objective, causal_rows, modes_of
 from mdlm_atat.config.schema import RunConfig
 from mdlm_atat.core.curriculum import Stage
 from mdlm_atat.data.tokens import TokenDataset, batch_at
@@ -33,7 +34,7 @@ def check_split(config: RunConfig, engine: Engine) -> None:
             f"{config.train.num_micro_batches} micro-batches of equal size; try `train.batch_size="
             f"{max(1, rows) * num_parts}`"
         )
-    share = causal_rows(config.objective)
+    share = causal_rows(config.objective) if "masked" in modes_of(config) else Fraction(1)
     if rows % share.denominator:
         nearest = min(max(1, round(share * rows)), rows - 1)  # of so many; none where it is 0: a single row
         size = f"train.batch_size = {config.train.batch_size}"
