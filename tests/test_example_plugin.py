@@ -115,6 +115,8 @@ def test_a_backbone_and_a_sampler_train_score_and_generate_from_python_by_refere
         data="atat_example.source:Numbers:950",
         tokenizer="atat_example.tokenizer:Letters",
         backbone=module["backbone"].Convolutions,
+        optimizer="adamw",
+        causal_share=0.0,
         model={"num_layers": 1, "width": 16, "options": {"kernel_size": 3}},
         settings={name: value for name, value in TINY.items() if not name.startswith(("model.", "data.tok"))},
         num_steps=2,
