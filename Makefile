@@ -21,7 +21,8 @@ help:
 
 demo: $(VENV)/installed
 	$(BIN)/atat train demo --out $(RUN) $(DEMO_FLAGS)
-	$(BIN)/atat generate $(RUN) --length 400 --steps 128 --watch --seed 1
+	$(BIN)/atat generate $(RUN) --length 400 --watch --seed 1
+	$(BIN)/atat generate $(RUN) --length 400 --sampler spread --steps 64 --watch --seed 1
 	@echo
 	@echo "run folder: $(RUN)"
 
