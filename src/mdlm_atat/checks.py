@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
+from numbers import Integral
 
 from mdlm_atat.errors import UserError
 
@@ -13,6 +14,16 @@ def at_least(name: str, value: float | None, lowest: float) -> None:
     """Raise UserError where the setting `name` is below `lowest` or NaN; None is a setting that is not made."""
     if value is not None and not value >= lowest:
         raise UserError(f"{name} is {value}, expected at least {lowest}")
+
+
+def whole(name: str, value: object, lowest: int) -> None:
+    """Raise UserError where the setting `name` is no whole number, or below `lowest`; None is a setting that is not
+    made."""
+    if value is None:
+        return
+    if not isinstance(value, Integral) or isinstance(value, bool):
+        raise UserError(f"{name} is {value!r}, expected a whole number from {lowest}")
+    at_least(name, int(value), lowest)
 
 
 def probability(name: str, value: float) -> None:

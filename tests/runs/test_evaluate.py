@@ -83,7 +83,7 @@ def test_another_model_is_compared_over_the_same_draws_and_the_result_holds_it(r
 def test_what_cannot_be_scored_is_said_in_python(run, runs):
     cases = (
         ({"num_draws": 31}, "31 draws are too few .*: `num_draws=32`"),
-        ({"num_draws": 0}, "`num_draws=0`, expected at least 1"),
+        ({"num_draws": 0}, "`num_draws=` is 0, expected at least 1"),
         ({"num_steps": [0]}, "`num_steps` is 0, expected at least 1"),
         ({"split": "nope"}, "`split='nope'`: the run's own text has train and valid"),
         ({"against": "nowhere"}, "`against=`: there is no folder nowhere"),

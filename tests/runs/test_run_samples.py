@@ -33,7 +33,10 @@ def test_a_run_writes_from_nothing_after_a_beginning_and_in_a_gap_and_shows_one_
     assert [line["made"].split()[0] for line in lines] == ["from", "from", "after", "in"]
     held_out = text.read_text()[-len(text.read_text()) // 20 :]
     assert lines[2]["text"][:4] in held_out
+    assert [line["sampler"] for line in lines] == ["left_to_right"] * 3 + ["spread"]
+    lines[0]["words"], lines[1]["words"] = 0.5, 1.0
     shown = sample_lines(lines)
+    assert shown[0] == "samples    from nothing: 75% of the words occur in the training text (2 texts)"
     assert capsys.readouterr().out.count("\n               ") >= 3
     assert [line.split(":")[0].strip() for line in shown if not line.startswith(" " * 15)] == [
         "samples    from nothing",

@@ -143,7 +143,7 @@ def test_times_outside_0_to_1_are_a_users_mistake(times):
 
 
 def test_0_draws_are_a_users_mistake():
-    with pytest.raises(UserError, match="num_draws=0"):
+    with pytest.raises(UserError, match="`num_draws=` is 0"):
         inspected(num_draws=0)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, TypedDict
 
-from mdlm_atat.checks import at_least, check_keywords
+from mdlm_atat.checks import check_keywords, whole
 from mdlm_atat.errors import UserError
 from mdlm_atat.lm.results import Layout
 from mdlm_atat.samplers.draw import TokenDraw
@@ -84,8 +84,8 @@ class How:
     """Words to have more or less of."""
 
     def __post_init__(self) -> None:
-        at_least("steps", self.steps, 1)
-        at_least("block_size", self.block_size, 1)
+        whole("steps", self.steps, 1)
+        whole("block_size", self.block_size, 1)
         _ = self.draw  # which checks its own
 
     @property

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mdlm_atat.checks import at_least
+from mdlm_atat.checks import whole
 from mdlm_atat.core.denoiser import Prediction, Reader
 from mdlm_atat.core.fused_loss import padded_layer
 from mdlm_atat.core.left_to_right import nll_from
@@ -166,9 +166,9 @@ class Sampling(ABC):
         """
         given, is_one = one_or_many(templates, "templates")
         settings = How.of(how, self.infill).with_default(self.gap_sampler)
-        at_least("alternatives", alternatives, 1)
+        whole("alternatives", alternatives, 1)
         num_drawn = self.num_candidates(candidates, alternatives or 1)
-        at_least("length_draws", length_draws, 1)
+        whole("length_draws", length_draws, 1)
         layouts = {} if layouts is None else layouts
         for text in given:
             if text not in layouts:
@@ -194,7 +194,7 @@ class Sampling(ABC):
     def num_candidates(self, candidates: int | None, alternatives: int) -> int:
         """How many ways to fill a template are drawn where so many `alternatives` are to be returned. Raises UserError
         for fewer `candidates` than that, and where the network cannot rank them."""
-        at_least("candidates", candidates, 1)
+        whole("candidates", candidates, 1)
         if candidates is None:
             return alternatives
         if "causal" not in self.modes:
@@ -514,7 +514,7 @@ class Sampling(ABC):
             return self.prompt_canvas(prompts, length).tokens.tolist()
         if length is not None:
             raise UserError("give `length=`, prompt included, or `max_new_tokens=`, after the prompt, not both")
-        at_least("max_new_tokens", max_new_tokens, 1)
+        whole("max_new_tokens", max_new_tokens, 1)
         return [self.tokenizer.encode(prompt) + [self.tokenizer.mask_id] * max_new_tokens for prompt in prompts]
 
     def prompt_canvas(self, prompts: Sequence[str], length: int | None = None) -> Canvas:

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from mdlm_atat.checks import whole
 from mdlm_atat.core.curriculum import Stage
 from mdlm_atat.core.strategies.rates import ExponentMasking
 from mdlm_atat.errors import UserError
@@ -130,6 +131,7 @@ class Scoring(Sampling):
         return scores[0] if is_one else scores
 
     def _checked(self, order: str | StepRule | None, evaluations: int | None) -> str | StepRule:
+        whole("`evaluations=`", evaluations, 1)
         if order is None:
             order = LEFT_TO_RIGHT if "causal" in self.modes else ANY
         if order == LeftToRight():  # whose order the causal mode has in one evaluation

@@ -8,7 +8,7 @@ from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
-from mdlm_atat.checks import at_least
+from mdlm_atat.checks import whole
 from mdlm_atat.data.tokens import TokenDataset
 from mdlm_atat.errors import UserError
 from mdlm_atat.lm import CausalLM, MaskedDiffusionLM
@@ -49,9 +49,9 @@ def asked_orders(
             raise UserError("`evaluations=` is for the own order of a sampler: name one with `order='spread'`")
         return []
     orders = list(order) if isinstance(order, Sequence) and not isinstance(order, str) else [order]
-    numbers: list[int | None] = [evaluations] if evaluations is None or isinstance(evaluations, int) else [*evaluations]
+    numbers = list(evaluations) if isinstance(evaluations, Sequence) else [evaluations]
     for number in numbers:
-        at_least("`evaluations`", number, 1)
+        whole("`evaluations=`", number, 1)
     found = []
     for each, number in product(orders, numbers):
         if lm.is_own_order(each, number):

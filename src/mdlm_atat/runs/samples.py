@@ -47,9 +47,10 @@ def write_samples(
             "words": share_known(text.text, text.spans, known),
             "step": step,
             "seed": text.seed,
+            "sampler": sampler,
             "nfe": text.nfe,
         }
-        for made, text in _texts(lm, config, valid_data)
+        for made, sampler, text in _texts(lm, config, valid_data)
     ]
     write_text(folder / "samples.jsonl", "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
     return lines
@@ -57,20 +58,21 @@ def write_samples(
 
 def _texts(
     lm: MaskedDiffusionLM | CausalLM, config: RunConfig, valid_data: TokenDataset
-) -> Iterator[tuple[str, Generated]]:
-    """What each text was made from, and the text."""
+) -> Iterator[tuple[str, str, Generated]]:
+    """What each text was made from, the sampler that made it, and the text."""
     steps = config.eval.sample_steps if lm.default_sampler != "left_to_right" else None  # which takes one a token
     for text in lm.generate([""] * config.eval.num_samples, steps=steps, seed=0):
-        yield "from nothing", text
+        yield "from nothing", lm.default_sampler, text
     ids, lengths = valid_data.evaluation_rows(np.arange(min(1, valid_data.num_evaluation_rows)))
     part = min(int(lengths[0]), 4 * LONGEST_PROMPT) // 4 if len(lengths) else 0
     if part < 1:
         return
     before, after = (lm.tokenizer.decode(ids[0][start : start + part]) for start in (0, 2 * part))
-    yield "after a held-out beginning", lm.generate(before, max_new_tokens=2 * part, steps=steps)
+    continued = lm.generate(before, max_new_tokens=2 * part, steps=steps)
+    yield "after a held-out beginning", lm.default_sampler, continued
     if "masked" in lm.modes:
         before, after = (text.replace("[MASK", "\\[MASK") for text in (before, after))
-        yield "in a gap of a held-out text", lm.infill(f"{before}[MASK:{part}]{after}")
+        yield "in a gap of a held-out text", lm.gap_sampler, lm.infill(f"{before}[MASK:{part}]{after}")
 
 
 def words_of(data: TokenDataset) -> frozenset[str]:
@@ -89,11 +91,14 @@ def share_known(text: str, spans: Sequence[tuple[int, int]], known: Container[st
 
 
 def sample_lines(samples: Sequence[Mapping[str, Any]]) -> list[str]:
-    """One text of each kind for the terminal, with the share of its words that the training text has."""
+    """The first text of each kind for the terminal, with the share of words that the training text has, the mean over
+    all texts of that kind."""
     lines: list[str] = []
     for made in dict.fromkeys(sample["made"] for sample in samples):
-        sample = next(sample for sample in samples if sample["made"] == made)
-        words = "" if sample["words"] is None else f": {sample['words']:.0%} of its words occur in the training text"
-        text = shortened(sample["text"].strip(), SHOWN_CHARACTERS)
+        alike = [sample for sample in samples if sample["made"] == made]
+        shares = [sample["words"] for sample in alike if sample["words"] is not None]
+        of = f" ({len(alike)} texts)" if len(alike) > 1 else ""
+        words = f": {sum(shares) / len(shares):.0%} of the words occur in the training text{of}" if shares else ""
+        text = shortened(alike[0]["text"].strip(), SHOWN_CHARACTERS)
         lines += [f"{'' if lines else 'samples':10} {made}{words}", indent(text, " " * 15)]
     return lines

@@ -17,6 +17,7 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mdlm_atat.checks import whole
 from mdlm_atat.errors import UserError
 from mdlm_atat.progress import OnProgress
 from mdlm_atat.scoring.records import BLOCK_SIZE
@@ -66,8 +67,7 @@ class DrawSettings:
 
     def __post_init__(self) -> None:
         for name, least in (("num_draws", 1), ("batch_size", 1), ("seed", 0), ("num_ranks", 1)):
-            if getattr(self, name) < least:
-                raise UserError(f"`{name}={getattr(self, name)}`, expected at least {least}")
+            whole(f"`{name}=`", getattr(self, name), least)
         if not 0 <= self.rank < self.num_ranks:
             raise UserError(f"`rank={self.rank}`, expected 0 to {self.num_ranks - 1}, below `num_ranks`")
 
