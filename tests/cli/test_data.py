@@ -8,7 +8,7 @@ import pytest
 from refusals import refused
 
 from mdlm_atat.cli.data import main
-from mdlm_atat.data.tokenizers import load_tokenizer
+from mdlm_atat.data.open_tokenizer import load_tokenizer
 from mdlm_atat.errors import UserError
 
 

@@ -17,9 +17,11 @@ from tiny import corpus
 
 from mdlm_atat.data.corpus import Corpus
 from mdlm_atat.data.manifest import is_prepared, read_manifest
+from mdlm_atat.data.open_tokenizer import load_tokenizer
 from mdlm_atat.data.prepare import prepare
-from mdlm_atat.data.tokenizers import ByteTokenizer, CharTokenizer, load_tokenizer, train_bpe
+from mdlm_atat.data.tokenizers import ByteTokenizer, CharTokenizer
 from mdlm_atat.data.tokens import TokenDataset
+from mdlm_atat.data.train_tokenizer import train_bpe
 from mdlm_atat.errors import UserError
 
 

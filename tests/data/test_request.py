@@ -10,9 +10,10 @@ import pytest
 from tiny import corpus
 
 from mdlm_atat.config.schema import DataConfig
+from mdlm_atat.data.open_tokenizer import load_tokenizer
 from mdlm_atat.data.request import DataRequest, RequestSettings
 from mdlm_atat.data.settings import DataSettings
-from mdlm_atat.data.tokenizers import ByteTokenizer, load_tokenizer
+from mdlm_atat.data.tokenizers import ByteTokenizer
 from mdlm_atat.errors import UserError
 from mdlm_atat.scoring.zero_shot import ZeroShotSet
 

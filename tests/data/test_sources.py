@@ -16,9 +16,9 @@ import pytest
 from tiny import corpus
 
 from mdlm_atat.data import files, sources
+from mdlm_atat.data.open_tokenizer import load_tokenizer
 from mdlm_atat.data.plays import HELD_OUT, plain_text
 from mdlm_atat.data.sources import Piece, Texts, open_source, pieces
-from mdlm_atat.data.tokenizers import load_tokenizer
 from mdlm_atat.errors import UserError
 
 

@@ -12,7 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny import corpus
 
-from mdlm_atat.data.tokenizers import ByteTokenizer, CharTokenizer, HFTokenizer, Tokenizer, load_tokenizer, train_bpe
+from mdlm_atat.data.open_tokenizer import load_tokenizer
+from mdlm_atat.data.tokenizers import ByteTokenizer, CharTokenizer, HFTokenizer, Tokenizer
+from mdlm_atat.data.train_tokenizer import train_bpe
 from mdlm_atat.errors import UserError
 
 UNICODE = st.text(st.characters(exclude_categories=["Cs"]))  # a lone surrogate is no character
@@ -225,7 +227,7 @@ def test_names_that_are_no_tokenizer_say_what_to_give_instead(bert_folder: Path)
 
 @pytest.mark.parametrize("setting", [{"HF_ENDPOINT": "http://127.0.0.1:9"}, {"HF_HUB_OFFLINE": "1"}])
 def test_a_hub_that_does_not_answer_is_one_message_within_20_s(setting: dict[str, str], tmp_path: Path) -> None:
-    code = "from mdlm_atat.data.tokenizers import load_tokenizer; load_tokenizer('gpt2')"
+    code = "from mdlm_atat.data.open_tokenizer import load_tokenizer; load_tokenizer('gpt2')"
     environment = {**os.environ, "HF_HOME": str(tmp_path), **setting}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=20)
     assert "UserError: the tokenizer gpt2 could not be fetched from the hub" in done.stderr

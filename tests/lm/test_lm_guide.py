@@ -10,7 +10,8 @@ import torch
 from made_models import random_lm
 
 from mdlm_atat import UserError
-from mdlm_atat.data.tokenizers import CharTokenizer, train_bpe
+from mdlm_atat.data.tokenizers import CharTokenizer
+from mdlm_atat.data.train_tokenizer import train_bpe
 from mdlm_atat.lm import Guide
 from tiny_runs import WORDS
 

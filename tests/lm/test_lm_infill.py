@@ -8,7 +8,8 @@ import pytest
 from made_models import lm_that_knows, random_lm
 
 from mdlm_atat import MaskedDiffusionLM, UserError
-from mdlm_atat.data.tokenizers import ByteTokenizer, train_bpe
+from mdlm_atat.data.tokenizers import ByteTokenizer
+from mdlm_atat.data.train_tokenizer import train_bpe
 from mdlm_atat.lm import Infilled
 from mdlm_atat.samplers.seeds import mix_seed
 from tiny_runs import WORDS

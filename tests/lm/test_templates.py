@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from mdlm_atat import UserError
-from mdlm_atat.data.tokenizers import ByteTokenizer, CharTokenizer, train_bpe
+from mdlm_atat.data.tokenizers import ByteTokenizer, CharTokenizer
+from mdlm_atat.data.train_tokenizer import train_bpe
 from mdlm_atat.samplers.template import (
     Gap,
     Template,

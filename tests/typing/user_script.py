@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 import mdlm_atat as ma
-from mdlm_atat.data.tokenizers import ByteTokenizer, load_tokenizer
+from mdlm_atat.data.open_tokenizer import load_tokenizer
+from mdlm_atat.data.tokenizers import ByteTokenizer
 from mdlm_atat.lm import Frame, Generated, Guide, Infilled, Score
 from mdlm_atat.samplers.draw import TokenDraw
 from mdlm_atat.samplers.loop import Reverse

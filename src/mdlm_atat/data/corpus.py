@@ -8,7 +8,8 @@ from html import escape
 from pathlib import Path
 
 from mdlm_atat.data.manifest import read_manifest
-from mdlm_atat.data.tokenizers import Tokenizer, load_tokenizer
+from mdlm_atat.data.open_tokenizer import load_tokenizer
+from mdlm_atat.data.tokenizers import Tokenizer
 from mdlm_atat.data.tokens import TokenDataset
 from mdlm_atat.plugins import trusted
 

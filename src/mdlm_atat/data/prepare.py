@@ -37,12 +37,13 @@ from mdlm_atat.data.manifest import (
     manifest_json,
     read_manifest,
 )
+from mdlm_atat.data.open_tokenizer import is_plain_name, save_tokenizer
 from mdlm_atat.data.plugged import allow_named
 from mdlm_atat.data.progress import Progress, reporting
 from mdlm_atat.data.request import DataRequest, RequestSettings
 from mdlm_atat.data.sources import HubSet, Piece, SourceLike, Texts, label_of
 from mdlm_atat.data.split_writer import SplitWriter, token_dtype
-from mdlm_atat.data.tokenizers import CharTokenizer, is_plain_name, save_tokenizer
+from mdlm_atat.data.tokenizers import CharTokenizer
 from mdlm_atat.errors import UserError
 from mdlm_atat.locks import waiting_lock
 from mdlm_atat.plugins import trusted

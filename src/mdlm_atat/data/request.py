@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any, Literal, TypedDict
 
 from mdlm_atat.data.manifest import FORMAT, is_prepared
+from mdlm_atat.data.open_tokenizer import checked, is_plain_name, load_tokenizer
 from mdlm_atat.data.settings import DataSettings
 from mdlm_atat.data.sources import HubSet, SourceLike, Texts, open_source
-from mdlm_atat.data.tokenizers import Tokenizer, checked, is_plain_name, load_tokenizer
+from mdlm_atat.data.tokenizers import Tokenizer
 from mdlm_atat.errors import UserError
 
 

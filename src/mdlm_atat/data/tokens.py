@@ -101,7 +101,7 @@ class TokenDataset:
     @cached_property
     def tokenizer(self) -> Tokenizer:
         """The tokenizer that the text was prepared with; it is loaded when first asked for."""
-        from mdlm_atat.data.tokenizers import load_tokenizer
+        from mdlm_atat.data.open_tokenizer import load_tokenizer
 
         return load_tokenizer(self.folder / "tokenizer")
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from mdlm_atat.data.open_tokenizer import save_tokenizer
 from mdlm_atat.data.plugged import allow_named
 from mdlm_atat.data.progress import Progress, reporting
 from mdlm_atat.data.request import DataRequest
 from mdlm_atat.data.sources import SourceLike
-from mdlm_atat.data.tokenizers import HFTokenizer, save_tokenizer, train_bpe
+from mdlm_atat.data.tokenizers import END_OF_TEXT, HFTokenizer, byte_level
 from mdlm_atat.errors import UserError
+from mdlm_atat.interrupts import interruptible
 
 
 def train_tokenizer(
@@ -51,3 +53,42 @@ def train_tokenizer(
         progress.done()
     save_tokenizer(tokenizer, folder)
     return tokenizer
+
+
+def train_bpe(texts: Iterable[str], vocab_size: int, *, name: str = "bpe", show_progress: bool = False) -> HFTokenizer:
+    """Train a byte-level BPE with GPT-2's pre-tokenizer on texts; its last id is eos, <|endoftext|>.
+
+    All 256 bytes are in the vocabulary, so that any text round-trips. A small corpus may give fewer than `vocab_size`
+    ids. Raises UserError for a `vocab_size` below 258, and where the texts are empty.
+    """
+    from tokenizers import Tokenizer as Inner
+    from tokenizers import models, trainers
+
+    if vocab_size < 258:
+        raise UserError(f"vocab_size is {vocab_size}, expected at least 258: 256 bytes, eos and one merge")
+    inner = byte_level(Inner(models.BPE()))
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size - 1,
+        initial_alphabet=_byte_alphabet(),
+        special_tokens=[],
+        show_progress=show_progress,
+    )
+    seen = False
+
+    def watched() -> Iterator[str]:
+        nonlocal seen
+        for text in texts:
+            seen = seen or bool(text)
+            yield text
+
+    interruptible(lambda: inner.train_from_iterator(watched(), trainer))
+    if not seen:
+        raise UserError("the corpus is empty: there is nothing to train a tokenizer on")
+    inner.add_special_tokens([END_OF_TEXT])
+    return HFTokenizer(inner, name=name, eos_id=inner.token_to_id(END_OF_TEXT))
+
+
+def _byte_alphabet() -> list[str]:
+    from tokenizers import pre_tokenizers
+
+    return sorted(pre_tokenizers.ByteLevel.alphabet())

@@ -24,8 +24,9 @@ from mdlm_atat.config.schema import RunConfig
 from mdlm_atat.core.curriculum import Stage
 from mdlm_atat.core.schedules import Linear, Schedule
 from mdlm_atat.core.strategies.rates import ExponentMasking
+from mdlm_atat.data.open_tokenizer import save_tokenizer
 from mdlm_atat.data.sources import SourceLike
-from mdlm_atat.data.tokenizers import Tokenizer, save_tokenizer
+from mdlm_atat.data.tokenizers import Tokenizer
 from mdlm_atat.device import Precision, choose_precision, device_name
 from mdlm_atat.errors import UserError
 from mdlm_atat.lm.folder import PROFILE_FILE, STAGE_FILE

@@ -9,7 +9,7 @@ import torch
 
 from mdlm_atat.config.build import build_model
 from mdlm_atat.config.files import load_config
-from mdlm_atat.data.tokenizers import load_tokenizer
+from mdlm_atat.data.open_tokenizer import load_tokenizer
 from mdlm_atat.device import Precision, choose_device
 from mdlm_atat.lm.causal import CausalLM
 from mdlm_atat.lm.folder import Located, locate, read_stage

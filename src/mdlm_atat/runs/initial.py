@@ -14,7 +14,8 @@ from torch import nn
 from mdlm_atat.config.build import modes_of
 from mdlm_atat.config.files import apply_settings, load_config, method_settings
 from mdlm_atat.config.schema import DataConfig, RunConfig, settings_with
-from mdlm_atat.data.tokenizers import Tokenizer, load_tokenizer
+from mdlm_atat.data.open_tokenizer import load_tokenizer
+from mdlm_atat.data.tokenizers import Tokenizer
 from mdlm_atat.errors import UserError
 from mdlm_atat.lm.folder import Located, locate
 from mdlm_atat.training.checkpoint import load_weights

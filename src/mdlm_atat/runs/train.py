@@ -24,10 +24,10 @@ from mdlm_atat.config.build import build_model, own_schedule
 from mdlm_atat.config.method import check_method
 from mdlm_atat.config.schema import DataConfig, RunConfig
 from mdlm_atat.data.corpus import Corpus
+from mdlm_atat.data.open_tokenizer import HUB_NAMES
 from mdlm_atat.data.prepare import prepare
 from mdlm_atat.data.request import DataRequest
 from mdlm_atat.data.sources import HUB_SETS, SourceLike
-from mdlm_atat.data.tokenizers import HUB_NAMES
 from mdlm_atat.data.tokens import TokenDataset
 from mdlm_atat.device import explain_out_of_memory
 from mdlm_atat.errors import UserError

@@ -24,7 +24,7 @@ from mdlm_atat import plugins
 from mdlm_atat.atomic import write_json
 from mdlm_atat.config.files import save_config
 from mdlm_atat.config.schema import RunConfig, named_plugins, settings_with
-from mdlm_atat.data.tokenizers import save_tokenizer
+from mdlm_atat.data.open_tokenizer import save_tokenizer
 from mdlm_atat.data.tokens import TokenDataset
 from mdlm_atat.errors import UserError
 
