@@ -32,20 +32,22 @@ _SETTING = re.compile(r"([A-Za-z_][\w.]*)=(?!=)(.*)", re.DOTALL)
 _CALL = re.compile(r"[\w.]+\(.*\)", re.DOTALL)
 
 
-def as_command(message: str) -> str:
+def as_command(message: str, flags: Mapping[str, str] | None = None) -> str:
     """The message with what stands in backticks written as a user of the command line types it.
 
     `out=` becomes --out, `num_draws=64` --num_draws 64, `compile=True` --compile, `model.tied=True`
     --model.tied true (a setting always has a value), and `train(resume='runs/a')` atat train --resume runs/a.
-    Anything else in backticks, and a message without them, stays as it is.
+    Anything else in backticks, and a message without them, stays as it is. `flags` are arguments whose flag has another
+    name in this command: {"column": "data.column"} where there is no --column.
     """
-    return re.sub(r"`([^`]+)`", lambda found: _command(found[1]) or found[0], message)
+    flags = {**FLAGS, **(flags or {})}
+    return re.sub(r"`([^`]+)`", lambda found: _command(found[1], flags) or found[0], message)
 
 
-def _command(code: str) -> str | None:
+def _command(code: str, flags: Mapping[str, str]) -> str | None:
     """Python code as words of a command line; None if it is neither an argument nor a call of the library."""
     if setting := _SETTING.fullmatch(code):
-        name = FLAGS.get(setting[1], setting[1])
+        name = flags.get(setting[1], setting[1])
         return _flag(name, _value(setting[2])) if setting[2] else f"--{name}"
     if not _CALL.fullmatch(code):
         return None

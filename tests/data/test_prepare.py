@@ -322,7 +322,7 @@ def test_40_mb_in_one_text_are_prepared_in_less_than_400_mb(tmp_path: Path) -> N
     code = f"""
 from mdlm_atat.data.prepare import prepare
 from pathlib import Path
-prepare({str(tmp_path / "big.txt")!r}, tokenizer="byte", out={str(tmp_path / "out")!r}, num_workers=2)
+prepare({str(tmp_path / "big.txt")!r}, tokenizer="byte", out={str(tmp_path / "out")!r}, num_workers=2, progress=False)
 # not getrusage, which begins with the peak of the process that started this one
 print(next(line.split()[1] for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")))
 """

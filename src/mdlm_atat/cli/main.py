@@ -61,11 +61,12 @@ def main(argv: list[str] | None = None) -> int:
     os.environ["MPLBACKEND"] = "agg"  # a notebook's own, inherited, need not be installed here; no window is opened
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a file or console of Windows may not know a character of a text
+    argv = sys.argv[1:] if argv is None else argv
     try:
-        code = _dispatch(sys.argv[1:] if argv is None else argv)
+        code = _dispatch(argv)
         sys.stdout.flush()  # a closed pipe shows here, not at the interpreter's exit
     except UserError as error:
-        print(f"error: {as_command(str(error))}", file=sys.stderr)
+        print(f"error: {as_command(str(error), _flags(argv))}", file=sys.stderr)
         return 2
     except SystemExit as stop:  # a command's help was printed
         return int(stop.code or 0)
@@ -83,6 +84,15 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {error.strerror}{where}; {ADVICE[error.errno]}", file=sys.stderr)
         return 2
     return code
+
+
+def _flags(argv: list[str]) -> dict[str, str]:
+    """Flags of a command by the names of arguments: training has the settings of a text under data."""
+    if argv[:1] != ["train"]:
+        return {}
+    from mdlm_atat.config.arguments import short_names
+
+    return {name: path for name, path in short_names().items() if path.startswith("data.")}
 
 
 def _dispatch(argv: list[str]) -> int:

@@ -57,6 +57,8 @@ class Manifest:
     dtype: str
     """Little-endian unsigned integer of the .bin files: <u1, <u2 or <u4."""
     splits: dict[str, Split]
+    accounts: dict[str, Any] | None = None
+    """What was read, held out and left out of the source, and why; None in folders of earlier versions."""
 
 
 def read_manifest(folder: str | os.PathLike[str]) -> Manifest:

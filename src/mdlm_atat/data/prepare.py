@@ -25,6 +25,7 @@ import numpy as np
 
 from mdlm_atat.atomic import sync
 from mdlm_atat.checks import check_keywords
+from mdlm_atat.data.accounts import account, check_halves, decided_lines, read_lines
 from mdlm_atat.data.corpus import Corpus
 from mdlm_atat.data.encode import encoded
 from mdlm_atat.data.held_out import Stream, hold_out
@@ -40,6 +41,7 @@ from mdlm_atat.data.manifest import (
 from mdlm_atat.data.open_tokenizer import is_plain_name, save_tokenizer
 from mdlm_atat.data.plugged import allow_named
 from mdlm_atat.data.progress import Progress, reporting
+from mdlm_atat.data.repeats import Repeats
 from mdlm_atat.data.request import DataRequest, RequestSettings
 from mdlm_atat.data.sources import HubSet, Piece, SourceLike, Texts, label_of
 from mdlm_atat.data.split_writer import SplitWriter, token_dtype
@@ -70,8 +72,9 @@ def prepare(
     16. `trust_plugins` imports the plugins that `request` or a tokenizer's folder names; those that are named in the
     call need no trust.
 
-    Validation is, in this order: `validation`; what comes with the source (valid.* in a folder, a hub split, the two
-    held-out plays); documents chosen by a hash of their text; of fewer than 20 documents, the end of the text.
+    Validation is, in this order: `validation`; what comes with the source (files of a folder whose names say so, a hub
+    split, the two held-out plays); documents chosen by a hash of their text; of fewer than 20 documents, the end of
+    the text.
 
     Raises UserError for a source that is not there or cannot be read, for settings that do not fit, and for an `out`
     that holds something else; TypeError for an unknown setting.
@@ -106,13 +109,20 @@ def _requested(source: SourceLike | None, settings: RequestSettings) -> DataRequ
 def _prepare(
     request: DataRequest, out: str | os.PathLike[str] | None, num_workers: int | None, progress: Progress
 ) -> Path:
+    source = request.open()
+    opened = source, request.open_validation(source)
     fingerprint = request.fingerprint()
     if out is None:
         out = Path(os.environ.get("ATAT_CACHE") or "~/.cache/mdlm-atat") / "data" / fingerprint[:16]
     out = Path(out).expanduser().resolve()
     if _is_done(out, fingerprint):
         progress.say(f"{out} holds the same text already prepared: used as it is")
+        for line in [*decided_lines(*opened), *read_lines(read_manifest(out))]:
+            progress.say(line)
         return out
+    check_halves(*opened)
+    for line in decided_lines(*opened):
+        progress.say(line)
     with _claimed(out, progress) as partial:
         if not _is_done(out, fingerprint):  # another process may have just made it
             try:
@@ -122,6 +132,8 @@ def _prepare(
             _sync_folder(partial)
             partial.rename(out)
             sync(out.parent)
+    for line in read_lines(read_manifest(out)):
+        progress.say(line)
     return out
 
 
@@ -155,10 +167,11 @@ def _write(request: DataRequest, fingerprint: str, folder: Path, num_workers: in
     stream, rule = _splits(request, source, progress)
     tokenizer = request.fixed_tokenizer or CharTokenizer.from_texts(_counted(stream(), progress))
     names = ("valid",) if request.whole else ("train", "valid")
+    repeats = Repeats()
     writers = {name: SplitWriter(folder, name, tokenizer, request.row_length) for name in names}
     try:
         num_characters = num_tokens = 0
-        for name, chunk in encoded(stream(), tokenizer, num_workers):
+        for name, chunk in encoded(repeats.watch(stream()), tokenizer, num_workers):
             writers[name].add(chunk)
             num_characters += chunk.characters
             num_tokens += sum(map(len, chunk.ids))
@@ -187,6 +200,10 @@ def _write(request: DataRequest, fingerprint: str, folder: Path, num_workers: in
         eos=tokenizer.eos_id is not None and any(writer.num_eos for writer in writers.values()),
         dtype=token_dtype(tokenizer.vocab_size),
         splits=splits,
+        accounts=account(
+            {"source": source, "validation": request.open_validation(source)},
+            None if request.whole else repeats.found(),
+        ),
     )
     (folder / FILE_NAME).write_text(manifest_json(manifest), encoding="utf-8")
 

@@ -30,6 +30,8 @@ class RequestSettings(TypedDict, total=False):
     split: str
     column: str
     documents: Literal["file", "line"]
+    splits: Literal["names", "none"]
+    leave_out: str
     detokenize: str | None
     whole: bool
 
@@ -84,7 +86,9 @@ class DataRequest(DataSettings):
 
     def open(self) -> Texts:
         """Open the text to read. Raises UserError where there is none of that name."""
-        return self._open(self.source)
+        named = self.validation
+        given = Path(named).expanduser() if isinstance(named, (str, os.PathLike)) else None
+        return self._open(self.source, given=given if given and given.exists() else None)
 
     def open_validation(self, source: Texts) -> Texts | None:
         """Open the validation text that was named; None where none was. `source` is the opened text; of a hub set, one
@@ -96,9 +100,16 @@ class DataRequest(DataSettings):
             return source.with_split(named)
         return self._open(named)
 
-    def _open(self, source: SourceLike) -> Texts:
+    def _open(self, source: SourceLike, given: Path | None = None) -> Texts:
         return open_source(
-            source, split=self.split, column=self.column, documents=self.documents, detokenize=self.detokenize
+            source,
+            split=self.split,
+            column=self.column,
+            documents=self.documents,
+            detokenize=self.detokenize,
+            splits=self.splits,
+            leave_out=self.leave_out,
+            given=given,
         )
 
     @cached_property

@@ -44,6 +44,12 @@ class DataSettings:
     """JSONL, Parquet and hub data sets: the column that holds the text."""
     documents: Literal["file", "line"] = field(default="file", metadata=OF_TEXT)
     """.txt files: a document is the whole file, or each line that is not empty."""
+    splits: Literal["names", "none"] = field(default="names", metadata=OF_TEXT)
+    """Folders: `names`: where names say what is for training and what for validation or test (`a.train.txt`,
+    `valid/1.txt`), read them so; `none`: every file is text, whatever its name."""
+    leave_out: str = field(default="", metadata=OF_TEXT)
+    """Folders: endings, names or patterns of what is not to be read, with spaces between them (".png drafts/*").
+    `rest`: go on though more than half of the folder cannot be read."""
     detokenize: str | None = field(default=None, metadata=OF_TEXT)
     """Undo the tokenization that a text is published in, by the rules of wikitext, ptb, lm1b, lambada or
     scientific_papers."""

@@ -21,6 +21,7 @@ from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 from mdlm_atat.checks import did_you_mean
 from mdlm_atat.data.detokenizers import detokenizer, whole_documents
 from mdlm_atat.data.files import USABLE, kind_of, read_documents, utf8
+from mdlm_atat.data.folders import Folder, irregular, list_folder, shown
 from mdlm_atat.data.hub import CONVERTED, REVISION, hub_unreachable
 from mdlm_atat.data.plays import HELD_OUT, play_files, play_text
 from mdlm_atat.data.plugged import call_plugin, plugin_of
@@ -81,13 +82,17 @@ def open_source(
     column: str = "text",
     documents: Literal["file", "line"] = "file",
     detokenize: str | None = None,
+    splits: Literal["names", "none"] = "names",
+    leave_out: str = "",
+    given: Path | None = None,
 ) -> Texts:
     """Open a source: shakespeare, a path, a hub set's short name, hub:OWNER/NAME[:CONFIG], a plugin, or an object.
 
     A path object is always a path; another object gives the texts itself. hub:OWNER/NAME@~parquet:CONFIG reads the
     files that the hub has made of a set whose loading script no longer runs. `split` is for hub sets, `column` for
     JSONL, Parquet and hub sets, `documents` for .txt files; `detokenize` names a detokenizer (see detokenizers.py) for
-    each document. Raises UserError where there is no such source.
+    each document. `splits`, `leave_out` and `given`, the path of validation text that was named, are for folders (see
+    `list_folder`). Raises UserError where there is no such source.
     """
     if detokenize is not None:
         detokenizer(detokenize)  # refuses an unknown name
@@ -120,10 +125,21 @@ def open_source(
             raise UserError(f"{path} is of no kind that can be read: expected {USABLE}")
         return Files([path], column=column, documents=documents, detokenize=detokenize)
     if path.is_dir():
-        return _open_folder(path, column, documents, detokenize)
+        listed = list_folder(path, splits=splits, leave_out=leave_out, given=None if given is None else given.resolve())
+        valid = listed.files_for("valid")
+        return Files(
+            listed.files_for("train"),
+            column,
+            documents,
+            Files(valid, column, documents, detokenize=detokenize) if valid else None,
+            detokenize,
+            listed,
+        )
     if plugin_of("source", spec):
         return Given(call_plugin("source", spec), detokenize=detokenize)
     known = names("source", {"shakespeare": None, **HUB_SETS})
+    if reason := irregular(path):
+        raise UserError(f"{path} is {reason}, and a text is read several times: name a file or a folder")
     hint = did_you_mean(spec, known) if not (path.suffix or len(path.parts) > 1) else ""
     raise UserError(
         f"there is no file or folder {path}, and no corpus of that name{hint}; expected a path, "
@@ -174,6 +190,8 @@ class Files:
     documents: Literal["file", "line"] = "file"
     valid: Files | None = None
     detokenize: str | None = None
+    folder: Folder | None = None
+    """What else is in the folder that they are from."""
 
     def held_out(self) -> Files | None:
         return self.valid
@@ -405,39 +423,12 @@ def _last_cut(text: str) -> int | None:
 _CUT = re.compile(r"(?= \S)|(?<=\S\n)(?=\S)")
 
 
-def _open_folder(folder: Path, column: str, documents: Literal["file", "line"], detokenize: str | None) -> Files:
-    parts: dict[str, list[Path]] = {"train": [], "valid": [], "test": []}
-    for file in sorted(folder.rglob("*")):
-        relative = file.relative_to(folder)
-        if file.is_file() and kind_of(file) and not any(part.startswith(".") for part in relative.parts):
-            parts[_part(relative)].append(file)
-    if not parts["train"]:
-        if found := parts["valid"] + parts["test"]:
-            raise UserError(
-                f"{folder} holds only validation and test files ({found[0].name}, ...): name the one to read"
-            )
-        raise UserError(f"{folder} holds no file that can be read: expected {USABLE}")
-    valid = Files(parts["valid"], column, documents, detokenize=detokenize) if parts["valid"] else None
-    return Files(parts["train"], column, documents, valid, detokenize)
-
-
-def _part(relative: Path) -> str:
-    """train, valid or test, from names such as valid.jsonl.xz, validation-00000-of-00002.parquet, test/a."""
-    for name in relative.parts:
-        match re.split(r"[._-]", name.lower(), maxsplit=1)[0]:
-            case "valid" | "validation" | "val":
-                return "valid"
-            case "test":
-                return "test"
-    return "train"
-
-
 def _described(files: list[Path]) -> list[dict[str, Any]]:
     described = []
     for file in files:
         with file.open("rb") as opened:
             digest = hashlib.file_digest(opened, "sha256").hexdigest()
-        described.append({"path": str(file.resolve()), "bytes": file.stat().st_size, "sha256": digest})
+        described.append({"path": shown(file.resolve()), "bytes": file.stat().st_size, "sha256": digest})
     return described
 
 

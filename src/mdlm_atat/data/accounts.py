@@ -1,0 +1,55 @@
+"""The account of a text: what was read, held out and left out, for the manifest and in lines for a person."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from mdlm_atat.data.manifest import Manifest
+from mdlm_atat.data.repeats import Repeated
+from mdlm_atat.data.sources import Files, Texts
+from mdlm_atat.formats import count, percent
+
+_NAMES = {"train": "training", "valid": "validation"}
+
+
+def account(texts: Mapping[str, Texts | None], repeated: Repeated | None) -> dict[str, Any]:
+    """Return what there is to say of opened texts, the source and the validation text among them, as JSON."""
+    folders = {name: text.folder.record() for name, text in texts.items() if isinstance(text, Files) and text.folder}
+    files = {name: len(text.files) for name, text in texts.items() if isinstance(text, Files)}
+    return {"files": files, "folders": folders, "repeated": None if repeated is None else repeated._asdict()}
+
+
+def decided_lines(*texts: Texts | None) -> list[str]:
+    """Return which files of folders are read, held out and left out, in lines; nothing of other texts."""
+    return [line for text in texts if isinstance(text, Files) and text.folder for line in text.folder.lines()]
+
+
+def check_halves(*texts: Texts | None) -> None:
+    """Raise UserError where more than half of a folder would be left out unasked."""
+    for text in texts:
+        if isinstance(text, Files) and text.folder:
+            text.folder.check()
+
+
+def read_lines(manifest: Manifest) -> list[str]:
+    """Return how much was read of each split, in lines for a person."""
+    sizes = [
+        f"{_NAMES[name]} {documents_in_words(split.documents, split.characters)}"
+        for name, split in manifest.splits.items()
+    ]
+    lines = [f"read       {'; '.join(sizes)} ({manifest.validation['rule']})"]
+    repeated = (manifest.accounts or {}).get("repeated")
+    if repeated and repeated["documents"]:
+        about = "" if repeated["is_exact"] else "about "
+        share = percent(repeated["documents"] / repeated["of"])
+        lines.append(
+            f"repeated   {about}{repeated['documents']:,} of {repeated['of']:,} validation documents ({share}) are in "
+            "the training text too"
+        )
+    return lines
+
+
+def documents_in_words(documents: int, characters: int) -> str:
+    """Return a size in words: `12 documents, 34,567 characters`."""
+    return f"{documents:,} document{'s' * (documents != 1)}, {count(characters)} character{'s' * (characters != 1)}"

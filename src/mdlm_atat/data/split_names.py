@@ -1,0 +1,65 @@
+"""Which files of a folder are for training, validation and test, by their names alone."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import PurePath
+from typing import Literal
+
+Part = Literal["train", "valid", "test"]
+
+WORDS: dict[str, Part] = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(
+        ("valid", "validation", "val", "dev", "devel", "development", "eval", "evaluation", "heldout"), "valid"
+    ),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+"""What a word in a name says of a file."""
+
+
+def split_parts(paths: Iterable[PurePath]) -> dict[PurePath, Part | None] | None:
+    """Return the part that each file of a folder belongs to (None: neither), or None where the folder is not split.
+
+    `paths` are relative to the folder. A word of `WORDS` counts, in any case, where it stands alone in the name of a
+    file or folder, between anything but letters: `ptb.valid.txt`, `c4-train.00000-of-00512.jsonl`, `Test/a.txt`, and
+    not `contest.txt`. A folder is split where one file is for training and another for validation or test; otherwise
+    `test-pilot.txt` is a title like any other.
+
+    A name that says both, as `train/test-1.txt` does, is not trained on, except for what all such names share: in
+    `test-corpus/train.txt` and `test-corpus/valid.txt` the folder's name says nothing.
+    """
+    said = {path: _said(path) for path in paths}
+    for shared in (_shared(said.values()), Counter[Part]()):
+        decided: dict[PurePath, Part | None] = {path: _decided(parts - shared) for path, parts in said.items()}
+        found = set(decided.values())
+        all_kept = all(decided[path] for path, parts in said.items() if parts)
+        if all_kept and "train" in found and found & {"valid", "test"}:
+            return decided
+    return None
+
+
+def has_split_word(path: PurePath) -> bool:
+    """Return whether a name has a word by which it could belong to a part."""
+    return bool(_said(path))
+
+
+def _said(path: PurePath) -> Counter[Part]:
+    """How often a name says each part."""
+    words = re.findall(r"[^\W\d_]+", unicodedata.normalize("NFC", path.as_posix()).lower())
+    return Counter(WORDS[word] for word in words if word in WORDS)
+
+
+def _shared(said: Iterable[Counter[Part]]) -> Counter[Part]:
+    """What all names say that say something, training left out."""
+    shared: Counter[Part] | None = None
+    for parts in filter(None, said):
+        shared = parts if shared is None else shared & parts
+    return Counter({part: number for part, number in (shared or {}).items() if part != "train"})
+
+
+def _decided(parts: Counter[Part]) -> Part | None:
+    return next((part for part in ("test", "valid", "train") if parts[part]), None)

@@ -1,0 +1,218 @@
+"""What of a folder is read, held out and left out, and what is said of it."""
+
+from __future__ import annotations
+
+import os
+import random
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mdlm_atat.data import folders
+from mdlm_atat.data.folders import Folder, list_folder
+from mdlm_atat.data.sources import open_source
+from mdlm_atat.errors import UserError
+
+
+def make(folder: Path, *names: str, text: str = "some text\n") -> Path:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    return folder
+
+
+def read(folder: Path, **settings: Any) -> list[str]:
+    """The names of what is trained on."""
+    listed = list_folder(folder, **settings)
+    return [path.relative_to(folder).as_posix() for path in listed.files_for("train")]
+
+
+def left_out(listed: Folder) -> dict[str, str]:
+    return {left.path.as_posix(): left.reason for left in listed.left_out}
+
+
+def test_a_split_folder_says_file_by_file_what_each_is_for(tmp_path: Path) -> None:
+    make(tmp_path, "ptb.train.txt", "ptb.valid.txt", "ptb.test.txt", "more.txt")
+    listed = list_folder(tmp_path)
+    assert (listed.is_split, read(tmp_path)) == (True, ["ptb.train.txt"])
+    said = "\n".join(listed.lines())
+    for line in (
+        "3 files in",
+        "ptb.train.txt  training",
+        "ptb.valid.txt  validation",
+        "ptb.test.txt   test: held out, never trained on",
+        "more.txt       left out: neither train nor valid or test in its name",
+    ):
+        assert line in said
+    assert read(tmp_path, splits="none") == ["more.txt", "ptb.test.txt", "ptb.train.txt", "ptb.valid.txt"]
+
+
+def test_four_novels_are_all_text_and_a_line_says_so(tmp_path: Path) -> None:
+    names = ["a.txt", "test-pilot.txt", "val-de-grace.txt", "valid_reasons.txt"]
+    make(tmp_path, *names)
+    assert read(tmp_path) == names
+    first, second = list_folder(tmp_path).lines()
+    assert first.endswith("a.txt, test-pilot.txt, val-de-grace.txt, valid_reasons.txt")
+    assert "all of it is text, test-pilot.txt too" in second
+
+
+def test_of_many_files_ten_are_named_with_some_of_each_part_and_the_others_counted(tmp_path: Path) -> None:
+    make(tmp_path, *(f"train-{i:03}.txt" for i in range(40)), "valid.txt", "test-1.txt", "test-2.txt", "LICENSE.txt")
+    lines = list_folder(tmp_path).lines()
+    assert len(lines) == 1 + 10 + 1
+    assert lines[-1] == "           and 34 more: 34 training"
+    assert sum("training" in line for line in lines[1:-1]) == 6
+    plain = make(tmp_path / "plain", *(f"{i:03}.txt" for i in range(40)))
+    (line,) = list_folder(plain).lines()
+    assert line.endswith("009.txt and 30 more")
+
+
+def test_nothing_of_a_folder_goes_unmentioned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(tmp_path, "a.txt", "b/c.txt", "image.png", ".git/config", ".hidden.txt", "secret.txt", "closed/d.txt")
+    (tmp_path / "empty.txt").touch()
+    os.mkfifo(tmp_path / "pipe.txt")
+    monkeypatch.chdir(tmp_path)  # a socket's path is at most 108 bytes long
+    with socket.socket(socket.AF_UNIX) as opened:
+        opened.bind("socket.txt")
+    for link, target in {
+        "gone": "nowhere",
+        "loop": ".",
+        "b/up": "..",
+        "ring1": "ring2",
+        "ring2": "ring1",
+        "root": "/",
+    }.items():
+        (tmp_path / link).symlink_to(target)
+    (tmp_path / "again.txt").symlink_to("a.txt")
+    allowed, scan = os.access, os.scandir
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name != "secret.txt" and allowed(path, mode))
+
+    def closed(path: Path) -> Any:
+        if path.name == "closed":
+            raise PermissionError(13, "Permission denied")
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", closed)
+    listed = list_folder(tmp_path)
+    assert [path.name for path in listed.files_for("train")] == ["a.txt", "c.txt"]
+    assert left_out(listed) == {
+        ".git": "hidden",
+        ".hidden.txt": "hidden",
+        "again.txt": "a link to what is read already",
+        "b/up": "a link to what is read already",
+        "closed": "unreadable: no permission",
+        "empty.txt": "empty",
+        "gone": "a link that leads nowhere",
+        "image.png": "unknown kind",
+        "loop": "a link to what is read already",
+        "pipe.txt": "a pipe (FIFO)",
+        "ring1": "unreadable: too many levels of symbolic links",
+        "ring2": "unreadable: too many levels of symbolic links",
+        "root": "a link to what is read already",
+        "secret.txt": "unreadable: no permission",
+        "socket.txt": "a socket",
+    }
+    said = "\n".join(listed.lines())
+    assert "image.png (unknown kind)" in said
+    assert "2 files (hidden)" in said
+
+
+def test_links_to_other_places_are_followed_once(tmp_path: Path) -> None:
+    make(tmp_path / "elsewhere", "one.txt", "two.txt")
+    folder = make(tmp_path / "here", "a.txt")
+    (folder / "linked").symlink_to(tmp_path / "elsewhere")
+    (folder / "twice").symlink_to(tmp_path / "elsewhere")
+    (folder / "one-more.txt").symlink_to(tmp_path / "elsewhere/one.txt")
+    assert read(folder) == ["a.txt", "linked/one.txt", "linked/two.txt"]
+    assert len(list_folder(folder).left_out) == 2
+
+
+@pytest.mark.parametrize(
+    ("names", "size", "what"),
+    [
+        (
+            ["a.txt", "1.png", "2.png"],
+            0,
+            r"2 of 3 files \(67% of the files.*2 \.png \(unknown kind\).*leave_out='\.png'",
+        ),
+        (["a.txt", "b.txt", "1.png"], 10_000, r"1 of 3 files .*leave_out='\.png'"),
+        (["train.txt", "valid.txt", "1.txt", "2.txt", "3.txt"], 0, r"neither train nor valid.*splits='none'"),
+        (["a.txt", "1.png", "2.jpg", "3.gif", "4.mp4", "5.zip", "6.iso"], 0, r"leave_out='rest'"),
+        (["a.txt", "b.txt", "Thesis", "Draft"], 10_000, r"leave_out='rest'"),
+    ],
+)
+def test_more_than_half_left_out_stops_and_what_it_offers_works(
+    names: list[str], size: int, what: str, tmp_path: Path
+) -> None:
+    make(tmp_path, *names)
+    for name in names:
+        if name.endswith(("png", "Draft")) and size:
+            (tmp_path / name).write_bytes(b"\0" * size)
+    listed = list_folder(tmp_path)
+    with pytest.raises(UserError, match=what) as caught:
+        listed.check()
+    offered = str(caught.value).split("`leave_out='")[1].split("'`")[0]
+    list_folder(tmp_path, leave_out=offered).check()
+
+
+def test_half_of_a_folder_and_what_is_hidden_may_be_left_out(tmp_path: Path) -> None:
+    make(tmp_path, "a.txt", "b.png", *(f".git/{i}" for i in range(9)), *(f".{i}.txt" for i in range(9)))
+    list_folder(tmp_path).check()
+
+
+def test_leave_out_takes_endings_names_and_patterns_and_says_what_is_not_there(tmp_path: Path) -> None:
+    make(tmp_path, "a.txt", "a.log.txt", "drafts/b.txt", "x/drafts/c.txt", "old-1.txt", "x/d.TXT")
+    assert read(tmp_path, leave_out=".log.txt") == ["a.txt", "drafts/b.txt", "old-1.txt", "x/d.TXT", "x/drafts/c.txt"]
+    assert read(tmp_path, leave_out="drafts old-*") == ["a.log.txt", "a.txt", "x/d.TXT"]
+    assert read(tmp_path, leave_out="x/* old-?.txt") == ["a.log.txt", "a.txt", "drafts/b.txt"]
+    lines = list_folder(tmp_path, leave_out="drafts/, .pgn").lines()
+    assert "left out   2 .txt (as asked)" in lines
+    assert "           nothing is there to leave out as .pgn" in lines
+
+
+def test_a_validation_file_in_the_folder_is_not_trained_on(tmp_path: Path) -> None:
+    make(tmp_path, "a.txt", "b.txt", "held/c.txt")
+    assert read(tmp_path, given=(tmp_path / "b.txt").resolve()) == ["a.txt", "held/c.txt"]
+    assert read(tmp_path, given=(tmp_path / "held").resolve()) == ["a.txt", "b.txt"]
+    assert read(tmp_path, given=tmp_path.resolve()) == ["a.txt", "b.txt", "held/c.txt"]
+
+
+def test_the_order_in_which_a_folder_is_listed_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(tmp_path, "a/train.txt", "a/valid.txt", "b.txt", "c.png")
+    first, scan = list_folder(tmp_path), os.scandir
+
+    class Shuffled(list):
+        def __enter__(self) -> Shuffled:
+            return self
+
+        def __exit__(self, *_: object) -> None: ...
+
+    def shuffled(path: Path) -> Any:
+        with scan(path) as entries:
+            return Shuffled(random.Random(1).sample(found := list(entries), len(found)))
+
+    monkeypatch.setattr(folders.os, "scandir", shuffled)
+    assert list_folder(tmp_path) == first
+
+
+def test_names_that_are_no_utf8_or_hold_control_characters_are_shown_escaped(tmp_path: Path) -> None:
+    make(tmp_path, os.fsdecode(b"bad\xff.txt"))
+    make(tmp_path, "a\x1b[31m\n.txt")
+    (line,) = list_folder(tmp_path).lines()
+    assert line.endswith(r"a\x1b[31m\n.txt, bad\udcff.txt")
+
+
+def test_a_pipe_a_device_and_a_link_to_nowhere_are_no_sources(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "gone").symlink_to("nowhere")
+    (tmp_path / "ring").symlink_to("ring")
+    for name, what in {
+        str(tmp_path / "pipe"): "a pipe",
+        "/dev/zero": "a device",
+        str(tmp_path / "gone"): "a link that leads nowhere",
+        str(tmp_path / "ring"): "too many levels",
+    }.items():
+        with pytest.raises(UserError, match=what):
+            open_source(name)
