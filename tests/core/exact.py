@@ -207,7 +207,7 @@ def enumerated_bound(
         probability = chance * torch.where(is_masked, rates.mask_rate, 1 - rates.mask_rate).prod(1)
         z_t = hide(x0, is_masked, network.mask_id)
         told = masking.schedule.mask_rate(t_rows)
-        logits, log_hat = denoise_under(masking, network, z_t, t_rows, told, None, network.stage)
+        logits, log_hat = denoise_under(masking, network, z_t, told.log(), told, None, network.stage)
         cost = rates.weight * masked_nll(logits, x0, is_masked)
         if with_rates and log_hat is not None:
             weight = masking.schedule.weight(t_rows)[:, None]

@@ -350,7 +350,7 @@ def test_for_independent_tokens_the_correction_of_the_logits_is_exact_to_1e_9(di
     masked = (z_t == 3)[..., None].expand(-1, -1, 3)
     for t in (1e-3, 0.2, 0.7, 1 - 1e-6):
         time = torch.full((len(z_t),), t, dtype=torch.float64)
-        found, _ = denoise_under(masking, corrected, z_t, time, time, None)
+        found, _ = denoise_under(masking, corrected, z_t, time.log(), time, None)
         expected, _ = network.logits_and_log_speed(z_t, time)
         torch.testing.assert_close(
             found.softmax(-1)[masked], expected.softmax(-1)[masked], atol=1e-9, rtol=0.0, check_dtype=False
@@ -358,6 +358,69 @@ def test_for_independent_tokens_the_correction_of_the_logits_is_exact_to_1e_9(di
     assert enumerated_bound(corrected) == pytest.approx(joint.entropy_nats, abs=1e-6)
     uncorrected = AdaptiveMaskingScheduler(Linear(), direction, temperature, center=0.4)
     assert enumerated_bound(CorrectedNetwork(joint, uncorrected)) > joint.entropy_nats + 1e-3
+
+
+ALL_THE_SAME = Joint(torch.arange(3)[:, None].expand(3, 3).clone(), torch.ones(3, dtype=torch.int64))
+
+
+@pytest.mark.parametrize(("joint", "above"), [(JOINT, 0.0401), (ALL_THE_SAME, 0.1582)], ids=["random", "all the same"])
+def test_of_dependent_tokens_a_perfect_denoiser_of_the_uniform_schedule_is_above_the_entropy_though_corrected(
+    joint, above
+):
+    class Corrected(ExactNetwork):
+        def logits_and_log_speed(self, z_t, t, lengths=None):
+            return joint.denoise(z_t, t).clamp_min(-700), super().logits_and_log_speed(z_t, t)[1]
+
+    importance = TOKEN_IMPORTANCE[[0, 1, 2]]
+    told, corrected = (
+        AdaptiveMaskingScheduler(Linear(), "inverse", 0.5, center=0.5, token_importance=table)
+        for table in (None, importance)
+    )
+    assert enumerated_bound(ExactNetwork(joint, told)) == pytest.approx(joint.entropy_nats, abs=1e-5)
+    assert enumerated_bound(Corrected(joint, corrected)) - joint.entropy_nats == pytest.approx(above, abs=2e-4)
+
+
+COLD = pytest.mark.parametrize(
+    ("direction", "temperature"), list(itertools.product(["inverse", "proportional"], [0.1, 0.05, 0.02]))
+)
+
+
+@COLD
+def test_ppl_s_is_finite_with_corrected_logits_where_the_mask_rates_themselves_are_below_the_smallest_float64(
+    direction, temperature
+):
+    class Unsure(ExactNetwork):  # predicts all speeds alike
+        def logits_and_log_speed(self, z_t, t, lengths=None):
+            return CorrectedNetwork.joint.denoise(z_t, t), torch.zeros(z_t.shape, dtype=torch.float64)
+
+    joint, table = CorrectedNetwork.joint, TOKEN_IMPORTANCE[:3]
+    masking = AdaptiveMaskingScheduler(Linear(), direction, temperature, center=0.5, token_importance=table)
+    draws = draw_schedule_nll(
+        Unsure(joint, masking),
+        joint.rows(),
+        masking=masking,
+        mask_id=3,
+        draws=DrawSettings(num_draws=6400, batch_size=6400),
+    )
+    nats, error = draws.nelbo()
+    assert 0 < error < math.inf
+    assert joint.entropy_nats / 3 - 4 * error < nats < math.inf
+
+
+@COLD
+def test_the_order_form_is_its_enumeration_within_four_standard_errors_there_too(direction, temperature):
+    case = Case("cold", adaptive(direction, temperature, center=0.5))
+    network, masking = order_network(case, JOINT), case.make(Linear())
+    draws = draw_schedule_nll(
+        network,
+        JOINT.rows(),
+        masking=masking,
+        mask_id=3,
+        form="order",
+        draws=DrawSettings(num_draws=6400, batch_size=6400),
+    )
+    nats, error = draws.nelbo()
+    assert abs(nats - enumerated_order_bound(network) / 3) < 4 * error
 
 
 def test_a_coin_whose_denoiser_knows_no_time_but_is_corrected_reads_0693_nats():
@@ -378,7 +441,9 @@ def test_logits_in_bf16_are_corrected_to_a_thousandth_of_a_nat():
             return logits, torch.zeros(1, 1)
 
     t = torch.tensor([1e-4], dtype=torch.float64)
-    found, _ = denoise_under(masking, Coarse(COIN, masking, heads_or_tails), torch.tensor([[2]]), t, t.float(), None)
-    correction = masking.token_correction(t)
+    found, _ = denoise_under(
+        masking, Coarse(COIN, masking, heads_or_tails), torch.tensor([[2]]), t.log(), t.float(), None
+    )
+    correction = masking.token_correction(t.log())
     assert correction is not None
     torch.testing.assert_close(found.double(), logits.double() + correction[:, None], atol=1e-3, rtol=0.0)

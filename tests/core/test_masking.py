@@ -109,12 +109,12 @@ def test_the_closed_form_weight_is_the_slope_of_the_log_mask_rate_to_1e_5_under_
 
 
 @pytest.mark.parametrize("case", CASES, ids=repr)
-def test_a_token_masked_at_rate_u_is_revealed_at_the_mask_rate_that_reveal_rate_gives_to_1e_9(case):
+def test_a_token_masked_at_rate_u_is_revealed_at_the_mask_rate_that_log_reveal_rate_gives_to_1e_9(case):
     masking = case.make(Linear())
     uniform = torch.rand(64, 3, generator=torch.Generator().manual_seed(1)).clamp_min(2**-25)
-    revealed = masking.reveal_rate(uniform, clean_text(SCORED, IMPORTANCE))
+    revealed = masking.log_reveal_rate(uniform, clean_text(SCORED, IMPORTANCE))
     for i in range(3):
-        found = masking(revealed[:, i], clean_text(SCORED, IMPORTANCE)).mask_rate[:, i]
+        found = masking(revealed[:, i].exp(), clean_text(SCORED, IMPORTANCE)).mask_rate[:, i]
         torch.testing.assert_close(found, uniform[:, i].double(), rtol=1e-9, atol=1e-12)
 
 
@@ -332,7 +332,7 @@ def counted_orders(masking: ExponentMasking, importance: Tensor) -> dict[tuple[i
     """Of 60,000 draws of when each of three tokens is revealed; r falls from 1 to 0, so the largest is first."""
     uniform = torch.rand(60_000, 3, generator=torch.Generator().manual_seed(4))
     scored = torch.ones_like(uniform, dtype=torch.bool)
-    revealed = masking.reveal_rate(uniform, Clean(scored, importance=importance.expand(60_000, 3), stage=STAGE))
+    revealed = masking.log_reveal_rate(uniform, Clean(scored, importance=importance.expand(60_000, 3), stage=STAGE))
     order = revealed.argsort(1, descending=True)
     code = (order * torch.tensor([9, 3, 1])).sum(1).bincount(minlength=27)
     return {s: int(code[9 * s[0] + 3 * s[1] + s[2]]) for s in ORDERS}
@@ -365,7 +365,7 @@ def test_masking_the_n_latest_to_be_revealed_leaves_the_sets_of_plackett_and_luc
     importance = torch.tensor([[0.0, 0.4, 1.0]])
     uniform = torch.rand(60_000, 3, generator=torch.Generator().manual_seed(5))
     scored = torch.ones_like(uniform, dtype=torch.bool)
-    revealed = masking.reveal_rate(uniform, Clean(scored, importance=importance.expand(60_000, 3), stage=STAGE))
+    revealed = masking.log_reveal_rate(uniform, Clean(scored, importance=importance.expand(60_000, 3), stage=STAGE))
     masks = mask_exactly(revealed, torch.full((60_000,), 2), scored)
     w = rates_at(0.5, masking, importance).speed[0]
     visible = (~masks).double().mean(0)

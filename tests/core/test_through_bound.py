@@ -1,6 +1,7 @@
 # ruff: noqa: ARG002, ARG005 (stand-ins take what the real thing takes)
 import itertools
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from exact import time_nodes
 from torch import Tensor, nn
 
 from mdlm_atat.core import objective as objective_module
-from mdlm_atat.core.objective import Draw, MaskedDiffusion, TimePlan, leave_one_out
+from mdlm_atat.core.objective import Draw, FusedLoss, MaskedDiffusion, TimePlan, leave_one_out
 from mdlm_atat.core.schedules import Cosine, Linear, Schedule
 from mdlm_atat.core.strategies.by_importance import AdaptiveMaskingScheduler
 from mdlm_atat.core.strategies.by_position import PositionAwareMaskingScheduler
@@ -243,3 +244,52 @@ def test_the_gradient_is_finite_where_a_rate_of_a_millionth_to_the_55_is_0_in_fl
     objective.loss(model, X0.repeat(2, 1), None, draw, num_tokens=4).total.backward()
     assert model.scores.grad is not None
     assert model.scores.grad.isfinite().all()
+
+
+class WithLayer(TinyModel):
+    """The same model with an output layer apart, as the fused loss asks for it."""
+
+    def hidden(self, z_t: Tensor, t: Tensor, lengths: Tensor | None = None) -> Tensor:
+        logits, self.speeds = self.logits_and_log_speed(z_t, t)
+        return logits
+
+    def output_layer(self) -> tuple[Tensor, None]:
+        return torch.eye(3), None
+
+    def log_speed(self, hidden: Tensor) -> Tensor:
+        return self.speeds
+
+
+@dataclass(frozen=True)
+class RoomFor(FusedLoss):
+    """A fused loss that scores so many places of a batch."""
+
+    room: int = 0
+
+    def capacity(self, *_, **__) -> int:
+        return self.room
+
+
+@pytest.mark.parametrize("room", [1, 2, 3])
+def test_where_1_2_or_3_of_4_masked_places_are_scored_the_expected_gradient_is_still_that_of_the_loss(room):
+    """Over all 16 pairs of masks, and over all 24 orders in which the masked places may be scored."""
+    model = WithLayer()
+    masking = by_importance(Linear(), model)
+    objective = replace(make_objective(Linear(), masking), fused=RoomFor(batch_size=2, room=room))
+    clean = Clean(torch.ones(1, 2, dtype=torch.bool), importance=model.importance(X0, model.scores[X0]))
+    rate = masking(torch.tensor([0.4], dtype=torch.float64), clean).mask_rate.detach().repeat(2, 1)
+    expected = exact_loss(Linear(), masking, model, 0.4)
+    exact = torch.autograd.grad(expected, list(model.parameters()))
+    found = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
+    orders = list(itertools.permutations([0.1, 0.3, 0.5, 0.7]))
+    for first, second in itertools.product(PAIRS, PAIRS):
+        chance = chance_of(masking, model, 0.4, first) * chance_of(masking, model, 0.4, second)
+        for order in orders:
+            uniform = torch.where(torch.tensor([first, second]), rate * torch.tensor(order).view(2, 2), SHOW)
+            draw = Draw(torch.tensor([0.4, 0.9], dtype=torch.float64), uniform)
+            model.zero_grad()
+            objective.loss(model, torch.cat([X0, X0]), None, draw, num_tokens=2).total.backward()
+            for name, p in model.named_parameters():
+                found[name] += 0.0 if p.grad is None else chance / len(orders) * p.grad
+    for (name, _), gradient in zip(model.named_parameters(), exact, strict=True):
+        torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-5)

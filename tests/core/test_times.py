@@ -1,8 +1,11 @@
+import math
+
 import pytest
 import torch
 
-from mdlm_atat.core.schedules import Cosine, Geometric, Linear
+from mdlm_atat.core.schedules import Cosine, Geometric, Linear, Polynomial
 from mdlm_atat.core.times import (
+    LEAST_TIME,
     BetaTime,
     UniformTime,
     Weighting,
@@ -10,6 +13,7 @@ from mdlm_atat.core.times import (
     low_discrepancy_times,
     van_der_corput_ranks,
 )
+from mdlm_atat.scoring.statistics import incomplete_beta
 
 DENSITIES = {"uniform": UniformTime(), "beta": BetaTime(3, 3), "window": UniformTime(0.3, 0.7)}
 
@@ -20,6 +24,29 @@ def test_beta_quantiles_match_the_moments_of_the_distribution(a, b):
     t = BetaTime(a, b, uniform_share=0.0).quantile(u)
     assert t.mean().item() == pytest.approx(a / (a + b), abs=2e-4)
     assert t.var().item() == pytest.approx(a * b / ((a + b) ** 2 * (a + b + 1)), abs=2e-4)
+
+
+SHAPES = [(0.1, 3), (3, 0.2), (0.3, 0.4), (0.05, 20), (0.7, 0.9), (1, 0.5), (0.01, 1), (3, 3), (20, 20)]
+
+
+@pytest.mark.parametrize("uniform_share", [0.0, 0.05])
+@pytest.mark.parametrize(("a", "b"), SHAPES)
+def test_a_share_u_of_beta_times_falls_below_their_quantile_of_u_to_2e_5(a, b, uniform_share):
+    u = (torch.arange(400, dtype=torch.float64) + 0.5) / 400
+    t = BetaTime(a, b, uniform_share).quantile(u)
+    inside = (t > 1e-290) & (t < 1 - 1e-9)  # nearer to 1, a float64 does not tell times apart
+    below = [(1 - uniform_share) * incomplete_beta(x, a, b) + uniform_share * x for x in t[inside].tolist()]
+    assert inside.sum() > 100
+    assert below == pytest.approx(u[inside].tolist(), abs=2e-5)
+    assert (t.diff() >= 0).all()
+    assert 0 <= t.min() <= t.max() <= 1
+
+
+@pytest.mark.parametrize("density", [BetaTime(0.01, 0.01), BetaTime(0.1, 3, uniform_share=0)])
+def test_times_are_never_0_and_the_weight_of_the_least_is_finite_in_float32(density):
+    times = low_discrepancy_times(density, 20_000, torch.Generator().manual_seed(0))
+    assert LEAST_TIME == times.min() < times.max() <= 1
+    assert (math.exp(40) / times).float().isfinite().all()
 
 
 def test_a_share_of_five_percent_stays_uniform_so_that_the_ends_are_trained_too():
@@ -88,6 +115,29 @@ def test_in_training_too_every_token_is_expected_to_be_scored_once(kind, density
 def test_uniform_times_with_the_elbo_weight_leave_the_bound_unscaled():
     t = torch.tensor([0.01, 0.5, 1.0], dtype=torch.float64)
     torch.testing.assert_close(Weighting("elbo", Linear(), UniformTime())(t), 1 / t, rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize(
+    "schedule", [Linear(), Cosine(), Geometric(), *map(Polynomial, (0.01, 0.1, 0.25, 2.0, 30.0))], ids=repr
+)
+def test_the_scale_of_uniform_times_with_the_elbo_weight_is_1_under_8_schedules(schedule):
+    weighting = Weighting("elbo", schedule, UniformTime())
+    assert weighting.scale == pytest.approx(1, abs=1e-12)
+    window = Weighting("elbo", schedule, UniformTime(0.3, 0.7))
+    rise = schedule.mask_rate(torch.tensor([0.3, 0.7], dtype=torch.float64)).diff().item()
+    assert window.scale == pytest.approx(0.4 / rise, rel=1e-12)
+
+
+@pytest.mark.parametrize("exponent", [0.1, 0.25, 1.0, 4.0])
+def test_under_beta_times_too_the_scale_of_the_elbo_weight_is_1_over_the_mean_slope_of_the_mask_rate(exponent):
+    """E[w t^(w - 1)] of Beta(a, b) is w B(a + w - 1, b) / B(a, b), and 1 of the uniform share."""
+
+    def log_beta(a: float, b: float) -> float:
+        return math.lgamma(a) + math.lgamma(b) - math.lgamma(a + b)
+
+    slope = exponent * math.exp(log_beta(3 + exponent - 1, 3) - log_beta(3, 3))
+    found = Weighting("elbo", Polynomial(exponent), BetaTime(3, 3, uniform_share=0.05)).scale
+    assert found == pytest.approx(1 / (0.95 * slope + 0.05), rel=1e-3)
 
 
 def test_the_clipped_weight_stops_growing_below_the_clip():

@@ -56,7 +56,7 @@ def following(masking: ExponentMasking) -> Denoise:
     network = ExactNetwork(JOINT, masking)
 
     def denoise(z_t: Tensor, t: Tensor) -> Prediction:
-        logits, log_speed = denoise_under(masking, network, z_t, t.double(), t, None)
+        logits, log_speed = denoise_under(masking, network, z_t, t.double().log(), t, None)
         if log_speed is None:
             speed = masking(t.double(), Clean(torch.ones_like(z_t, dtype=torch.bool))).speed
         else:

@@ -242,13 +242,14 @@ class MaskedDiffusion:
         drawn = mask_independently(draw.uniform, rates.mask_rate.detach(), clean.scored)  # (B, L)
         is_masked = drawn.to(x0.device)
         z_t = hide(x0, is_masked, self.mask_id)  # (B, L)
-        told = self.schedule.mask_rate(t).float().to(x0.device)  # (B,)
+        rate = self.schedule.mask_rate(t)  # (B,)
+        log_rate, told = rate.log(), rate.float().to(x0.device)  # (B,), (B,)
         weight = self.time_plan(stage).weighting(t).float()[:, None].to(x0.device)  # (B, 1)
         speed = rates.speed.float().to(x0.device)  # (B, L); 1 everywhere for MDLM
-        is_scored = is_masked
+        is_scored, inflation = is_masked, 1.0
         if self.fused is None:
             # (B, L, V), (B, L)
-            logits, log_speed_hat = denoise_under(self.masking, model, z_t, t, told, lengths, stage)
+            logits, log_speed_hat = denoise_under(self.masking, model, z_t, log_rate, told, lengths, stage)
             nll = masked_nll(logits, x0, is_masked)  # (B, L)
             total = (weight * speed * nll).sum()  # Sahoo et al. 2024, eq. 10
         else:
@@ -258,10 +259,12 @@ class MaskedDiffusion:
             )
             scored_first = Scored.choose(drawn, draw.uniform, rates.mask_rate.detach(), capacity).to(x0.device)
             total, nll, log_speed_hat = self._fused(
-                model, x0, z_t, t, told, lengths, stage, weight * speed, scored_first
+                model, x0, z_t, log_rate, told, lengths, stage, weight * speed, scored_first
             )
+            inflation = scored_first.inflation
             is_scored = scored_first.spread(torch.ones_like(scored_first.index, dtype=torch.float32), x0) > 0
-        row_loss, terms = (weight * speed * nll).sum(1), {"diffusion": total}  # (B,)
+        terms = {"diffusion": total}
+        row_loss = (weight * speed * nll).sum(1) * inflation  # (B,): of each row as large on average as `total` is
         if log_speed_hat is not None:
             mismatch = (weight * rate_mismatch(speed, log_speed_hat, is_masked)).sum(1)  # (B,)
             total, row_loss, terms["rate_mismatch"] = total + mismatch.sum(), row_loss + mismatch, mismatch.sum()
@@ -297,7 +300,7 @@ class MaskedDiffusion:
         model: Any,
         x0: Tensor,
         z_t: Tensor,
-        t: Tensor,
+        log_rate: Tensor,
         told: Tensor,
         lengths: Tensor | None,
         stage: Stage | None,
@@ -309,7 +312,7 @@ class MaskedDiffusion:
         content = self.masking if isinstance(self.masking, ExponentMasking) and self.masking.reads_content else None
         hidden = model.hidden(z_t, told, lengths)  # (B, L, D)
         weight, bias = model.output_layer()
-        correction = None if content is None else content.token_correction(t, stage)  # (B, V)
+        correction = None if content is None else content.token_correction(log_rate, stage)  # (B, V)
         row = scored.index // x0.shape[1]
         total, nll = weighted_nll(
             hidden.flatten(0, 1)[scored.index],
@@ -337,17 +340,18 @@ def denoise_under(
     masking: MaskingScheduler,
     model: Any,
     z_t: Int[Tensor, "batch length"],
-    t: Float[Tensor, " batch"],
+    log_rate: Float[Tensor, " batch"],
     told: Float[Tensor, " batch"],
     lengths: Int[Tensor, " batch"] | None,
     stage: Stage | None = None,
 ) -> tuple[Float[Tensor, "batch length vocab"], Float[Tensor, "batch length"] | None]:
-    """Logits of the clean tokens under a masking's own schedule at time t, and the predicted log-speeds where they are
-    not known. `told` is the time as the denoiser is told it: the mask rate of the noise schedule."""
+    """Logits of the clean tokens under a masking's own schedule where the noise schedule's mask rate is exp(log_rate),
+    and the predicted log-speeds where they are not known. `told` is the time as the denoiser is told it: that mask
+    rate."""
     if not (isinstance(masking, ExponentMasking) and masking.reads_content):
         return model(z_t, told, lengths), None
     logits, log_speed_hat = model.logits_and_log_speed(z_t, told, lengths)
-    correction = masking.token_correction(t, stage)
+    correction = masking.token_correction(log_rate, stage)
     if correction is not None:
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         logits = logits + correction[:, None, :].to(logits)

@@ -19,6 +19,8 @@ from mdlm_atat.core.schedules import Schedule
 
 WeightingKind = Literal["elbo", "flat", "clipped"]
 NUM_KNOTS = 4097  # of the tabulated inverse distribution function: its error in t is below 1e-6 for Beta(20, 20)
+NUM_PARTS = 10_000  # equally likely ones, over which the scale of a weight is summed
+LEAST_TIME = 2.0**-60  # of a draw: weights, 1 / t, times speeds of up to exp(40) are finite in float32 there
 
 
 @runtime_checkable
@@ -43,17 +45,25 @@ class UniformTime:
 
 class BetaTime:
     """t from Beta(a, b), mixed with a share of uniform draws so that generation's first and last steps are
-    trained too."""
+    trained too.
+
+    Where a < 1 the density of t is infinite at 0, and the table is of y with t = 1/2 (2 y)^(1/a) below the middle,
+    whose density is not; where b < 1 likewise from above. For shapes of 1 and more y is t.
+    """
 
     def __init__(self, a: float, b: float, uniform_share: float = 0.05) -> None:
+        self._powers = max(1.0, 1 / a), max(1.0, 1 / b)
         # smoothstep spacing puts knots where a distribution function can be steep or flat: at both ends
         x = torch.linspace(0, 1, NUM_KNOTS, dtype=torch.float64)
         self._knots = x * x * (3 - 2 * x)
         middle = (self._knots[1:] + self._knots[:-1]) / 2
-        log_density = (a - 1) * middle.log() + (b - 1) * (1 - middle).log()
+        t = self._time(middle)
+        below = _log_density_from_the_end(a, middle) + (b - 1) * (1 - t).log()
+        above = _log_density_from_the_end(b, 1 - middle) + (a - 1) * t.log()
+        log_density = torch.where(middle < 0.5, below, above)
         mass = torch.exp(log_density - log_density.max()) * self._knots.diff()
         beta_cdf = torch.cat([torch.zeros(1, dtype=torch.float64), mass.cumsum(0) / mass.sum()])
-        self._cdf = (1 - uniform_share) * beta_cdf + uniform_share * self._knots
+        self._cdf = (1 - uniform_share) * beta_cdf + uniform_share * self._time(self._knots)
 
     def quantile(self, u: Tensor) -> Tensor:
         self._cdf, self._knots = self._cdf.to(u.device), self._knots.to(u.device)  # moved once, not every step
@@ -61,8 +71,22 @@ class BetaTime:
         position = u.to(torch.float64).contiguous()
         right = torch.searchsorted(cdf, position).clamp(1, NUM_KNOTS - 1)
         share = (position - cdf[right - 1]) / (cdf[right] - cdf[right - 1]).clamp_min(1e-300)
-        t = knots[right - 1] + share.clamp(0, 1) * (knots[right] - knots[right - 1])
-        return t.to(u.dtype)
+        y = knots[right - 1] + share.clamp(0, 1) * (knots[right] - knots[right - 1])
+        return self._time(y).to(u.dtype)
+
+    def _time(self, y: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        low, high = self._powers
+        below = y if low == 1 else (2 * y) ** low / 2
+        above = y if high == 1 else 1 - (2 * (1 - y)) ** high / 2
+        return torch.where(y < 0.5, below, above)
+
+
+def _log_density_from_the_end(shape: float, y: Float[Tensor, " knots"]) -> Float[Tensor, " knots"]:
+    """log of d^(shape - 1) times dd/dy, where d = 1/2 (2 y)^(1 / shape) is the distance from the end if shape < 1, and
+    else y."""
+    if shape < 1:
+        return torch.full_like(y, (1 - shape) * math.log(2) - math.log(shape))
+    return (shape - 1) * y.log()
 
 
 def low_discrepancy_times(density: TimeDensity, batch_size: int, generator: torch.Generator) -> Float[Tensor, " batch"]:
@@ -72,14 +96,14 @@ def low_discrepancy_times(density: TimeDensity, batch_size: int, generator: torc
     s_i = (rank(i) + k) mod B, with ranks by van der Corput's sequence and a single uniform k, so that the rows of any
     one process or micro-batch are spread evenly too.
 
-    Never 0, where weights are infinite. float64, because (u + s) / B rounds to 1 in float32. Kingma et al.
-    2021 (arXiv 2107.00630, I.1).
+    Never below LEAST_TIME: no token is masked there, and weights are infinite at 0. float64, because (u + s) / B rounds
+    to 1 in float32. Kingma et al. 2021 (arXiv 2107.00630, I.1).
     """
     device = generator.device
     u = torch.rand(1, generator=generator, dtype=torch.float64, device=device)
     k = torch.randint(batch_size, (1,), generator=generator, device=device)
     stratum = (van_der_corput_ranks(batch_size, device) + k) % batch_size  # (B,)
-    return density.quantile(1 - (u + stratum) / batch_size)  # (B,)
+    return density.quantile(1 - (u + stratum) / batch_size).clamp_min(LEAST_TIME)  # (B,)
 
 
 @lru_cache(maxsize=4)  # on the device already: a copy to it in every step would wait for it
@@ -114,18 +138,35 @@ class Weighting:
 
     elbo: schedule.weight(t), the bound's own (1/t for linear); flat: 1; clipped: min(schedule.weight(t), 1/clip).
     The scale is 1 / E[mask_rate(t) * weight(t)] under the training density, so the training loss is always in nats per
-    token. With uniform t and elbo the scale is 1 and the loss is an unbiased estimate of the bound; with
-    anything else it is not.
+    token. With uniform t and elbo the scale is 1, whatever the schedule, and the loss is an unbiased estimate of the
+    bound; with anything else it is not.
     """
 
     def __init__(self, kind: WeightingKind, schedule: Schedule, density: TimeDensity, clip: float = 0.1) -> None:
         self.kind: WeightingKind = kind
         self.schedule, self.clip = schedule, clip
-        u = (torch.arange(10_000, dtype=torch.float64) + 0.5) / 10_000
-        t = density.quantile(u)
-        self.scale = 1 / (schedule.mask_rate(t) * self._unscaled(t)).mean().item()
+        self.scale = 1 / self._mean_rate_times_weight(density)
         if not math.isfinite(self.scale):
             raise ValueError(f"weighting {kind} has no finite mean under this density")
+
+    def _mean_rate_times_weight(self, density: TimeDensity) -> float:
+        """E[mask_rate(t) * unscaled weight(t)] over the density."""
+        u = torch.arange(NUM_PARTS + 1, dtype=torch.float64) / NUM_PARTS
+        if self.kind != "elbo":  # never infinite
+            t = density.quantile((u[1:] + u[:-1]) / 2).clamp_min(LEAST_TIME)
+            return (self.schedule.mask_rate(t) * self._unscaled(t)).mean().item()
+        # mask_rate * weight is the slope of mask_rate, which may be infinite at 0 (polynomials of an exponent below 1):
+        # so its mean over each part is taken, exactly. Of uniform t these add up to mask_rate(1) - mask_rate(0) = 1.
+        if isinstance(density, UniformTime):
+            low, high = torch.tensor([density.low, density.high], dtype=torch.float64)
+            return ((self.schedule.mask_rate(high) - self.schedule.mask_rate(low)) / (high - low)).item()
+        u = u * u * (3 - 2 * u)  # finer at the ends
+        t = density.quantile(u)
+        slope = self.schedule.mask_rate(t).diff() / t.diff()
+        at_one_time = t.diff() == 0
+        here = t[1:][at_one_time].clamp_min(LEAST_TIME)
+        slope[at_one_time] = self.schedule.mask_rate(here) * self.schedule.weight(here)
+        return (slope * u.diff()).sum().item()
 
     def _unscaled(self, t: Tensor) -> Tensor:
         match self.kind:

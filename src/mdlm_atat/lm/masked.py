@@ -200,7 +200,9 @@ class MaskedDiffusionLM(LanguageModel):
 
         def denoise(z_t: Tensor, t: Tensor) -> Prediction:
             hidden = self._hidden(z_t, t)
-            correction = None if masking is None else masking.token_correction(as_float64(t), self.stage)  # (R, V)
+            correction = (
+                None if masking is None else masking.token_correction(as_float64(t).log(), self.stage)
+            )  # (R, V)
 
             def logits(positions: Tensor) -> Tensor:
                 with self.inference():

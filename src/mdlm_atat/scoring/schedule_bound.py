@@ -89,13 +89,14 @@ def draw_schedule_nll(
             importance = network.importance(x0, f)
         clean = Clean(scored, x0, importance, stage).to(wide)
         # above 0, whose logarithm is not finite
-        revealed_at = masking.reveal_rate(uniform.clamp_min(2**-25), clean)  # (B, L)
+        revealed_at = masking.log_reveal_rate(uniform.clamp_min(2**-25), clean)  # (B, L)
         is_masked = mask_exactly(revealed_at, num_masked, clean.scored)
-        r = torch.where(is_masked, revealed_at, 0.0).amax(1)  # (B,): the last of them to be masked
-        told = r if form == "continuous" else num_masked / lengths.to(wide)
+        log_r = torch.where(is_masked, revealed_at, -torch.inf).amax(1)  # (B,): the last of them to be masked
+        r, share_masked = log_r.exp(), num_masked / lengths.to(wide)
+        told, log_told = (r, log_r) if form == "continuous" else (share_masked, share_masked.log())
         z_t = hide(x0, is_masked.to(device), mask_id)
         at = told.float().to(device)
-        logits, log_speed_hat = denoise_under(masking, network, z_t, told.double(), at, padded, stage)
+        logits, log_speed_hat = denoise_under(masking, network, z_t, log_told, at, padded, stage)
         speed = masking(r, clean).speed.double()  # (B, L)
         log_hat = speed.log() if log_speed_hat is None else as_float64(log_speed_hat)
         speed, speed_hat = torch.where(is_masked, speed, 0.0), torch.where(is_masked, log_hat.exp(), 0.0)

@@ -80,19 +80,20 @@ class PositionAwareMaskingScheduler(ExponentMasking):
         speed = w * inside.sum(1, keepdim=True) / (w * inside).sum(1, keepdim=True)
         return MaskingRates(mask_rate, speed, speed * self.schedule.weight(t)[:, None])
 
-    def reveal_rate(
+    def log_reveal_rate(
         self,
         uniform: Float[Tensor, "batch length"],
         clean: Clean,
     ) -> Float[Tensor, "batch length"]:
         if self.table is not None:
-            return super().reveal_rate(uniform, clean)
+            return super().log_reveal_rate(uniform, clean)
         w, scored = self.log_exponent(clean).exp(), clean.scored
         log_r = uniform.double().log() / w  # (B, L): where each token's own mask rate is its number
-        share = torch.zeros_like(log_r)
+        log_sum = torch.full_like(log_r, -torch.inf)
         for j in range(w.shape[1]):  # a column at a time: (B, L, L) would not fit
-            share += torch.where(scored[:, j : j + 1], (w[:, j : j + 1] * log_r).exp(), 0.0)
-        return share / scored.sum(1, keepdim=True)
+            log_rate = (w[:, j : j + 1] * log_r).masked_fill(~scored[:, j : j + 1], -torch.inf)
+            log_sum = torch.logaddexp(log_sum, log_rate)
+        return log_sum - scored.sum(1, keepdim=True).double().log()
 
 
 def position_bias(

@@ -106,22 +106,27 @@ class ExponentMasking(ABC):
         mask_rate = self.schedule.mask_rate(t)[:, None] ** speed
         return MaskingRates(mask_rate, speed, speed * self.schedule.weight(t)[:, None])
 
-    def reveal_rate(
+    def log_reveal_rate(
         self,
         uniform: Float[Tensor, "batch length"],
         clean: Clean,
     ) -> Float[Tensor, "batch length"]:
-        """When each token turns visible in the reverse process, as the noise schedule's mask rate there: the r at which
-        mask_rate_i = uniform, so uniform ** (1 / w_i). Sorted, it is the reveal order."""
-        return uniform.double() ** (-self.log_exponent(clean)).exp()
+        """When each token turns visible in the reverse process, as the logarithm of the noise schedule's mask rate
+        there: log r with mask_rate_i(r) = uniform, so log(uniform) / w_i. Sorted, it is the reveal order. `uniform` is
+        above 0.
+
+        A logarithm, since r itself is below the smallest float64 for w_i of 1/100 and less, which importance has at
+        temperatures of 0.1: those tokens would all be revealed at 0, together."""
+        return uniform.double().log() * (-self.log_exponent(clean)).exp()
 
     def token_correction(
         self,
-        t: Float[Tensor, " batch"],  # noqa: ARG002
+        log_rate: Float[Tensor, " batch"],  # noqa: ARG002
         stage: Stage | None = None,  # noqa: ARG002
     ) -> Float[Tensor, "batch vocab"] | None:
-        """log (speed * mask rate) by token identity, to be added to the logits of a denoiser that models the uniform
-        schedule; None where the rates depend on more than the token itself, or on nothing hidden."""
+        """log (speed * mask rate) by token identity where the noise schedule's mask rate is exp(log_rate), to be added
+        to the logits of a denoiser that models the uniform schedule; None where the rates depend on more than the token
+        itself, or on nothing hidden."""
         return None
 
 
