@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from mdlm_atat.errors import UserError
+from mdlm_atat.report.eval_lines import comparison_lines, difference_lines
 from mdlm_atat.scoring.cost import OrderCost, ScheduleBound, SequenceSums
 from mdlm_atat.scoring.draws import BLOCK_SIZE, DrawSettings
 from mdlm_atat.scoring.exact import exact_nll
@@ -249,13 +250,13 @@ def test_with_two_blocks_three_standard_errors_are_no_difference_and_with_a_hund
     assert (many.degrees, many.is_significant) == (99, True)
 
 
-def of_20(power: float) -> Evaluation:
+def of_20(power: float, num: int = 20) -> Evaluation:
     """A causal model's exact value of 20 sequences, which the draws take more than once."""
-    rows = ListRows(JOINT.rows().ids[::4][:20])
+    rows = ListRows(JOINT.rows().ids[[37 * place % 96 for place in range(num)]])
     table = CausalTable(JOINT)
     draws = DrawSettings(num_draws=64)
     found = exact_nll(lambda x: (table(x).clamp_min(-20) * power).log_softmax(-1), rows, groups=GROUPS, draws=draws)
-    return replace(record(found), num_sequences=20)
+    return replace(record(found), num_sequences=num)
 
 
 def test_of_two_causal_models_on_20_sequences_the_difference_is_that_of_their_exact_values_with_an_error():
@@ -264,8 +265,54 @@ def test_of_two_causal_models_on_20_sequences_the_difference_is_that_of_their_ex
     assert found.uniform.nats_per_token == pytest.approx(a.nats_per_token - b.nats_per_token, abs=1e-7)
     assert (found.uniform.num_draws, found.uniform.degrees) == (20, 19)
     assert 0 < found.uniform.standard_error < 1
-    assert (found.orders, found.deciles) == ((), None)
-    assert "20 sequences are too few" in found.notes[0]
+    assert (found.orders, found.notes) == ((), ())
+
+
+@pytest.mark.parametrize("num", [2, 3, 5, 17, 20, 60])
+def test_of_a_few_exact_sequences_every_difference_is_exact_by_token_frequency_too_and_none_is_not_a_number(num):
+    a, b = of_20(0.5, num), of_20(1.0, num)
+    found = compare(a, b, name="b")
+    assert found.deciles is not None
+    assert a.deciles is not None
+    assert b.deciles is not None
+    parts = [found.uniform, *found.deciles]
+    values = [a.nats_per_token - b.nats_per_token]
+    values += [x - y for x, y in zip(a.deciles.nats_per_token, b.deciles.nats_per_token, strict=True)]
+    assert [part.nats_per_token for part in parts] == pytest.approx(values, abs=1e-6, nan_ok=True)
+    assert found.uniform.standard_error > 0
+    known = [part for part in parts if not math.isnan(part.nats_per_token)]  # of 2 sequences, kinds that are not there
+    assert len(known) >= (2 if num < 17 else 4)
+    assert all(part.num_draws == num and part.standard_error >= 0 for part in known)
+    assert all(part.kinds == ("exact", "exact") for part in parts)
+    assert not any("nan" in line or "finite" in line for line in comparison_lines(found))
+
+
+def test_of_a_single_sequence_the_difference_is_exact_and_no_error_is_given_or_claimed():
+    a, b = of_20(0.5, 1), of_20(1.0, 1)
+    found = compare(a, b, name="b")
+    assert found.uniform.nats_per_token == pytest.approx(a.nats_per_token - b.nats_per_token, abs=1e-7)
+    assert not found.uniform.is_significant
+    text = "\n".join(comparison_lines(found))
+    assert "nan" not in text
+    assert "over a single sequence, which leaves no error" in text
+
+
+def test_the_line_of_deciles_says_where_an_exact_value_stands_against_a_bound():
+    bound, exact = record(masked(JOINT.denoise, 320)), record(causal(320))
+    for a, b, said in (
+        (bound, exact, "a bound less an exact value; "),
+        (exact, bound, "an exact value less a bound; "),
+    ):
+        assert said in comparison_lines(compare(a, b, name="b"))[-1]
+    same = comparison_lines(compare(bound, bound, name="b"))[-1]
+    assert same.endswith("(the rarest tokens first; *: more than chance allows)")
+
+
+def test_a_model_that_diverged_is_compared_without_overflow():
+    part = PairedDifference(
+        nats_per_token=2000.0, standard_error=1.0, unpaired_error=1.0, num_draws=320, kinds=("exact", "exact")
+    )
+    assert "% above that of b" in difference_lines("PPL-U", "b", part)[0]
 
 
 def test_the_error_between_sequences_is_that_of_their_differences():

@@ -21,7 +21,7 @@ from mdlm_atat.scoring.quality import (
 )
 from mdlm_atat.scoring.records import TextIdentity
 
-REAL = TextQuality(num_samples=8, num_tokens=128, entropy_nats=5.0, entropy_error=0.03)
+REAL = TextQuality(num_samples=80, num_tokens=128, entropy_nats=5.0, entropy_error=0.03)
 RESULTS = Path(__file__).parents[2] / "docs" / "results" / "samplers-novels.json"
 
 
@@ -29,7 +29,7 @@ def point(
     sampler: str, steps: int | None, nfe: float, judge: float, entropy: float, temperature: float = 1.0
 ) -> SamplePoint:
     return SamplePoint(
-        num_samples=8,
+        num_samples=80,
         num_tokens=128,
         how=HowSampled(sampler, steps, temperature),
         nfe_mean=nfe,
@@ -69,6 +69,12 @@ def record(*points: SamplePoint) -> SampleQuality:
 )
 def test_no_worse_is_within_2_standard_errors_in_judge_and_in_distance_to_real_entropy(judge, entropy, no_worse):
     assert is_no_worse(point("x", 8, 8, judge, entropy), ONE_AT_A_TIME, REAL) == no_worse
+
+
+def test_of_8_texts_no_worse_is_within_2_365_standard_errors_by_students_t():
+    few = replace(ONE_AT_A_TIME, num_samples=8)
+    for judge, no_worse in ((4.0 + 2.364 * 0.03 * 2**0.5, True), (4.0 + 2.366 * 0.03 * 2**0.5, False)):
+        assert is_no_worse(replace(point("x", 8, 8, judge, 5.2), num_samples=8), few, REAL) == no_worse
 
 
 def test_what_is_needed_is_the_fewest_evaluations_from_which_on_all_are_no_worse():

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from mdlm_atat.errors import UserError
+from mdlm_atat.report.eval_lines import result_table
 from mdlm_atat.scoring.cost import Cost, OrderCost, ScheduleBound, SequenceSums, StepBound, TextCounts, rounded
 from mdlm_atat.scoring.records import (
     BlockSums,
@@ -203,6 +204,18 @@ def test_a_file_that_is_not_there_or_no_json_is_refused(tmp_path):
         Evaluation.load(tmp_path / "half.json")
     with pytest.raises(UserError, match="there is no file"):
         Evaluation.load(tmp_path / "none.json")
+
+
+@pytest.mark.parametrize(
+    ("num_draws", "kind", "factor"), [(32, "nelbo", 12.706), (128, "nelbo", 2.3646), (8, "exact", 2.3646)]
+)
+def test_the_interval_of_2_and_of_8_blocks_is_students_and_is_shown(num_draws, kind, factor):
+    few = replace(WHOLE, num_draws=num_draws, kind=kind)
+    assert few.interval95 == pytest.approx((2 - factor * 0.01, 2 + factor * 0.01), abs=1e-5)
+    shown = [line for line in result_table(few) if "95% interval" in line]
+    assert len(shown) == 1
+    assert f"{few.interval95[0]:.4f} to {few.interval95[1]:.4f} by Student's t" in shown[0]
+    assert not any("95% interval" in line for line in result_table(WHOLE))  # of 64 blocks
 
 
 def test_an_evaluation_shows_its_numbers_with_their_errors_and_says_at_most_of_a_bound():

@@ -9,7 +9,9 @@ import pytest
 
 from mdlm_atat.scoring.statistics import (
     CommonError,
+    clear_factor,
     incomplete_beta,
+    interval_factor,
     mean_with_interval,
     p_value,
     t_distribution,
@@ -32,6 +34,16 @@ from mdlm_atat.scoring.statistics import (
 def test_quantiles_are_those_of_the_printed_table(degrees, p, t):
     assert t_quantile(p, degrees) == pytest.approx(t, abs=6e-4)
     assert t_quantile(1 - p, degrees) == pytest.approx(-t, abs=6e-4)
+
+
+def test_an_interval_of_8_blocks_reaches_2_365_errors_and_holds_the_truth_95_times_in_100_where_twice_holds_it_91():
+    blocks = np.random.default_rng(0).normal(size=(40_000, 8))
+    distance = np.abs(blocks.mean(1)) / (blocks.std(1, ddof=1) / 8**0.5)
+    assert interval_factor(7) == pytest.approx(2.365, abs=6e-4)
+    assert (distance < 2).mean() == pytest.approx(0.914, abs=0.005)
+    assert (distance < interval_factor(7)).mean() == pytest.approx(0.95, abs=0.005)
+    assert (clear_factor(7), clear_factor(1e6)) == (interval_factor(7), 2.0)
+    assert interval_factor(0) == math.inf
 
 
 @pytest.mark.parametrize("t", [-30.0, -2.0, -0.3, 0.0, 0.5, 1.0, 7.0, 200.0])

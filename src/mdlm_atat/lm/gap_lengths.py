@@ -19,9 +19,8 @@ from mdlm_atat.core.denoiser import Denoiser
 from mdlm_atat.core.objective import masked_nll
 from mdlm_atat.device import as_float64
 from mdlm_atat.lm.results import LengthCosts, Lengths
-from mdlm_atat.scoring.statistics import t_quantile
+from mdlm_atat.scoring.statistics import clear_factor
 
-LEVEL = 0.975  # a difference is clear beyond this quantile of Student's t, which is twice its error or more
 ROUNDING = 1e-4  # nats: a difference within this is none, however small its error
 
 
@@ -46,7 +45,7 @@ class Estimate:
         more than Student's t allows by chance where few draws count."""
         is_paired = len(self.deviations) == len(other.deviations)
         error = (self.deviations - other.deviations).norm().item() if is_paired else math.hypot(self.error, other.error)
-        factor = max(2.0, t_quantile(LEVEL, max(1.0, min(self.degrees, other.degrees))))
+        factor = clear_factor(max(1.0, min(self.degrees, other.degrees)))
         return self.nats - other.nats > factor * error + ROUNDING
 
 

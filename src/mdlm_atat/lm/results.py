@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from mdlm_atat.data.tokenizers import MASK_TEXT
-from mdlm_atat.scoring.statistics import LEVEL, t_quantile
+from mdlm_atat.scoring.statistics import interval_factor
 
 BOLD, FAINT = "font-weight: bold", "opacity: 0.5"
 HIGHLIGHT = "background: rgba(86, 180, 233, 0.35)"  # legible on light and dark pages
@@ -215,7 +215,7 @@ class Score:
     @property
     def interval95(self) -> tuple[float, float]:
         """The 95% interval of the nats by Student's t, which is wider than twice the error where draws are few."""
-        half = t_quantile((1 + LEVEL) / 2, self.degrees) * self.standard_error if self.degrees else 0.0
+        half = 0.0 if self.is_exact else interval_factor(self.degrees) * self.standard_error
         return self.nats - half, self.nats + half
 
     def __repr__(self) -> str:

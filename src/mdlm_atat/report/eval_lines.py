@@ -9,6 +9,13 @@ from mdlm_atat.formats import perplexity, with_error
 from mdlm_atat.scoring.cost import OrderCost
 from mdlm_atat.scoring.records import Comparison, Evaluation, PairedDifference
 
+KINDS = {("exact", "nelbo"): "an exact value less a bound", ("nelbo", "exact"): "a bound less an exact value"}
+"""What a difference of two kinds of numbers is: the bound's true value is lower, so an exact model that is ahead need
+not be better."""
+
+
+FEW_DEGREES = 30  # of freedom: with fewer a 95% interval is wider than twice the error by 2% or more
+
 
 def result_table(found: Evaluation) -> list[str]:
     """What was found, where it is stored, and the floor to beat."""
@@ -27,6 +34,12 @@ def result_table(found: Evaluation) -> list[str]:
         lines.append(
             f"{'unigram':10} {floor} nats per token, "
             f"{found.unigram.bits_per_character:.4f} bits per character: the floor to beat"
+        )
+    if 1 <= found.degrees < FEW_DEGREES:
+        low, high = found.interval95
+        lines.append(
+            f"{'':10} 95% interval {low:.4f} to {high:.4f} by Student's t: {found.degrees + 1} "
+            f"{'blocks of draws' if found.is_bound else 'sequences'} are few"
         )
     lines.append(
         f"{'scored':10} {found.num_draws:,} {'draws' if found.is_bound else 'sequences'} from "
@@ -97,7 +110,7 @@ def decile_lines(found: Evaluation) -> list[str]:
     ]
     for index, nats in enumerate(deciles.nats_per_token):
         least, most = deciles.train_count_min[index], deciles.train_count_max[index]
-        each = with_error(nats, deciles.standard_error[index], decimals=4)
+        each = with_error(None if math.isnan(nats) else nats, deciles.standard_error[index], decimals=4)
         lines.append(
             f"{index + 1:<4}{f'{least:,} to {most:,}':>23} {deciles.num_types[index]:>8,} "
             f"{each:>19} {deciles.num_scored_tokens[index]:>10,.0f}"
@@ -125,12 +138,11 @@ def comparison_lines(found: Comparison) -> list[str]:
 
 def difference_lines(name: str, other: str, found: PairedDifference, *, about: str = "") -> list[str]:
     """One paired difference and how to read it."""
-    # the bound's true value is lower: an exact model that is ahead need not be better
-    kinds = {("exact", "nelbo"): "an exact value less a bound", ("nelbo", "exact"): "a bound less an exact value"}
+    kinds = dict(KINDS)
     if found.num_groups is not None:
         kinds |= {("exact", "exact"): "exact, left to right" if not about else "exact", ("nelbo", "nelbo"): "bounds"}
     note = about + kinds.get(found.kinds, "")
-    percent = 100 * math.expm1(found.nats_per_token)
+    percent = 100 * math.expm1(min(found.nats_per_token, 700.0))  # a model that diverged overflows a float
     if found.nats_per_token == 0 and found.standard_error == 0:
         verdict = "no difference at all"
     elif found.is_significant:
@@ -148,14 +160,14 @@ def difference_lines(name: str, other: str, found: PairedDifference, *, about: s
 
 
 def decile_difference_line(found: Sequence[PairedDifference]) -> str:
-    """Differences by token frequency, starred where they are twice their error."""
-    each = [
-        with_error(part.nats_per_token, part.standard_error, decimals=4, sign=True) + "*" * part.is_significant
-        for part in found
-    ]
-    return f"{'deciles':10} {'; '.join(each)} (the rarest tokens first; *: at least two standard errors)"
+    """Differences by token frequency, starred where they are at least twice their error, and more where Student's t
+    asks for more."""
+    each = [signed(part) + "*" * part.is_significant for part in found]
+    kinds = next((f"{KINDS[part.kinds]}; " for part in found if part.kinds in KINDS), "")
+    return f"{'deciles':10} {'; '.join(each)} ({kinds}the rarest tokens first; *: more than chance allows)"
 
 
 def signed(found: PairedDifference) -> str:
-    """`-0.1427 ± 0.0057`, in nats per token."""
-    return with_error(found.nats_per_token, found.standard_error, decimals=4, sign=True)
+    """`-0.1427 ± 0.0057`, in nats per token; `–` where no token was scored."""
+    nats = None if math.isnan(found.nats_per_token) else found.nats_per_token
+    return with_error(nats, found.standard_error, decimals=4, sign=True)

@@ -130,10 +130,10 @@ class SequenceSums:
     """Tokens."""
 
     @classmethod
-    def of(cls, nats: Sequence[float], lengths: Sequence[float]) -> SequenceSums:
-        """The sums of so many sequences in at most MOST_GROUPS groups, in DIGITS digits."""
+    def of(cls, nats: Sequence[float], lengths: Sequence[float], most: int = MOST_GROUPS) -> SequenceSums:
+        """The sums of so many sequences in at most `most` groups, a power of two, in DIGITS digits."""
         size = 1
-        while size * MOST_GROUPS < len(nats):
+        while size * most < len(nats):
             size *= 2
         starts = range(0, len(nats), size)
         return cls(
@@ -173,6 +173,11 @@ class OrderCost(Cost):
         return self.order, self.num_steps
 
 
+def sums_json(sums: SequenceSums) -> dict[str, Any]:
+    """The sums with a line of text for each column."""
+    return {**vars(sums), "score": as_line(sums.score), "length": as_line(sums.length)}
+
+
 def rounded(values: Sequence[float]) -> Column:
     """The values as a file holds them."""
     return tuple(float(f"{value:.{DIGITS}g}") for value in values)
@@ -210,9 +215,6 @@ def step_json(bound: StepBound) -> dict[str, Any]:
 def order_json(cost: OrderCost) -> dict[str, Any]:
     """The cost in one order, in every unit."""
     sums = cost.sequences
-    columns = None
-    if sums is not None:
-        columns = {**vars(sums), "score": as_line(sums.score), "length": as_line(sums.length)}
     return {
         "order": cost.order,
         "is_exact": cost.is_exact,
@@ -220,5 +222,5 @@ def order_json(cost: OrderCost) -> dict[str, Any]:
         **cost.in_units(),
         "num_steps": cost.num_steps,
         "evaluations": cost.evaluations,
-        "sequences": columns,
+        "sequences": None if sums is None else sums_json(sums),
     }

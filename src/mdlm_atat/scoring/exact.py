@@ -59,7 +59,8 @@ def exact_nll(
     if groups is not None:
         nll, sizes = each[:, 2:].chunk(2, dim=1)
         ratios = [ratio_with_standard_error(nll[:, group], sizes[:, group]) for group in range(num_groups)]
-        costs = GroupCosts(ratios, sizes.sum(0).tolist(), Blocks(*blocks[:, 2:].chunk(2, dim=1)))
+        of_blocks = Blocks(*blocks[:, 2:].chunk(2, dim=1))
+        costs = GroupCosts(ratios, sizes.sum(0).tolist(), of_blocks, Blocks(nll, sizes))
     sequences = Sequences(each[:, 0], lengths, taken)
     return Likelihood(
         "exact", *sequences.ratio(), len(each), Blocks(blocks[:, 0], blocks[:, 1]), groups=costs, sequences=sequences

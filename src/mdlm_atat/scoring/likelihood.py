@@ -165,6 +165,8 @@ class GroupCosts:
     """Tokens of each whose -log p was taken: masked ones, each as often as it was; or, exactly, all."""
     blocks: Blocks
     """(blocks, groups)"""
+    sequences: Blocks | None = None
+    """(sequences, groups): each sequence once. exact only."""
 
 
 @dataclass(frozen=True)

@@ -99,6 +99,12 @@ def mean_order_difference(pairs: Sequence[tuple[OrderCost, OrderCost]]) -> Paire
     sums = [cost.sequences for cost in sides if cost.sequences is not None]
     if len(sums) < len(sides):
         raise UserError(NO_SEQUENCES)
+    kinds = ["exact" if all(pair[side].is_exact for pair in pairs) else "nelbo" for side in (0, 1)]
+    return _over_sequences(sums, (kinds[0], kinds[1]))
+
+
+def _over_sequences(sums: Sequence[SequenceSums], kinds: tuple[str, str]) -> PairedDifference:
+    """The mean difference of these sums, first and second of each pair in turn, over the sequences that all have."""
     size, fewest = max(part.size for part in sums), min(part.num_sequences for part in sums)
     all_the_same = all(part.num_sequences == fewest for part in sums)
     num_groups = (
@@ -108,13 +114,13 @@ def mean_order_difference(pairs: Sequence[tuple[OrderCost, OrderCost]]) -> Paire
         raise UserError(f"{fewest} sequences are too few to compare with so many; score the same number for both")
     blocks = [_in_groups_of(size, part, num_groups) for part in sums]
     mine, theirs = (_mean_blocks(blocks[side::2], num_groups) for side in (0, 1))
-    kinds = ["exact" if all(pair[side].is_exact for pair in pairs) else "nelbo" for side in (0, 1)]
-    return _difference(mine, theirs, (kinds[0], kinds[1]), num_groups, num_sequences=min(fewest, num_groups * size))
+    return _difference(mine, theirs, kinds, num_groups, num_sequences=min(fewest, num_groups * size))
 
 
 def paired_deciles(a: Evaluation, b: Evaluation) -> list[PairedDifference]:
-    """a - b by token frequency, the rarest tokens first, under the uniform schedule. Raises UserError where the two
-    do not rank the same tokens alike (they were trained on different text)."""
+    """a - b by token frequency, the rarest tokens first, under the uniform schedule; of two exact values over their
+    sequences, each once. Raises UserError where the two do not rank the same tokens alike (they were trained on
+    different text)."""
     check_same_draws(a, b)
     for name, evaluation in (("first", a), ("second", b)):
         if evaluation.deciles is None:
@@ -131,6 +137,9 @@ def paired_deciles(a: Evaluation, b: Evaluation) -> list[PairedDifference]:
             raise UserError("an evaluation holds no sums of its deciles, which a paired difference needs")
         return Blocks(_tensor(sums.decile_score[group]), _tensor(sums.decile_length[group]))
 
+    mine, theirs = _sums(a).decile_sequences, _sums(b).decile_sequences
+    if mine is not None and theirs is not None and not a.is_bound and not b.is_bound:
+        return [_over_sequences(pair, (a.kind, b.kind)) for pair in zip(mine, theirs, strict=True)]
     if not a.is_bound and not b.is_bound and _extent(a, b)[1] < 2:
         raise UserError(f"{a.num_sequences} sequences are too few")
     groups = range(len(a.deciles.nats_per_token))

@@ -16,6 +16,7 @@ from mdlm_atat.checks import at_least, one_of
 from mdlm_atat.errors import UserError
 from mdlm_atat.scoring.record_json import json_ready, load_json, read_fields, read_record
 from mdlm_atat.scoring.records import Machine, TextIdentity
+from mdlm_atat.scoring.statistics import clear_factor
 
 FORMAT = 1
 """Of the JSON. Files of versions before this number was written have none, and are read too."""
@@ -254,12 +255,13 @@ class SampleQuality:
 
 
 def is_no_worse(point: TextQuality, reference: TextQuality, real: TextQuality) -> bool:
-    """Within two standard errors of the reference or better: what the judge pays, and how far the entropy is from that
-    of validation text. (A lower judge's perplexity alone would make dull text the best.) With few texts the errors
-    are wide, and much is no worse."""
+    """Within two standard errors of the reference (of few texts more, by Student's t) or better: what the judge pays,
+    and how far the entropy is from that of validation text. (A lower judge's perplexity alone would make dull text the
+    best.) With few texts the errors are wide, and much is no worse."""
+    factor = clear_factor(max(1, min(point.num_samples, reference.num_samples) - 1))
 
     def within(mine: float, theirs: float, errors: tuple[float, float], distance: Callable[[float], float]) -> bool:
-        return distance(mine) <= distance(theirs) + 2 * math.hypot(*errors)
+        return distance(mine) <= distance(theirs) + factor * math.hypot(*errors)
 
     errors = point.entropy_error, reference.entropy_error
     good = within(point.entropy_nats, reference.entropy_nats, errors, lambda nats: abs(nats - real.entropy_nats))

@@ -24,6 +24,7 @@ from mdlm_atat.scoring.cost import (
     Cost,
     OrderCost,
     ScheduleBound,
+    SequenceSums,
     StepBound,
     TextCounts,
     as_line,
@@ -31,10 +32,11 @@ from mdlm_atat.scoring.cost import (
     rounded,
     schedule_json,
     step_json,
+    sums_json,
     unigram_json,
 )
 from mdlm_atat.scoring.record_json import json_ready, load_json, read_fields, read_record
-from mdlm_atat.scoring.statistics import LEVEL, t_quantile
+from mdlm_atat.scoring.statistics import clear_factor, interval_factor
 from mdlm_atat.training.metrics import (
     EVAL_CAUSAL_ERROR,
     EVAL_CAUSAL_NATS,
@@ -51,6 +53,7 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 """Of the JSON. Files of versions before this number was written have none, and are read too."""
+DECILE_GROUPS = 64  # of sequences, over which the exact costs of each decile are summed
 BLOCK_SIZE = 16  # draws whose mask counts are spread evenly together; standard errors are taken between blocks
 
 Kind = Literal["nelbo", "exact"]
@@ -97,6 +100,9 @@ class BlockSums:
     """Under the method's own masking schedule, where that is another bound."""
     decile_score: tuple[Column, ...] | None = field(default=None, repr=False)
     decile_length: tuple[Column, ...] | None = field(default=None, repr=False)
+    decile_sequences: tuple[SequenceSums, ...] | None = field(default=None, repr=False)
+    """Of an exact value: each decile's sums over groups of sequences, each sequence once. None in files of earlier
+    versions."""
 
     @classmethod
     def of(cls, found: Likelihood, own: ScheduleDraws | None) -> BlockSums:
@@ -108,7 +114,16 @@ class BlockSums:
             schedule_score=None if own is None else rounded(own.blocks().score.tolist()),
             decile_score=None if groups is None else tuple(map(rounded, groups.score.T.tolist())),
             decile_length=None if groups is None else tuple(map(rounded, groups.length.T.tolist())),
+            decile_sequences=_decile_sequences(found),
         )
+
+
+def _decile_sequences(found: Likelihood) -> tuple[SequenceSums, ...] | None:
+    each = None if found.groups is None else found.groups.sequences
+    if each is None:
+        return None
+    columns = zip(each.score.T.tolist(), each.length.T.tolist(), strict=True)
+    return tuple(SequenceSums.of(score, length, DECILE_GROUPS) for score, length in columns)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,8 +198,7 @@ class PairedDifference:
         to be had, nothing is."""
         if self.degrees < 1 or self.nats_per_token == 0:
             return False
-        needed = max(2.0, t_quantile((1 + LEVEL) / 2, self.degrees))
-        return abs(self.nats_per_token) >= needed * self.standard_error
+        return abs(self.nats_per_token) >= clear_factor(self.degrees) * self.standard_error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -284,6 +298,18 @@ class Evaluation(Cost):
     @property
     def is_bound(self) -> bool:
         return self.kind == "nelbo"
+
+    @property
+    def degrees(self) -> int:
+        """Of freedom, of the standard error: blocks of draws, or sequences of an exact value, but one."""
+        return (self.num_draws // BLOCK_SIZE if self.is_bound else self.num_draws) - 1
+
+    @property
+    def interval95(self) -> tuple[float, float]:
+        """The 95% interval of the nats per token by Student's t: of few blocks it is wider than twice the error. It is
+        of this model and this text; NaN where there is no error."""
+        half = interval_factor(self.degrees) * self.standard_error
+        return self.nats_per_token - half, self.nats_per_token + half
 
     @property
     def likelihoods(self) -> list[NamedCost]:
@@ -455,6 +481,8 @@ def _blocks_json(blocks: BlockSums) -> dict[str, Any]:
         columns = getattr(blocks, name)
         if columns is not None:
             record[name] = [as_line(column) for column in columns]
+    if blocks.decile_sequences is not None:
+        record["decile_sequences"] = [sums_json(sums) for sums in blocks.decile_sequences]
     return record
 
 
@@ -493,6 +521,8 @@ def _columns(content: Mapping[str, Any]) -> dict[str, Any]:
                 return [float(word) for word in value.split()]
             case list():
                 return [numbers(line) for line in value]
+            case Mapping():
+                return _columns(value)
             case _:
                 return value
 

@@ -15,6 +15,7 @@ from mdlm_atat.scoring.generative import measure_texts
 from mdlm_atat.scoring.judge import CausalJudge, FeatureJudge, Judge
 from mdlm_atat.scoring.mauve import PUBLISHED_TEXTS, mauve
 from mdlm_atat.scoring.quality import SamplePoint, TextQuality
+from mdlm_atat.scoring.statistics import clear_factor
 
 FEW_TEXTS = 100
 FEW_FOR_MAUVE = 1000
@@ -108,13 +109,14 @@ def cautions(point: SamplePoint, real: TextQuality, *, judge_saw_training_text: 
     sentences = []
     length, temperature = point.num_tokens // point.num_samples, point.how.temperature
     short_of = real.entropy_nats - point.entropy_nats
-    if point.judge_nats is not None and short_of > _two_errors(point.entropy_error, real.entropy_error):
+    factor = clear_factor(max(1, min(point.num_samples, real.num_samples) - 1))
+    if point.judge_nats is not None and short_of > factor * _error(point.entropy_error, real.entropy_error):
         cheap = real.judge_nats is not None and point.judge_nats < real.judge_nats
         sentences.append(
             f"entropy is {short_of:.2f} nats below validation text's: dull text is cheap to a judge"
             + (", and this is cheaper than real text; its generative perplexity says nothing" if cheap else "")
         )
-    if point.repetition > real.repetition + _two_errors(point.repetition_error, real.repetition_error):
+    if point.repetition > real.repetition + factor * _error(point.repetition_error, real.repetition_error):
         sentences.append(
             f"{point.repetition:.1%} of 4-grams repeat an earlier one of their text, {real.repetition:.1%} in "
             "validation text"
@@ -137,6 +139,6 @@ def cautions(point: SamplePoint, real: TextQuality, *, judge_saw_training_text: 
     return sentences
 
 
-def _two_errors(*errors: float) -> float:
-    """Of a difference; an error that is not known counts as none."""
-    return 2 * math.hypot(*(0.0 if math.isnan(error) else error for error in errors))
+def _error(*errors: float) -> float:
+    """Of a difference; one that is not known counts as none."""
+    return math.hypot(*(0.0 if math.isnan(error) else error for error in errors))

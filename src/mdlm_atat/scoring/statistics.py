@@ -91,6 +91,17 @@ def t_quantile(p: float, degrees: float) -> float:
     return (low + high) / 2
 
 
+def interval_factor(degrees: float) -> float:
+    """How many standard errors a 95% interval reaches to either side, where the error has so many degrees of freedom:
+    12.7 for 1, 2.36 for 7, 1.96 for very many. Infinite where there are none: then the error is not known."""
+    return t_quantile((1 + LEVEL) / 2, degrees) if degrees > 0 else math.inf
+
+
+def clear_factor(degrees: float) -> float:
+    """How many standard errors a difference has to be to be called one: `interval_factor`, and at least 2."""
+    return max(2.0, interval_factor(degrees))
+
+
 def incomplete_beta(x: float, a: float, b: float) -> float:
     """The regularised incomplete beta function I_x(a, b), by its continued fraction (DLMF 8.17.22, Lentz's method)."""
     if x <= 0 or x >= 1:
