@@ -19,7 +19,8 @@ from mdlm_atat.errors import UserError
 def make(folder: Path, *names: str, text: str = "some text\n") -> Path:
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(text)
+        is_picture = name.endswith((".png", ".jpg", ".gif", ".mp4", ".iso"))
+        (folder / name).write_bytes(b"\x89\0\0\1" * 2 if is_picture else text.encode())
     return folder
 
 
@@ -105,7 +106,7 @@ def test_nothing_of_a_folder_goes_unmentioned(tmp_path: Path, monkeypatch: pytes
         "closed": "unreadable: no permission",
         "empty.txt": "empty",
         "gone": "a link that leads nowhere",
-        "image.png": "unknown kind",
+        "image.png": "not text",
         "loop": "a link to what is read already",
         "pipe.txt": "a pipe (FIFO)",
         "ring1": "unreadable: too many levels of symbolic links",
@@ -115,7 +116,7 @@ def test_nothing_of_a_folder_goes_unmentioned(tmp_path: Path, monkeypatch: pytes
         "socket.txt": "a socket",
     }
     said = "\n".join(listed.lines())
-    assert "image.png (unknown kind)" in said
+    assert "image.png (not text)" in said
     assert "2 files (hidden)" in said
 
 
@@ -135,7 +136,7 @@ def test_links_to_other_places_are_followed_once(tmp_path: Path) -> None:
         (
             ["a.txt", "1.png", "2.png"],
             0,
-            r"2 of 3 files \(67% of the files.*2 \.png \(unknown kind\).*leave_out='\.png'",
+            r"2 of 3 files \(67% of the files.*2 \.png \(not text\).*leave_out='\.png'",
         ),
         (["a.txt", "b.txt", "1.png"], 10_000, r"1 of 3 files .*leave_out='\.png'"),
         (["train.txt", "valid.txt", "1.txt", "2.txt", "3.txt"], 0, r"neither train nor valid.*splits='none'"),

@@ -18,6 +18,7 @@ from tiny import corpus
 from mdlm_atat.data import files, sources
 from mdlm_atat.data.open_tokenizer import load_tokenizer
 from mdlm_atat.data.plays import HELD_OUT, plain_text
+from mdlm_atat.data.readers.reading import Reading
 from mdlm_atat.data.sources import Piece, Texts, open_source, pieces
 from mdlm_atat.errors import UserError
 
@@ -142,14 +143,15 @@ def test_a_parquet_file_with_a_damaged_page_says_so(tmp_path: Path) -> None:
 def test_parquet_documents_come_in_order_over_3_row_groups(tmp_path: Path) -> None:
     documents = [f"document {i}" for i in range(300)]
     write_parquet(tmp_path / "a.parquet", {"body": documents, "n": list(range(300))})
-    assert texts(open_source(str(tmp_path / "a.parquet"), column="body")) == documents
+    assert texts(open_source(str(tmp_path / "a.parquet"), reading=Reading(column="body"))) == documents
     with pytest.raises(UserError, match="no column 'text'; its columns are body, n"):
         texts(open_source(str(tmp_path / "a.parquet")))
-    with pytest.raises(UserError, match="column 'n' holds int64, expected strings"):
-        texts(open_source(str(tmp_path / "a.parquet"), column="n"))
+    with pytest.raises(UserError, match="row 0: column 'n' holds a number, expected a text"):
+        texts(open_source(str(tmp_path / "a.parquet"), reading=Reading(column="n")))
     write_parquet(tmp_path / "b.parquet", {"text": ["a", None]})
-    with pytest.raises(UserError, match="row 1: column 'text' is empty"):
-        texts(open_source(str(tmp_path / "b.parquet")))
+    assert texts(open_source(str(tmp_path / "b.parquet"))) == ["a"]
+    with pytest.raises(UserError, match="row 1: a column 'text' is empty"):
+        texts(open_source(str(tmp_path / "b.parquet"), reading=Reading(nulls="refuse")))
     (tmp_path / "c.parquet").write_text("no")
     with pytest.raises(UserError, match=r"c\.parquet is not a Parquet file"):
         texts(open_source(str(tmp_path / "c.parquet")))
@@ -157,7 +159,11 @@ def test_parquet_documents_come_in_order_over_3_row_groups(tmp_path: Path) -> No
 
 def test_a_document_per_line_skips_empty_lines(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("one\n\n  \ntwo three\nlast")
-    assert texts(open_source(str(tmp_path / "a.txt"), documents="line")) == ["one", "two three", "last"]
+    assert texts(open_source(str(tmp_path / "a.txt"), reading=Reading(documents="line"))) == [
+        "one",
+        "two three",
+        "last",
+    ]
 
 
 def test_windows_line_ends_and_a_byte_order_mark_disappear(tmp_path: Path) -> None:
@@ -173,7 +179,7 @@ def test_a_file_that_is_not_utf8_is_named_with_byte_offset_and_line(
 ) -> None:
     monkeypatch.setattr(files, "READ_BYTES", read_bytes)
     (tmp_path / "a.txt").write_bytes("日本\nna".encode() + b"\xefve")
-    with pytest.raises(UserError, match=r"a\.txt is not UTF-8: byte 0xEF at offset 9 \(line 2\).*iconv"):
+    with pytest.raises(UserError, match=r"a\.txt is not UTF-8: byte 0xEF at offset 9 \(line 2\).*looks like"):
         texts(open_source(str(tmp_path / "a.txt")))
     (tmp_path / "b.jsonl").write_bytes(b'{"text": "a"}\n{"text": "\xe9"}\n')
     with pytest.raises(UserError, match=r"b\.jsonl is not UTF-8: byte 0xE9 at offset 24 \(line 2\)"):
@@ -187,9 +193,9 @@ def test_a_file_that_is_not_utf8_is_named_with_byte_offset_and_line(
     ("line", "message"),
     [
         ("{", "is not JSON"),
-        ("[1]", "is a JSON list"),
+        ("[1]", "is a list"),
         ('{"body": "x"}', "has no column 'text'; its columns are body"),
-        ('{"text": 3}', "column 'text' holds a int, expected a string"),
+        ('{"text": 3}', "column 'text' holds a number, expected a text"),
         ('{"text": "a\\ud800"}', "lone surrogate"),
     ],
 )
@@ -219,13 +225,13 @@ def test_a_folder_keeps_valid_apart_and_never_reads_test(tmp_path: Path) -> None
 def test_sources_that_are_not_there_say_what_is_expected(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no file or folder nowhere\.txt.*shakespeare, wikitext-2"):
         open_source("nowhere.txt")
-    with pytest.raises(UserError, match=r"holds no file that can be read; expected \.txt"):
+    with pytest.raises(UserError, match=r"holds no file that can be read; expected plain text"):
         open_source(str(tmp_path))
     (tmp_path / "test.txt").write_text("x")
     assert texts(open_source(str(tmp_path / "test.txt"))) == ["x"]
-    (tmp_path / "a.pdf").write_text("x")
-    with pytest.raises(UserError, match="of no kind that can be read"):
-        open_source(str(tmp_path / "a.pdf"))
+    (tmp_path / "a.gguf").write_bytes(bytes(range(256)))
+    with pytest.raises(UserError, match=r"a\.gguf cannot be read \(not text\); expected plain"):
+        open_source(str(tmp_path / "a.gguf"))
     with pytest.raises(UserError, match="needs a data set's name"):
         open_source("hub:")
 
@@ -301,12 +307,13 @@ def test_an_unknown_detokenizer_is_refused_before_anything_is_read(tmp_path: Pat
 
 HUB_PROGRAM = """
 import json, sys
+from mdlm_atat.data.readers.reading import Reading
 from mdlm_atat.data.sources import open_source
 from mdlm_atat.errors import UserError
 
-def read(name, **settings):
+def read(name, column="text", **settings):
     try:
-        source = open_source(name, **settings)
+        source = open_source(name, reading=Reading(column=column), **settings)
         held_out = source.held_out()
         found = {"texts": [piece.text for piece in source], "described": source.describe()}
         return {**found, "held out": [piece.text for piece in held_out] if held_out else None}
@@ -352,7 +359,7 @@ def test_a_folder_in_the_hubs_layout_reads_like_a_hub_set(hub_answers: dict[str,
     assert (found["texts"], found["held out"]) == (["one", "two"], ["three"])
     assert found["described"]["files"][0]["bytes"] > 0
     assert hub_answers["no split"].endswith("has no split 'nope'; its splits are train, validation")
-    assert hub_answers["no column"].endswith("has no text in column 'nope'; its columns are text: set `column=`")
+    assert hub_answers["no column"].endswith("has no column 'nope'; its columns are text: set `column=`")
     assert "cannot be opened" in hub_answers["no configuration"]
 
 

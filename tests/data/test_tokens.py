@@ -13,8 +13,8 @@ from mdlm_atat.errors import UserError
 
 
 def stream(folder: Path, num_tokens: int, length: int) -> TokenDataset:
-    """A train split of exactly `num_tokens` bytes, all different below 256."""
-    text = "".join(chr(i % 128) for i in range(num_tokens)).replace("\r", "R")
+    """A train split of exactly `num_tokens` bytes, different from their neighbours."""
+    text = "".join(chr(1 + i % 127) for i in range(num_tokens)).replace("\r", "R")
     (folder / "text.txt").write_text(text, newline="")
     (folder / "held-out.txt").write_text("held out")
     out = prepare(folder / "text.txt", tokenizer="byte", out=folder / "out", validation=folder / "held-out.txt")

@@ -85,6 +85,7 @@ def main(argv: list[str]) -> int:
 def check_at_once(request: RunRequest) -> None:
     """A mistyped name, setting or path is answered here, before torch is imported, which takes seconds."""
     from mdlm_atat.data.manifest import is_prepared
+    from mdlm_atat.data.readers.reading import reading_of
     from mdlm_atat.data.sources import open_source
 
     if request.init is not None:
@@ -93,7 +94,7 @@ def check_at_once(request: RunRequest) -> None:
     data = request.run_config().data
     folder = Path(data.source).expanduser()
     if request.resume is None and not (folder.is_dir() and is_prepared(folder)):
-        open_source(data.source, split=data.split, column=data.column, documents=data.documents)
+        open_source(data.source, split=data.split, reading=reading_of(data), detokenize=data.detokenize)
 
 
 def list_settings(request: RunRequest) -> int:

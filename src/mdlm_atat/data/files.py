@@ -1,90 +1,155 @@
-"""Documents of one file: .txt, .jsonl (either also packed as .gz, .xz or .zst) or .parquet, in constant memory.
+"""A file as text, packed (.gz, .bz2, .xz, .zst) or not, in constant memory, and what is wrong with one that is none.
 
-Line ends of .txt files are read as in Python's text mode ("\\r\\n" and "\\r" become "\\n") and a byte order mark
-is dropped; otherwise text is passed on as it is.
+A byte order mark is obeyed and dropped, and line ends are read as in Python's text mode ("\\r\\n" and "\\r" become
+"\\n"); otherwise text is passed on as it is.
 """
 
 from __future__ import annotations
 
+import bz2
 import codecs
 import gzip
 import io
 import json
 import lzma
 import zlib
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from mdlm_atat.data.encodings import LONGEST_MARK, is_full_of_nuls, likely_encoding, marked_encoding
 from mdlm_atat.errors import UserError
 
 READ_BYTES = 1 << 18
-PLAIN = (".txt", ".jsonl", ".parquet")
-PACKED = (".gz", ".xz", ".zst")
-USABLE = ".txt, .jsonl (either also as .gz, .xz or .zst) or .parquet"
+ZST_BYTES = 1 << 10  # packed, at a time: 4 bytes may stand for 128 KiB, so these for 32 MiB
+LONGEST_LINE = 1 << 26  # characters of a line that has to be held as a whole, at most 4 bytes each
+PACKED = (".gz", ".bz2", ".xz", ".zst")
 
 
-def kind_of(path: Path) -> str | None:
-    """Return .txt, .jsonl or .parquet for a file of that kind, packed or not; None for one that cannot be read."""
+def ending_of(path: Path) -> str:
+    """Return the ending that says what a file holds, in lower case: .jsonl of a.JSONL.gz, "" where there is none."""
     suffixes = [suffix.lower() for suffix in path.suffixes]
     if suffixes and suffixes[-1] in PACKED:
-        kind = suffixes[-2] if len(suffixes) > 1 else None
-        return kind if kind in (".txt", ".jsonl") else None
-    return suffixes[-1] if suffixes and suffixes[-1] in PLAIN else None
+        del suffixes[-1]
+    return suffixes[-1] if suffixes else ""
 
 
-def read_documents(path: Path, column: str, documents: Literal["file", "line"]) -> Iterator[Iterable[str]]:
-    """Yield the documents of a file in order, each as chunks of text of any size, to be read before the next document.
-
-    `column` holds the text of .jsonl and .parquet; a .txt file is one document, or one a `line` that is not empty.
-    Raises UserError that names the file, and where it can the line or row, that is damaged or holds something else.
-    """
-    match kind_of(path):
-        case ".txt" if documents == "line":
-            yield from ([line] for line in read_lines(path) if line.strip())
-        case ".txt":
-            yield _decoded(path)
-        case ".jsonl":
-            yield from ([text] for text in _jsonl(path, column))
-        case _:
-            yield from ([text] for text in _parquet(path, column))
-
-
-def read_lines(path: Path) -> Iterator[str]:
-    """Yield the lines of a text file, packed or not, without their ends. Raises UserError where it is no UTF-8."""
-    waiting = ""
-    for chunk in _decoded(path):
-        *lines, waiting = (waiting + chunk).split("\n")
-        yield from lines
+def read_lines(path: Path, encoding: str | None = None, *, translate: bool = True) -> Iterator[str]:
+    """Yield the lines of a text file without their ends, "\\n" alone where `translate` is off. Raises UserError where
+    it is no text, and for a line that is too long to be held."""
+    waiting: list[str] = []
+    num_characters, number = 0, 1
+    for chunk in decoded(path, encoding, translate=translate):
+        *lines, last = chunk.split("\n")
+        for line in lines:
+            yield "".join([*waiting, line])
+            waiting, num_characters = [], 0
+        number += len(lines)
+        num_characters += len(last)
+        if num_characters > LONGEST_LINE:
+            raise UserError(f"{path}, line {number} is longer than {LONGEST_LINE:,} characters")
+        if last:
+            waiting.append(last)
     if waiting:
-        yield waiting
+        yield "".join(waiting)
 
 
 def read_text(path: Path) -> str:
     """Return the whole text of a file, packed or not. Raises UserError where there is none, or where it is no UTF-8."""
     if not path.is_file():
         raise UserError(f"{path} is a folder; name a file in it" if path.is_dir() else f"there is no file {path}")
-    return "".join(_decoded(path))
+    return "".join(decoded(path))
 
 
-def _open_bytes(path: Path) -> io.BufferedIOBase:
+def decoded(
+    path: Path, encoding: str | None = None, left_out: Counter[str] | None = None, *, translate: bool = True
+) -> Iterator[str]:
+    """Yield the text of a file in chunks. A byte order mark says the encoding, else `encoding` does, else it is UTF-8.
+
+    `left_out` counts the characters that are not passed on: the mark, and the carriage returns of line ends, which
+    become "\\n" unless `translate` is off. Raises UserError where the bytes are not in that encoding, and where more
+    than one character in a thousand is a NUL.
+    """
+    left_out = Counter() if left_out is None else left_out
+    newlines = io.IncrementalNewlineDecoder(None, translate=True)
+    position = num_lines = num_returns = 0  # bytes before the decoder's own buffer, line ends before it
+    with read_errors(path), open_bytes(path) as file:
+        data = _at_least(file, LONGEST_MARK)
+        mark = marked_encoding(data)
+        if mark is not None:
+            encoding, position = mark
+            data = data[position:] or file.read(READ_BYTES)
+            left_out["byte order mark"] += 1
+        decoder = codecs.getincrementaldecoder(encoding or "utf-8")()
+        while True:
+            kept = _kept(decoder)
+            try:
+                text = decoder.decode(data, final=not data)
+            except UnicodeError as error:
+                start = error.start if isinstance(error, UnicodeDecodeError) else 0
+                raise _not_in(encoding, path, kept + data, start, position, num_lines + 1) from error
+            if is_full_of_nuls(text):
+                raise _nuls(encoding, path, data, text)
+            position += len(kept) + len(data) - len(_kept(decoder))
+            num_lines += text.count("\n")
+            if translate:
+                num_returns += len(text)
+                text = newlines.decode(text, final=not data)
+                num_returns -= len(text)
+            if text:
+                yield text
+            if not data:
+                break
+            data = file.read(READ_BYTES)
+    if num_returns:
+        left_out["carriage returns before line feeds"] += num_returns
+
+
+def _at_least(file: io.BufferedIOBase, num_bytes: int) -> bytes:
+    data = file.read(READ_BYTES)
+    while len(data) < num_bytes and (more := file.read(READ_BYTES)):
+        data += more
+    return data
+
+
+def _kept(decoder: codecs.IncrementalDecoder) -> bytes:
+    return decoder.getstate()[0]
+
+
+def first_bytes(path: Path, num_bytes: int) -> bytes:
+    """Return the first bytes of a file, unpacked. Raises UserError for one that may not be read or is damaged."""
+    with read_errors(path), open_bytes(path) as file:
+        data = b""
+        while len(data) < num_bytes and (more := file.read(num_bytes - len(data))):
+            data += more
+        return data
+
+
+def open_bytes(path: Path) -> io.BufferedIOBase:
+    """Open a file to be read unpacked."""
     match path.suffix.lower():
         case ".gz":
             return gzip.open(path)
+        case ".bz2":
+            return bz2.open(path)
         case ".xz":
             return lzma.open(path)
         case ".zst":
-            return io.BufferedReader(_Chunks(_zst_chunks(path)))
+            return as_file(_zst_chunks(path))
         case _:
             return path.open("rb")
 
 
-class _Chunks(io.RawIOBase):
-    """A file to read from an iterator of bytes."""
+def as_file(chunks: Iterator[bytes]) -> io.BufferedReader:
+    """Return a file that reads what an iterator yields."""
+    return io.BufferedReader(_Chunks(chunks))
 
+
+class _Chunks(io.RawIOBase):
     def __init__(self, chunks: Iterator[bytes]) -> None:
-        self._chunks, self._left = chunks, b""
+        self._chunks, self._left = chunks, memoryview(b"")
 
     def readable(self) -> bool:
         return True
@@ -94,7 +159,7 @@ class _Chunks(io.RawIOBase):
             chunk = next(self._chunks, None)
             if chunk is None:
                 return 0
-            self._left = chunk
+            self._left = memoryview(chunk)
         part, self._left = self._left[: len(buffer)], self._left[len(buffer) :]
         buffer[: len(part)] = part
         return len(part)
@@ -106,7 +171,7 @@ def _zst_chunks(path: Path) -> Iterator[bytes]:
 
     frame = None
     with path.open("rb") as file:
-        while data := file.read(1 << 14):
+        while data := file.read(ZST_BYTES):
             while data:
                 frame = frame or zstandard.ZstdDecompressor().decompressobj()
                 yield frame.decompress(data)
@@ -116,7 +181,8 @@ def _zst_chunks(path: Path) -> Iterator[bytes]:
 
 
 @contextmanager
-def _read_errors(path: Path) -> Iterator[None]:
+def read_errors(path: Path) -> Iterator[None]:
+    """Raise UserError that names the file for what the system and the libraries raise while it is read."""
     try:
         yield
     except UserError:
@@ -125,36 +191,15 @@ def _read_errors(path: Path) -> Iterator[None]:
         raise UserError(f"{path} may not be read: {error.strerror}") from error
     except (EOFError, lzma.LZMAError, gzip.BadGzipFile, zlib.error) as error:
         raise UserError(f"{path} is damaged or cut short: {error}") from error
+    except OSError as error:
+        if error.errno is None:  # what bz2 and Arrow say of damaged data
+            raise UserError(f"{path} is damaged or cut short: {error}") from error
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
     except Exception as error:
         library = type(error).__module__.split(".")[0]  # imported only where it is used
-        of_arrow = isinstance(error, OSError) and error.errno is None  # what it says of a damaged page
-        if library in ("zstandard", "pyarrow") or of_arrow:
+        if library in ("zstandard", "pyarrow"):
             raise UserError(f"{path} is damaged or cut short: {error}") from error
         raise
-
-
-def _decoded(path: Path) -> Iterator[str]:
-    decoder = codecs.getincrementaldecoder("utf-8")()
-    newlines = io.IncrementalNewlineDecoder(None, translate=True)
-    position = num_lines = 0  # bytes before the decoder's own buffer, line ends before it
-    first = True
-    with _read_errors(path), _open_bytes(path) as file:
-        while True:
-            data = file.read(READ_BYTES)
-            kept = decoder.getstate()[0]
-            try:
-                text = decoder.decode(data, final=not data)
-            except UnicodeDecodeError as error:
-                raise _not_utf8(path, kept + data, error.start, position, num_lines + 1) from error
-            position += len(kept) + len(data) - len(decoder.getstate()[0])
-            num_lines += text.count("\n")
-            if first and text:
-                text, first = text.removeprefix("\ufeff"), False
-            text = newlines.decode(text, final=not data)
-            if text:
-                yield text
-            if not data:
-                return
 
 
 def utf8(text: str) -> bytes:
@@ -168,25 +213,25 @@ def utf8(text: str) -> bytes:
         ) from error
 
 
-def _not_utf8(path: Path, data: bytes, start: int, position: int, line: int) -> UserError:
+def _not_in(encoding: str | None, path: Path, data: bytes, start: int, position: int, line: int) -> UserError:
     line += data[:start].count(b"\n")
-    return UserError(
-        f"{path} is not UTF-8: byte 0x{data[start]:02X} at offset {position + start} (line {line}); "
-        f"convert it first, e.g. iconv -f LATIN1 -t UTF-8 {path.name}"
-    )
+    where = f"byte 0x{data[start]:02X} at offset {position + start} (line {line})" if start < len(data) else "its end"
+    return UserError(f"{path} is not {(encoding or 'UTF-8')}: {where}; {_advice(data, start)}")
 
 
-def _jsonl(path: Path, column: str) -> Iterator[str]:
-    position = 0
-    with _read_errors(path), _open_bytes(path) as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
-            except UnicodeDecodeError as error:
-                raise _not_utf8(path, line, error.start, position, number) from error
-            position += len(line)
-            if text.strip():
-                yield _json_text(path, number, text, column)
+def _nuls(encoding: str | None, path: Path, data: bytes, text: str) -> UserError:
+    advice = _advice(data, 0) if encoding is None else "is the `encoding=` the right one?"
+    return UserError(f"{path} is full of NUL characters ({text.count(chr(0)):,} of {len(text):,}): {advice}")
+
+
+def _advice(data: bytes, at: int) -> str:
+    """What to do about bytes that are not UTF-8: the likely encoding, and how the place `at` reads in it."""
+    encoding = likely_encoding(data)
+    if encoding is None:
+        return "it is no text in an encoding that could be told; name it with `encoding=`, or convert it to text"
+    start = max(0, at - 12) // 4 * 4
+    shown = " ".join(data[start : start + 40].decode(encoding, errors="replace").split())
+    return f"it looks like {encoding} ({shown!r}): try `encoding={encoding!r}`"
 
 
 def json_object(where: str, line: str, holds: str) -> dict[str, Any]:
@@ -199,43 +244,3 @@ def json_object(where: str, line: str, holds: str) -> dict[str, Any]:
     if not isinstance(row, dict):
         raise UserError(f"{where} is a JSON {type(row).__name__}, expected an object with {holds}")
     return row
-
-
-def _json_text(path: Path, number: int, line: str, column: str) -> str:
-    where = f"{path}, line {number}"
-    row = json_object(where, line, f"a column {column!r}")
-    if column not in row:
-        raise UserError(f"{where} has no column {column!r}; its columns are {', '.join(row)}: set `column=`")
-    text = row[column]
-    if not isinstance(text, str):
-        raise UserError(f"{where}: column {column!r} holds a {type(text).__name__}, expected a string")
-    if "\\u" in line and any("\ud800" <= character <= "\udfff" for character in text):
-        raise UserError(
-            f"{where}: column {column!r} holds half of a character (a lone surrogate escape): mend the line"
-        )
-    return text
-
-
-def _parquet(path: Path, column: str) -> Iterator[str]:
-    import pyarrow as arrow
-    from pyarrow import parquet
-
-    try:
-        file = parquet.ParquetFile(path, buffer_size=READ_BYTES)
-    except (arrow.ArrowInvalid, OSError) as error:
-        raise UserError(f"{path} is not a Parquet file that can be read: {error}") from error
-    with _read_errors(path), file:
-        names = file.schema_arrow.names
-        if column not in names:
-            raise UserError(f"{path} has no column {column!r}; its columns are {', '.join(names)}: set `column=`")
-        kind = file.schema_arrow.field(column).type
-        if not (arrow.types.is_string(kind) or arrow.types.is_large_string(kind)):
-            raise UserError(f"{path}: column {column!r} holds {kind}, expected strings")
-        number = 0
-        for batch in file.iter_batches(batch_size=64, columns=[column]):
-            for value in batch.column(0):
-                text = value.as_py()
-                if text is None:
-                    raise UserError(f"{path}, row {number}: column {column!r} is empty (null), expected a string")
-                yield text
-                number += 1

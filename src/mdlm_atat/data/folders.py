@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Literal, NamedTuple
 
-from mdlm_atat.data.files import PACKED, USABLE, kind_of
+from mdlm_atat.data.files import PACKED
+from mdlm_atat.data.readers.kinds import USABLE, Refusal, find_reader
 from mdlm_atat.data.split_names import Part, has_split_word, split_parts
 from mdlm_atat.errors import UserError
 from mdlm_atat.formats import percent
@@ -229,10 +230,10 @@ def _sorted_out(folder: Path) -> tuple[list[Found], list[LeftOut]]:
     for item in _walk(folder):
         if isinstance(item, LeftOut):
             left_out.append(item)
-        elif kind_of(item.path) is None:
-            left_out.append(LeftOut(item.path, "unknown kind", item.size))
         elif not os.access(folder / item.path, os.R_OK):
             left_out.append(LeftOut(item.path, "unreadable: no permission", item.size))
+        elif isinstance(refusal := find_reader(folder / item.path), Refusal):
+            left_out.append(LeftOut(item.path, str(refusal), item.size))
         else:
             files.append(item)
     return sorted(files), sorted(left_out)

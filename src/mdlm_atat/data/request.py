@@ -9,17 +9,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal
 
 from mdlm_atat.data.manifest import FORMAT, is_prepared
 from mdlm_atat.data.open_tokenizer import checked, is_plain_name, load_tokenizer
+from mdlm_atat.data.readers.reading import ReadingSettings, reading_of
 from mdlm_atat.data.settings import DataSettings
 from mdlm_atat.data.sources import HubSet, SourceLike, Texts, open_source
 from mdlm_atat.data.tokenizers import Tokenizer
 from mdlm_atat.errors import UserError
 
 
-class RequestSettings(TypedDict, total=False):
+class RequestSettings(ReadingSettings, total=False):
     """The settings of a `DataRequest` as typed keywords: all but its source."""
 
     tokenizer: str | os.PathLike[str] | Tokenizer
@@ -28,8 +29,6 @@ class RequestSettings(TypedDict, total=False):
     validation: SourceLike | None
     validation_fraction: float
     split: str
-    column: str
-    documents: Literal["file", "line"]
     splits: Literal["names", "none"]
     leave_out: str
     detokenize: str | None
@@ -104,8 +103,7 @@ class DataRequest(DataSettings):
         return open_source(
             source,
             split=self.split,
-            column=self.column,
-            documents=self.documents,
+            reading=reading_of(self),
             detokenize=self.detokenize,
             splits=self.splits,
             leave_out=self.leave_out,

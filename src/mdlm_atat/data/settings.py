@@ -10,16 +10,15 @@ from typing import Any, Literal
 
 from mdlm_atat.checks import at_least
 from mdlm_atat.data.detokenizers import detokenizer
+from mdlm_atat.data.readers.reading import OF_TEXT, Reading
 from mdlm_atat.errors import UserError
 
 SAME = {"same": "text"}
 """Facts about a setting that a configuration looks up: runs are comparable only where it is the same."""
-OF_TEXT = {**SAME, "of_text": True}
-"""It also says something of one text and nothing of another."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataSettings:
+class DataSettings(Reading):
     """The settings of a text. Subclasses say of which types `source`, `tokenizer`, `length` and `validation` are."""
 
     source: Any
@@ -40,10 +39,6 @@ class DataSettings:
     hash of their text, or the end of fewer than 20 documents."""
     split: str = field(default="train", metadata=OF_TEXT)
     """Hub data sets: the split to train on."""
-    column: str = field(default="text", metadata=OF_TEXT)
-    """JSONL, Parquet and hub data sets: the column that holds the text."""
-    documents: Literal["file", "line"] = field(default="file", metadata=OF_TEXT)
-    """.txt files: a document is the whole file, or each line that is not empty."""
     splits: Literal["names", "none"] = field(default="names", metadata=OF_TEXT)
     """Folders: `names`: where names say what is for training and what for validation or test (`a.train.txt`,
     `valid/1.txt`), read them so; `none`: every file is text, whatever its name."""
@@ -59,6 +54,7 @@ class DataSettings:
 
     def check_values(self, prefix: str = "") -> None:
         """Raise UserError where values are out of range; `prefix` goes before the settings' names in the message."""
+        self.check_reading(prefix)
         at_least(f"{prefix}length", self.length, 2)
         if not 0 < self.validation_fraction < 1:
             raise UserError(

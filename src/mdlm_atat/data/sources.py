@@ -11,20 +11,24 @@ import inspect
 import os
 import re
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Set, Sized
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 from mdlm_atat.checks import did_you_mean
 from mdlm_atat.data.detokenizers import detokenizer, whole_documents
-from mdlm_atat.data.files import USABLE, kind_of, read_documents, utf8
+from mdlm_atat.data.files import utf8
 from mdlm_atat.data.folders import Folder, irregular, list_folder, shown
 from mdlm_atat.data.hub import CONVERTED, REVISION, hub_unreachable
 from mdlm_atat.data.plays import HELD_OUT, play_files, play_text
 from mdlm_atat.data.plugged import call_plugin, plugin_of
+from mdlm_atat.data.readers.kinds import USABLE, Refusal, find_reader, no_reader, read_documents
+from mdlm_atat.data.readers.reading import Reading
+from mdlm_atat.data.readers.records import text_of
 from mdlm_atat.errors import UserError
 from mdlm_atat.plugins import names
 
@@ -71,6 +75,9 @@ class Source(Protocol):
         ...
 
 
+AS_TEXT = Reading()
+"""How files are read where nothing else is asked for."""
+
 SourceLike = str | os.PathLike[str] | Iterable[str] | Source
 """A source by its name or path, or an object from Python: texts, each a document, or a `Source`."""
 
@@ -79,8 +86,7 @@ def open_source(
     source: SourceLike,
     *,
     split: str = "train",
-    column: str = "text",
-    documents: Literal["file", "line"] = "file",
+    reading: Reading = AS_TEXT,
     detokenize: str | None = None,
     splits: Literal["names", "none"] = "names",
     leave_out: str = "",
@@ -89,10 +95,10 @@ def open_source(
     """Open a source: shakespeare, a path, a hub set's short name, hub:OWNER/NAME[:CONFIG], a plugin, or an object.
 
     A path object is always a path; another object gives the texts itself. hub:OWNER/NAME@~parquet:CONFIG reads the
-    files that the hub has made of a set whose loading script no longer runs. `split` is for hub sets, `column` for
-    JSONL, Parquet and hub sets, `documents` for .txt files; `detokenize` names a detokenizer (see detokenizers.py) for
-    each document. `splits`, `leave_out` and `given`, the path of validation text that was named, are for folders (see
-    `list_folder`). Raises UserError where there is no such source.
+    files that the hub has made of a set whose loading script no longer runs. `split` is for hub sets; `reading` says
+    how files and rows become documents; `detokenize` names a detokenizer (see detokenizers.py) for each document.
+    `splits`, `leave_out` and `given`, the path of validation text that was named, are for folders (see `list_folder`).
+    Raises UserError where there is no such source.
     """
     if detokenize is not None:
         detokenizer(detokenize)  # refuses an unknown name
@@ -106,7 +112,7 @@ def open_source(
         return Plays([file for file in play_files() if file.stem not in HELD_OUT], held_out_names=HELD_OUT)
     if spec in HUB_SETS:
         name, config = HUB_SETS[spec]
-        return HubSet(name, config, split=split, column=column, detokenize=detokenize)
+        return HubSet(name, config, split=split, reading=reading, detokenize=detokenize)
     if spec.startswith("hub:"):
         name, _, config = spec.removeprefix("hub:").partition(":")
         if not name:
@@ -116,22 +122,21 @@ def open_source(
             name.removesuffix(CONVERTED),
             config or None,
             split=split,
-            column=column,
+            reading=reading,
             detokenize=detokenize,
             converted=converted,
         )
     if path.is_file():
-        if kind_of(path) is None:
-            raise UserError(f"{path} is of no kind that can be read: expected {USABLE}")
-        return Files([path], column=column, documents=documents, detokenize=detokenize)
+        if isinstance(refusal := find_reader(path), Refusal):
+            raise no_reader(path, refusal)
+        return Files([path], reading, detokenize=detokenize)
     if path.is_dir():
         listed = list_folder(path, splits=splits, leave_out=leave_out, given=None if given is None else given.resolve())
         valid = listed.files_for("valid")
         return Files(
             listed.files_for("train"),
-            column,
-            documents,
-            Files(valid, column, documents, detokenize=detokenize) if valid else None,
+            reading,
+            Files(valid, reading, detokenize=detokenize) if valid else None,
             detokenize,
             listed,
         )
@@ -183,15 +188,16 @@ class Plays:
 
 @dataclass(frozen=True)
 class Files:
-    """Local text, JSONL and Parquet files, in the order given."""
+    """Local files, in the order given."""
 
     files: list[Path]
-    column: str = "text"
-    documents: Literal["file", "line"] = "file"
+    reading: Reading = AS_TEXT
     valid: Files | None = None
     detokenize: str | None = None
     folder: Folder | None = None
     """What else is in the folder that they are from."""
+    left_out: Counter[str] = field(default_factory=Counter, compare=False, repr=False)
+    """What the readers did not pass on when the files were last read, by reason."""
 
     def held_out(self) -> Files | None:
         return self.valid
@@ -200,18 +206,19 @@ class Files:
         return _detokenized(self._pieces(), self.detokenize)
 
     def _pieces(self) -> Iterator[Piece]:
+        self.left_out.clear()
         for file in self.files:
-            for document in read_documents(file, self.column, self.documents):
+            for document in read_documents(file, self.reading, self.left_out):
                 yield from pieces(document)
 
     def identity(self) -> dict[str, Any]:
         stats = [(str(file.resolve()), file.stat()) for file in self.files]
         files = [[path, stat.st_size, stat.st_mtime_ns] for path, stat in stats]
-        own = {"files": files, "column": self.column, "documents": self.documents, **_named(self.detokenize)}
+        own = {"files": files, **self.reading.identity(), **_named(self.detokenize)}
         return {**own, "valid": self.valid.identity()} if self.valid else own
 
     def describe(self) -> dict[str, Any]:
-        own = {"kind": "files", "files": _described(self.files), "column": self.column, "documents": self.documents}
+        own = {"kind": "files", "files": _described(self.files), **self.reading.identity()}
         return {**own, **_named(self.detokenize)}
 
 
@@ -222,10 +229,12 @@ class HubSet:
     name: str
     config: str | None
     split: str
-    column: str
+    reading: Reading = AS_TEXT
     detokenize: str | None = None
     converted: bool = False
     """Read the hub's own Parquet files of it, in which `config` is a folder."""
+    left_out: Counter[str] = field(default_factory=Counter, compare=False, repr=False)
+    """Rows that were skipped when it was last read, by reason."""
 
     def held_out(self) -> HubSet | None:
         splits = self._splits()
@@ -240,15 +249,11 @@ class HubSet:
         return _detokenized(self._pieces(), self.detokenize)
 
     def _pieces(self) -> Iterator[Piece]:
-        stream = self._stream()
-        for number, row in enumerate(stream):
-            text = row.get(self.column)
-            if not isinstance(text, str):
-                raise UserError(
-                    f"row {number} of {self.name} has no text in column {self.column!r}; its columns are "
-                    f"{', '.join(row)}: set `column=`"
-                )
-            yield from pieces([text])
+        self.left_out.clear()
+        for number, row in enumerate(self._stream()):
+            text = text_of(row, self.reading, f"row {number} of {self.name}", self.left_out)
+            if text is not None:
+                yield from pieces([text])
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """Yield the rows with every column. Raises UserError where the set or its split is not to be had."""
@@ -272,7 +277,8 @@ class HubSet:
             return {**own, "revision": HfApi().dataset_info(self.name, revision=revision).sha}
 
     def _own(self) -> dict[str, Any]:
-        own = {"hub": self.name, "config": self.config, "split": self.split, "column": self.column}
+        settings = {name: value for name, value in self.reading.identity().items() if name != "documents"}
+        own = {"hub": self.name, "config": self.config, "split": self.split, **settings}
         return {**own, **({"converted": True} if self.converted else {}), **_named(self.detokenize)}
 
     def _options(self) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from mdlm_atat.checks import did_you_mean
 from mdlm_atat.data.files import PACKED, json_object, read_lines
+from mdlm_atat.data.readers.reading import Reading
 from mdlm_atat.data.sources import Files, HubSet
 from mdlm_atat.errors import UserError
 from mdlm_atat.finetuning.metrics import OF_SCORES, Metric, find_metrics
@@ -106,9 +107,9 @@ def _from_hub(name: str, hub: str, metrics: Mapping[str, Metric] | None) -> Task
     examples: dict[str, list[Example]] = {}
     try:
         for which, split in (("train", "train"), ("dev", "validation")):
-            rows = HubSet(hub, name, split, glue.hub_columns[0]).rows()
+            rows = HubSet(hub, name, split).rows()
             examples[which] = [_hub_example(row, glue, f"{hub} {name}, {split} row {i}") for i, row in enumerate(rows)]
-        source = HubSet(hub, name, "train", glue.hub_columns[0]).describe()
+        source = HubSet(hub, name, "train", Reading(column=glue.hub_columns[0])).describe()
     except UserError as error:
         raise UserError(
             f"{name} cannot be had from the hub: {error}\n"

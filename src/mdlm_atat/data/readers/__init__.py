@@ -1,0 +1,1 @@
+"""How files become documents: `kinds.py` has the table of formats, the other modules read a family of formats each."""

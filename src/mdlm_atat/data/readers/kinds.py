@@ -1,0 +1,128 @@
+"""Which reader a file has: the table of formats by ending, and why other files have none.
+
+A new format is a function `read(path, reading, left_out)` that yields documents, each as chunks of text, and a line in
+`READERS`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import NamedTuple
+
+from mdlm_atat.data.encodings import is_full_of_nuls, marked_encoding
+from mdlm_atat.data.files import ending_of, first_bytes
+from mdlm_atat.data.readers.json_files import read_json, read_jsonl
+from mdlm_atat.data.readers.parquet import read_parquet
+from mdlm_atat.data.readers.plain import read_plain
+from mdlm_atat.data.readers.reading import Reading
+from mdlm_atat.errors import UserError
+
+Read = Callable[[Path, Reading, Counter[str]], Iterator[Iterable[str]]]
+"""Yields the documents of a file in order, each as chunks of any size that are read before the next document. What it
+does not pass on it counts, by a reason in words."""
+
+
+class Reader(NamedTuple):
+    """How the files of one format are read."""
+
+    read: Read
+    needs: str | None = None
+    """A module of the extra `documents`."""
+
+
+class Refusal(NamedTuple):
+    """Why a file is not read: `reason` is the same for all files of a kind, so that they can be counted by it."""
+
+    reason: str
+    remedy: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.remedy}" if self.remedy else self.reason
+
+
+PLAIN = Reader(read_plain)
+READERS = {
+    ".txt": PLAIN,
+    ".jsonl": Reader(read_jsonl),
+    ".ndjson": Reader(read_jsonl),
+    ".json": Reader(read_json),
+    ".parquet": Reader(read_parquet),
+}
+"""Reader by ending, in lower case. A file with another ending, or none, is plain text if its first bytes decode."""
+
+REFUSED = {
+    **dict.fromkeys((".doc", ".odt", ".rtf", ".pages"), "save it as .docx or .txt"),
+    **dict.fromkeys((".xls", ".xlsx", ".ods"), "save it as .csv"),
+    **dict.fromkeys((".ppt", ".pptx", ".odp", ".mobi", ".azw3", ".djvu", ".ps"), "convert it to .txt, .docx or .pdf"),
+    **dict.fromkeys((".zip", ".tar", ".tgz", ".7z", ".rar"), "unpack it first"),
+    **dict.fromkeys((".arrow", ".feather", ".orc", ".avro"), "save it as .parquet"),
+}
+"""What to do with formats that hold text and have no reader, by ending."""
+
+SNIFFED_BYTES = 1 << 16
+USABLE = (
+    "plain text of any ending (.txt, .md, source code), .jsonl, .json or .parquet; each also packed as .gz, .bz2, .xz "
+    "or .zst, except .parquet"
+)
+
+
+def find_reader(path: Path) -> Reader | Refusal:
+    """Return the reader of a file, or why it has none. A file of no known ending is opened to look at its first bytes.
+
+    A text in another encoding than UTF-8 has a reader: whether it decodes as `Reading.encoding` says is found when it
+    is read.
+    """
+    ending = ending_of(path)
+    if remedy := REFUSED.get(ending):
+        return Refusal(f"{ending} is not read", remedy)
+    reader = READERS.get(ending)
+    if reader is None:
+        return _sniff(path)
+    if reader.needs is not None and find_spec(reader.needs) is None:
+        return Refusal(f"{ending} needs an extra", "pip install 'mdlm-atat[documents]'")
+    return reader
+
+
+def no_reader(path: Path, refusal: Refusal) -> UserError:
+    """Return the error of a file that was named and is not read."""
+    return UserError(f"{path} cannot be read ({refusal})" + ("" if refusal.remedy else f"; expected {USABLE}"))
+
+
+def _sniff(path: Path) -> Reader | Refusal:
+    try:
+        data = first_bytes(path, SNIFFED_BYTES)
+    except UserError as error:
+        return Refusal("unreadable", str(error))
+    return PLAIN if _is_text(data) else Refusal("not text")
+
+
+def _is_text(data: bytes) -> bool:
+    """Whether bytes are text in some encoding: marked, or hardly any NUL, and UTF-8 or hardly any control character."""
+    if marked_encoding(data):
+        return True
+    if is_full_of_nuls(data):
+        return False
+    try:
+        data[: len(data) - 3 if len(data) == SNIFFED_BYTES else None].decode()
+    except UnicodeDecodeError as error:
+        if error.reason != "unexpected end of data":
+            return sum(data.count(byte) for byte in _CONTROLS) <= len(data) // 100
+    return True
+
+
+_CONTROLS = [byte for byte in range(32) if byte not in b"\t\n\r\f\x08\x1b"]
+
+
+def read_documents(path: Path, reading: Reading, left_out: Counter[str] | None = None) -> Iterator[Iterable[str]]:
+    """Yield the documents of a file in order, each as chunks of text of any size, to be read before the next document.
+
+    `left_out` counts, by reason, what is not passed on. Raises UserError that names the file, and where it can the line
+    or row, that is damaged, or holds something else, or has no reader.
+    """
+    reader = find_reader(path)
+    if isinstance(reader, Refusal):
+        raise no_reader(path, reader)
+    yield from reader.read(path, reading, Counter() if left_out is None else left_out)

@@ -1,0 +1,93 @@
+"""`Reading`: the settings that say how a file is read, as one thing that sources, requests and commands pass on."""
+
+from __future__ import annotations
+
+import string
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, TypedDict
+
+from mdlm_atat.data.encodings import check_encoding
+from mdlm_atat.errors import UserError
+
+OF_TEXT = {"same": "text", "of_text": True}
+"""Facts about a setting that a configuration looks up: runs are comparable only where it is the same, and it says
+something of one text and nothing of another."""
+
+
+class ReadingSettings(TypedDict, total=False):
+    """The settings of a `Reading` as typed keywords."""
+
+    column: str
+    documents: Literal["file", "line"]
+    encoding: str | None
+    delimiter: str | None
+    template: str | None
+    nulls: Literal["skip", "refuse"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """How files and rows become documents. Raises UserError for settings that cannot work."""
+
+    column: str = field(default="text", metadata=OF_TEXT)
+    """CSV, JSON, JSONL, Parquet and hub data sets: the column that holds the text. meta.text reaches into objects; a
+    list of chat messages is written as lines of `User: ...` and `Assistant: ...`."""
+    documents: Literal["file", "line"] = field(default="file", metadata=OF_TEXT)
+    """Plain text files: a document is the whole file, or each line that is not empty."""
+    encoding: str | None = field(default=None, metadata=OF_TEXT)
+    """Encoding of text files that have no byte order mark, such as cp1252 or utf-16-le. None: UTF-8."""
+    delimiter: str | None = field(default=None, metadata=OF_TEXT)
+    """What separates the columns of .csv and .tsv files, one character. None: told from the file's first lines."""
+    template: str | None = field(default=None, metadata=OF_TEXT)
+    """A document of several columns, such as "{title}: {body}"; it takes the place of column."""
+    nulls: Literal["skip", "refuse"] = field(default="skip", metadata=OF_TEXT)
+    """JSON, JSONL, Parquet and hub data sets: rows whose text is null are skipped and counted, or refused."""
+
+    def __post_init__(self) -> None:
+        self.check_reading()
+
+    def check_reading(self, prefix: str = "") -> None:
+        """Raise UserError where values cannot work; `prefix` goes before the settings' names in the message."""
+        if self.encoding is not None:
+            check_encoding(self.encoding, f"{prefix}encoding")
+        if self.delimiter is not None and (len(self.delimiter) != 1 or self.delimiter in '"\r\n\0'):
+            raise UserError(
+                f"`{prefix}delimiter={self.delimiter!r}`: expected one character that is no quote or line end"
+            )
+        if self.template is not None:
+            template_columns(self.template, f"{prefix}template")
+
+    def identity(self) -> dict[str, Any]:
+        """Return, as JSON, the column, what a document is, and every other setting that is not the default.
+
+        So a corpus that was prepared before there was a setting is found again while that keeps its default.
+        """
+        own = {"column": self.column, "documents": self.documents}
+        others = {part.name: getattr(self, part.name) for part in fields(Reading) if part.name not in own}
+        return {**own, **{name: value for name, value in others.items() if value != getattr(Reading, name)}}
+
+
+def reading_of(settings: Reading) -> Reading:
+    """Return the bare `Reading` of settings that have more than that."""
+    return Reading(**{part.name: getattr(settings, part.name) for part in fields(Reading)})
+
+
+def template_columns(template: str, name: str = "template") -> list[str]:
+    """Return the columns that a template names, in order. Raises UserError, in which the setting is called `name`, for
+    one that names none or that asks for more than columns."""
+    found = [column for _, column in template_parts(template, name) if column is not None]
+    if not found:
+        raise UserError(f"`{name}={template!r}` names no column: expected some in braces, as in '{{title}}: {{body}}'")
+    return found
+
+
+def template_parts(template: str, name: str = "template") -> list[tuple[str, str | None]]:
+    """Return the literal parts of a template, each with the column that follows it. Raises UserError, in which the
+    setting is called `name`, for one with a brace too many or that asks for more than columns."""
+    try:
+        parts = list(string.Formatter().parse(template))
+    except ValueError as error:
+        raise UserError(f"`{name}={template!r}`: {error}; a brace itself is written twice") from error
+    if any(column is not None and (not column or form or convert) for _, column, form, convert in parts):
+        raise UserError(f"`{name}={template!r}`: braces hold the name of a column and no more, as in '{{title}}'")
+    return [(literal, column) for literal, column, _, _ in parts]

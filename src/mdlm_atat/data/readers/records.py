@@ -1,0 +1,169 @@
+"""The text of a row: one column, a column inside another, several by a template, or the messages of a chat."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mdlm_atat.data.readers.reading import Reading, template_columns
+from mdlm_atat.errors import UserError
+
+NULL_ROWS = "rows without text (null)"
+_ROLES = {"human": "User", "gpt": "Assistant", "chatgpt": "Assistant", "bot": "Assistant", "model": "Assistant"}
+_MISSING = object()
+
+
+def text_of(row: Any, reading: Reading, where: str, left_out: Counter[str]) -> str | None:
+    """Return the text of a row; None for one that has none and is skipped, which `left_out` counts.
+
+    A row that is a text is taken as it is. With a template a null is written as nothing, unless all columns that the
+    template names are null. Raises UserError, which begins with `where`, for a row without the column or the text.
+    """
+    if isinstance(row, str):
+        return _whole(row, where, "the text")
+    if not isinstance(row, Mapping):
+        raise UserError(f"{where} is a {_kind(row)}, expected an object with {_wanted(reading)}")
+    if reading.template is None:
+        value = _value(row, reading.column, where)
+        text = None if value is None else _own_text(value, reading.column, where)
+    else:
+        values = {column: _value(row, column, where) for column in template_columns(reading.template)}
+        text = None if all(value is None for value in values.values()) else _filled(reading.template, values, where)
+    if text is None:
+        if reading.nulls == "refuse":
+            raise UserError(f"{where}: {_wanted(reading)} is empty (null), expected a text")
+        left_out[NULL_ROWS] += 1
+    return text
+
+
+def columns_of(reading: Reading) -> list[str]:
+    """Return the columns that a text is made of, as they are named: meta.text for one inside another."""
+    return [reading.column] if reading.template is None else template_columns(reading.template)
+
+
+def no_column(where: str, column: str, row: Mapping[str, Any]) -> UserError:
+    """Return the error of a row that has no such column, with the columns it has and the one that looks like text."""
+    names = ", ".join(map(str, row)) or "none"
+    texts = {str(name): len(value) for name, value in row.items() if isinstance(value, str) and len(value) > 8}
+    chats = [str(name) for name, value in row.items() if _is_chat(value)]
+    likely = chats[0] if chats else max(texts, key=lambda name: texts[name]) if texts else None
+    set_it = f"set `column={likely!r}`" if likely else "set `column=`"
+    several = ", or several by `template=`" if len(row) > 1 else ""
+    return UserError(f"{where} has no column {column!r}; its columns are {names}: {set_it}{several}")
+
+
+def _wanted(reading: Reading) -> str:
+    return f"a column {reading.column!r}" if reading.template is None else f"the columns of {reading.template!r}"
+
+
+def _value(row: Mapping[str, Any], column: str, where: str) -> Any:
+    """What stands in a column, or in one inside it; a null on the way is the value."""
+    if column in row:
+        return row[column]
+    value: Any = row
+    for name in column.split("."):
+        if value is None:
+            return None
+        if not isinstance(value, Mapping) or name not in value:
+            raise no_column(where, column, row)
+        value = value[name]
+    return value
+
+
+def _own_text(value: Any, column: str, where: str) -> str:
+    if isinstance(value, str):
+        return _whole(value, where, f"column {column!r}")
+    if isinstance(value, bytes):  # of a Parquet file that does not say that they are text
+        try:
+            return value.decode()
+        except UnicodeDecodeError as error:
+            raise UserError(f"{where}: column {column!r} holds bytes that are not UTF-8") from error
+    if _is_chat(value):
+        return _chat(value, column, where)
+    raise UserError(f"{where}: column {column!r} holds a {_kind(value)}, expected a text")
+
+
+def _filled(template: str, values: Mapping[str, Any], where: str) -> str:
+    """The template with the value of each column; numbers as they are written in JSON, nulls as nothing."""
+
+    def shown(column: str) -> str:
+        value = values[column]
+        match value:
+            case None:
+                return ""
+            case bool():
+                return json.dumps(value)
+            case str():
+                return _whole(value, where, f"column {column!r}")
+            case _ if _is_chat(value):
+                return _chat(value, column, where)
+            case Mapping() | list() | tuple():
+                raise UserError(f"{where}: column {column!r} holds a {_kind(value)}, expected a text or a number")
+            case _:
+                return str(value)
+
+    parts = string_parts(template)
+    return "".join(literal + ("" if column is None else shown(column)) for literal, column in parts)
+
+
+def string_parts(template: str) -> list[tuple[str, str | None]]:
+    """Return a template's literal parts, each with the column that follows it."""
+    import string
+
+    return [(literal, column) for literal, column, _, _ in string.Formatter().parse(template)]
+
+
+def _is_chat(value: Any) -> bool:
+    """Whether a value is a list of messages: role and content as OpenAI calls them, or from and value as ShareGPT."""
+    return (
+        isinstance(value, list) and len(value) > 0 and all(isinstance(turn, Mapping) and _says(turn) for turn in value)
+    )
+
+
+def _says(turn: Mapping[str, Any]) -> bool:
+    return {"role", "content"} <= set(turn) or {"from", "value"} <= set(turn)
+
+
+def _chat(turns: Sequence[Mapping[str, Any]], column: str, where: str) -> str:
+    """A conversation as lines "User: ..." and "Assistant: ...", in order; roles that are not known keep their name."""
+    lines = []
+    for turn in turns:
+        role, said = (turn["role"], turn["content"]) if "role" in turn else (turn["from"], turn["value"])
+        if isinstance(said, list):  # parts, of which some are pictures
+            texts = [part.get("text") for part in said if isinstance(part, Mapping)]
+            said = "".join(text for text in texts if isinstance(text, str))
+        if not isinstance(role, str) or not isinstance(said, (str, type(None))):
+            raise UserError(f"{where}: column {column!r} holds a message whose role or content is no text")
+        name = _ROLES.get(role.lower(), role[:1].upper() + role[1:])
+        lines.append(f"{name}: {_whole(said or '', where, f'column {column!r}')}")
+    return "\n".join(lines)
+
+
+def _whole(text: str, where: str, what: str) -> str:
+    """The text. Raises UserError where it holds half of a character, as escapes in JSON may."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"{where}: {what} holds half of a character (a lone surrogate escape): mend the row") from error
+    return text
+
+
+def _kind(value: Any) -> str:
+    """What a value is called in JSON."""
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return "true or false"
+        case str():
+            return "string"
+        case bytes():
+            return "string of bytes"
+        case Mapping():
+            return "object"
+        case list() | tuple():
+            return "list"
+        case _:
+            return "number"
