@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from mdlm_atat.lm.reading import LeftToRightDenoiser
 from mdlm_atat.nets.two_way import TwoWayDiT
 from tiny_runs import losses_of, train_method, write_text
 
+ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.gpu
 ABC = CharTokenizer("abcdefghijkl")  # and eos: a vocabulary of 13
 SHAPE: dict[str, Any] = {"num_layers": 2, "width": 32, "num_heads": 2}
@@ -125,7 +128,18 @@ def test_what_a_recorded_step_gave_is_kept_when_the_next_one_is_taken():
     assert kept.equal(before)
 
 
+def in_a_process_of_its_own(call: str) -> None:
+    """The checks of shapes that the tests run under are not what is to be compiled."""
+    code = f"import sys; sys.path[:0] = ['tests']; import test_gpu; test_gpu.{call}; print('done')"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=240)
+    assert done.stdout.endswith("done\n"), done.stderr[-3000:]
+
+
 def test_compiled_and_recorded_in_bf16_a_causal_model_writes_nearly_what_it_does_in_float32():
+    in_a_process_of_its_own("compare_compiled_writing()")
+
+
+def compare_compiled_writing() -> None:
     network = CausalTransformer(13, 100, **SHAPE)
     lm = CausalLM(network, ABC, device="cuda")
     expected = lm.score("abcabc").nats
@@ -135,7 +149,11 @@ def test_compiled_and_recorded_in_bf16_a_causal_model_writes_nearly_what_it_does
 
 
 def test_compiled_and_recorded_in_bf16_a_model_still_writes_what_it_is_given_to_write(runs):
-    lm = MaskedDiffusionLM.from_pretrained(runs / "masked", device="cuda")
+    in_a_process_of_its_own(f"write_compiled({str(runs / 'masked')!r})")
+
+
+def write_compiled(run: str) -> None:
+    lm = MaskedDiffusionLM.from_pretrained(run, device="cuda")
     assert lm.precision == choose_precision("auto", torch.device("cuda"))
     lm.compile()
     assert all(text.text.startswith("the") for text in lm.generate(["the"] * 3, length=16))

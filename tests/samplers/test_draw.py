@@ -103,6 +103,22 @@ def test_the_largest_number_below_1_never_draws_a_token_of_probability_0():
         assert TokenDraw(top_k=3)(logits, largest).item() == 2
 
 
+@pytest.mark.parametrize("vocab", [1, 2, 255, 256, 257, 513, 1000])
+def test_a_draw_is_the_first_token_at_which_the_exact_sum_exceeds_the_number(vocab):
+    """A third of the tokens has probability 0; the sums are exact, in integers."""
+    generator = torch.Generator().manual_seed(vocab)
+    weights = torch.randint(0, 2**20, (40, vocab), generator=generator)
+    weights[:, ::3] *= torch.randint(0, 2, (1,), generator=generator)
+    weights[:, -1] += 1
+    sums = weights.cumsum(1)
+    wanted = (torch.rand(40, generator=generator, dtype=torch.float64) * sums[:, -1]).floor()
+    uniform = (wanted + 0.5) / sums[:, -1]
+    expected = [next(i for i, end in enumerate(row) if end > at) for row, at in zip(sums.tolist(), wanted, strict=True)]
+    assert inverse_cdf(weights.double(), uniform).tolist() == expected
+    at_the_ends = inverse_cdf(weights.double(), torch.tensor([0.0, math.nextafter(1, 0)] * 20, dtype=torch.float64))
+    assert (weights.gather(1, at_the_ends[:, None]) > 0).all()
+
+
 def test_temperature_0_takes_the_most_likely_token_for_any_uniform():
     logits = torch.tensor([[0.0, 3.0, 2.9]]).expand(3, -1)
     uniform = torch.tensor([0.0, 0.5, 1 - 1e-16], dtype=torch.float64)
