@@ -52,6 +52,9 @@ def test_three_seeds_are_stored_and_summarised_with_their_mean_deviation_baselin
     most = max(task_labels(task, "cats.tsv"), key=task_labels(task, "cats.tsv").count)
     assert summary["baseline"]["accuracy"] == task_labels(task, "dev.tsv").count(most) / 50
     assert values[0] > summary["baseline"]["accuracy"] + 0.1
+    accounts = seeds[0]["data"]["accounts"]
+    assert accounts == {"train": 200, "dev": 50, "rule": "given", "repeated": accounts["repeated"]}
+    assert "200 examples to train on, 50 to score on (given)" in output
     for seed in seeds:
         scores = [sum(epoch["metrics"].values()) for epoch in seed["epochs"]]
         assert seed["last_epoch"] == {"epoch": 3, "metrics": seed["epochs"][-1]["metrics"]}

@@ -82,6 +82,16 @@ def test_the_folder_of_one_task_will_do_and_its_files_are_written_down(glue: Pat
     assert all(len(file["sha256"]) == 64 for file in files)
 
 
+def test_examples_that_are_scored_and_trained_on_are_counted_and_the_rule_is_kept(glue: Path):
+    rows = [{"text": f"text {i}", "label": i % 2} for i in range(20)]
+    held_out = open_task(data=rows + rows[:3]).source["accounts"]
+    assert held_out["train"] + held_out["dev"] == 23
+    assert (held_out["rule"], held_out["repeated"]) == ("held out by a hash of the text", 0)
+    given = open_task(data=(rows, [rows[3], {"text": "new", "label": 1}, rows[3]])).source["accounts"]
+    assert given == {"train": 20, "dev": 3, "rule": "given", "repeated": 2}
+    assert open_task("rte", data=str(glue)).source["accounts"]["rule"] == "given"
+
+
 def test_the_baseline_says_what_most_training_examples_are(glue: Path):
     assert open_task("mrpc", data=str(glue)).baseline() == {"accuracy": pytest.approx(2 / 3), "f1": pytest.approx(0.8)}
     assert open_task("cola", data=str(glue)).baseline() == {"matthews": 0}

@@ -54,6 +54,8 @@ def tokenizer_parser() -> Parser:
     parser.add_argument("--out", type=Path, required=True, help="folder to make; its name goes after --tokenizer")
     parser.add_argument("--split", default="train", help="hub data sets: the split to read")
     parser.add_argument("--column", default="text", help=meanings["column"])
+    parser.add_argument("--splits", choices=("names", "none"), default="names", help=meanings["splits"])
+    parser.add_argument("--leave_out", default="", help=meanings["leave_out"])
     return parser
 
 

@@ -39,6 +39,8 @@ def make_parser() -> Parser:
     )
     parser.add_argument("--column", help="column of --data that holds the text (default: text)")
     parser.add_argument("--split", help="split of --data: of a prepared folder (default: valid), or of a hub data set")
+    parser.add_argument("--splits", choices=("names", "none"), help="folder as --data: none scores all of its files")
+    parser.add_argument("--leave_out", help="folder as --data: endings, names or patterns of what is not read")
     parser.add_argument(
         "--num_draws",
         type=whole(1, MOST_DRAWS),
@@ -116,7 +118,10 @@ def check_arguments(arguments: Namespace) -> None:
     else:
         refuse(ZERO_SHOT_ONLY, "for --zero-shot only")
     if "zero_shot" not in given and "data" not in given:
-        refuse(("column",), "a run's own validation text is prepared already; it goes with --data or --zero-shot")
+        refuse(
+            ("column", "splits", "leave_out"),
+            "a run's own validation text is prepared already; it goes with --data or --zero-shot",
+        )
     if "samples" in given:
         refuse(("num_draws", "num_steps", *SCORING_ONLY), "not with --samples, which generates texts and scores none")
     else:
@@ -142,6 +147,8 @@ def run_scoring(arguments: Namespace) -> None:
         seed=arguments.seed,
         split=arguments.split,
         column=arguments.column or "text",
+        splits=arguments.splits or "names",
+        leave_out=arguments.leave_out or "",
         num_steps=arguments.num_steps,
         order=arguments.order,
         evaluations=arguments.evaluations,

@@ -91,6 +91,8 @@ def prepare(
             raise UserError(f"{request.prepared} is prepared already: leave out `out=`, or name the text itself")
         corpus = Corpus(request.prepared)
         _check_agrees(corpus, request)
+        for line in read_lines(corpus.manifest):
+            progress.say(line)
         return corpus
 
 

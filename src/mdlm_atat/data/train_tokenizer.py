@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Literal
 
+from mdlm_atat.atomic import write_json
+from mdlm_atat.data.accounts import account, check_halves, decided_lines, documents_in_words
 from mdlm_atat.data.open_tokenizer import save_tokenizer
 from mdlm_atat.data.plugged import allow_named
 from mdlm_atat.data.progress import Progress, reporting
 from mdlm_atat.data.request import DataRequest
-from mdlm_atat.data.sources import SourceLike
+from mdlm_atat.data.sources import SourceLike, label_of
 from mdlm_atat.data.tokenizers import END_OF_TEXT, HFTokenizer, byte_level
 from mdlm_atat.errors import UserError
 from mdlm_atat.interrupts import interruptible
@@ -23,25 +26,33 @@ def train_tokenizer(
     out: str | os.PathLike[str],
     split: str = "train",
     column: str = "text",
+    splits: Literal["names", "none"] = "names",
+    leave_out: str = "",
     progress: bool | Progress = True,
 ) -> HFTokenizer:
     """Train a byte-level BPE of at most `vocab_size` tokens on a text and save it in the folder `out`.
 
-    `source`, `split` and `column` are as for `prepare`, which takes the folder as its `tokenizer`. A small text may
-    give fewer tokens than asked for. Raises UserError for an `out` that is not empty, a `vocab_size` below 258, and a
-    source that is not there, cannot be read or is empty.
+    `source`, `split`, `column`, `splits` and `leave_out` are as for `prepare`, which takes the folder as its
+    `tokenizer`. What names hold out is not read. A small text may give fewer tokens than asked for. What was read is
+    said, and kept in accounts.json of the folder. Raises UserError for an `out` that is not empty, a `vocab_size`
+    below 258, and a source that is not there, cannot be read or is empty.
     """
     folder = Path(out).expanduser()
     if folder.exists() and (folder.is_file() or any(folder.iterdir())):
         raise UserError(f"{folder} is not an empty folder: choose another `out=`, or delete it first")
-    request = DataRequest(source=source, split=split, column=column)
+    request = DataRequest(source=source, split=split, column=column, splits=splits, leave_out=leave_out)
     allow_named("source", request.source)
     opened = request.open()
     progress = reporting(progress)
+    check_halves(opened)
+    for line in decided_lines(opened):
+        progress.say(line)
+    num_documents = num_characters = 0
 
     def texts() -> Iterator[str]:
-        num_characters = 0
+        nonlocal num_documents, num_characters
         for piece in opened:
+            num_documents += piece.ends_document
             num_characters += len(piece.text)
             progress.update("counting words", num_characters, 0)
             yield piece.text
@@ -51,7 +62,10 @@ def train_tokenizer(
         tokenizer = train_bpe(texts(), vocab_size, name=folder.resolve().name)
     finally:
         progress.done()
+    progress.say(f"read       {documents_in_words(num_documents, num_characters)}")
     save_tokenizer(tokenizer, folder)
+    read = {"source": label_of(source), "documents": num_documents, "characters": num_characters}
+    write_json(folder / "accounts.json", {**read, **account({"source": opened}, None)})
     return tokenizer
 
 

@@ -133,13 +133,14 @@ def _hub_example(row: dict[str, Any], glue: GlueTask, place: str) -> Example:
 def _glue_task(
     name: str, examples: dict[str, list[Example]], source: dict[str, object], metrics: Mapping[str, Metric] | None
 ) -> Task:
-    glue = GLUE[name]
+    glue, train, dev = GLUE[name], examples["train"], examples["dev"]
+    accounts = {"train": len(train), "dev": len(dev), "rule": "given", "repeated": num_repeated(train, dev)}
     return make_task(
         name,
-        examples["train"],
-        examples["dev"],
+        train,
+        dev,
         metrics=metrics or find_metrics(glue.metrics),
-        source=source,
+        source={**source, "accounts": accounts},
         regression=not glue.labels,
         labels=glue.labels or None,
     )
@@ -179,8 +180,9 @@ def _from_records(name: str, data: Records | tuple[Records, Records]) -> _Own:
 
 
 def _own_task(own: _Own, dev_fraction: float | None, regression: bool, metrics: Mapping[str, Metric] | None) -> Task:
-    train, dev = own.train, own.dev
+    train, dev, rule = own.train, own.dev, "given"
     if dev is None:
+        rule = "held out by a hash of the text"
         train, dev = _hold_out(own.where, train, DEV_FRACTION if dev_fraction is None else dev_fraction)
     elif dev_fraction is not None:
         raise UserError("the examples to score on are given, so `dev_fraction=` has no effect: leave one out")
@@ -189,7 +191,15 @@ def _own_task(own: _Own, dev_fraction: float | None, regression: bool, metrics: 
             f"{own.where}: of the examples to train on and those to score on, one has text2 and the other has none"
         )
     default = find_metrics(OF_SCORES if regression else ("accuracy", "matthews"))
-    return make_task(own.name, train, dev, metrics=metrics or default, source=own.source, regression=regression)
+    accounts = {"train": len(train), "dev": len(dev), "rule": rule, "repeated": num_repeated(train, dev)}
+    source = {**own.source, "accounts": accounts}
+    return make_task(own.name, train, dev, metrics=metrics or default, source=source, regression=regression)
+
+
+def num_repeated(train: Iterable[Example], dev: Iterable[Example]) -> int:
+    """Return how many examples to score on have texts that are trained on too."""
+    seen = {example.texts for example in train}
+    return sum(example.texts in seen for example in dev)
 
 
 def _hold_out(where: str, examples: list[Example], fraction: float) -> tuple[list[Example], list[Example]]:

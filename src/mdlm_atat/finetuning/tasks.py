@@ -7,7 +7,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -114,8 +114,9 @@ class Task:
     metrics: Mapping[str, Metric]
     labels: tuple[str, ...]
     """Names of the classes. Empty: a regression."""
-    source: dict[str, object]
-    """Where the examples came from."""
+    source: dict[str, Any]
+    """Where the examples came from; `accounts`: how many there are, by which rule some are scored, and how many of
+    those are trained on too."""
     train: Split
     dev: Split
 
@@ -143,7 +144,7 @@ def make_task(
     dev: Sequence[Example],
     *,
     metrics: Mapping[str, Metric],
-    source: dict[str, object],
+    source: dict[str, Any],
     regression: bool,
     labels: tuple[str, ...] | None = None,
 ) -> Task:

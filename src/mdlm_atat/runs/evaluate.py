@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -51,6 +51,8 @@ def evaluate(
     seed: int = 0,
     split: str | None = None,
     column: str = "text",
+    splits: Literal["names", "none"] = "names",
+    leave_out: str = "",
     num_steps: Sequence[int] | None = None,
     order: Order | Sequence[Order] | None = None,
     evaluations: int | Sequence[int] | None = None,
@@ -67,7 +69,8 @@ def evaluate(
 
     `model`: a run, a folder (of a run, a checkpoint or a saved model) or a language model.
     `data`: see `Data`; None: the validation text of the model's run, or another `split` of it. `split` and `column` say
-    which part of a data set is scored, and which of its columns holds the text.
+    which part of a data set is scored, and which of its columns holds the text; `splits` and `leave_out` are those of a
+    folder, as for `prepare`.
     `num_draws`: masked sequences, from `seed`; None: as many as the run's last evaluation takes. `batch_size`:
     sequences in one call of the network; it changes nothing but the memory that is needed. `num_steps`: numbers of
     steps of the T-step bounds; None: 64, 256 and 1,000.
@@ -97,7 +100,7 @@ def evaluate(
         file = None if isinstance(save, bool) else writable(Path(save))
         other = None if against is None else _open_other(against, lm)
         orders = asked_orders(lm, order, evaluations)
-        rows = open_data(lm, data, column=column, split=split)
+        rows = open_data(lm, data, column=column, split=split, splits=splits, leave_out=leave_out)
         if isinstance(other, Evaluation):
             check_same_text(TextIdentity.of(rows), seed, other)
         draws = draw_settings(lm, num_draws=num_draws, batch_size=batch_size, seed=seed)
@@ -129,7 +132,13 @@ def evaluate(
 
 
 def open_data(
-    lm: MaskedDiffusionLM | CausalLM, source: Data | None, *, column: str = "text", split: str | None = None
+    lm: MaskedDiffusionLM | CausalLM,
+    source: Data | None,
+    *,
+    column: str = "text",
+    split: str | None = None,
+    splits: Literal["names", "none"] = "names",
+    leave_out: str = "",
 ) -> TokenDataset:
     """The text to score, as tokens of this model's own tokenizer: see `Data`, or the validation text of the model's run
     (None).
@@ -165,6 +174,8 @@ def open_data(
         length=length,
         column=column,
         split=split or "train",
+        splits=splits,
+        leave_out=leave_out,
         whole=True,
     )
     return corpus.open("valid", length)

@@ -194,8 +194,10 @@ def _plan(
     """What is about to be done, in lines."""
     what = "a regression" if task.is_regression else f"{len(task.labels)} classes"
     joined = f"pairs joined by {separator.name}, " if len(task.train.texts[0]) == 2 else ""
+    accounts = task.source["accounts"]
     lines = [
-        f"task       {task.name}, {what}: {len(task.train):,} examples to train on, {len(task.dev):,} to score on",
+        f"task       {task.name}, {what}: {len(task.train):,} examples to train on, {len(task.dev):,} to score on "
+        f"({accounts['rule']})",
         f"text       {joined}{train.num_tokens / len(train):.0f} {lm.tokenizer.name} tokens in the mean; cut to "
         f"{settings.max_length}: {train.num_cut:,} and {dev.num_cut:,} of them",
         f"model      {_place(lm)}: {lm.kind}, {sum(p.numel() for p in lm.network.parameters()):,} parameters, "
@@ -207,6 +209,8 @@ def _plan(
     if replaced:
         share = replaced / (train.num_characters + dev.num_characters)
         lines.insert(2, f"           {share:.2%} of the characters are not in the model's alphabet and were replaced")
+    if accounts["repeated"]:
+        lines.insert(1, f"           {accounts['repeated']:,} of those to score on are trained on too")
     return lines
 
 

@@ -138,6 +138,8 @@ class TextIdentity:
     tokenizer: str | None = None
     tokenizer_hash: str | None = None
     detokenizer: str | None = None
+    accounts: dict[str, Any] | None = field(default=None, repr=False)
+    """What was read, held out and left out, as the manifest of the prepared text has it."""
     mode: str | None = None
     """How documents share sequences: wrap or pad."""
     eos: bool | str | None = None
@@ -155,6 +157,7 @@ class TextIdentity:
             tokenizer=manifest.tokenizer["name"],
             tokenizer_hash=manifest.tokenizer["hash"],
             detokenizer=manifest.source.get("detokenizer"),
+            accounts=manifest.accounts,
             mode=manifest.mode,
             eos=manifest.eos,
             bos=False,

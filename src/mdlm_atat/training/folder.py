@@ -53,6 +53,7 @@ def describe_data(train_data: TokenDataset, valid_data: TokenDataset) -> dict[st
         "valid_words": valid.words,
         "valid_characters": valid.characters,
         "valid_bytes": valid.bytes,
+        "accounts": manifest.accounts,
     }
 
 

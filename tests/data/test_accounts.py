@@ -1,0 +1,143 @@
+"""The account of a text: what was read, held out and left out, and what is in both training and validation."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mdlm_atat.data.manifest import read_manifest
+from mdlm_atat.data.prepare import prepare
+from mdlm_atat.data.repeats import Repeats
+from mdlm_atat.data.sources import Piece
+from mdlm_atat.data.train_tokenizer import train_tokenizer
+from mdlm_atat.errors import UserError
+
+
+class Listener:
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+    def update(self, stage: str, num_characters: int, num_tokens: int) -> None: ...
+    def done(self) -> None: ...
+
+
+def write(folder: Path, files: dict[str, str]) -> Path:
+    folder.mkdir(exist_ok=True)
+    for name, text in files.items():
+        (folder / name).write_text(text)
+    return folder
+
+
+def test_a_preparation_says_what_was_read_held_out_and_left_out_and_keeps_it(tmp_path: Path) -> None:
+    files = {"train.txt": "abc" * 9, "valid.txt": "cab", "test.txt": "bca", "notes.txt": "b", "a.png": "\0"}
+    source, listener = write(tmp_path / "set", files), Listener()
+    made = prepare(source, out=tmp_path / "out", progress=listener)
+    said = "\n".join(listener.said)
+    assert "3 files in" in said
+    assert "a.png (" in said
+    assert listener.said[-1] == (
+        "read       training 1 document, 27 characters; validation 1 document, 3 characters (comes with the source)"
+    )
+    accounts = made.manifest.accounts
+    assert accounts is not None
+    assert accounts["folders"]["source"]["files"] == {"train": 1, "valid": 1, "test": 1}
+    left = {(one["ending"], one["files"]) for one in accounts["folders"]["source"]["left_out"]}
+    assert left == {(".png", 1), (".txt", 1)}
+    again = Listener()
+    prepare(source, out=tmp_path / "out", progress=again)
+    assert again.said[1:] == listener.said
+    from_tokens = Listener()
+    prepare(made.folder, progress=from_tokens)
+    assert from_tokens.said == listener.said[-1:]
+
+
+def test_a_folder_that_is_mostly_no_text_stops_before_anything_is_written(tmp_path: Path) -> None:
+    source = write(tmp_path / "set", {"a.txt": "a\n" * 20, "b.png": "\0", "c.png": "\0"})
+    for make in (
+        lambda: prepare(source, out=tmp_path / "out", progress=False),
+        lambda: train_tokenizer(source, vocab_size=260, out=tmp_path / "out", progress=False),
+    ):
+        with pytest.raises(UserError, match=r"2 of 3 files.*leave_out='\.png'"):
+            make()
+        assert [path.name for path in tmp_path.iterdir()] == ["set"]
+    corpus = prepare(source, out=tmp_path / "out", progress=False, leave_out=".png")
+    assert sum(split.characters for split in corpus.manifest.splits.values()) == 40
+
+
+def test_a_corpus_of_an_earlier_version_has_no_accounts_and_opens(tmp_path: Path) -> None:
+    made = prepare(["abc" * 20], out=tmp_path / "out", progress=False)
+    file = made.folder / "manifest.json"
+    content = json.loads(file.read_text())
+    del content["accounts"]
+    file.write_text(json.dumps(content))
+    assert read_manifest(made.folder).accounts is None
+    listener = Listener()
+    prepare(made.folder, progress=listener)
+    assert listener.said[0].startswith("read       training 1 document")
+
+
+def test_a_validation_file_in_the_folder_is_scored_and_not_trained_on(tmp_path: Path) -> None:
+    source = write(tmp_path / "set", {"a.txt": "aaaa", "b.txt": "bbb"})
+    made = prepare(source, validation=source / "b.txt", out=tmp_path / "out", progress=False)
+    assert [made.manifest.splits[name].characters for name in ("train", "valid")] == [4, 3]
+    accounts = made.manifest.accounts
+    assert accounts is not None
+    assert accounts["folders"]["source"]["files"] == {"train": 1, "given": 1}
+
+
+def test_documents_of_the_validation_text_that_are_trained_on_are_counted_and_said(tmp_path: Path) -> None:
+    train, valid = [f"text {i}" for i in range(30)], ["text 3", "text 4\n", "new", "text 3"]
+    listener = Listener()
+    made = prepare(train, validation=valid, out=tmp_path / "out", progress=listener)
+    assert listener.said[-1] == "repeated   3 of 4 validation documents (75%) are in the training text too"
+    accounts = made.manifest.accounts
+    assert accounts is not None
+    assert accounts["repeated"] == {"documents": 3, "of": 4, "is_exact": True}
+    held_out = Listener()
+    prepare(["the same"] * 30 + train, out=tmp_path / "second", progress=held_out)
+    assert not any(line.startswith("repeated") for line in held_out.said)  # equal texts stay together
+
+
+def pieces_of(name: str, texts: list[str]) -> list[tuple[str, Piece]]:
+    return [(name, Piece(text, ends_document=True)) for text in texts]
+
+
+@pytest.mark.parametrize("order", range(3))
+def test_repeats_are_found_in_any_order_and_whatever_pieces_a_document_comes_in(order: int) -> None:
+    stream = pieces_of("train", [f"{i}" for i in range(100)]) + pieces_of("valid", [f" {i}\n" for i in range(90, 120)])
+    random.Random(order).shuffle(stream)
+    long = [("train", Piece("a b", False)), ("valid", Piece("a", False)), ("train", Piece(" c", True))]
+    stream += [*long, ("valid", Piece(" b c ", True))]
+    repeats = Repeats()
+    assert list(repeats.watch(stream)) == stream
+    assert repeats.found() == (11, 31, True)
+
+
+def test_repeats_of_many_documents_are_estimated_in_bounded_memory() -> None:
+    repeats = Repeats(most_hashes=500)
+    stream = pieces_of("train", [f"{i}" for i in range(20_000)]) + pieces_of(
+        "valid", [f"{i}" for i in range(15_000, 25_000)]
+    )
+    for _ in repeats.watch(stream):
+        assert max(len(repeats._train), len(repeats._valid)) <= 500
+    found = repeats.found()
+    assert not found.is_exact
+    assert found.of == 10_000
+    assert abs(found.documents - 5000) < 1500  # 80 or more in the sample: an error of about 11%
+
+
+def test_a_tokenizers_folder_says_what_it_was_trained_on(tmp_path: Path) -> None:
+    source = write(tmp_path / "set", {"train.txt": "the cat sat " * 9, "test.txt": "zzzz", "a.jpg": "\0"})
+    listener = Listener()
+    train_tokenizer(source, vocab_size=262, out=tmp_path / "out", progress=listener)
+    assert listener.said[-1] == "read       1 document, 108 characters"
+    kept: dict[str, Any] = json.loads((tmp_path / "out/accounts.json").read_text())
+    assert (kept["documents"], kept["characters"]) == (1, 108)
+    assert kept["folders"]["source"]["files"] == {"train": 1, "test": 1}
