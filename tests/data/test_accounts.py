@@ -36,14 +36,14 @@ def write(folder: Path, files: dict[str, str]) -> Path:
 
 
 def test_a_preparation_says_what_was_read_held_out_and_left_out_and_keeps_it(tmp_path: Path) -> None:
-    files = {"train.txt": "abc" * 9, "valid.txt": "cab", "test.txt": "bca", "notes.txt": "b", "a.png": "\0"}
+    files = {"train.txt": "abc" * 99, "valid.txt": "cab", "test.txt": "bca", "notes.txt": "b", "a.png": "\0" * 99}
     source, listener = write(tmp_path / "set", files), Listener()
     made = prepare(source, out=tmp_path / "out", progress=listener)
     said = "\n".join(listener.said)
     assert "3 files in" in said
     assert "a.png (" in said
     assert listener.said[-1] == (
-        "read       training 1 document, 27 characters; validation 1 document, 3 characters (comes with the source)"
+        "read       training 1 document, 297 characters; validation 1 document, 3 characters (comes with the source)"
     )
     accounts = made.manifest.accounts
     assert accounts is not None
@@ -59,7 +59,7 @@ def test_a_preparation_says_what_was_read_held_out_and_left_out_and_keeps_it(tmp
 
 
 def test_a_folder_that_is_mostly_no_text_stops_before_anything_is_written(tmp_path: Path) -> None:
-    source = write(tmp_path / "set", {"a.txt": "a\n" * 20, "b.png": "\0", "c.png": "\0"})
+    source = write(tmp_path / "set", {"a.txt": "a\n" * 20, "b.png": "\0" * 99, "c.png": "\0" * 99})
     for make in (
         lambda: prepare(source, out=tmp_path / "out", progress=False),
         lambda: train_tokenizer(source, vocab_size=260, out=tmp_path / "out", progress=False),
@@ -134,7 +134,7 @@ def test_repeats_of_many_documents_are_estimated_in_bounded_memory() -> None:
 
 
 def test_a_tokenizers_folder_says_what_it_was_trained_on(tmp_path: Path) -> None:
-    source = write(tmp_path / "set", {"train.txt": "the cat sat " * 9, "test.txt": "zzzz", "a.jpg": "\0"})
+    source = write(tmp_path / "set", {"train.txt": "the cat sat " * 9, "test.txt": "zzzz", "a.jpg": "\0" * 99})
     listener = Listener()
     train_tokenizer(source, vocab_size=262, out=tmp_path / "out", progress=listener)
     assert listener.said[-1] == "read       1 document, 108 characters"

@@ -140,6 +140,7 @@ def test_links_to_other_places_are_followed_once(tmp_path: Path) -> None:
         ),
         (["a.txt", "b.txt", "1.png"], 10_000, r"1 of 3 files .*leave_out='\.png'"),
         (["train.txt", "valid.txt", "1.txt", "2.txt", "3.txt"], 0, r"neither train nor valid.*splits='none'"),
+        (["a.txt", "e1.txt", "e2.txt", "e3.txt", "1.png"], 0, r"leave_out='rest'"),
         (["a.txt", "1.png", "2.jpg", "3.gif", "4.mp4", "5.zip", "6.iso"], 0, r"leave_out='rest'"),
         (["a.txt", "b.txt", "Thesis", "Draft"], 10_000, r"leave_out='rest'"),
     ],
@@ -151,6 +152,8 @@ def test_more_than_half_left_out_stops_and_what_it_offers_works(
     for name in names:
         if name.endswith(("png", "Draft")) and size:
             (tmp_path / name).write_bytes(b"\0" * size)
+        elif name.startswith("e"):
+            (tmp_path / name).write_bytes(b"")
     listed = list_folder(tmp_path)
     with pytest.raises(UserError, match=what) as caught:
         listed.check()

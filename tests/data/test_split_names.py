@@ -29,6 +29,7 @@ PUBLISHED = [
     "Train/a.txt Valid/a.txt Test/a.txt",
     "TRAIN.TXT DEV.TXT TEST.TXT",
     "enwik8/train01.txt enwik8/val01.txt enwik8/test01.txt",
+    "python/train/1.py python/valid/1.py python/test/test_1.py",
     "de/TRAIN/1.txt de/EVAL/1.txt",
 ]
 
@@ -56,6 +57,8 @@ def test_a_space_parts_words_and_a_folder_may_have_no_validation() -> None:
         "night-train.txt the-invalid.txt",
         "tests/a.txt trains/a.txt",
         "test.txt valid.txt",
+        "train.py eval.py test_model.py model.py",
+        "configs/train.yaml configs/eval.yaml",
     ],
 )
 def test_words_of_titles_split_nothing_where_no_names_say_both(names: str) -> None:

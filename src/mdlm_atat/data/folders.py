@@ -79,8 +79,9 @@ class Folder:
         if self.rest_is_known or max(by_files, by_bytes) <= 0.5:
             return
         unnamed = any(left.reason == NEITHER for left in surprises)
-        endings = sorted({_ending(left.path) for left in surprises} - {_ending(found.path) for found, _ in self.files})
-        which = " ".join(endings) if 0 < len(endings) <= 5 and "" not in endings else REST
+        endings = sorted({_ending(left.path) for left in surprises})
+        is_all = not {"", *(_ending(found.path) for found, _ in self.files)} & set(endings)
+        which = " ".join(endings) if is_all and len(endings) <= 5 else REST
         raise UserError(
             f"{self.path}: {len(surprises):,} of {num_files + len(surprises):,} files ({percent(by_files)} of the "
             f"files, {percent(by_bytes)} of the bytes) would be left out: {', '.join(_groups(surprises))}. To go on "

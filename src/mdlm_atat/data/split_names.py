@@ -19,6 +19,12 @@ WORDS: dict[str, Part] = {
     **dict.fromkeys(("test", "testing"), "test"),
 }
 """What a word in a name says of a file."""
+CODE = re.compile(
+    r"\.(c|cc|cfg|cpp|cs|css|cu|go|h|hpp|ini|ipynb|java|jl|js|jsx|kt|lua|php|pl|ps1|py|r|rb|rs|scala|sh|sql|swift|toml|ts"
+    r"|tsx|yaml|yml)",
+    re.IGNORECASE,
+)
+"""Endings of programs and their settings. Their names say what they do: `train.py`, `test_loop.py`."""
 
 
 def split_parts(paths: Iterable[PurePath]) -> dict[PurePath, Part | None] | None:
@@ -26,8 +32,8 @@ def split_parts(paths: Iterable[PurePath]) -> dict[PurePath, Part | None] | None
 
     `paths` are relative to the folder. A word of `WORDS` counts, in any case, where it stands alone in the name of a
     file or folder, between anything but letters: `ptb.valid.txt`, `c4-train.00000-of-00512.jsonl`, `Test/a.txt`, and
-    not `contest.txt`. A folder is split where one file is for training and another for validation or test; otherwise
-    `test-pilot.txt` is a title like any other.
+    not `contest.txt`; of source code, only in the names of its folders. A folder is split where one file is for
+    training and another for validation or test; otherwise `test-pilot.txt` is a title like any other.
 
     A name that says both, as `train/test-1.txt` does, is not trained on, except for what all such names share: in
     `test-corpus/train.txt` and `test-corpus/valid.txt` the folder's name says nothing.
@@ -49,6 +55,8 @@ def has_split_word(path: PurePath) -> bool:
 
 def _said(path: PurePath) -> Counter[Part]:
     """How often a name says each part."""
+    if CODE.fullmatch(path.suffix):
+        path = path.parent
     words = re.findall(r"[^\W\d_]+", unicodedata.normalize("NFC", path.as_posix()).lower())
     return Counter(WORDS[word] for word in words if word in WORDS)
 
