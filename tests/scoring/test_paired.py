@@ -174,7 +174,7 @@ def test_the_own_bound_is_taken_from_the_schedules_draws_where_there_are_some():
     [
         ({"corpus_hash": "deadbeef"}, r"differ in the text, or its tokens \(corpus_hash: c0ffee and deadbeef\)"),
         ({"seed": 1, "length": 4}, r"differ in the length of a sequence .*, the seed of the draws \(seed: 0 and 1\)"),
-        ({"tokenizer_hash": "1"}, "compare bits per character"),
+        ({"tokenizer_hash": "1", "corpus_hash": "2"}, "compare bits per character"),
     ],
 )
 def test_evaluations_of_other_draws_are_refused_with_all_that_differs(changed, message):
@@ -182,6 +182,12 @@ def test_evaluations_of_other_draws_are_refused_with_all_that_differs(changed, m
     seed = changed.pop("seed", 0)
     with pytest.raises(UserError, match=message):
         paired_difference(mine, replace(mine, seed=seed, text=replace(mine.text, **changed)))
+
+
+def test_one_text_in_the_same_tokens_is_paired_whatever_the_hash_of_the_tokenizer_was_of():
+    mine = record(masked(JOINT.denoise, 32))
+    before = replace(mine, text=replace(mine.text, tokenizer_hash="as an earlier version hashed it"))
+    assert paired_difference(mine, before).nats_per_token == 0
 
 
 def test_other_sequences_under_the_same_name_and_records_without_blocks_are_refused():

@@ -8,7 +8,7 @@ from html import escape
 from pathlib import Path
 
 from mdlm_atat.data.manifest import read_manifest
-from mdlm_atat.data.open_tokenizer import load_tokenizer
+from mdlm_atat.data.open_tokenizer import load_prepared_tokenizer
 from mdlm_atat.data.tokenizers import Tokenizer
 from mdlm_atat.data.tokens import TokenDataset
 from mdlm_atat.plugins import trusted
@@ -28,12 +28,12 @@ class Corpus:
         self.manifest = read_manifest(self.folder)
         if trust_plugins:
             with trusted():
-                load_tokenizer(self.folder / "tokenizer")
+                _ = self.tokenizer
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
         """The tokenizer that the text was prepared with; it is loaded when first asked for."""
-        return load_tokenizer(self.folder / "tokenizer")
+        return load_prepared_tokenizer(self.folder, self.manifest.tokenizer["hash"])
 
     def open(self, split: str = "train", length: int | None = None) -> TokenDataset:
         """Open a split as rows of `length` tokens; in pad mode `length` may be left out.

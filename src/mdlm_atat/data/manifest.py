@@ -47,7 +47,7 @@ class Manifest:
     validation: dict[str, Any]
     """Which text was held out: rule, and fraction, plays or source."""
     tokenizer: dict[str, Any]
-    """Name, vocabulary size (mask not counted), mask id and hash of behaviour."""
+    """Name, vocabulary size (mask not counted), mask id and hash of its definition."""
     mode: str
     """wrap or pad."""
     length: int | None

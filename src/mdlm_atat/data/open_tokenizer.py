@@ -19,6 +19,7 @@ from mdlm_atat.data.tokenizers import (
     HFTokenizer,
     Tokenizer,
     byte_level,
+    has_identity,
 )
 from mdlm_atat.errors import UserError
 from mdlm_atat.plugins import allow, check_requirement, reference_to, requirement, resolve
@@ -62,6 +63,18 @@ def load_tokenizer(spec: str | os.PathLike[str]) -> Tokenizer:
             "vocab.txt"
         )
     return _load_hub(spec)
+
+
+def load_prepared_tokenizer(folder: Path, identity: str) -> Tokenizer:
+    """Load the tokenizer of a prepared corpus. Raises UserError where it is not the one of this `identity`, with which
+    the text was prepared."""
+    tokenizer = load_tokenizer(folder / "tokenizer")
+    if not has_identity(tokenizer, identity):
+        raise UserError(
+            f"{folder / 'tokenizer'} is not the tokenizer that {folder} was prepared with: it was altered, or is of "
+            "another version; restore it, or delete the folder and prepare the corpus again"
+        )
+    return tokenizer
 
 
 def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:

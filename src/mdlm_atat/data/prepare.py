@@ -38,7 +38,7 @@ from mdlm_atat.data.manifest import (
     manifest_json,
     read_manifest,
 )
-from mdlm_atat.data.open_tokenizer import is_plain_name, save_tokenizer
+from mdlm_atat.data.open_tokenizer import is_plain_name, load_tokenizer, save_tokenizer
 from mdlm_atat.data.plugged import allow_named
 from mdlm_atat.data.progress import Progress, reporting
 from mdlm_atat.data.repeats import Repeats
@@ -117,7 +117,7 @@ def _prepare(
     if out is None:
         out = Path(os.environ.get("ATAT_CACHE") or "~/.cache/mdlm-atat") / "data" / fingerprint[:16]
     out = Path(out).expanduser().resolve()
-    if _is_done(out, fingerprint):
+    if _is_done(out, request, fingerprint):
         progress.say(f"{out} holds the same text already prepared: used as it is")
         for line in [*decided_lines(*opened), *read_lines(read_manifest(out))]:
             progress.say(line)
@@ -126,7 +126,7 @@ def _prepare(
     for line in decided_lines(*opened):
         progress.say(line)
     with _claimed(out, progress) as partial:
-        if not _is_done(out, fingerprint):  # another process may have just made it
+        if not _is_done(out, request, fingerprint):  # another process may have just made it
             try:
                 _write(request, fingerprint, partial, num_workers, progress)
             finally:
@@ -139,15 +139,23 @@ def _prepare(
     return out
 
 
-def _is_done(out: Path, fingerprint: str) -> bool:
+def _is_done(out: Path, request: DataRequest, fingerprint: str) -> bool:
     if out.is_file():
         raise UserError(f"{out} is a file; `out` is a folder to make")
     if not out.is_dir() or not any(out.iterdir()):
         return False
-    if is_prepared(out) and read_manifest(out).fingerprint == fingerprint:
+    if is_prepared(out) and (read_manifest(out).fingerprint == fingerprint or _was_done(out, request)):
         return True
     what = "holds a corpus prepared from other text or settings" if is_prepared(out) else "is not empty"
     raise UserError(f"{out} {what}: choose another `out=`, or delete it first")
+
+
+def _was_done(out: Path, request: DataRequest) -> bool:
+    """Whether a version until 0.1 has fulfilled the request, with this very tokenizer."""
+    asked = request.fixed_tokenizer
+    if asked is None or read_manifest(out).fingerprint != request.fingerprint(former=True):
+        return False
+    return load_tokenizer(out / "tokenizer").fingerprint() == asked.fingerprint()
 
 
 @contextmanager
@@ -268,10 +276,13 @@ def _check_agrees(corpus: Corpus, request: DataRequest) -> None:
             f"`data.length={manifest.length}` or prepare the corpus again"
         )
     stored = manifest.tokenizer
-    if asked == stored["name"]:
-        return
-    given = None if is_plain_name(asked) else request.fixed_tokenizer
-    if given is None or given.fingerprint() != stored["hash"]:
+    if is_plain_name(asked):
+        given = None
+        if asked == stored["name"]:
+            return
+    else:
+        given = request.fixed_tokenizer
+    if given is None or given.fingerprint() != corpus.tokenizer.fingerprint():
         name = asked if isinstance(asked, (str, os.PathLike)) else asked.name
         raise UserError(
             f"{corpus.folder} was prepared with the tokenizer {stored['name']}, not {name}: set "

@@ -16,7 +16,7 @@ from mdlm_atat.data.open_tokenizer import checked, is_plain_name, load_tokenizer
 from mdlm_atat.data.readers.reading import ReadingSettings, reading_of
 from mdlm_atat.data.settings import DataSettings
 from mdlm_atat.data.sources import HubSet, SourceLike, Texts, open_source
-from mdlm_atat.data.tokenizers import Tokenizer
+from mdlm_atat.data.tokenizers import HFTokenizer, Tokenizer
 from mdlm_atat.errors import UserError
 
 
@@ -119,10 +119,11 @@ class DataRequest(DataSettings):
             return load_tokenizer(self.tokenizer)
         return checked(self.tokenizer)
 
-    def fingerprint(self) -> str:
+    def fingerprint(self, *, former: bool = False) -> str:
         """Return the hash of everything that was asked for: it finds the folder that an equal request has made.
 
-        Raises UserError where a source or the tokenizer is not there.
+        `former`: with the hash that versions until 0.1 had of a tokenizer. Raises UserError where a source or the
+        tokenizer is not there.
         """
         source = self.open()
         validation = self.open_validation(source)
@@ -130,6 +131,8 @@ class DataRequest(DataSettings):
             tokenizer = self.tokenizer
         else:
             tokenizer = self.fixed_tokenizer.fingerprint()
+            if former and isinstance(self.fixed_tokenizer, HFTokenizer):
+                tokenizer = self.fixed_tokenizer.former_fingerprint()
         request = {
             "format": FORMAT,
             "source": source.identity(),

@@ -53,7 +53,8 @@ class Tokenizer(Protocol):
         ...
 
     def fingerprint(self) -> str:
-        """Return a hash of the behaviour: equal for tokenizers that give the same ids, however they were loaded."""
+        """Return a hash of everything that decides what the tokenizer makes of a text and of ids: two that could differ
+        on any text have two."""
         ...
 
     def save(self, folder: Path) -> None:
@@ -157,6 +158,7 @@ class HFTokenizer:
         eos_id: int | None = None,
         pad_id: int | None = None,
     ) -> None:
+        _refuse_draws(inner, name)
         inner.no_padding()
         inner.no_truncation()
         inner.encode_special_tokens = True  # "<|endoftext|>" in a text is text
@@ -193,14 +195,60 @@ class HFTokenizer:
         return self.inner.id_to_token(token_id) or ""  # some vocabularies have gaps
 
     def fingerprint(self) -> str:
+        definition = json.dumps(_definition(self.inner), sort_keys=True)
+        return _hash(["hf", definition, self.bos_id, self.eos_id, self.pad_id])
+
+    def former_fingerprint(self) -> str:
+        """Return what `fingerprint` returned until 0.1: a hash of the vocabulary and of the ids of one sentence. It
+        cannot tell every tokenizer from every other; files of that time hold it."""
         vocabulary = sorted(self.inner.get_vocab(with_added_tokens=True).items())
-        # the library's own JSON changes between its versions, what it does to a text does not
         probe = "Hello, WORLD! It's 12345 naïve\n\n\tcafé's  日本語 🙂 <|endoftext|>[SEP] end "
         return _hash(["hf", vocabulary, self.encode(probe), self.bos_id, self.eos_id, self.pad_id])
 
     def save(self, folder: Path) -> None:
         _save_config(self, folder, "hf")
         (folder / "tokenizer.json").write_text(self.inner.to_str(pretty=False), encoding="utf-8")
+
+
+def has_identity(tokenizer: Tokenizer, identity: str) -> bool:
+    """Return whether a stored hash is the tokenizer's: its fingerprint or, in files of before 0.2, the former one."""
+    if tokenizer.fingerprint() == identity:
+        return True
+    return isinstance(tokenizer, HFTokenizer) and tokenizer.former_fingerprint() == identity
+
+
+def _definition(inner: Any) -> dict[str, Any]:
+    """Normalizer, pre-tokenizer, model, post-processor, decoder and added tokens, as JSON. What is null, false or empty
+    is left out and merges are pairs, since versions of the library write those in different ways."""
+
+    def plain(value: Any) -> Any:
+        match value:
+            case dict():
+                kept = {name: plain(part) for name, part in value.items()}
+                return {name: part for name, part in kept.items() if part is not None and part is not False}
+            case list():
+                return [plain(part) for part in value]
+            case _:
+                return value
+
+    found = json.loads(inner.to_str())
+    model = plain(found["model"])
+    if "merges" in model:
+        model["merges"] = [pair.split(" ") if isinstance(pair, str) else pair for pair in model["merges"]]
+    names = ("normalizer", "pre_tokenizer", "post_processor", "decoder", "added_tokens")
+    return {"model": model} | {name: plain(found[name]) for name in names if found.get(name)}
+
+
+def _refuse_draws(inner: Any, name: str) -> None:
+    """Raise UserError for a tokenizer that does not give a text the same ids every time."""
+    for attribute, what in (("dropout", "BPE dropout"), ("alpha", "unigram sampling"), ("nbest_size", "sampling")):
+        value = getattr(inner.model, attribute, None)
+        if value:
+            raise UserError(
+                f"the tokenizer {name} draws its tokens at random ({what}, {attribute} {value:g}): a corpus that is "
+                f'prepared once and read many times needs one that does not; set "{attribute}" to null in the "model" '
+                "of its tokenizer.json"
+            )
 
 
 def byte_level(inner: Any) -> Any:

@@ -101,9 +101,9 @@ class TokenDataset:
     @cached_property
     def tokenizer(self) -> Tokenizer:
         """The tokenizer that the text was prepared with; it is loaded when first asked for."""
-        from mdlm_atat.data.open_tokenizer import load_tokenizer
+        from mdlm_atat.data.open_tokenizer import load_prepared_tokenizer
 
-        return load_tokenizer(self.folder / "tokenizer")
+        return load_prepared_tokenizer(self.folder, self.manifest.tokenizer["hash"])
 
     @cached_property
     def counts(self) -> Int[np.ndarray, " vocabulary"]:

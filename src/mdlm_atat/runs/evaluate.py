@@ -160,7 +160,7 @@ def open_data(
     if isinstance(source, (str, os.PathLike)) and is_prepared(Path(source).expanduser()):
         source = TokenDataset.open(Path(source).expanduser(), split or "valid", length)
     if isinstance(source, TokenDataset):
-        if source.manifest.tokenizer["hash"] != lm.tokenizer.fingerprint():
+        if source.tokenizer.fingerprint() != lm.tokenizer.fingerprint():
             raise UserError(
                 f"{source.folder} was prepared with another tokenizer ({source.manifest.tokenizer['name']}) than "
                 f"the model was trained with ({lm.tokenizer.name}); name the text itself with `data=`, and it is "

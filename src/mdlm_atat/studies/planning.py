@@ -175,7 +175,7 @@ def open_data(data: DataConfig) -> tuple[dict[str, Any], int]:
 
 def _check_data(variant: Variant, entry: Mapping[str, Any], found: Mapping[str, Any]) -> None:
     stored = entry["data"]
-    if (found["hash"], found["tokenizer_hash"]) != (stored["hash"], stored["tokenizer_hash"]):
+    if found["hash"] != stored["hash"]:  # of the tokens; those of a tokenizer have changed between versions
         raise UserError(
             f"{variant.key}: the data has changed since the experiment began ({stored['train_tokens']:,} training "
             f"tokens then, {found['train_tokens']:,} now): restore it, or choose another `out=`"

@@ -24,7 +24,8 @@ from mdlm_atat import plugins
 from mdlm_atat.atomic import write_json
 from mdlm_atat.config.files import save_config
 from mdlm_atat.config.schema import RunConfig, named_plugins, settings_with
-from mdlm_atat.data.open_tokenizer import save_tokenizer
+from mdlm_atat.data.open_tokenizer import load_tokenizer, save_tokenizer
+from mdlm_atat.data.tokenizers import has_identity
 from mdlm_atat.data.tokens import TokenDataset
 from mdlm_atat.errors import UserError
 
@@ -122,7 +123,7 @@ def check_same_data(folder: Path, found: dict[str, Any]) -> None:
     """Raises UserError unless `found` is the data that the run in `folder` was begun on: a run that is resumed or
     scored again must see the same tokens."""
     stored = read_start(folder)["data"]
-    if stored["tokenizer_hash"] != found["tokenizer_hash"]:
+    if stored["tokenizer_hash"] != found["tokenizer_hash"] and not _same_definition(folder, found["tokenizer_hash"]):
         raise UserError(
             f"{folder} was trained with another tokenizer ({stored['tokenizer']}) than the data now has "
             f"({found['tokenizer']}, or another vocabulary): restore the data it was trained on, or start a new run"
@@ -132,6 +133,11 @@ def check_same_data(folder: Path, found: dict[str, Any]) -> None:
             f"the data of {folder} has changed since the run began ({stored['train_tokens']:,} training tokens then, "
             f"{found['train_tokens']:,} now): restore it, or start a new run"
         )
+
+
+def _same_definition(folder: Path, identity: str) -> bool:
+    """Whether the tokenizer that a run has kept is the one of this hash; run.json of before 0.2 has another hash."""
+    return (folder / "tokenizer").is_dir() and has_identity(load_tokenizer(folder / "tokenizer"), identity)
 
 
 def changes(before: RunConfig, after: RunConfig) -> dict[str, tuple[Any, Any]]:
