@@ -24,18 +24,21 @@ MAX_NUL_SHARE = 1e-3  # of the characters read at a time: text has none, other d
 
 def check_encoding(encoding: str, name: str = "encoding") -> None:
     """Raise UserError, in which the setting is called `name`, for an encoding that is not one of Python's for text."""
-    own = normalize_encoding(encoding).lower()
-    own = aliases.get(own, own)
-    if own in NO_TEXT or not own.isidentifier() or find_spec(f"encodings.{own}") is None or not _is_text(own):
+    if not is_encoding(encoding):
         raise UserError(
             f"`{name}={encoding!r}`: there is no such encoding; expected one such as utf-8, cp1252, utf-16-le, cp1251, "
             "shift_jis or gb18030"
         )
 
 
-def _is_text(encoding: str) -> bool:
+def is_encoding(name: str) -> bool:
+    """Return whether a name is that of an encoding of Python's own for text."""
+    own = normalize_encoding(name).lower()
+    own = aliases.get(own, own)
+    if own in NO_TEXT or not own.isidentifier() or find_spec(f"encodings.{own}") is None:
+        return False
     try:
-        return isinstance(b"a\0\0\0".decode(encoding), str)
+        return isinstance(b"a\0\0\0".decode(own), str)
     except (LookupError, UnicodeError):
         return False
 
@@ -59,7 +62,7 @@ def likely_encoding(data: bytes) -> str | None:
     data = data[: GUESSED_BYTES // 4 * 4]
     if is_full_of_nuls(data):
         wide = [encoding for encoding in ("utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be") if _reads(data, encoding)]
-        return wide[0] if wide else None
+        return max(wide, key=lambda encoding: _share_of_ascii(data, encoding), default=None)
     from charset_normalizer import from_bytes
 
     matches = from_bytes(data)
@@ -75,3 +78,8 @@ def _reads(data: bytes, encoding: str) -> bool:
     text = data.decode(encoding, errors="replace")
     odd = sum(character == "\ufffd" or (character < " " and character not in "\t\n\r\f\x1b") for character in text)
     return "\0" not in text and odd <= len(text) // 100
+
+
+def _share_of_ascii(data: bytes, encoding: str) -> float:
+    text = data.decode(encoding, errors="replace")
+    return sum(map(str.isascii, text)) / max(len(text), 1)

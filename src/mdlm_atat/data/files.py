@@ -24,7 +24,8 @@ from mdlm_atat.errors import UserError
 
 READ_BYTES = 1 << 18
 ZST_BYTES = 1 << 10  # packed, at a time: 4 bytes may stand for 128 KiB, so these for 32 MiB
-LONGEST_LINE = 1 << 26  # characters of a line that has to be held as a whole, at most 4 bytes each
+HELD_BYTES = 1 << 28  # of memory for a line or row that has to be held as a whole, which is done up to three times
+LONGEST_FILE = 1 << 26  # bytes, or characters, of a file that has to be
 PACKED = (".gz", ".bz2", ".xz", ".zst")
 
 
@@ -40,20 +41,29 @@ def read_lines(path: Path, encoding: str | None = None, *, translate: bool = Tru
     """Yield the lines of a text file without their ends, "\\n" alone where `translate` is off. Raises UserError where
     it is no text, and for a line that is too long to be held."""
     waiting: list[str] = []
-    num_characters, number = 0, 1
+    num_characters, width, number = 0, 1, 1
     for chunk in decoded(path, encoding, translate=translate):
         *lines, last = chunk.split("\n")
         for line in lines:
-            yield "".join([*waiting, line])
-            waiting, num_characters = [], 0
+            line, waiting = "".join([*waiting, line]), []
+            yield line
+            num_characters, width = 0, 1
         number += len(lines)
         num_characters += len(last)
-        if num_characters > LONGEST_LINE:
-            raise UserError(f"{path}, line {number} is longer than {LONGEST_LINE:,} characters")
+        width = max(width, bytes_per_character(last))
+        if num_characters * width > HELD_BYTES:
+            raise UserError(f"{path}, line {number} is longer than can be held at once: put long texts into .txt files")
         if last:
             waiting.append(last)
     if waiting:
-        yield "".join(waiting)
+        line, waiting = "".join(waiting), []
+        yield line
+
+
+def bytes_per_character(text: str) -> int:
+    """Return the bytes that Python holds each character of a text in: 1, 2 or 4, as the widest needs."""
+    widest = "" if text.isascii() else max(text)
+    return 1 if widest <= "\xff" else 2 if widest <= "\uffff" else 4
 
 
 def read_text(path: Path) -> str:
@@ -200,6 +210,38 @@ def read_errors(path: Path) -> Iterator[None]:
         if library in ("zstandard", "pyarrow"):
             raise UserError(f"{path} is damaged or cut short: {error}") from error
         raise
+
+
+def held(path: Path, chunks: Iterator[str]) -> str:
+    """Return the text of a file that has to be read as a whole. Raises UserError for one that is too long."""
+    parts: list[str] = []
+    num_characters = 0
+    for chunk in chunks:
+        parts.append(chunk)
+        num_characters += len(chunk)
+        if num_characters > LONGEST_FILE:
+            raise _too_long(path, "characters")
+    return "".join(parts)
+
+
+def held_bytes(path: Path) -> bytes:
+    """Return the bytes of a file that has to be read as a whole, unpacked. Raises UserError for one that is too long,
+    or damaged."""
+    data = first_bytes(path, LONGEST_FILE + 1)
+    if len(data) > LONGEST_FILE:
+        raise _too_long(path, "bytes")
+    return data
+
+
+def _too_long(path: Path, unit: str) -> UserError:
+    return UserError(
+        f"{path} is longer than {LONGEST_FILE:,} {unit}, which have to be held at once: convert it to .txt"
+    )
+
+
+def undecodable(path: Path | str, data: bytes, encoding: str | None) -> UserError:
+    """Return the error of bytes that are not in the encoding that they should be in, with the likely one."""
+    return UserError(f"{path} is not {encoding or 'UTF-8'}: {_advice(data, 0)}")
 
 
 def utf8(text: str) -> bytes:

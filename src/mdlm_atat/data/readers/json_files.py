@@ -1,18 +1,23 @@
-"""JSON: .jsonl, a row a line, and .json, an array of rows (streamed) or one."""
+"""JSON: .jsonl, a row a line, and .json, an array of rows or one or more of them, read a row at a time."""
 
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from mdlm_atat.data.files import as_file, decoded, read_errors, read_lines
+from mdlm_atat.data.files import HELD_BYTES, bytes_per_character, decoded, read_lines
 from mdlm_atat.data.readers.reading import Reading
 from mdlm_atat.data.readers.records import text_of
 from mdlm_atat.errors import UserError
+
+_DECODER = json.JSONDecoder(parse_float=Decimal)  # 0.50 stays 0.50 in a template
+_SPACE = re.compile(r"[ \t\n\r]*")
+_LONGEST_WORD = len("-Infinity") + len("\\ud83d\\ude42")
 
 
 def read_jsonl(path: Path, reading: Reading, left_out: Counter[str]) -> Iterator[Iterable[str]]:
@@ -26,30 +31,104 @@ def read_jsonl(path: Path, reading: Reading, left_out: Counter[str]) -> Iterator
 
 
 def _row(line: str, where: str) -> Any:
+    _check_can_be_held(line, where)
     try:
-        return json.loads(line, parse_float=Decimal)  # 0.50 stays 0.50 in a template
+        return _DECODER.decode(line)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{where} is not JSON: {error}; expected one JSON object a line") from error
 
 
 def read_json(path: Path, reading: Reading, left_out: Counter[str]) -> Iterator[Iterable[str]]:
-    """Yield a document for each element of an array, or for each object of a file that holds one or several."""
-    import ijson
+    """Yield a document for each element of an array, or for each value of a file that holds one or several."""
+    for number, row in enumerate(_values(path, decoded(path, reading.encoding, translate=False)), start=1):
+        text = text_of(row, reading, f"{path}, row {number}", left_out)
+        if text is not None:
+            yield [text]
 
-    data = as_file(chunk.encode() for chunk in decoded(path, reading.encoding, translate=False))
-    with read_errors(path):
-        start = data.peek(1)[:1]
-        while start.isspace():
-            data.read(1)
-            start = data.peek(1)[:1]
-        if not start:
+
+def _values(path: Path, chunks: Iterator[str]) -> Iterator[Any]:
+    """The elements of an array, or the values that follow each other. Only one of them is held at a time."""
+    text = _Window(path, chunks)
+    is_array = text.take("[")
+    while not text.at_end():
+        if is_array and text.take("]"):
+            if not text.at_end():
+                raise text.error("there is more after the array")
             return
-        try:
-            rows = ijson.items(data, "item") if start == b"[" else ijson.items(data, "", multiple_values=True)
-            for number, row in enumerate(rows, start=1):
-                text = text_of(row, reading, f"{path}, row {number}", left_out)
-                if text is not None:
-                    yield [text]
-        except ijson.JSONError as error:
-            reason = " ".join(str(error).split())
-            raise UserError(f"{path} is not JSON: {reason}; lines of JSON go into a .jsonl file") from error
+        yield text.value()
+        if is_array and not text.take(",") and not text.starts_with("]"):
+            raise text.error("expected , or ] after an element")
+    if is_array:
+        raise text.error("the array does not end")
+
+
+class _Window:
+    """The part of a text from the value that is being read on. It grows to twice its length when that is not whole, so
+    that all of it is parsed at most twice."""
+
+    def __init__(self, path: Path, chunks: Iterator[str]) -> None:
+        self._path, self._chunks = path, chunks
+        self._text, self._at, self._num_before = "", 0, 0
+
+    def starts_with(self, mark: str) -> bool:
+        """Whether `mark`, one character, is what comes next after white space."""
+        return not self.at_end() and self._text[self._at] == mark
+
+    def take(self, mark: str) -> bool:
+        """Go on after `mark` if it comes next, and return whether it did."""
+        found = self.starts_with(mark)
+        self._at += found
+        return found
+
+    def at_end(self) -> bool:
+        """Go on to what is no white space, and return whether there is nothing."""
+        while True:
+            space = _SPACE.match(self._text, self._at)
+            self._at = space.end() if space else self._at
+            if self._at < len(self._text):
+                return False
+            if not self._grow():
+                return True
+
+    def value(self) -> Any:
+        """Read the next value. Raises UserError where there is none."""
+        while True:
+            try:
+                value, self._at = _DECODER.raw_decode(self._text, self._at)
+            except json.JSONDecodeError as error:
+                place = self._num_before + error.pos
+                may_go_on = "Unterminated" in error.msg or error.pos > len(self._text) - _LONGEST_WORD
+                if not (may_go_on and self._grow(2 * (len(self._text) - self._at))):
+                    raise self.error(error.msg, place) from error
+            except (ValueError, RecursionError) as error:
+                raise self.error(str(error)) from error
+            else:
+                return value
+
+    def error(self, reason: str, place: int | None = None) -> UserError:
+        """The error of a text that is no JSON from `place` on; None: from here on."""
+        at = self._num_before + self._at if place is None else place
+        return UserError(
+            f"{self._path} is not JSON: {reason} (character {at + 1:,}); lines of JSON go into a .jsonl file"
+        )
+
+    def _grow(self, length: int = 1) -> bool:
+        """Read on until the window holds so many characters; whether there was anything to read."""
+        parts = [self._text[self._at :]]
+        self._num_before += self._at
+        self._text, self._at = "", 0
+        num_characters = len(parts[0])
+        while num_characters < max(length, len(parts[0]) + 1) and (chunk := next(self._chunks, None)) is not None:
+            parts.append(chunk)
+            num_characters += len(chunk)
+        self._text = "".join(parts)
+        _check_can_be_held(self._text, f"{self._path}, character {self._num_before + 1:,}")
+        return len(parts) > 1
+
+
+def _check_can_be_held(text: str, where: str) -> None:
+    if len(text) <= HELD_BYTES // 4:
+        return
+    width = 4 if "\\u" in text else bytes_per_character(text)  # one escape may make four bytes of every character
+    if len(text) * width > HELD_BYTES:
+        raise UserError(f"{where}: a value is longer than can be held at once: put long texts into .txt files")

@@ -14,10 +14,15 @@ from typing import NamedTuple
 
 from mdlm_atat.data.encodings import is_full_of_nuls, marked_encoding
 from mdlm_atat.data.files import ending_of, first_bytes
+from mdlm_atat.data.readers.books import read_docx, read_epub, read_pdf
+from mdlm_atat.data.readers.html_pages import read_html
 from mdlm_atat.data.readers.json_files import read_json, read_jsonl
+from mdlm_atat.data.readers.mail import read_mail
+from mdlm_atat.data.readers.notebooks import read_notebook
 from mdlm_atat.data.readers.parquet import read_parquet
 from mdlm_atat.data.readers.plain import read_plain
 from mdlm_atat.data.readers.reading import Reading
+from mdlm_atat.data.readers.tables import read_table
 from mdlm_atat.errors import UserError
 
 Read = Callable[[Path, Reading, Counter[str]], Iterator[Iterable[str]]]
@@ -46,10 +51,20 @@ class Refusal(NamedTuple):
 PLAIN = Reader(read_plain)
 READERS = {
     ".txt": PLAIN,
+    ".html": Reader(read_html),
+    ".htm": Reader(read_html),
+    ".xhtml": Reader(read_html),
+    ".eml": Reader(read_mail),
+    ".csv": Reader(read_table),
+    ".tsv": Reader(read_table),
+    ".json": Reader(read_json),
     ".jsonl": Reader(read_jsonl),
     ".ndjson": Reader(read_jsonl),
-    ".json": Reader(read_json),
     ".parquet": Reader(read_parquet),
+    ".ipynb": Reader(read_notebook),
+    ".epub": Reader(read_epub),
+    ".pdf": Reader(read_pdf, needs="pypdf"),
+    ".docx": Reader(read_docx, needs="docx"),
 }
 """Reader by ending, in lower case. A file with another ending, or none, is plain text if its first bytes decode."""
 
@@ -64,8 +79,8 @@ REFUSED = {
 
 SNIFFED_BYTES = 1 << 16
 USABLE = (
-    "plain text of any ending (.txt, .md, source code), .jsonl, .json or .parquet; each also packed as .gz, .bz2, .xz "
-    "or .zst, except .parquet"
+    "plain text of any ending (.txt, .md, source code), .html, .eml, .csv, .tsv, .json, .jsonl, .parquet, .ipynb, "
+    ".pdf, .docx or .epub, each also packed as .gz, .bz2, .xz or .zst"
 )
 
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from mdlm_atat.data.files import READ_BYTES, read_errors
+from mdlm_atat.data.files import PACKED, READ_BYTES, held_bytes, read_errors
 from mdlm_atat.data.readers.reading import Reading
 from mdlm_atat.data.readers.records import columns_of, text_of
 from mdlm_atat.errors import UserError
@@ -19,8 +19,9 @@ def read_parquet(path: Path, reading: Reading, left_out: Counter[str]) -> Iterat
     import pyarrow as arrow
     from pyarrow import parquet
 
+    packed = path.suffix.lower() in PACKED
     try:
-        file = parquet.ParquetFile(path, buffer_size=READ_BYTES)
+        file = parquet.ParquetFile(arrow.py_buffer(held_bytes(path)) if packed else path, buffer_size=READ_BYTES)
     except (arrow.ArrowInvalid, OSError) as error:
         raise UserError(f"{path} is not a Parquet file that can be read: {error}") from error
     with read_errors(path), file:

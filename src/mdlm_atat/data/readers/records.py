@@ -24,7 +24,7 @@ def text_of(row: Any, reading: Reading, where: str, left_out: Counter[str]) -> s
     if isinstance(row, str):
         return _whole(row, where, "the text")
     if not isinstance(row, Mapping):
-        raise UserError(f"{where} is a {_kind(row)}, expected an object with {_wanted(reading)}")
+        raise UserError(f"{where} is {_kind(row)}, expected an object with {_wanted(reading)}")
     if reading.template is None:
         value = _value(row, reading.column, where)
         text = None if value is None else _own_text(value, reading.column, where)
@@ -46,11 +46,18 @@ def columns_of(reading: Reading) -> list[str]:
 def no_column(where: str, column: str, row: Mapping[str, Any]) -> UserError:
     """Return the error of a row that has no such column, with the columns it has and the one that looks like text."""
     names = ", ".join(map(str, row)) or "none"
-    texts = {str(name): len(value) for name, value in row.items() if isinstance(value, str) and len(value) > 8}
-    chats = [str(name) for name, value in row.items() if _is_chat(value)]
+    inside = {
+        f"{name}.{key}": part
+        for name, value in row.items()
+        if isinstance(value, Mapping)
+        for key, part in value.items()
+    }
+    found = {**{str(name): value for name, value in row.items()}, **inside}
+    texts = {name: len(value) for name, value in found.items() if isinstance(value, str) and len(value) > 8}
+    chats = [name for name, value in found.items() if _is_chat(value)]
     likely = chats[0] if chats else max(texts, key=lambda name: texts[name]) if texts else None
     set_it = f"set `column={likely!r}`" if likely else "set `column=`"
-    several = ", or several by `template=`" if len(row) > 1 else ""
+    several = ", or several by `template='{...} {...}'`" if len(row) > 1 else ""
     return UserError(f"{where} has no column {column!r}; its columns are {names}: {set_it}{several}")
 
 
@@ -82,7 +89,7 @@ def _own_text(value: Any, column: str, where: str) -> str:
             raise UserError(f"{where}: column {column!r} holds bytes that are not UTF-8") from error
     if _is_chat(value):
         return _chat(value, column, where)
-    raise UserError(f"{where}: column {column!r} holds a {_kind(value)}, expected a text")
+    raise UserError(f"{where}: column {column!r} holds {_kind(value)}, expected a text")
 
 
 def _filled(template: str, values: Mapping[str, Any], where: str) -> str:
@@ -100,7 +107,7 @@ def _filled(template: str, values: Mapping[str, Any], where: str) -> str:
             case _ if _is_chat(value):
                 return _chat(value, column, where)
             case Mapping() | list() | tuple():
-                raise UserError(f"{where}: column {column!r} holds a {_kind(value)}, expected a text or a number")
+                raise UserError(f"{where}: column {column!r} holds {_kind(value)}, expected a text or a number")
             case _:
                 return str(value)
 
@@ -158,12 +165,12 @@ def _kind(value: Any) -> str:
         case bool():
             return "true or false"
         case str():
-            return "string"
+            return "a string"
         case bytes():
-            return "string of bytes"
+            return "bytes"
         case Mapping():
-            return "object"
+            return "an object"
         case list() | tuple():
-            return "list"
+            return "a list"
         case _:
-            return "number"
+            return "a number"

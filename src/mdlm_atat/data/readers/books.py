@@ -1,0 +1,104 @@
+"""Documents that are laid out: .pdf (by pypdf), .docx (by python-docx) and .epub (pages of HTML in an archive)."""
+
+from __future__ import annotations
+
+import io
+import logging
+import posixpath
+import zipfile
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+from xml.etree import ElementTree
+
+from mdlm_atat.data.files import LONGEST_FILE, held_bytes, undecodable
+from mdlm_atat.data.readers.html_pages import declared_encoding, visible_text
+from mdlm_atat.data.readers.reading import Reading
+from mdlm_atat.errors import UserError
+
+
+def read_pdf(path: Path, _reading: Reading, left_out: Counter[str]) -> Iterator[Iterable[str]]:
+    """Yield the text of all pages as one document; pages without text, which are pictures, are counted."""
+    from pypdf import PdfReader
+
+    logging.getLogger("pypdf").setLevel(logging.CRITICAL)  # it warns of what it mends
+    with _as_document(path, "PDF"):
+        pdf = PdfReader(io.BytesIO(held_bytes(path)))
+        if pdf.is_encrypted and not pdf.decrypt(""):
+            raise UserError(f"{path} is protected by a password: save it without one")
+        pages = [page.extract_text() for page in pdf.pages]
+    left_out["pages of .pdf without text"] += sum(not page.strip() for page in pages)
+    yield ["\n".join(page for page in pages if page.strip())]
+
+
+def read_docx(path: Path, _reading: Reading, _left_out: Counter[str]) -> Iterator[Iterable[str]]:
+    """Yield paragraphs and tables as one document: a line a paragraph, and a row, its cells with tabs between them."""
+    import docx
+
+    with _as_document(path, "a Word document"):
+        data = held_bytes(path)
+        _check_archive(path, data)
+        lines = [line for block in docx.Document(io.BytesIO(data)).iter_inner_content() for line in _block_lines(block)]
+    yield ["\n".join(lines)]
+
+
+def _block_lines(block: Any) -> list[str]:
+    if not hasattr(block, "rows"):
+        return [block.text]
+    rows = [{id(cell._tc): cell.text for cell in row.cells} for row in block.rows]  # merged cells come more than once
+    return ["\t".join(cells.values()) for cells in rows]
+
+
+def read_epub(path: Path, _reading: Reading, _left_out: Counter[str]) -> Iterator[Iterable[str]]:
+    """Yield the chapters of a book, in the order in which they are read, as one document."""
+    with _as_document(path, "EPUB"):
+        data = held_bytes(path)
+        _check_archive(path, data)
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            chapters = [_chapter(archive.read(name), f"{path}, {name}") for name in _reading_order(archive)]
+    yield ["\n\n".join(chapter for chapter in chapters if chapter)]
+
+
+def _reading_order(archive: zipfile.ZipFile) -> list[str]:
+    container = ElementTree.fromstring(archive.read("META-INF/container.xml"))
+    package_name = _all(container, "rootfile")[0].attrib["full-path"]
+    package = ElementTree.fromstring(archive.read(package_name))
+    places = {item.attrib["id"]: item.attrib["href"] for item in _all(package, "item")}
+    folder = posixpath.dirname(package_name)
+    chapters = [unquote(places[item.attrib["idref"]]) for item in _all(package, "itemref")]
+    return [posixpath.normpath(posixpath.join(folder, chapter)) for chapter in chapters]
+
+
+def _all(root: ElementTree.Element, name: str) -> list[ElementTree.Element]:
+    return root.findall(f".//{{*}}{name}")
+
+
+def _chapter(data: bytes, where: str) -> str:
+    encoding = declared_encoding(data[:1024])
+    try:
+        return visible_text(data.decode(encoding or "utf-8-sig"))
+    except UnicodeError as error:
+        raise undecodable(where, data, encoding) from error
+
+
+def _check_archive(path: Path, data: bytes) -> None:
+    """Raise UserError for an archive whose files are larger than can be held."""
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        size = sum(info.file_size for info in archive.infolist())
+    if size > LONGEST_FILE:
+        raise UserError(f"{path} holds {size:,} bytes when unpacked, more than {LONGEST_FILE:,}: convert it to .txt")
+
+
+@contextmanager
+def _as_document(path: Path, what: str) -> Iterator[None]:
+    """Raise UserError for whatever a library raises about a file that is not what its name says."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # damaged files raise anything, KeyError and RecursionError among them
+        reason = " ".join(f"{type(error).__name__} {error}".split())[:200]
+        raise UserError(f"{path} cannot be read as {what}: {reason}; save it anew, or as .txt") from error

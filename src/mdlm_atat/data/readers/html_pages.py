@@ -1,0 +1,124 @@
+"""HTML: the visible text of a page, a line for each block, by Python's own parser."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+
+from mdlm_atat.data.encodings import marked_encoding
+from mdlm_atat.data.files import decoded, first_bytes, held
+from mdlm_atat.data.readers.reading import Reading
+from mdlm_atat.errors import UserError
+
+HIDDEN = frozenset(
+    "script style template noscript title iframe audio video canvas datalist annotation".split()  # noqa: SIM905
+)
+BLOCKS = frozenset(
+    "address article aside blockquote body br caption center dd details dialog dir div dl dt fieldset figcaption "  # noqa: SIM905
+    "figure footer form h1 h2 h3 h4 h5 h6 header hr html legend li main menu nav ol optgroup option p pre search "
+    "section select summary table tbody textarea tfoot thead tr ul".split()
+)
+PREFORMATTED = frozenset(("pre", "textarea", "listing", "xmp"))
+_SPACE = re.compile(r"[ \t\n\r\f]+")
+_DECLARED = re.compile(rb"""(?:charset|encoding)\s*=\s*["']?\s*([\w.:-]+)""", re.ASCII)
+_UNKNOWN_SECTION = re.compile(r"<!\[(?!(?:CDATA|temp|ignore|include|rcdata|if|else|endif)\b)", re.IGNORECASE)
+
+
+def read_html(path: Path, reading: Reading, left_out: Counter[str]) -> Iterator[Iterable[str]]:
+    """Yield the visible text of a page as one document. The page itself may say its encoding."""
+    encoding = reading.encoding or declared_encoding(first_bytes(path, 1024))
+    yield [visible_text(held(path, decoded(path, encoding, left_out)))]
+
+
+def declared_encoding(data: bytes) -> str | None:
+    """Return the encoding that the first bytes of a page declare; None where they do not, or where it is no other than
+    UTF-8. ISO 8859-1 is read as cp1252, as browsers do."""
+    found = _DECLARED.search(data)
+    if marked_encoding(data) or not found:
+        return None
+    name = found[1].decode("ascii").lower()
+    if name in ("iso-8859-1", "latin-1", "latin1", "us-ascii", "ascii"):
+        return "cp1252"
+    try:
+        Reading(encoding=name)
+    except UserError:
+        return None
+    return None if name.startswith("utf") else name  # what was read as ASCII so far is not UTF-16
+
+
+def visible_text(page: str) -> str:
+    """Return what a reader of a page sees: blocks on lines of their own, runs of white space as one space, cells of a
+    table with tabs between them; no scripts, styles, comments or titles."""
+    parser = _Visible()
+    parser.feed(_UNKNOWN_SECTION.sub("&lt;![", page))
+    parser.close()
+    return parser.text()
+
+
+class _Visible(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__(convert_charrefs=True)
+        self._done: list[str] = []
+        self._line: list[str] = []
+        self._hidden: list[str] = []
+        self._num_preformatted = 0
+        self._needs_space = False
+
+    def handle_starttag(self, tag: str, attrs: object) -> None:  # noqa: ARG002
+        if tag == "body":
+            self._hidden.clear()  # a title that was never closed hides no page
+        if tag in HIDDEN:
+            self._hidden.append(tag)
+        elif tag in BLOCKS:
+            self._break()
+        elif tag in ("td", "th") and self._line:
+            self._line.append("\t")
+            self._needs_space = False
+        self._num_preformatted += tag in PREFORMATTED
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in self._hidden:
+            del self._hidden[self._hidden.index(tag) :]
+        elif tag in BLOCKS and tag != "br":
+            self._break()
+        self._num_preformatted -= tag in PREFORMATTED and self._num_preformatted > 0
+
+    def handle_data(self, data: str) -> None:
+        if self._hidden:
+            return
+        if self._num_preformatted:
+            self._space()
+            *lines, last = data.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+            for line in lines:
+                self._line.append(line)
+                self._done.append("".join(self._line))
+                self._line = []
+            self._line += [last] if last else []
+            return
+        words = _SPACE.split(data)
+        if not words[0] and len(words) > 1:
+            self._needs_space = True
+        text = " ".join(word for word in words if word)
+        if text:
+            self._space()
+            self._line.append(text)
+            self._needs_space = not words[-1]
+
+    def text(self) -> str:
+        self._break()
+        return "\n".join(self._done).strip("\n")
+
+    def _space(self) -> None:
+        """The white space before what comes now, if it is not at the start of a line or a cell."""
+        if self._needs_space and self._line and self._line[-1] != "\t":
+            self._line.append(" ")
+        self._needs_space = False
+
+    def _break(self) -> None:
+        if not self._hidden and self._line:
+            self._done.append("".join(self._line).rstrip("\t"))
+            self._line = []
+        self._needs_space = False

@@ -1,0 +1,125 @@
+"""Tables: .csv and .tsv, a row a document. Cells are text as it stands there: NA, null and 007 are what they are."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mdlm_atat.data.files import HELD_BYTES, as_file, decoded, ending_of
+from mdlm_atat.data.readers.reading import Reading
+from mdlm_atat.data.readers.records import columns_of, text_of
+from mdlm_atat.errors import UserError
+
+DELIMITERS = ",;\t|"
+"""What may be told to separate cells; anything else is given."""
+SAMPLED_ROWS = 200
+LONGEST_LINE = HELD_BYTES // 4
+"""Characters of a line or a cell, of which the csv module holds each in 4 bytes."""
+
+
+class Form(NamedTuple):
+    """How the cells of a table are told apart."""
+
+    delimiter: str
+    is_quoted: bool
+    """Whether quotes enclose cells, in which delimiters and line ends are text. Tables of tabs often have none."""
+
+
+def read_table(path: Path, reading: Reading, left_out: Counter[str]) -> Iterator[Iterable[str]]:
+    """Yield a document for each row."""
+    for row, where in table_rows(path, reading):
+        text = text_of(row, reading, where, left_out)
+        if text is not None:
+            yield [text]
+
+
+def table_rows(
+    path: Path, reading: Reading, *, form: Form | None = None, header: tuple[str, ...] | None = None
+) -> Iterator[tuple[dict[str, str], str]]:
+    """Yield the rows of a table by column, each with its file and line. Empty lines are no rows.
+
+    `form` None: told from the first lines, in which most columns, as many in every row, are the sign of the right one.
+    `header`: names of the columns of a file without a header line. Raises UserError for a row that has not as many
+    cells as there are columns, and where quotes are not closed.
+    """
+    form = form or _form_of(path, reading)
+    lines = _lines(path, reading)
+    reader = _reader(lines, form)
+    try:
+        for cells in reader:
+            where = f"{path}, line {reader.line_num}"
+            if not cells:
+                continue
+            if header is None:
+                header = tuple(cells)
+                _check_header(header, columns_of(reading), where)
+                continue
+            if len(cells) != len(header):
+                raise UserError(
+                    f"{where} has {len(cells)} cells, expected the {len(header)} columns {', '.join(header)}; they are "
+                    f"taken to be separated by {form.delimiter!r}: if by something else, set `delimiter=`"
+                )
+            yield dict(zip(header, cells, strict=True)), where
+    except csv.Error as error:
+        reason = "a quoted cell is not closed, or longer than can be held" if "limit" in str(error) else str(error)
+        raise UserError(f"{path}, line {reader.line_num} cannot be read: {reason}") from error
+
+
+def _reader(lines: Iterable[str], form: Form) -> Any:
+    csv.field_size_limit(LONGEST_LINE)  # one number for the process: the default, 131,072, is short for a document
+    quoting = csv.QUOTE_MINIMAL if form.is_quoted else csv.QUOTE_NONE
+    return csv.reader(lines, delimiter=form.delimiter, quoting=quoting, strict=True)
+
+
+def _check_header(header: tuple[str, ...], wanted: Collection[str], where: str) -> None:
+    twice = next((name for name in wanted if header.count(name) > 1), None)
+    if twice is not None:
+        raise UserError(f"{where} has {header.count(twice)} columns {twice!r}: give them names of their own")
+
+
+def _lines(path: Path, reading: Reading) -> Iterator[str]:
+    """Lines with their ends as they are, which inside of quotes are text."""
+    text = io.TextIOWrapper(
+        as_file(chunk.encode() for chunk in decoded(path, reading.encoding, translate=False)), "utf-8", newline=""
+    )
+    number = 0
+    while line := text.readline(LONGEST_LINE + 1):
+        number += 1
+        if len(line) > LONGEST_LINE:
+            raise UserError(f"{path}, line {number} is longer than {LONGEST_LINE:,} characters")
+        yield line
+
+
+def _form_of(path: Path, reading: Reading) -> Form:
+    """The form in which the first lines have the columns that are wanted, then equally many cells in all rows, then
+    most of them, then the delimiter that the file's ending says."""
+    sample = next(decoded(path, reading.encoding, translate=False), "")
+    usual = "\t" if ending_of(path) == ".tsv" else ","
+    delimiters = reading.delimiter or usual + DELIMITERS.replace(usual, "")
+    forms = [Form(delimiter, True) for delimiter in delimiters]
+    if usual == "\t" or "\t" in sample.partition("\n")[0]:
+        forms += [Form("\t", False)] if "\t" in delimiters else []
+    return max(forms, key=lambda form: _fit(sample, form, columns_of(reading)))  # the first of equals
+
+
+def _fit(sample: str, form: Form, wanted: Collection[str]) -> tuple[bool, bool, bool, int]:
+    rows: list[list[str]] = []
+    is_whole = True
+    try:
+        for row in _reader(io.StringIO(sample, newline=""), form):
+            if len(rows) > SAMPLED_ROWS:
+                break
+            rows += [row] if row else []
+    except csv.Error as error:
+        is_whole = "unexpected end of data" in str(error)  # the sample may end in a quoted cell
+    else:
+        rows = rows[:-1] if len(rows) > 2 else rows  # nor is the last row sure to be whole
+    if not rows:
+        return False, False, False, 0
+    header, *others = rows
+    is_even = all(len(row) == len(header) for row in others)
+    return all(name in header for name in wanted), is_whole, is_even, len(header) if is_even else 0

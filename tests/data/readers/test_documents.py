@@ -1,0 +1,170 @@
+"""Pages, mails, notebooks and books: the text that a person reads in them."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from email.message import EmailMessage
+from pathlib import Path
+
+import pytest
+from made import PACKINGS, docx, epub, notebook, pdf, read, write
+
+from mdlm_atat.data.readers.html_pages import visible_text
+from mdlm_atat.data.readers.kinds import READERS, Refusal, find_reader
+from mdlm_atat.errors import UserError
+
+PAGES = {
+    "<p>A</p><p>B</p><SCRIPT >x</SCRIPT >": "A\nB",
+    "<p>A<p>B<div>C</div>D": "A\nB\nC\nD",
+    "un<b>able</b> and <i>a</i> <b>b</b>": "unable and a b",
+    "one<br>two<br/>three": "one\ntwo\nthree",
+    "<h1> Title </h1>\n\n<p>\n  many\n  spaces  </p>": "Title\nmany spaces",
+    "<table><tr><th>a<th>b</tr><tr><td>1</td><td>2 3</td></tr></table>": "a\tb\n1\t2 3",
+    "<ul><li>x<li>y</ul>": "x\ny",
+    "<pre>\n  kept\n    as is</pre> after": "  kept\n    as is\nafter",
+    "<style>p{}</style><script>if (a < b) {}</script>text": "text",
+    "<!-- no --> yes <![CDATA[no]]><!doctype html>": "yes",
+    "&lt;b&gt; &amp; &eacute;&#x1F642; &nbsp;x": "<b> & é🙂 \xa0x",
+    "<head><title>x</title></head><body>y</body>": "y",
+    "<title>never closed<body>y": "y",
+    "a <![if !vml]>b<![endif]> <![odd c": "a b <![odd c",
+    "a < b and c > d & e": "a < b and c > d & e",
+    "<noscript>no</noscript><template>no</template>yes": "yes",
+    "<p>日本<wbr>語": "日本語",
+    "": "",
+}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_visible_text_of_a_page_is_a_line_a_block(page: str) -> None:
+    assert visible_text(page) == PAGES[page]
+
+
+@pytest.mark.parametrize(
+    ("page", "text"),
+    [
+        (b'<meta charset="iso-8859-1"><p>It\x92s na\xefve', "It’s naïve"),
+        (b'<meta http-equiv="Content-Type" content="text/html; charset=windows-1251"><p>\xcc\xe8\xf0', "Мир"),
+        ('<meta charset="utf-8"><p>日本語'.encode(), "日本語"),
+        ('<?xml version="1.0" encoding="shift_jis"?><p>日本語'.encode("shift_jis"), "日本語"),
+        ("<meta charset='utf-16'><p>日本語".encode(), "日本語"),
+        ("\ufeff<meta charset='utf-8'><p>日本語".encode("utf-16-be"), "日本語"),
+        ("<meta charset='no-such'><p>日本語".encode(), "日本語"),
+    ],
+)
+@pytest.mark.parametrize("name", ["a.html", "a.htm", "a.XHTML"])
+def test_a_page_may_say_its_encoding(page: bytes, text: str, name: str, tmp_path: Path) -> None:
+    assert read(write(tmp_path / name, page)) == [text]
+
+
+def mail(plain: str | None = "Hello — world\n", html: str | None = None, encoding: str = "8bit") -> EmailMessage:
+    message = EmailMessage()
+    message["Subject"] = "a subject"
+    if plain is not None:
+        message.set_content(plain, cte=encoding)
+    if html is not None:
+        (message.set_content if plain is None else message.add_alternative)(html, subtype="html")
+    return message
+
+
+@pytest.mark.parametrize("packing", PACKINGS)
+@pytest.mark.parametrize("encoding", ["8bit", "base64", "quoted-printable"])
+def test_the_body_of_a_mail_is_its_text_once(encoding: str, packing: str, tmp_path: Path) -> None:
+    for html in (None, "<p>Hello — world</p>"):
+        content = PACKINGS[packing](mail(html=html, encoding=encoding).as_bytes())
+        assert read(write(tmp_path / f"a.eml{packing}", content)) == ["Hello — world\n"]
+
+
+def test_a_mail_of_html_alone_is_its_visible_text_and_attachments_are_counted(tmp_path: Path) -> None:
+    message = mail(plain=None, html="<p>Hello <b>world</b></p><script>x</script>")
+    message.add_attachment(b"\0\1", maintype="image", subtype="png", filename="a.png")
+    left_out = Counter[str]()
+    assert read(write(tmp_path / "a.eml", message.as_bytes()), left_out) == ["Hello world"]
+    assert left_out == {"attachments of mails": 1}
+    only = EmailMessage()
+    only.add_attachment(b"\0\1", maintype="image", subtype="png", filename="a.png")
+    assert read(write(tmp_path / "b.eml", only.as_bytes()), left_out) == []
+    assert left_out["mails without a text"] == 1
+    assert read(write(tmp_path / "c.eml", mail(plain=" \n", html="<p>The text").as_bytes())) == ["The text"]
+
+
+@pytest.mark.parametrize(
+    ("head", "body", "text"),
+    [
+        (b"", "naïve\r\n".encode(), "naïve\n"),
+        (b"Content-Type: text/plain; charset=iso-8859-1", b"na\xefve", "naïve"),
+        (b"Content-Type: text/plain; charset=us-ascii", "naïve".encode(), "naïve"),
+        (b"Content-Type: text/plain; charset=no-such", "naïve".encode(), "naïve"),
+        (b"Content-Type: nonsense", b"words", "words"),
+    ],
+)
+def test_a_mail_is_decoded_as_it_says_else_as_utf8(head: bytes, body: bytes, text: str, tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "a.eml", b"From: a@example.org\r\n" + head + b"\r\n\r\n" * bool(head) + b"\r\n" * (not head) + body
+    )
+    assert read(path) == [text]
+
+
+def test_a_mail_in_another_encoding_names_the_likely_one(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.eml", b"From: a@example.org\n\nIt\x92s a \x93test\x94 \x96 ok.\n")
+    with pytest.raises(UserError, match=r"a\.eml is not UTF-8: it looks like cp1252.*encoding='cp1252'"):
+        read(path)
+    assert read(path, encoding="cp1252") == ["It’s a “test” – ok.\n"]
+
+
+def test_a_notebook_is_what_was_written_into_its_cells(tmp_path: Path) -> None:
+    left_out = Counter[str]()
+    assert read(write(tmp_path / "a.ipynb", notebook()), left_out) == ["# Title\nSome words.\n\nprint(1)"]
+    assert left_out == {"outputs of notebooks": 1}
+    old = {"worksheets": [{"cells": [{"cell_type": "code", "input": ["x = 1"]}]}]}
+    assert read(write(tmp_path / "b.ipynb", json.dumps(old))) == ["x = 1"]
+
+
+BOOKS = {
+    "a.epub": (epub("<h1>One</h1><p>first", "<p>second &amp; last"), "One\nfirst\n\nsecond & last"),
+    "a.docx": (docx(), "A heading\nTwo paragraphs, \ncell 0\tcell 1\ncell 2\tcell 3\nnaïve 日本語"),
+    "a.pdf": (pdf("The first page.", "", "And the third."), "The first page.\nAnd the third."),
+}
+
+
+@pytest.mark.parametrize("packing", ["", ".gz"])
+@pytest.mark.parametrize("name", BOOKS)
+def test_a_book_is_the_text_of_its_pages_in_order(name: str, packing: str, tmp_path: Path) -> None:
+    content, text = BOOKS[name]
+    left_out = Counter[str]()
+    assert read(write(tmp_path / (name + packing), PACKINGS[packing](content)), left_out) == [text]
+    assert left_out.total() == (name == "a.pdf")
+
+
+@pytest.mark.parametrize("cut", [0, 1, 30, 200, -60])
+@pytest.mark.parametrize("name", [*BOOKS, "a.ipynb"])
+def test_a_book_that_is_damaged_is_named(name: str, cut: int, tmp_path: Path) -> None:
+    content = BOOKS[name][0] if name in BOOKS else notebook().encode()
+    with pytest.raises(UserError, match=rf"{name} (cannot be read as |is not a notebook)"):
+        read(write(tmp_path / name, content[:cut]))
+
+
+def test_a_book_that_is_too_large_when_unpacked_is_not_unpacked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mdlm_atat.data.readers.books.LONGEST_FILE", 10_000)
+    with pytest.raises(UserError, match=r"a\.epub holds 2\d,\d{3} bytes when unpacked, more than 10,000"):
+        read(write(tmp_path / "a.epub", epub("x" * 20_000)))
+
+
+@pytest.mark.parametrize(("name", "module"), [("a.pdf", "pypdf"), ("a.docx", "docx")])
+def test_without_the_extra_a_file_is_left_out_with_what_to_install(
+    name: str, module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mdlm_atat.data.readers.kinds.find_spec", lambda wanted: None if wanted == module else True)
+    found = find_reader(write(tmp_path / name, BOOKS[name][0]))
+    assert isinstance(found, Refusal)
+    assert str(found) == f"{Path(name).suffix} needs an extra: pip install 'mdlm-atat[documents]'"
+    with pytest.raises(UserError, match=r"cannot be read \(.* needs an extra: pip install 'mdlm-atat\[documents\]'\)"):
+        read(tmp_path / name)
+
+
+def test_every_reader_has_an_ending_in_lower_case() -> None:
+    assert len(READERS) == 15
+    assert all(ending == ending.lower() and ending.startswith(".") for ending in READERS)

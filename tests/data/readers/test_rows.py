@@ -1,0 +1,208 @@
+"""JSON, JSONL and Parquet: which part of a row is its text."""
+
+from __future__ import annotations
+
+import json
+import tracemalloc
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pyarrow as arrow
+import pytest
+from made import PACKINGS, read, write
+from pyarrow import parquet
+
+from mdlm_atat.data.readers.kinds import read_documents
+from mdlm_atat.data.readers.reading import Reading
+from mdlm_atat.errors import UserError
+
+TEXTS = ["one", "two\nlines", "", "日本語 🙂", "NA"]
+CHAT = [{"role": "user", "content": "Hello?"}, {"role": "assistant", "content": "Yes.\nSpeaking."}]
+SHARED = [{"from": "human", "value": "Hello?"}, {"from": "gpt", "value": "Yes.\nSpeaking."}]
+
+
+def json_file(path: Path, rows: list[Any]) -> Path:
+    """The rows as the ending says: an array, lines, or Parquet."""
+    match path.suffix:
+        case ".json":
+            return write(path, json.dumps(rows, indent=1))
+        case ".jsonl":
+            return write(path, "".join(json.dumps(row) + "\n" for row in rows))
+        case _:
+            parquet.write_table(arrow.Table.from_pylist(rows), path)
+            return path
+
+
+KINDS = ["a.json", "a.jsonl", "a.parquet"]
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_column_an_inner_one_a_template_and_a_chat_are_the_text(name: str, tmp_path: Path) -> None:
+    rows = [
+        {"n": n, "text": text, "meta": {"text": text, "deep": {"er": text}}, "price": 0.5, "ok": True, "turns": CHAT}
+        for n, text in enumerate(TEXTS)
+    ]
+    path = json_file(tmp_path / name, rows)
+    assert read(path) == TEXTS
+    assert read(path, column="meta.text") == read(path, column="meta.deep.er") == TEXTS
+    assert read(path, template="{n}. {meta.text} {{{price}}} {ok}")[0] in ("0. one {0.5} true",)
+    assert read(path, column="turns")[0] == "User: Hello?\nAssistant: Yes.\nSpeaking."
+    assert read(path, template="{n}\n{turns}")[1] == "1\nUser: Hello?\nAssistant: Yes.\nSpeaking."
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_nulls_are_skipped_and_counted_or_refused(name: str, tmp_path: Path) -> None:
+    path = json_file(tmp_path / name, [{"text": "a", "n": 1}, {"text": None, "n": 2}, {"text": "b", "n": None}])
+    left_out = Counter[str]()
+    assert read(path, left_out) == ["a", "b"]
+    assert left_out == {"rows without text (null)": 1}
+    with pytest.raises(UserError, match=r"(line 2|row [12]): a column 'text' is empty \(null\), expected a text"):
+        read(path, nulls="refuse")
+    assert read(path, template="{n}:{text}") == ["1:a", "2:", ":b"]
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_row_without_the_column_says_which_it_has_and_which_looks_like_text(name: str, tmp_path: Path) -> None:
+    path = json_file(tmp_path / name, [{"id": "a1", "review": "a good film, all in all", "label": "pos"}])
+    with pytest.raises(UserError, match=r"no column 'text'; its columns are id, review, label: set `column='review'`"):
+        read(path)
+    path = json_file(tmp_path / name, [{"id": "a1", "messages": CHAT}])
+    with pytest.raises(UserError, match="set `column='messages'`, or several by `template="):
+        read(path)
+    path = json_file(tmp_path / name, [{"meta": {"text": "some words"}, "id": 3}])
+    with pytest.raises(UserError, match=r"set `column='meta\.text'`"):
+        read(path)
+    with pytest.raises(UserError, match=r"no column 'meta\.body'"):
+        read(path, column="meta.body")
+
+
+@pytest.mark.parametrize(
+    ("value", "what"), [(3, "a number"), (True, "true or false"), ([1, 2], "a list"), ({"a": 1}, "an object")]
+)
+@pytest.mark.parametrize("name", KINDS)
+def test_a_column_that_holds_no_text_is_refused(name: str, value: Any, what: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=f"column 'text' holds {what}, expected a text"):
+        read(json_file(tmp_path / name, [{"text": value}]))
+
+
+@pytest.mark.parametrize(
+    ("turns", "text"),
+    [
+        (CHAT, "User: Hello?\nAssistant: Yes.\nSpeaking."),
+        (SHARED, "User: Hello?\nAssistant: Yes.\nSpeaking."),
+        ([{"role": "system", "content": "Be brief."}, {"role": "tool", "content": None}], "System: Be brief.\nTool: "),
+        ([{"role": "user", "content": [{"type": "text", "text": "Look"}, {"type": "image"}]}], "User: Look"),
+    ],
+)
+def test_a_chat_is_a_line_a_message_that_begins_with_who_speaks(turns: Any, text: str, tmp_path: Path) -> None:
+    assert read(json_file(tmp_path / "a.jsonl", [{"messages": turns}]), column="messages") == [text]
+
+
+@pytest.mark.parametrize("packing", PACKINGS)
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl"])
+def test_packed_json_is_read(name: str, packing: str, tmp_path: Path) -> None:
+    content = json_file(tmp_path / name, [{"text": text} for text in TEXTS]).read_bytes()
+    assert read(write(tmp_path / f"{name}{packing}", PACKINGS[packing](content))) == TEXTS
+
+
+@pytest.mark.parametrize(
+    ("content", "texts"),
+    [
+        ('{"text": "one object"}', ["one object"]),
+        ('{"text": "lines"}\n{"text": "of JSON"}\n', ["lines", "of JSON"]),
+        ('[{"text": "a"},\n\n {"text": "b"}]', ["a", "b"]),
+        ('["texts", "alone"]', ["texts", "alone"]),
+        ("[]", []),
+        ("  \n", []),
+        ("", []),
+    ],
+)
+def test_a_json_file_is_an_array_or_an_object_or_several(content: str, texts: list[str], tmp_path: Path) -> None:
+    assert read(write(tmp_path / "a.json", content)) == texts
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('[{"text": "a"}, {"text": "b"', r"is not JSON: .* \(character 29\)"),
+        ('[{"text": "a"} {"text": "b"}]', "is not JSON"),
+        ("[1, 2]", "row 1 is a number, expected an object with a column 'text'"),
+        ("3", "row 1 is a number"),
+        ("[" * 5000, "is not JSON"),
+        ('[{"text": "\\ud800"}]', "half of a character"),
+        ("nonsense", "is not JSON"),
+        ('[{"text": "a"}] {"text": "b"}', "there is more after the array"),
+    ],
+)
+def test_a_json_file_that_is_none_is_named(content: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=rf"a\.json.*{message}"):
+        read(write(tmp_path / "a.json", content))
+
+
+def test_lines_of_jsonl_end_at_line_feeds_alone(tmp_path: Path) -> None:
+    text = "a\u2028b\u2029c\x85d\x0be"
+    path = write(tmp_path / "a.jsonl", json.dumps({"text": text}, ensure_ascii=False) + "\r\n" + '{"text":\r"x"}')
+    assert read(path) == [text, "x"]
+
+
+def of_type(kind: arrow.DataType, texts: list[str | None]) -> arrow.Array:
+    if arrow.types.is_dictionary(kind):
+        return arrow.array(texts).dictionary_encode()
+    return arrow.array(texts, arrow.string()).cast(kind)
+
+
+STRINGS = arrow.string(), arrow.large_string(), arrow.string_view(), arrow.binary()
+TYPES = [*STRINGS, arrow.dictionary(arrow.int32(), arrow.string())]
+
+
+@pytest.mark.parametrize("kind", TYPES, ids=str)
+@pytest.mark.parametrize("packing", ["", ".gz"])
+def test_every_type_of_strings_in_parquet_is_text(kind: arrow.DataType, packing: str, tmp_path: Path) -> None:
+    column = of_type(kind, ["one", None, "日本語", ""])
+    inner = arrow.StructArray.from_arrays([column], ["text"])
+    parquet.write_table(arrow.table({"n": [1, 2, 3, 4], "text": column, "meta": inner}), tmp_path / "a.parquet")
+    content = PACKINGS[packing]((tmp_path / "a.parquet").read_bytes())
+    path = write(tmp_path / f"b.parquet{packing}", content)
+    left_out = Counter[str]()
+    assert read(path, left_out) == read(path, column="meta.text") == ["one", "日本語", ""]
+    assert left_out.total() == 1
+
+
+def test_bytes_in_parquet_that_are_no_text_are_refused(tmp_path: Path) -> None:
+    parquet.write_table(arrow.table({"text": [b"\xff\xfe"]}), tmp_path / "a.parquet")
+    with pytest.raises(UserError, match="column 'text' holds bytes that are not UTF-8"):
+        read(tmp_path / "a.parquet")
+
+
+@pytest.mark.parametrize("template", ["{", "a}", "{a!r}", "{a:>3}", "{}", "no columns", "{a} {"])
+def test_a_template_that_is_none_is_refused(template: str) -> None:
+    with pytest.raises(UserError, match="`template="):
+        Reading(template=template)
+
+
+def test_settings_that_are_not_asked_for_are_not_part_of_the_identity() -> None:
+    assert Reading().identity() == {"column": "text", "documents": "file"}
+    assert Reading(encoding="cp1252").identity() == {"column": "text", "documents": "file", "encoding": "cp1252"}
+
+
+@pytest.mark.parametrize("read_bytes", [1, 2, 3, 7, 50])
+def test_a_json_file_is_the_same_however_much_is_read_at_a_time(
+    read_bytes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mdlm_atat.data.files.READ_BYTES", read_bytes)
+    rows = [{"text": f'"{n}" \\ 🙂 ' * n, "x": [-1.5e-3, None, float("inf"), {"y": True}]} for n in range(8)]
+    expected = [row["text"] for row in rows]
+    for content in (json.dumps(rows), json.dumps(rows, indent=2), "\n".join(map(json.dumps, rows))):
+        assert read(write(tmp_path / "a.json", content)) == expected
+
+
+def test_an_array_of_a_hundred_thousand_rows_is_read_in_a_window(tmp_path: Path) -> None:
+    path = json_file(tmp_path / "a.json", [{"text": "x" * 30}] * 100_000)
+    tracemalloc.start()
+    try:
+        left_out = Counter[str]()
+        assert sum(1 for _ in read_documents(path, Reading(), left_out)) == 100_000
+        assert tracemalloc.get_traced_memory()[1] < 3e6  # of 4.8 MB
+    finally:
+        tracemalloc.stop()

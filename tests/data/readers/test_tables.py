@@ -1,0 +1,114 @@
+"""Tables with any delimiter, and cells that are text as it stands there."""
+
+from __future__ import annotations
+
+import csv
+import io
+import random
+from pathlib import Path
+
+import pytest
+from made import PACKINGS, read, write
+
+from mdlm_atat.errors import UserError
+
+CELLS = [
+    "NA",
+    "null",
+    "007",
+    "",
+    "1e5",
+    "nan",
+    "True",
+    " spaces ",
+    'a "quoted" word',
+    "two\nlines",
+    "a, b; c\td|e",
+    "日本語",
+]
+
+
+def table(delimiter: str, rows: list[list[str]], line_end: str = "\n") -> str:
+    file = io.StringIO()
+    csv.writer(file, delimiter=delimiter, lineterminator=line_end).writerows(rows)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("line_end", ["\n", "\r\n"])
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv"])
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+def test_cells_come_as_they_were_written_whatever_separates_them(
+    delimiter: str, name: str, line_end: str, tmp_path: Path
+) -> None:
+    rows = [["id", "text", "label"], *([f"{i:03}", cell, "x"] for i, cell in enumerate(CELLS))]
+    path = write(tmp_path / name, table(delimiter, rows, line_end).encode())
+    assert read(path) == CELLS
+    assert read(path, delimiter=delimiter) == CELLS
+    assert read(path, template="{id}: {text}")[:2] == ["000: NA", "001: null"]
+
+
+@pytest.mark.parametrize("packing", PACKINGS)
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_a_cell_of_300_000_characters_is_read_packed_or_not(delimiter: str, packing: str, tmp_path: Path) -> None:
+    long = "word " * 60_000
+    content = table(delimiter, [["text", "label"], ["short", "a"], [long, "b"], ["last", "c"]])
+    assert read(write(tmp_path / f"a.csv{packing}", PACKINGS[packing](content.encode()))) == ["short", long, "last"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "texts"),
+    [
+        ("excel.csv", "\ufefftext;label\r\nan awful, bad film;neg\r\nnice;pos\r\n", ["an awful, bad film", "nice"]),
+        ("one.csv", "text\nfirst\nsecond\n", ["first", "second"]),
+        ("prose.csv", "text;n\nWell, yes, no, so, on;1\nOh, a, b;2\n", ["Well, yes, no, so, on", "Oh, a, b"]),
+        ("glue.tsv", 'text\tlabel\n"Hello," he said\t1\nan open " mark\t0\n', ['"Hello," he said', 'an open " mark']),
+        ("quoted.tsv", 'text\tlabel\n"two\nlines"\t1\n"a ""b"" c"\t0\n', ["two\nlines", 'a "b" c']),
+        ("mac.csv", "text,n\rone,1\rtwo,2\r", ["one", "two"]),
+        ("gaps.csv", "\ntext,n\n\none,1\n\n", ["one"]),
+        ("semicolon.tsv", "text;n\none;1\n", ["one"]),
+    ],
+)  # fmt: skip
+def test_the_form_of_a_table_is_told_from_its_first_lines(
+    name: str, content: str, texts: list[str], tmp_path: Path
+) -> None:
+    assert read(write(tmp_path / name, content)) == texts
+
+
+def test_another_delimiter_is_given(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", "text~n\none, two~1\n")
+    assert read(path, delimiter="~") == ["one, two"]
+    with pytest.raises(UserError, match="`delimiter='::'`: expected one character"):
+        read(path, delimiter="::")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("text,n\na,1\nb,2,3\n", r"line 3 has 3 cells, expected the 2 columns text, n; .* by ','.*delimiter="),
+        ("review,n\nsome words here,1\n", r"line 2 has no column 'text'; its columns are review, n: .*='review'`"),
+        ('text,n\n"a,1\nb,2\n', r"line 3 cannot be read: unexpected end of data"),
+        ('text,n\n"a"b,1\n', r"line 2 cannot be read: ',' expected after"),
+        ("text,text\na,b\n", r"line 1 has 2 columns 'text': give them names of their own"),
+    ],
+)  # fmt: skip
+def test_a_table_that_cannot_be_read_is_named_with_its_line(content: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=rf"a\.csv, {message}"):
+        read(write(tmp_path / "a.csv", content))
+
+
+def test_a_cell_longer_than_can_be_held_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mdlm_atat.data.readers.tables.LONGEST_LINE", 1000)
+    path = write(tmp_path / "a.csv", "text\n" + '"' + "line\n" * 300)
+    with pytest.raises(UserError, match="a quoted cell is not closed, or longer than can be held"):
+        read(path)
+    with pytest.raises(UserError, match="line 2 is longer than 1,000 characters"):
+        read(write(tmp_path / "a.csv", "text\n" + "x" * 1200))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_random_table_of_any_form_gives_back_its_cells(seed: int, tmp_path: Path) -> None:
+    draw = random.Random(seed)
+    cells = ["".join(draw.choices("ab ,;\t|\"\n'é", k=draw.randrange(1, 30))) for _ in range(30)]
+    rows = [["n", "text"], *([str(n), cell] for n, cell in enumerate(cells))]
+    path = write(tmp_path / "a.csv", table(draw.choice(",;\t|"), rows).encode())
+    assert read(path) == cells
