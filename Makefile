@@ -10,11 +10,11 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check 
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check docs clean
+.PHONY: help demo test test-large check docs clean
 
 help:
 	@echo "make demo    train on Shakespeare on the CPU, evaluate, generate, write a report"
-	@echo "make test    run the tests"
+	@echo "make test    run the tests; make test-large those of large texts, which take minutes"
 	@echo "make check   formatting, lint, types, import rules and the site"
 	@echo "make docs    the pages of docs/ and the reference, as a site in site/"
 	@echo "make clean   remove the virtual environment and all caches (runs/ and data/ stay)"
@@ -28,6 +28,9 @@ demo: $(VENV)/installed
 
 test: $(VENV)/installed-dev
 	$(BIN)/python -m pytest
+
+test-large: $(VENV)/installed-dev
+	$(BIN)/python -m pytest -n 0 -m large
 
 check: $(VENV)/installed-dev
 	$(BIN)/ruff format --check .

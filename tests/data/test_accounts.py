@@ -71,6 +71,44 @@ def test_a_folder_that_is_mostly_no_text_stops_before_anything_is_written(tmp_pa
     assert sum(split.characters for split in corpus.manifest.splits.values()) == 40
 
 
+def test_a_folder_is_scored_by_its_validation_else_its_test_files_or_by_those_when_asked(tmp_path: Path) -> None:
+    files = {"train.txt": "abc" * 9, "test.txt": "bca", "test-2.txt": "cc"}
+    source, listener = write(tmp_path / "set", files), Listener()
+    made = prepare(source, tokenizer="byte", out=tmp_path / "1", whole=True, progress=listener)
+    assert listener.said[-1] == "read       validation 2 documents, 5 characters (the test files of the source)"
+    assert [Path(file["path"]).name for file in made.manifest.validation["files"]] == ["test-2.txt", "test.txt"]
+    (source / "dev.txt").write_text("a")
+    sizes = {
+        split: prepare(
+            source, tokenizer="byte", out=tmp_path / split, whole=True, split=split, progress=False
+        ).manifest.splits["valid"]
+        for split in ("train", "test")
+    }
+    assert [split.characters for split in sizes.values()] == [1, 5]
+    everything = prepare(source, tokenizer="byte", out=tmp_path / "all", whole=True, splits="none", progress=False)
+    assert everything.manifest.splits["valid"].characters == 33
+
+
+def test_what_is_changed_or_skipped_while_it_is_read_is_counted_and_said_in_a_line(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfone\r\ntwo\r\n\r\nthree\rfour\n")
+    listener = Listener()
+    made = prepare(tmp_path / "a.txt", out=tmp_path / "1", progress=listener)
+    changed = {
+        "byte order marks": 1,
+        "carriage returns before line feeds": 3,
+        "carriage returns that became line feeds": 1,
+    }
+    assert (made.manifest.accounts or {})["changed"] == {"source": changed}
+    assert listener.said[-1].startswith("           not as they were: 3 carriage returns before line feeds, 1 ")
+    (tmp_path / "b.jsonl").write_text('{"text": "one"}\n{"text": ""}\n{"text": null}\n{"text": "it is n\'t"}\n')
+    rows = prepare(tmp_path / "b.jsonl", out=tmp_path / "2", whole=True, detokenize="ptb", progress=False)
+    assert (rows.manifest.accounts or {})["changed"]["source"] == {
+        "empty documents": 1,
+        "rows without text (null)": 1,
+        "characters by which detokenized documents are shorter": 1,
+    }
+
+
 def test_a_corpus_of_an_earlier_version_has_no_accounts_and_opens(tmp_path: Path) -> None:
     made = prepare(["abc" * 20], out=tmp_path / "out", progress=False)
     file = made.folder / "manifest.json"

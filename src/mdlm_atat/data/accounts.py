@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
 from mdlm_atat.data.manifest import Manifest
 from mdlm_atat.data.repeats import Repeated
-from mdlm_atat.data.sources import Files, Texts
+from mdlm_atat.data.sources import Files, HubSet, Texts
 from mdlm_atat.formats import count, percent
 
 _NAMES = {"train": "training", "valid": "validation"}
@@ -17,7 +18,22 @@ def account(texts: Mapping[str, Texts | None], repeated: Repeated | None) -> dic
     """Return what there is to say of opened texts, the source and the validation text among them, as JSON."""
     folders = {name: text.folder.record() for name, text in texts.items() if isinstance(text, Files) and text.folder}
     files = {name: len(text.files) for name, text in texts.items() if isinstance(text, Files)}
-    return {"files": files, "folders": folders, "repeated": None if repeated is None else repeated._asdict()}
+    changed = {name: dict(+text.left_out) for name, text in texts.items() if isinstance(text, (Files, HubSet))}
+    return {
+        "files": files,
+        "folders": folders,
+        "changed": {name: counts for name, counts in changed.items() if counts},
+        "repeated": None if repeated is None else repeated._asdict(),
+    }
+
+
+def changed_lines(accounts: Mapping[str, Any] | None) -> list[str]:
+    """Return what was read and not passed on as it is, in at most one line."""
+    counts = Counter[str]()
+    for part in ((accounts or {}).get("changed") or {}).values():
+        counts.update(part)
+    words = ", ".join(f"{number:,} {what}" for what, number in counts.most_common())
+    return [f"           not as they were: {words}"] if words else []
 
 
 def decided_lines(*texts: Texts | None) -> list[str]:
@@ -39,6 +55,7 @@ def read_lines(manifest: Manifest) -> list[str]:
         for name, split in manifest.splits.items()
     ]
     lines = [f"read       {'; '.join(sizes)} ({manifest.validation['rule']})"]
+    lines += changed_lines(manifest.accounts)
     repeated = (manifest.accounts or {}).get("repeated")
     if repeated and repeated["documents"]:
         about = "" if repeated["is_exact"] else "about "

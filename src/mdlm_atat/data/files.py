@@ -26,6 +26,9 @@ READ_BYTES = 1 << 18
 ZST_BYTES = 1 << 10  # packed, at a time: 4 bytes may stand for 128 KiB, so these for 32 MiB
 HELD_BYTES = 1 << 28  # of memory for a line or row that has to be held as a whole, which is done up to three times
 LONGEST_FILE = 1 << 26  # bytes, or characters, of a file that has to be
+MARK, RETURNS = "byte order marks", "carriage returns before line feeds"
+CHANGED_RETURNS = "carriage returns that became line feeds"
+"""Not left out, but another character than it was."""
 PACKED = (".gz", ".bz2", ".xz", ".zst")
 
 
@@ -78,20 +81,21 @@ def decoded(
 ) -> Iterator[str]:
     """Yield the text of a file in chunks. A byte order mark says the encoding, else `encoding` does, else it is UTF-8.
 
-    `left_out` counts the characters that are not passed on: the mark, and the carriage returns of line ends, which
-    become "\\n" unless `translate` is off. Raises UserError where the bytes are not in that encoding, and where more
-    than one character in a thousand is a NUL.
+    `left_out` counts the characters that are not passed on as they are: the mark, and carriage returns, of which those
+    before a line feed are dropped and others become one, unless `translate` is off. Raises UserError where the bytes
+    are not in that encoding, and where more than one character in a thousand is a NUL.
     """
     left_out = Counter() if left_out is None else left_out
     newlines = io.IncrementalNewlineDecoder(None, translate=True)
-    position = num_lines = num_returns = 0  # bytes before the decoder's own buffer, line ends before it
+    position = num_lines = 0  # bytes before the decoder's own buffer, line ends before it
+    num_returns = num_dropped = 0
     with read_errors(path), open_bytes(path) as file:
         data = _at_least(file, LONGEST_MARK)
         mark = marked_encoding(data)
         if mark is not None:
             encoding, position = mark
             data = data[position:] or file.read(READ_BYTES)
-            left_out["byte order mark"] += 1
+            left_out[MARK] += 1
         decoder = codecs.getincrementaldecoder(encoding or "utf-8")()
         while True:
             kept = _kept(decoder)
@@ -105,16 +109,19 @@ def decoded(
             position += len(kept) + len(data) - len(_kept(decoder))
             num_lines += text.count("\n")
             if translate:
-                num_returns += len(text)
+                num_returns += text.count("\r")
+                num_dropped += len(text)
                 text = newlines.decode(text, final=not data)
-                num_returns -= len(text)
+                num_dropped -= len(text)
             if text:
                 yield text
             if not data:
                 break
             data = file.read(READ_BYTES)
-    if num_returns:
-        left_out["carriage returns before line feeds"] += num_returns
+    if num_dropped:
+        left_out[RETURNS] += num_dropped
+    if num_returns > num_dropped:
+        left_out[CHANGED_RETURNS] += num_returns - num_dropped
 
 
 def _at_least(file: io.BufferedIOBase, num_bytes: int) -> bytes:

@@ -174,7 +174,8 @@ def _claimed(out: Path, progress: Progress) -> Iterator[Path]:
 
 def _write(request: DataRequest, fingerprint: str, folder: Path, num_workers: int | None, progress: Progress) -> None:
     source = request.open()
-    stream, rule = _splits(request, source, progress)
+    held_out, rule = _held_out(request, source)
+    stream, rule = _stream(request, source, held_out, rule, progress)
     tokenizer = request.fixed_tokenizer or CharTokenizer.from_texts(_counted(stream(), progress))
     names = ("valid",) if request.whole else ("train", "valid")
     repeats = Repeats()
@@ -190,6 +191,8 @@ def _write(request: DataRequest, fingerprint: str, folder: Path, num_workers: in
     finally:
         for writer in writers.values():
             writer.close()
+    if held_out is not None:
+        rule = {**rule, **held_out.describe()}
     _check_not_empty(request, splits, rule)
     save_tokenizer(tokenizer, folder / "tokenizer")
     if "train" in writers:
@@ -210,10 +213,7 @@ def _write(request: DataRequest, fingerprint: str, folder: Path, num_workers: in
         eos=tokenizer.eos_id is not None and any(writer.num_eos for writer in writers.values()),
         dtype=token_dtype(tokenizer.vocab_size),
         splits=splits,
-        accounts=account(
-            {"source": source, "validation": request.open_validation(source)},
-            None if request.whole else repeats.found(),
-        ),
+        accounts=account({"source": source, "validation": held_out}, None if request.whole else repeats.found()),
     )
     (folder / FILE_NAME).write_text(manifest_json(manifest), encoding="utf-8")
 
@@ -232,19 +232,26 @@ def _check_not_empty(request: DataRequest, splits: dict[str, Split], rule: dict[
 # --- which text is held out ---
 
 
-def _splits(request: DataRequest, source: Texts, progress: Progress) -> tuple[Stream, dict[str, Any]]:
-    """The pieces with the split that each goes to, as often as asked for, and the rule in words."""
+def _held_out(request: DataRequest, source: Texts) -> tuple[Texts | None, dict[str, Any]]:
+    """The validation text that was named or comes with the source, if any, and the rule in words."""
     if request.whole and isinstance(source, HubSet):
-        return lambda: _named("valid", source), {"rule": "the whole split"}
-    held_out, rule = request.open_validation(source), {"rule": "given"}
-    if request.validation is not None:
-        rule["source"] = label_of(request.validation)
-    if held_out is None:
-        held_out, rule = source.held_out(), {"rule": "comes with the source"}
-    if held_out is not None:
-        rule = {**rule, **held_out.describe()}
+        return None, {"rule": "the whole split"}
+    if (scored := request.open_test(source)) is not None:
+        return scored, {"rule": "the test files of the source"}
+    if (named := request.open_validation(source)) is not None:
+        return named, {"rule": "given", "source": label_of(request.validation)}
+    held_out = source.held_out()
+    if held_out is None and request.whole:
+        return None, {"rule": "the whole source"}
+    return held_out, {"rule": "comes with the source"}
+
+
+def _stream(
+    request: DataRequest, source: Texts, held_out: Texts | None, rule: dict[str, Any], progress: Progress
+) -> tuple[Stream, dict[str, Any]]:
+    """The pieces with the split that each goes to, as often as asked for, and the rule, also of what had to be cut."""
     if request.whole:
-        return lambda: _named("valid", held_out or source), rule if held_out else {"rule": "the whole source"}
+        return lambda: _named("valid", held_out or source), rule
     if held_out is not None:
         return lambda: chain(_named("train", source), _named("valid", held_out)), rule
     return hold_out(source, request.validation_fraction, progress)

@@ -15,7 +15,7 @@ from mdlm_atat.data.manifest import FORMAT, is_prepared
 from mdlm_atat.data.open_tokenizer import checked, is_plain_name, load_tokenizer
 from mdlm_atat.data.readers.reading import ReadingSettings, reading_of
 from mdlm_atat.data.settings import DataSettings
-from mdlm_atat.data.sources import HubSet, SourceLike, Texts, open_source
+from mdlm_atat.data.sources import Files, HubSet, SourceLike, Texts, open_source
 from mdlm_atat.data.tokenizers import HFTokenizer, Tokenizer
 from mdlm_atat.errors import UserError
 
@@ -51,7 +51,7 @@ class DataRequest(DataSettings):
     """Like source, or a split's name for a hub data set. None: what comes with the source, else cut from it."""
     whole: bool = False
     """Make one split, valid, for scoring: of a hub set its `split`, of another source the validation text that comes
-    with it, else all of it."""
+    with it, else its test files (those also where `split` is test), else all of it."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -99,6 +99,13 @@ class DataRequest(DataSettings):
             return source.with_split(named)
         return self._open(named)
 
+    def open_test(self, source: Texts) -> Texts | None:
+        """Open the test files of an opened folder where they are what is scored: with `whole`, if there is no
+        validation text or `split` is test. Else None."""
+        if not self.whole or not isinstance(source, Files) or self.validation is not None:
+            return None
+        return source.test() if self.split == "test" or source.valid is None else None
+
     def _open(self, source: SourceLike, given: Path | None = None) -> Texts:
         return open_source(
             source,
@@ -126,7 +133,7 @@ class DataRequest(DataSettings):
         tokenizer is not there.
         """
         source = self.open()
-        validation = self.open_validation(source)
+        validation = self.open_test(source) or self.open_validation(source)
         if is_plain_name(self.tokenizer) or self.fixed_tokenizer is None:
             tokenizer = self.tokenizer
         else:

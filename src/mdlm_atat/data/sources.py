@@ -32,6 +32,7 @@ from mdlm_atat.data.readers.records import text_of
 from mdlm_atat.errors import UserError
 from mdlm_atat.plugins import names
 
+EMPTY_DOCUMENTS, DETOKENIZED = "empty documents", "characters by which detokenized documents are shorter"
 PIECE_CHARACTERS = 1 << 18  # a tokenized piece takes about 100 bytes a token, so 10 MB a worker
 HUB_SETS = {
     "wikitext-2": ("Salesforce/wikitext", "wikitext-2-raw-v1"),
@@ -202,14 +203,23 @@ class Files:
     def held_out(self) -> Files | None:
         return self.valid
 
+    def test(self) -> Files | None:
+        """Return the files of the folder that are for test; None where there are none."""
+        files = self.folder.files_for("test") if self.folder else []
+        return replace(self, files=files, valid=None, folder=None, left_out=Counter()) if files else None
+
     def __iter__(self) -> Iterator[Piece]:
-        return _detokenized(self._pieces(), self.detokenize)
+        return _detokenized(self._pieces(), self.detokenize, self.left_out)
 
     def _pieces(self) -> Iterator[Piece]:
         self.left_out.clear()
         for file in self.files:
             for document in read_documents(file, self.reading, self.left_out):
-                yield from pieces(document)
+                is_empty = True
+                for piece in pieces(document):
+                    is_empty = False
+                    yield piece
+                self.left_out[EMPTY_DOCUMENTS] += is_empty
 
     def identity(self) -> dict[str, Any]:
         stats = [(str(file.resolve()), file.stat()) for file in self.files]
@@ -246,7 +256,7 @@ class HubSet:
         return replace(self, split=split)
 
     def __iter__(self) -> Iterator[Piece]:
-        return _detokenized(self._pieces(), self.detokenize)
+        return _detokenized(self._pieces(), self.detokenize, self.left_out)
 
     def _pieces(self) -> Iterator[Piece]:
         self.left_out.clear()
@@ -405,10 +415,16 @@ def pieces(chunks: Iterable[str]) -> Iterator[Piece]:
         yield Piece(waiting, ends_document=True)
 
 
-def _detokenized(parts: Iterator[Piece], name: str | None) -> Iterator[Piece]:
+def _detokenized(parts: Iterator[Piece], name: str | None, left_out: Counter[str] | None = None) -> Iterator[Piece]:
+    """The parts as they are, or their documents detokenized; `left_out` counts by how much those are shorter."""
     if name is None:
-        return parts
-    return (piece for text in map(detokenizer(name), whole_documents(parts)) for piece in pieces([text]))
+        yield from parts
+        return
+    detokenize, left_out = detokenizer(name), Counter() if left_out is None else left_out
+    for before in whole_documents(parts):
+        text = detokenize(before)
+        left_out[DETOKENIZED] += len(before) - len(text)
+        yield from pieces([text])
 
 
 def _named(detokenize: str | None) -> dict[str, str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from mdlm_atat.atomic import write_json
-from mdlm_atat.data.accounts import account, check_halves, decided_lines, documents_in_words
+from mdlm_atat.data.accounts import account, changed_lines, check_halves, decided_lines, documents_in_words
 from mdlm_atat.data.open_tokenizer import save_tokenizer
 from mdlm_atat.data.plugged import allow_named
 from mdlm_atat.data.progress import Progress, reporting
@@ -62,10 +62,12 @@ def train_tokenizer(
         tokenizer = train_bpe(texts(), vocab_size, name=folder.resolve().name)
     finally:
         progress.done()
-    progress.say(f"read       {documents_in_words(num_documents, num_characters)}")
+    accounts = account({"source": opened}, None)
+    for line in [f"read       {documents_in_words(num_documents, num_characters)}", *changed_lines(accounts)]:
+        progress.say(line)
     save_tokenizer(tokenizer, folder)
     read = {"source": label_of(source), "documents": num_documents, "characters": num_characters}
-    write_json(folder / "accounts.json", {**read, **account({"source": opened}, None)})
+    write_json(folder / "accounts.json", {**read, **accounts})
     return tokenizer
 
 
