@@ -95,6 +95,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--skip_theirs", action="store_true", help="without transformers")
     parser.add_argument("--skip_compile", action="store_true", help="nothing compiled, nothing recorded")
+    parser.add_argument("--skip_eager", action="store_true", help="without our rows in which nothing is compiled")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -143,7 +144,7 @@ def main() -> None:
         del model
     lm = ours(args, device)
     prompts = [lm.tokenizer.decode(row) for row in ids.tolist()]
-    for compiled in [False] + [True] * (not args.skip_compile):
+    for compiled in [False] * (not args.skip_eager) + [True] * (not args.skip_compile):
         if compiled:
             lm.compile()
         about = "compiled and recorded" if compiled and device.type == "cuda" else "compiled" if compiled else "eager"

@@ -193,17 +193,25 @@ def test_a_causal_model_reads_what_is_given_between_gaps_without_a_cache(monkeyp
     assert len(passes.read) == 4
 
 
+class Recordings:
+    """What was recorded: passes of a network, and what is done with their logits between them."""
+
+    def __init__(self) -> None:
+        self.passes: list[Any] = []
+        self.draws: list[Any] = []
+
+
 @pytest.fixture
-def recordings(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+def recordings(monkeypatch: pytest.MonkeyPatch) -> Recordings:
     """CUDA graphs without a GPU: a replay does the work again on the same inputs and overwrites the same output."""
-    made: list[Any] = []
+    made = Recordings()
 
     class Stream:
         def wait_stream(self, _: Any) -> None: ...
 
     def record(work: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
         out = work().clone()
-        made.append(work)
+        made.passes.append(work)
 
         def replay() -> None:
             out.copy_(work())
@@ -213,7 +221,14 @@ def recordings(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     monkeypatch.setattr(torch.cuda, "Stream", Stream)
     monkeypatch.setattr(torch.cuda, "current_stream", Stream)
     monkeypatch.setattr(torch.cuda, "stream", lambda _: nullcontext())
+
+    def capture(work: Callable[[], None]) -> Callable[[], None]:
+        made.draws.append(work)
+        return work
+
     monkeypatch.setattr(device_module, "record_cuda_graph", record)
+    monkeypatch.setattr(device_module.Replayed, "capture", staticmethod(capture))
+    monkeypatch.setattr(device_module.Replayed, "NUM_WARM_UP", 2)
     return made
 
 
@@ -223,12 +238,18 @@ def test_recorded_5_rows_then_8_then_5_write_what_unrecorded_ones_do_whatever_th
     lm._steps.record(LENGTH)
     for number, num_rows in enumerate((5, 8, 5)):
         prompts = ["abc", "ab", "abcdefghi", "", "a", "bb", "c", "dd"][:num_rows]
-        assert lm.generate(prompts, seed=number) == plain.generate(prompts, seed=number)
+        made, expected = (one.generate(prompts, seed=number, return_trace=True) for one in (lm, plain))
+        assert made == expected
+        for text, other in zip(made, expected, strict=True):
+            assert text.trace is not None
+            assert other.trace is not None
+            assert text.trace.to_json() | {"elapsed_s": 0} == other.trace.to_json() | {"elapsed_s": 0}
         for cache in lm._steps._caches.values():
             for part in (*cache.keys, *cache.values):
                 part.fill_(1e4)
     assert lm.generate("", length=40) == plain.generate("", length=40)
-    assert len(recordings) == 2  # of 8 rows, and of 1
+    assert len(recordings.passes) == 2  # of 8 rows, and of 1
+    assert len(recordings.draws) > 3  # at least once for each text
 
 
 def test_graphs_are_recorded_for_64_128_and_all_130_places(recordings):
@@ -239,4 +260,4 @@ def test_graphs_are_recorded_for_64_128_and_all_130_places(recordings):
     assert lm.generate(["abc", "d"], seed=1) == plain.generate(["abc", "d"], seed=1)
     assert sorted(lm._steps._graphs) == [(2, 64), (2, 128), (2, 130)]
     assert lm.generate(["", "d"], length=70)[0].nfe == 70
-    assert len(recordings) == 3
+    assert len(recordings.passes) == 3

@@ -68,6 +68,11 @@ class Prediction:
 class Reader(Protocol):
     """A denoiser that can be asked about one token after the other, from left to right, and keeps what it has read."""
 
+    @property
+    def is_recorded(self) -> bool:
+        """Whether its passes are replayed from CUDA graphs: what is done between them is then worth recording too."""
+        ...
+
     def begin(
         self, z_t: Int[Tensor, "batch length"], num_given: int
     ) -> Callable[[Int[Tensor, "batch length"], Int[Tensor, " rows"]], Prediction]:

@@ -32,6 +32,8 @@ class Moved:
 class MovedReader(Moved):
     """The same of a core.denoiser.Reader."""
 
+    is_recorded = False
+
     def begin(self, z_t: Tensor, num_given: int) -> Callable[[Tensor, Tensor], Prediction]:
         ask = self.denoise.begin(z_t.to(self.there), num_given)
         return lambda z_t, rows: self._moved(ask(z_t.to(self.there), rows.to(self.there)))

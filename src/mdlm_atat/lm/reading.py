@@ -35,6 +35,10 @@ class CachedSteps:
         self._caches: dict[int, KeyValueCache] = {}
         self._graphs: dict[tuple[int, int], Graphed] = {}
 
+    @property
+    def is_recorded(self) -> bool:
+        return self._capacity is not None
+
     def record(self, capacity: int) -> None:
         """From now on record passes, over at most so many places."""
         self._capacity = capacity
@@ -103,6 +107,10 @@ class LeftToRightDenoiser:
     ) -> None:
         """`whole`: all tokens at once. `project`: the output layer."""
         self._whole, self._steps, self._project = whole, steps, project
+
+    @property
+    def is_recorded(self) -> bool:
+        return self._steps.is_recorded
 
     def __call__(self, z_t: Tensor, t: Tensor) -> Prediction:
         return self._whole(z_t, t)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mdlm_atat.core.denoiser import Prediction, Reader
+from mdlm_atat.device import Replayed
 from mdlm_atat.samplers.canvas import Canvas
 from mdlm_atat.samplers.draw import TokenDraw, inverse_cdf
 from mdlm_atat.samplers.guidance import Guidance
@@ -59,6 +60,7 @@ class Reverse:
         """Rows that are to be left as they are, masks in them or not; shared with windows."""
         self._denoise = denoise
         self._read: Callable[[Tensor, Tensor], Prediction] | None = None
+        self._recorded: dict[TokenDraw, Replayed] | None = None  # of what `reveal` does with logits; None: it is not
         self._start_random(seeds)
 
     def _start_random(self, seeds: Sequence[int]) -> None:
@@ -114,6 +116,11 @@ class Reverse:
             last = self.to_fill.shape[1] - 1 - self.to_fill.flip(1).int().argmax(1)
             if ((last - first + 1 == number) | (number == 0)).all():
                 self._read = self._denoise.begin(self.z_t, int(first[number > 0].max()))
+                self._recorded = {} if self._denoise.is_recorded else None
+
+    def forget_recorded(self) -> None:
+        """Let go of what was recorded, which holds memory of the device, and this state in a circle."""
+        self._recorded = None
 
     def reveal(
         self,
@@ -125,18 +132,40 @@ class Reverse:
         uniform: Float[Tensor, "batch length"],
     ) -> None:
         """Draw the tokens at `positions` of `rows` (distinct in each row) where `valid`, by each position's uniform."""
+        step = torch.full((), self.step, device=self.z_t.device)
+        columns = self.chunks(positions)
+        if self._recorded is None or len(columns) > 1:
+            logits = (prediction.logits(positions[:, part]) for part in columns)
+            self._reveal(draw, logits, step, rows, positions, valid, uniform)
+            return
+        if draw not in self._recorded:
+            self._recorded[draw] = Replayed(lambda logits, *rest: self._reveal(draw, [logits], *rest))
+        self._recorded[draw](prediction.logits(positions), step, rows, positions, valid, uniform)
+
+    def _reveal(
+        self,
+        draw: TokenDraw,
+        logits: Iterable[Tensor],
+        step: Tensor,
+        rows: Tensor,
+        positions: Tensor,
+        valid: Tensor,
+        uniform: Tensor,
+    ) -> None:
+        """`logits` (R, K of each chunk, V). All that changes from one step to the next is an argument, or written here
+        in place: this is recorded."""
         across = rows[:, None].expand_as(positions)
         valid = valid & ~self.ended[rows, None]
         numbers = uniform[across, positions]
         parts = [
-            self._draw(prediction, positions[:, columns], across[:, columns], draw, numbers[:, columns])
-            for columns in self.chunks(positions)
+            self._draw(found, positions[:, columns], across[:, columns], draw, numbers[:, columns])
+            for found, columns in zip(logits, self.chunks(positions), strict=True)
         ]
         tokens, probability, entropy = (torch.cat(part, dim=1) for part in zip(*parts, strict=True))  # (R, K)
         for stored, new in (
             (self.z_t, tokens),
             (self.confidence, probability),
-            (self.revealed_at_step, torch.full_like(tokens, self.step)),
+            (self.revealed_at_step, step.expand_as(tokens)),
         ):
             stored[across, positions] = torch.where(valid, new, stored[across, positions])
         seen = torch.stack([torch.where(valid, entropy, 0.0).sum(1), valid.sum(1).double()], dim=1)
@@ -144,9 +173,9 @@ class Reverse:
         self.nll.index_add_(0, rows, torch.where(valid, -probability.log(), 0.0).sum(1))
 
     def _draw(
-        self, prediction: Prediction, positions: Tensor, across: Tensor, draw: TokenDraw, numbers: Tensor
+        self, logits: Tensor, positions: Tensor, across: Tensor, draw: TokenDraw, numbers: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        probs = draw.probabilities(prediction.logits(positions).flatten(0, 1))  # (R K, V), float64
+        probs = draw.probabilities(logits.flatten(0, 1))  # (R K, V), float64
         tokens = (
             inverse_cdf(probs, numbers.flatten()) if self.known is None else self.known[across, positions].flatten()
         )
@@ -181,6 +210,7 @@ class Reverse:
         inner.to_fill = fill
         inner.fillable = inner.fillable & fill.to(self.z_t.device)
         inner.known = None if self.known is None else self.known[:, start:stop]
+        inner._recorded = None
         inner.seeds = [block_seed(seed, index) for seed in self.seeds]
         inner._start_random(inner.seeds)
         return inner
@@ -267,9 +297,12 @@ OnStep = Callable[[int, Tensor], None]
 @torch.no_grad()
 def reverse(state: Reverse, rule: StepRule) -> Iterator[int]:
     """Run a rule on a state, yielding the number of each step once it is taken."""
-    for _ in rule(state):
-        yield state.step
-        state.advance()
+    try:
+        for _ in rule(state):
+            yield state.step
+            state.advance()
+    finally:
+        state.forget_recorded()
     assert not state.masked.any(), f"{type(rule).__name__} left masked positions"
 
 
