@@ -142,7 +142,7 @@ def test_a_million_rows_are_shuffled_in_under_2_s() -> None:
 def test_a_truncated_file_is_found_when_it_is_opened(tmp_path: Path) -> None:
     data = stream(tmp_path, 100, 10)
     (data.folder / "train.bin").write_bytes(b"12345")
-    with pytest.raises(UserError, match=r"train\.bin has 5 bytes, its manifest says 200"):
+    with pytest.raises(UserError, match=r"train\.bin has 5 bytes, its manifest says 200: restore it"):
         TokenDataset.open(data.folder, "train", 10)
     (data.folder / "train.bin").unlink()
     with pytest.raises(UserError, match=r"train\.bin is missing"):

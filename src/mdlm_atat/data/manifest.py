@@ -32,6 +32,8 @@ class Split:
     """UTF-8 bytes of the text."""
     sha256: str
     """Hash of the .bin file."""
+    rows_sha256: str = ""
+    """pad: hash of the .idx file, empty in folders of before 0.2."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,9 +78,23 @@ def read_manifest(folder: str | os.PathLike[str]) -> Manifest:
                 f"{path} has format {data['format']}, this version reads {FORMAT}: prepare the corpus again"
             )
         splits = {name: Split(**split) for name, split in data.pop("splits").items()}
-        return Manifest(splits=splits, **data)
+        manifest = Manifest(splits=splits, **data)
+        _check_numbers(manifest)
+        return manifest
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is damaged ({error}): delete {folder} and prepare the corpus again") from error
+
+
+def _check_numbers(manifest: Manifest) -> None:
+    """Raise ValueError where a number that files are read by is none."""
+    if manifest.dtype not in ("<u1", "<u2", "<u4"):
+        raise ValueError(f"dtype {manifest.dtype!r}")
+    counts = {"vocab_size": manifest.tokenizer["vocab_size"]}
+    for name, split in manifest.splits.items():
+        counts |= {f"{count} of {name}": getattr(split, count) for count in ("tokens", "rows")}
+    for name, number in counts.items():
+        if type(number) is not int or number < 0:
+            raise ValueError(f"{name} {number!r}")
 
 
 def is_prepared(folder: str | os.PathLike[str]) -> bool:

@@ -10,6 +10,7 @@ import numpy as np
 from mdlm_atat.data.encode import Chunk
 from mdlm_atat.data.manifest import Split
 from mdlm_atat.data.tokenizers import Tokenizer
+from mdlm_atat.errors import UserError
 
 
 def token_dtype(vocab_size: int) -> str:
@@ -26,7 +27,8 @@ class SplitWriter:
         self._eos = None if tokenizer.eos_id is None else np.array([tokenizer.eos_id], self._dtype)
         self._tokens = (folder / f"{name}.bin").open("wb")
         self._rows = (folder / f"{name}.idx").open("wb") if self._row_length else None
-        self._hash = hashlib.sha256()
+        self._hash, self._rows_hash = hashlib.sha256(), hashlib.sha256()
+        self._name = tokenizer.name
         self._in_document = 0  # tokens of the document that is being written
         self._starts = True
         self.counts = np.zeros(tokenizer.vocab_size, np.int64)
@@ -58,7 +60,7 @@ class SplitWriter:
             self._end_document(parts)
             self._write(parts)
         if self._rows:
-            self._rows.write(np.array([self._num_tokens], "<u8").tobytes())
+            self._write_rows(np.array([self._num_tokens]))
         self.close()
         return Split(
             documents=self._documents,
@@ -68,6 +70,7 @@ class SplitWriter:
             characters=self._characters,
             bytes=self._bytes,
             sha256=self._hash.hexdigest(),
+            rows_sha256=self._rows_hash.hexdigest() if self._rows else "",
         )
 
     def close(self) -> None:
@@ -85,16 +88,28 @@ class SplitWriter:
         if self._rows and self._row_length:
             first = -self._in_document % self._row_length  # the next token that starts a row
             starts = self._num_tokens + np.arange(first, len(ids), self._row_length)
-            self._rows.write(starts.astype("<u8").tobytes())
+            self._write_rows(starts)
             self._num_rows += len(starts)
         parts.append(ids)
         self._in_document += len(ids)
         self._num_tokens += len(ids)
 
+    def _write_rows(self, starts: np.ndarray) -> None:
+        assert self._rows is not None
+        data = starts.astype("<u8").tobytes()
+        self._rows_hash.update(data)
+        self._rows.write(data)
+
     def _write(self, parts: list[np.ndarray]) -> None:
         if not parts:
             return
         ids = np.concatenate(parts)
+        wrong = ids[(ids < 0) | (ids >= len(self.counts))]
+        if len(wrong):
+            raise UserError(
+                f"the tokenizer {self._name} gave the id {wrong[0]}, and says that its ids are 0 .. "
+                f"{len(self.counts) - 1}: mend its `encode_batch` or its `vocab_size`"
+            )
         self.counts += np.bincount(ids, minlength=len(self.counts))
         data = ids.astype(self._dtype).tobytes()
         self._hash.update(data)

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Int
 
 from mdlm_atat.data.manifest import Manifest, read_manifest
+from mdlm_atat.data.verify import verify
 from mdlm_atat.errors import UserError
 
 if TYPE_CHECKING:
@@ -41,14 +42,16 @@ class TokenDataset:
     def open(cls, folder: str | os.PathLike[str], split: str, length: int | None = None) -> TokenDataset:
         """Map a split of a prepared folder; `length` may be left out in pad mode.
 
-        Raises UserError where the folder is not prepared, damaged or without this split, where it was padded to another
-        length, and where the training text is shorter than one row.
+        The files are verified by their hashes the first time (see verify.py). Raises UserError where the folder is not
+        prepared, damaged or without this split, where it was padded to another length, and where the training text is
+        shorter than one row.
         """
         folder = Path(folder)
         manifest = read_manifest(folder)
         if split not in manifest.splits:
             raise UserError(f"{folder} has no split {split!r}, only {', '.join(manifest.splits)}")
-        tokens = _map(folder / f"{split}.bin", manifest.dtype, manifest.splits[split].tokens)
+        verify(folder, manifest, split)
+        tokens = _map(folder / f"{split}.bin", manifest.dtype)
         row_starts = None
         if manifest.mode == "pad":
             if length not in (None, manifest.length):
@@ -56,7 +59,7 @@ class TokenDataset:
                     f"{folder} was padded to rows of {manifest.length} tokens, not {length}: set "
                     f"`data.length={manifest.length}` or prepare the corpus again with `length={length}`"
                 )
-            row_starts = _map(folder / f"{split}.idx", "<u8", manifest.splits[split].rows + 1)
+            row_starts = _map(folder / f"{split}.idx", "<u8")
             length = manifest.length
         if length is None:
             raise TypeError("wrap mode needs a length: TokenDataset.open(folder, split, length=...)")
@@ -107,8 +110,18 @@ class TokenDataset:
 
     @cached_property
     def counts(self) -> Int[np.ndarray, " vocabulary"]:
-        """How often each token occurs in the train split (eos included)."""
-        return np.load(self.folder / "counts.npy", allow_pickle=False)
+        """How often each token occurs in the train split (eos included). Raises UserError where the file is damaged."""
+        path, vocab_size = self.folder / "counts.npy", self.manifest.tokenizer["vocab_size"]
+        try:
+            counts = np.load(path, allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise UserError(f"{path} cannot be read ({error}): delete {self.folder} and prepare it again") from error
+        if counts.shape != (vocab_size,) or counts.sum() != self.manifest.splits["train"].tokens:
+            raise UserError(
+                f"{path} does not count the tokens of train.bin: it was changed or damaged; delete {self.folder} and "
+                "prepare the corpus again"
+            )
+        return counts
 
     def rows(
         self, indices: Int[np.ndarray, " batch"], offset: int = 0
@@ -176,13 +189,8 @@ def _epoch(num_rows: int, num_offsets: int, seed: int, epoch: int) -> tuple[np.n
     return np.argsort(draws[1:], kind="stable"), int(draws[0] % np.uint64(num_offsets))
 
 
-def _map(path: Path, dtype: str, num_items: int) -> np.ndarray:
-    expected = num_items * np.dtype(dtype).itemsize
-    size = path.stat().st_size if path.is_file() else None
-    if size != expected:
-        found = "is missing" if size is None else f"has {size} bytes"
-        raise UserError(f"{path} {found}, its manifest says {expected}: delete the folder and prepare the corpus again")
-    if not num_items:  # an empty file cannot be mapped
+def _map(path: Path, dtype: str) -> np.ndarray:
+    if not path.stat().st_size:  # an empty file cannot be mapped
         return np.empty(0, dtype)
     return np.memmap(path, dtype=dtype, mode="r")
 
