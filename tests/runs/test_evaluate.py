@@ -81,16 +81,20 @@ def test_another_model_is_compared_over_the_same_draws_and_the_result_holds_it(r
 
 
 def test_what_cannot_be_scored_is_said_in_python(run, runs):
-    cases = (
+    cases: tuple[tuple[dict[str, Any], str], ...] = (
         ({"num_draws": 31}, "31 draws are too few .*: `num_draws=32`"),
         ({"num_draws": 0}, "`num_draws=` is 0, expected at least 1"),
         ({"num_steps": [0]}, "`num_steps` is 0, expected at least 1"),
         ({"split": "nope"}, "`split='nope'`: the run's own text has train and valid"),
+        ({"column": "body"}, "`column=`: the text of a run is prepared already: it goes with `data=`"),
         ({"against": "nowhere"}, "`against=`: there is no folder nowhere"),
     )
     for wrong, message in cases:
         with pytest.raises(UserError, match=message):
             ma.evaluate(run, **{**DRAWS, **wrong})
+    misspelt: dict[str, Any] = {"colum": "body"}
+    with pytest.raises(TypeError, match=r"got an unexpected keyword argument 'colum'; did you mean column"):
+        ma.evaluate(run, **misspelt)
     with pytest.raises(UserError, match="`num_steps=`: a causal model takes one step a token"):
         ma.evaluate(runs / "causal", num_steps=[64])
     with pytest.raises(UserError, match="`profile=`: a causal model reveals in one order"):

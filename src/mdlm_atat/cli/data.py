@@ -5,10 +5,11 @@ from __future__ import annotations
 import shlex
 from argparse import Namespace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from mdlm_atat.cli.parser import Parser, choose, whole
 from mdlm_atat.config.options import field_docs
+from mdlm_atat.data.readers.reading import Reading, ReadingSettings
 from mdlm_atat.data.settings import DataSettings
 
 if TYPE_CHECKING:
@@ -21,9 +22,9 @@ usage: atat data prepare SOURCE --out DIR [--tokenizer T]
        atat data train-tokenizer SOURCE --vocab_size N --out DIR
        atat data COMMAND --help
 
-SOURCE is shakespeare (built in), a .txt, .jsonl or .parquet file (text also as .gz, .xz, .zst), a folder of them,
-a hub data set by short name (wikitext-2, wikitext-103, lm1b, openwebtext, text8, tinystories, fineweb-edu) or
-hub:OWNER/NAME[:CONFIG].
+SOURCE is shakespeare (built in), a file of text (plain text of any ending, HTML, mails, tables, JSON, Parquet, books,
+also as .gz, .bz2, .xz or .zst; see docs/text.md), a folder of them, a hub data set by short name (wikitext-2,
+wikitext-103, lm1b, openwebtext, text8, tinystories, fineweb-edu) or hub:OWNER/NAME[:CONFIG].
 
 for example:
   atat data prepare shakespeare --tokenizer char --out data/shakespeare
@@ -53,10 +54,16 @@ def tokenizer_parser() -> Parser:
     )
     parser.add_argument("--out", type=Path, required=True, help="folder to make; its name goes after --tokenizer")
     parser.add_argument("--split", default="train", help="hub data sets: the split to read")
-    parser.add_argument("--column", default="text", help=meanings["column"])
     parser.add_argument("--splits", choices=("names", "none"), default="names", help=meanings["splits"])
     parser.add_argument("--leave_out", default="", help=meanings["leave_out"])
+    parser.add_fields(Reading)
     return parser
+
+
+def reading_arguments(arguments: Namespace) -> ReadingSettings:
+    """Those of the flags that `Parser.add_fields(Reading)` makes that were given."""
+    given = {name: getattr(arguments, name) for name in ReadingSettings.__annotations__}
+    return cast(ReadingSettings, {name: value for name, value in given.items() if value is not None})
 
 
 def main(argv: list[str]) -> int:

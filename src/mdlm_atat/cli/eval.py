@@ -6,10 +6,12 @@ from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
+from mdlm_atat.cli.data import reading_arguments
 from mdlm_atat.cli.eval_samples import add_sample_arguments, run_samples
 from mdlm_atat.cli.eval_zero_shot import add_zero_shot_arguments, run_zero_shot
 from mdlm_atat.cli.model import add_model_arguments, check_model, load_model
 from mdlm_atat.cli.parser import Parser, whole
+from mdlm_atat.data.readers.reading import Reading, ReadingSettings
 from mdlm_atat.errors import UserError
 from mdlm_atat.plugins import trusted
 
@@ -38,12 +40,12 @@ def make_parser() -> Parser:
     parser.add_argument(
         "--data", help="score this text instead: a source as for atat data prepare, or a prepared folder"
     )
-    parser.add_argument("--column", help="column of --data that holds the text (default: text)")
     parser.add_argument(
         "--split", help="split of --data: of a prepared folder (default: valid), of a hub data set, or test of a folder"
     )
     parser.add_argument("--splits", choices=("names", "none"), help="folder as --data: none scores all of its files")
     parser.add_argument("--leave_out", help="folder as --data: endings, names or patterns of what is not read")
+    parser.add_fields(Reading, with_defaults=False)
     parser.add_argument(
         "--num_draws",
         type=whole(1, MOST_DRAWS),
@@ -122,7 +124,7 @@ def check_arguments(arguments: Namespace) -> None:
         refuse(ZERO_SHOT_ONLY, "for --zero-shot only")
     if "zero_shot" not in given and "data" not in given:
         refuse(
-            ("column", *OF_FOLDERS),
+            (*ReadingSettings.__annotations__, *OF_FOLDERS),
             "a run's own validation text is prepared already; it goes with --data or --zero-shot",
         )
     if "samples" in given:
@@ -152,9 +154,9 @@ def run_scoring(arguments: Namespace) -> None:
         batch_size=arguments.batch_size,
         seed=arguments.seed,
         split=arguments.split,
-        column=arguments.column or "text",
         splits=arguments.splits or "names",
         leave_out=arguments.leave_out or "",
+        **reading_arguments(arguments),
         num_steps=arguments.num_steps,
         order=arguments.order,
         evaluations=arguments.evaluations,

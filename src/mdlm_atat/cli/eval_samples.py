@@ -6,6 +6,7 @@ from argparse import Namespace
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from mdlm_atat.cli.data import reading_arguments
 from mdlm_atat.cli.model import load_model
 from mdlm_atat.cli.parser import Parser, real, whole
 
@@ -50,7 +51,7 @@ def run_samples(arguments: Namespace) -> None:
         judge=arguments.judge,
         data=arguments.data,
         split=arguments.split,
-        column=arguments.column or "text",
+        **reading_arguments(arguments),
         batch_size=arguments.batch_size,
         seed=arguments.seed,
         save=arguments.json or True,

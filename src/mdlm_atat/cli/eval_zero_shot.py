@@ -5,6 +5,7 @@ from __future__ import annotations
 from argparse import Namespace
 from typing import TYPE_CHECKING
 
+from mdlm_atat.cli.data import reading_arguments
 from mdlm_atat.cli.model import load_model
 from mdlm_atat.cli.parser import Parser
 
@@ -48,7 +49,7 @@ def run_zero_shot(arguments: Namespace) -> None:
         detokenizer=arguments.detokenizer,
         mode=arguments.mode,
         split=arguments.split,
-        column=arguments.column,
+        **reading_arguments(arguments),
         num_draws=arguments.num_draws,
         batch_size=arguments.batch_size,
         seed=arguments.seed,

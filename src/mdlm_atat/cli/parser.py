@@ -73,9 +73,9 @@ class Parser(argparse.ArgumentParser):
         self._takes_settings = takes_settings
         self._mistakes: list[str] = []
 
-    def add_fields(self, settings: type, *, leave_out: Collection[str] = ()) -> None:
+    def add_fields(self, settings: type, *, leave_out: Collection[str] = (), with_defaults: bool = True) -> None:
         """A flag for each field of a dataclass, with the text below it as help. A field without a default is a flag
-        that has to be given; ranges are checked by the class."""
+        that has to be given; ranges are checked by the class. `with_defaults` off: what is not given is None."""
         from mdlm_atat.config.options import field_docs
 
         hints, meanings = get_type_hints(settings), field_docs(settings)
@@ -93,7 +93,7 @@ class Parser(argparse.ArgumentParser):
                 type={int: whole(), float: real()}.get(hint, str),
                 choices=get_args(hint) or None,
                 required=needed,
-                default=None if needed else field.default,
+                default=field.default if with_defaults and not needed else None,
                 help=text,
             )
 

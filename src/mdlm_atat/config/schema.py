@@ -23,9 +23,9 @@ class DataConfig(Section, DataSettings):
     NAME = "data"
 
     source: str = setting("shakespeare", same="text", short="data")
-    """`shakespeare` (built in), a .txt / .jsonl[.gz|.xz|.zst] / .parquet file or a folder of them, a folder made by
-    `atat data prepare`, a hub data set by short name (wikitext-2, lm1b, ...) or as hub:OWNER/NAME, or a plugin as
-    package.module:Name."""
+    """`shakespeare` (built in), a file of text (plain text of any ending, HTML, mails, tables, JSON, Parquet, books,
+    also packed) or a folder of them, a folder made by `atat data prepare`, a hub data set by short name (wikitext-2,
+    lm1b, ...) or as hub:OWNER/NAME, or a plugin as package.module:Name."""
     tokenizer: str = setting("char", same="text", short="tokenizer")
     """`char`, `byte`, `gpt2`, `bert-base-uncased`, a folder with tokenizer.json, vocab.bpe + encoder.json or
     vocab.txt, or a plugin as package.module:Name."""

@@ -22,8 +22,9 @@ class DataSettings(Reading):
     """The settings of a text. Subclasses say of which types `source`, `tokenizer`, `length` and `validation` are."""
 
     source: Any
-    """shakespeare (built in), a .txt, .jsonl or .parquet file (text also as .gz, .xz, .zst), a folder of them, a hub
-    data set by short name or as hub:OWNER/NAME[:CONFIG], or a plugin as package.module:Name."""
+    """shakespeare (built in), a file of text (plain text of any ending, HTML, mails, tables, JSON, Parquet, books, also
+    packed), a folder of them, a hub data set by short name or as hub:OWNER/NAME[:CONFIG], or a plugin as
+    package.module:Name."""
     tokenizer: Any = "char"
     """char, byte, gpt2, bert-base-uncased, a hub name, a folder with tokenizer.json, vocab.bpe + encoder.json or
     vocab.txt, or a plugin as package.module:Name."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Unpack
 
 from mdlm_atat.atomic import write_json
 from mdlm_atat.data.accounts import account, changed_lines, check_halves, decided_lines, documents_in_words
 from mdlm_atat.data.open_tokenizer import save_tokenizer
 from mdlm_atat.data.plugged import allow_named
 from mdlm_atat.data.progress import Progress, reporting
+from mdlm_atat.data.readers.reading import ReadingSettings
 from mdlm_atat.data.request import DataRequest
 from mdlm_atat.data.sources import SourceLike, label_of
 from mdlm_atat.data.tokenizers import END_OF_TEXT, HFTokenizer, byte_level
@@ -25,22 +26,22 @@ def train_tokenizer(
     vocab_size: int,
     out: str | os.PathLike[str],
     split: str = "train",
-    column: str = "text",
     splits: Literal["names", "none"] = "names",
     leave_out: str = "",
     progress: bool | Progress = True,
+    **reading: Unpack[ReadingSettings],
 ) -> HFTokenizer:
     """Train a byte-level BPE of at most `vocab_size` tokens on a text and save it in the folder `out`.
 
-    `source`, `split`, `column`, `splits` and `leave_out` are as for `prepare`, which takes the folder as its
-    `tokenizer`. What names hold out is not read. A small text may give fewer tokens than asked for. What was read is
-    said, and kept in accounts.json of the folder. Raises UserError for an `out` that is not empty, a `vocab_size`
-    below 258, and a source that is not there, cannot be read or is empty.
+    `source`, `split`, `splits`, `leave_out` and `reading` (`column`, `encoding`, ...) are as for `prepare`, which takes
+    the folder as its `tokenizer`. What names hold out is not read. A small text may give fewer tokens than asked for.
+    What was read is said, and kept in accounts.json of the folder. Raises UserError for an `out` that is not empty, a
+    `vocab_size` below 258, and a source that is not there, cannot be read or is empty.
     """
     folder = Path(out).expanduser()
     if folder.exists() and (folder.is_file() or any(folder.iterdir())):
         raise UserError(f"{folder} is not an empty folder: choose another `out=`, or delete it first")
-    request = DataRequest(source=source, split=split, column=column, splits=splits, leave_out=leave_out)
+    request = DataRequest(source=source, split=split, splits=splits, leave_out=leave_out, **reading)
     allow_named("source", request.source)
     opened = request.open()
     progress = reporting(progress)

@@ -6,15 +6,16 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 import torch
 
-from mdlm_atat.checks import at_least
+from mdlm_atat.checks import at_least, check_keywords
 from mdlm_atat.config.build import build_schedule, masking_traits, prepare_data
 from mdlm_atat.config.schema import RunConfig
 from mdlm_atat.data.manifest import is_prepared
 from mdlm_atat.data.prepare import prepare
+from mdlm_atat.data.readers.reading import ReadingSettings
 from mdlm_atat.data.sources import SourceLike
 from mdlm_atat.data.tokens import TokenDataset
 from mdlm_atat.device import Precision, explain_out_of_memory
@@ -50,7 +51,6 @@ def evaluate(
     batch_size: int | None = None,
     seed: int = 0,
     split: str | None = None,
-    column: str = "text",
     splits: Literal["names", "none"] = "names",
     leave_out: str = "",
     num_steps: Sequence[int] | None = None,
@@ -63,14 +63,15 @@ def evaluate(
     device: torch.device | str | None = None,
     precision: Precision = "auto",
     trust_plugins: bool = False,
+    **reading: Unpack[ReadingSettings],
 ) -> Evaluation:
     """What a model pays for a text: an upper bound on its negative log-likelihood, a causal model's exact value, or
     both, of a model that fills masks and reads left to right.
 
     `model`: a run, a folder (of a run, a checkpoint or a saved model) or a language model.
-    `data`: see `Data`; None: the validation text of the model's run, or another `split` of it. `split` and `column` say
-    which part of a data set is scored, and which of its columns holds the text; `splits` and `leave_out` are those of a
-    folder, as for `prepare`.
+    `data`: see `Data`; None: the validation text of the model's run, or another `split` of it. `split` says
+    which part of a data set is scored; `splits` and `leave_out` are those of a folder, and `reading` (`column`,
+    `encoding`, ...) says how its files are read, as for `prepare`.
     `num_draws`: masked sequences, from `seed`; None: as many as the run's last evaluation takes. `batch_size`:
     sequences in one call of the network; it changes nothing but the memory that is needed. `num_steps`: numbers of
     steps of the T-step bounds; None: 64, 256 and 1,000.
@@ -87,6 +88,7 @@ def evaluate(
     Returns the numbers with their standard errors. Raises UserError for a text or another model that does not fit, and
     for fewer than 32 draws.
     """
+    check_keywords(reading, evaluate, ReadingSettings.__annotations__)
     with trusted(trust_plugins):
         lm = open_model(model, device=device, precision=precision)
         if num_steps is not None and lm.kind == "causal":
@@ -100,7 +102,7 @@ def evaluate(
         file = None if isinstance(save, bool) else writable(Path(save))
         other = None if against is None else _open_other(against, lm)
         orders = asked_orders(lm, order, evaluations)
-        rows = open_data(lm, data, column=column, split=split, splits=splits, leave_out=leave_out)
+        rows = open_data(lm, data, split=split, splits=splits, leave_out=leave_out, **reading)
         if isinstance(other, Evaluation):
             check_same_text(TextIdentity.of(rows), seed, other)
         draws = draw_settings(lm, num_draws=num_draws, batch_size=batch_size, seed=seed)
@@ -135,20 +137,22 @@ def open_data(
     lm: MaskedDiffusionLM | CausalLM,
     source: Data | None,
     *,
-    column: str = "text",
     split: str | None = None,
     splits: Literal["names", "none"] = "names",
     leave_out: str = "",
+    **reading: Unpack[ReadingSettings],
 ) -> TokenDataset:
     """The text to score, as tokens of this model's own tokenizer: see `Data`, or the validation text of the model's run
     (None).
 
     `split` is one of the run's or the folder's splits (default: valid), or one of a hub set (default: train), and
-    `column` holds the text of a JSONL, Parquet or hub source. Raises UserError where there is no such text, and where
+    `reading` says how files become documents. Raises UserError where there is no such text, and where
     it was prepared with another tokenizer or has changed since the run.
     """
     length = lm.max_length
     if source is None:
+        if reading:
+            raise UserError(f"`{next(iter(reading))}=`: the text of a run is prepared already: it goes with `data=`")
         if lm.checkpoint is None or lm.home is None:
             raise UserError("only a run has a validation text of its own; name a text with `data=`")
         if split not in (None, "train", "valid"):
@@ -172,11 +176,11 @@ def open_data(
         tokenizer=lm.tokenizer,
         mode=config_of(lm).data.mode,
         length=length,
-        column=column,
         split=split or "train",
         splits=splits,
         leave_out=leave_out,
         whole=True,
+        **reading,
     )
     return corpus.open("valid", length)
 

@@ -7,12 +7,14 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
+from mdlm_atat.checks import check_keywords
+from mdlm_atat.data.readers.reading import ReadingSettings
 from mdlm_atat.device import explain_out_of_memory
 from mdlm_atat.errors import UserError
 from mdlm_atat.lm import CausalLM, How, MaskedDiffusionLM, load_lm
@@ -69,7 +71,6 @@ def sample_quality(
     judge: str | Path | Judge | None = None,
     data: Data | None = None,
     split: str | None = None,
-    column: str = "text",
     batch_size: int | None = None,
     seed: int = 0,
     num_scored: int = 0,
@@ -77,6 +78,7 @@ def sample_quality(
     save: bool | str | Path = True,
     progress: bool | OnProgress = True,
     on_point: Callable[[SamplePoint], None] = lambda _: None,
+    **reading: Unpack[ReadingSettings],
 ) -> SampleQuality:
     """Make texts in each of some ways, and measure them beside validation text.
 
@@ -84,14 +86,16 @@ def sample_quality(
     "infill" fills what is left out of validation text. `num_texts` texts of `length` tokens are made (default: the
     model's length), each from a seed of its own, `batch_size` of them together.
     `judge`: who says how likely the texts are: the folder of a causal run of ours, a hub's causal model or its folder,
-    or a `Judge`. `data`, `split`, `column`: the validation text, as for `evaluate`. `num_scored`: validation texts
-    whose likelihood in each sampler's own order is taken, too. `with_mauve`: with a judge, compute MAUVE.
+    or a `Judge`. `data`, `split` and `reading` (`column`, `encoding`, ...): the validation text, as for `evaluate`.
+    `num_scored`: validation texts whose likelihood in each sampler's own order is taken, too. `with_mauve`: with a
+    judge, compute MAUVE.
     `save`: where the record is stored as JSON, after each point; True: in the model's folder. Points that are stored
     there already are not measured again. `on_point` hears of every point that was asked for, in order.
 
     Returns all points of the record. Raises UserError for a sampler, a judge or a text that does not fit, before any
     text is made, and for a stored record of another model or setting.
     """
+    check_keywords(reading, sample_quality, ReadingSettings.__annotations__)
     lm = open_model(model)
     wanted = (
         list(ways) if ways is not None else [HowSampled(lm.gap_sampler if task == "infill" else lm.default_sampler)]
@@ -100,7 +104,7 @@ def sample_quality(
     setting = QualitySetting(task=task, num_texts=num_texts, length=length, seed=seed, num_scored=num_scored)
     check_ways(lm, wanted, length)
     size = batch_size or config_of(lm).eval.batch_size
-    rows = open_data(lm, data, column=column, split=split)
+    rows = open_data(lm, data, split=split, **reading)
     real = real_texts(rows, num_texts, length, seed)
     same_text = False
     if isinstance(judge, str | Path):

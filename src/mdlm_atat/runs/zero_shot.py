@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal
+from typing import Literal, Unpack
 
 import torch
 
+from mdlm_atat.checks import check_keywords
 from mdlm_atat.data.detokenizers import detokenizer as find_detokenizer
 from mdlm_atat.data.prepare import prepare
+from mdlm_atat.data.readers.reading import ReadingSettings
 from mdlm_atat.data.request import DataRequest
 from mdlm_atat.data.tokens import TokenDataset
 from mdlm_atat.device import Precision, explain_out_of_memory
@@ -32,7 +34,6 @@ def evaluate_zero_shot(
     detokenizer: str | None = None,
     mode: Literal["wrap", "pad"] | None = None,
     split: str | None = None,
-    column: str | None = None,
     num_draws: int | None = None,
     batch_size: int | None = None,
     seed: int = 0,
@@ -42,16 +43,18 @@ def evaluate_zero_shot(
     device: torch.device | str | None = None,
     precision: Precision = "auto",
     trust_plugins: bool = False,
+    **reading: Unpack[ReadingSettings],
 ) -> dict[str, Evaluation]:
     """What a model pays for each of some texts, by their names.
 
     `texts`: files, folders, hub:OWNER/NAME, or names of the field's usual sets (see ZERO_SHOT_SETS in
-    scoring.zero_shot). `detokenizer`, `mode`, `split` and `column` override what is published for a set, for all of
-    them; `detokenizer` "none": the text as it was published. The rest is as for `evaluate`; each text's result is
-    stored as soon as it is there, and `cautions` of it say where a number is known to mislead. Raises UserError with
-    all that is wrong with the names, before anything is scored.
+    scoring.zero_shot). `detokenizer`, `mode`, `split` and `reading` (`column`, `encoding`, ...) override what is
+    published for a set, for all of them; `detokenizer` "none": the text as it was published. The rest is as for
+    `evaluate`; each text's result is stored as soon as it is there, and `cautions` of it say where a number is known to
+    mislead. Raises UserError with all that is wrong with the names, before anything is scored.
     """
-    sets = _named(texts, detokenizer=detokenizer, mode=mode, split=split, column=column)
+    check_keywords(reading, evaluate_zero_shot, ReadingSettings.__annotations__)
+    sets = _named(texts, detokenizer=detokenizer, mode=mode, split=split, reading=reading)
     found: dict[str, Evaluation] = {}
     with trusted(trust_plugins):
         lm = open_model(model, device=device, precision=precision)
@@ -99,7 +102,7 @@ def _named(
     detokenizer: str | None,
     mode: Literal["wrap", "pad"] | None,
     split: str | None,
-    column: str | None,
+    reading: ReadingSettings,
 ) -> list[ZeroShotSet]:
     """All that was named, or all that is wrong with it at once."""
     if detokenizer not in (None, NO_DETOKENIZER):
@@ -107,7 +110,7 @@ def _named(
     found, wrong = [], []
     for name in texts:
         try:
-            found.append(zero_shot_set(name, detokenizer=detokenizer, mode=mode, split=split, column=column))
+            found.append(zero_shot_set(name, detokenizer=detokenizer, mode=mode, split=split, **reading))
         except UserError as error:
             wrong.append(str(error))
     if wrong:

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Unpack
 
 from mdlm_atat.data.hub import CONVERTED
+from mdlm_atat.data.readers.reading import ReadingSettings
 from mdlm_atat.data.settings import DataSettings
 from mdlm_atat.errors import UserError
 
@@ -52,7 +53,7 @@ def zero_shot_set(
     detokenizer: str | None = None,
     mode: Mode | None = None,
     split: str | None = None,
-    column: str | None = None,
+    **reading: Unpack[ReadingSettings],
 ) -> ZeroShotSet:
     """The set of a name (see ZERO_SHOT_SETS), of a file, folder or hub:OWNER/NAME; what is given overrides its own.
 
@@ -70,4 +71,4 @@ def zero_shot_set(
         )
     if detokenizer is not None:
         found = replace(found, detokenize=None if detokenizer == NO_DETOKENIZER else detokenizer)
-    return replace(found, mode=mode or found.mode, split=split or found.split, column=column or found.column)
+    return replace(found, mode=mode or found.mode, split=split or found.split, **reading)
