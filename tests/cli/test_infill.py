@@ -62,7 +62,7 @@ def test_the_costs_of_a_range_are_shown_and_the_least_is_taken(model, masked, ca
     assert all(row[2] == "±" and float(row[3]) > 0 for row in rows)
     assert len(out) == len("a  mat\n") + int(taken[0][0][0])
     costs = masked.infill("a [MASK:1-4] mat").length_costs
-    assert ("not settled after 256 draws" in err) != costs.is_settled
+    assert ("not settled after 1,024 draws" in err) != costs.is_settled
 
 
 def test_3_templates_in_2_ways_come_in_order_with_gaps_and_lengths_in_any_batches(model, masked, templates, tmp_path):

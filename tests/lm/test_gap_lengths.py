@@ -12,6 +12,7 @@ from made_models import two_way_lm
 
 from mdlm_atat import MaskedDiffusionLM
 from mdlm_atat.data.tokenizers import CharTokenizer
+from mdlm_atat.errors import UserError
 from mdlm_atat.lm.gap_lengths import Estimate, MaskedGaps, WeightedFillings, compare_lengths, cost_of_given
 from mdlm_atat.lm.results import Lengths
 from mdlm_atat.samplers.template import Gap, lay_out, length_choices
@@ -282,7 +283,7 @@ def test_where_all_lengths_are_alike_it_is_not_settled_and_is_said():
     way = lm.infill("a[MASK:1-3]b")
     assert way.length_costs is not None
     assert not way.length_costs.is_settled
-    assert set(way.length_costs.num_draws.values()) == {256}
+    assert set(way.length_costs.num_draws.values()) == {1024}
     assert "lengths not settled" in repr(way)
 
 
@@ -296,7 +297,7 @@ class Drawn:
         self.costs = costs
 
     def draw(self, lengths: Lengths, start: int, stop: int) -> torch.Tensor:
-        noise = torch.randn(512, generator=torch.Generator().manual_seed(sum(lengths)), dtype=torch.float64)
+        noise = torch.randn(1024, generator=torch.Generator().manual_seed(sum(lengths)), dtype=torch.float64)
         return self.costs[lengths] + noise[start:stop]
 
     def estimate(self, values: torch.Tensor) -> Estimate:
@@ -304,7 +305,7 @@ class Drawn:
 
 
 def test_what_is_clearly_not_the_least_gets_no_more_draws():
-    found = compare_lengths([(1,), (2,), (3,)], Drawn({(1,): 0.0, (2,): 9.0, (3,): 0.3}), max_draws=512)
+    found = compare_lengths([(1,), (2,), (3,)], Drawn({(1,): 0.0, (2,): 9.0, (3,): 0.3}), max_draws=1024)
     assert found.num_draws[2,] == 32
     assert found.num_draws[1,] == found.num_draws[3,] > 32
     assert found.is_settled
@@ -312,3 +313,105 @@ def test_what_is_clearly_not_the_least_gets_no_more_draws():
     few = compare_lengths([(1,), (3,)], Drawn({(1,): 0.0, (3,): 0.01}), max_draws=100)
     assert few.num_draws == {(1,): 64, (3,): 64}
     assert not few.is_settled
+
+
+class Chain:
+    """A network of tables, exact in both modes: each token follows from the one before it, with these probabilities.
+
+    `sharpness` below 1 flattens what the masked mode says: its proposals are poor then.
+    """
+
+    def __init__(self, follows: torch.Tensor, modes: set[str], sharpness: float = 1.0) -> None:
+        self.follows, self.modes, self.sharpness = follows, frozenset(modes), sharpness
+        self.max_length, self.vocab_size = 16, len(follows)
+
+    def hidden(self, z_t: torch.Tensor, *t: torch.Tensor | None) -> torch.Tensor:
+        first, rest = torch.full((len(z_t), 1, self.vocab_size), 1 / self.vocab_size, dtype=torch.float64), z_t[:, :-1]
+        if not t:  # left to right
+            return torch.cat([first, self.follows[rest]], dim=1).log()
+        every = torch.ones(self.vocab_size + 1, self.vocab_size, dtype=torch.float64)  # a mask fits all
+        every[:-1] = torch.eye(self.vocab_size)
+        fits = every[z_t].unbind(1)
+        before, after = [first[:, 0]], [torch.ones_like(first[:, 0])]
+        for place in range(1, z_t.shape[1]):
+            before.append((before[-1] * fits[place - 1]) @ self.follows)
+            after.append((after[-1] * fits[-place]) @ self.follows.T)
+        return self.sharpness * (torch.stack(before, 1) * torch.stack(after[::-1], 1)).log()
+
+    __call__ = hidden
+
+    def output_layer(self) -> tuple[torch.Tensor, None]:
+        return torch.eye(self.vocab_size, dtype=torch.float64), None
+
+    def nats(self, before: int, after: list[int], gap: int) -> float:
+        """-log p(after | before, a gap of so many tokens), by the power of the table."""
+        total = -torch.linalg.matrix_power(self.follows, gap + 1)[before, after[0]].log().item()
+        return total - sum(self.follows[x, y].log().item() for x, y in itertools.pairwise(after))
+
+
+def in_a_ring(size: int, share: float) -> torch.Tensor:
+    """The next of so many tokens with probability `share`; else any."""
+    return share * torch.eye(size, dtype=torch.float64).roll(1, 1) + (1 - share) / size
+
+
+MODES = {"both modes": {"masked", "causal"}, "masked mode": {"masked"}}
+
+
+@pytest.mark.parametrize("modes", MODES)
+@pytest.mark.parametrize(("size", "share", "sharpness"), [(5, 0.9, 1.0), (5, 0.7, 0.6), (3, 0.9, 0.8)])
+def test_on_a_chain_all_of_20_seeds_choose_the_length_that_the_power_of_its_table_says(size, share, modes, sharpness):
+    chain = Chain(in_a_ring(size, share), MODES[modes], sharpness)
+    lm = MaskedDiffusionLM(chain, CharTokenizer("abcd"[: size - 1]))
+    encoded = lm.encode_template("a[MASK:1-4]ab")
+    exact = {(n,): chain.nats(encoded[0][0], encoded[2], n) for n in range(1, 5)}  # type: ignore[index,arg-type]
+    best = min(exact, key=lambda lengths: exact[lengths])
+    for seed in range(20):
+        lengths, costs = lm.choose_lengths(encoded, 1024, seed)
+        assert costs is not None
+        assert (lengths, costs.is_settled) == (best, True)
+        assert costs.margin == costs.nats[costs.second] - costs.nats[best] > 2 * costs.margin_error
+        if costs.likelihood == "left to right":
+            errors = {n: math.hypot(costs.errors[n], 1 / costs.num_draws[n]) for n in exact}
+            assert all(abs(costs.nats[n] - exact[n]) < 5 * errors[n] for n in exact)
+
+
+@pytest.mark.parametrize("margin", [0.0, 0.03])
+def test_of_200_choices_with_noise_as_large_as_their_difference_at_most_1_in_50_is_called_settled_and_wrong(margin):
+    class Noisy(Drawn):
+        def __init__(self, seed: int) -> None:
+            super().__init__({(1,): 0.0, (2,): margin, (3,): 0.5})
+            self.seed = seed
+
+        def draw(self, lengths: Lengths, start: int, stop: int) -> torch.Tensor:
+            generator = torch.Generator().manual_seed(1000 * self.seed + lengths[0])
+            return self.costs[lengths] + torch.randn(1024, generator=generator, dtype=torch.float64)[start:stop]
+
+    found = [compare_lengths([(1,), (2,), (3,)], Noisy(seed), max_draws=1024) for seed in range(200)]
+    least = [costs for costs in found if costs.chosen == (1,)]
+    wrong = [costs for costs in found if costs.is_settled and (margin == 0 or costs.chosen != (1,))]
+    assert 80 < len(least) < 195
+    assert len(wrong) <= 4
+    assert sum(not costs.is_settled for costs in found) > 100
+    assert all(costs.chosen != (3,) for costs in found)
+
+
+def test_of_a_trained_model_20_seeds_choose_one_length_wherever_it_is_called_settled(masked):
+    num_settled = 0
+    for template in ("the [MASK:1-4]at sat", "a [MASK:1-3] mat", "th[MASK:1-3]cat"):
+        encoded = masked.encode_template(template)
+        found = [masked.choose_lengths(encoded, 256, seed)[1] for seed in range(20)]
+        settled = {costs.chosen for costs in found if costs.is_settled}
+        num_settled += sum(costs.is_settled for costs in found)
+        assert len(settled) <= 1, template
+    assert num_settled >= 3
+
+
+def test_another_length_seed_makes_other_draws_and_the_seed_of_the_texts_does_not(masked):
+    first, same, other = (
+        masked.infill("a [MASK:1-4] mat", seed=seed, length_seed=length_seed, length_draws=64).length_costs
+        for seed, length_seed in ((0, 0), (1, 0), (0, 1))
+    )
+    assert first == same != other
+    assert other.nats != first.nats
+    with pytest.raises(UserError, match="length_seed is -1"):
+        masked.infill("a [MASK:1-4] mat", length_seed=-1)

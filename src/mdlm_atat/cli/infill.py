@@ -47,8 +47,15 @@ def make_parser() -> Parser:
     parser.add_argument(
         "--length_draws",
         type=whole(1),
-        default=256,
-        help="most draws to estimate what each choice of the gaps' lengths costs: more are surer and slower",
+        default=1024,
+        help="most draws to estimate what each choice of the gaps' lengths costs: fewer where it is settled before; "
+        "more are surer and slower",
+    )
+    parser.add_argument(
+        "--length_seed",
+        type=whole(0),
+        default=0,
+        help="the seed of these draws: where the choice is settled, another one chooses the same lengths",
     )
     add_sampling_arguments(parser)
     return parser
@@ -72,12 +79,13 @@ def write_texts(arguments: Namespace, items: list[Item]) -> None:
     lm = load_model(arguments)
     num_candidates = lm.num_candidates(arguments.candidates, arguments.num_samples)
     check_each(items, "template", lambda text: lm.check_template(text, arguments.candidates))
-    draws, layouts = arguments.length_draws, {}  # lengths are chosen once, not in every batch
+    # lengths are chosen once, not in every batch
+    lengths = {"length_draws": arguments.length_draws, "length_seed": arguments.length_seed, "layouts": {}}
     make_texts(
         lm,
         arguments,
         items,
-        lambda templates, more: lm.infill(templates, length_draws=draws, layouts=layouts, **how, **more),
+        lambda templates, more: lm.infill(templates, **lengths, **how, **more),
         title_field="template",
         num_candidates=num_candidates if "causal" in lm.modes else None,
         on_first=explain_lengths,
@@ -104,13 +112,17 @@ def explain_lengths(text: Infilled) -> None:
         "left to right": "what the given text costs by the gaps' lengths, whatever they hold, left to right",
         "any order": "what the given text costs by the gaps' lengths, the gaps masked",
     }[costs.likelihood]
-    print(f"{what}; nats ± standard error (the least is taken):", file=sys.stderr)
+    print(f"{what}; nats ± standard error (the least is taken; all are as likely beforehand):", file=sys.stderr)
     for lengths, nats in sorted(costs.nats.items()):
         mark = "  <-" if lengths == text.lengths else ""
         print(f"  {', '.join(map(str, lengths))}: {nats:.2f} ± {costs.errors[lengths]:.2f}{mark}", file=sys.stderr)
-    if not costs.is_settled:
+    after = f"after {max(costs.num_draws.values()):,} draws"
+    margin = f"{', '.join(map(str, costs.second))} costs {costs.margin:.2f} ± {costs.margin_error:.2f} nats more"
+    if costs.is_settled:
+        print(f"settled {after}: {margin}", file=sys.stderr)
+    else:
         print(
-            f"not settled after {max(costs.num_draws.values())} draws: other lengths are within twice the error of the "
-            "difference",
+            f"not settled {after}: {margin}, and other draws (--length_seed) may choose other lengths; more of them "
+            "(--length_draws) tell better",
             file=sys.stderr,
         )

@@ -25,6 +25,7 @@ SETTINGS = (  # that a file of texts depends on, beside the weights, the prompts
     "num_samples",
     "candidates",
     "length_draws",
+    "length_seed",
     "length",
     "max_new_tokens",
     "sampler",

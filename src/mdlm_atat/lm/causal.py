@@ -45,8 +45,10 @@ class CausalLM(LanguageModel):
 
         return plain
 
-    def choose_lengths(self, encoded: Sequence[list[int] | Gap], max_draws: int) -> tuple[Lengths, LengthCosts | None]:
-        del max_draws
+    def choose_lengths(
+        self, encoded: Sequence[list[int] | Gap], max_draws: int, seed: int = 0
+    ) -> tuple[Lengths, LengthCosts | None]:
+        del max_draws, seed
         return self.possible_lengths(encoded)[0], None
 
     def possible_lengths(self, encoded: Sequence[list[int] | Gap]) -> list[Lengths]:

@@ -1,7 +1,8 @@
 """How long gaps should be, by the model's likelihood of the text that is given, whatever the gaps hold.
 
 Every estimator here draws numbers for each choice of lengths, the same random numbers for all of them, and
-`compare_lengths` asks for more until one choice is clearly the best.
+`compare_lengths` asks for more until one choice is clearly the best. All choices are as likely as each other before the
+given text is looked at.
 """
 
 from __future__ import annotations
@@ -19,8 +20,14 @@ from mdlm_atat.core.denoiser import Denoiser
 from mdlm_atat.core.objective import masked_nll
 from mdlm_atat.device import as_float64
 from mdlm_atat.lm.results import LengthCosts, Lengths
-from mdlm_atat.scoring.statistics import clear_factor
+from mdlm_atat.samplers.seeds import mix_seed
+from mdlm_atat.scoring.statistics import t_distribution
 
+WRONG = 0.01
+"""Of templates whose choice is called settled, at most such a share has another best choice, by Student's t. It is
+divided among all comparisons that are made: each choice with the best, after each doubling of the draws."""
+MAX_DRAWS = 1024
+"""For each choice, by default."""
 ROUNDING = 1e-4  # nats: a difference within this is none, however small its error
 
 
@@ -35,18 +42,29 @@ class Estimate:
 
     degrees: float
     """Of freedom, of the error: how many draws count, less 1."""
+    unseen: float = 0.0
+    """What a kind of draw that is rare, and by chance was not among these, could change: draws that are all alike have
+    no error, and yet the next one may be another."""
 
     @property
     def error(self) -> float:
         return self.deviations.norm().item()
 
-    def exceeds(self, other: Estimate) -> bool:
+    def error_of_excess(self, other: Estimate) -> float:
+        """The standard error of its nats less the other's: paired where both come from the same draws."""
+        if len(self.deviations) == len(other.deviations):
+            return (self.deviations - other.deviations).norm().item()
+        return math.hypot(self.error, other.error)
+
+    def exceeds(self, other: Estimate, chance: float) -> bool:
         """Whether it is clearly more nats than the other: by more than twice the standard error of the difference, and
-        more than Student's t allows by chance where few draws count."""
-        is_paired = len(self.deviations) == len(other.deviations)
-        error = (self.deviations - other.deviations).norm().item() if is_paired else math.hypot(self.error, other.error)
-        factor = clear_factor(max(1.0, min(self.degrees, other.degrees)))
-        return self.nats - other.nats > factor * error + ROUNDING
+        by so many of them as Student's t exceeds by chance with the probability `chance` at most."""
+        excess = self.nats - other.nats - ROUNDING
+        error = math.hypot(self.error_of_excess(other), self.unseen, other.unseen)
+        if not excess > 2 * error:
+            return False
+        degrees = max(1.0, min(self.degrees, other.degrees))
+        return error == 0 or t_distribution(-excess / error, degrees) <= chance
 
 
 @runtime_checkable
@@ -70,9 +88,11 @@ def compare_lengths(choices: Sequence[Lengths], by: Estimator, *, max_draws: int
     """What the given text costs with each of these lengths of its gaps.
 
     The number of draws, `by.first_draws` at first, is doubled until every other choice costs clearly more than the best
-    (`Estimate.exceeds`), or it would be more than `max_draws`: then it is not settled. What costs clearly more already
-    gets no further draws.
+    (`Estimate.exceeds`, by chance in a share WRONG of all cases at most), or it would be more than `max_draws`: then it
+    is not settled. What costs clearly more already gets no further draws.
     """
+    num_looks = 1 + max(0, int(math.log2(max_draws / by.first_draws)) if max_draws > by.first_draws else 0)
+    chance = WRONG / (num_looks * max(1, len(choices) - 1))
     values = {lengths: torch.zeros(0, dtype=torch.float64) for lengths in choices}
     found: dict[Lengths, Estimate] = {}
     num_draws, contenders = by.first_draws, list(choices)
@@ -81,14 +101,18 @@ def compare_lengths(choices: Sequence[Lengths], by: Estimator, *, max_draws: int
             values[lengths] = torch.cat([values[lengths], by.draw(lengths, len(values[lengths]), num_draws)])
             found[lengths] = by.estimate(values[lengths])
         best = min(choices, key=lambda lengths: found[lengths].nats)
-        contenders = [each for each in choices if each == best or not found[each].exceeds(found[best])]
+        contenders = [each for each in choices if each == best or not found[each].exceeds(found[best], chance)]
         if len(contenders) == 1 or 2 * num_draws > max_draws:
             break
         num_draws *= 2
+    second = min((each for each in choices if each != best), key=lambda lengths: found[lengths].nats)
     return LengthCosts(
         nats={lengths: each.nats for lengths, each in found.items()},
         errors={lengths: each.error for lengths, each in found.items()},
         num_draws={lengths: len(each) for lengths, each in values.items()},
+        second=second,
+        margin=found[second].nats - found[best].nats,
+        margin_error=found[second].error_of_excess(found[best]),
         is_settled=len(contenders) == 1,
         likelihood=by.likelihood,
     )
@@ -134,7 +158,7 @@ class WeightedFillings:
 
     def estimate(self, values: Float[Tensor, " draws"]) -> Estimate:
         """The error of the logarithm is that of the mean, relative to it (delta method); each half of the draws varies
-        around a mean of its own."""
+        around a mean of its own. A draw of weight 0 would change the mean by 1 / n."""
         num = len(values)
         log_mean = (values.logsumexp(0) - math.log(num)).item()
         if log_mean == -math.inf:  # no filling that was drawn is possible
@@ -142,7 +166,7 @@ class WeightedFillings:
         weights = (values - log_mean).exp().view(-1, 2)  # relative to their mean; by the masked mode, by the causal one
         deviations = (weights.mean(0) - weights).flatten() / math.sqrt(num * max(1, num - 2))
         num_effective = num**2 / weights.square().sum().item()
-        return Estimate(-log_mean, deviations, num_effective - 1)
+        return Estimate(-log_mean, deviations, num_effective - 1, unseen=1 / num)
 
 
 @dataclass(frozen=True)
@@ -154,6 +178,7 @@ class MaskedGaps:
     lay_out: Callable[[Lengths], Int[Tensor, " length"]]
     """The text with gaps of these lengths, [MASK] in them."""
     mask_id: int
+    seed: int = 0
 
     likelihood: ClassVar[str] = "any order"
     first_draws: ClassVar[int] = 64
@@ -161,9 +186,10 @@ class MaskedGaps:
     def draw(self, lengths: Lengths, start: int, stop: int) -> Float[Tensor, " draws"]:
         tokens, size = self.lay_out(lengths), self.first_draws
         fixed = tokens != self.mask_id
+        seeds = [mix_seed(self.seed, number) for number in range(start // size, -(-stop // size))]
         sets = [
-            cost_of_given(self.denoise, tokens, fixed, mask_id=self.mask_id, num_draws=size, seed=number)
-            for number in range(start // size, -(-stop // size))
+            cost_of_given(self.denoise, tokens, fixed, mask_id=self.mask_id, num_draws=size, seed=seed)
+            for seed in seeds
         ]
         return torch.cat(sets)
 

@@ -60,6 +60,7 @@ class InfillOptions(TextOptions, total=False):
 
     candidates: int | None
     length_draws: int
+    length_seed: int
     layouts: dict[str, Layout] | None
 
 

@@ -44,7 +44,7 @@ Denoise = Callable[[Tensor, Tensor], Any]
 PROPOSAL = UncertaintyGuidedSampler(num_steps=16, amount="constant", spread=True)
 """How the masked mode draws fillings to choose lengths by: one token at a time where a text has at most 16 to fill, the
 most certain place first. What comes next depends on what is visible alone, so a filling's probability is known."""
-BATCH_SIZE = 32  # of fillings drawn together in each mode
+MOST_LOGITS = 2**25  # of the gaps of all fillings that are drawn together: 128 MiB of them
 
 
 class MaskedDiffusionLM(LanguageModel):
@@ -219,14 +219,16 @@ class MaskedDiffusionLM(LanguageModel):
 
         return denoise
 
-    def choose_lengths(self, encoded: Sequence[list[int] | Gap], max_draws: int) -> tuple[Lengths, LengthCosts | None]:
+    def choose_lengths(
+        self, encoded: Sequence[list[int] | Gap], max_draws: int, seed: int = 0
+    ) -> tuple[Lengths, LengthCosts | None]:
         choices = self.possible_lengths(encoded)
         if len(choices) == 1:
             return choices[0], None
-        costs = compare_lengths(choices, self._length_estimator(encoded), max_draws=max_draws)
+        costs = compare_lengths(choices, self._length_estimator(encoded, seed), max_draws=max_draws)
         return costs.chosen, costs
 
-    def _length_estimator(self, encoded: Sequence[list[int] | Gap]) -> Estimator:
+    def _length_estimator(self, encoded: Sequence[list[int] | Gap], seed: int = 0) -> Estimator:
         """Left to right where the network has both modes; else in any order."""
         mask_id = self.tokenizer.mask_id
 
@@ -239,14 +241,14 @@ class MaskedDiffusionLM(LanguageModel):
                 with self.inference():
                     return self.denoise(z_t, t, lengths)
 
-            return MaskedGaps(denoise, lambda lengths: laid_out(lengths).to(self.device), mask_id)
+            return MaskedGaps(denoise, lambda lengths: laid_out(lengths).to(self.device), mask_id, seed)
         first_gap = 0 if isinstance(encoded[0], Gap) else len(encoded[0])
         return WeightedFillings(
-            propose=lambda lengths, start, stop: self._proposals(laid_out(lengths), start, stop),
+            propose=lambda lengths, start, stop: self._proposals(laid_out(lengths), start, stop, seed),
             nll=lambda rows: F.pad(self.nll_from(rows, first_gap), (first_gap, 0)),
         )
 
-    def _proposals(self, tokens: Int[Tensor, " length"], start: int, stop: int) -> Proposals:
+    def _proposals(self, tokens: Int[Tensor, " length"], start: int, stop: int, seed: int) -> Proposals:
         """Draws number `start` to `stop` of what the gaps could hold; the random numbers of a draw are the same for all
         lengths. A gap behind the last given token stays masked: left to right, all that it could hold sums to 1."""
         mask_id = self.tokenizer.mask_id
@@ -261,9 +263,10 @@ class MaskedDiffusionLM(LanguageModel):
             with self.inference():
                 return sample(denoise, canvas, rule, mask_id=mask_id, seeds=seeds, known=known)
 
+        num_together = min(256, max(8, MOST_LOGITS // (int((~fixed).sum()) * self.tokenizer.vocab_size)))
         rows, nll = [], []
-        for first in range(start, stop, 2 * BATCH_SIZE):
-            seeds = text_seeds(0, range(first, min(first + 2 * BATCH_SIZE, stop)))
+        for first in range(start, stop, 2 * num_together):
+            seeds = text_seeds(seed, range(first, min(first + 2 * num_together, stop)))
             whole = tokens.expand(len(seeds) // 2, -1)
             masked_mode, causal_mode = self.predictor(PROPOSAL), self.predictor(LeftToRight())
             one = run(PROPOSAL, masked_mode, whole, seeds[::2])

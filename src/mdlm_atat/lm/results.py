@@ -95,7 +95,7 @@ Lengths = tuple[int, ...]
 @dataclass(frozen=True)
 class LengthCosts:
     """What the given text costs with each choice of its gaps' lengths, whatever the gaps hold; the least is taken. All
-    choices are as likely as each other before the given text is looked at."""
+    choices are as likely as each other before the given text is looked at (a uniform prior)."""
 
     nats: dict[Lengths, float]
     """`left to right`: estimates of -log p(given text after the first gap | text before it, lengths), the sum over all
@@ -104,9 +104,16 @@ class LengthCosts:
     """Standard errors of these, between draws."""
     num_draws: dict[Lengths, int]
     """Draws that each comes from: what is clearly not the least gets no more."""
+    second: Lengths
+    """The choice that costs least but one."""
+    margin: float
+    """How many nats more that costs than the least."""
+    margin_error: float
+    """Standard error of the margin, between draws: smaller than those of both costs, where both have the same draws."""
     is_settled: bool
-    """Whether every other choice costs more than the least by more than twice the standard error of the difference;
-    else the draws that are allowed ended before."""
+    """Whether every other choice costs more than the least by so many standard errors of the difference that, by
+    Student's t, other draws choose another in one case of a hundred at most; else the draws that are allowed
+    ended before, and other draws (`length_seed`) may well choose another."""
     likelihood: str
     """Which one: left to right, in a network that has both modes, or any order."""
 

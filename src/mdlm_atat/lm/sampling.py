@@ -22,6 +22,7 @@ from mdlm_atat.core.schedules import Schedule
 from mdlm_atat.data.tokenizers import Tokenizer
 from mdlm_atat.device import Graphed, Precision, compile_network, float64_device
 from mdlm_atat.errors import UserError
+from mdlm_atat.lm.gap_lengths import MAX_DRAWS
 from mdlm_atat.lm.how import Guide, How, HowOptions, InfillOptions, TextOptions, one_or_many
 from mdlm_atat.lm.moved import Moved, MovedReader
 from mdlm_atat.lm.reading import CachedSteps, LeftToRightDenoiser
@@ -136,7 +137,8 @@ class Sampling(ABC):
         *,
         alternatives: int | None = None,
         candidates: int | None = None,
-        length_draws: int = 256,
+        length_draws: int = MAX_DRAWS,
+        length_seed: int = 0,
         layouts: dict[str, Layout] | None = None,
         seed: int | Sequence[int] = 0,
         seed_rule: SeedRule = "hash",
@@ -150,9 +152,10 @@ class Sampling(ABC):
         a list of so many ways to fill it. The other keywords are those of `generate`.
 
         A gap of [MASK:3-8] gets the length at which the model finds the given text likeliest, whatever the gap may
-        hold; `length_costs` of the result says how surely. At most `length_draws` are drawn for each choice of lengths,
-        but 64 always. `layouts` keeps what is chosen: calls that share the dictionary choose the lengths of a template
-        once.
+        hold; all lengths are as likely before. `length_costs` of the result has the nats of each with their errors, and
+        says whether the choice is settled, so that draws from another `length_seed` would choose the same. At most
+        `length_draws` are drawn for each choice of lengths, but 64 always. `layouts` keeps what is chosen: calls that
+        share the dictionary choose the lengths of a template once.
 
         A network that has both modes ranks the alternatives by their exact probability left to right,
         `nats_left_to_right`, best first. With `candidates` so many are drawn of each template and the best of them
@@ -169,11 +172,12 @@ class Sampling(ABC):
         whole("alternatives", alternatives, 1)
         num_drawn = self.num_candidates(candidates, alternatives or 1)
         whole("length_draws", length_draws, 1)
+        whole("length_seed", length_seed, 0)
         layouts = {} if layouts is None else layouts
         for text in given:
             if text not in layouts:
                 self.check_template(text, candidates)
-                layouts[text] = self._lay_out(text, length_draws)
+                layouts[text] = self._lay_out(text, length_draws, length_seed)
         all_layouts = [layouts[text] for text in given for _ in range(num_drawn)]
         made = self._fill_rows(
             [layout.tokens for layout in all_layouts],
@@ -496,10 +500,12 @@ class Sampling(ABC):
         """Every choice of the gaps' lengths. Raises UserError where the model cannot infill, or cannot compare them."""
 
     @abstractmethod
-    def choose_lengths(self, encoded: Sequence[list[int] | Gap], max_draws: int) -> tuple[Lengths, LengthCosts | None]:
+    def choose_lengths(
+        self, encoded: Sequence[list[int] | Gap], max_draws: int, seed: int = 0
+    ) -> tuple[Lengths, LengthCosts | None]:
         """The lengths of the gaps and, where there were several choices, what the given text costs with each of them
-        (else None), by at most so many draws of each. Raises UserError where the model cannot infill, or cannot compare
-        the lengths."""
+        (else None), by at most so many draws of each, from `seed`. Raises UserError where the model cannot infill, or
+        cannot compare the lengths."""
 
     @abstractmethod
     def profile(self) -> Profile | None:
@@ -545,9 +551,9 @@ class Sampling(ABC):
         """A finished row without what it was padded with, or did not come to."""
         return row[: row.index(self.tokenizer.mask_id)] if self.tokenizer.mask_id in row else row
 
-    def _lay_out(self, text: str, length_draws: int = 256) -> Layout:
+    def _lay_out(self, text: str, length_draws: int = MAX_DRAWS, length_seed: int = 0) -> Layout:
         encoded = self.encode_template(text)
-        lengths, costs = self.choose_lengths(encoded, length_draws)
+        lengths, costs = self.choose_lengths(encoded, length_draws, length_seed)
         return Layout(*lay_out(encoded, lengths, self.tokenizer.mask_id), lengths, costs)
 
     def encode_template(self, text: str) -> list[list[int] | Gap]:

@@ -156,7 +156,8 @@ class Texts:
         """Tells whether a file of texts can be gone on with: the same weights, settings and prompts. Files that earlier
         versions began, when there was no rule of seeds but "add", have the same hash as ours of that rule."""
         shown = {name: str(value) for name, value in settings.items()}
-        for later, default in (("max_new_tokens", "None"), ("candidates", "None"), ("length_draws", "256")):
+        later_ones = {"max_new_tokens": "None", "candidates": "None", "length_draws": "1024", "length_seed": "0"}
+        for later, default in later_ones.items():
             if shown.get(later) == default:  # there was no such setting
                 del shown[later]
         if self.rule != "add":
