@@ -122,6 +122,32 @@ def test_the_best_is_printed_though_another_candidate_was_watched(two_way, capsy
     assert printed == MaskedDiffusionLM.from_pretrained(two_way).infill("a [MASK:2] b", candidates=8).text
 
 
+def test_the_nats_of_the_best_2_of_8_candidates_are_printed_beside_them(two_way, model, capsys):
+    assert main(["infill", two_way, "a [MASK:2] b", "--candidates", "8", "--num_samples", "2"]) == 0
+    err = capsys.readouterr().err
+    ways = MaskedDiffusionLM.from_pretrained(two_way).infill("a [MASK:2] b", candidates=8, alternatives=2)
+    nats = ", ".join(f"{way.nats_left_to_right:.2f}" for way in ways)
+    assert f"nats of each text from the first gap on, left to right: {nats}\n" in err
+    assert main(["infill", model, "a [MASK:2] b"]) == 0
+    assert "left to right" not in capsys.readouterr().err  # it fills masks only
+
+
+def test_of_20_length_seeds_those_that_settle_in_a_trained_two_way_model_choose_one_length(two_way, capsys):
+    lm = MaskedDiffusionLM.from_pretrained(two_way)
+    encoded = lm.encode_template("the [MASK:1-3]at sat")
+    chosen = [lm.choose_lengths(encoded, 128, seed)[1] for seed in range(20)]
+    found = [costs for costs in chosen if costs is not None]
+    assert len(found) == 20
+    assert len({costs.chosen for costs in found if costs.is_settled}) <= 1
+    seed, costs = next((each for each in enumerate(found) if not each[1].is_settled), (0, found[0]))
+    command = ["infill", two_way, "the [MASK:1-3]at sat", "--length_draws", "128", "--length_seed", str(seed)]
+    assert main(command) == 0
+    err = capsys.readouterr().err
+    margin = f"{costs.second[0]} costs {costs.margin:.2f} ± {costs.margin_error:.2f} nats more"
+    assert f"settled after {max(costs.num_draws.values())} draws: {margin}" in err
+    assert ("not settled" in err) != costs.is_settled
+
+
 def test_costs_left_to_right_are_said_to_be_those_and_a_masked_model_is_told_what_candidates_need(
     two_way, model, capsys
 ):

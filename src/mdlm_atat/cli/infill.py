@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from argparse import Namespace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -89,6 +90,7 @@ def write_texts(arguments: Namespace, items: list[Item]) -> None:
         title_field="template",
         num_candidates=num_candidates if "causal" in lm.modes else None,
         on_first=explain_lengths,
+        on_shown=explain_nats,
     )
 
 
@@ -126,3 +128,11 @@ def explain_lengths(text: Infilled) -> None:
             "(--length_draws) tell better",
             file=sys.stderr,
         )
+
+
+def explain_nats(texts: Sequence[Infilled]) -> None:
+    """Say what filled texts are ranked by, where the model knows it."""
+    nats = [f"{text.nats_left_to_right:.2f}" for text in texts if text.nats_left_to_right is not None]
+    if nats:
+        of_each = "" if len(texts) == 1 else " of each text"
+        print(f"nats{of_each} from the first gap on, left to right: {', '.join(nats)}", file=sys.stderr)

@@ -163,12 +163,14 @@ def make_texts(
     title_field: str,
     num_candidates: int | None = None,
     on_first: Callable[[Any], None] = lambda _: None,
+    on_shown: Callable[[Sequence[Any]], None] = lambda _: None,
 ) -> None:
     """Make `num_samples` texts of every item, in batches, and write or print them in order.
 
     `make(prompts, settings)` makes a batch, by lm.generate or lm.infill with further keywords, seeds among them.
-    `on_first` hears of the first text of all. `title_field`: what a .jsonl line calls an item's text. `num_candidates`:
-    so many ways to fill each template are drawn, and the best kept.
+    `on_first` hears of the first text of all, `on_shown` of all that are not lines of a .jsonl file. `title_field`:
+    what a .jsonl line calls an item's text. `num_candidates`: so many ways to fill each template are drawn, and the
+    best kept.
     """
     from mdlm_atat.progress import progress_bar
     from mdlm_atat.report.canvas_view import watching
@@ -183,7 +185,7 @@ def make_texts(
     done = lines.num_done if lines is not None else 0
     if done > 0 and (arguments.watch or arguments.animate is not None):
         print(f"the first text is in {arguments.out} already: it can be neither watched nor animated", file=sys.stderr)
-    texts: list[str] = []
+    texts: list[Generated] = []
     bar = progress_bar("writing") if arguments.out is not None and not arguments.watch else nullcontext(no_progress)
 
     def make_batch(prompts: list[str], seeds: list[int]) -> Sequence[Generated]:
@@ -198,7 +200,7 @@ def make_texts(
                 if which.start == 0:
                     on_first(made[0])
                 if lines is None:
-                    texts += [text.text for text in made]
+                    texts += made
                 else:
                     how = {"item_field": title_field, "with_trace": arguments.trace}
                     lines.write([asked.row(number, text, **how) for number, text in zip(which, made, strict=True)])
@@ -213,7 +215,8 @@ def make_texts(
     finally:
         if lines is not None:
             lines.close()
-    show(texts, asked.total, arguments, is_first_shown=arguments.watch and not asked.is_ranked)
+    show([text.text for text in texts], asked.total, arguments, is_first_shown=arguments.watch and not asked.is_ranked)
+    on_shown(texts)
 
 
 def show(texts: Sequence[str], total: int, arguments: Namespace, *, is_first_shown: bool) -> None:
