@@ -98,3 +98,26 @@ def test_help_imports_nothing_heavy(argv: list[str]) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "atat data" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("command", "flag"),
+    [
+        ("train char --data.source SET --out NEW", "--data.leave_out .png"),
+        ("data prepare SET --out NEW", "--leave_out .png"),
+        ("data train-tokenizer SET --vocab_size 300 --out NEW", "--leave_out .png"),
+    ],
+)
+def test_a_folder_that_is_mostly_no_text_is_refused_with_the_flag_that_goes_on(
+    command: str, flag: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ATAT_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set/a.txt").write_text("the cat sat on the mat\n" * 9)
+    for name in "bc":
+        (tmp_path / f"set/{name}.png").write_bytes(bytes(range(256)))
+    words = command.replace("SET", str(tmp_path / "set")).replace("NEW", str(tmp_path / "new")).split()
+    error = refused(words, capsys, tmp_path)
+    assert "2 of 3 files (67% of the files" in error
+    assert f"To go on without them: {flag} (" in error
+    assert not (tmp_path / "new").exists()

@@ -121,3 +121,17 @@ def test_the_validation_text_is_detokenized_as_the_text_is(text: Path) -> None:
     held_out = request.open_validation(request.open())
     assert held_out is not None
     assert [piece.text for piece in held_out] == ["it isn't so"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("splits", "name", "data.splits is 'name', expected one of names, none"),
+        ("leave_out", [".png"], r"data.leave_out is \['.png'\], expected a text such as"),
+    ],
+)
+def test_splits_and_what_to_leave_out_are_checked(name: str, value: object, message: str) -> None:
+    request = DataRequest(source="a.txt")
+    object.__setattr__(request, name, value)  # the tests' own checks of types would refuse it
+    with pytest.raises(UserError, match=message):
+        request.check_values("data.")

@@ -155,7 +155,7 @@ def run_scoring(arguments: Namespace) -> None:
         seed=arguments.seed,
         split=arguments.split,
         splits=arguments.splits or "names",
-        leave_out=arguments.leave_out or "",
+        leave_out=arguments.leave_out,
         **reading_arguments(arguments),
         num_steps=arguments.num_steps,
         order=arguments.order,

@@ -94,7 +94,14 @@ def check_at_once(request: RunRequest) -> None:
     data = request.run_config().data
     folder = Path(data.source).expanduser()
     if request.resume is None and not (folder.is_dir() and is_prepared(folder)):
-        open_source(data.source, split=data.split, reading=reading_of(data), detokenize=data.detokenize)
+        open_source(
+            data.source,
+            split=data.split,
+            reading=reading_of(data),
+            detokenize=data.detokenize,
+            splits=data.splits,
+            leave_out=data.leave_out,
+        )
 
 
 def list_settings(request: RunRequest) -> int:

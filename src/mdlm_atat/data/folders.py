@@ -146,7 +146,7 @@ _ROLES: dict[Role, str] = {
 
 
 def list_folder(
-    folder: Path, *, splits: Literal["names", "none"] = "names", leave_out: str = "", given: Path | None = None
+    folder: Path, *, splits: Literal["names", "none"] = "names", leave_out: str | None = None, given: Path | None = None
 ) -> Folder:
     """List a folder and all that is in it, and decide what each file is for.
 
@@ -155,7 +155,7 @@ def list_folder(
     not trained on. Links are followed once. Raises UserError where no file is for training.
     """
     found, left_out = _sorted_out(folder)
-    patterns = leave_out.replace(",", " ").split()
+    patterns = (leave_out or "").replace(",", " ").split()
     rest_is_known = REST in patterns
     patterns = [pattern for pattern in patterns if pattern != REST]
     used = {pattern for pattern in patterns for file in [*found, *left_out] if _matches(file.path, pattern)}
@@ -233,6 +233,8 @@ def _sorted_out(folder: Path) -> tuple[list[Found], list[LeftOut]]:
             left_out.append(item)
         elif not os.access(folder / item.path, os.R_OK):
             left_out.append(LeftOut(item.path, "unreadable: no permission", item.size))
+        elif not item.size:  # nothing to look at; opening one may hang, as of some in /proc
+            files.append(item)
         elif isinstance(refusal := find_reader(folder / item.path), Refusal):
             left_out.append(LeftOut(item.path, str(refusal), item.size))
         else:

@@ -30,7 +30,7 @@ class RequestSettings(ReadingSettings, total=False):
     validation_fraction: float
     split: str
     splits: Literal["names", "none"]
-    leave_out: str
+    leave_out: str | None
     detokenize: str | None
     whole: bool
 

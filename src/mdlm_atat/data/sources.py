@@ -90,7 +90,7 @@ def open_source(
     reading: Reading = AS_TEXT,
     detokenize: str | None = None,
     splits: Literal["names", "none"] = "names",
-    leave_out: str = "",
+    leave_out: str | None = None,
     given: Path | None = None,
 ) -> Texts:
     """Open a source: shakespeare, a path, a hub set's short name, hub:OWNER/NAME[:CONFIG], a plugin, or an object.

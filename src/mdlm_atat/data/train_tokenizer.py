@@ -27,7 +27,7 @@ def train_tokenizer(
     out: str | os.PathLike[str],
     split: str = "train",
     splits: Literal["names", "none"] = "names",
-    leave_out: str = "",
+    leave_out: str | None = None,
     progress: bool | Progress = True,
     **reading: Unpack[ReadingSettings],
 ) -> HFTokenizer:

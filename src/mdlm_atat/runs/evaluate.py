@@ -52,7 +52,7 @@ def evaluate(
     seed: int = 0,
     split: str | None = None,
     splits: Literal["names", "none"] = "names",
-    leave_out: str = "",
+    leave_out: str | None = None,
     num_steps: Sequence[int] | None = None,
     order: Order | Sequence[Order] | None = None,
     evaluations: int | Sequence[int] | None = None,
@@ -139,7 +139,7 @@ def open_data(
     *,
     split: str | None = None,
     splits: Literal["names", "none"] = "names",
-    leave_out: str = "",
+    leave_out: str | None = None,
     **reading: Unpack[ReadingSettings],
 ) -> TokenDataset:
     """The text to score, as tokens of this model's own tokenizer: see `Data`, or the validation text of the model's run
