@@ -220,7 +220,7 @@ def test_a_task_that_is_none_a_folder_that_is_none_and_one_without_dev_are_told(
             "'neutral' is no label of this task; expected one",
         ),
         (lambda text: text.replace("\tnot_entailment", "\t"), "line 2: the label is empty"),
-        (lambda text: text.replace("Both.\t", ""), "line 3 has 3 columns, expected the 4 columns index, "),
+        (lambda text: text.replace("Both.\t", ""), "line 3 has 3 cells, expected the 4 columns index, "),
         (lambda _: "", "there are no examples to score on"),
     ],
 )
@@ -276,3 +276,24 @@ def test_a_file_of_another_kind_broken_json_and_a_dev_file_that_is_not_there_are
     write_csv(tmp_path / "a.csv", rows())
     assert "`dev=`: there is no file" in refusal(tmp_path / "a.csv", dev=tmp_path / "none.csv")
     assert "`dev_fraction=` is 1.5" in refusal(tmp_path / "a.csv", dev_fraction=1.5)
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv"])
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+def test_a_table_has_any_delimiter_and_cells_of_any_length(delimiter: str, name: str, tmp_path: Path):
+    long = "word " * 40_000
+    rows = [("text", "label"), *((f"film, number {n}", f"00{n % 2}") for n in range(20)), (long, "000")]
+    content = "".join(delimiter.join(f'"{cell}"' for cell in row) + "\r\n" for row in rows)
+    (tmp_path / name).write_text("\ufeff" + content, encoding="utf-8", newline="")
+    task = open_task(tmp_path / name)
+    assert {*task.train.texts, *task.dev.texts} == {(text,) for text, _ in rows[1:]}
+    assert len(task.labels) == 2
+
+
+def test_a_file_in_another_encoding_is_read_when_that_is_named(tmp_path: Path):
+    lines = "".join(f"It’s naïve, {n};{n % 2}\n" for n in range(20))
+    (tmp_path / "a.csv").write_text("text;label\n" + lines, encoding="cp1252")
+    assert "it looks like cp1252" in refusal(tmp_path / "a.csv")
+    assert all(
+        text.startswith("It’s naïve, ") for (text,) in open_task(tmp_path / "a.csv", encoding="cp1252").train.texts
+    )

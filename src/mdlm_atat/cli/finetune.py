@@ -35,6 +35,8 @@ def make_parser() -> Parser:
     add("--dev_fraction", type=real(), help="file without --dev: share to score on (default: 0.1)")
     add("--regression", action="store_true", help="file: the labels are numbers to predict")
     add("--metric", nargs="+", help="names, or package.module:Name (default: those of the task)")
+    add("--encoding", help="file: encoding of one without a byte order mark, such as cp1252 (default: UTF-8)")
+    add("--delimiter", help="file: what separates the columns (default: told from the first lines)")
     add("--seeds", type=whole(1), default=3, help="number of seeds")
     add("--seed", type=whole(0, 2**31 - 1), default=0, help="the first of them (default: 0)")
     add("--probe", action="store_true", help="train the head alone, on the frozen backbone")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import numbers
@@ -11,8 +10,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mdlm_atat.checks import did_you_mean
-from mdlm_atat.data.files import PACKED, json_object, read_lines
+from mdlm_atat.data.files import PACKED, ending_of, json_object, read_lines
 from mdlm_atat.data.readers.reading import Reading
+from mdlm_atat.data.readers.tables import Form, table_rows
 from mdlm_atat.data.sources import Files, HubSet
 from mdlm_atat.errors import UserError
 from mdlm_atat.finetuning.metrics import OF_SCORES, Metric, find_metrics
@@ -35,6 +35,8 @@ def open_task(
     dev_fraction: float | None = None,
     regression: bool = False,
     metric: str | Metric | Sequence[str | Metric] | None = None,
+    encoding: str | None = None,
+    delimiter: str | None = None,
 ) -> Task:
     """A task of GLUE (`name` sst2, cola, mrpc, rte or stsb), or one of your own.
 
@@ -42,9 +44,10 @@ def open_task(
     None: the hub. For a task of your own: a .tsv, .csv or .jsonl file with the columns text, perhaps text2, and label
     (which `name` may say as well), a sequence of such records, or the two sequences (to train on, to score on).
     `dev`: another file to score on; None: the share `dev_fraction` is held out, chosen by a hash of the text.
-    `regression`: the labels are numbers to predict. `metric`: see `find_metrics`; None: those of the task. Raises
-    UserError for what cannot be found, read or learned.
+    `regression`: the labels are numbers to predict. `metric`: see `find_metrics`; None: those of the task. `encoding`
+    and `delimiter` of files are as for `prepare`. Raises UserError for what cannot be found, read or learned.
     """
+    reading = Reading(encoding=encoding, delimiter=delimiter)
     metrics = None if metric is None else find_metrics(metric)
     if data is not None and not isinstance(data, (str, Path)):
         if dev is not None or name in GLUE:
@@ -70,7 +73,7 @@ def open_task(
         hint = did_you_mean(str(name).lower().replace("-", "").replace("_", ""), GLUE)
         what = "is a folder" if path.is_dir() else "is no task that is known, and no file"
         raise UserError(f"`task={str(name)!r}` {what}{hint}; expected one of {', '.join(GLUE)}, or a file")
-    own = _from_files(path, None if dev is None else Path(dev).expanduser())
+    own = _from_files(path, None if dev is None else Path(dev).expanduser(), reading)
     return _own_task(own, dev_fraction, regression, metrics)
 
 
@@ -89,7 +92,7 @@ def _from_folder(name: str, folder: Path, metrics: Mapping[str, Metric] | None) 
     examples = {
         which: [
             _example(row, glue.columns, glue.label, place)
-            for row, place in _table(file, "\t", quoted=False, header=glue.header)
+            for row, place in table_rows(file, Reading(), form=Form("\t", is_quoted=False), header=glue.header)
         ]
         for which, file in found.items()
     }
@@ -158,14 +161,14 @@ class _Own(NamedTuple):
     source: dict[str, object]
 
 
-def _from_files(file: Path, dev_file: Path | None) -> _Own:
+def _from_files(file: Path, dev_file: Path | None, reading: Reading) -> _Own:
     if dev_file is not None and not dev_file.is_file():
         raise UserError(f"`dev=`: there is no file {dev_file}")
     if dev_file is not None and dev_file.samefile(file):
         raise UserError(f"`dev=`: {dev_file} is the file to train on: name another, or leave `dev=` out")
-    dev = None if dev_file is None else _read_file(dev_file)
+    dev = None if dev_file is None else _read_file(dev_file, reading)
     source = _described([file] if dev_file is None else [file, dev_file])
-    return _Own(file.name.partition(".")[0], str(file), _read_file(file), dev, source)
+    return _Own(file.name.partition(".")[0], str(file), _read_file(file, reading), dev, source)
 
 
 def _from_records(name: str, data: Records | tuple[Records, Records]) -> _Own:
@@ -216,16 +219,12 @@ def _hold_out(where: str, examples: list[Example], fraction: float) -> tuple[lis
     return train, dev
 
 
-def _read_file(path: Path) -> list[Example]:
-    suffixes = [suffix.lower() for suffix in path.suffixes]
-    kind = suffixes[-2] if suffixes and suffixes[-1] in PACKED and len(suffixes) > 1 else "".join(suffixes[-1:])
-    match kind:
+def _read_file(path: Path, reading: Reading) -> list[Example]:
+    match ending_of(path):
         case ".jsonl":
-            rows: Iterable[tuple[dict[str, Any], str]] = _json_rows(path)
-        case ".tsv":
-            rows = _table(path, "\t", quoted=False)
-        case ".csv":
-            rows = _table(path, ",", quoted=True)
+            rows: Iterable[tuple[Mapping[str, Any], str]] = _json_rows(path, reading)
+        case ".tsv" | ".csv":
+            rows = table_rows(path, reading)
         case _:
             raise UserError(
                 f"{path} is of no kind that can be read: expected {', '.join(FILE_KINDS)}, each also as "
@@ -259,33 +258,8 @@ def _example(row: Mapping[str, Any], columns: tuple[str, ...], label: str, place
     return Example(tuple(row[column] for column in columns), str(row[label]), place)
 
 
-def _table(
-    path: Path, delimiter: str, *, quoted: bool, header: tuple[str, ...] | None = None
-) -> Iterator[tuple[dict[str, Any], str]]:
-    """Rows of a table by column, each with its file and line. `header`: names of the columns of a file without a header
-    line."""
-    quoting = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
-    lines = (line + "\n" for line in read_lines(path))
-    reader = csv.reader(lines, delimiter=delimiter, quoting=quoting, strict=True)
-    try:
-        for cells in reader:
-            if header is None:
-                header = tuple(cells)
-                continue
-            place = f"{path}, line {reader.line_num}"
-            if not cells:
-                continue
-            if len(cells) != len(header):
-                raise UserError(
-                    f"{place} has {len(cells)} columns, expected the {len(header)} columns {', '.join(header)}"
-                )
-            yield dict(zip(header, cells, strict=True)), place
-    except csv.Error as error:
-        raise UserError(f"{path}, line {reader.line_num} cannot be read: {error}") from error
-
-
-def _json_rows(path: Path) -> Iterator[tuple[dict[str, Any], str]]:
-    for number, line in enumerate(read_lines(path), start=1):
+def _json_rows(path: Path, reading: Reading) -> Iterator[tuple[dict[str, Any], str]]:
+    for number, line in enumerate(read_lines(path, reading.encoding, translate=False), start=1):
         place = f"{path}, line {number}"
         if line.strip():
             yield json_object(place, line, "text and label"), place

@@ -36,6 +36,8 @@ def finetune(
     dev_fraction: float | None = None,
     regression: bool = False,
     metric: str | Metric | Sequence[str | Metric] | None = None,
+    encoding: str | None = None,
+    delimiter: str | None = None,
     seeds: int | Sequence[int] = 3,
     out: str | Path | None = None,
     again: bool = False,
@@ -54,6 +56,7 @@ def finetune(
     label; or a list of such records, or a tuple of two lists, to train on and to score on. `dev`: another file to score
     on; without it the share `dev_fraction` (0.1) is held out. `regression`: the labels are numbers to predict.
     `metric`: names, functions of (predicted, truth), or `package.module:Name`; None: those of the task.
+    `encoding`, `delimiter`: of files, as for `prepare`; None: UTF-8 or what a mark says, and what the first lines show.
     `seeds`: how many, from 0, or which. `out`: folder of the results; None: finetune/ in the model's. Seeds that are
     stored there, from the same weights, examples and settings, are not run again unless `again`.
     `on_step`: called with (step, values); an exception in it ends the fine-tuning, and seeds that are done stay stored,
@@ -69,7 +72,16 @@ def finetune(
     folder = None if out is None else Path(out)
     if folder is not None and folder.exists() and not folder.is_dir():
         raise UserError(f"`out=`: {folder} is a file; name a folder")
-    opened = open_task(task, data=data, dev=dev, dev_fraction=dev_fraction, regression=regression, metric=metric)
+    opened = open_task(
+        task,
+        data=data,
+        dev=dev,
+        dev_fraction=dev_fraction,
+        regression=regression,
+        metric=metric,
+        encoding=encoding,
+        delimiter=delimiter,
+    )
     say = _print if progress is True else _keep_silent
     lm = open_model(
         model,
