@@ -41,6 +41,21 @@ def test_a_two_way_models_evaluation_has_its_bound_and_its_exact_value_which_is_
     assert [name for name, _, _ in found.likelihoods] == ["any order (PPL-U)", "left to right"]
 
 
+def test_an_own_order_named_left_to_right_is_told_from_the_causal_modes_value_and_never_compared_with_it(lm):
+    masked = MaskedDiffusionLM(lambda z_t, t: lm.network(z_t, t), lm.tokenizer, max_length=8)
+    own = ma.evaluate(masked, TEXTS, order="left_to_right", against=CausalLM(lm.network, lm.tokenizer), **DRAWS)
+    (cost,) = own.own_orders
+    assert cost.name == "own order of left_to_right in the masked mode, 8 evaluations"
+    assert "own order " in order_lines(own)[0]
+    assert own.against is not None
+    assert own.against.orders == ()
+    assert any("left_to_right in the masked mode" in note and "no such value" in note for note in own.against.notes)
+    record = own.to_json()
+    assert Evaluation.from_json(record).own_orders == own.own_orders
+    record["own_orders"][0]["order"] = "left_to_right"  # as earlier versions wrote it
+    assert Evaluation.from_json(record).own_orders == own.own_orders
+
+
 def test_own_orders_are_of_all_sequences_or_of_as_many_as_there_are_draws_and_say_what_is_exact(lm):
     found = ma.evaluate(lm, TEXTS, order=["spread", "first_hitting"], evaluations=[2, 8], progress=False)
     assert [cost.asked for cost in found.own_orders] == [

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from mdlm_atat.runs.samples import sample_lines, share_known
+from mdlm_atat.samplers.seeds import mix_seed
 from tiny_runs import train, write_text
 
 KNOWN = {"the", "cat", "o'clock"}
@@ -34,6 +35,7 @@ def test_a_run_writes_from_nothing_after_a_beginning_and_in_a_gap_and_shows_one_
     held_out = text.read_text()[-len(text.read_text()) // 20 :]
     assert lines[2]["text"][:4] in held_out
     assert [line["sampler"] for line in lines] == ["left_to_right"] * 3 + ["spread"]
+    assert [line["seed"] for line in lines] == [mix_seed(0, number) for number in range(4)]  # a seed each
     lines[0]["words"], lines[1]["words"] = 0.5, 1.0
     shown = sample_lines(lines)
     assert shown[0] == "samples    from nothing: 75% of the words occur in the training text (2 texts)"

@@ -23,6 +23,7 @@ from mdlm_atat.studies.jobs import (
     train_words,
     variants_of,
 )
+from mdlm_atat.studies.results import _arms
 from mdlm_atat.training.flops import training_flops_per_token
 from studies.grids import grid_file
 
@@ -149,6 +150,13 @@ def test_every_part_of_atat_is_an_arm_of_the_ablations_that_adds_to_time_samplin
     assert changed["muon"] == {"optim.kind", "optim.lr"}
     assert changed["two_way"] == {"objective.causal_share"}
     assert changed["atat"] == changed["muon"] | changed["two_way"]
+
+
+def test_the_table_of_differences_has_no_objective_of_a_causal_arm_which_reads_none():
+    quick = load_grid("quick")
+    differing = _arms(quick, [], {})["causal"]["config_differences"]
+    assert differing["model.kind"] == "causal"
+    assert not any(path.startswith("objective.") for path in differing)
 
 
 def test_two_arms_by_two_corpora_by_three_seeds_are_12_runs_in_folders_of_their_own(tmp_path):

@@ -15,7 +15,7 @@ from mdlm_atat.lm import CausalLM, MaskedDiffusionLM
 from mdlm_atat.lm.scoring import order_name
 from mdlm_atat.progress import OnProgress, shown
 from mdlm_atat.samplers.loop import StepRule
-from mdlm_atat.scoring.cost import LEFT_TO_RIGHT, OrderCost, SequenceSums, TextCounts
+from mdlm_atat.scoring.cost import LEFT_TO_RIGHT, LEFT_TO_RIGHT_UNMASKED, OrderCost, SequenceSums, TextCounts
 from mdlm_atat.scoring.draws import DrawSettings
 from mdlm_atat.scoring.likelihood import Likelihood
 from mdlm_atat.scoring.records import Evaluation
@@ -74,12 +74,13 @@ def in_orders(
         draws = replace(draws, num_draws=data.num_evaluation_rows)
     costs = []
     for order, number in orders:
-        with shown(f"revealing by {order_name(order)}", progress) as on_progress:
+        name = order_name(order)
+        with shown(f"revealing by {name}", progress) as on_progress:
             found = lm.own_order(data, replace(draws, on_progress=on_progress), order, evaluations=number)
         nats, error = found.sequences.ratio()
         costs.append(
             OrderCost(
-                order=order_name(order),
+                order=LEFT_TO_RIGHT_UNMASKED if name == LEFT_TO_RIGHT else name,
                 is_exact=found.is_exact,
                 num_steps=number,
                 evaluations=found.evaluations,

@@ -16,6 +16,7 @@ from mdlm_atat.config.schema import RunConfig
 from mdlm_atat.data.tokens import TokenDataset
 from mdlm_atat.lm import CausalLM, MaskedDiffusionLM
 from mdlm_atat.lm.results import Generated
+from mdlm_atat.samplers.seeds import text_seeds
 from mdlm_atat.samplers.template import shortened
 
 WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
@@ -61,18 +62,20 @@ def _texts(
 ) -> Iterator[tuple[str, str, Generated]]:
     """What each text was made from, the sampler that made it, and the text."""
     steps = config.eval.sample_steps if lm.default_sampler != "left_to_right" else None  # which takes one a token
-    for text in lm.generate([""] * config.eval.num_samples, steps=steps, seed=0):
+    *seeds, after_beginning, in_gap = text_seeds(0, range(config.eval.num_samples + 2))
+    for text in lm.generate([""] * config.eval.num_samples, steps=steps, seed=seeds):
         yield "from nothing", lm.default_sampler, text
     ids, lengths = valid_data.evaluation_rows(np.arange(min(1, valid_data.num_evaluation_rows)))
     part = min(int(lengths[0]), 4 * LONGEST_PROMPT) // 4 if len(lengths) else 0
     if part < 1:
         return
     before, after = (lm.tokenizer.decode(ids[0][start : start + part]) for start in (0, 2 * part))
-    continued = lm.generate(before, max_new_tokens=2 * part, steps=steps)
+    continued = lm.generate(before, max_new_tokens=2 * part, steps=steps, seed=[after_beginning])
     yield "after a held-out beginning", lm.default_sampler, continued
     if "masked" in lm.modes:
         before, after = (text.replace("[MASK", "\\[MASK") for text in (before, after))
-        yield "in a gap of a held-out text", lm.gap_sampler, lm.infill(f"{before}[MASK:{part}]{after}")
+        filled = lm.infill(f"{before}[MASK:{part}]{after}", seed=[in_gap])
+        yield "in a gap of a held-out text", lm.gap_sampler, filled
 
 
 def words_of(data: TokenDataset) -> frozenset[str]:

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
 
 Column = tuple[float, ...]
 LEFT_TO_RIGHT = "left_to_right"
+"""The order of the causal mode."""
+LEFT_TO_RIGHT_UNMASKED = "left_to_right in the masked mode"
+"""The own order of the sampler left_to_right in a network that fills masks only: another number of another joint
+distribution, which is never compared with the causal mode's."""
 MOST_GROUPS = 1024  # of sequences, between which an exact value's error is taken
 DIGITS = 8  # of a stored sum: enough for a paired difference, and the file stays one that a person can read
 NATS = "nelbo_nats_per_token"  # in JSON, of every bound, and of the causal model's exact value
@@ -150,7 +154,7 @@ class OrderCost(Cost):
     between sequences."""
 
     order: str
-    """left_to_right, or the sampler as it was asked for."""
+    """left_to_right, which is the causal mode's, or the sampler as it was asked for."""
     is_exact: bool = True
     """Else an upper bound: the order is random, and was drawn once for each sequence."""
     num_steps: int | None = None

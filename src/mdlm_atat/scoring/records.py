@@ -19,6 +19,7 @@ from mdlm_atat.errors import UserError
 from mdlm_atat.formats import perplexity
 from mdlm_atat.scoring.cost import (
     LEFT_TO_RIGHT,
+    LEFT_TO_RIGHT_UNMASKED,
     NATS,
     Column,
     Cost,
@@ -501,12 +502,16 @@ def _evaluation(content: Mapping[str, Any]) -> Evaluation:
         sums = part.get("sequences")
         return {**bound(part), "sequences": None if sums is None else _columns(sums)}
 
+    def own_order(part: dict[str, Any]) -> dict[str, Any]:
+        # earlier versions gave it the name of the causal mode's
+        return {**part, "order": LEFT_TO_RIGHT_UNMASKED} if part.get("order") == LEFT_TO_RIGHT else part
+
     values = {
         **bound(content),
         "kind": content.get("kind") or ("nelbo" if is_bound else "exact"),
         "schedule": None if content.get("schedule") is None else bound(content["schedule"]),
         "left_to_right": None if content.get("left_to_right") is None else in_order(content["left_to_right"]),
-        "own_orders": [in_order(part) for part in content.get("own_orders") or ()],
+        "own_orders": [own_order(in_order(part)) for part in content.get("own_orders") or ()],
         "t_step": [bound(part) for part in content.get("t_step") or ()],
         "unigram": None if unigram is None else {**unigram, "counts": counts},
         "blocks": _columns(content["blocks"]) if content.get("blocks") else None,

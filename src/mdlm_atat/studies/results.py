@@ -88,7 +88,10 @@ def _arms(grid: Grid, runs: Sequence[Mapping[str, Any]], plan: Plan) -> dict[str
     base = flat_settings(grid.config(grid.arm(grid.baseline), corpus))
     arms: dict[str, Any] = {}
     for arm in grid.arms:
-        changed = differences(base, flat_settings(grid.config(arm, corpus)))
+        config = grid.config(arm, corpus)
+        changed = differences(base, flat_settings(config))
+        if config.model.kind == "causal":  # which reads all rows left to right, and nothing of the objective's settings
+            changed = {path: pair for path, pair in changed.items() if not path.startswith("objective.")}
         mine = [run for run in runs if run["arm"] == arm.name]
         entry = plan.get(f"{arm.name}/{corpus.name}" if corpus.name else arm.name, {})
         arms[arm.name] = {

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from mdlm_atat.config.build import modes_of
-from mdlm_atat.config.schema import RunConfig
+from mdlm_atat.config.schema import OptimConfig, RunConfig
 from mdlm_atat.data.tokens import TokenDataset
 from mdlm_atat.formats import count, duration
 from mdlm_atat.training.loop import Training, forward_backward
 from mdlm_atat.training.optim import warm_up
+
+MUON_ONLY = {"momentum", "embedding_lr_ratio", "output_lr_ratio", "rest_lr_ratio"}
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,7 @@ def plan(run: Training, train_data: TokenDataset, valid_data: TokenDataset, star
         f"training   {steps:,} steps of {config.train.batch_size} x {tokens_per_row:,.0f} = {tokens_per_step:,.0f} "
         f"tokens: {count(steps * tokens_per_step)} tokens, {epochs:.2f} epochs in all",
     ]
+    lines.append(f"{'':10} {describe_optimizer(config.optim)}")
     warm_up_steps = warm_up(config.train.num_steps, config.optim)
     if warm_up_steps < config.optim.warmup_steps:
         lines.append(
@@ -66,6 +69,20 @@ def plan(run: Training, train_data: TokenDataset, valid_data: TokenDataset, star
             f"than half of all {config.train.num_steps}"
         )
     return "\n".join(lines)
+
+
+def describe_optimizer(optim: OptimConfig) -> str:
+    """What takes the steps, and which of the settings that only Muon reads were changed though it takes none."""
+    if optim.kind == "muon":
+        return f"Muon steps the matrices of the blocks and AdamW the rest, at a peak rate of {optim.lr:g}"
+    names = {"adamw": "AdamW"}
+    unused = [
+        f"optim.{part.name} = {getattr(optim, part.name):g}"
+        for part in fields(optim)
+        if part.name in MUON_ONLY and getattr(optim, part.name) != part.default
+    ]
+    note = f"; {', '.join(unused)}: for optim.kind = muon only, and changes nothing here" if unused else ""
+    return f"{names.get(optim.kind, optim.kind)} takes the steps, at a peak rate of {optim.lr:g}{note}"
 
 
 def _reads(config: RunConfig) -> str:
