@@ -151,7 +151,7 @@ def pieces_of(name: str, texts: list[str]) -> list[tuple[str, Piece]]:
 def test_repeats_are_found_in_any_order_and_whatever_pieces_a_document_comes_in(order: int) -> None:
     stream = pieces_of("train", [f"{i}" for i in range(100)]) + pieces_of("valid", [f" {i}\n" for i in range(90, 120)])
     random.Random(order).shuffle(stream)
-    long = [("train", Piece("a b", False)), ("valid", Piece("a", False)), ("train", Piece(" c", True))]
+    long = [("train", Piece("a b ", False)), ("valid", Piece("a", False)), ("train", Piece("c", True))]
     stream += [*long, ("valid", Piece(" b c ", True))]
     repeats = Repeats()
     assert list(repeats.watch(stream)) == stream

@@ -103,6 +103,15 @@ def test_characters_in_are_characters_accounted_for(
     assert source.left_out[CHANGED_RETURNS] == text.replace("\r\n", "\n").count("\r")
 
 
+def test_the_ends_of_lines_of_millions_of_characters_are_counted_too(tmp_path: Path) -> None:
+    lines = ["cat " * 500_000, "b", "   ", "dog " * 400_000, ""]
+    (tmp_path / "a.txt").write_text("\n".join(lines))
+    source = open_source(tmp_path / "a.txt", reading=Reading(documents="line"))
+    assert isinstance(source, Files)
+    assert sum(len(piece.text) for piece in source) == 3_600_001
+    assert +source.left_out == {LINE_ENDS: 4, BLANKS: 3}
+
+
 def test_binary_junk_that_decodes_comes_through_in_a_split_of_two(tmp_path: Path) -> None:
     rng = random.Random(0)
     junk = "".join(chr(rng.choice([rng.randrange(1, 128), rng.randrange(128, 0xD800)])) for _ in range(30_000))

@@ -101,7 +101,8 @@ def test_what_all_names_say_decides_nothing(names: str) -> None:
 
 
 def test_a_test_file_stays_one_where_its_word_is_in_all_names_that_say_something() -> None:
-    assert parts("train-test.txt", "test.txt") is None  # and not: trained on both
+    assert parts("train-test.txt", "test.txt") is None
+    assert parts("train-test.txt", "test.txt", "test-valid.txt") is None
     found = parts("train-test.txt", "test.txt", "train.txt")
     assert found == {"train-test.txt": "test", "test.txt": "test", "train.txt": "train"}
 
