@@ -218,6 +218,17 @@ def test_the_interval_of_2_and_of_8_blocks_is_students_and_is_shown(num_draws, k
     assert not any("95% interval" in line for line in result_table(WHOLE))  # of 64 blocks
 
 
+def test_a_validation_text_that_was_trained_on_in_part_says_so_beside_its_numbers() -> None:
+    accounts = {"repeated": {"documents": 3, "of": 12, "is_exact": True}}
+    said = "repeated   3 of 12 validation documents (25%) are in the training text too"
+    for split, is_said in (("valid", True), ("train", False)):
+        found = replace(WHOLE, text=replace(WHOLE.text, split=split, accounts=accounts))
+        assert (said in result_table(found)) == is_said
+        again = Evaluation.from_json(json.loads(json.dumps(found.to_json())))
+        assert again.text.accounts == accounts
+    assert not any(line.startswith("repeated") for line in result_table(WHOLE))
+
+
 def test_an_evaluation_shows_its_numbers_with_their_errors_and_says_at_most_of_a_bound():
     assert repr(WHOLE) == (
         "Evaluation(at most 2.0000 ± 0.0100 nats per token, 0.7213 ± 0.0036 bits per character, perplexity 7.39, "

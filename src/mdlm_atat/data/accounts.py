@@ -56,15 +56,21 @@ def read_lines(manifest: Manifest) -> list[str]:
     ]
     lines = [f"read       {'; '.join(sizes)} ({manifest.validation['rule']})"]
     lines += changed_lines(manifest.accounts)
-    repeated = (manifest.accounts or {}).get("repeated")
-    if repeated and repeated["documents"]:
-        about = "" if repeated["is_exact"] else "about "
-        share = percent(repeated["documents"] / repeated["of"])
-        lines.append(
-            f"repeated   {about}{repeated['documents']:,} of {repeated['of']:,} validation documents ({share}) are in "
-            "the training text too"
-        )
-    return lines
+    repeated = repeated_in_words(manifest.accounts)
+    return [*lines, f"repeated   {repeated}"] if repeated else lines
+
+
+def repeated_in_words(accounts: Mapping[str, Any] | None) -> str | None:
+    """Return how many documents are both held out and trained on, as a sentence; None where there are none."""
+    repeated = (accounts or {}).get("repeated")
+    if not repeated or not repeated["documents"]:
+        return None
+    about = "" if repeated["is_exact"] else "about "
+    share = percent(repeated["documents"] / repeated["of"])
+    return (
+        f"{about}{repeated['documents']:,} of {repeated['of']:,} validation documents ({share}) are in the training "
+        "text too"
+    )
 
 
 def documents_in_words(documents: int, characters: int) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from mdlm_atat.data.accounts import repeated_in_words
 from mdlm_atat.formats import perplexity, with_error
 from mdlm_atat.scoring.cost import OrderCost
 from mdlm_atat.scoring.records import Comparison, Evaluation, PairedDifference
@@ -46,6 +47,8 @@ def result_table(found: Evaluation) -> list[str]:
         f"{found.counts.num_tokens:,} tokens, {found.counts.num_characters:,} characters ({found.text.split}, seed "
         f"{found.seed}); {found.machine.device}, {found.machine.precision}"
     )
+    if found.text.split == "valid" and (repeated := repeated_in_words(found.text.accounts)):
+        lines.append(f"{'repeated':10} {repeated}")
     return lines if found.file is None else [*lines, f"{'stored':10} {found.file}"]
 
 
