@@ -7,14 +7,16 @@ import pytest
 from mdlm_atat import UserError
 from mdlm_atat.data.tokenizers import ByteTokenizer, CharTokenizer
 from mdlm_atat.data.train_tokenizer import train_bpe
+from mdlm_atat.lm.given import encode_template, space_joins_next
 from mdlm_atat.samplers.template import (
     Gap,
     Template,
-    encode_template,
+    escaped,
+    has_gap,
     lay_out,
     length_choices,
     parse_template,
-    space_joins_next,
+    unescaped,
 )
 
 BPE = train_bpe(["the cat sat on a mat, and the dog ran to see the cat"] * 20, 300)
@@ -28,8 +30,9 @@ FORMS: dict[str, Template] = {
     "[MASK: 3 - 8 ] b": [Gap(3, 8), " b"],
     "[MASK:4-4]": [Gap(4, 4)],
     "line\n[MASK]\nline": ["line\n", Gap(1, 1), "\nline"],
-    r"\[MASK] and [MASK]": ["[MASK] and ", Gap(1, 1)],
-    r"\[MASK:3-8] [MASK]\[MASK:": ["[MASK:3-8] ", Gap(1, 1), "[MASK:"],
+    r"\[MASK] and [MASK]": ["\\", Gap(1, 1), " and ", Gap(1, 1)],
+    r"C:\[MASK:3]\new \n": ["C:\\", Gap(3, 3), r"\new \n"],
+    r"[MASK]\[MASK:": [Gap(1, 1), r"\[MASK:"],
     "[mask] [MASK] [ MASK]": ["[mask] ", Gap(1, 1), " [ MASK]"],
     "[MASK]]": [Gap(1, 1), "]"],
 }
@@ -40,10 +43,38 @@ def test_a_template_is_texts_and_gaps_in_turn(text):
     assert parse_template(text) == FORMS[text]
 
 
+ESCAPED: dict[str, Template] = {
+    r"\[MASK] and [MASK]": ["[MASK] and ", Gap(1, 1)],
+    r"\[MASK:3-8] [MASK]\[MASK:": ["[MASK:3-8] ", Gap(1, 1), "[MASK:"],
+    r"C:\\[MASK:3]\\new\n": ["C:\\", Gap(3, 3), "\\new\n"],
+    r"\\\[MASK][MASK]\\": [r"\[MASK]", Gap(1, 1), "\\"],
+    r"\t\r\u00e9\U0001f642[MASK]": ["\t\r\xe9\U0001f642", Gap(1, 1)],
+}
+
+
+@pytest.mark.parametrize("text", ESCAPED)
+def test_escapes_are_read_where_they_are_asked_for(text):
+    assert parse_template(text, escape=True) == ESCAPED[text]
+    assert has_gap(text, escape=True)
+
+
+@pytest.mark.parametrize("text", ["\\[MASK] C:\\new\\ \n", "\\\\[MASK:2]", "[[MASK]]\\", "", "\\"])
+def test_an_escaped_text_is_that_text_without_a_gap(text):
+    assert parse_template(escaped(text) + "[MASK]", escape=True) == [*([text] if text else []), Gap(1, 1)]
+    assert not has_gap(escaped(text), escape=True)
+
+
+@pytest.mark.parametrize("text", [r"\q", r"C:\Users", r"\u12", r"\ud83d", r"\UFFFFFFFF", "\\"])
+def test_what_is_no_escape_is_refused_with_those_that_are(text):
+    with pytest.raises(UserError, match="is no escape; expected"):
+        unescaped(text)
+    with pytest.raises(UserError, match="is no escape; expected"):
+        parse_template("[MASK]" + text, escape=True)
+
+
 MALFORMED = {
     "": "the template is empty",
     "the cat": "has no gap: 'the cat'",
-    r"the \[MASK]": "has no gap",
     "the [MASK": "has no gap",
     "the [MASK:5": "has no gap",
     "x" * 100: "has no gap: 'x{37}\\.\\.\\.'",
@@ -73,22 +104,22 @@ def test_a_space_before_a_gap_belongs_to_the_gap_of_the_one_tokenizer_whose_word
         (ByteTokenizer(), ["the ", " sat ", ", and "]),
         (BPE, ["the", " sat", ", and "]),
     ):
-        encoded = encode_template(parts, tokenizer.encode)
+        encoded = encode_template(tokenizer, parts, joins=space_joins_next(tokenizer))
         found = [tokenizer.decode(part) if isinstance(part, list) else part for part in encoded]
         assert found == [texts[0], Gap(2, 2), texts[1], Gap(1, 1), texts[2]]
 
 
 def test_only_one_space_goes_and_no_line_end():
     for text, kept in (("a  [MASK]", "a "), ("a\n[MASK]", "a\n"), (" [MASK]", ""), ("a[MASK]", "a")):
-        encoded = encode_template(parse_template(text), BPE.encode)
+        encoded = encode_template(BPE, parse_template(text), joins=space_joins_next(BPE))
         assert encoded == [BPE.encode(kept), Gap(1, 1)]
 
 
 @pytest.mark.parametrize("alphabet", ["где мы", "ab", "天地"])
 def test_a_char_tokenizer_without_a_or_space_reads_templates_too(alphabet):
     tokenizer = CharTokenizer(alphabet)
-    assert not space_joins_next(tokenizer.encode)
-    assert encode_template([alphabet, Gap(1, 1)], tokenizer.encode) == [tokenizer.encode(alphabet), Gap(1, 1)]
+    assert not space_joins_next(tokenizer)
+    assert encode_template(tokenizer, [alphabet, Gap(1, 1)], joins=False) == [tokenizer.encode(alphabet), Gap(1, 1)]
 
 
 def test_gaps_of_1_to_2_and_3_to_4_can_have_4_pairs_of_lengths():

@@ -13,6 +13,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from mdlm_atat.data.tokenizers import MASK_TEXT
+from mdlm_atat.lm.given import Row
+from mdlm_atat.samplers.template import Gap
 from mdlm_atat.scoring.statistics import interval_factor
 
 BOLD, FAINT = "font-weight: bold", "opacity: 0.5"
@@ -72,8 +74,21 @@ class Generated:
     trace: TextTrace | None = field(default=None, compare=False)
     """How it came about, where that was asked for."""
     spans: tuple[tuple[int, int], ...] = ()
-    """Where in `text` the model wrote, as (start, end) in characters: what follows the prompt, or each gap. Empty where
-    `fill` was given a canvas of tokens."""
+    """Where in `text` the model wrote, as (start, end) in characters: what follows the prompt, or each gap. All around
+    it is what was given, letter for letter. Empty where `fill` was given a canvas of tokens."""
+    row: Row | None = field(default=None, compare=False)
+    """What was to be filled in; None where `fill` was given a canvas of tokens."""
+
+    @property
+    def fillings(self) -> list[str]:
+        """What the model wrote: the text at `spans`."""
+        return [self.text[start:stop] for start, stop in self.spans]
+
+    @property
+    def given(self) -> list[str]:
+        """What was given, around `fillings`: before the first, between two, and after the last."""
+        edges = [0, *(edge for span in self.spans for edge in span), len(self.text)]
+        return [self.text[start:stop] for start, stop in zip(edges[::2], edges[1::2], strict=True)]
 
     def __str__(self) -> str:
         return self.text
@@ -127,10 +142,13 @@ class LengthCosts:
 class Layout:
     """A template with the lengths of its gaps decided."""
 
-    tokens: list[int]
-    gaps: list[slice]
+    row: Row
     lengths: Lengths
     costs: LengthCosts | None
+
+
+Layouts = dict[tuple[str | Gap, ...], Layout]
+"""Of the parts of templates."""
 
 
 @dataclass(frozen=True, repr=False)

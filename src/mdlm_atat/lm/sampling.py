@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
 from typing import Any, Unpack, overload
 
 import numpy as np
@@ -22,11 +21,13 @@ from mdlm_atat.core.schedules import Schedule
 from mdlm_atat.data.tokenizers import Tokenizer
 from mdlm_atat.device import Graphed, Precision, compile_network, float64_device
 from mdlm_atat.errors import UserError
+from mdlm_atat.lm.canvases import Canvases
 from mdlm_atat.lm.gap_lengths import MAX_DRAWS
+from mdlm_atat.lm.given import Row
 from mdlm_atat.lm.how import Guide, How, HowOptions, InfillOptions, TextOptions, one_or_many
 from mdlm_atat.lm.moved import Moved, MovedReader
 from mdlm_atat.lm.reading import CachedSteps, LeftToRightDenoiser
-from mdlm_atat.lm.results import Frame, Generated, Infilled, Layout, LengthCosts, Lengths, TextTrace, best_first
+from mdlm_atat.lm.results import Frame, Generated, Infilled, Layout, Layouts, TextTrace, best_first
 from mdlm_atat.nets.protocol import Mode
 from mdlm_atat.samplers.blocks import Blocks
 from mdlm_atat.samplers.canvas import Canvas
@@ -37,12 +38,12 @@ from mdlm_atat.samplers.loop import OnStep, Reverse, Sample, StepRule, reverse, 
 from mdlm_atat.samplers.named import make_sampler
 from mdlm_atat.samplers.seeds import SeedRule, text_seeds
 from mdlm_atat.samplers.sizes import Profile
-from mdlm_atat.samplers.template import GAP, Gap, encode_template, lay_out, parse_template, space_joins_next
+from mdlm_atat.samplers.template import has_gap, parse_template, unescaped
 
 BLOCKS_PER_WINDOW = 4  # where a text is longer than the model and no block size is given
 
 
-class Sampling(ABC):
+class Sampling(Canvases):
     """The part of a language model that makes text. Every text has a seed and random numbers of its own, so it is the
     same in any batch (up to the rounding of the network's arithmetic)."""
 
@@ -104,11 +105,7 @@ class Sampling(ABC):
         texts, is_one = one_or_many(prompts, "prompts")
         settings = How.of(how, self.generate)
         rows = self.prompt_rows(texts, length, max_new_tokens)
-        found = self._fill_rows(rows, settings, text_seeds(seed, range(len(rows)), seed_rule), return_trace, on_step)
-        made = [
-            replace(text, spans=self._spans(text, [slice(len(row) - row.count(self.tokenizer.mask_id), len(row))]))
-            for row, text in zip(rows, found, strict=True)
-        ]
+        made = self._fill_rows(rows, settings, text_seeds(seed, range(len(rows)), seed_rule), return_trace, on_step)
         return made[0] if is_one else made
 
     @overload
@@ -139,7 +136,8 @@ class Sampling(ABC):
         candidates: int | None = None,
         length_draws: int = MAX_DRAWS,
         length_seed: int = 0,
-        layouts: dict[str, Layout] | None = None,
+        layouts: Layouts | None = None,
+        escape: bool = False,
         seed: int | Sequence[int] = 0,
         seed_rule: SeedRule = "hash",
         return_trace: bool = False,
@@ -156,6 +154,9 @@ class Sampling(ABC):
         says whether the choice is settled, so that draws from another `length_seed` would choose the same. At most
         `length_draws` are drawn for each choice of lengths, but 64 always. `layouts` keeps what is chosen: calls that
         share the dictionary choose the lengths of a template once.
+
+        All else in a template is text as it stands, and comes out so. With `escape` a backslash is an escape: \[MASK]
+        is text, \n a line end, \\ a backslash.
 
         A network that has both modes ranks the alternatives by their exact probability left to right,
         `nats_left_to_right`, best first. With `candidates` so many are drawn of each template and the best of them
@@ -174,13 +175,14 @@ class Sampling(ABC):
         whole("length_draws", length_draws, 1)
         whole("length_seed", length_seed, 0)
         layouts = {} if layouts is None else layouts
-        for text in given:
-            if text not in layouts:
-                self.check_template(text, candidates)
-                layouts[text] = self._lay_out(text, length_draws, length_seed)
-        all_layouts = [layouts[text] for text in given for _ in range(num_drawn)]
+        parsed = [tuple(parse_template(text, escape=escape)) for text in given]
+        for text, template in zip(given, parsed, strict=True):
+            if template not in layouts:
+                self.check_template(text, candidates, escape=escape)
+                layouts[template] = self._lay_out(template, length_draws, length_seed)
+        all_layouts = [layouts[template] for template in parsed for _ in range(num_drawn)]
         made = self._fill_rows(
-            [layout.tokens for layout in all_layouts],
+            [layout.row for layout in all_layouts],
             settings,
             text_seeds(seed, range(len(all_layouts)), seed_rule),
             return_trace,
@@ -214,18 +216,6 @@ class Sampling(ABC):
             )
         return candidates
 
-    def check_template(self, text: str, candidates: int | None = None) -> None:
-        """Raise UserError for a template that `infill` refuses: malformed, too long, with lengths that cannot be
-        compared, or with `candidates` that cannot be ranked because the text is longer than the model."""
-        encoded = self.encode_template(text)
-        longest = self.possible_lengths(encoded)[-1]
-        num_tokens = len(lay_out(encoded, longest, self.tokenizer.mask_id)[0])
-        if candidates is not None and num_tokens > self.max_length:
-            raise UserError(
-                f"`candidates={candidates}`: the text has {num_tokens} tokens, and candidates are ranked for texts of "
-                f"at most {self.max_length}, the model's length; leave out `candidates=`"
-            )
-
     def fill(
         self,
         canvas: Canvas,
@@ -249,23 +239,18 @@ class Sampling(ABC):
         return self._fill(canvas, settings, seeds, return_trace, on_step)
 
     def _fill_rows(
-        self,
-        rows: Sequence[list[int]],
-        how: How,
-        seeds: Sequence[int],
-        return_trace: bool,
-        on_step: OnStep | None,
+        self, rows: Sequence[Row], how: How, seeds: Sequence[int], return_trace: bool, on_step: OnStep | None
     ) -> list[Generated]:
-        """Fill rows of tokens that need not be of one length, [MASK] where a token is wanted."""
+        """Fill rows that need not be of one length."""
         # texts made together have one length, and one kind of window where they go in blocks; but from left to right
         # nothing sees what is behind it, so that padding does no harm
         alike: dict[tuple[int, bool], list[int]] = {}
         for number, row in enumerate(rows):
             canvas = self._canvas([row])
             ahead = self._given_ahead(canvas)
-            fits = how.block_size is None and len(row) <= self.max_length
+            fits = how.block_size is None and len(row.tokens) <= self.max_length
             padded = on_step is None and fits and self.reads_left_to_right(self.rule(how, canvas), given_ahead=ahead)
-            alike.setdefault((0 if padded else len(row), ahead), []).append(number)
+            alike.setdefault((0 if padded else len(row.tokens), ahead), []).append(number)
         made: dict[int, Generated] = {}
         for numbers in alike.values():
             filled = self._fill(
@@ -274,13 +259,21 @@ class Sampling(ABC):
                 [seeds[number] for number in numbers],
                 return_trace,
                 on_step if 0 in numbers else None,  # the first text is the one to watch
+                [rows[number] for number in numbers],
             )
             made |= zip(numbers, filled, strict=True)
         return [made[number] for number in range(len(rows))]
 
     def _fill(
-        self, canvas: Canvas, how: How, seeds: Sequence[int], return_trace: bool, on_step: OnStep | None
+        self,
+        canvas: Canvas,
+        how: How,
+        seeds: Sequence[int],
+        return_trace: bool,
+        on_step: OnStep | None,
+        rows: Sequence[Row] | None = None,
     ) -> list[Generated]:
+        """Fill a canvas. `rows`: the texts that were given in it; None: nobody knows more than their tokens."""
         if len(canvas.tokens) == 0:
             return []
         rule = self.rule(how, canvas)
@@ -296,21 +289,18 @@ class Sampling(ABC):
                 keep_frames=return_trace,
             )
             traces = self._traces(result, canvas) if return_trace else [None] * len(seeds)
-        rows, nfe = [self._until_its_end(row) for row in result.tokens.tolist()], result.trace.nfe.tolist()
-        return [
-            Generated(self.tokenizer.decode(row), row, row_seed, row_nfe, trace)
-            for row, row_seed, row_nfe, trace in zip(rows, seeds, nfe, traces, strict=True)
-        ]
-
-    def _spans(self, text: Generated, parts: Sequence[slice]) -> tuple[tuple[int, int], ...]:
-        """Where in the text these parts of its tokens are, in characters."""
-        ends = [[len(self.tokenizer.decode(text.tokens[:end])) for end in (part.start, part.stop)] for part in parts]
-        return tuple((min(start, len(text.text)), min(stop, len(text.text))) for start, stop in ends)
+        made = []
+        for number, (row, nfe) in enumerate(zip(result.tokens.tolist(), result.trace.nfe.tolist(), strict=True)):
+            tokens = self._until_its_end(row)
+            given = None if rows is None else rows[number]
+            text, spans = (self.tokenizer.decode(tokens), ()) if given is None else given.text(self.tokenizer, tokens)
+            made.append(Generated(text, tokens, seeds[number], nfe, traces[number], spans, given))
+        return made
 
     def _infilled(self, text: Generated, layout: Layout, nats: float | None) -> Infilled:
         return Infilled(
-            **vars(replace(text, spans=self._spans(text, layout.gaps))),
-            gaps=[self.tokenizer.decode(text.tokens[gap]) for gap in layout.gaps],
+            **vars(text),
+            gaps=text.fillings,
             lengths=layout.lengths,
             length_costs=layout.costs,
             nats_left_to_right=nats,
@@ -325,7 +315,7 @@ class Sampling(ABC):
         alike: dict[tuple[int, int], list[int]] = {}
         for number, (text, layout) in enumerate(zip(texts, layouts, strict=True)):
             if len(text.tokens) <= self.max_length:
-                alike.setdefault((len(text.tokens), layout.gaps[0].start), []).append(number)
+                alike.setdefault((len(text.tokens), layout.row.gaps[0].start), []).append(number)
         for (_, start), numbers in alike.items():
             found = self.nll_from(torch.tensor([texts[number].tokens for number in numbers]), start).sum(1)
             for number, each in zip(numbers, found.tolist(), strict=True):
@@ -349,21 +339,23 @@ class Sampling(ABC):
         max_new_tokens: int | None = None,
         seed: int | Sequence[int] = 0,
         seed_rule: SeedRule = "hash",
+        escape: bool = False,
         **how: Unpack[HowOptions],
     ) -> Iterator[Frame]:
         """One text on its way: the canvas as given, then after every step.
 
-        `prompt` is what the text begins with, or a template with gaps, whose length is its own. `seed` and the other
-        keywords are those of `generate`, and so is the text that it ends in.
+        `prompt` is what the text begins with, or a template with gaps, whose length is its own; `escape` as in
+        `infill`. `seed` and the other keywords are those of `generate`, and so is the text that it ends in.
         """
         settings = How.of(how, self.stream)
-        if GAP.search(prompt):
+        if has_gap(prompt, escape=escape):
             if length is not None or max_new_tokens is not None:
                 raise UserError("a template has its own length: leave out `length=` and `max_new_tokens=`")
             settings = settings.with_default(self.gap_sampler)
-            canvas = self.template_canvas(prompt)
+            row = self._lay_out(parse_template(prompt, escape=escape)).row
         else:
-            canvas = self._canvas(self.prompt_rows([prompt], length, max_new_tokens))
+            (row,) = self.prompt_rows([unescaped(prompt) if escape else prompt], length, max_new_tokens)
+        canvas = self._canvas([row])
         rule = self.rule(settings, canvas)
         guidance = self._guidance(settings.guide, rule)
         denoise, mask_id = self.predictor(rule, given_ahead=self._given_ahead(canvas)), self.tokenizer.mask_id
@@ -371,9 +363,9 @@ class Sampling(ABC):
         state = Reverse(denoise, canvas.to(self.canvas_device), mask_id, seeds, guidance=guidance)
 
         def frames() -> Iterator[Frame]:
-            yield self._frame(0, state.z_t)
+            yield self._frame(0, state.z_t, row)
             for step in reverse(state, rule):
-                yield self._frame(step, state.z_t, is_whole=bool(state.ended[0]))
+                yield self._frame(step, state.z_t, row, is_whole=bool(state.ended[0]))
 
         return frames()
 
@@ -496,76 +488,8 @@ class Sampling(ABC):
         serve."""
 
     @abstractmethod
-    def possible_lengths(self, encoded: Sequence[list[int] | Gap]) -> list[Lengths]:
-        """Every choice of the gaps' lengths. Raises UserError where the model cannot infill, or cannot compare them."""
-
-    @abstractmethod
-    def choose_lengths(
-        self, encoded: Sequence[list[int] | Gap], max_draws: int, seed: int = 0
-    ) -> tuple[Lengths, LengthCosts | None]:
-        """The lengths of the gaps and, where there were several choices, what the given text costs with each of them
-        (else None), by at most so many draws of each, from `seed`. Raises UserError where the model cannot infill, or
-        cannot compare the lengths."""
-
-    @abstractmethod
     def profile(self) -> Profile | None:
         """The model's validation profile: cost of a masked token by mask rate. None where it was not measured."""
-
-    def prompt_rows(
-        self, prompts: Sequence[str], length: int | None = None, max_new_tokens: int | None = None
-    ) -> list[list[int]]:
-        """The tokens of prompts, each with [MASK] after it up to `length` in all, or for `max_new_tokens`. Raises
-        UserError for a prompt longer than `length`, and where both are given."""
-        if max_new_tokens is None:
-            return self.prompt_canvas(prompts, length).tokens.tolist()
-        if length is not None:
-            raise UserError("give `length=`, prompt included, or `max_new_tokens=`, after the prompt, not both")
-        whole("max_new_tokens", max_new_tokens, 1)
-        return [self.tokenizer.encode(prompt) + [self.tokenizer.mask_id] * max_new_tokens for prompt in prompts]
-
-    def prompt_canvas(self, prompts: Sequence[str], length: int | None = None) -> Canvas:
-        """A canvas of `length` tokens (default: the model's length) with a row for each prompt, at its start. Raises
-        UserError for a prompt longer than that."""
-        if length is not None and length < 1:
-            raise UserError(f"length is {length}, expected at least 1")
-        encoded = [self.tokenizer.encode(prompt) for prompt in prompts]
-        return Canvas.with_prefixes(encoded, length or self.max_length, self.tokenizer.mask_id)
-
-    def template_canvas(self, text: str) -> Canvas:
-        """A canvas of one row: the template, with the lengths of its gaps chosen and [MASK] in them."""
-        return self._canvas([self._lay_out(text).tokens])
-
-    def _canvas(self, rows: Sequence[list[int]]) -> Canvas:
-        """Rows of tokens, [MASK] where one is wanted. Shorter ones are padded with [MASK] that is not to be filled."""
-        mask_id, width = self.tokenizer.mask_id, max(len(row) for row in rows)
-        tokens = torch.tensor([row + [mask_id] * (width - len(row)) for row in rows])
-        padding = torch.arange(width) >= torch.tensor([len(row) for row in rows])[:, None]
-        return Canvas(tokens, (tokens != mask_id) | padding)
-
-    def _given_ahead(self, canvas: Canvas) -> bool:
-        """Whether any row has given text after a gap: blocks must look ahead for it, all rows alike."""
-        given = canvas.fixed & (canvas.tokens != self.tokenizer.mask_id)
-        return bool((given[:, 1:] & ~canvas.fixed[:, :-1]).any())
-
-    def _until_its_end(self, row: list[int]) -> list[int]:
-        """A finished row without what it was padded with, or did not come to."""
-        return row[: row.index(self.tokenizer.mask_id)] if self.tokenizer.mask_id in row else row
-
-    def _lay_out(self, text: str, length_draws: int = MAX_DRAWS, length_seed: int = 0) -> Layout:
-        encoded = self.encode_template(text)
-        lengths, costs = self.choose_lengths(encoded, length_draws, length_seed)
-        return Layout(*lay_out(encoded, lengths, self.tokenizer.mask_id), lengths, costs)
-
-    def encode_template(self, text: str) -> list[list[int] | Gap]:
-        """The template as tokens and gaps in turn. Raises UserError for a malformed template, and for a gap longer than
-        the model."""
-        encoded = encode_template(parse_template(text), self.tokenizer.encode)
-        for part in encoded:
-            if isinstance(part, Gap) and part.longest > self.max_length:
-                raise UserError(
-                    f"a gap of {part.longest} tokens is longer than the model: it was trained at {self.max_length}"
-                )
-        return encoded
 
     def _guidance(self, guide: Guide | None, rule: StepRule) -> Guidance | None:
         if guide is None:
@@ -576,7 +500,7 @@ class Sampling(ABC):
                 "the order; use sampler=uncertainty, or order=0"
             )
         weights = torch.zeros(self.tokenizer.vocab_size, device=self.canvas_device)
-        prefixes = ["", " "] if space_joins_next(self.tokenizer.encode) else [""]
+        prefixes = ["", " "] if self._joins else [""]
         for word, weight in guide.words.items():
             forms = [self.tokenizer.encode(prefix + word) for prefix in prefixes]
             single = {form[0] for form in forms if len(form) == 1}
@@ -622,11 +546,11 @@ class Sampling(ABC):
         del tokens
         return None
 
-    def _frame(self, step: int, z_t: Tensor, *, is_whole: bool = False) -> Frame:
+    def _frame(self, step: int, z_t: Tensor, row: Row, *, is_whole: bool = False) -> Frame:
         tokens = z_t[0].tolist()
         if is_whole:
             tokens = self._until_its_end(tokens)
-        return Frame(step, tokens, self.tokenizer.decode(tokens))
+        return Frame(step, tokens, row.text(self.tokenizer, tokens)[0])
 
     @contextmanager
     def inference(self) -> Iterator[None]:

@@ -17,7 +17,7 @@ from mdlm_atat.data.tokens import TokenDataset
 from mdlm_atat.lm import CausalLM, MaskedDiffusionLM
 from mdlm_atat.lm.results import Generated
 from mdlm_atat.samplers.seeds import text_seeds
-from mdlm_atat.samplers.template import shortened
+from mdlm_atat.samplers.template import escaped, shortened
 
 WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
 TOKENS_READ = 5_000_000
@@ -73,9 +73,8 @@ def _texts(
     continued = lm.generate(before, max_new_tokens=2 * part, steps=steps, seed=[after_beginning])
     yield "after a held-out beginning", lm.default_sampler, continued
     if "masked" in lm.modes:
-        before, after = (text.replace("[MASK", "\\[MASK") for text in (before, after))
-        filled = lm.infill(f"{before}[MASK:{part}]{after}", seed=[in_gap])
-        yield "in a gap of a held-out text", lm.gap_sampler, filled
+        template = f"{escaped(before)}[MASK:{part}]{escaped(after)}"
+        yield "in a gap of a held-out text", lm.gap_sampler, lm.infill(template, escape=True, seed=[in_gap])
 
 
 def words_of(data: TokenDataset) -> frozenset[str]:

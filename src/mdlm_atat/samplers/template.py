@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 
 from mdlm_atat.errors import UserError
 
-GAP = re.compile(r"(?<!\\)\[MASK(?::([^\]]*))?\]")
+GAP = re.compile(r"\[MASK(?::(?P<size>[^\]]*))?\]")
+ESCAPE = re.compile(r"\\(?:u(?P<short>[0-9a-fA-F]{4})|U(?P<long>[0-9a-fA-F]{8})|(?P<letter>.?))", re.DOTALL)
+ESCAPE_OR_GAP = re.compile(f"{ESCAPE.pattern}|{GAP.pattern}", re.DOTALL)
+ESCAPED = {"n": "\n", "t": "\t", "r": "\r", "\\": "\\", "[": "["}
 MAX_CHOICES = 64  # of lengths for the gaps of one template
 
 
@@ -21,27 +24,61 @@ class Gap:
     longest: int
 
 
-Template = list[str | Gap]
+Template = Sequence[str | Gap]
+"""Texts, none of them empty, and gaps in turn."""
 
 
-def parse_template(text: str) -> Template:
+def parse_template(text: str, *, escape: bool = False) -> Template:
     r"""Split a template into text and gaps. [MASK] is a gap of one token, [MASK:5] of five, [MASK:3-8] of three to
-    eight; \[MASK] is text. Raises UserError for an empty template, one without gaps, and a malformed gap."""
+    eight; all else is text as it stands, backslashes too. With `escape` backslashes are escapes, as `unescaped` reads
+    them, and \[MASK] is text. Raises UserError for an empty template, one without gaps, a malformed gap or escape."""
     if not text:
         raise UserError('the template is empty; expected a text with gaps, such as "The [MASK:5] sat on the mat."')
-    parts: Template = []
-    end = 0
-    for match in GAP.finditer(text):
-        parts += [text[end : match.start()], _gap(match)]
+    parts: list[str | Gap] = []
+    given, end = "", 0
+    for match in (ESCAPE_OR_GAP if escape else GAP).finditer(text):
+        given += text[end : match.start()]
         end = match.end()
-    parts.append(text[end:])
-    if len(parts) == 1:
+        if match[0].startswith("["):
+            parts += [given, _gap(match)]
+            given = ""
+        else:
+            given += _character(match)
+    if not parts:
         raise UserError(f"the template has no gap: {shortened(text)!r}; expected [MASK], [MASK:5] or [MASK:3-8] in it")
-    return [part.replace("\\[MASK", "[MASK") if isinstance(part, str) else part for part in parts if part != ""]
+    return [part for part in [*parts, given + text[end:]] if part != ""]
+
+
+def has_gap(text: str, *, escape: bool = False) -> bool:
+    """Whether a text is a template: it has a gap, or what is meant to be one."""
+    return any(match[0].startswith("[") for match in (ESCAPE_OR_GAP if escape else GAP).finditer(text))
+
+
+def unescaped(text: str) -> str:
+    r"""The text with its escapes read: \n, \t, \r, \\ and \[, \uXXXX and \UXXXXXXXX. Raises UserError for any other."""
+    return ESCAPE.sub(_character, text)
+
+
+def escaped(text: str) -> str:
+    """The text so that `parse_template(..., escape=True)` reads it as it is, with no gap in it."""
+    return text.replace("\\", "\\\\").replace("[MASK", "\\[MASK")
+
+
+def _character(match: re.Match[str]) -> str:
+    code = match["short"] or match["long"]
+    if code is None and match["letter"] in ESCAPED:
+        return ESCAPED[match["letter"]]
+    number = int(code or "d800", 16)
+    if number > 0x10FFFF or 0xD800 <= number <= 0xDFFF:
+        raise UserError(
+            f"{match[0]} is no escape; expected \\n, \\t, \\r, \\[, \\uXXXX or \\UXXXXXXXX (a character), or \\\\ for "
+            "a backslash"
+        )
+    return chr(number)
 
 
 def _gap(match: re.Match[str]) -> Gap:
-    size = match[1]
+    size = match["size"]
     numbers = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", "1" if size is None else size)
     if numbers is None:
         raise UserError(f"{match[0]} is not a gap; expected [MASK], [MASK:5] or [MASK:3-8]")
@@ -49,28 +86,6 @@ def _gap(match: re.Match[str]) -> Gap:
     if not 1 <= gap.shortest <= gap.longest:
         raise UserError(f"{match[0]} is not a gap: expected at least 1 token, and the smaller number first")
     return gap
-
-
-def encode_template(parts: Template, encode: Callable[[str], list[int]]) -> list[list[int] | Gap]:
-    """The template with its texts as tokens. Where tokens may begin with the space before a word, a space before a gap
-    is left out: it becomes part of what fills the gap."""
-    joins = space_joins_next(encode)
-    encoded: list[list[int] | Gap] = []
-    for index, part in enumerate(parts):
-        if isinstance(part, Gap):
-            encoded.append(part)
-            continue
-        before_gap = index + 1 < len(parts)
-        encoded.append(encode(part.removesuffix(" ") if before_gap and joins else part))
-    return encoded
-
-
-def space_joins_next(encode: Callable[[str], list[int]]) -> bool:
-    """Whether a token may begin with the space before a word, as in byte-level BPE."""
-    try:
-        return encode("a a") != encode("a ") + encode("a")
-    except UserError:  # a char tokenizer without these: its tokens are single characters
-        return False
 
 
 def length_choices(encoded: Sequence[list[int] | Gap]) -> list[tuple[int, ...]]:

@@ -1,0 +1,124 @@
+"""Prompts and templates as rows of tokens to be filled in."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from functools import cached_property
+
+import torch
+
+from mdlm_atat.checks import whole
+from mdlm_atat.data.tokenizers import Tokenizer
+from mdlm_atat.errors import UserError
+from mdlm_atat.lm.gap_lengths import MAX_DRAWS
+from mdlm_atat.lm.given import Row, encode_template, space_joins_next, texts_around, without_space
+from mdlm_atat.lm.results import Layout, LengthCosts, Lengths
+from mdlm_atat.samplers.canvas import Canvas
+from mdlm_atat.samplers.template import Gap, Template, lay_out, parse_template
+
+
+class Canvases(ABC):
+    """The part of a language model that reads what it is given to go on from, or to fill."""
+
+    tokenizer: Tokenizer
+    max_length: int
+
+    @abstractmethod
+    def possible_lengths(self, encoded: Sequence[list[int] | Gap]) -> list[Lengths]:
+        """Every choice of the gaps' lengths. Raises UserError where the model cannot infill, or cannot compare them."""
+
+    @abstractmethod
+    def choose_lengths(
+        self, encoded: Sequence[list[int] | Gap], max_draws: int, seed: int = 0
+    ) -> tuple[Lengths, LengthCosts | None]:
+        """The lengths of the gaps and, where there were several choices, what the given text costs with each of them
+        (else None), by at most so many draws of each, from `seed`. Raises UserError where the model cannot infill, or
+        cannot compare the lengths."""
+
+    @cached_property
+    def _joins(self) -> bool:
+        """Whether a token may begin with the space before a word."""
+        return space_joins_next(self.tokenizer)
+
+    def prompt_rows(
+        self, prompts: Sequence[str], length: int | None = None, max_new_tokens: int | None = None
+    ) -> list[Row]:
+        """Prompts, each with a gap after it up to `length` tokens in all (default: the model's length), or of
+        `max_new_tokens`. Raises UserError for a prompt longer than `length`, and where both are given."""
+        whole("length", length, 1)
+        whole("max_new_tokens", max_new_tokens, 1)
+        if length is not None and max_new_tokens is not None:
+            raise UserError("give `length=`, prompt included, or `max_new_tokens=`, after the prompt, not both")
+        rows, in_all = [], length or self.max_length
+        for number, prompt in enumerate(prompts, start=1):
+            given = self.tokenizer.encode(without_space(prompt, joins=self._joins))
+            if max_new_tokens is None and len(given) > in_all:
+                raise UserError(
+                    f"prompt {number} has {len(given)} tokens, but the text to generate has {in_all}; shorten the "
+                    "prompt or ask for a longer text"
+                )
+            end = in_all if max_new_tokens is None else len(given) + max_new_tokens
+            tokens = given + [self.tokenizer.mask_id] * (end - len(given))
+            rows.append(Row(tokens, [slice(len(given), end)], [prompt, ""]))
+        return rows
+
+    def prompt_canvas(self, prompts: Sequence[str], length: int | None = None) -> Canvas:
+        """A canvas of `length` tokens (default: the model's length) with a row for each prompt, at its start. Raises
+        UserError for a prompt longer than that."""
+        return self._canvas(self.prompt_rows(prompts, length))
+
+    def template_canvas(self, text: str, *, escape: bool = False) -> Canvas:
+        """A canvas of one row: the template, with the lengths of its gaps chosen and [MASK] in them."""
+        return self._canvas([self._lay_out(parse_template(text, escape=escape)).row])
+
+    def check_template(self, text: str, candidates: int | None = None, *, escape: bool = False) -> None:
+        """Raise UserError for a template that `infill` refuses: malformed, too long, with lengths that cannot be
+        compared, or with `candidates` that cannot be ranked because the text is longer than the model."""
+        encoded = self.encode_template(text, escape=escape)
+        longest = self.possible_lengths(encoded)[-1]
+        num_tokens = len(lay_out(encoded, longest, self.tokenizer.mask_id)[0])
+        if candidates is not None and num_tokens > self.max_length:
+            raise UserError(
+                f"`candidates={candidates}`: the text has {num_tokens} tokens, and candidates are ranked for texts of "
+                f"at most {self.max_length}, the model's length; leave out `candidates=`"
+            )
+
+    def encode_template(self, text: str, *, escape: bool = False) -> list[list[int] | Gap]:
+        """The template as tokens and gaps in turn. Raises UserError for a malformed template, and for a gap longer than
+        the model."""
+        return self._encoded(parse_template(text, escape=escape))
+
+    def _encoded(self, template: Template) -> list[list[int] | Gap]:
+        for part in template:
+            if isinstance(part, Gap) and part.longest > self.max_length:
+                raise UserError(
+                    f"a gap of {part.longest} tokens is longer than the model: it was trained at {self.max_length}"
+                )
+        return encode_template(self.tokenizer, template, joins=self._joins)
+
+    def _lay_out(self, template: Template, length_draws: int = MAX_DRAWS, length_seed: int = 0) -> Layout:
+        encoded = self._encoded(template)
+        lengths, costs = self.choose_lengths(encoded, length_draws, length_seed)
+        row = Row(*lay_out(encoded, lengths, self.tokenizer.mask_id), texts_around(template))
+        return Layout(row, lengths, costs)
+
+    def _canvas(self, rows: Sequence[Row]) -> Canvas:
+        """Rows as a canvas. Shorter ones are padded with [MASK] that is not to be filled."""
+        mask_id, lengths = self.tokenizer.mask_id, [len(row.tokens) for row in rows]
+        width = max(lengths, default=0)
+        tokens = torch.full((len(rows), width), mask_id)
+        padding = torch.ones(len(rows), width, dtype=torch.bool)
+        for number, row in enumerate(rows):
+            tokens[number, : lengths[number]] = torch.tensor(row.tokens, dtype=torch.int64)
+            padding[number, : lengths[number]] = False
+        return Canvas(tokens, (tokens != mask_id) | padding)
+
+    def _given_ahead(self, canvas: Canvas) -> bool:
+        """Whether any row has given text after a gap: blocks must look ahead for it, all rows alike."""
+        given = canvas.fixed & (canvas.tokens != self.tokenizer.mask_id)
+        return bool((given[:, 1:] & ~canvas.fixed[:, :-1]).any())
+
+    def _until_its_end(self, row: list[int]) -> list[int]:
+        """A finished row without what it was padded with, or did not come to."""
+        return row[: row.index(self.tokenizer.mask_id)] if self.tokenizer.mask_id in row else row
