@@ -13,6 +13,7 @@ from refusals import refused
 from mdlm_atat import MaskedDiffusionLM
 from mdlm_atat.cli import sampling
 from mdlm_atat.cli.main import main
+from mdlm_atat.runs.texts import read_items
 from mdlm_atat.samplers.seeds import mix_seed
 
 PROMPTS = [
@@ -240,6 +241,36 @@ def test_an_existing_file_is_kept_unless_it_is_to_be_replaced(command, whole, tm
         assert out.read_bytes() == before
         assert main([*command, "--overwrite", "--seed", "5", "--out", str(out)]) == 0
         assert out.read_bytes() not in (before, whole)
+
+
+LITERAL = ["C:\\new\\notes.txt is", "\\nabla f(x) = ", " see \t ", "", "a\\"]
+
+
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_backslashes_and_spaces_of_a_file_of_prompts_are_what_they_are(tmp_path, mark, end):
+    file = tmp_path / "prompts.txt"
+    file.write_bytes(mark + "".join(text + end for text in LITERAL).encode())
+    assert [item.text for item in read_items(file, "--prompts", "prompt")] == LITERAL
+    lines = tmp_path / "prompts.jsonl"
+    lines.write_bytes(mark + "".join(json.dumps({"prompt": text}) + end for text in LITERAL).encode())
+    assert [item.text for item in read_items(lines, "--prompts", "prompt")] == LITERAL
+
+
+def test_escapes_of_prompts_are_read_where_they_are_asked_for(tmp_path, capsys, model):
+    file = tmp_path / "prompts.txt"
+    file.write_text("a\\nb\\\\n\\u00e9\n\\[MASK]\n")
+    assert [item.text for item in read_items(file, "--prompts", "prompt", escape=True)] == ["a\nb\\né", "[MASK]"]
+    file.write_text("a\nC:\\q\n")
+    message = refused(["generate", model, "--prompts", str(file), "--escape"], capsys)
+    assert f"line 2 of {file}: \\q is no escape" in message
+
+
+def test_prompts_in_another_encoding_are_read_by_its_name(tmp_path, capsys, model):
+    file = tmp_path / "prompts.txt"
+    file.write_bytes("the café\n".encode("cp1252"))
+    assert [item.text for item in read_items(file, "--prompts", "prompt", encoding="cp1252")] == ["the café"]
+    assert "try --encoding" in refused(["generate", model, "--prompts", str(file)], capsys)
 
 
 def test_a_text_file_holds_the_texts_between_lines_and_one_text_alone(model, tmp_path):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,10 @@ from refusals import refused
 
 from mdlm_atat import MaskedDiffusionLM
 from mdlm_atat.cli.main import main
+from mdlm_atat.cli.sampling import show
+from mdlm_atat.config.build import build_model
+from mdlm_atat.data.tokenizers import ByteTokenizer
+from mdlm_atat.runs.texts import Document
 from mdlm_atat.samplers.seeds import mix_seed
 from tiny_runs import train
 
@@ -43,7 +49,7 @@ def templates(tmp_path) -> Path:
 
 
 def test_a_template_is_filled_and_printed_with_its_text_around(model, capsys):
-    assert main(["infill", model, r"the [MASK:3]\nsat"]) == 0
+    assert main(["infill", model, r"the [MASK:3]\nsat", "--escape"]) == 0
     printed = capsys.readouterr().out
     assert printed.startswith("the ")
     assert printed.endswith("\nsat\n")
@@ -189,6 +195,61 @@ def test_a_document_with_gaps_is_filled_whole_and_its_line_ends_stay(model, tmp_
     assert len(text) == len(before + between + after) + 4
 
 
+DOCUMENT = "see\r\n  a C:\\[MASK:3]\\can \rthe\t[MASK]\n\\[MASK:2]é\r\n\r\n  "
+KINDS = {
+    "UTF-8": ("utf-8", b"", []),
+    "UTF-8 with a mark": ("utf-8", b"\xef\xbb\xbf", []),
+    "UTF-16": ("utf-16-le", b"\xff\xfe", []),
+    "UTF-16 BE": ("utf-16-be", b"\xfe\xff", []),
+    "cp1252": ("cp1252", b"", ["--encoding", "cp1252"]),
+}
+
+
+@pytest.fixture(scope="module")
+def byte_model(masked, tmp_path_factory) -> str:
+    lm = MaskedDiffusionLM(build_model(masked.config, 257, None), ByteTokenizer(), masked.config)
+    folder = tmp_path_factory.mktemp("bytes") / "model"
+    lm.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("ending", ["", "\n", "\r\n", "\r", " \t\n\n"])
+def test_a_document_comes_back_byte_for_byte_around_its_gaps_in_its_encoding(byte_model, tmp_path, kind, ending):
+    encoding, mark, option = KINDS[kind]
+    file, out = tmp_path / "doc.txt", tmp_path / "out.txt"
+    file.write_bytes(mark + (DOCUMENT + ending).encode(encoding))
+    assert main(["infill", byte_model, "--file", str(file), *option, "--steps", "1", "--out", str(out)]) == 0
+    written = out.read_bytes()
+    assert written.startswith(mark)
+    around = re.split(r"\[MASK(?::\d)?\]", DOCUMENT + ending)
+    pattern = ".*".join(re.escape(part) for part in around)
+    assert re.fullmatch(pattern, written[len(mark) :].decode(encoding), re.DOTALL)
+
+
+def test_a_document_goes_to_a_pipe_with_its_very_bytes(byte_model, tmp_path, capsysbinary):
+    file = tmp_path / "doc.txt"
+    file.write_bytes(b"\xef\xbb\xbf\x1b[31mone\r\n[MASK]\r\n\xc2\x85end")
+    assert main(["infill", byte_model, "--file", str(file)]) == 0
+    written = capsysbinary.readouterr().out
+    assert written.startswith(b"\xef\xbb\xbf\x1b[31mone\r\n")
+    assert written.endswith(b"\r\n\xc2\x85end")
+
+
+def test_characters_that_a_documents_encoding_lacks_are_said(capsysbinary):
+    show(["é🙂"], Namespace(out=None), Document("é", "cp1252"), is_first_shown=False)
+    out, err = capsysbinary.readouterr()
+    assert out == b"\xe9?"
+    assert "written as ?, for cp1252 has no '🙂': convert the document to utf-8" in err.decode()
+
+
+def test_a_document_that_would_not_be_written_as_it_was_is_refused(model, tmp_path, capsys):
+    file = tmp_path / "doc.txt"
+    file.write_bytes("あ[MASK]".encode("iso2022_jp") + b"\x1b(B")  # an escape that says nothing
+    message = refused(["infill", model, "--file", str(file), "--encoding", "iso2022_jp"], capsys, folder=tmp_path)
+    assert "would not be the same bytes when it is written as iso2022_jp again" in message
+
+
 def test_the_first_text_is_watched_and_animated(model, tmp_path, capsys):
     page = tmp_path / "a.html"
     assert main(["infill", model, "the [MASK:3] sat", "--watch", "--animate", str(page)]) == 0
@@ -199,7 +260,9 @@ def test_the_first_text_is_watched_and_animated(model, tmp_path, capsys):
 REFUSED = {
     "empty": ([""], "the template is empty"),
     "no gap": (["the cat"], "has no gap: 'the cat'"),
-    "escaped": ([r"the \[MASK]"], "has no gap"),
+    "escaped": ([r"the \[MASK]", "--escape"], "has no gap"),
+    "no escape": ([r"the \q[MASK]", "--escape"], r"\q is no escape; expected \n"),
+    "no encoding": (["--file", "{folder}", "--encoding", "klingon"], "is a folder"),
     "no template": ([], 'give a text with gaps, such as "The [MASK:5] sat.", or --file'),
     "two templates": (["a [MASK]", "--file", "x"], "give a text with gaps"),
     "no such file": (["--file", "{folder}/none.txt"], "there is no file"),

@@ -48,7 +48,7 @@ def inspect(folder: Path, *arguments: object) -> int:
 
 
 def test_the_text_its_correlation_5_tokens_of_either_end_and_3_files_are_told(folder, tmp_path, capsys):
-    assert inspect(folder, "the cat\\nsat on", "--out", tmp_path / "out") == 0
+    assert inspect(folder, "the cat\\nsat on", "--escape", "--out", tmp_path / "out") == 0
     output = capsys.readouterr().out
     record = json.loads((tmp_path / "out" / "inspection.json").read_text())
     assert "".join(record["texts"]) == "the cat\nsat on"

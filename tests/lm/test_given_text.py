@@ -11,8 +11,11 @@ from hypothesis import strategies as st
 from made_tokenizers import FORMS, tokenizer_of
 
 from mdlm_atat import MaskedDiffusionLM
+from mdlm_atat.data.tokenizers import HFTokenizer
 from mdlm_atat.lm.given import Row, encode_after_gap, encode_template, space_joins_next, texts_after, texts_around
 from mdlm_atat.samplers.template import Gap, Template, lay_out, parse_template
+
+pytestmark = pytest.mark.filterwarnings("ignore:the model reads")  # tests/lm/test_unknown.py has those
 
 TEMPLATES = {
     "un[MASK:1]able": ["un", "able"],
@@ -123,6 +126,7 @@ ROBERTA = "byte-level BPE with a prefix space"
 def test_a_text_after_a_gap_is_encoded_as_one_that_goes_on_and_not_as_a_first_word(text):
     for form, expected in CONTINUED[text].items():
         tokenizer = tokenizer_of(form)
+        assert isinstance(tokenizer, HFTokenizer)
         found = encode_after_gap(tokenizer, text)
         assert [tokenizer.inner.id_to_token(token) for token in found] == expected
     assert encode_after_gap(tokenizer_of(ROBERTA), text) == tokenizer_of("byte-level BPE").encode(text)
@@ -140,6 +144,7 @@ def test_an_emoji_whose_bytes_fill_two_gaps_is_whole_and_belongs_to_the_second(f
 def test_bytes_that_are_no_character_leave_the_bytes_before_them_a_character():
     """A decoder with byte fallback takes neighbouring bytes together, and shows all of them as wrong."""
     tokenizer = tokenizer_of("SentencePiece BPE")
+    assert isinstance(tokenizer, HFTokenizer)
     row = row_of("SentencePiece BPE", parse_template("🙂[MASK]é"))
     tokens = list(row.tokens)
     tokens[row.gaps[0]] = [tokenizer.inner.token_to_id("<0xE2>")]

@@ -7,10 +7,17 @@ from pathlib import Path
 
 from mdlm_atat.cli.model import add_model_arguments, check_model, load_model
 from mdlm_atat.cli.parser import Parser, whole
-from mdlm_atat.cli.sampling import add_sampling_arguments, check_arguments, how_to_sample, make_texts
+from mdlm_atat.cli.sampling import (
+    add_reading_arguments,
+    add_sampling_arguments,
+    check_arguments,
+    how_to_sample,
+    make_texts,
+)
 from mdlm_atat.errors import UserError
 from mdlm_atat.plugins import trusted
 from mdlm_atat.runs.texts import Item, check_each, read_items
+from mdlm_atat.samplers.template import unescaped
 
 
 def make_parser() -> Parser:
@@ -25,12 +32,13 @@ def make_parser() -> Parser:
 """,
     )
     add_model_arguments(parser)
-    parser.add_argument("--prompt", default="", help=r"text to begin with; \n stands for a new line")
+    parser.add_argument("--prompt", default="", help="text to begin with")
     parser.add_argument(
         "--prompts",
         type=Path,
-        help='a file of prompts, one a line, \\n as in --prompt; or .jsonl with "prompt" and "id" on each line',
+        help='a file of prompts, one a line; or .jsonl with "prompt" and "id" on each line',
     )
+    add_reading_arguments(parser, texts="prompts", files="--prompts", escape_name="read_escapes")
     parser.add_argument("--num_samples", type=whole(1), default=1, help="texts for each prompt")
     parser.add_argument(
         "--length",
@@ -45,7 +53,7 @@ def make_parser() -> Parser:
 def main(argv: list[str]) -> int:
     arguments = make_parser().parse(argv)
     check_arguments(arguments)
-    items = read_prompts(arguments.prompt, arguments.prompts)
+    items = read_prompts(arguments)
     check_model(arguments.model)
     with trusted(arguments.trust_plugins):
         write_texts(arguments, items)
@@ -56,7 +64,7 @@ def write_texts(arguments: Namespace, items: list[Item]) -> None:
     lengths = {"length": arguments.length, "max_new_tokens": arguments.max_new_tokens}
     how = how_to_sample(arguments)
     lm = load_model(arguments)
-    check_each(items, "prompt", lm.tokenizer.encode)
+    check_each(items, "prompt", lm.check_given)
     lm.prompt_rows([item.text for item in items], **lengths)  # refuses prompts that are too long
     make_texts(
         lm,
@@ -67,9 +75,10 @@ def write_texts(arguments: Namespace, items: list[Item]) -> None:
     )
 
 
-def read_prompts(prompt: str, file: Path | None) -> list[Item]:
+def read_prompts(arguments: Namespace) -> list[Item]:
+    prompt, file, escape = arguments.prompt, arguments.prompts, arguments.read_escapes
     if file is None:
-        return [Item(0, prompt.replace("\\n", "\n"))]
+        return [Item(0, unescaped(prompt) if escape else prompt)]
     if prompt:
         raise UserError("give --prompt or --prompts, not both")
-    return read_items(file, "--prompts", "prompt")
+    return read_items(file, "--prompts", "prompt", encoding=arguments.encoding, escape=escape)

@@ -10,11 +10,17 @@ from typing import TYPE_CHECKING
 
 from mdlm_atat.cli.model import add_model_arguments, check_model, load_model
 from mdlm_atat.cli.parser import Parser, whole
-from mdlm_atat.cli.sampling import add_sampling_arguments, check_arguments, how_to_sample, make_texts
-from mdlm_atat.data.files import read_text
+from mdlm_atat.cli.sampling import (
+    add_reading_arguments,
+    add_sampling_arguments,
+    check_arguments,
+    how_to_sample,
+    make_texts,
+)
 from mdlm_atat.errors import UserError
 from mdlm_atat.plugins import trusted
-from mdlm_atat.runs.texts import Item, check_each, read_items
+from mdlm_atat.runs.texts import Document, Item, check_each, read_items
+from mdlm_atat.samplers.template import parse_template
 
 if TYPE_CHECKING:
     from mdlm_atat.lm import Infilled
@@ -31,13 +37,16 @@ def make_parser() -> Parser:
   atat infill runs/novels "She [MASK:3-8], and left." --num_samples 2 --candidates 32
   atat infill runs/novels --file letter.txt --out letter-filled.txt
   atat infill runs/novels --file templates.jsonl --out filled.jsonl
+  atat infill runs/novels --escape "Type \[MASK] for a gap,\n[MASK:4]."
 
-\[MASK] in a text is no gap. A .jsonl file has "template" and, if you like, "id" on each line.
+All but the gaps comes out as it was given, of a document byte for byte. To have [MASK] in a text that is no gap, add
+--escape and write \[MASK]. A .jsonl file has "template" and, if you like, "id" on each line.
 """,
     )
     add_model_arguments(parser)
-    parser.add_argument("template", nargs="?", help=r"a text with gaps; \n stands for a new line")
+    parser.add_argument("template", nargs="?", help="a text with gaps")
     parser.add_argument("--file", type=Path, help="a document with gaps, or a .jsonl file of templates")
+    add_reading_arguments(parser, texts="templates and the document", files="--file", escape_name="escape")
     parser.add_argument("--num_samples", type=whole(1), default=1, help="ways to fill each template")
     parser.add_argument(
         "--candidates",
@@ -65,44 +74,45 @@ def make_parser() -> Parser:
 def main(argv: list[str]) -> int:
     arguments = make_parser().parse(argv)
     check_arguments(arguments)
-    items = read_templates(arguments.template, arguments.file)
-    from mdlm_atat.samplers.template import parse_template
-
-    check_each(items, "template", parse_template)
+    items, document = read_templates(arguments)
+    check_each(items, "template", lambda text: parse_template(text, escape=arguments.escape))
     check_model(arguments.model)
     with trusted(arguments.trust_plugins):
-        write_texts(arguments, items)
+        write_texts(arguments, items, document)
     return 0
 
 
-def write_texts(arguments: Namespace, items: list[Item]) -> None:
+def write_texts(arguments: Namespace, items: list[Item], document: Document | None) -> None:
     how = how_to_sample(arguments)
     lm = load_model(arguments)
     num_candidates = lm.num_candidates(arguments.candidates, arguments.num_samples)
-    check_each(items, "template", lambda text: lm.check_template(text, arguments.candidates))
-    # lengths are chosen once, not in every batch
-    lengths = {"length_draws": arguments.length_draws, "length_seed": arguments.length_seed, "layouts": {}}
+    check_each(items, "template", lambda text: lm.check_template(text, arguments.candidates, escape=arguments.escape))
+    how |= {name: getattr(arguments, name) for name in ("length_draws", "length_seed", "escape")}
+    layouts = {}  # lengths are chosen once, not in every batch
     make_texts(
         lm,
         arguments,
         items,
-        lambda templates, more: lm.infill(templates, **lengths, **how, **more),
+        lambda templates, more: lm.infill(templates, layouts=layouts, **how, **more),
         title_field="template",
         num_candidates=num_candidates if "causal" in lm.modes else None,
         on_first=explain_lengths,
         on_shown=explain_nats,
+        document=document,
     )
 
 
-def read_templates(template: str | None, file: Path | None) -> list[Item]:
+def read_templates(arguments: Namespace) -> tuple[list[Item], Document | None]:
+    """The templates, and the document where they are one."""
+    template, file, encoding = arguments.template, arguments.file, arguments.encoding
     if (template is None) == (file is None):
         raise UserError('give a text with gaps, such as "The [MASK:5] sat.", or --file')
     if file is None:
-        assert template is not None
-        return [Item(0, template.replace("\\n", "\n"))]
+        return [Item(0, template)], None
     if file.suffix == ".jsonl":
-        return read_items(file, "--file", "template")
-    return [Item(0, read_text(file))]
+        return read_items(file, "--file", "template", encoding=encoding), None
+    document = Document.read(file, encoding)
+    return [Item(0, document.text)], document
 
 
 def explain_lengths(text: Infilled) -> None:

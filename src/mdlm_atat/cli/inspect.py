@@ -11,6 +11,7 @@ from mdlm_atat.cli.parser import Parser, real, whole
 from mdlm_atat.data.files import read_text
 from mdlm_atat.errors import UserError
 from mdlm_atat.plugins import trusted
+from mdlm_atat.samplers.template import unescaped
 
 if TYPE_CHECKING:
     from mdlm_atat.lm import MaskedDiffusionLM
@@ -26,7 +27,10 @@ def make_parser() -> Parser:
 """,
     )
     add_model_arguments(parser)
-    parser.add_argument("text", nargs="?", help=r"the text; \n stands for a new line")
+    parser.add_argument("text", nargs="?", help="the text")
+    parser.add_argument(
+        "--escape", action="store_true", help=r"read escapes in the text: \n is a line end, \\ a backslash"
+    )
     parser.add_argument("--file", type=Path, help="a file that holds the text")
     parser.add_argument(
         "--times", type=real(), nargs="+", metavar="T", help="shares of the text to mask (default: 0.1 0.2 ... 0.9)"
@@ -42,7 +46,7 @@ def make_parser() -> Parser:
 
 def main(argv: list[str]) -> int:
     arguments = make_parser().parse(argv)
-    text = text_to_inspect(arguments.text, arguments.file)
+    text = text_to_inspect(arguments.text, arguments.file, escape=arguments.escape)
     out: Path | None = arguments.out
     if out is not None and (out.is_file() or not out.parent.is_dir()):
         raise UserError(f"--out: {out} is a file, or the folder it should be in is not there")
@@ -69,12 +73,12 @@ def inspect(arguments: Namespace, text: str) -> None:
         console.print(f"{file.suffix[1:]:10} {file}", markup=False, soft_wrap=True)
 
 
-def text_to_inspect(text: str | None, file: Path | None) -> str:
+def text_to_inspect(text: str | None, file: Path | None, *, escape: bool) -> str:
     if (text is None) == (file is None):
         raise UserError('give a text (e.g. atat inspect RUN "To be"), or a --file that holds one; not both')
     if file is None:
         assert text is not None
-        return text.replace("\\n", "\n")
+        return unescaped(text) if escape else text
     return read_text(file)
 
 

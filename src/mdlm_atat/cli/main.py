@@ -6,7 +6,10 @@ import errno
 import io
 import os
 import sys
+import warnings
 from importlib import import_module
+from pathlib import Path
+from typing import Any
 
 from mdlm_atat.cli.parser import choose
 from mdlm_atat.errors import UserError, as_command
@@ -62,6 +65,7 @@ def main(argv: list[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a file or console of Windows may not know a character of a text
     argv = sys.argv[1:] if argv is None else argv
+    show_warning, warnings.showwarning = warnings.showwarning, _show_warning
     try:
         code = _dispatch(argv)
         sys.stdout.flush()  # a closed pipe shows here, not at the interpreter's exit
@@ -83,7 +87,23 @@ def main(argv: list[str] | None = None) -> int:
         where = f": {error.filename}" if error.filename else ""
         print(f"error: {error.strerror}{where}; {ADVICE[error.errno]}", file=sys.stderr)
         return 2
+    finally:
+        warnings.showwarning = show_warning
     return code
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: Any = None,
+    line: str | None = None,
+) -> None:
+    """A warning of ours without the place in our code; any other as Python shows it."""
+    ours = Path(__file__).parents[1] in Path(filename).parents
+    text = f"warning: {message}\n" if ours else warnings.formatwarning(message, category, filename, lineno, line)
+    print(text, end="", file=file or sys.stderr)
 
 
 def _flags(argv: list[str]) -> dict[str, str]:

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from mdlm_atat.cli.parser import Parser, real, whole
 from mdlm_atat.errors import UserError
-from mdlm_atat.runs.texts import Item, Lines, Texts, begun_with
+from mdlm_atat.runs.texts import Document, Item, Lines, Texts, begun_with
 from mdlm_atat.samplers.catalogue import split_spec
+from mdlm_atat.terminal import is_terminal, shown
 
 if TYPE_CHECKING:
     from mdlm_atat.lm import CausalLM, Generated, MaskedDiffusionLM
@@ -40,7 +41,20 @@ SETTINGS = (  # that a file of texts depends on, beside the weights, the prompts
     "seed",
     "precision",
     "trace",
+    "escape",  # of templates, which are kept as they were given
 )
+
+
+def add_reading_arguments(parser: Parser, *, texts: str, files: str, escape_name: str) -> None:
+    """How `texts`, given on the command line, and `files` are read."""
+    parser.add_argument(
+        "--escape",
+        dest=escape_name,
+        action="store_true",
+        help=f"read escapes in {texts}: \\n is a line end, \\t a tab, \\uXXXX a character, \\\\ a backslash, \\[MASK] "
+        "no gap (default: a backslash is a backslash)",
+    )
+    parser.add_argument("--encoding", help=f"of {files} without a byte order mark (default: utf-8)")
 
 
 def add_sampling_arguments(parser: Parser) -> None:
@@ -164,13 +178,14 @@ def make_texts(
     num_candidates: int | None = None,
     on_first: Callable[[Any], None] = lambda _: None,
     on_shown: Callable[[Sequence[Any]], None] = lambda _: None,
+    document: Document | None = None,
 ) -> None:
     """Make `num_samples` texts of every item, in batches, and write or print them in order.
 
     `make(prompts, settings)` makes a batch, by lm.generate or lm.infill with further keywords, seeds among them.
     `on_first` hears of the first text of all, `on_shown` of all that are not lines of a .jsonl file. `title_field`:
     what a .jsonl line calls an item's text. `num_candidates`: so many ways to fill each template are drawn, and the
-    best kept.
+    best kept. `document`: the file that the only item is the text of.
     """
     from mdlm_atat.progress import progress_bar
     from mdlm_atat.report.canvas_view import watching
@@ -215,23 +230,42 @@ def make_texts(
     finally:
         if lines is not None:
             lines.close()
-    show([text.text for text in texts], asked.total, arguments, is_first_shown=arguments.watch and not asked.is_ranked)
+    is_first_shown = arguments.watch and not asked.is_ranked and is_terminal()  # a pipe gets every text as it is
+    show([text.text for text in texts], arguments, document, is_first_shown=is_first_shown)
+    if lines is not None:
+        print(f"{asked.total} texts written to {arguments.out}", file=sys.stderr)
     on_shown(texts)
 
 
-def show(texts: Sequence[str], total: int, arguments: Namespace, *, is_first_shown: bool) -> None:
+def show(texts: Sequence[str], arguments: Namespace, document: Document | None, *, is_first_shown: bool) -> None:
     """Print the texts, but not the first where --watch has shown it; or write them to a file that holds texts alone.
-    Those of a .jsonl file are there already."""
-    from mdlm_atat.atomic import write_text
+    One that is a document filled in is written as the document was, byte for byte around its gaps."""
+    from mdlm_atat.atomic import write_bytes
 
-    if arguments.out is None:
-        for text in texts[1 if is_first_shown else 0 :]:
-            print(*([SEPARATOR] if total > 1 else []), text, sep="\n")
+    out: Path | None = arguments.out
+    if out is not None and out.suffix == ".jsonl":  # they are there already
         return
-    if arguments.out.suffix != ".jsonl":
-        alone = texts[0].removesuffix("\n") + "\n"  # a document ends as it did
-        write_text(arguments.out, alone if total == 1 else "".join(f"{text}\n{SEPARATOR}\n" for text in texts))
-    print(f"{total} texts written to {arguments.out}", file=sys.stderr)
+    kind = document or Document("")
+    if document is not None and len(texts) == 1:
+        content = texts[0]
+    elif out is not None:
+        content = texts[0].removesuffix("\n") + "\n" if len(texts) == 1 else ""
+        content = content or "".join(f"{text}\n{SEPARATOR}\n" for text in texts)
+    else:
+        content = None
+    if out is not None:
+        assert content is not None
+        write_bytes(out, kind.written(content))
+        print(f"{len(texts)} texts written to {out}", file=sys.stderr)
+    elif content is not None and not is_terminal():
+        sys.stdout.flush()
+        sys.stdout.buffer.write(kind.written(content))
+    else:
+        for text in texts[1 if is_first_shown else 0 :]:
+            print(*([SEPARATOR] if len(texts) > 1 else []), shown(text), sep="\n")
+        return
+    if lacking := kind.lacking(content):
+        print(f"written as ?, for {kind.encoding} has no {lacking!r}: convert the document to utf-8", file=sys.stderr)
 
 
 def animate(lm: MaskedDiffusionLM | CausalLM, text: Generated, arguments: Namespace) -> None:

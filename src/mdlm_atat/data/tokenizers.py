@@ -62,6 +62,18 @@ class Tokenizer(Protocol):
         ...
 
 
+class UnknownCharacter(UserError):
+    """A character that is not in a tokenizer's alphabet of `num_known`."""
+
+    def __init__(self, character: str, position: int, num_known: int) -> None:
+        super().__init__(
+            f"character {character!r} (U+{ord(character):04X}) at position {position} is not among the {num_known} "
+            "characters of this char tokenizer, which are those of the text that it was made from: remove or replace "
+            "it, or train on a text that has it, or with the tokenizer byte, which encodes any text"
+        )
+        self.character, self.position, self.num_known = character, position, num_known
+
+
 class CharTokenizer:
     """One id a character of a fixed alphabet, in code point order; the last id is eos."""
 
@@ -100,12 +112,7 @@ class CharTokenizer:
         if len(ids) and ids.min() < 0:
             position = int(np.argmax(ids < 0))
             character = text[position]
-            raise UserError(
-                f"character {character!r} (U+{ord(character):04X}) at position {position} is not among the "
-                f"{len(self.alphabet)} characters of this char tokenizer, which are those of the text that it was made "
-                "from: remove or replace it, or train on a text that has it, or with the tokenizer byte, which "
-                "encodes any text"
-            )
+            raise UnknownCharacter(character, position, len(self.alphabet))
         return ids
 
     def decode(self, ids: Sequence[int] | np.ndarray, mask_text: str = MASK_TEXT, eos_text: str = "") -> str:

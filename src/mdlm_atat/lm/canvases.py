@@ -14,6 +14,7 @@ from mdlm_atat.errors import UserError
 from mdlm_atat.lm.gap_lengths import MAX_DRAWS
 from mdlm_atat.lm.given import Row, encode_template, space_joins_next, texts_around, without_space
 from mdlm_atat.lm.results import Layout, LengthCosts, Lengths
+from mdlm_atat.lm.unknown import check_known
 from mdlm_atat.samplers.canvas import Canvas
 from mdlm_atat.samplers.template import Gap, Template, lay_out, parse_template
 
@@ -41,6 +42,10 @@ class Canvases(ABC):
         """Whether a token may begin with the space before a word."""
         return space_joins_next(self.tokenizer)
 
+    def check_given(self, text: str) -> None:
+        """Warn of characters that the model reads as something else; raise UserError for one that it cannot read."""
+        check_known(self.tokenizer, text)
+
     def prompt_rows(
         self, prompts: Sequence[str], length: int | None = None, max_new_tokens: int | None = None
     ) -> list[Row]:
@@ -52,6 +57,7 @@ class Canvases(ABC):
             raise UserError("give `length=`, prompt included, or `max_new_tokens=`, after the prompt, not both")
         rows, in_all = [], length or self.max_length
         for number, prompt in enumerate(prompts, start=1):
+            self.check_given(prompt)
             given = self.tokenizer.encode(without_space(prompt, joins=self._joins))
             if max_new_tokens is None and len(given) > in_all:
                 raise UserError(
@@ -95,6 +101,8 @@ class Canvases(ABC):
                 raise UserError(
                     f"a gap of {part.longest} tokens is longer than the model: it was trained at {self.max_length}"
                 )
+            if isinstance(part, str):
+                self.check_given(part)
         return encode_template(self.tokenizer, template, joins=self._joins)
 
     def _lay_out(self, template: Template, length_draws: int = MAX_DRAWS, length_seed: int = 0) -> Layout:

@@ -85,10 +85,8 @@ def texts_after(tokenizer: Tokenizer, before: list[int], parts: Sequence[list[in
     """
     everything = [token for part in parts for token in part]
     contexts = [before[-NUM_READ_BEFORE:], anchor_of(tokenizer), []] if before else [[]]
-    for context in contexts:
-        start, whole = tokenizer.decode(context), tokenizer.decode(context + everything)
-        if whole.startswith(start):
-            break
+    read_as = ((tokenizer.decode(context), tokenizer.decode(context + everything), context) for context in contexts)
+    start, whole, context = next(each for each in read_as if each[1].startswith(each[0]))
     ends, read = [len(start)], context
     for part in parts[:-1]:
         read = read + part

@@ -14,9 +14,9 @@ from PIL import Image, ImageColor, ImageDraw, ImageFont
 
 from mdlm_atat.atomic import write_bytes, write_text
 from mdlm_atat.errors import UserError
-from mdlm_atat.report.canvas_view import printable
 from mdlm_atat.report.figure import ACCENT, FAINT, INK, MONO, MUTED, drawable
 from mdlm_atat.report.page import template
+from mdlm_atat.terminal import printable
 
 if TYPE_CHECKING:
     from mdlm_atat.lm import Generated, LanguageModel

@@ -1,7 +1,6 @@
 """A text canvas in the terminal, its masks being filled in as the sampler runs."""
 
 import time
-import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +13,8 @@ from rich.console import Console
 from rich.live import Live
 from rich.style import Style
 from rich.text import Text
+
+from mdlm_atat.terminal import printable
 
 if TYPE_CHECKING:
     import torch
@@ -173,24 +174,6 @@ def watching(lm: "LanguageModel", title: str) -> "Iterator[OnStep]":
         yield on_step
 
 
-def printable(text: str, encoding: str = "utf-8", instead: str = "?") -> str:
-    """Line ends and tabs stay; other control codes, half characters and what the encoding lacks go."""
-    shown = "".join(
-        # Cc are control codes (ESC would steer the terminal), Cs halves of a character in UTF-16
-        "\N{REPLACEMENT CHARACTER}" if unicodedata.category(char) in ("Cc", "Cs") and char not in "\n\t" else char
-        for char in text
-    )
-    return "".join(char if _can_encode(char, encoding) else instead for char in shown)
-
-
 def _progress(frame: _Frame) -> tuple[int, int]:
     """Positions revealed and positions to reveal; fixed ones are neither."""
     return int((frame.revealed & ~frame.fixed).sum()), int((~frame.fixed).sum())
-
-
-def _can_encode(char: str, encoding: str) -> bool:
-    try:
-        char.encode(encoding)
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -12,10 +12,10 @@ from rich.style import Style
 from rich.text import Text
 
 from mdlm_atat.report import importance_plots
-from mdlm_atat.report.canvas_view import printable
 from mdlm_atat.report.figure import svg
 from mdlm_atat.report.page import template
 from mdlm_atat.scoring.inspected_text import InspectedText
+from mdlm_atat.terminal import printable
 
 PALE, STRONG = (230, 240, 247), (0, 80, 128)  # backgrounds of the least and the most important token
 SCALE_CELLS = 24  # of the legend in the terminal

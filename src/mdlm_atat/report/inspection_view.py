@@ -11,7 +11,6 @@ from rich.table import Table
 from rich.text import Text
 
 from mdlm_atat.atomic import write_json, write_text
-from mdlm_atat.report.canvas_view import printable
 from mdlm_atat.report.importance_page import (
     colour_scale,
     coloured_text,
@@ -20,6 +19,7 @@ from mdlm_atat.report.importance_page import (
     label,
 )
 from mdlm_atat.scoring.inspected_text import InspectedText
+from mdlm_atat.terminal import printable
 
 NUM_EXTREMES = 5  # tokens listed at either end
 CONTEXT = 12  # characters shown to either side of them

@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from mdlm_atat.data.files import read_text
+from mdlm_atat.data.encodings import LONGEST_MARK, check_encoding, marked_encoding
+from mdlm_atat.data.files import decoded, first_bytes, open_bytes
 from mdlm_atat.errors import UserError
+from mdlm_atat.samplers.template import unescaped
 
 if TYPE_CHECKING:
     from mdlm_atat.lm import Generated
@@ -29,27 +31,77 @@ class Item:
     text: str
 
 
-def read_items(file: Path, option: str, field: str) -> list[Item]:
-    """Prompts or templates: one a line of a .txt file, or JSON lines with `field` and, if they like, an id."""
-    lines = read_text(file).removesuffix("\n").split("\n")
+@dataclass(frozen=True)
+class Document:
+    """A text of a file, and how the file holds it, so that it can be written back byte for byte."""
+
+    text: str
+    encoding: str = "utf-8"
+    mark: bytes = b""
+    """The byte order mark that the file begins with."""
+
+    @classmethod
+    def read(cls, file: Path, encoding: str | None = None) -> Document:
+        """Read a file, with its line ends as they are. A byte order mark says the encoding, else `encoding` does, else
+        it is UTF-8. Raises UserError where it is no text in that encoding, or one that would not be written so."""
+        if not file.is_file():
+            raise UserError(f"{file} is a folder; name a file in it" if file.is_dir() else f"there is no file {file}")
+        if encoding is not None:
+            check_encoding(encoding)
+        text = "".join(decoded(file, encoding, translate=False))
+        start = first_bytes(file, LONGEST_MARK)
+        marked = marked_encoding(start)
+        document = cls(text, encoding or "utf-8") if marked is None else cls(text, marked[0], start[: marked[1]])
+        with open_bytes(file) as stream:
+            if stream.read() != document.written(text):
+                raise UserError(
+                    f"{file} would not be the same bytes when it is written as {document.encoding} again: convert it "
+                    "to UTF-8 first"
+                )
+        return document
+
+    def written(self, text: str) -> bytes:
+        """A text as bytes of this file's kind, with "?" for characters that its encoding lacks."""
+        return self.mark + text.encode(self.encoding, errors="replace")
+
+    def lacking(self, text: str) -> str:
+        """The characters of a text that this file's encoding lacks."""
+        return "".join(char for char in sorted(set(text)) if char.encode(self.encoding, errors="ignore") == b"")
+
+
+def read_items(file: Path, option: str, field: str, *, encoding: str | None = None, escape: bool = False) -> list[Item]:
+    """Prompts or templates: one a line of a .txt file, or JSON lines with `field` and, if they like, an id. `escape`:
+    read the escapes in them."""
+    text = Document.read(file, encoding).text
+    end = "\r" if "\r" in text and "\n" not in text else "\n"
+    lines = [line.removesuffix("\r") for line in text.removesuffix(end).split(end)]
     if lines == [""]:
         raise UserError(f"{option}: {file} is empty; expected a {field} on each line")
-    if file.suffix != ".jsonl":
-        return [Item(number, line.replace("\\n", "\n")) for number, line in enumerate(lines)]
     items: dict[str, Item] = {}
     for number, line in enumerate(lines):
         where = f"{option}: line {number + 1} of {file}"
-        try:
-            row = json.loads(line)
-            item = Item(row.get("id", number), row[field])
-            key = json.dumps(item.id, ensure_ascii=False, allow_nan=False)
-            (key + item.text).encode()  # both are strings that can be written
-        except (ValueError, AttributeError, KeyError, TypeError) as error:
-            raise UserError(f'{where} is no JSON object with a text "{field}": {line[:60]!r}') from error
+        item = Item(number, line) if file.suffix != ".jsonl" else _item(line, number, field, where)
+        if escape:
+            try:
+                item = Item(item.id, unescaped(item.text))
+            except UserError as error:
+                raise UserError(f"{where}: {error}") from error
+        key = json.dumps(item.id, ensure_ascii=False)
         if key in items:
             raise UserError(f"{where}: the id {item.id!r} occurs twice; ids must differ")
         items[key] = item
     return list(items.values())
+
+
+def _item(line: str, number: int, field: str, where: str) -> Item:
+    try:
+        row = json.loads(line)
+        item = Item(row.get("id", number), row[field])
+        key = json.dumps(item.id, ensure_ascii=False, allow_nan=False)
+        (key + item.text).encode()  # both are strings that can be written
+    except (ValueError, AttributeError, KeyError, TypeError) as error:
+        raise UserError(f'{where} is no JSON object with a text "{field}": {line[:60]!r}') from error
+    return item
 
 
 def check_each(items: Sequence[Item], kind: str, check: Callable[[str], Any]) -> None:
@@ -157,7 +209,7 @@ class Texts:
         versions began, when there was no rule of seeds but "add", have the same hash as ours of that rule."""
         shown = {name: str(value) for name, value in settings.items()}
         later_ones = {"max_new_tokens": "None", "candidates": "None", "length_draws": "1024", "length_seed": "0"}
-        for later, default in later_ones.items():
+        for later, default in {**later_ones, "escape": "False"}.items():
             if shown.get(later) == default:  # there was no such setting
                 del shown[later]
         if self.rule != "add":

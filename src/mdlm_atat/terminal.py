@@ -1,0 +1,46 @@
+"""Texts for a terminal, which would obey the control characters in them; files and pipes get texts as they are."""
+
+from __future__ import annotations
+
+import sys
+import unicodedata
+from typing import TextIO
+
+BIDI = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+"""Embeddings, overrides and isolates: they turn around how what comes after them is shown."""
+
+
+def printable(text: str, encoding: str = "utf-8", instead: str = "?") -> str:
+    """The text without what steers a terminal. Line ends and tabs stay, and a carriage return before a line end goes;
+    every other control character (ESC, BEL, backspace, C1), every bidirectional control and half a character is shown
+    as U+FFFD, and what the encoding lacks as `instead`."""
+    shown = "".join("\N{REPLACEMENT CHARACTER}" if _steers(char) else char for char in text.replace("\r\n", "\n"))
+    try:
+        shown.encode(encoding)
+    except UnicodeEncodeError:
+        return "".join(char if _can_encode(char, encoding) else instead for char in shown)
+    return shown
+
+
+def shown(text: str, stream: TextIO | None = None) -> str:
+    """The text as it is to be printed to a stream (default: standard output): `printable` where that is a terminal, and
+    as it is where it is a file or a pipe."""
+    return printable(text) if is_terminal(stream) else text
+
+
+def is_terminal(stream: TextIO | None = None) -> bool:
+    """Whether a stream (default: standard output) is a terminal."""
+    return (sys.stdout if stream is None else stream).isatty()
+
+
+def _steers(char: str) -> bool:
+    # Cc are control codes, C0 and C1; Cs halves of a character in UTF-16
+    return (unicodedata.category(char) in ("Cc", "Cs") and char not in "\n\t") or char in BIDI
+
+
+def _can_encode(char: str, encoding: str) -> bool:
+    try:
+        char.encode(encoding)
+    except UnicodeEncodeError:
+        return False
+    return True
