@@ -175,3 +175,9 @@ def test_an_impossible_setting_says_its_name_and_value(name, value):
 def test_a_prompt_longer_than_the_text_is_refused_with_both_lengths():
     with pytest.raises(UserError, match="prompt 2 has 5 tokens, but the text to generate has 4"):
         Canvas.with_prefixes([[1], [1, 2, 3, 4, 5]], length=4, mask_id=9)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1e-320, 5e-324, 1e-299])
+def test_the_lowest_temperatures_take_the_likeliest_token_though_logits_over_them_are_infinite(temperature):
+    logits = torch.tensor([[1000.0, -1000.0, 999.0], [-1.0, 0.5, 0.0]])
+    assert TokenDraw(temperature).probabilities(logits).tolist() == [[1, 0, 0], [0, 1, 0]]

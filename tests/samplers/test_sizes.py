@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 from typing import get_args
 
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from mdlm_atat.errors import UserError
 from mdlm_atat.samplers.first_hitting import FirstHitting
 from mdlm_atat.samplers.loop import StepRule
-from mdlm_atat.samplers.sizes import Sizes, all_boundaries, as_profile, boundaries
+from mdlm_atat.samplers.sizes import Profile, Sizes, all_boundaries, as_profile, boundaries
 from mdlm_atat.samplers.uncertainty import UncertaintyGuidedSampler
 from samplers.enumerated import drawn
 from samplers.stand_ins import CURVED, SHARES, examples, profile_of
@@ -117,3 +118,19 @@ def test_optimal_sizes_without_a_profile_say_how_to_measure_it(rule: StepRule):
 def test_a_profile_of_10_shares_comes_back_from_its_record():
     record = {name: list(getattr(CURVED, name)) for name in ("mask_rate", "nats_per_masked_token", "standard_error")}
     assert as_profile(record) == CURVED
+
+
+UNKNOWN = {
+    "no errors": Profile((0.1, 0.5, 1.0), (1.0, 2.0, 3.0), (0.0, 0.0, 0.0)),
+    "a single draw in a bin": Profile((0.1, 0.5, 1.0), (1.0, 2.0, 3.0), (0.1, math.nan, 0.1)),
+    "a bin without a value": Profile((0.1, 0.5, 1.0), (1.0, math.nan, 3.0), (0.1, math.nan, 0.1)),
+    "one bin": Profile((1.0,), (3.0,), (math.nan,)),
+    "nothing": Profile((), (), ()),
+}
+
+
+@pytest.mark.parametrize("profile", UNKNOWN)
+def test_a_profile_with_errors_that_are_not_known_or_of_one_bin_gives_4_steps_that_fill_10_places(profile):
+    ends = boundaries("optimal", 10, 4, UNKNOWN[profile], 10)
+    assert (ends[0], ends[-1], len(ends)) == (0, 10, 5)
+    assert all(later > earlier for earlier, later in pairwise(ends))

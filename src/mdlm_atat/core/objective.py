@@ -393,7 +393,7 @@ def t_step_count_weights(schedule: Schedule, length: int, num_steps: int) -> Flo
     """
     times = torch.arange(num_steps + 1, dtype=torch.float64) / num_steps
     rate = schedule.mask_rate(times).clamp(0, 1)  # (T + 1,)
-    reveal = 1 - rate[:-1] / rate[1:]  # (T,)
+    reveal = 1 - rate[:-1] / rate[1:].clamp_min(torch.finfo(rate.dtype).tiny)  # (T,); a rate of t^400 may be 0
     n = torch.arange(length + 1, dtype=torch.float64)
     weights = torch.zeros(length + 1, dtype=torch.float64)
     for chunk in torch.arange(num_steps).split(256):  # bounds the (T, L) table

@@ -47,19 +47,19 @@ class Cosine:
 
     offset: float = 0.008
 
-    def _angles(self, t: Tensor) -> tuple[Tensor, float]:
-        quarter = math.pi / 2 / (1 + self.offset)
-        return quarter * (t + self.offset), quarter * self.offset
+    def _rise(self, t: Tensor) -> Tensor:
+        """cos²(θ0) - cos²(θ) = sin(θ - θ0) sin(θ + θ0): no cancellation near t = 0, where θ - θ0 is taken from t
+        itself, since θ in float64 is θ0 for all t below 1e-18."""
+        slope = math.pi / 2 / (1 + self.offset)
+        return torch.sin(slope * t) * torch.sin(slope * (t + 2 * self.offset))
 
     def mask_rate(self, t: Tensor) -> Tensor:
-        theta, theta_0 = self._angles(t)
-        # cos²a - cos²b = sin(b - a) sin(b + a): no cancellation near t = 0
-        return torch.sin(theta - theta_0) * torch.sin(theta + theta_0) / math.cos(theta_0) ** 2
+        return self._rise(t) / math.cos(math.pi / 2 / (1 + self.offset) * self.offset) ** 2
 
     def weight(self, t: Tensor) -> Tensor:
-        theta, theta_0 = self._angles(t)
         slope = math.pi / 2 / (1 + self.offset)
-        return slope * torch.sin(2 * theta) / (torch.sin(theta - theta_0) * torch.sin(theta + theta_0))
+        # sin(2θ), from the end: at t = 1 it is 0, and not what rounding makes of sin(π)
+        return slope * torch.sin(2 * slope * (1 - t)) / self._rise(t)
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,8 @@ class Polynomial:
 def reveal_probability(schedule: Schedule, t: float, s: float) -> float:
     """Probability that a token masked at time t is visible at the earlier time s: 1 - mask_rate(s) / mask_rate(t).
 
-    The ancestral sampler's step (Sahoo et al. 2024, eq. 7) and the weight of the T-step bound; computed in float64.
+    The ancestral sampler's step (Sahoo et al. 2024, eq. 7) and the weight of the T-step bound; computed in float64. 1
+    where the mask rate at t is below the smallest number there is: nothing is masked then.
     """
     rate_s, rate_t = schedule.mask_rate(torch.tensor([s, t], dtype=torch.float64)).tolist()
-    return 1 - rate_s / rate_t
+    return 1 - rate_s / rate_t if rate_t > 0 else 1.0

@@ -16,6 +16,7 @@ from torch import Tensor
 from mdlm_atat.errors import UserError
 
 PART = 256
+LEAST_TEMPERATURE = 1e-300  # logits over a lower one are infinite; it is greedy
 TIE = (
     1e-10  # probabilities that sum to within this of top_p reach it: more than the rounding of 50,000 terms in float64
 )
@@ -43,7 +44,7 @@ class TokenDraw:
 
     def probabilities(self, logits: Float[Tensor, "n vocab"]) -> Float[Tensor, "n vocab"]:
         """The distribution over tokens after temperature, top_k and top_p, in float64."""
-        if self.temperature == 0:
+        if self.temperature < LEAST_TEMPERATURE:
             best = logits.argmax(dim=-1, keepdim=True)
             return torch.zeros_like(logits, dtype=torch.float64).scatter_(-1, best, 1.0)
         probs = torch.softmax(logits.double() / self.temperature, dim=-1)

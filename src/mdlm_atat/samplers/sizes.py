@@ -35,12 +35,17 @@ class Profile:
         Revealing m tokens at once costs about m (m - 1) / 2 times |f'(r)| / L nats too much, f(r) being the
         cross-entropy of a masked token when a share r is revealed: each token of the group would have been |f'| / L
         cheaper after each other. For a given number of groups that is least when m is in proportion to |f'|^(-1/2). f
-        is a cubic through the profile, weighted by its errors.
+        is a cubic through the profile, weighted by its errors; one that is not known (of a single draw) or 0 counts as
+        the largest that is. Of fewer than two points nothing is known, and all sizes are equal.
         """
-        revealed = 1 - np.array(self.mask_rate)
-        cubic = np.polynomial.Polynomial.fit(
-            revealed, self.nats_per_masked_token, deg=min(3, len(revealed) - 1), w=1 / np.array(self.standard_error)
-        )
+        known = np.isfinite(self.nats_per_masked_token)
+        if known.sum() < 2:
+            return np.linspace(0.0, 1.0, GRID + 1)
+        revealed, nats = 1 - np.array(self.mask_rate)[known], np.array(self.nats_per_masked_token)[known]
+        errors = np.array(self.standard_error)[known]
+        is_error = np.isfinite(errors) & (errors > 0)
+        errors = np.where(is_error, errors, errors[is_error].max(initial=0.0) or 1.0)
+        cubic = np.polynomial.Polynomial.fit(revealed, nats, deg=min(3, len(revealed) - 1), w=1 / errors)
         slope = -cubic.deriv()((np.arange(GRID) + 0.5) / GRID)
         slope = np.maximum(slope, MIN_SLOPE * abs(slope).mean() + 1e-12)
         effort = np.concatenate([[0.0], np.cumsum(np.sqrt(slope))])
