@@ -111,7 +111,7 @@ def test_nothing_of_a_folder_goes_unmentioned(tmp_path: Path, monkeypatch: pytes
         "pipe.txt": "a pipe (FIFO)",
         "ring1": "unreadable: too many levels of symbolic links",
         "ring2": "unreadable: too many levels of symbolic links",
-        "root": "a link to what is read already",
+        "root": "a link to a folder that this one is in",
         "secret.txt": "unreadable: no permission",
         "socket.txt": "a socket",
     }

@@ -27,8 +27,8 @@ REST = "rest"
 Role = Literal["train", "valid", "test", "given"]
 """`given`: named as validation text, so not trained on either."""
 HIDDEN, ASKED, EMPTY, NEITHER = "hidden", "as asked", "empty", "neither train nor valid or test in its name"
-LINKED = "a link to what is read already"
-_KNOWN = (HIDDEN, ASKED, LINKED)
+LINKED, LINKED_BACK = "a link to what is read already", "a link to a folder that this one is in"
+_KNOWN = (HIDDEN, ASKED, LINKED, LINKED_BACK)
 """Reasons by which nobody is surprised: they do not count towards the half of a folder that may be left out."""
 
 
@@ -159,8 +159,8 @@ def list_folder(
     rest_is_known = REST in patterns
     patterns = [pattern for pattern in patterns if pattern != REST]
     used = {pattern for pattern in patterns for file in [*found, *left_out] if _matches(file.path, pattern)}
-    asked = [file for file in found if any(_matches(file.path, pattern) for pattern in patterns)]
-    found = [file for file in found if file not in set(asked)]
+    asked = {file for file in found if any(_matches(file.path, pattern) for pattern in patterns)}
+    found = [file for file in found if file not in asked]
     left_out = [
         left._replace(reason=ASKED) if any(_matches(left.path, pattern) for pattern in patterns) else left
         for left in left_out
@@ -245,7 +245,8 @@ def _sorted_out(folder: Path) -> tuple[list[Found], list[LeftOut]]:
 def _walk(root: Path) -> Iterator[Found | LeftOut]:
     """Every file of a folder. What links lead to comes after all that is no link, if it was not there already."""
     folders, links = deque([Path()]), deque[Path]()
-    seen = {_place(parent.stat()) for parent in root.resolve().parents}  # a link to / leads back
+    around = {_place(parent.stat()) for parent in root.resolve().parents}
+    seen = set[tuple[int, int]]()
     through_links = False
     while folders or links:
         through_links = through_links or not folders
@@ -253,7 +254,9 @@ def _walk(root: Path) -> Iterator[Found | LeftOut]:
         try:
             status = (root / path).stat()
             is_folder, place = stat.S_ISDIR(status.st_mode), _place(status)
-            if place in seen and (is_folder or through_links):  # else a file with two names
+            if place in around:
+                yield LeftOut(path, LINKED_BACK)
+            elif place in seen and (is_folder or through_links):  # else a file with two names
                 yield LeftOut(path, LINKED)
             elif is_folder:
                 seen.add(place)

@@ -145,7 +145,7 @@ def open_source(
         return Given(call_plugin("source", spec), detokenize=detokenize)
     known = names("source", {"shakespeare": None, **HUB_SETS})
     if reason := irregular(path):
-        raise UserError(f"{path} is {reason}, and a text is read several times: name a file or a folder")
+        raise UserError(f"{path} is {reason}; expected a file or a folder, which can be read several times")
     hint = did_you_mean(spec, known) if not (path.suffix or len(path.parts) > 1) else ""
     raise UserError(
         f"there is no file or folder {path}, and no corpus of that name{hint}; expected a path, "
