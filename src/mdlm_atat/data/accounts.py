@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+from mdlm_atat.data.loss import Changes
 from mdlm_atat.data.manifest import Manifest
 from mdlm_atat.data.repeats import Repeated
 from mdlm_atat.data.sources import Files, HubSet, Texts
@@ -55,6 +56,8 @@ def read_lines(manifest: Manifest) -> list[str]:
         for name, split in manifest.splits.items()
     ]
     lines = [f"read       {'; '.join(sizes)} ({manifest.validation['rule']})"]
+    if lost := lost_in_words(manifest):
+        lines.append(f"lost       {lost}")
     lines += changed_lines(manifest.accounts)
     repeated = repeated_in_words(manifest.accounts)
     return [*lines, f"repeated   {repeated}"] if repeated else lines
@@ -71,6 +74,17 @@ def repeated_in_words(accounts: Mapping[str, Any] | None) -> str | None:
         f"{about}{repeated['documents']:,} of {repeated['of']:,} validation documents ({share}) are in the training "
         "text too"
     )
+
+
+def lost_in_words(manifest: Manifest) -> str:
+    """Return what the tokenizer does not give back of the text, by kind; nothing where it gives back all, or where that
+    is not known."""
+    splits = manifest.splits.values()
+    changes = sum((split.changes for split in splits), Changes())
+    if not changes.total:
+        return ""
+    lost = changes.in_words(sum(split.characters for split in splits))
+    return f"{lost}: the tokenizer {manifest.tokenizer['name']} does not give them back"
 
 
 def documents_in_words(documents: int, characters: int) -> str:

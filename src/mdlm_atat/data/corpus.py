@@ -7,6 +7,7 @@ from functools import cached_property
 from html import escape
 from pathlib import Path
 
+from mdlm_atat.data.accounts import lost_in_words
 from mdlm_atat.data.manifest import read_manifest
 from mdlm_atat.data.open_tokenizer import load_prepared_tokenizer
 from mdlm_atat.data.tokenizers import Tokenizer
@@ -53,6 +54,7 @@ class Corpus:
         return {
             "tokenizer": f"{tokenizer['name']}, {tokenizer['vocab_size']:,} tokens",
             "validation": self.manifest.validation["rule"],
+            **({"lost": lost} if (lost := lost_in_words(self.manifest)) else {}),
             "folder": str(self.folder),
         }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,11 +12,18 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mdlm_atat.data.loss import Changes, compare
 from mdlm_atat.data.sources import PIECE_CHARACTERS, Piece
-from mdlm_atat.data.tokenizers import Tokenizer
+from mdlm_atat.data.tokenizers import ByteTokenizer, CharTokenizer, HFTokenizer, Tokenizer
 from mdlm_atat.errors import UserError
 from mdlm_atat.provenance import num_cores
 
+FIRST = 1000  # characters of a batch that a plugin's tokenizer encodes twice
+# Thai, Lao, Tibetan, Myanmar, Khmer, kana, bopomofo, Han
+UNSPACED = re.compile(
+    "[\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u312f\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+    "\U00020000-\U0003ffff]+"
+)
 MAX_WORKERS = 16  # a worker holds about 20 MB
 
 
@@ -27,6 +35,10 @@ class Chunk(NamedTuple):
     words: int
     characters: int
     bytes: int
+    unspaced: int = 0
+    """Characters of scripts that put no spaces between words."""
+    changes: Changes = Changes()
+    """What the tokenizer does not give back."""
 
 
 def encoded(
@@ -41,11 +53,12 @@ def encoded(
     num_workers = num_workers or min(num_cores(), MAX_WORKERS)
     if num_workers < 1:
         raise UserError(f"num_workers is {num_workers}, expected at least 1")
+    unknown_text = tokenizer.unknown_text if isinstance(tokenizer, HFTokenizer) else None
     waiting: deque[tuple[str, Future[Chunk]]] = deque()
     with _serial_tokenizers(), ThreadPoolExecutor(num_workers) as pool:
         try:
             for name, batch in _batches(stream):
-                waiting.append((name, pool.submit(_encode, batch, tokenizer)))
+                waiting.append((name, pool.submit(_encode, batch, tokenizer, unknown_text)))
                 if len(waiting) >= 2 * num_workers:
                     name, future = waiting.popleft()
                     yield name, future.result()
@@ -69,15 +82,38 @@ def _batches(stream: Iterable[tuple[str, Piece]]) -> Iterator[tuple[str, list[Pi
     yield from batches.items()
 
 
-def _encode(batch: list[Piece], tokenizer: Tokenizer) -> Chunk:
+def _encode(batch: list[Piece], tokenizer: Tokenizer, unknown_text: str | None) -> Chunk:
     texts = [piece.text for piece in batch]
+    ids = tokenizer.encode_batch(texts)
     return Chunk(
-        ids=tokenizer.encode_batch(texts),
+        ids=ids,
         ends_document=[piece.ends_document for piece in batch],
         words=sum(len(text.split()) for text in texts),
         characters=sum(map(len, texts)),
         bytes=sum(len(text.encode()) for text in texts),
+        unspaced=sum(sum(map(len, UNSPACED.findall(text))) for text in texts if not text.isascii()),
+        changes=_lost(texts, ids, tokenizer, unknown_text),
     )
+
+
+def _lost(texts: list[str], ids: list[np.ndarray], tokenizer: Tokenizer, unknown_text: str | None) -> Changes:
+    match tokenizer:
+        case CharTokenizer() | ByteTokenizer():
+            return Changes()  # which give back all that they encode
+        case HFTokenizer():
+            decoded = tokenizer.decode_batch(ids)
+        case _:
+            decoded = [tokenizer.decode(each) for each in ids]
+            _check_draws_nothing(texts[0][:FIRST], tokenizer)
+    return sum((compare(text, back, unknown_text) for text, back in zip(texts, decoded, strict=True)), Changes())
+
+
+def _check_draws_nothing(text: str, tokenizer: Tokenizer) -> None:
+    if not np.array_equal(*tokenizer.encode_batch([text, text])):
+        raise UserError(
+            f"the tokenizer {tokenizer.name} gives one text other ids the second time: a corpus that is prepared once "
+            "and read many times needs one that draws nothing at random"
+        )
 
 
 @contextmanager

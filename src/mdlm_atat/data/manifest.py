@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from mdlm_atat.data.loss import Changes
 from mdlm_atat.errors import UserError
 
 FORMAT = 1
@@ -34,6 +35,15 @@ class Split:
     """Hash of the .bin file."""
     rows_sha256: str = ""
     """pad: hash of the .idx file, empty in folders of before 0.2."""
+    unspaced: int = 0
+    """Characters of scripts that put no spaces between words."""
+    changed: dict[str, int] | None = None
+    """Characters that the tokenizer does not give back, by kind (see loss.py); None in folders of before 0.2."""
+
+    @property
+    def changes(self) -> Changes:
+        """What the tokenizer does not give back, nothing where that is not known."""
+        return Changes(**(self.changed or {}))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,6 +29,7 @@ from mdlm_atat.data.accounts import account, check_halves, decided_lines, read_l
 from mdlm_atat.data.corpus import Corpus
 from mdlm_atat.data.encode import encoded
 from mdlm_atat.data.held_out import Stream, hold_out
+from mdlm_atat.data.loss import MOST_LOST, Changes
 from mdlm_atat.data.manifest import (
     FILE_NAME,
     FORMAT,
@@ -49,6 +50,8 @@ from mdlm_atat.data.tokenizers import CharTokenizer
 from mdlm_atat.errors import UserError
 from mdlm_atat.locks import waiting_lock
 from mdlm_atat.plugins import trusted
+
+ENOUGH = 1 << 24  # characters, of a long text, after which too great a loss stops a preparation that goes on
 
 
 def prepare(
@@ -76,7 +79,10 @@ def prepare(
     split, the two held-out plays); documents chosen by a hash of their text; of fewer than 20 documents, the end of
     the text.
 
-    Raises UserError for a source that is not there or cannot be read, for settings that do not fit, and for an `out`
+    All of the text is compared with decode(encode(text)), and the manifest has what is lost, by kind (see loss.py).
+
+    Raises UserError for a source that is not there or cannot be read, where the tokenizer loses more than 1% of a
+    split's characters and `accept_loss` does not say that this is meant, for settings that do not fit, and for an `out`
     that holds something else; TypeError for an unknown setting.
     """
     if request is None:
@@ -118,6 +124,8 @@ def _prepare(
         out = Path(os.environ.get("ATAT_CACHE") or "~/.cache/mdlm-atat") / "data" / fingerprint[:16]
     out = Path(out).expanduser().resolve()
     if _is_done(out, request, fingerprint):
+        for name, split in read_manifest(out).splits.items():
+            _check_loss(request, name, split.changes, split.characters)
         progress.say(f"{out} holds the same text already prepared: used as it is")
         for line in [*decided_lines(*opened), *read_lines(read_manifest(out))]:
             progress.say(line)
@@ -184,6 +192,8 @@ def _write(request: DataRequest, fingerprint: str, folder: Path, num_workers: in
         num_characters = num_tokens = 0
         for name, chunk in encoded(repeats.watch(stream()), tokenizer, num_workers):
             writers[name].add(chunk)
+            if (so_far := writers[name].num_characters) >= ENOUGH:
+                _check_loss(request, name, writers[name].changes, so_far)
             num_characters += chunk.characters
             num_tokens += sum(map(len, chunk.ids))
             progress.update("tokenizing", num_characters, num_tokens)
@@ -194,6 +204,8 @@ def _write(request: DataRequest, fingerprint: str, folder: Path, num_workers: in
     if held_out is not None:
         rule = {**rule, **held_out.describe()}
     _check_not_empty(request, splits, rule)
+    for name, split in splits.items():
+        _check_loss(request, name, split.changes, split.characters)
     save_tokenizer(tokenizer, folder / "tokenizer")
     if "train" in writers:
         np.save(folder / "counts.npy", writers["train"].counts, allow_pickle=False)
@@ -216,6 +228,19 @@ def _write(request: DataRequest, fingerprint: str, folder: Path, num_workers: in
         accounts=account({"source": source, "validation": held_out}, None if request.whole else repeats.found()),
     )
     (folder / FILE_NAME).write_text(manifest_json(manifest), encoding="utf-8")
+
+
+def _check_loss(request: DataRequest, split: str, changes: Changes, num_characters: int) -> None:
+    """Raise UserError where the tokenizer loses much of a split, and nobody has said that this is meant."""
+    if request.accept_loss or changes.total <= MOST_LOST * num_characters:
+        return
+    tokenizer = request.fixed_tokenizer
+    name = "char" if tokenizer is None else tokenizer.name
+    raise UserError(
+        f"the tokenizer {name} does not give back {changes.in_words(num_characters)} of the {split} text of "
+        f"{label_of(request.source)}, so what is trained on and scored would be another text: take `tokenizer='byte'` "
+        "or one that is trained on this text, or say `accept_loss=True` if that is meant"
+    )
 
 
 def _check_not_empty(request: DataRequest, splits: dict[str, Split], rule: dict[str, Any]) -> None:

@@ -32,6 +32,7 @@ class RequestSettings(ReadingSettings, total=False):
     splits: Literal["names", "none"]
     leave_out: str | None
     detokenize: str | None
+    accept_loss: bool
     whole: bool
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from mdlm_atat.data.encode import Chunk
+from mdlm_atat.data.loss import Changes
 from mdlm_atat.data.manifest import Split
 from mdlm_atat.data.tokenizers import Tokenizer
 from mdlm_atat.errors import UserError
@@ -33,7 +34,8 @@ class SplitWriter:
         self._starts = True
         self.counts = np.zeros(tokenizer.vocab_size, np.int64)
         self.num_eos = self._num_rows = self._num_tokens = 0
-        self._documents = self._words = self._characters = self._bytes = 0
+        self._documents = self._words = self.num_characters = self._bytes = self._unspaced = 0
+        self.changes = Changes()
 
     def add(self, chunk: Chunk) -> None:
         """Write the next pieces of the split."""
@@ -50,8 +52,10 @@ class SplitWriter:
                 self._in_document = 0
         self._write(parts)
         self._words += chunk.words
-        self._characters += chunk.characters
+        self.num_characters += chunk.characters
         self._bytes += chunk.bytes
+        self._unspaced += chunk.unspaced
+        self.changes += chunk.changes
 
     def finish(self) -> Split:
         """End the files, and return how much they hold."""
@@ -67,8 +71,10 @@ class SplitWriter:
             tokens=self._num_tokens,
             rows=self._num_rows,
             words=self._words,
-            characters=self._characters,
+            characters=self.num_characters,
             bytes=self._bytes,
+            unspaced=self._unspaced,
+            changed=dict(vars(self.changes)),
             sha256=self._hash.hexdigest(),
             rows_sha256=self._rows_hash.hexdigest() if self._rows else "",
         )

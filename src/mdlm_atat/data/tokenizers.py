@@ -198,6 +198,22 @@ class HFTokenizer:
         # the decoder passes what is not in its alphabet on as it is, so masks keep their place among word pieces
         return self.inner.decoder.decode(tokens) if self.inner.decoder else " ".join(tokens)
 
+    def decode_batch(self, batch: Sequence[np.ndarray]) -> list[str]:
+        """Return the texts of the ids of many texts, as `decode` does, several times as fast."""
+        control = [i for i in (self.bos_id, self.eos_id, self.pad_id) if i is not None]
+        if any(np.isin(ids, control).any() for ids in batch):
+            return [self.decode(ids) for ids in batch]
+        return self.inner.decode_batch([ids.tolist() for ids in batch], skip_special_tokens=False)
+
+    @property
+    def unknown_text(self) -> str | None:
+        """What stands in a decoded text for what the vocabulary does not have, such as [UNK]; None without one."""
+        model = self.inner.model
+        unknown = getattr(model, "unk_token", None)
+        if unknown is None and (unk_id := json.loads(self.inner.to_str())["model"].get("unk_id")) is not None:
+            unknown = self.inner.id_to_token(unk_id)
+        return unknown
+
     def _token(self, token_id: int) -> str:
         return self.inner.id_to_token(token_id) or ""  # some vocabularies have gaps
 

@@ -180,6 +180,7 @@ def open_data(
         splits=splits,
         leave_out=leave_out,
         whole=True,
+        accept_loss=True,
         **reading,
     )
     return corpus.open("valid", length)

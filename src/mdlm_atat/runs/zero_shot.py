@@ -80,7 +80,9 @@ def open_set(lm: MaskedDiffusionLM | CausalLM, part: ZeroShotSet) -> TokenDatase
     """A text as tokens of this model's own tokenizer, prepared if it is not there yet."""
     length = lm.max_length
     try:
-        corpus = prepare(request=DataRequest.of(part, tokenizer=lm.tokenizer, length=length, whole=True))
+        corpus = prepare(
+            request=DataRequest.of(part, tokenizer=lm.tokenizer, length=length, whole=True, accept_loss=True)
+        )
     except UserError as error:
         raise UserError(f"{part.name}: {error}") from error
     return corpus.open("valid", length)
