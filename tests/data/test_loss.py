@@ -15,6 +15,7 @@ from tiny import corpus
 
 from mdlm_atat.cli.main import main
 from mdlm_atat.config.files import load_config
+from mdlm_atat.data.corpus import Corpus
 from mdlm_atat.data.encode import encoded
 from mdlm_atat.data.loss import Changes, compare
 from mdlm_atat.data.manifest import read_manifest
@@ -93,9 +94,11 @@ def test_200_000_characters_are_compared_in_a_few_seconds(kind: str) -> None:
 # --- in preparations
 
 
-def prepared(tmp_path: Path, text: str, tokenizer: Path | HFTokenizer, **settings: bool):
+def prepared(tmp_path: Path, text: str, tokenizer: Path | HFTokenizer, *, accept_loss: bool = False) -> Corpus:
     (tmp_path / "text.txt").write_text(text, encoding="utf-8")
-    return prepare(tmp_path / "text.txt", tokenizer=tokenizer, out=tmp_path / "out", progress=False, **settings)
+    return prepare(
+        tmp_path / "text.txt", tokenizer=tokenizer, out=tmp_path / "out", progress=False, accept_loss=accept_loss
+    )
 
 
 def test_the_manifest_counts_what_an_uncased_tokenizer_loses_and_one_line_says_it(

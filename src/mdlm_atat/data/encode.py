@@ -109,7 +109,8 @@ def _lost(texts: list[str], ids: list[np.ndarray], tokenizer: Tokenizer, unknown
 
 
 def _check_draws_nothing(text: str, tokenizer: Tokenizer) -> None:
-    if not np.array_equal(*tokenizer.encode_batch([text, text])):
+    first, second = tokenizer.encode_batch([text, text])
+    if not np.array_equal(first, second):
         raise UserError(
             f"the tokenizer {tokenizer.name} gives one text other ids the second time: a corpus that is prepared once "
             "and read many times needs one that draws nothing at random"

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import numbers
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from mdlm_atat.checks import did_you_mean
 from mdlm_atat.data.files import PACKED, ending_of, json_object, read_lines
@@ -253,9 +258,33 @@ def _example(row: Mapping[str, Any], columns: tuple[str, ...], label: str, place
     for column in columns:
         if not isinstance(row[column], str):
             raise UserError(f"{place}: column {column!r} holds {row[column]!r}, expected a text")
-    if not isinstance(row[label], (str, numbers.Real)):
-        raise UserError(f"{place}: column {label!r} holds {row[label]!r}, expected a text or a number")
-    return Example(tuple(row[column] for column in columns), str(row[label]), place)
+    return Example(tuple(row[column] for column in columns), _label(row[label], label, place), place)
+
+
+_NUMBER = re.compile(r"[+-]?(?:(?:0|[1-9]\d*)(?:\.\d*)?|\.\d+)(?:e[+-]?\d{1,3})?", re.ASCII | re.IGNORECASE)
+
+
+def _label(value: Any, column: str, place: str) -> str:
+    """A label as text, one for each class however it is written: 1, 1.0, "1", " 1 ", "+1" and "1e0" are "1"; True,
+    "True" and "true" are "True". "01" is no number but a text of its own, as a code is, and so are all other texts;
+    white space around them is dropped. Raises UserError for NaN, infinity, null and an empty text."""
+    if isinstance(value, (bool, np.bool_)):
+        return str(bool(value))
+    if not isinstance(value, (str, numbers.Real)):
+        raise UserError(f"{place}: column {column!r} holds {value!r}, expected a text or a number as the label")
+    text = str(value).strip()
+    if not text:
+        raise UserError(f"{place}: the label is empty; fill it in, or remove the line")
+    if text.lower() == "nan" or (not isinstance(value, str) and not math.isfinite(value)):
+        raise UserError(
+            f"{place}: the label is {text}, which is no class and no number; fill it in, or remove the line"
+        )
+    if text.lower() in ("true", "false"):
+        return text.capitalize()
+    if not _NUMBER.fullmatch(text):
+        return text
+    number = Decimal(text)
+    return str(int(number)) if number == number.to_integral_value() and number.adjusted() < 30 else repr(float(number))
 
 
 def _json_rows(path: Path, reading: Reading) -> Iterator[tuple[dict[str, Any], str]]:
