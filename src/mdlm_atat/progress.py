@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from mdlm_atat.formats import duration
+from mdlm_atat.terminal import printable
 
 OnProgress = Callable[[int, int], None]
 """Called now and then with (done, total), in units of the caller's own."""
@@ -53,6 +54,7 @@ class Bar:
 
     def say(self, text: str) -> None:
         """Print a line that stays, above the bar."""
+        text = printable(text) if self._console.is_terminal else text
         self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def close(self) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import unicodedata
-from typing import TextIO
 
 BIDI = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 """Embeddings, overrides and isolates: they turn around how what comes after them is shown."""
@@ -22,15 +21,15 @@ def printable(text: str, encoding: str = "utf-8", instead: str = "?") -> str:
     return shown
 
 
-def shown(text: str, stream: TextIO | None = None) -> str:
-    """The text as it is to be printed to a stream (default: standard output): `printable` where that is a terminal, and
-    as it is where it is a file or a pipe."""
-    return printable(text) if is_terminal(stream) else text
+def shown(text: str) -> str:
+    """The text as it is to be printed: `printable` where standard output is a terminal, and as it is where that is a
+    file or a pipe."""
+    return printable(text) if is_terminal() else text
 
 
-def is_terminal(stream: TextIO | None = None) -> bool:
-    """Whether a stream (default: standard output) is a terminal."""
-    return (sys.stdout if stream is None else stream).isatty()
+def is_terminal() -> bool:
+    """Whether standard output is a terminal."""
+    return sys.stdout.isatty()
 
 
 def _steers(char: str) -> bool:

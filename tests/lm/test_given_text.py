@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 
 import pytest
@@ -13,6 +14,7 @@ from made_tokenizers import FORMS, tokenizer_of
 from mdlm_atat import MaskedDiffusionLM
 from mdlm_atat.data.tokenizers import HFTokenizer
 from mdlm_atat.lm.given import Row, encode_after_gap, encode_template, space_joins_next, texts_after, texts_around
+from mdlm_atat.lm.token_texts import TokenTexts, aligned
 from mdlm_atat.samplers.template import Gap, Template, lay_out, parse_template
 
 pytestmark = pytest.mark.filterwarnings("ignore:the model reads")  # tests/lm/test_unknown.py has those
@@ -207,3 +209,34 @@ def test_a_prompt_that_ends_in_a_space_leaves_it_to_the_first_word_as_a_gap_does
     )
     assert made.text == way.text == "The cat cat"
     assert made.tokens == way.tokens == [*tokenizer.encode("The"), word, word]
+
+
+@pytest.mark.parametrize("form", OF_BYTES)
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_the_given_text_is_that_of_its_tokens_one_by_one(form, template):
+    """As --watch and --animate show them, whatever the gaps hold: here a word that begins with a space, and masks."""
+    tokenizer, row = tokenizer_of(form), row_of(form, parse_template(template))
+    shown = TokenTexts(tokenizer, row)
+    for filling in (tokenizer.mask_id, encode_after_gap(tokenizer, " cat")[0]):
+        text = "".join(
+            shown(place, filling if token == tokenizer.mask_id else token) for place, token in enumerate(row.tokens)
+        )
+        pattern = ".{0,16}".join(re.escape(part) for part in row.around)
+        assert re.fullmatch(pattern, text, re.DOTALL), text
+
+
+@pytest.mark.parametrize("form", OF_BYTES)
+def test_a_text_shown_token_by_token_reads_as_the_text_does(form):
+    tokenizer, row = tokenizer_of(form), row_of(form, parse_template("The cat [MASK:2], a [MASK]."))
+    tokens = list(row.tokens)
+    word = encode_after_gap(tokenizer, " cat")[0]
+    for gap in row.gaps:
+        tokens[gap] = [word] * (gap.stop - gap.start)
+    shown = TokenTexts(tokenizer, row)
+    assert "".join(shown(place, token) for place, token in enumerate(tokens)) == row.text(tokenizer, tokens)[0]
+
+
+def test_tokens_that_look_like_no_part_of_the_text_leave_it_to_the_next_or_the_last():
+    assert aligned("Él ❀ sat", ["el", " [UNK]", " sat"]) == ["", "", "Él ❀ sat"]
+    assert aligned("The ❀ sat!", ["the", " [UNK]", " sat", "[UNK]"]) == ["The", "", " ❀ sat", "!"]
+    assert aligned("a  b", ["a", "  b"]) == ["a", "  b"]

@@ -9,7 +9,7 @@ from mdlm_atat.report.canvas_view import CanvasView
 MASK = 99
 
 
-def letters(token: int) -> str:
+def letters(place: int, token: int) -> str:
     return "\n" if token == 26 else chr(ord("a") + token)
 
 
@@ -88,7 +88,7 @@ def test_a_revealed_newline_breaks_the_line_and_a_masked_one_does_not():
 
 def test_a_canvas_of_25_wraps_at_width_10():
     console = plain_console(width=10)
-    with CanvasView(console, lambda _: "x", MASK, "t") as view:
+    with CanvasView(console, lambda *_: "x", MASK, "t") as view:
         view.show(1, 1, [0] * 25)
     assert written(console).rstrip("\n").split("\n")[-3:] == ["x" * 10, "x" * 10, "x" * 5]
 
@@ -106,7 +106,7 @@ def test_numpy_rows_and_lists_give_the_same_frame():
 def test_markup_and_escape_codes_in_the_text_do_nothing():
     texts = {0: "[bold]", 1: "\x1b[2J", 2: "[/nonsense]", 3: "\ud800", 4: "\x9b1m"}
     console = plain_console(width=80)
-    with CanvasView(console, texts.__getitem__, MASK, "[red]title") as view:
+    with CanvasView(console, lambda _, token: texts[token], MASK, "[red]title") as view:
         view.show(1, 1, [0, 1, 2, 3, 4])
     output = written(console)
     assert "[red]title" in output
@@ -119,7 +119,7 @@ def test_a_console_that_knows_only_ascii_gets_dots_for_masks():
         encoding = "ascii"
 
     console = Console(file=Ascii(), force_terminal=False, force_interactive=False, width=60)
-    with CanvasView(console, lambda _: "é", MASK, "demo") as view:
+    with CanvasView(console, lambda *_: "é", MASK, "demo") as view:
         view.show(1, 2, [0, MASK])
     assert "step 1/2 ? 1 of 2 revealed\n?.\n" in written(console)
 

@@ -71,6 +71,7 @@ def write_texts(arguments: Namespace, items: list[Item]) -> None:
         arguments,
         items,
         lambda prompts, more: lm.generate(prompts, **lengths, **how, **more),
+        row_of=lambda prompt: lm.prompt_rows([prompt], **lengths)[0],
         title_field="prompt",
     )
 

@@ -24,6 +24,7 @@ from mdlm_atat.samplers.template import parse_template
 
 if TYPE_CHECKING:
     from mdlm_atat.lm import Infilled
+    from mdlm_atat.lm.results import Layouts
 
 
 def make_parser() -> Parser:
@@ -88,12 +89,13 @@ def write_texts(arguments: Namespace, items: list[Item], document: Document | No
     num_candidates = lm.num_candidates(arguments.candidates, arguments.num_samples)
     check_each(items, "template", lambda text: lm.check_template(text, arguments.candidates, escape=arguments.escape))
     how |= {name: getattr(arguments, name) for name in ("length_draws", "length_seed", "escape")}
-    layouts = {}  # lengths are chosen once, not in every batch
+    layouts: Layouts = {}  # lengths are chosen once, not in every batch
     make_texts(
         lm,
         arguments,
         items,
         lambda templates, more: lm.infill(templates, layouts=layouts, **how, **more),
+        row_of=lambda text: layouts[tuple(parse_template(text, escape=arguments.escape))].row,
         title_field="template",
         num_candidates=num_candidates if "causal" in lm.modes else None,
         on_first=explain_lengths,

@@ -19,6 +19,7 @@ from mdlm_atat.terminal import is_terminal, shown
 
 if TYPE_CHECKING:
     from mdlm_atat.lm import CausalLM, Generated, MaskedDiffusionLM
+    from mdlm_atat.lm.given import Row
 
 SEPARATOR = "-" * 40  # between two texts
 MAX_SEED = 2**62  # torch takes 63 bits, and by the rule "add" text i adds i
@@ -174,6 +175,7 @@ def make_texts(
     items: Sequence[Item],
     make: Callable[[list[str], dict[str, Any]], Sequence[Generated]],
     *,
+    row_of: Callable[[str], Row],
     title_field: str,
     num_candidates: int | None = None,
     on_first: Callable[[Any], None] = lambda _: None,
@@ -183,9 +185,9 @@ def make_texts(
     """Make `num_samples` texts of every item, in batches, and write or print them in order.
 
     `make(prompts, settings)` makes a batch, by lm.generate or lm.infill with further keywords, seeds among them.
-    `on_first` hears of the first text of all, `on_shown` of all that are not lines of a .jsonl file. `title_field`:
-    what a .jsonl line calls an item's text. `num_candidates`: so many ways to fill each template are drawn, and the
-    best kept. `document`: the file that the only item is the text of.
+    `row_of(prompt)` is the row that a prompt makes. `on_first` hears of the first text of all, `on_shown` of all that
+    are not lines of a .jsonl file. `title_field`: what a .jsonl line calls an item's text. `num_candidates`: so many
+    ways to fill each template are drawn, and the best kept. `document`: the file that the only item is the text of.
     """
     from mdlm_atat.progress import progress_bar
     from mdlm_atat.report.canvas_view import watching
@@ -206,7 +208,8 @@ def make_texts(
     def make_batch(prompts: list[str], seeds: list[int]) -> Sequence[Generated]:
         first = done == 0
         with_trace = arguments.trace or (first and arguments.animate is not None)
-        with watching(lm, str(arguments.model)) if first and arguments.watch else nullcontext() as on_step:
+        is_watched = first and arguments.watch
+        with watching(lm, str(arguments.model), lambda: row_of(prompts[0])) if is_watched else nullcontext() as on_step:
             return make(prompts, {"seed": seeds, "return_trace": with_trace, "on_step": on_step})
 
     try:

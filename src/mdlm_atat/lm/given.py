@@ -46,8 +46,7 @@ class Row:
         return text, tuple(spans)
 
     def _fillings(self, tokenizer: Tokenizer, tokens: list[int]) -> Iterator[str]:
-        """What stands in each gap. A space that was given before the gap, but is not among the tokens, is that of the
-        gap's first word."""
+        """What stands in each gap."""
         first = 0
         while first < len(self.gaps):
             last = first  # of the gaps that nothing was given between: a character may begin in one and end in the next
@@ -55,14 +54,20 @@ class Row:
                 last += 1
             run = self.gaps[first : last + 1]
             texts = texts_after(tokenizer, tokens[: run[0].start], [tokens[gap] for gap in run])
-            own = tokens[self.gaps[first - 1].stop if first else 0 : run[0].start]
-            if not tokens[: run[0].start] and tokenizer.decode(anchor_of(tokenizer)).startswith(" "):
-                texts[0] = texts[0].removeprefix(" ")  # any text of such a tokenizer begins with a space
-            elif num_spaces_at_end(self.around[first]) > num_spaces_at_end(decode_end(tokenizer, own)):
+            if self.takes_space(tokenizer, first):
                 place = next((index for index, text in enumerate(texts) if text), 0)
                 texts[place] = texts[place].removeprefix(" ")
             yield from texts
             first = last + 1
+
+    def takes_space(self, tokenizer: Tokenizer, gap: int) -> bool:
+        """Whether a space that the text in a gap begins with is not of that text: it was given before the gap, but is
+        not among the tokens, or it is the one that any text of the tokenizer begins with."""
+        start = self.gaps[gap].start
+        if start == 0 and tokenizer.decode(anchor_of(tokenizer)).startswith(" "):
+            return True
+        own = self.tokens[self.gaps[gap - 1].stop if gap else 0 : start]
+        return num_spaces_at_end(self.around[gap]) > num_spaces_at_end(decode_end(tokenizer, own))
 
 
 def texts_around(template: Template) -> list[str]:

@@ -14,6 +14,7 @@ from PIL import Image, ImageColor, ImageDraw, ImageFont
 
 from mdlm_atat.atomic import write_bytes, write_text
 from mdlm_atat.errors import UserError
+from mdlm_atat.lm.token_texts import TokenTexts
 from mdlm_atat.report.figure import ACCENT, FAINT, INK, MONO, MUTED, drawable
 from mdlm_atat.report.page import template
 from mdlm_atat.terminal import printable
@@ -40,8 +41,8 @@ class Reveal:
     frames: Int[np.ndarray, "steps_and_start length"]
     """Tokens after every step; the first row is what was given."""
     mask_id: int
-    token_text: Callable[[int], str]
-    """Text of one token; never asked for the mask's."""
+    token_text: Callable[[int, int], str]
+    """Text of the token at a place; never asked for the mask's."""
     fixed: Bool[np.ndarray, " length"]
     """Given from the start: a prompt, a template."""
     confidence: Float[np.ndarray, " length"]
@@ -65,7 +66,7 @@ class Reveal:
             title=title,
             frames=trace.frames,
             mask_id=lm.tokenizer.mask_id,
-            token_text=lambda token: lm.tokenizer.decode([token]),
+            token_text=TokenTexts(lm.tokenizer, text.row),
             fixed=trace.fixed,
             confidence=trace.confidence,
             entropy=trace.entropy,
@@ -97,9 +98,11 @@ class Reveal:
         last_set = self.num_steps - is_set[::-1].argmax(0)
         return self.known & (np.arange(len(self.frames))[:, None] < last_set)
 
-    def texts(self) -> dict[int, str]:
-        """Printable text of each token that occurs."""
-        return {token: printable(self.token_text(token)) for token in np.unique(self.frames[self.known]).tolist()}
+    def texts(self) -> dict[tuple[int, int], str]:
+        """Printable text of each token that occurs, by its place and the token."""
+        places = np.broadcast_to(np.arange(self.frames.shape[1]), self.frames.shape)
+        pairs = np.unique(np.stack([self.frames[self.known], places[self.known]]), axis=1).T.tolist()
+        return {(place, token): printable(self.token_text(place, token)) for token, place in pairs}
 
 
 def check_animation_path(path: Path) -> None:
@@ -127,8 +130,9 @@ def write_animation(reveal: Reveal, path: Path) -> Path:
 def _page(reveal: Reveal) -> str:
     texts = reveal.texts()
     tokens = []  # of the last frame, which is what a browser without JavaScript shows
-    for token, is_fixed, confidence in zip(reveal.frames[-1].tolist(), reveal.fixed, reveal.confidence, strict=True):
-        text = texts.get(token, MASK)
+    last = zip(reveal.frames[-1].tolist(), reveal.fixed, reveal.confidence, strict=True)
+    for place, (token, is_fixed, confidence) in enumerate(last):
+        text = texts.get((place, token), MASK)
         kind = "mask" if token == reveal.mask_id else "given" if is_fixed else ""
         doubt = 1 - float(confidence) if np.isfinite(confidence) and token != reveal.mask_id else 0
         tokens.append((text, kind, SIGNS.get(text[:1]), round(doubt, 3)))
@@ -148,18 +152,20 @@ def _page(reveal: Reveal) -> str:
     )
 
 
-def _data(reveal: Reveal, texts: dict[int, str]) -> dict[str, Any]:
+def _data(reveal: Reveal, texts: dict[tuple[int, int], str]) -> dict[str, Any]:
     """What the page's script replays: of each step only what changed, as position, text, position, text, ...; the
     text's index, -1 for a mask. Before step 0 all is masked."""
-    index = {token: k for k, token in enumerate(texts)} | {reveal.mask_id: -1}
+    index = {text: k for k, text in enumerate(dict.fromkeys(texts.values()))}
     before = np.full_like(reveal.frames[0], reveal.mask_id)
     changes = []
     for tokens in reveal.frames:
         places = np.flatnonzero(tokens != before).tolist()
-        changes.append([number for place in places for number in (place, index[int(tokens[place])])])
+        shown = [texts.get((place, int(tokens[place]))) for place in places]
+        numbers = [-1 if text is None else index[text] for text in shown]
+        changes.append([number for pair in zip(places, numbers, strict=True) for number in pair])
         before = tokens
     return {
-        "texts": list(texts.values()),
+        "texts": list(index),
         "signs": SIGNS,
         "changes": changes,
         "fixed": reveal.fixed.astype(int).tolist(),
@@ -209,7 +215,7 @@ def _gif(reveal: Reveal) -> bytes:
 
 def _drawings(reveal: Reveal, steps: list[int]) -> list[list[_Run]]:
     """The title line and the text after each of the steps; new is what the drawing before did not have."""
-    texts = {token: _cells(text) for token, text in reveal.texts().items()}
+    texts = {at: _cells(text) for at, text in reveal.texts().items()}
     title = _cells(printable(reveal.title)).replace("\n", " ")
     masked_again, passing = reveal.masked_again, reveal.passing
     drawings, before = [], reveal.frames[steps[0]]
@@ -230,7 +236,7 @@ def _drawings(reveal: Reveal, steps: list[int]) -> list[list[_Run]]:
                     outline=ACCENT if token != before[place] else None,
                     is_bold=bool(reveal.fixed[place]),
                 )
-                parts.append((texts[token], style))
+                parts.append((texts[place, token], style))
         heading = [(name.ljust(width), _Style(is_bold=True)), (progress, _Style(ink=MUTED))]
         drawings.append([*_laid_out(heading, row=0), *_laid_out(parts, row=2)])
         before = reveal.frames[step]

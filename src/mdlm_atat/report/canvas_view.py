@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import torch
 
     from mdlm_atat.lm.base import LanguageModel
+    from mdlm_atat.lm.given import Row
     from mdlm_atat.samplers.loop import OnStep
 
 STILL_SHARES = (0.25, 0.6, 1.0)  # shares revealed at which a log file or a pipe gets a frame
@@ -42,7 +43,7 @@ class _Frame:
 class CanvasView:
     """Shows one row of a batch while it is sampled: live in a terminal, three still frames anywhere else.
 
-        with CanvasView(console, token_text=lambda token: tokenizer.decode([token]), mask_id=27, title="char") as view:
+        with CanvasView(console, lambda place, token: tokenizer.decode([token]), mask_id=27, title="char") as view:
             view.show(step, num_steps, z_t[0].tolist(), (z_t[0] != 27).tolist())
 
     Masks are dim, tokens revealed since the frame before are highlighted, fixed ones (a prompt) bold. Frames that
@@ -53,7 +54,7 @@ class CanvasView:
     def __init__(
         self,
         console: Console,
-        token_text: Callable[[int], str],
+        token_text: Callable[[int, int], str],
         mask_id: int,
         title: str,
         min_frame_s: float = 0.03,
@@ -63,7 +64,7 @@ class CanvasView:
         self.mask_id = mask_id
         self.title = title
         self.min_frame_s = min_frame_s
-        self._texts: dict[int, str] = {}  # what each token has been seen to look like
+        self._texts: dict[tuple[int, int], str] = {}  # what each token at its place has been seen to look like
         self._live = Live(console=console, auto_refresh=False) if console.is_interactive else None
         self._stills = STILL_SHARES  # those still to come
         self._latest: _Frame | None = None
@@ -138,37 +139,42 @@ class CanvasView:
             frame.fixed.tolist(),
             strict=True,
         )
-        for token, is_known, was_known, is_fixed in rows:
+        for place, (token, is_known, was_known, is_fixed) in enumerate(rows):
             if not is_known:
                 text.append(mask_text, style=_MASKED)
             elif is_fixed:
-                text.append(self._text_of(token), style=_FIXED)
+                text.append(self._text_of(place, token), style=_FIXED)
             else:
-                text.append(self._text_of(token), style=_KNOWN if was_known else _NEW)
+                text.append(self._text_of(place, token), style=_KNOWN if was_known else _NEW)
         return text
 
-    def _text_of(self, token: int) -> str:
-        if token not in self._texts:
-            self._texts[token] = self._printable(self.token_text(token))
-        return self._texts[token]
+    def _text_of(self, place: int, token: int) -> str:
+        if (place, token) not in self._texts:
+            self._texts[place, token] = self._printable(self.token_text(place, token))
+        return self._texts[place, token]
 
     def _printable(self, text: str, instead: str = "?") -> str:
         return printable(text, self.console.encoding, instead)
 
 
 @contextmanager
-def watching(lm: "LanguageModel", title: str) -> "Iterator[OnStep]":
-    """Show the first row of a batch in the terminal while it is filled, by the `on_step` that this gives."""
+def watching(lm: "LanguageModel", title: str, row: "Callable[[], Row]") -> "Iterator[OnStep]":
+    """Show the first row of a batch in the terminal while it is filled, by the `on_step` that this gives. `row`: what
+    was given in it, known when it is filled."""
+    from mdlm_atat.lm.token_texts import TokenTexts
+
     mask_id = lm.tokenizer.mask_id
-    view = CanvasView(Console(), lambda token: lm.tokenizer.decode([token]), mask_id, title)
+    texts: list[TokenTexts] = []
+    view = CanvasView(Console(), lambda place, token: texts[0](place, token), mask_id, title)
     fixed: list[bool] = []
 
     def on_step(step: int, z_t: "torch.Tensor") -> None:
-        row = z_t[0].tolist()
+        tokens = z_t[0].tolist()
         if step == 0:
-            fixed.extend(token != mask_id for token in row)
+            texts.append(TokenTexts(lm.tokenizer, row()))
+            fixed.extend(token != mask_id for token in tokens)
         else:
-            view.show(step, None, row, fixed=fixed)
+            view.show(step, None, tokens, fixed=fixed)
 
     with view:
         yield on_step
