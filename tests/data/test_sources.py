@@ -7,6 +7,7 @@ import lzma
 import os
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -273,6 +274,23 @@ def test_a_text_without_spaces_is_cut_after_16_pieces(monkeypatch: pytest.Monkey
     parts = cut("x" * 100_000, 100, monkeypatch)
     assert max(len(part.text) for part in parts) < 1700
     assert sum(len(part.text) for part in parts) == 100_000
+
+
+@pytest.mark.parametrize(
+    "text", ["x" * 9_000, "xy " * 3_000, "x" * 1_605 + " " + "y" * 5_000, " " * 7_000, "字\n" * 999]
+)
+def test_the_cuts_do_not_depend_on_the_chunks(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = cut(text, 100, monkeypatch)
+    for size in (1, 7, 99, 100, 101, 1_000):
+        chunks = [text[i : i + size] for i in range(0, len(text), size)]
+        assert list(pieces(chunks)) == expected
+    assert "".join(piece.text for piece in expected) == text
+
+
+def test_a_text_without_spaces_is_cut_in_linear_time() -> None:
+    start = time.process_time()
+    assert sum(len(piece.text) for piece in pieces("x" * (1 << 18) for _ in range(40))) == 40 << 18
+    assert time.process_time() - start < 1.5  # 0.3 s; searching all that waits again and again takes 2.5 s
 
 
 def test_nothing_is_no_document() -> None:

@@ -398,19 +398,22 @@ def pieces(chunks: Iterable[str]) -> Iterator[Piece]:
 
     A cut goes before the space that starts a word, or after a single line end: tokenizers that split at spaces
     (GPT-2's and BERT's among them) then give the same ids as for the whole. Only a text that has no such place for
-    16 pieces is cut anywhere.
+    16 pieces is cut anywhere, after 8 pieces. Where the cuts are does not depend on the chunks.
     """
-    waiting = ""
+    waiting, searched = "", 1  # no cut goes before `searched`
     for part in (chunk[i : i + PIECE_CHARACTERS] for chunk in chunks for i in range(0, len(chunk), PIECE_CHARACTERS)):
         waiting += part
         while len(waiting) > PIECE_CHARACTERS:
-            cut = _last_cut(waiting)
-            if cut is None and len(waiting) > 16 * PIECE_CHARACTERS:
-                cut = len(waiting) // 2
+            cut = _last_cut(waiting, searched)
             if cut is None:
-                break
-            yield Piece(waiting[:cut], ends_document=False)
-            waiting = waiting[cut:]
+                searched = min(
+                    len(waiting) - 1, 16 * PIECE_CHARACTERS
+                )  # of the last place it is not known what follows
+                if len(waiting) <= 16 * PIECE_CHARACTERS:
+                    break
+            at = cut or 8 * PIECE_CHARACTERS
+            yield Piece(waiting[:at], ends_document=False)
+            waiting, searched = waiting[at:], 1 if cut else searched - at
     if waiting:
         yield Piece(waiting, ends_document=True)
 
@@ -432,13 +435,14 @@ def _named(detokenize: str | None) -> dict[str, str]:
     return {} if detokenize is None else {"detokenizer": detokenize}
 
 
-def _last_cut(text: str) -> int | None:
-    # the last place in the first piece, else the first one after it
-    for start in (max(1, PIECE_CHARACTERS - 4096), 1):
-        places = [match.start() for match in _CUT.finditer(text, start, PIECE_CHARACTERS)]
+def _last_cut(text: str, start: int) -> int | None:
+    """The last place for a cut in the first piece, else the first one after it; None where there is none from `start`
+    on."""
+    for first in (max(start, PIECE_CHARACTERS - 4096), start):
+        places = [match.start() for match in _CUT.finditer(text, first, PIECE_CHARACTERS)]
         if places:
             return places[-1]
-    after = _CUT.search(text, max(1, PIECE_CHARACTERS - 2))
+    after = _CUT.search(text, max(start, PIECE_CHARACTERS - 2), 16 * PIECE_CHARACTERS + 1)
     return after.start() if after else None
 
 
