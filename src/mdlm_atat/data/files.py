@@ -47,17 +47,20 @@ def read_lines(path: Path, encoding: str | None = None, *, translate: bool = Tru
     num_characters, width, number = 0, 1, 1
     for chunk in decoded(path, encoding, translate=translate):
         *lines, last = chunk.split("\n")
-        for line in lines:
-            line, waiting = "".join([*waiting, line]), []
+        for part, ends in [*((line, True) for line in lines), (last, False)]:
+            num_characters += len(part)
+            width = max(width, bytes_per_character(part) if waiting or not ends else 1)
+            if num_characters * width > HELD_BYTES:
+                raise UserError(
+                    f"{path}, line {number} is longer than can be held at once: put long texts into .txt files"
+                )
+            if not ends:
+                waiting += [part] if part else []
+                continue
+            line, waiting = "".join([*waiting, part]) if waiting else part, []
             yield line
+            number += 1
             num_characters, width = 0, 1
-        number += len(lines)
-        num_characters += len(last)
-        width = max(width, bytes_per_character(last))
-        if num_characters * width > HELD_BYTES:
-            raise UserError(f"{path}, line {number} is longer than can be held at once: put long texts into .txt files")
-        if last:
-            waiting.append(last)
     if waiting:
         line, waiting = "".join(waiting), []
         yield line

@@ -34,6 +34,7 @@ from mdlm_atat.plugins import names
 
 EMPTY_DOCUMENTS, DETOKENIZED = "empty documents", "characters by which detokenized documents are shorter"
 PIECE_CHARACTERS = 1 << 18  # a tokenized piece takes about 100 bytes a token, so 10 MB a worker
+MOST_PIECES = 4  # that wait for a place to cut at
 HUB_SETS = {
     "wikitext-2": ("Salesforce/wikitext", "wikitext-2-raw-v1"),
     "wikitext-103": ("Salesforce/wikitext", "wikitext-103-raw-v1"),
@@ -398,7 +399,7 @@ def pieces(chunks: Iterable[str]) -> Iterator[Piece]:
 
     A cut goes before the space that starts a word, or after a single line end: tokenizers that split at spaces
     (GPT-2's and BERT's among them) then give the same ids as for the whole. Only a text that has no such place for
-    16 pieces is cut anywhere, after 8 pieces. Where the cuts are does not depend on the chunks.
+    4 pieces is cut anywhere, after 2 pieces. Where the cuts are does not depend on the chunks.
     """
     waiting, searched = "", 1  # no cut goes before `searched`
     for part in (chunk[i : i + PIECE_CHARACTERS] for chunk in chunks for i in range(0, len(chunk), PIECE_CHARACTERS)):
@@ -407,11 +408,11 @@ def pieces(chunks: Iterable[str]) -> Iterator[Piece]:
             cut = _last_cut(waiting, searched)
             if cut is None:
                 searched = min(
-                    len(waiting) - 1, 16 * PIECE_CHARACTERS
+                    len(waiting) - 1, MOST_PIECES * PIECE_CHARACTERS
                 )  # of the last place it is not known what follows
-                if len(waiting) <= 16 * PIECE_CHARACTERS:
+                if len(waiting) <= MOST_PIECES * PIECE_CHARACTERS:
                     break
-            at = cut or 8 * PIECE_CHARACTERS
+            at = cut or MOST_PIECES // 2 * PIECE_CHARACTERS
             yield Piece(waiting[:at], ends_document=False)
             waiting, searched = waiting[at:], 1 if cut else searched - at
     if waiting:
@@ -442,7 +443,7 @@ def _last_cut(text: str, start: int) -> int | None:
         places = [match.start() for match in _CUT.finditer(text, first, PIECE_CHARACTERS)]
         if places:
             return places[-1]
-    after = _CUT.search(text, max(start, PIECE_CHARACTERS - 2), 16 * PIECE_CHARACTERS + 1)
+    after = _CUT.search(text, max(start, PIECE_CHARACTERS - 2), MOST_PIECES * PIECE_CHARACTERS + 1)
     return after.start() if after else None
 
 

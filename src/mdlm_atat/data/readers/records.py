@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,7 +13,7 @@ from mdlm_atat.errors import UserError
 
 NULL_ROWS = "rows without text (null)"
 _ROLES = {"human": "User", "gpt": "Assistant", "chatgpt": "Assistant", "bot": "Assistant", "model": "Assistant"}
-_MISSING = object()
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def text_of(row: Any, reading: Reading, where: str, left_out: Counter[str]) -> str | None:
@@ -150,10 +151,8 @@ def _chat(turns: Sequence[Mapping[str, Any]], column: str, where: str) -> str:
 
 def _whole(text: str, where: str, what: str) -> str:
     """The text. Raises UserError where it holds half of a character, as escapes in JSON may."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise UserError(f"{where}: {what} holds half of a character (a lone surrogate escape): mend the row") from error
+    if not text.isascii() and _SURROGATE.search(text):
+        raise UserError(f"{where}: {what} holds half of a character (a lone surrogate escape): mend the row")
     return text
 
 
