@@ -12,6 +12,7 @@ import pytest
 
 from mdlm_atat.data import folders
 from mdlm_atat.data.folders import Folder, list_folder
+from mdlm_atat.data.readers.reading import Reading
 from mdlm_atat.data.sources import open_source
 from mdlm_atat.errors import UserError
 
@@ -24,9 +25,13 @@ def make(folder: Path, *names: str, text: str = "some text\n") -> Path:
     return folder
 
 
+def listing(folder: Path, given: Path | None = None, **reading: Any) -> Folder:
+    return list_folder(folder, Reading(**reading), given=given)
+
+
 def read(folder: Path, **settings: Any) -> list[str]:
     """The names of what is trained on."""
-    listed = list_folder(folder, **settings)
+    listed = listing(folder, **settings)
     return [path.relative_to(folder).as_posix() for path in listed.files_for("train")]
 
 
@@ -36,7 +41,7 @@ def left_out(listed: Folder) -> dict[str, str]:
 
 def test_a_split_folder_says_file_by_file_what_each_is_for(tmp_path: Path) -> None:
     make(tmp_path, "ptb.train.txt", "ptb.valid.txt", "ptb.test.txt", "more.txt")
-    listed = list_folder(tmp_path)
+    listed = listing(tmp_path)
     assert (listed.is_split, read(tmp_path)) == (True, ["ptb.train.txt"])
     said = "\n".join(listed.lines())
     for line in (
@@ -54,19 +59,19 @@ def test_four_novels_are_all_text_and_a_line_says_so(tmp_path: Path) -> None:
     names = ["a.txt", "test-pilot.txt", "val-de-grace.txt", "valid_reasons.txt"]
     make(tmp_path, *names)
     assert read(tmp_path) == names
-    first, second = list_folder(tmp_path).lines()
+    first, second = listing(tmp_path).lines()
     assert first.endswith("a.txt, test-pilot.txt, val-de-grace.txt, valid_reasons.txt")
     assert "all of it is text, test-pilot.txt too" in second
 
 
 def test_of_many_files_ten_are_named_with_some_of_each_part_and_the_others_counted(tmp_path: Path) -> None:
     make(tmp_path, *(f"train-{i:03}.txt" for i in range(40)), "valid.txt", "test-1.txt", "test-2.txt", "LICENSE.txt")
-    lines = list_folder(tmp_path).lines()
+    lines = listing(tmp_path).lines()
     assert len(lines) == 1 + 10 + 1
     assert lines[-1] == "           and 34 more: 34 training"
     assert sum("training" in line for line in lines[1:-1]) == 6
     plain = make(tmp_path / "plain", *(f"{i:03}.txt" for i in range(40)))
-    (line,) = list_folder(plain).lines()
+    (line,) = listing(plain).lines()
     assert line.endswith("009.txt and 30 more")
 
 
@@ -96,7 +101,7 @@ def test_nothing_of_a_folder_goes_unmentioned(tmp_path: Path, monkeypatch: pytes
         return scan(path)
 
     monkeypatch.setattr(os, "scandir", closed)
-    listed = list_folder(tmp_path)
+    listed = listing(tmp_path)
     assert [path.name for path in listed.files_for("train")] == ["a.txt", "c.txt"]
     assert left_out(listed) == {
         ".git": "hidden",
@@ -127,7 +132,7 @@ def test_links_to_other_places_are_followed_once(tmp_path: Path) -> None:
     (folder / "twice").symlink_to(tmp_path / "elsewhere")
     (folder / "one-more.txt").symlink_to(tmp_path / "elsewhere/one.txt")
     assert read(folder) == ["a.txt", "linked/one.txt", "linked/two.txt"]
-    assert len(list_folder(folder).left_out) == 2
+    assert len(listing(folder).left_out) == 2
 
 
 @pytest.mark.parametrize(
@@ -154,16 +159,16 @@ def test_more_than_half_left_out_stops_and_what_it_offers_works(
             (tmp_path / name).write_bytes(b"\0" * size)
         elif name.startswith("e"):
             (tmp_path / name).write_bytes(b"")
-    listed = list_folder(tmp_path)
+    listed = listing(tmp_path)
     with pytest.raises(UserError, match=what) as caught:
         listed.check()
     offered = str(caught.value).split("`leave_out='")[1].split("'`")[0]
-    list_folder(tmp_path, leave_out=offered).check()
+    listing(tmp_path, leave_out=offered).check()
 
 
 def test_half_of_a_folder_and_what_is_hidden_may_be_left_out(tmp_path: Path) -> None:
     make(tmp_path, "a.txt", "b.png", *(f".git/{i}" for i in range(9)), *(f".{i}.txt" for i in range(9)))
-    list_folder(tmp_path).check()
+    listing(tmp_path).check()
 
 
 def test_leave_out_takes_endings_names_and_patterns_and_says_what_is_not_there(tmp_path: Path) -> None:
@@ -171,9 +176,17 @@ def test_leave_out_takes_endings_names_and_patterns_and_says_what_is_not_there(t
     assert read(tmp_path, leave_out=".log.txt") == ["a.txt", "drafts/b.txt", "old-1.txt", "x/d.TXT", "x/drafts/c.txt"]
     assert read(tmp_path, leave_out="drafts old-*") == ["a.log.txt", "a.txt", "x/d.TXT"]
     assert read(tmp_path, leave_out="x/* old-?.txt") == ["a.log.txt", "a.txt", "drafts/b.txt"]
-    lines = list_folder(tmp_path, leave_out="drafts/, .pgn").lines()
+    lines = listing(tmp_path, leave_out="drafts/, .pgn").lines()
     assert "left out   2 .txt (as asked)" in lines
     assert "           nothing is there to leave out as .pgn" in lines
+
+
+def test_a_text_is_found_again_whatever_else_was_left_out_of_its_folder(tmp_path: Path) -> None:
+    make(tmp_path, "a.txt", "b.txt")
+    first = open_source(tmp_path).identity()
+    (tmp_path / "c.log").write_text("noise")
+    assert open_source(tmp_path, reading=Reading(leave_out=".log")).identity() == first
+    assert open_source(tmp_path).identity() != first
 
 
 def test_a_validation_file_in_the_folder_is_not_trained_on(tmp_path: Path) -> None:
@@ -185,7 +198,7 @@ def test_a_validation_file_in_the_folder_is_not_trained_on(tmp_path: Path) -> No
 
 def test_the_order_in_which_a_folder_is_listed_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make(tmp_path, "a/train.txt", "a/valid.txt", "b.txt", "c.png")
-    first, scan = list_folder(tmp_path), os.scandir
+    first, scan = listing(tmp_path), os.scandir
 
     class Shuffled(list):
         def __enter__(self) -> Shuffled:
@@ -198,13 +211,13 @@ def test_the_order_in_which_a_folder_is_listed_changes_nothing(tmp_path: Path, m
             return Shuffled(random.Random(1).sample(found := list(entries), len(found)))
 
     monkeypatch.setattr(folders.os, "scandir", shuffled)
-    assert list_folder(tmp_path) == first
+    assert listing(tmp_path) == first
 
 
 def test_names_that_are_no_utf8_or_hold_control_characters_are_shown_escaped(tmp_path: Path) -> None:
     make(tmp_path, os.fsdecode(b"bad\xff.txt"))
     make(tmp_path, "a\x1b[31m\n.txt")
-    (line,) = list_folder(tmp_path).lines()
+    (line,) = listing(tmp_path).lines()
     assert line.endswith(r"a\x1b[31m\n.txt, bad\udcff.txt")
 
 

@@ -54,8 +54,6 @@ def tokenizer_parser() -> Parser:
     )
     parser.add_argument("--out", type=Path, required=True, help="folder to make; its name goes after --tokenizer")
     parser.add_argument("--split", default="train", help="hub data sets: the split to read")
-    parser.add_argument("--splits", choices=("names", "none"), default="names", help=meanings["splits"])
-    parser.add_argument("--leave_out", help=meanings["leave_out"])
     parser.add_fields(Reading)
     return parser
 

@@ -17,7 +17,6 @@ from mdlm_atat.plugins import trusted
 
 MOST_DRAWS = 10_000_000  # a standard error of a ten-thousandth; their sums have to fit into memory
 SCORING_ONLY = ("against", "profile", "deciles", "order", "evaluations")
-OF_FOLDERS = ("splits", "leave_out")
 ZERO_SHOT_ONLY = ("detokenizer", "mode")
 SAMPLES_ONLY = ("judge", "steps", "temperature", "sampler", "length")
 
@@ -43,8 +42,6 @@ def make_parser() -> Parser:
     parser.add_argument(
         "--split", help="split of --data: of a prepared folder (default: valid), of a hub data set, or test of a folder"
     )
-    parser.add_argument("--splits", choices=("names", "none"), help="folder as --data: none scores all of its files")
-    parser.add_argument("--leave_out", help="folder as --data: endings, names or patterns of what is not read")
     parser.add_fields(Reading, with_defaults=False)
     parser.add_argument(
         "--num_draws",
@@ -118,20 +115,17 @@ def check_arguments(arguments: Namespace) -> None:
             raise UserError(f"{', '.join(wrong)}: {reason}")
 
     if "zero_shot" in given:
-        names = ("samples", "data", *OF_FOLDERS, *SCORING_ONLY)
+        names = ("samples", "data", *SCORING_ONLY)
         refuse(names, "not with --zero-shot, which names its texts and prints a table of them")
     else:
         refuse(ZERO_SHOT_ONLY, "for --zero-shot only")
     if "zero_shot" not in given and "data" not in given:
         refuse(
-            (*ReadingSettings.__annotations__, *OF_FOLDERS),
+            tuple(ReadingSettings.__annotations__),
             "a run's own validation text is prepared already; it goes with --data or --zero-shot",
         )
     if "samples" in given:
-        refuse(
-            ("num_draws", "num_steps", *OF_FOLDERS, *SCORING_ONLY),
-            "not with --samples, which generates texts and scores none",
-        )
+        refuse(("num_draws", "num_steps", *SCORING_ONLY), "not with --samples, which generates texts and scores none")
     else:
         refuse(SAMPLES_ONLY, "for --samples N only")
     if arguments.json is not None and (arguments.json.is_dir() or not arguments.json.parent.is_dir()):
@@ -154,8 +148,6 @@ def run_scoring(arguments: Namespace) -> None:
         batch_size=arguments.batch_size,
         seed=arguments.seed,
         split=arguments.split,
-        splits=arguments.splits or "names",
-        leave_out=arguments.leave_out,
         **reading_arguments(arguments),
         num_steps=arguments.num_steps,
         order=arguments.order,

@@ -99,8 +99,6 @@ def check_at_once(request: RunRequest) -> None:
             split=data.split,
             reading=reading_of(data),
             detokenize=data.detokenize,
-            splits=data.splits,
-            leave_out=data.leave_out,
         )
 
 

@@ -15,6 +15,7 @@ from typing import Literal, NamedTuple
 
 from mdlm_atat.data.files import PACKED
 from mdlm_atat.data.readers.kinds import USABLE, Refusal, find_reader
+from mdlm_atat.data.readers.reading import Reading
 from mdlm_atat.data.split_names import Part, has_split_word, split_parts
 from mdlm_atat.errors import UserError
 from mdlm_atat.formats import percent
@@ -145,17 +146,14 @@ _ROLES: dict[Role, str] = {
 }
 
 
-def list_folder(
-    folder: Path, *, splits: Literal["names", "none"] = "names", leave_out: str | None = None, given: Path | None = None
-) -> Folder:
+def list_folder(folder: Path, reading: Reading, *, given: Path | None = None) -> Folder:
     """List a folder and all that is in it, and decide what each file is for.
 
-    `splits` none: every file is text whatever its name. `leave_out`: endings, names or patterns of what is not to be
-    read, with spaces between them. `given`: the validation text, where one is named; what lies in the folder of it is
-    not trained on. Links are followed once. Raises UserError where no file is for training.
+    `splits` and `leave_out` of `reading` are asked for. `given`: the validation text, where one is named; what lies in
+    the folder of it is not trained on. Links are followed once. Raises UserError where no file is for training.
     """
     found, left_out = _sorted_out(folder)
-    patterns = (leave_out or "").replace(",", " ").split()
+    patterns = (reading.leave_out or "").replace(",", " ").split()
     rest_is_known = REST in patterns
     patterns = [pattern for pattern in patterns if pattern != REST]
     used = {pattern for pattern in patterns for file in [*found, *left_out] if _matches(file.path, pattern)}
@@ -166,7 +164,7 @@ def list_folder(
         for left in left_out
     ]
     left_out += [LeftOut(file.path, ASKED, file.size) for file in asked]
-    parts = split_parts(file.path for file in found) if splits == "names" else None
+    parts = split_parts(file.path for file in found) if reading.splits == "names" else None
     apart = None if given is None or folder.resolve().is_relative_to(given) else given
     roles: list[tuple[Found, Role]] = []
     for file in found:

@@ -29,8 +29,6 @@ class RequestSettings(ReadingSettings, total=False):
     validation: SourceLike | None
     validation_fraction: float
     split: str
-    splits: Literal["names", "none"]
-    leave_out: str | None
     detokenize: str | None
     accept_loss: bool
     whole: bool
@@ -113,8 +111,6 @@ class DataRequest(DataSettings):
             split=self.split,
             reading=reading_of(self),
             detokenize=self.detokenize,
-            splits=self.splits,
-            leave_out=self.leave_out,
             given=given,
         )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from mdlm_atat.checks import at_least, one_of
+from mdlm_atat.checks import at_least
 from mdlm_atat.data.detokenizers import detokenizer
 from mdlm_atat.data.readers.reading import OF_TEXT, Reading
 from mdlm_atat.errors import UserError
@@ -40,12 +40,6 @@ class DataSettings(Reading):
     hash of their text, or the end of fewer than 20 documents."""
     split: str = field(default="train", metadata=OF_TEXT)
     """Hub data sets: the split to train on."""
-    splits: Literal["names", "none"] = field(default="names", metadata=OF_TEXT)
-    """Folders: `names`: where names say what is for training and what for validation or test (`a.train.txt`,
-    `valid/1.txt`), read them so; `none`: every file is text, whatever its name."""
-    leave_out: str | None = field(default=None, metadata=OF_TEXT)
-    """Folders: endings, names or patterns of what is not to be read, with spaces between them (".png drafts/*").
-    `rest`: go on though more than half of the folder cannot be read."""
     detokenize: str | None = field(default=None, metadata=OF_TEXT)
     """Undo the tokenization that a text is published in, by the rules of wikitext, ptb, lm1b, lambada or
     scientific_papers."""
@@ -64,8 +58,5 @@ class DataSettings(Reading):
             raise UserError(
                 f"{prefix}validation_fraction is {self.validation_fraction}, expected between 0 and 1, e.g. 0.05"
             )
-        one_of(f"{prefix}splits", self.splits, ("names", "none"))
-        if not isinstance(self.leave_out, (str, type(None))):
-            raise UserError(f"{prefix}leave_out is {self.leave_out!r}, expected a text such as '.png drafts/*'")
         if self.detokenize is not None:
             detokenizer(self.detokenize)  # refuses an unknown name

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from mdlm_atat.checks import did_you_mean
 from mdlm_atat.data.detokenizers import detokenizer, whole_documents
@@ -90,8 +90,6 @@ def open_source(
     split: str = "train",
     reading: Reading = AS_TEXT,
     detokenize: str | None = None,
-    splits: Literal["names", "none"] = "names",
-    leave_out: str | None = None,
     given: Path | None = None,
 ) -> Texts:
     """Open a source: shakespeare, a path, a hub set's short name, hub:OWNER/NAME[:CONFIG], a plugin, or an object.
@@ -99,7 +97,7 @@ def open_source(
     A path object is always a path; another object gives the texts itself. hub:OWNER/NAME@~parquet:CONFIG reads the
     files that the hub has made of a set whose loading script no longer runs. `split` is for hub sets; `reading` says
     how files and rows become documents; `detokenize` names a detokenizer (see detokenizers.py) for each document.
-    `splits`, `leave_out` and `given`, the path of validation text that was named, are for folders (see `list_folder`).
+    `given`, the path of validation text that was named, is for folders (see `list_folder`).
     Raises UserError where there is no such source.
     """
     if detokenize is not None:
@@ -133,7 +131,7 @@ def open_source(
             raise no_reader(path, refusal)
         return Files([path], reading, detokenize=detokenize)
     if path.is_dir():
-        listed = list_folder(path, splits=splits, leave_out=leave_out, given=None if given is None else given.resolve())
+        listed = list_folder(path, reading, given=None if given is None else given.resolve())
         valid = listed.files_for("valid")
         return Files(
             listed.files_for("train"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Literal, Unpack
+from typing import Unpack
 
 from mdlm_atat.atomic import write_json
 from mdlm_atat.data.accounts import account, changed_lines, check_halves, decided_lines, documents_in_words
@@ -26,22 +26,20 @@ def train_tokenizer(
     vocab_size: int,
     out: str | os.PathLike[str],
     split: str = "train",
-    splits: Literal["names", "none"] = "names",
-    leave_out: str | None = None,
     progress: bool | Progress = True,
     **reading: Unpack[ReadingSettings],
 ) -> HFTokenizer:
     """Train a byte-level BPE of at most `vocab_size` tokens on a text and save it in the folder `out`.
 
-    `source`, `split`, `splits`, `leave_out` and `reading` (`column`, `encoding`, ...) are as for `prepare`, which takes
-    the folder as its `tokenizer`. What names hold out is not read. A small text may give fewer tokens than asked for.
+    `source`, `split` and `reading` (`column`, `encoding`, `leave_out`, ...) are as for `prepare`, which takes the
+    folder as its `tokenizer`. What names hold out is not read. A small text may give fewer tokens than asked for.
     What was read is said, and kept in accounts.json of the folder. Raises UserError for an `out` that is not empty, a
     `vocab_size` below 258, and a source that is not there, cannot be read or is empty.
     """
     folder = Path(out).expanduser()
     if folder.exists() and (folder.is_file() or any(folder.iterdir())):
         raise UserError(f"{folder} is not an empty folder: choose another `out=`, or delete it first")
-    request = DataRequest(source=source, split=split, splits=splits, leave_out=leave_out, **reading)
+    request = DataRequest(source=source, split=split, **reading)
     allow_named("source", request.source)
     opened = request.open()
     progress = reporting(progress)

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, Unpack
+from typing import Any, Unpack
 
 import torch
 
@@ -51,8 +51,6 @@ def evaluate(
     batch_size: int | None = None,
     seed: int = 0,
     split: str | None = None,
-    splits: Literal["names", "none"] = "names",
-    leave_out: str | None = None,
     num_steps: Sequence[int] | None = None,
     order: Order | Sequence[Order] | None = None,
     evaluations: int | Sequence[int] | None = None,
@@ -70,8 +68,8 @@ def evaluate(
 
     `model`: a run, a folder (of a run, a checkpoint or a saved model) or a language model.
     `data`: see `Data`; None: the validation text of the model's run, or another `split` of it. `split` says
-    which part of a data set is scored; `splits` and `leave_out` are those of a folder, and `reading` (`column`,
-    `encoding`, ...) says how its files are read, as for `prepare`.
+    which part of a data set is scored, and `reading` (`column`, `encoding`, `leave_out`, ...) which of its files are
+    read and how, as for `prepare`.
     `num_draws`: masked sequences, from `seed`; None: as many as the run's last evaluation takes. `batch_size`:
     sequences in one call of the network; it changes nothing but the memory that is needed. `num_steps`: numbers of
     steps of the T-step bounds; None: 64, 256 and 1,000.
@@ -102,7 +100,7 @@ def evaluate(
         file = None if isinstance(save, bool) else writable(Path(save))
         other = None if against is None else _open_other(against, lm)
         orders = asked_orders(lm, order, evaluations)
-        rows = open_data(lm, data, split=split, splits=splits, leave_out=leave_out, **reading)
+        rows = open_data(lm, data, split=split, **reading)
         if isinstance(other, Evaluation):
             check_same_text(TextIdentity.of(rows), seed, other)
         draws = draw_settings(lm, num_draws=num_draws, batch_size=batch_size, seed=seed)
@@ -138,8 +136,6 @@ def open_data(
     source: Data | None,
     *,
     split: str | None = None,
-    splits: Literal["names", "none"] = "names",
-    leave_out: str | None = None,
     **reading: Unpack[ReadingSettings],
 ) -> TokenDataset:
     """The text to score, as tokens of this model's own tokenizer: see `Data`, or the validation text of the model's run
@@ -177,8 +173,6 @@ def open_data(
         mode=config_of(lm).data.mode,
         length=length,
         split=split or "train",
-        splits=splits,
-        leave_out=leave_out,
         whole=True,
         accept_loss=True,
         **reading,

@@ -6,12 +6,17 @@ import string
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, TypedDict
 
+from mdlm_atat.checks import one_of
 from mdlm_atat.data.encodings import check_encoding
 from mdlm_atat.errors import UserError
 
 OF_TEXT = {"same": "text", "of_text": True}
 """Facts about a setting that a configuration looks up: runs are comparable only where it is the same, and it says
 something of one text and nothing of another."""
+
+
+OF_FOLDERS = ("splits", "leave_out")
+"""Settings that choose the files of a folder."""
 
 
 class ReadingSettings(TypedDict, total=False):
@@ -23,11 +28,14 @@ class ReadingSettings(TypedDict, total=False):
     delimiter: str | None
     template: str | None
     nulls: Literal["skip", "refuse"]
+    splits: Literal["names", "none"]
+    leave_out: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """How files and rows become documents. Raises UserError for settings that cannot work."""
+    """Which files of a folder are read, and how files and rows become documents. Raises UserError for settings that
+    cannot work."""
 
     column: str = field(default="text", metadata=OF_TEXT)
     """CSV, JSON, JSONL, Parquet and hub data sets: the column that holds the text. meta.text reaches into objects; a
@@ -42,6 +50,12 @@ class Reading:
     """A document of several columns, such as "{title}: {body}"; it takes the place of column."""
     nulls: Literal["skip", "refuse"] = field(default="skip", metadata=OF_TEXT)
     """JSON, JSONL, Parquet and hub data sets: rows whose text is null are skipped and counted, or refused."""
+    splits: Literal["names", "none"] = field(default="names", metadata=OF_TEXT)
+    """Folders: `names`: where names say what is for training and what for validation or test (`a.train.txt`,
+    `valid/1.txt`), read them so; `none`: every file is text, whatever its name."""
+    leave_out: str | None = field(default=None, metadata=OF_TEXT)
+    """Folders: endings, names or patterns of what is not to be read, with spaces between them (".png drafts/*").
+    `rest`: go on though more than half of the folder cannot be read."""
 
     def __post_init__(self) -> None:
         self.check_reading()
@@ -56,14 +70,20 @@ class Reading:
             )
         if self.template is not None:
             template_columns(self.template, f"{prefix}template")
+        one_of(f"{prefix}splits", self.splits, ("names", "none"))
+        if not isinstance(self.leave_out, (str, type(None))):
+            raise UserError(f"{prefix}leave_out is {self.leave_out!r}, expected a text such as '.png drafts/*'")
 
     def identity(self) -> dict[str, Any]:
-        """Return, as JSON, the column, what a document is, and every other setting that is not the default.
+        """Return, as JSON, the column, what a document is, and every other setting that is not the default; not those
+        that choose files of a folder, since the files tell.
 
         So a corpus that was prepared before there was a setting is found again while that keeps its default.
         """
         own = {"column": self.column, "documents": self.documents}
-        others = {part.name: getattr(self, part.name) for part in fields(Reading) if part.name not in own}
+        others = {
+            part.name: getattr(self, part.name) for part in fields(Reading) if part.name not in (*own, *OF_FOLDERS)
+        }
         return {**own, **{name: value for name, value in others.items() if value != getattr(Reading, name)}}
 
 
