@@ -180,3 +180,11 @@ def test_a_plugins_tokenizer_that_draws_is_refused() -> None:
 
     with pytest.raises(UserError, match="the tokenizer byte gives one text other ids the second time"):
         list(encoded([("train", Piece("the cat", True))], Plugin(), 1))  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize(
+    ("text", "unspaced"), [("今天 天気\n", 4), ("สวัสดี", 6), ("hello", 0), ("안녕 하세요", 0), ("カナa", 2)]
+)
+def test_characters_of_scripts_without_spaces_are_counted(text: str, unspaced: int) -> None:
+    ((_, chunk),) = encoded([("train", Piece(text, True))], ByteTokenizer(), 1)
+    assert chunk.unspaced == unspaced

@@ -84,12 +84,20 @@ def zero_shot_table(records: dict[str, Evaluation]) -> list[str]:
         exact = found.left_to_right
         beside = "" if exact is None else f"{exact.perplexity_per_token:,.2f}"
         floor = "" if found.unigram is None else f"{found.unigram.perplexity_per_token:.1f}"
+        mark = "*" * found.is_lossy
+        bits = f"{found.bits_per_character:.4f}{mark}"
+        per_word = "none" if found.no_words else f"{found.perplexity_per_word:,.1f}{mark}"
         lines.append(
             f"{name:{width}} {found.shown():>17} "
             f"{found.perplexity_per_token:>9,.2f} {own:>9} "
             + (f"{beside:>20} " if both_ways else "")
-            + f"{floor:>9} {found.bits_per_character:>9.4f} "
-            f"{found.perplexity_per_word:>10,.1f} {found.counts.num_tokens:>10,} {found.num_sequences:>9,} "
+            + f"{floor:>9} {bits:>9} {per_word:>10} {found.counts.num_tokens:>10,} {found.num_sequences:>9,} "
             f"{found.text.mode:>4}  {found.text.detokenizer or 'none'}"
         )
+    lines += [f"{'':{width}} *: {found.loss_in_words} ({name})" for name, found in records.items() if found.is_lossy]
+    lines += [
+        f"{'':{width}} no perplexity per word: {found.no_words} ({name})"
+        for name, found in records.items()
+        if found.no_words
+    ]
     return lines

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from mdlm_atat.data.accounts import repeated_in_words
 from mdlm_atat.formats import perplexity, with_error
-from mdlm_atat.scoring.cost import OrderCost
+from mdlm_atat.scoring.cost import LOSSY, OrderCost
 from mdlm_atat.scoring.records import Comparison, Evaluation, PairedDifference
 
 KINDS = {("exact", "nelbo"): "an exact value less a bound", ("nelbo", "exact"): "a bound less an exact value"}
@@ -26,7 +26,12 @@ def result_table(found: Evaluation) -> list[str]:
         + (" (PPL-U): any order" if found.is_bound else ": left to right"),
         f"{'':10} {found.nats_per_character:.4f} nats and "
         f"{found.shown_bits()} bits per character, {found.bits_per_byte:.4f} bits per byte, "
-        f"perplexity per word {found.perplexity_per_word:,.0f}",
+        + (
+            f"no perplexity per word: {found.no_words}"
+            if found.no_words
+            else f"perplexity per word {found.perplexity_per_word:,.0f}"
+        ),
+        *([f"{'lossy':10} {found.loss_in_words}"] if found.is_lossy else []),
         *schedule_lines(found),
         *order_lines(found),
     ]
@@ -34,7 +39,7 @@ def result_table(found: Evaluation) -> list[str]:
         floor = found.unigram.shown()
         lines.append(
             f"{'unigram':10} {floor} nats per token, "
-            f"{found.unigram.bits_per_character:.4f} bits per character: the floor to beat"
+            f"{found.unigram.bits_per_character:.4f}{LOSSY * found.is_lossy} bits per character: the floor to beat"
         )
     if 1 <= found.degrees < FEW_DEGREES:
         low, high = found.interval95

@@ -20,7 +20,7 @@ from mdlm_atat.report.importance_page import figures, heatmap
 from mdlm_atat.report.page import template
 from mdlm_atat.report.run_reader import RunFolder, number_at, read_run
 from mdlm_atat.report.wording import flat, plain, section
-from mdlm_atat.scoring.cost import Cost
+from mdlm_atat.scoring.cost import LOSSY, Cost
 from mdlm_atat.scoring.inspected_text import InspectedText
 from mdlm_atat.scoring.records import Evaluation, Kind, MaskRateProfile
 from mdlm_atat.training.metrics import (
@@ -168,7 +168,7 @@ def _main_numbers(run: RunFolder, result: Evaluation) -> list[KeyNumber]:
 def _other_units(cost: Cost, *, bits: str, perplexity: str) -> list[KeyNumber]:
     """A bound in the units that follow from nats per token, as far as they are known; its error is scaled with it."""
     units = (
-        (bits, cost.bits_per_character, cost.bits_per_character_standard_error),
+        (bits + LOSSY * cost.is_lossy, cost.bits_per_character, cost.bits_per_character_standard_error),
         (perplexity, cost.perplexity_per_token, cost.perplexity_per_token_standard_error),
     )
     return [KeyNumber(unit, with_error(value, error)) for unit, value, error in units if not math.isnan(value)]
@@ -206,7 +206,8 @@ def _floor_numbers(result: Evaluation | None, unigram: Cost | None) -> list[KeyN
     if unigram is None:
         return []
     floor, bits = unigram.nats_per_token, unigram.bits_per_character
-    note = "nats per token" + ("" if math.isnan(bits) else f"; {with_error(bits, None)} bits per character")
+    per_character = f"; {with_error(bits, None)}{LOSSY * unigram.is_lossy} bits per character"
+    note = "nats per token" + ("" if math.isnan(bits) else per_character)
     numbers = [KeyNumber("unigram model", with_error(floor, None), note)]
     if result is not None and floor > 0 and not math.isnan(result.nats_per_token):
         nats = result.nats_per_token
@@ -219,7 +220,8 @@ def _floor_numbers(result: Evaluation | None, unigram: Cost | None) -> list[KeyN
 def _run_numbers(run: RunFolder, result: Evaluation | None) -> list[KeyNumber]:
     numbers = []
     if result is not None and run.evals and not math.isnan(result.perplexity_per_word):
-        numbers.append(KeyNumber("perplexity per word", significant(result.perplexity_per_word)))
+        unit = "perplexity per word" + LOSSY * result.is_lossy
+        numbers.append(KeyNumber(unit, significant(result.perplexity_per_word)))
     parameters = number_at(run.info, "parameters")
     if parameters is not None:
         numbers.append(KeyNumber("parameters", count(parameters), f"{parameters:,.0f}" if parameters >= 1e6 else ""))
@@ -321,7 +323,9 @@ def _evaluation_table(run: RunFolder) -> list[dict[str, str]]:
             "split": found.text.split or "",
             "draws": count(found.num_draws) if found.num_draws else "",
             "nats": with_error(found.nats_per_token, found.standard_error),
-            "bits": "" if math.isnan(found.bits_per_character) else with_error(found.bits_per_character, None),
+            "bits": ""
+            if math.isnan(found.bits_per_character)
+            else with_error(found.bits_per_character, None) + LOSSY * found.is_lossy,
         }
         for file_name, found in run.evals.items()
     ]
@@ -380,10 +384,10 @@ def _how_to_read(run: RunFolder, result: Evaluation | None, *, is_exact: bool) -
     weights = ", and it is taken on the weights as they are, not on their moving average" if averaged else ""
     extra = "; it includes the estimator's own loss, which is no part of the bound" if has_estimator else ""
     sentences.append(f"{scale}{extra}; it is noisy, each line covering few batches{weights}.")
-    sentences.append(
-        "Numbers per token compare only models with the same tokenizer; bits per character compare across tokenizers, "
-        "on the same text."
-    )
+    across = "bits per character compare across tokenizers, on the same text"
+    if result is not None and result.is_lossy:
+        across = f"so do those per character here: {result.loss_in_words}"
+    sentences.append(f"Numbers per token compare only models with the same tokenizer; {across}.")
     return sentences
 
 

@@ -70,7 +70,7 @@ def read_run(path: Path) -> RunFolder:
 
 
 def _counts(data: Mapping[str, Any]) -> TextCounts:
-    units = ("tokens", "words", "characters", "bytes")
+    units = ("tokens", "words", "characters", "bytes", "unspaced", "changed")
     return TextCounts(*(int(number_at(data, f"valid_{unit}") or 0) for unit in units))
 
 

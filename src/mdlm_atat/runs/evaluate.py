@@ -298,7 +298,7 @@ def _open_other(
         raise UserError(
             f"`against=`: {_name(against)} has another tokenizer ({theirs}) than the "
             f"model ({mine}), so their nats per token are of other tokens; evaluate each alone and compare bits "
-            "per character"
+            "per character, if both tokenizers give back the whole text"
         )
     lengths = loaded.max_length, lm.max_length
     if lengths[0] != lengths[1]:

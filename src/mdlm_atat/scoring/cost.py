@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from mdlm_atat.formats import with_error
+from mdlm_atat.formats import percent, with_error
 
 if TYPE_CHECKING:
     from mdlm_atat.data.tokens import TokenDataset
@@ -19,6 +19,10 @@ LEFT_TO_RIGHT_UNMASKED = "left_to_right in the masked mode"
 """The own order of the sampler left_to_right in a network that fills masks only: another number of another joint
 distribution, which is never compared with the causal mode's."""
 MOST_GROUPS = 1024  # of sequences, between which an exact value's error is taken
+LONGEST_WORD = 20  # characters in the mean, with the space after it; above, they are no words
+MOST_NATS = 690.0  # of a word, whose perplexity can still be written as a number
+LOSSY = " (lossy)"
+"""After a number per character, byte or word of a tokenizer that does not give back the whole text."""
 DIGITS = 8  # of a stored sum: enough for a paired difference, and the file stays one that a person can read
 NATS = "nelbo_nats_per_token"  # in JSON, of every bound, and of the causal model's exact value
 
@@ -31,19 +35,36 @@ class TextCounts:
     num_words: int = 0
     num_characters: int = 0
     num_bytes: int = 0
+    num_unspaced: int = 0
+    """Characters of scripts that put no spaces between words."""
+    num_changed: int = 0
+    """Characters that the tokenizer does not give back."""
 
     @classmethod
     def of(cls, data: TokenDataset) -> TextCounts:
         """The counts of the split of a prepared data set."""
         split = data.manifest.splits[data.split]
-        return cls(split.tokens, split.words, split.characters, split.bytes)
+        sizes = split.tokens, split.words, split.characters, split.bytes
+        return cls(*sizes, split.unspaced, split.changes.total)
+
+    @property
+    def no_words(self) -> str:
+        """Why what white space separates in this text are no words; nothing where they are."""
+        if self.num_characters > LONGEST_WORD * self.num_words > 0:
+            mean = self.num_characters / self.num_words
+            return f"what white space separates has {mean:,.0f} characters in the mean"
+        if self.num_unspaced > 0.1 * self.num_characters:
+            return "the script has no spaces between words"
+        return ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
     """What a text costs a model, in nats per token and, by exact counts of the text, in every other unit.
 
-    A unit of which the text's count is not known is NaN.
+    A unit of which the text's count is not known is NaN. Where the tokenizer does not give back the whole text
+    (`is_lossy`), numbers per character, byte and word are those of another, shorter text: they compare models with the
+    same tokenizer only.
     """
 
     nats_per_token: float
@@ -61,8 +82,31 @@ class Cost:
         return self.perplexity_per_token * self.standard_error
 
     @property
+    def is_lossy(self) -> bool:
+        """Whether the tokenizer does not give back the whole text; not known of texts prepared before 0.2."""
+        return self.counts.num_changed > 0
+
+    @property
+    def loss_in_words(self) -> str:
+        """What to know of the numbers per character, byte and word; nothing where the tokenizer gives back the text."""
+        if not self.is_lossy:
+            return ""
+        share = percent(self.counts.num_changed / max(1, self.counts.num_characters))
+        return (
+            f"the tokenizer does not give back {share} of the characters, so that numbers per character, byte and word "
+            "are of another text and compare with no other tokenizer's"
+        )
+
+    @property
     def perplexity_per_word(self) -> float:
-        return _exp(self._per(self.nats_per_token, self.counts.num_words))
+        """NaN where there are no words: see `no_words`."""
+        return math.nan if self.no_words else _exp(self._per(self.nats_per_token, self.counts.num_words))
+
+    @property
+    def no_words(self) -> str:
+        """Why there is no perplexity per word; nothing where there is one or the words were not counted."""
+        nats = self._per(self.nats_per_token, self.counts.num_words)
+        return self.counts.no_words or ("it would be above 1e300" if nats > MOST_NATS else "")
 
     @property
     def nats_per_character(self) -> float:
@@ -85,8 +129,9 @@ class Cost:
         return with_error(self.nats_per_token, self.standard_error, decimals=4)
 
     def shown_bits(self) -> str:
-        """The same in bits per character."""
-        return with_error(self.bits_per_character, self.bits_per_character_standard_error, decimals=4)
+        """The same in bits per character, marked where the tokenizer is lossy."""
+        shown = with_error(self.bits_per_character, self.bits_per_character_standard_error, decimals=4)
+        return shown + LOSSY * self.is_lossy
 
     def _per(self, nats_per_token: float, count: int) -> float:
         return nats_per_token * self.counts.num_tokens / count if count and self.counts.num_tokens else math.nan

@@ -200,7 +200,8 @@ def check_same_text(text: TextIdentity, seed: int, other: Evaluation) -> None:
     if differing:
         raise UserError(
             f"the two evaluations cannot be paired: they differ in {', '.join(differing)}. Score both models on the "
-            "same text with the same settings; of models with different tokenizers, compare bits per character"
+            "same text with the same settings; of models with different tokenizers, compare bits per character, if "
+            "both tokenizers give back the whole text"
         )
 
 

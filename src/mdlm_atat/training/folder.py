@@ -54,6 +54,8 @@ def describe_data(train_data: TokenDataset, valid_data: TokenDataset) -> dict[st
         "valid_words": valid.words,
         "valid_characters": valid.characters,
         "valid_bytes": valid.bytes,
+        "valid_unspaced": valid.unspaced,
+        "valid_changed": valid.changes.total,
         "accounts": manifest.accounts,
     }
 

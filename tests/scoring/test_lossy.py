@@ -1,0 +1,80 @@
+"""Numbers per character and word of a lossy tokenizer are marked; where there are no words there are none per word."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from mdlm_atat.cli.eval_zero_shot import zero_shot_table
+from mdlm_atat.report.eval_lines import result_table
+from mdlm_atat.scoring.cost import Cost, TextCounts
+from mdlm_atat.scoring.records import Evaluation, TextIdentity
+
+WHOLE = TextCounts(num_tokens=400, num_words=200, num_characters=1000, num_bytes=1000)
+
+
+def found(**counts: int) -> Evaluation:
+    return Evaluation(
+        kind="nelbo",
+        nats_per_token=2.0,
+        standard_error=0.1,
+        text=TextIdentity(mode="wrap"),
+        counts=TextCounts(**{**vars(WHOLE), **counts}),
+        unigram=Cost(nats_per_token=3.0, counts=TextCounts(**{**vars(WHOLE), **counts})),
+    )
+
+
+def test_a_tokenizer_that_loses_31_of_1000_characters_marks_what_is_per_character() -> None:
+    lossy = found(num_changed=31)
+    assert lossy.is_lossy
+    assert lossy.shown_bits() == "1.1542 ± 0.0577 (lossy)"
+    lines = "\n".join(result_table(lossy))
+    assert lines.count("(lossy)") == 2  # the model and the unigram model
+    assert "lossy      the tokenizer does not give back 3.1% of the characters" in lines
+    assert "compare with no other tokenizer's" in lines
+    assert "(lossy)" in repr(lossy)
+    assert "(lossy)" in lossy._repr_html_()
+    table = zero_shot_table({"text": lossy})
+    assert "1.1542*" in table[1]
+    assert table[2].strip().startswith("*: the tokenizer does not give back 3.1%")
+
+
+def test_a_tokenizer_that_gives_back_the_text_is_not_marked_and_neither_is_one_of_before() -> None:
+    for record in (found(), Evaluation.from_json({"nelbo_nats_per_token": 2.0, "num_characters": 1000})):
+        assert not record.is_lossy
+        assert "lossy" not in "\n".join(result_table(record)) + repr(record)
+
+
+def test_json_keeps_the_count_of_what_is_lost() -> None:
+    record = found(num_changed=31, num_unspaced=7)
+    assert record.to_json()["num_changed"] == 31
+    assert Evaluation.from_json(record.to_json()).counts == record.counts
+
+
+@pytest.mark.parametrize(
+    ("counts", "reason"),
+    [
+        (
+            {"num_words": 1},
+            "what white space separates has 1,000 characters in the mean",
+        ),  # DNA, Japanese
+        ({"num_words": 49}, "what white space separates has 20 characters in the mean"),
+        ({"num_unspaced": 400}, "the script has no spaces between words"),  # a Chinese sentence a line
+        ({"num_tokens": 80_000}, "it would be above 1e300"),
+    ],
+)
+def test_perplexity_per_word_is_left_out_with_the_reason(counts: dict[str, int], reason: str) -> None:
+    record = found(**counts)
+    assert math.isnan(record.perplexity_per_word)
+    assert f"no perplexity per word: {reason}" in "\n".join(result_table(record))
+    assert record.to_json()["perplexity_per_word"] is None
+    assert "PPL/word" in (table := zero_shot_table({"text": record}))[0]
+    assert "none" in table[1]
+    assert reason in table[2]
+
+
+def test_words_of_5_characters_have_a_perplexity() -> None:
+    record = found(num_unspaced=90)
+    assert record.perplexity_per_word == pytest.approx(math.exp(4))
+    assert "perplexity per word 55" in "\n".join(result_table(record))
