@@ -454,3 +454,17 @@ def test_uniform_masking_is_that_of_mdlm_with_speed_1():
     assert rates.mask_rate.equal(Cosine().mask_rate(t).expand(64, 3))
     assert rates.weight.equal(Cosine().weight(t).expand(64, 3))
     assert (rates.speed == 1).all()
+
+
+@pytest.mark.parametrize("direction", ["inverse", "proportional"])
+def test_of_two_tokens_of_exponent_exp_minus_10_each_is_revealed_first_in_half_of_20000_draws(direction):
+    """Their mask rates are below the smallest float64 there, and would be equal."""
+    importance = torch.tensor([[0.0, 0.0] if direction == "inverse" else [1.0, 1.0]]).expand(20_000, 2)
+    masking = AdaptiveMaskingScheduler(Linear(), direction, 0.05, center=0.5)
+    uniform = torch.rand(20_000, 2, generator=torch.Generator().manual_seed(6)).clamp_min(2**-25)
+    revealed = masking.log_reveal_rate(
+        uniform, Clean(torch.ones_like(uniform, dtype=torch.bool), importance=importance)
+    )
+    assert revealed.isfinite().all()
+    assert (revealed[:, 0] > revealed[:, 1]).double().mean().item() == pytest.approx(0.5, abs=4 * 0.5 / 20_000**0.5)
+    assert (revealed[:, 0] < revealed[:, 1]).double().mean().item() == pytest.approx(0.5, abs=4 * 0.5 / 20_000**0.5)
