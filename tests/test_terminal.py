@@ -11,7 +11,7 @@ from argparse import Namespace
 
 import pytest
 
-from mdlm_atat.cli.sampling import show
+from mdlm_atat.cli.made_texts import show
 from mdlm_atat.terminal import printable
 
 STEERING = {

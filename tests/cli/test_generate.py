@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from refusals import refused
 
 from mdlm_atat import MaskedDiffusionLM
-from mdlm_atat.cli import sampling
+from mdlm_atat.cli.made_texts import SEPARATOR
 from mdlm_atat.cli.main import main
 from mdlm_atat.runs.texts import read_items
 from mdlm_atat.samplers.seeds import mix_seed
@@ -278,7 +279,7 @@ def test_a_text_file_holds_the_texts_between_lines_and_one_text_alone(model, tmp
     assert main([*command, str(out)]) == 0
     one = out.read_text()
     assert main([*command, str(out), "--overwrite", "--num_samples", "2"]) == 0
-    both = out.read_text().split(sampling.SEPARATOR + "\n")
+    both = out.read_text().split(SEPARATOR + "\n")
     assert both[0] == one
     assert len(both) == 3
     assert both[2] == ""
@@ -443,7 +444,7 @@ def test_trace_and_resume_need_a_jsonl_file(model, tmp_path, capsys, case):
 
 
 def test_a_place_that_cannot_be_written_is_known_before_the_model_is_loaded(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(sampling.os, "access", lambda path, _: Path(path) != tmp_path)
+    monkeypatch.setattr(os, "access", lambda path, _: Path(path) != tmp_path)
     message = refused(["generate", "nowhere", "--out", str(tmp_path / "t.txt")], capsys, folder=tmp_path)
     assert "cannot be written" in message
 

@@ -11,8 +11,8 @@ import pytest
 from refusals import refused
 
 from mdlm_atat import MaskedDiffusionLM
+from mdlm_atat.cli.made_texts import show
 from mdlm_atat.cli.main import main
-from mdlm_atat.cli.sampling import show
 from mdlm_atat.config.build import build_model
 from mdlm_atat.data.tokenizers import ByteTokenizer
 from mdlm_atat.runs.texts import Document

@@ -5,6 +5,7 @@ from __future__ import annotations
 from argparse import Namespace
 from pathlib import Path
 
+from mdlm_atat.cli.made_texts import make_texts
 from mdlm_atat.cli.model import add_model_arguments, check_model, load_model
 from mdlm_atat.cli.parser import Parser, whole
 from mdlm_atat.cli.sampling import (
@@ -12,7 +13,6 @@ from mdlm_atat.cli.sampling import (
     add_sampling_arguments,
     check_arguments,
     how_to_sample,
-    make_texts,
 )
 from mdlm_atat.errors import UserError
 from mdlm_atat.plugins import trusted

@@ -39,11 +39,12 @@ class Row:
     def text(self, tokenizer: Tokenizer, tokens: Sequence[int]) -> tuple[str, tuple[tuple[int, int], ...]]:
         """The text when the row holds these tokens, which may end early, and where in it each gap is, as (start, end)
         in characters."""
-        text, spans = self.around[0], []
+        parts, spans, end = [self.around[0]], [], len(self.around[0])
         for made, behind in zip(self._fillings(tokenizer, list(tokens)), self.around[1:], strict=True):
-            spans.append((len(text), len(text) + len(made)))
-            text += made + behind
-        return text, tuple(spans)
+            parts += [made, behind]
+            spans.append((end, end + len(made)))
+            end += len(made) + len(behind)
+        return "".join(parts), tuple(spans)
 
     def _fillings(self, tokenizer: Tokenizer, tokens: list[int]) -> Iterator[str]:
         """What stands in each gap."""
@@ -53,7 +54,8 @@ class Row:
             while last + 1 < len(self.gaps) and self.around[last + 1] == "":
                 last += 1
             run = self.gaps[first : last + 1]
-            texts = texts_after(tokenizer, tokens[: run[0].start], [tokens[gap] for gap in run])
+            before = tokens[max(0, run[0].start - NUM_READ_BEFORE) : run[0].start]
+            texts = texts_after(tokenizer, before, [tokens[gap] for gap in run])
             if self.takes_space(tokenizer, first):
                 place = next((index for index, text in enumerate(texts) if text), 0)
                 texts[place] = texts[place].removeprefix(" ")
