@@ -30,7 +30,7 @@ def test_a_tokenizer_that_loses_31_of_1000_characters_marks_what_is_per_characte
     assert lossy.is_lossy
     assert lossy.shown_bits() == "1.1542 ± 0.0577 (lossy)"
     lines = "\n".join(result_table(lossy))
-    assert lines.count("(lossy)") == 2  # the model and the unigram model
+    assert lines.count("(lossy)") == 5  # nats and bits per character, per byte and word; the unigram model
     assert "lossy      the tokenizer does not give back 3.1% of the characters" in lines
     assert "compare with no other tokenizer's" in lines
     assert "(lossy)" in repr(lossy)

@@ -27,8 +27,8 @@ def verify(folder: Path, manifest: Manifest, split: str) -> None:
     """Check the .bin of a split and, in pad mode, its .idx against the manifest: size, hash, and that every id is one
     of the tokenizer's and every row one of the tokens.
 
-    Takes about a second a gigabyte, the first time. Raises UserError that names the file which is missing, changed or
-    damaged, and says what to do.
+    Takes one or two seconds a gigabyte, the first time. Raises UserError that names the file which is missing, changed
+    or damaged, and says what to do.
     """
     found, sizes = manifest.splits[split], {f"{split}.bin": manifest.splits[split].tokens}
     if manifest.mode == "pad":

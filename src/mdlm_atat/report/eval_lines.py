@@ -24,12 +24,12 @@ def result_table(found: Evaluation) -> list[str]:
         f"{'bound' if found.is_bound else 'exact':10} {found.shown()} nats per token, "
         f"perplexity {'at most ' if found.is_bound else ''}{perplexity(found.perplexity_per_token)}"
         + (" (PPL-U): any order" if found.is_bound else ": left to right"),
-        f"{'':10} {found.nats_per_character:.4f} nats and "
-        f"{found.shown_bits()} bits per character, {found.bits_per_byte:.4f} bits per byte, "
+        f"{'':10} {found.nats_per_character:.4f}{LOSSY * found.is_lossy} nats and "
+        f"{found.shown_bits()} bits per character, {found.bits_per_byte:.4f}{LOSSY * found.is_lossy} bits per byte, "
         + (
             f"no perplexity per word: {found.no_words}"
             if found.no_words
-            else f"perplexity per word {found.perplexity_per_word:,.0f}"
+            else f"perplexity per word {found.perplexity_per_word:,.0f}{LOSSY * found.is_lossy}"
         ),
         *([f"{'lossy':10} {found.loss_in_words}"] if found.is_lossy else []),
         *schedule_lines(found),
