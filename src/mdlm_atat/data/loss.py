@@ -9,6 +9,7 @@ dropped: there the count is an upper bound.
 
 from __future__ import annotations
 
+import threading
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
@@ -22,6 +23,8 @@ from mdlm_atat.formats import percent
 MOST_LOST = 0.01
 """Share of a text's characters above which a preparation asks whether the loss is meant."""
 UNKNOWN = "\uffff"  # stands for the unknown token in what was decoded: no character
+LARGEST = 1 << 16  # characters of a window; what has nothing in common over so many is passed over
+_one_at_a_time = threading.Lock()  # a long piece takes 60 MB; it is mostly Python's work, so that threads gain nothing
 SHORT = 32  # characters of a stretch that is aligned by difflib, which takes their product
 _SAME = {16: 3, 64: 4, 256: 6}  # characters that have to agree where two texts go on together, by window; else 8
 
@@ -69,6 +72,11 @@ def compare(text: str, decoded: str, unknown_text: str | None = None) -> Changes
         return Changes(unknown=len(text) - spaces, white_space=spaces)
     if unknown_text and unknown_text not in text:
         decoded = decoded.replace(unknown_text, UNKNOWN)
+    with _one_at_a_time:
+        return _compared(text, decoded)
+
+
+def _compared(text: str, decoded: str) -> Changes:
     mine, theirs = _Folded(text), _Folded(decoded)
     places, others = _aligned(mine.text, theirs.text)
     kinds = _not_matched(mine, theirs, places, others)
@@ -239,7 +247,8 @@ def _run(mine: str, i: int, theirs: str, j: int) -> int:
 
 
 def _resume(mine: str, i: int, theirs: str, j: int) -> tuple[int, int]:
-    """The fewest characters to skip in each until both go on with the same few, or all that is left."""
+    """The fewest characters to skip in each until both go on with the same few; where they do not, a window or what is
+    left."""
     window = 16
     while True:
         same = _SAME.get(window, 8)
@@ -254,8 +263,8 @@ def _resume(mine: str, i: int, theirs: str, j: int) -> tuple[int, int]:
                 best = x, y
         if best is not None:
             return best
-        if i + window >= len(mine) and j + window >= len(theirs):
-            return len(mine) - i, len(theirs) - j
+        if window == LARGEST or (i + window >= len(mine) and j + window >= len(theirs)):
+            return min(window, len(mine) - i), min(window, len(theirs) - j)
         window *= 4
 
 
