@@ -140,6 +140,14 @@ def test_a_json_file_that_is_none_is_named(content: str, message: str, tmp_path:
         read(write(tmp_path / "a.json", content))
 
 
+@pytest.mark.parametrize("number", ["1e999999999999999999999", "-1.5E-99999999999999999999", "0.50", "-0", "1" * 400])
+def test_a_number_of_any_size_beside_the_text_is_no_obstacle(number: str, tmp_path: Path) -> None:
+    for name in ("a.json", "a.jsonl"):
+        assert read(write(tmp_path / name, f'{{"text": "x", "n": {number}}}')) == ["x"]
+    path = write(tmp_path / "a.jsonl", '{"text": "x", "n": 0.50}')
+    assert read(path, template="{n} {text}") == ["0.50 x"]
+
+
 def test_lines_of_jsonl_end_at_line_feeds_alone(tmp_path: Path) -> None:
     text = "a\u2028b\u2029c\x85d\x0be"
     path = write(tmp_path / "a.jsonl", json.dumps({"text": text}, ensure_ascii=False) + "\r\n" + '{"text":\r"x"}')

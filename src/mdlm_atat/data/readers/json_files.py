@@ -6,7 +6,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,16 @@ from mdlm_atat.data.readers.reading import Reading
 from mdlm_atat.data.readers.records import text_of
 from mdlm_atat.errors import UserError
 
-_DECODER = json.JSONDecoder(parse_float=Decimal)  # 0.50 stays 0.50 in a template
+
+def _number(written: str) -> Decimal | float:
+    """The number as it is written, so that 0.50 stays 0.50 in a template; infinity for an exponent beyond all."""
+    try:
+        return Decimal(written)
+    except InvalidOperation:
+        return float(written)
+
+
+_DECODER = json.JSONDecoder(parse_float=_number)
 _SPACE = re.compile(r"[ \t\n\r]*")
 _LONGEST_WORD = len("-Infinity") + len("\\ud83d\\ude42")
 
