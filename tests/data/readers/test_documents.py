@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections import Counter
 from email.message import EmailMessage
 from pathlib import Path
@@ -32,6 +33,8 @@ PAGES = {
     "a < b and c > d & e": "a < b and c > d & e",
     "<noscript>no</noscript><template>no</template>yes": "yes",
     "<p>日本<wbr>語": "日本語",
+    "<p>a < b <i": "a < b <i",
+    "<p>a<!-- never closed": "a",
     "": "",
 }
 
@@ -39,6 +42,13 @@ PAGES = {
 @pytest.mark.parametrize("page", PAGES)
 def test_the_visible_text_of_a_page_is_a_line_a_block(page: str) -> None:
     assert visible_text(page) == PAGES[page]
+
+
+@pytest.mark.parametrize("part", ["<a ", '<a b="', "<!--", "<", "</", "<![", "&", "<p>", "<title>", "<?", "<pre>\n"])
+def test_a_page_of_20_000_broken_tags_takes_no_time(part: str) -> None:
+    start = time.process_time()
+    visible_text(part * 20_000)
+    assert time.process_time() - start < 2  # 0.1 s; 65 s where the end of each is looked for
 
 
 @pytest.mark.parametrize(

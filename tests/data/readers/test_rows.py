@@ -183,6 +183,13 @@ def test_bytes_in_parquet_that_are_no_text_are_refused(tmp_path: Path) -> None:
         read(tmp_path / "a.parquet")
 
 
+def test_a_string_in_parquet_that_is_not_utf8_names_the_file(tmp_path: Path) -> None:
+    parquet.write_table(arrow.table({"text": ["some words"]}), tmp_path / "a.parquet", compression="none")
+    content = (tmp_path / "a.parquet").read_bytes().replace(b"some words", b"some w\xf7rds")
+    with pytest.raises(UserError, match=r"a\.parquet is damaged, or not UTF-8, after row 0"):
+        read(write(tmp_path / "b.a.parquet", content))
+
+
 @pytest.mark.parametrize("template", ["{", "a}", "{a!r}", "{a:>3}", "{}", "no columns", "{a} {"])
 def test_a_template_that_is_none_is_refused(template: str) -> None:
     with pytest.raises(UserError, match="`template="):

@@ -53,7 +53,9 @@ def visible_text(page: str) -> str:
     """Return what a reader of a page sees: blocks on lines of their own, runs of white space as one space, cells of a
     table with tabs between them; no scripts, styles, comments or titles."""
     parser = _Visible()
-    parser.feed(_UNKNOWN_SECTION.sub("&lt;![", page))
+    whole, end, rest = page.rpartition(">")
+    rest = rest.partition("<!--")[0].replace("<", "&lt;")  # no tag ends here; the parser looks for its end at every <
+    parser.feed(_UNKNOWN_SECTION.sub("&lt;![", whole + end) + rest)
     parser.close()
     return parser.text()
 

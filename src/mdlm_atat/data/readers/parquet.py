@@ -22,7 +22,7 @@ def read_parquet(path: Path, reading: Reading, left_out: Counter[str]) -> Iterat
     packed = path.suffix.lower() in PACKED
     try:
         file = parquet.ParquetFile(arrow.py_buffer(held_bytes(path)) if packed else path, buffer_size=READ_BYTES)
-    except (arrow.ArrowInvalid, OSError) as error:
+    except (arrow.ArrowException, OSError) as error:
         raise UserError(f"{path} is not a Parquet file that can be read: {error}") from error
     with read_errors(path), file:
         names = file.schema_arrow.names
@@ -31,7 +31,11 @@ def read_parquet(path: Path, reading: Reading, left_out: Counter[str]) -> Iterat
         number = 0
         columns = None if missing else sorted(found)
         for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=columns):
-            for row in batch.to_pylist():
+            try:
+                rows = batch.to_pylist()
+            except (ValueError, OverflowError) as error:  # strings that are not UTF-8, times beyond all
+                raise UserError(f"{path} is damaged, or not UTF-8, after row {number}: {error}") from error
+            for row in rows:
                 text = text_of(row, reading, f"{path}, row {number}", left_out)
                 if text is not None:
                     yield [text]
