@@ -56,7 +56,7 @@ SEEDS: dict[str, bytes] = {
     "a.epub": epub("<p>one", "<p>two"),
     "a.docx": docx(),
     "a.pdf": pdf("one", "two"),
-    "a.txt.gz": gzip.compress(b"words " * 99),
+    "a.txt.gz": gzip.compress(b"words " * 99, mtime=0),
     "a.txt.bz2": bytes.fromhex("425a68393141592653599d3f5d7d0000"),
     "a.txt.xz": bytes.fromhex("fd377a585a000004e6d6b4460200210116000000742fe5a3"),
     "a.txt.zst": bytes.fromhex("28b52ffd2005290000776f726473"),
