@@ -99,7 +99,7 @@ def test_what_is_changed_or_skipped_while_it_is_read_is_counted_and_said_in_a_li
         "carriage returns that became line feeds": 1,
     }
     assert (made.manifest.accounts or {})["changed"] == {"source": changed}
-    assert listener.said[-1].startswith("           not as they were: 3 carriage returns before line feeds, 1 ")
+    assert listener.said[-1].startswith("           not as they were: carriage returns before line feeds (3), ")
     (tmp_path / "b.jsonl").write_text('{"text": "one"}\n{"text": ""}\n{"text": null}\n{"text": "it is n\'t"}\n')
     rows = prepare(tmp_path / "b.jsonl", out=tmp_path / "2", whole=True, detokenize="ptb", progress=False)
     assert (rows.manifest.accounts or {})["changed"]["source"] == {

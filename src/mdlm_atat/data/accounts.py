@@ -33,7 +33,7 @@ def changed_lines(accounts: Mapping[str, Any] | None) -> list[str]:
     counts = Counter[str]()
     for part in ((accounts or {}).get("changed") or {}).values():
         counts.update(part)
-    words = ", ".join(f"{number:,} {what}" for what, number in counts.most_common())
+    words = ", ".join(f"{what} ({number:,})" for what, number in counts.most_common())
     return [f"           not as they were: {words}"] if words else []
 
 
