@@ -14,7 +14,7 @@ import json
 import lzma
 import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -153,9 +153,9 @@ def open_bytes(path: Path) -> io.BufferedIOBase:
         case ".gz":
             return gzip.open(path)
         case ".bz2":
-            return bz2.open(path)
+            return as_file(_stream_chunks(path, bz2.BZ2Decompressor))
         case ".xz":
-            return lzma.open(path)
+            return as_file(_stream_chunks(path, lzma.LZMADecompressor))
         case ".zst":
             return as_file(_zst_chunks(path))
         case _:
@@ -183,6 +183,42 @@ class _Chunks(io.RawIOBase):
         part, self._left = self._left[: len(buffer)], self._left[len(buffer) :]
         buffer[: len(part)] = part
         return len(part)
+
+
+def _stream_chunks(
+    path: Path, new_stream: Callable[[], bz2.BZ2Decompressor | lzma.LZMADecompressor]
+) -> Iterator[bytes]:
+    # the standard library's own readers take whatever follows the first stream and is none for the end
+    with path.open("rb") as file:
+        data = file.read(READ_BYTES)
+        while True:
+            stream = new_stream()
+            while not stream.eof:
+                if stream.needs_input:
+                    data = data or file.read(READ_BYTES)
+                    if not data:
+                        raise EOFError("the last stream does not end")
+                yield stream.decompress(data, READ_BYTES)
+                data = b""
+            data = stream.unused_data or file.read(READ_BYTES)
+            if isinstance(stream, lzma.LZMADecompressor):
+                data = _after_padding(data, file)
+            if not data:
+                return
+
+
+def _after_padding(data: bytes, file: io.BufferedIOBase) -> bytes:
+    """What follows the zeros that may stand after a stream of .xz, in multiples of four."""
+    num_zeros = 0
+    while data:
+        rest = data.lstrip(b"\0")
+        num_zeros += len(data) - len(rest)
+        if rest:
+            break
+        data = file.read(READ_BYTES)
+    if num_zeros % 4:
+        raise lzma.LZMAError(f"{num_zeros} zeros follow a stream, expected a multiple of 4")
+    return data.lstrip(b"\0")
 
 
 def _zst_chunks(path: Path) -> Iterator[bytes]:

@@ -11,6 +11,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import zstandard
 from made import PACKINGS, read, write
 
 from mdlm_atat.data import files
@@ -25,6 +26,34 @@ TEXT = "def naïve():  # 日本語 🙂\n\treturn 'x'\n"
 @pytest.mark.parametrize("name", ["a.md", "b.tex", "c.py", "README", "notes.2024", "d.log", "e.unheardof", ".profile"])
 def test_a_file_of_any_ending_that_decodes_is_text(name: str, packing: str, tmp_path: Path) -> None:
     assert read(write(tmp_path / (name + packing), PACKINGS[packing](TEXT.encode()))) == [TEXT]
+
+
+@pytest.mark.parametrize("read_bytes", [1, 7, 1 << 18])
+@pytest.mark.parametrize("packing", [packing for packing in PACKINGS if packing])
+def test_streams_that_are_joined_are_read_in_full_and_none_is_dropped_that_is_damaged(
+    packing: str, read_bytes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "READ_BYTES", read_bytes)
+    pack = PACKINGS[packing] if packing != ".zst" else zstandard.ZstdCompressor(write_checksum=True).compress
+    one, two = (pack(text) for text in (b"one\n" * 50, random.Random(0).randbytes(300).hex().encode()))
+    streams = [one, two, pack(b""), one]
+    (whole,) = read(write(tmp_path / f"a.txt{packing}", b"".join(streams)))
+    assert len(whole) == 200 + 600 + 0 + 200
+    middle = len(two) // 2
+    damaged = two[:middle] + bytes([two[middle] ^ 0xFF]) + two[middle + 1 :]
+    endings = [damaged, damaged + one, two[:-1], two[:5], two[:1], b"garbage", b"x", b"\0\0\0\0garbage"]
+    for ending in [*endings, b"\0\0\0"] if packing in (".bz2", ".xz") else endings:
+        with pytest.raises(UserError, match=rf"a\.txt\{packing} is (damaged or cut short|not UTF-8)"):
+            read(write(tmp_path / f"a.txt{packing}", one + ending))
+
+
+@pytest.mark.parametrize("read_bytes", [1, 7, 1 << 18])
+def test_zeros_by_fours_after_a_stream_of_xz_are_padding(
+    read_bytes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "READ_BYTES", read_bytes)
+    one, zeros = PACKINGS[".xz"](b"one\n"), b"\0" * 8
+    assert read(write(tmp_path / "a.txt.xz", one + zeros + one + zeros)) == ["one\none\n"]
 
 
 @pytest.mark.parametrize(
