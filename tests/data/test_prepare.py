@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from tiny import corpus
 
+from mdlm_atat import train
 from mdlm_atat.data.corpus import Corpus
 from mdlm_atat.data.manifest import is_prepared, read_manifest
 from mdlm_atat.data.open_tokenizer import load_tokenizer
@@ -405,3 +406,26 @@ def test_a_prepared_folder_is_taken_as_it_is_if_it_agrees(text: Path, tmp_path: 
 def test_the_manifest_has_the_hash_of_the_tokens(text: Path, tmp_path: Path) -> None:
     out = prepare(text, out=tmp_path / "out")
     assert out.manifest.splits["train"].sha256 == hashlib.sha256((out.folder / "train.bin").read_bytes()).hexdigest()
+
+
+def test_folders_that_were_made_for_one_that_is_refused_are_gone_and_others_stay(tmp_path):
+    bad = tmp_path / "bad.txt"
+    bad.write_bytes(b"good text, then \xe9\n")
+    (tmp_path / "there").mkdir()
+    with pytest.raises(UserError, match="not UTF-8"):
+        prepare(bad, tokenizer="byte", out=tmp_path / "there/a/b/c", progress=False)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["bad.txt", "there"]
+
+
+def test_a_prepared_folder_whose_manifest_is_damaged_is_no_folder_of_text(text, tmp_path):
+    made = prepare(text, tokenizer="char", out=tmp_path / "made", progress=False)
+    manifest = made.folder / "manifest.json"
+    manifest.write_text(manifest.read_text()[:100])
+    with pytest.raises(UserError, match=r"manifest.json is damaged .* prepare the corpus again"):
+        train("demo", data=made, out=tmp_path / "run")
+
+
+@pytest.mark.parametrize("source", ["", "  "])
+def test_an_empty_source_is_not_the_folder_that_one_is_in(source, tmp_path):
+    with pytest.raises(UserError, match="expected a file, a folder"):
+        prepare(source, tokenizer="char", out=tmp_path / "made", progress=False)

@@ -31,6 +31,12 @@ PUBLISHED = [
     "enwik8/train01.txt enwik8/val01.txt enwik8/test01.txt",
     "python/train/1.py python/valid/1.py python/test/test_1.py",
     "de/TRAIN/1.txt de/EVAL/1.txt",
+    "train.txt held-out.txt",
+    "train.txt HeldOut.txt",
+    "train.txt validate.txt",
+    "trainset.txt validset.txt testset.txt",
+    "TrainSplit.txt DevSplit.txt TestSplit.txt",
+    "trainTXT.txt devTXT.txt",
 ]
 
 
@@ -53,6 +59,7 @@ def test_a_space_parts_words_and_a_folder_may_have_no_validation() -> None:
         "train-to-nowhere.txt contest.txt devil.txt",
         "strain.txt dev.txt",
         "trainspotting.txt evaluate.txt testament.txt",
+        "train.txt upheld-outcome.txt outheld.txt",
         "farodevigo.md latest.md a.md contest.md",
         "night-train.txt the-invalid.txt",
         "tests/a.txt trains/a.txt",

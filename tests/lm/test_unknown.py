@@ -10,6 +10,7 @@ import torch
 from made_tokenizers import FORMS, tokenizer_of
 
 from mdlm_atat import MaskedDiffusionLM, UserError
+from mdlm_atat.data.tokenizers import CharTokenizer
 from mdlm_atat.lm.unknown import check_known
 
 READ_AS = {
@@ -71,3 +72,15 @@ def test_a_char_tokenizer_refuses_in_terms_of_the_prompt_and_not_of_a_corpus():
             ask(["a ❀"])
         assert "remove or replace it" in str(caught.value)
         assert "tokenizer byte" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["ab\r\n", "ab\r", "\r\nab"])
+def test_line_ends_are_read_as_those_of_training_text_and_given_back_as_they_were(text):
+    tokenizer = CharTokenizer("abc\n")  # of a file with any line ends
+    lm = MaskedDiffusionLM(lambda z_t, _: torch.zeros(*z_t.shape, tokenizer.vocab_size), tokenizer, max_length=16)
+    read = tokenizer.encode(text.replace("\r\n", "\n").replace("\r", "\n"))
+    (made,) = lm.infill([text + "[MASK:2]c"], seed=1)
+    assert made.text.startswith(text)
+    assert made.tokens[: len(read)] == read
+    (made,) = lm.generate([text], seed=1)
+    assert made.text.startswith(text)

@@ -108,14 +108,15 @@ def _check_numbers(manifest: Manifest) -> None:
 
 
 def is_prepared(folder: str | os.PathLike[str]) -> bool:
-    """Return whether `prepare` made this folder and finished it: its manifest is written last."""
+    """Return whether `prepare` made this folder and finished it: its manifest is written last. So it is where that is
+    damaged since, which reading it says."""
     path = Path(folder) / FILE_NAME
     if not path.is_file():
         return False
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
-        return False
+        return any((path.parent / f"{split}.bin").is_file() for split in ("train", "valid"))
     return isinstance(data, dict) and "fingerprint" in data and "splits" in data
 
 

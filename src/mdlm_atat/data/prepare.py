@@ -16,7 +16,7 @@ import functools
 import os
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from itertools import chain
 from pathlib import Path
 from typing import Any, Unpack
@@ -170,14 +170,20 @@ def _was_done(out: Path, request: DataRequest) -> bool:
 def _claimed(out: Path, progress: Progress) -> Iterator[Path]:
     """An empty folder beside `out` that no other process writes to; it is gone afterwards unless it was renamed."""
     partial = out.with_name(f"{out.name}.partial")
+    new = [folder for folder in out.parents if not folder.exists()]
     say_so = functools.cache(lambda: progress.say(f"another process is preparing {out}: waiting for it"))
-    with waiting_lock(out.with_name(f".{out.name}.lock"), say_so):
-        shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
-        partial.mkdir()
-        try:
-            yield partial
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+    try:
+        with waiting_lock(out.with_name(f".{out.name}.lock"), say_so):
+            shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
+            partial.mkdir()
+            try:
+                yield partial
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
+    finally:
+        with suppress(OSError):  # that something is in them
+            for folder in new:
+                folder.rmdir()
 
 
 def _write(request: DataRequest, fingerprint: str, folder: Path, num_workers: int | None, progress: Progress) -> None:

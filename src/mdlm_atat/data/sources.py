@@ -105,6 +105,8 @@ def open_source(
     if not isinstance(source, (str, os.PathLike)):
         return Given(source, detokenize=detokenize)
     spec = source if isinstance(source, str) else ""
+    if isinstance(source, str) and not source.strip():
+        raise UserError(f"the source is {source!r}; expected a file, a folder ('.': this one) or a corpus's name")
     path = Path(source).expanduser()
     if spec == "shakespeare":
         if detokenize is not None:

@@ -12,11 +12,13 @@ from typing import Literal
 Part = Literal["train", "valid", "test"]
 
 WORDS: dict[str, Part] = {
-    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("train", "training", "trainset"), "train"),
     **dict.fromkeys(
-        ("valid", "validation", "val", "dev", "devel", "development", "eval", "evaluation", "heldout"), "valid"
+        ("valid", "validation", "validate", "val", "dev", "devel", "development", "eval", "evaluation", "heldout"),
+        "valid",
     ),
-    **dict.fromkeys(("test", "testing"), "test"),
+    **dict.fromkeys(("validset", "valset", "devset", "evalset"), "valid"),
+    **dict.fromkeys(("test", "testing", "testset"), "test"),
 }
 """What a word in a name says of a file."""
 CODE = re.compile(
@@ -31,9 +33,10 @@ def split_parts(paths: Iterable[PurePath]) -> dict[PurePath, Part | None] | None
     """Return the part that each file of a folder belongs to (None: neither), or None where the folder is not split.
 
     `paths` are relative to the folder. A word of `WORDS` counts, in any case, where it stands alone in the name of a
-    file or folder, between anything but letters: `ptb.valid.txt`, `c4-train.00000-of-00512.jsonl`, `Test/a.txt`, and
-    not `contest.txt`; of source code, only in the names of its folders. A folder is split where one file is for
-    training and another for validation or test; otherwise `test-pilot.txt` is a title like any other.
+    file or folder, between anything but letters or before a capital: `ptb.valid.txt`, `Test/a.txt`, `TestSplit.txt`,
+    `held-out.txt`, `c4-train.00000-of-00512.jsonl`, and not `contest.txt`; of source code, only in the names of its
+    folders. A folder is split where one file is for training and another for validation or test; otherwise
+    `test-pilot.txt` is a title like any other.
 
     A name that says both, as `train/test-1.txt` does, is not trained on, except for what all such names share: in
     `test-corpus/train.txt` and `test-corpus/valid.txt` the folder's name says nothing.
@@ -57,7 +60,9 @@ def _said(path: PurePath) -> Counter[Part]:
     """How often a name says each part."""
     if CODE.fullmatch(path.suffix):
         path = path.parent
-    words = re.findall(r"[^\W\d_]+", unicodedata.normalize("NFC", path.as_posix()).lower())
+    name = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", unicodedata.normalize("NFC", path.as_posix()))
+    name = re.sub(r"held[-_ .]out", "heldout", name, flags=re.IGNORECASE)
+    words = re.findall(r"[^\W\d_]+", name.lower())
     return Counter(WORDS[word] for word in words if word in WORDS)
 
 

@@ -12,7 +12,7 @@ from mdlm_atat.checks import whole
 from mdlm_atat.data.tokenizers import Tokenizer
 from mdlm_atat.errors import UserError
 from mdlm_atat.lm.gap_lengths import MAX_DRAWS
-from mdlm_atat.lm.given import Row, encode_template, space_joins_next, texts_around, without_space
+from mdlm_atat.lm.given import Row, as_read, encode_template, space_joins_next, texts_around, without_space
 from mdlm_atat.lm.results import Layout, LengthCosts, Lengths
 from mdlm_atat.lm.unknown import check_known
 from mdlm_atat.samplers.canvas import Canvas
@@ -44,7 +44,7 @@ class Canvases(ABC):
 
     def check_given(self, text: str) -> None:
         """Warn of characters that the model reads as something else; raise UserError for one that it cannot read."""
-        check_known(self.tokenizer, text)
+        check_known(self.tokenizer, as_read(text))
 
     def prompt_rows(
         self, prompts: Sequence[str], length: int | None = None, max_new_tokens: int | None = None
@@ -58,7 +58,7 @@ class Canvases(ABC):
         rows, in_all = [], length or self.max_length
         for number, prompt in enumerate(prompts, start=1):
             self.check_given(prompt)
-            given = self.tokenizer.encode(without_space(prompt, joins=self._joins))
+            given = self.tokenizer.encode(as_read(without_space(prompt, joins=self._joins)))
             if max_new_tokens is None and len(given) > in_all:
                 raise UserError(
                     f"prompt {number} has {len(given)} tokens, but the text to generate has {in_all}; shorten the "

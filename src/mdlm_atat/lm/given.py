@@ -123,9 +123,14 @@ def encode_template(tokenizer: Tokenizer, parts: Template, *, joins: bool) -> li
             encoded.append(part)
             continue
         is_before_gap, is_after_gap = index + 1 < len(parts), index > 0
-        text = without_space(part, joins=joins) if is_before_gap else part
+        text = as_read(without_space(part, joins=joins) if is_before_gap else part)
         encoded.append(encode_after_gap(tokenizer, text) if is_after_gap else tokenizer.encode(text))
     return encoded
+
+
+def as_read(text: str) -> str:
+    """The text as text files are read to be trained on: line ends are "\\n", also of Windows ("\\r\\n")."""
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def without_space(text: str, *, joins: bool) -> str:
