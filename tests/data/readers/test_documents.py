@@ -99,6 +99,53 @@ def test_a_mail_of_html_alone_is_its_visible_text_and_attachments_are_counted(tm
     assert read(write(tmp_path / "c.eml", mail(plain=" \n", html="<p>The text").as_bytes())) == ["The text"]
 
 
+def part(kind: str, content: str, *more: str) -> str:
+    return "\n".join((f"Content-Type: {kind}", *more, "", content))
+
+
+def parts(kind: str, *inner: str) -> str:
+    mark = f"{kind}-{sum(map(len, inner))}"
+    return part(f"multipart/{kind}; boundary={mark}", "".join(f"--{mark}\n{one}\n" for one in inner) + f"--{mark}--")
+
+
+ONE, TWO, PAGE = part("text/plain", "one"), part("text/plain", "two"), part("text/html", "<p>one<p>two")
+PICTURE = part("image/png", "AA==", "Content-Transfer-Encoding: base64")
+FILE = part("text/plain; name=notes.txt", "a file")
+
+
+@pytest.mark.parametrize(
+    ("content", "text", "num_attachments"),
+    [
+        (parts("mixed", ONE, TWO), "one\ntwo", 0),
+        (parts("mixed", ONE, TWO).removesuffix("--"), "one\ntwo", 0),
+        (parts("mixed", ONE, PICTURE, TWO, FILE), "one\ntwo", 2),
+        (parts("mixed", FILE, ONE), "one", 1),
+        (parts("mixed", FILE), "a file", 0),
+        (FILE, "a file", 0),
+        (parts("mixed", ONE, part("text/plain", "no", "Content-Disposition: attachment")), "one", 1),
+        (parts("mixed", ONE, part("text/plain", "two", "Content-Disposition: inline")), "one\ntwo", 0),
+        (parts("mixed", ONE, part("text/plain", "no", "Content-Disposition: inline; filename=a.txt")), "one", 1),
+        (parts("alternative", PAGE, TWO), "two", 0),
+        (parts("alternative", part("text/plain", " "), PAGE), "one\ntwo", 0),
+        (parts("alternative", part("text/calendar", "no"), PAGE), "one\ntwo", 1),
+        (parts("mixed", parts("alternative", ONE, PAGE), TWO, parts("alternative", PAGE)), "one\ntwo\none\ntwo", 0),
+        (parts("alternative", TWO, parts("mixed", PAGE, PICTURE, PAGE)), "two", 1),
+        (parts("related", parts("alternative", ONE, PAGE), PICTURE), "one", 1),
+        (parts("signed", parts("mixed", ONE, TWO), part("application/pgp-signature", "no")), "one\ntwo", 1),
+        (parts("mixed", ONE, part("message/rfc822", TWO)), "one", 1),
+        (parts("report", ONE, part("text/rfc822-headers", "no: no")), "one", 1),
+        (part("text/markdown", "one"), "one", 0),
+        (part("multipart/mixed", "one"), "one", 0),
+    ],
+)
+def test_all_bodies_of_a_mail_are_read_and_all_other_parts_counted(
+    content: str, text: str, num_attachments: int, tmp_path: Path
+) -> None:
+    left_out = Counter[str]()
+    assert read(write(tmp_path / "a.eml", "From: a@example.org\n" + content), left_out) == [text]
+    assert left_out["attachments of mails"] == left_out.total() == num_attachments
+
+
 @pytest.mark.parametrize(
     ("head", "body", "text"),
     [

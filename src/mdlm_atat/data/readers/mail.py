@@ -1,4 +1,4 @@
-"""Mail: .eml, the text of a message, by Python's own parser. Of alternatives one is read, plain text before HTML."""
+"""Mail: .eml, the texts of a message, by Python's own parser. Of alternatives one is read, plain text before HTML."""
 
 from __future__ import annotations
 
@@ -16,15 +16,19 @@ from mdlm_atat.errors import UserError
 
 
 def read_mail(path: Path, reading: Reading, left_out: Counter[str]) -> Iterator[Iterable[str]]:
-    """Yield the body of a message as one document, without headers; attachments are counted."""
+    """Yield the bodies of a message as one document, without headers. All other parts are counted as attachments: those
+    that say so or have a file name, and those that are neither plain text nor HTML, except texts where there is no
+    body."""
     data = held_bytes(path)
     try:
         message = message_from_bytes(data, policy=policy.default)
         assert isinstance(message, EmailMessage)
-        bodies = [part for kind in ("plain", "html") if (part := message.get_body((kind,))) is not None]
-        texts = (_text(part, reading, path) for part in bodies)
-        text = next((text for text in texts if text.strip()), "")
-        num_attachments = sum(1 for _ in message.iter_attachments()) if message.is_multipart() else 0
+        bodies = {id(part) for part in _leaves(message) if _is_body(part)}
+        text = _text(message, bodies, reading, path)
+        if not text.strip():
+            bodies = {id(part) for part in _leaves(message) if _is_text(part)}
+            text = _text(message, bodies, reading, path)
+        num_attachments = sum(id(part) not in bodies for part in _leaves(message))
     except UserError:
         raise
     except Exception as error:  # the library raises many for headers that are none
@@ -37,7 +41,48 @@ def read_mail(path: Path, reading: Reading, left_out: Counter[str]) -> Iterator[
         left_out["mails without a text"] += 1
 
 
-def _text(part: MIMEPart, reading: Reading, path: Path) -> str:
+def _leaves(part: MIMEPart) -> Iterator[MIMEPart]:
+    """The parts that are not made of parts, and attachments, mails among them, as a whole."""
+    if _has_parts(part):
+        for inner in part.iter_parts():
+            yield from _leaves(inner)
+    else:
+        yield part
+
+
+def _has_parts(part: MIMEPart) -> bool:
+    return part.get_content_maintype() == "multipart" and part.is_multipart() and not part.is_attachment()
+
+
+def _is_text(part: MIMEPart) -> bool:
+    # a multipart that has no parts, since its boundary is missing, is the text that stands there
+    return part.get_content_maintype() in ("text", "multipart") and not part.is_multipart() and not part.is_attachment()
+
+
+def _is_body(part: MIMEPart) -> bool:
+    kind = part.get_content_type()
+    return _is_text(part) and not part.get_filename() and (kind in ("text/plain", "text/html") or "multipart" in kind)
+
+
+def _text(part: MIMEPart, bodies: set[int], reading: Reading, path: Path) -> str:
+    """The texts of the parts, of which `bodies` holds the ids, one below the other; of alternatives the first that has
+    a text, plain text before HTML before others."""
+    if not _has_parts(part):
+        return _decoded(part, reading, path) if id(part) in bodies else ""
+    parts = list(part.iter_parts())
+    is_choice = part.get_content_type() == "multipart/alternative"
+    if is_choice:
+        parts.sort(key=_rank)
+    texts = (text for inner in parts if (text := _text(inner, bodies, reading, path)).strip())
+    return next(texts, "") if is_choice else "\n".join(texts)
+
+
+def _rank(part: MIMEPart) -> int:
+    kind = part.get_content_type()
+    return 0 if kind == "text/plain" else 1 if kind == "text/html" or _has_parts(part) else 2
+
+
+def _decoded(part: MIMEPart, reading: Reading, path: Path) -> str:
     data = part.get_payload(decode=True)
     data = data if isinstance(data, bytes) else b""
     declared = part.get_content_charset()
