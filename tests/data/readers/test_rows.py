@@ -99,6 +99,52 @@ def test_a_chat_is_a_line_a_message_that_begins_with_who_speaks(turns: Any, text
     assert read(json_file(tmp_path / "a.jsonl", [{"messages": turns}]), column="messages") == [text]
 
 
+CALL = {"function": {"name": "f", "arguments": "{}"}}
+
+
+@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize(
+    ("turn", "said", "counts"),
+    [
+        ({"content": None, "tool_calls": [CALL, CALL]}, "", {"tool calls of chats": 2, "null": 1}),
+        ({"tool_calls": [CALL]}, "", {"tool calls of chats": 1, "null": 1}),
+        ({"content": "Wait.", "tool_calls": [CALL]}, "Wait.", {"tool calls of chats": 1}),
+        ({"content": "Wait.", "tool_calls": None}, "Wait.", {}),
+        ({"content": None, "function_call": CALL}, "", {"tool calls of chats": 1, "null": 1}),
+        ({"content": None}, "", {"null": 1}),
+        ({"content": ["a", "b"]}, "ab", {}),
+        ({"content": [{"type": "text", "text": "a"}, {"type": "image_url"}, {"type": "image_url"}]}, "a", {"parts": 2}),
+        ({"content": [{"type": "image_url", "image_url": "x"}]}, "", {"parts": 1}),
+    ],
+)
+def test_what_is_no_text_in_a_chat_is_counted(
+    turn: Any, said: str, counts: dict[str, int], name: str, tmp_path: Path
+) -> None:
+    names = {"null": "messages of chats without content (null)", "parts": "parts of chat messages that are no text"}
+    left_out = Counter[str]()
+    path = json_file(tmp_path / name, [{"turns": [{"role": "assistant", **turn}]}])
+    assert read(path, left_out, column="turns") == [f"Assistant: {said}"]
+    assert left_out == {names.get(what, what): number for what, number in counts.items()}
+    assert read(path, template="{turns}!") == [f"Assistant: {said}!"]
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_chat_without_messages_is_counted_or_refused(name: str, tmp_path: Path) -> None:
+    path = json_file(tmp_path / name, [{"turns": [], "n": 1}, {"turns": CHAT, "n": 2}])
+    left_out = Counter[str]()
+    assert len(read(path, left_out, column="turns")) == 1
+    assert left_out == {"chats without messages": 1}
+    with pytest.raises(UserError, match=r"a column 'turns' is empty \(a list without messages\), expected a text"):
+        read(path, column="turns", nulls="refuse")
+    assert read(path, template="{n}{turns}")[0] == "1"
+
+
+def test_a_list_that_is_no_chat_says_what_a_chat_is(tmp_path: Path) -> None:
+    path = json_file(tmp_path / "a.jsonl", [{"turns": ["a", "b"]}])
+    with pytest.raises(UserError, match="holds a list, expected a text or messages, each with `role` and `content`"):
+        read(path, column="turns")
+
+
 @pytest.mark.parametrize("packing", PACKINGS)
 @pytest.mark.parametrize("name", ["a.json", "a.jsonl"])
 def test_packed_json_is_read(name: str, packing: str, tmp_path: Path) -> None:

@@ -11,7 +11,9 @@ from typing import Any
 from mdlm_atat.data.readers.reading import Reading, template_columns
 from mdlm_atat.errors import UserError
 
-NULL_ROWS = "rows without text (null)"
+NULL_ROWS, EMPTY_CHATS = "rows without text (null)", "chats without messages"
+NULL_MESSAGES, TOOL_CALLS = "messages of chats without content (null)", "tool calls of chats"
+OTHER_PARTS = "parts of chat messages that are no text"
 _ROLES = {"human": "User", "gpt": "Assistant", "chatgpt": "Assistant", "bot": "Assistant", "model": "Assistant"}
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -20,7 +22,8 @@ def text_of(row: Any, reading: Reading, where: str, left_out: Counter[str]) -> s
     """Return the text of a row; None for one that has none and is skipped, which `left_out` counts.
 
     A row that is a text is taken as it is. With a template a null is written as nothing, unless all columns that the
-    template names are null. Raises UserError, which begins with `where`, for a row without the column or the text.
+    template names are null. A chat without messages is a null. Raises UserError, which begins with `where`, for a row
+    without the column or the text.
     """
     if isinstance(row, str):
         return _whole(row, where, "the text")
@@ -28,14 +31,18 @@ def text_of(row: Any, reading: Reading, where: str, left_out: Counter[str]) -> s
         raise UserError(f"{where} is {_kind(row)}, expected an object with {_wanted(reading)}")
     if reading.template is None:
         value = _value(row, reading.column, where)
-        text = None if value is None else _own_text(value, reading.column, where)
+        values = {reading.column: value}
+        text = None if _is_null(value) else _own_text(value, reading.column, where, left_out)
     else:
         values = {column: _value(row, column, where) for column in template_columns(reading.template)}
-        text = None if all(value is None for value in values.values()) else _filled(reading.template, values, where)
+        is_null = all(_is_null(value) for value in values.values())
+        text = None if is_null else _filled(reading.template, values, where, left_out)
     if text is None:
+        is_chat = any(value is not None for value in values.values())
         if reading.nulls == "refuse":
-            raise UserError(f"{where}: {_wanted(reading)} is empty (null), expected a text")
-        left_out[NULL_ROWS] += 1
+            what = "a list without messages" if is_chat else "null"
+            raise UserError(f"{where}: {_wanted(reading)} is empty ({what}), expected a text")
+        left_out[EMPTY_CHATS if is_chat else NULL_ROWS] += 1
     return text
 
 
@@ -80,7 +87,11 @@ def _value(row: Mapping[str, Any], column: str, where: str) -> Any:
     return value
 
 
-def _own_text(value: Any, column: str, where: str) -> str:
+def _is_null(value: Any) -> bool:
+    return value is None or (isinstance(value, list) and not value)
+
+
+def _own_text(value: Any, column: str, where: str, left_out: Counter[str]) -> str:
     if isinstance(value, str):
         return _whole(value, where, f"column {column!r}")
     if isinstance(value, bytes):  # of a Parquet file that does not say that they are text
@@ -89,24 +100,25 @@ def _own_text(value: Any, column: str, where: str) -> str:
         except UnicodeDecodeError as error:
             raise UserError(f"{where}: column {column!r} holds bytes that are not UTF-8") from error
     if _is_chat(value):
-        return _chat(value, column, where)
-    raise UserError(f"{where}: column {column!r} holds {_kind(value)}, expected a text")
+        return _chat(value, column, where, left_out)
+    chat = " or messages, each with `role` and `content`" if isinstance(value, list) else ""
+    raise UserError(f"{where}: column {column!r} holds {_kind(value)}, expected a text{chat}")
 
 
-def _filled(template: str, values: Mapping[str, Any], where: str) -> str:
+def _filled(template: str, values: Mapping[str, Any], where: str, left_out: Counter[str]) -> str:
     """The template with the value of each column; numbers as they are written in JSON, nulls as nothing."""
 
     def shown(column: str) -> str:
         value = values[column]
         match value:
-            case None:
+            case None | []:
                 return ""
             case bool():
                 return json.dumps(value)
             case str():
                 return _whole(value, where, f"column {column!r}")
             case _ if _is_chat(value):
-                return _chat(value, column, where)
+                return _chat(value, column, where, left_out)
             case Mapping() | list() | tuple():
                 raise UserError(f"{where}: column {column!r} holds {_kind(value)}, expected a text or a number")
             case _:
@@ -131,17 +143,28 @@ def _is_chat(value: Any) -> bool:
 
 
 def _says(turn: Mapping[str, Any]) -> bool:
-    return {"role", "content"} <= set(turn) or {"from", "value"} <= set(turn)
+    return ("role" in turn and bool({"content", "tool_calls", "function_call"} & set(turn))) or (
+        {"from", "value"} <= set(turn)
+    )
 
 
-def _chat(turns: Sequence[Mapping[str, Any]], column: str, where: str) -> str:
+def _chat(turns: Sequence[Mapping[str, Any]], column: str, where: str, left_out: Counter[str]) -> str:
     """A conversation as lines "User: ..." and "Assistant: ...", in order; roles that are not known keep their name."""
     lines = []
     for turn in turns:
-        role, said = (turn["role"], turn["content"]) if "role" in turn else (turn["from"], turn["value"])
+        role, said = (turn["role"], turn.get("content")) if "role" in turn else (turn["from"], turn["value"])
+        calls = turn.get("tool_calls")
+        num_calls = len(calls) if isinstance(calls, list) else calls is not None
+        if num_calls := num_calls + (turn.get("function_call") is not None):
+            left_out[TOOL_CALLS] += num_calls
+        if said is None:
+            left_out[NULL_MESSAGES] += 1
         if isinstance(said, list):  # parts, of which some are pictures
-            texts = [part.get("text") for part in said if isinstance(part, Mapping)]
-            said = "".join(text for text in texts if isinstance(text, str))
+            parts = [part.get("text") if isinstance(part, Mapping) else part for part in said]
+            texts = [part for part in parts if isinstance(part, str)]
+            if len(texts) < len(parts):
+                left_out[OTHER_PARTS] += len(parts) - len(texts)
+            said = "".join(texts)
         if not isinstance(role, str) or not isinstance(said, (str, type(None))):
             raise UserError(f"{where}: column {column!r} holds a message whose role or content is no text")
         name = _ROLES.get(role.lower(), role[:1].upper() + role[1:])
