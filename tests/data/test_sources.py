@@ -180,7 +180,7 @@ def test_a_file_that_is_not_utf8_is_named_with_byte_offset_and_line(
 ) -> None:
     monkeypatch.setattr(files, "READ_BYTES", read_bytes)
     (tmp_path / "a.txt").write_bytes("日本\nna".encode() + b"\xefve")
-    with pytest.raises(UserError, match=r"a\.txt is not UTF-8: byte 0xEF at offset 9 \(line 2\).*looks like"):
+    with pytest.raises(UserError, match=r"a\.txt is not UTF-8: byte 0xEF at offset 9 \(line 2\)"):
         texts(open_source(str(tmp_path / "a.txt")))
     (tmp_path / "b.jsonl").write_bytes(b'{"text": "a"}\n{"text": "\xe9"}\n')
     with pytest.raises(UserError, match=r"b\.jsonl is not UTF-8: byte 0xE9 at offset 24 \(line 2\)"):

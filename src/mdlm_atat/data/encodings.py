@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import codecs
+import unicodedata
 from encodings import normalize_encoding
 from encodings.aliases import aliases
 from importlib.util import find_spec
 
+from mdlm_atat.data.languages import USUAL, fit
 from mdlm_atat.errors import UserError
 
 LONGEST_MARK = 4
@@ -19,6 +21,14 @@ MARKS = (  # UTF-32 before UTF-16, whose mark it begins with
 )
 NO_TEXT = ("aliases", "charmap", "idna", "mbcs", "oem", "raw_unicode_escape", "undefined", "unicode_escape")
 GUESSED_BYTES = 1 << 16
+SAMPLED_BYTES = 1 << 13  # of lines that are not ASCII
+GUESSED_CHARACTERS = 1 << 12
+MAX_GUESSES = 3
+LEAST_FIT, NEAR_FIT = 0.6, 0.08
+MOST = 0.7  # of the characters that are not ASCII, which by chance are pairs of letters
+FEWEST_BYTES = 6  # that are UTF-8: no chance for three letters of two, or two of three
+ASCII_TEXT = frozenset(b"\t\n\r" + bytes(range(32, 127)))
+PAIRED = ASCII_TEXT - {0x30}  # which is "0", and the first byte of kana
 MAX_NUL_SHARE = 1e-3  # of the characters read at a time: text has none, other data has many
 
 
@@ -54,30 +64,87 @@ def is_full_of_nuls(text: str | bytes) -> bool:
     return num_nuls > max(1, MAX_NUL_SHARE * len(text))
 
 
-def likely_encoding(data: bytes) -> str | None:
-    """Guess the encoding of bytes that are not UTF-8 or full of NULs; None where they look like no text.
+def likely_encodings(data: bytes, at: int = 0) -> list[str]:
+    """Guess the encodings, the likeliest first and at most three, of bytes that are full of NULs, or that are not UTF-8
+    at `at`. Each decodes all of them. Empty where they look like no text.
 
-    Without NULs the guess is charset-normalizer's, except that cp1252 is preferred where it reads as well.
+    Without NULs they are those among the usual encodings in which letters that are not ASCII stand as in one of the
+    languages written in it; where none does, charset-normalizer's. Of those that read the same the first is named.
     """
-    data = data[: GUESSED_BYTES // 4 * 4]
     if is_full_of_nuls(data):
+        data = data[: GUESSED_BYTES // 4 * 4]
         wide = [encoding for encoding in ("utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be") if _reads(data, encoding)]
-        return max(wide, key=lambda encoding: _share_of_ascii(data, encoding), default=None)
+        return sorted(wide, key=lambda encoding: _share_of_ascii(data, encoding), reverse=True)[:1]
+    data = data[_start_of_sample(data, at) :]
+    guesses: dict[str, tuple[float, str]] = {}
+    sample = b"\n".join(line for line in data[:GUESSED_BYTES].split(b"\n") if not line.isascii())
+    sample = sample[:SAMPLED_BYTES]
+    for text, encoding in [(_decoded(sample, encoding), encoding) for encoding in USUAL if _decodes(data, encoding)]:
+        if text not in guesses:
+            guesses[text] = (fit(text, encoding), encoding)
+    best = max(guesses.values(), key=lambda guess: guess[0], default=(0.0, ""))
+    if best[0] >= LEAST_FIT:
+        near = [guess for guess in guesses.values() if guess[0] >= max(LEAST_FIT, best[0] - NEAR_FIT)]
+        return [encoding for _, encoding in sorted(near, key=lambda guess: -guess[0])][:MAX_GUESSES]
     from charset_normalizer import from_bytes
 
-    matches = from_bytes(data)
-    best = matches.best()
-    if best is None:
-        return "cp1252" if _reads(data, "cp1252") else None
-    found = {match.encoding for match in matches} | set(best.could_be_from_charset)
-    return "cp1252" if "cp1252" in found and _reads(data, "cp1252") else best.encoding
+    return [match.encoding for match in from_bytes(sample) if _decodes(data, match.encoding)][:1]
+
+
+def _start_of_sample(data: bytes, at: int) -> int:
+    """The start of the line that holds `at`, or of a word not far before it."""
+    far = max(0, at - SAMPLED_BYTES // 2)
+    return (data.rfind(b"\n", far, at) + 1) or (data.find(b" ", far, at) + 1 if far else 0) or far
+
+
+def _decoded(data: bytes, encoding: str) -> str:
+    return codecs.getincrementaldecoder(encoding)("replace").decode(data)  # the last character may be cut
+
+
+def _decodes(data: bytes, encoding: str) -> bool:
+    try:
+        return bool(codecs.getincrementaldecoder(encoding)().decode(data))
+    except UnicodeError:
+        return False
+
+
+def is_utf16(encoding: str) -> bool:
+    """Return whether an encoding is one of two bytes a character."""
+    return codecs.lookup(encoding).name.startswith("utf-16")
+
+
+def is_text_by_chance(data: bytes, text: str, *, least: int = FEWEST_BYTES) -> bool:
+    """Return whether `data`, read as UTF-16 as `text`, is ASCII or UTF-8 in truth, maybe with NULs in it.
+
+    Then two letters, or a letter and a NUL, each make a rare character, or what is not ASCII is UTF-8 throughout.
+    `least` of them are needed to say so, or one where most are no characters at all.
+    """
+    data = data[: 2 * GUESSED_CHARACTERS]
+    if sum(byte > 127 for byte in data) >= least and _decodes(data, "utf-8"):
+        return True
+    odd = [ord(character) for character in text[:GUESSED_CHARACTERS] if not character.isascii()]
+    paired = sum(code >> 8 in PAIRED and (code & 255 in ASCII_TEXT or not code & 255) for code in odd)
+    unassigned = sum(unicodedata.category(chr(code)) in ("Cn", "Co") for code in odd)
+    return paired > MOST * len(odd) and (len(odd) >= least or unassigned > len(odd) / 2)
+
+
+def follows_utf8(data: bytes, at: int) -> bool:
+    """Return whether the bytes before `at`, which are UTF-8, hold so many that are not ASCII that it is no chance."""
+    return sum(byte > 127 for byte in data[:at]) >= FEWEST_BYTES
+
+
+def is_separated_by_nuls(data: bytes) -> bool:
+    """Return whether what stands between the NULs of some bytes is text in UTF-8."""
+    text = codecs.getincrementaldecoder("utf-8")("replace").decode(data[:GUESSED_BYTES].replace(b"\0", b"\n"))
+    return bool(text.strip()) and all(character.isprintable() or character.isspace() for character in text)
 
 
 def _reads(data: bytes, encoding: str) -> bool:
-    """Whether the bytes are text in this encoding: no NUL, and hardly another control character."""
+    """Whether the bytes are text in this encoding of two or four bytes a character: no NUL, hardly another control
+    character, and no pairs of ASCII letters."""
     text = data.decode(encoding, errors="replace")
     odd = sum(character == "\ufffd" or (character < " " and character not in "\t\n\r\f\x1b") for character in text)
-    return "\0" not in text and odd <= len(text) // 100
+    return "\0" not in text and odd <= len(text) // 100 and not is_text_by_chance(data, text, least=1)
 
 
 def _share_of_ascii(data: bytes, encoding: str) -> float:

@@ -19,7 +19,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from mdlm_atat.data.encodings import LONGEST_MARK, is_full_of_nuls, likely_encoding, marked_encoding
+from mdlm_atat.data.encodings import (
+    LONGEST_MARK,
+    follows_utf8,
+    is_full_of_nuls,
+    is_separated_by_nuls,
+    is_text_by_chance,
+    is_utf16,
+    likely_encodings,
+    marked_encoding,
+)
 from mdlm_atat.errors import UserError
 
 READ_BYTES = 1 << 18
@@ -106,9 +115,14 @@ def decoded(
                 text = decoder.decode(data, final=not data)
             except UnicodeError as error:
                 start = error.start if isinstance(error, UnicodeDecodeError) else 0
+                if mark is not None:
+                    raise _damaged(mark[0], path, kept + data, start, position, num_lines + 1) from error
                 raise _not_in(encoding, path, kept + data, start, position, num_lines + 1) from error
             if is_full_of_nuls(text):
                 raise _nuls(encoding, path, data, text)
+            is_first = mark is None and position == 0
+            if encoding and is_first and is_utf16(encoding) and is_text_by_chance(data, text):
+                raise _by_chance(encoding, path, data, text)
             position += len(kept) + len(data) - len(_kept(decoder))
             num_lines += text.count("\n")
             if translate:
@@ -304,22 +318,51 @@ def utf8(text: str) -> bytes:
 def _not_in(encoding: str | None, path: Path, data: bytes, start: int, position: int, line: int) -> UserError:
     line += data[:start].count(b"\n")
     where = f"byte 0x{data[start]:02X} at offset {position + start} (line {line})" if start < len(data) else "its end"
-    return UserError(f"{path} is not {(encoding or 'UTF-8')}: {where}; {_advice(data, start)}")
+    advice = _advice(data, start)
+    if encoding is None and follows_utf8(data, start):
+        advice = "the text before it is UTF-8, so it is damaged there or two encodings are mixed: mend it there"
+    return UserError(f"{path} is not {(encoding or 'UTF-8')}: {where}; {advice}")
+
+
+def _damaged(encoding: str, path: Path, data: bytes, start: int, position: int, line: int) -> UserError:
+    line += data[:start].decode(encoding, errors="replace").count("\n")
+    return UserError(
+        f"{path} is damaged at offset {position + start} (line {line}): its byte order mark says {encoding}, in which "
+        "the bytes there are no character, or the end of one is missing; mend it there, or convert it to UTF-8"
+    )
 
 
 def _nuls(encoding: str | None, path: Path, data: bytes, text: str) -> UserError:
-    advice = _advice(data, 0) if encoding is None else "is the `encoding=` the right one?"
+    if encoding is not None:
+        advice = f"is {encoding} the right `encoding=`?"
+    elif is_separated_by_nuls(data) and not likely_encodings(data):
+        advice = "they stand between texts, as find -print0 writes them: put line ends in their place"
+    else:
+        advice = _advice(data, 0)
     return UserError(f"{path} is full of NUL characters ({text.count(chr(0)):,} of {len(text):,}): {advice}")
 
 
+def _by_chance(encoding: str, path: Path, data: bytes, text: str) -> UserError:
+    shown = " ".join(text[:20].split())
+    nuls = ", with NULs between texts: put line ends in their place" if 0 in data else ": leave `encoding=` out"
+    return UserError(f"{path} is not {encoding}, in which it reads {shown!r}: its bytes are UTF-8{nuls}")
+
+
 def _advice(data: bytes, at: int) -> str:
-    """What to do about bytes that are not UTF-8: the likely encoding, and how the place `at` reads in it."""
-    encoding = likely_encoding(data)
-    if encoding is None:
-        return "it is no text in an encoding that could be told; name it with `encoding=`, or convert it to text"
+    """What to do about bytes that are not UTF-8: the likely encodings, and how the place `at` reads in each."""
+    guesses = likely_encodings(data, at)
     start = max(0, at - 12) // 4 * 4
-    shown = " ".join(data[start : start + 40].decode(encoding, errors="replace").split())
-    return f"it looks like {encoding} ({shown!r}): try `encoding={encoding!r}`"
+    shown = [(guess, " ".join(data[start : start + 40].decode(guess, errors="replace").split())) for guess in guesses]
+    match [f"{guess} ({sample!r})" for guess, sample in shown]:
+        case []:
+            return "it is no text in an encoding that could be told; name it with `encoding=`, or convert it to text"
+        case [only]:
+            return f"it looks like {only}: try `encoding={guesses[0]!r}`, which is a guess"
+        case several:
+            return (
+                f"it may be {', '.join(several[:-1])} or {several[-1]}, which are guesses: look which reads "
+                f"right and name it, as in `encoding={guesses[0]!r}`"
+            )
 
 
 def json_object(where: str, line: str, holds: str) -> dict[str, Any]:

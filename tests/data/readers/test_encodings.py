@@ -1,0 +1,119 @@
+"""Which encoding is guessed of text that is not UTF-8, and what is said of text that is damaged or full of NULs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from made import read, write
+
+from mdlm_atat.data.encodings import likely_encodings
+from mdlm_atat.errors import UserError
+
+GUESSED = {
+    "cp1250": "Litwo! Ojczyzno moja! ty jesteś jak zdrowie; Ile cię trzeba cenić, ten tylko się dowie",
+    "iso8859_2": "Litwo! Ojczyzno moja! ty jesteś jak zdrowie; Ile cię trzeba cenić, ten tylko się dowie",
+    "cp1254": "İstiklâl Marşı: Korkma, sönmez bu şafaklarda yüzen al sancak",
+    "cp1252": "café\n",
+    "cp932": "吾輩は猫である。名前はまだ無い。\n" * 20,
+    "euc_jp": "吾輩は猫である。名前はまだ無い。\n" * 20,
+    "gb18030": "人人生而自由,在尊严和权利上一律平等。他们赋有理性和良心。",
+    "cp949": "모든 국민은 인간으로서의 존엄과 가치를 가지며",
+    "cp1255": "שלום עולם, זה טקסט\n" * 20,
+    "cp1256": "يولد جميع الناس أحرارا متساوين في الكرامة والحقوق",
+    "cp1253": "Όλοι οι άνθρωποι γεννιούνται ελεύθεροι και ίσοι",
+    "koi8_r": "Привет, мир, это текст.",
+    "cp874": "สวัสดีครับ ผมชื่อสมชาย",
+    "mac_roman": "“Déjà vu” – ça va\n" * 20,
+    "cp1257": "Visi žmonės gimsta laisvi ir lygūs savo orumu ir teisėmis.",
+}
+
+
+@pytest.mark.parametrize("encoding", GUESSED)
+def test_the_first_encoding_guessed_reads_the_text_of_15_languages_as_it_was_written(encoding: str) -> None:
+    data = GUESSED[encoding].encode(encoding)
+    first, *others = likely_encodings(data)
+    assert data.decode(first) == GUESSED[encoding]
+    assert len(others) <= 2
+    assert first == encoding
+
+
+def test_encodings_that_read_equally_well_are_named_with_how_each_reads_at_most_3(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.txt", "a naïve café latte\n".encode("cp1252"))
+    with pytest.raises(UserError, match=r"may be cp1252 \('a naïve café latte'\) or cp1250 \('a naďve.*name it, as in"):
+        read(path)
+    assert likely_encodings(b"na\xefve") == ["cp1252", "cp1250", "cp1257"]
+
+
+@pytest.mark.parametrize("asked", [None, "ascii", "cp1253"])
+@pytest.mark.parametrize("place", [10, 70_000, 200_000, 300_000, 600_000])
+def test_a_bad_byte_is_in_what_the_guess_is_made_of_wherever_it_stands(
+    place: int, asked: str | None, tmp_path: Path
+) -> None:
+    line = b"some text of a line.\n"
+    bad = b"cr\xe8me \xd2 me\n"
+    path = write(tmp_path / "a.txt", line * (place // len(line)) + bad + line * 100)
+    with pytest.raises(UserError, match=r"(looks like|may be) cp125[02] \('.*cr[èč]me") as error:
+        read(path, encoding=asked)
+    assert "ascii'" not in str(error.value)
+    assert read(path, encoding="cp1252")
+
+
+def test_an_encoding_that_cannot_read_the_rest_of_the_bytes_is_not_offered() -> None:
+    assert likely_encodings(b"caf\xe9\n" + b"text\n" * 20_000)[0] == "cp1252"
+    assert "cp1252" not in likely_encodings(b"caf\xe9\n" + b"text\n" * 20_000 + b"\x81\n")
+
+
+def test_utf8_with_a_letter_of_another_encoding_is_said_to_be_damaged(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.txt", "Ünïcödé\n".encode() * 3 + b"caf\xe9\n")
+    with pytest.raises(
+        UserError, match=r"byte 0xE9 at offset 39 \(line 4\); the text before it is UTF-8, so it is damaged"
+    ):
+        read(path)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16-le", "utf-16-be", "utf-32-le"])
+def test_a_marked_file_that_is_damaged_is_said_to_be_and_where(encoding: str, tmp_path: Path) -> None:
+    bad = {"utf-8": b"\xff", "utf-16-le": b"\x00\xd8a\0", "utf-16-be": b"\xd8\0\0a", "utf-32-le": b"\xff\xff\xff\xff"}
+    start = "\ufeff".encode(encoding) + "a line\n".encode(encoding) * 2
+    for name, damage in [("a.txt", bad[encoding] + "a".encode(encoding)), ("cut.txt", "é".encode(encoding)[:1])]:
+        path = write(tmp_path / name, start + damage)
+        with pytest.raises(
+            UserError, match=rf"damaged at offset {len(start)} \(line 3\): .* mark says {encoding}"
+        ) as error:
+            read(path)
+        assert "encoding=" not in str(error.value)
+
+
+NUL_SEPARATED = {
+    "paths of even length": b"/usr/share/doc/some/file name\0" * 30,
+    "paths of odd length": b"/usr/share/doc/some/file nam\0" * 30,
+    "paths of all lengths": b"".join(b"/home/" + b"a" * n + b"\0" for n in range(60)),
+    "JSON": b'{"text": "a\0b"}\n' * 20,
+    "letters": b"a\0b\n" * 3,
+    "accents": "un café\0".encode() * 20,
+}
+
+
+@pytest.mark.parametrize("kind", NUL_SEPARATED)
+def test_texts_separated_by_nuls_are_not_utf16(kind: str, tmp_path: Path) -> None:
+    path = write(tmp_path / "a.txt", NUL_SEPARATED[kind])
+    with pytest.raises(UserError, match=r"full of NUL characters .*: they stand between texts, as find -print0"):
+        read(path)
+    for encoding in ("utf-16-le", "utf-16-be"):
+        with pytest.raises(UserError, match=rf"is not {encoding}"):
+            read(path, encoding=encoding)
+    ascii_text = write(tmp_path / "b.txt", "a line of text\n" * 20)
+    with pytest.raises(
+        UserError, match=r"is not utf-16-le, in which it reads .*: its bytes are UTF-8: leave `encoding="
+    ):
+        read(ascii_text, encoding="utf-16-le")
+
+
+@pytest.mark.parametrize("language", ["cp932", "gb18030", "cp949", "koi8_r", "cp874", "cp1256", "cp1252"])
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_utf16_of_other_scripts_is_read_when_named(language: str, encoding: str, tmp_path: Path) -> None:
+    text = GUESSED[language].strip() + "\n"
+    assert read(write(tmp_path / "a.txt", text.encode(encoding)), encoding=encoding) == [text]
+    spaced = " ".join(text) * 5
+    assert likely_encodings(spaced.encode(encoding)) == [encoding]
