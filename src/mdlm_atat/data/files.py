@@ -12,6 +12,7 @@ import gzip
 import io
 import json
 import lzma
+import re
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -38,6 +39,7 @@ LONGEST_FILE = 1 << 26  # bytes, or characters, of a file that has to be
 MARK, RETURNS = "byte order marks", "carriage returns before line feeds"
 CHANGED_RETURNS = "carriage returns that became line feeds"
 """Not left out, but another character than it was."""
+_BLANK_LINES = re.compile(r"\s*\n")
 PACKED = (".gz", ".bz2", ".xz", ".zst")
 
 
@@ -49,30 +51,38 @@ def ending_of(path: Path) -> str:
     return suffixes[-1] if suffixes else ""
 
 
-def read_lines(path: Path, encoding: str | None = None, *, translate: bool = True) -> Iterator[str]:
-    """Yield the lines of a text file without their ends, "\\n" alone where `translate` is off. Raises UserError where
-    it is no text, and for a line that is too long to be held."""
+def read_lines(path: Path, encoding: str | None = None, *, translate: bool = True) -> Iterator[tuple[int, str]]:
+    """Yield the lines of a text file that are not blank, each with its number and without its end, "\\n" alone where
+    `translate` is off. Raises UserError where it is no text, and for a line that is too long to be held."""
     waiting: list[str] = []
     num_characters, width, number = 0, 1, 1
     for chunk in decoded(path, encoding, translate=translate):
-        *lines, last = chunk.split("\n")
-        for part, ends in [*((line, True) for line in lines), (last, False)]:
+        at = 0
+        while at < len(chunk):
+            if not waiting and (blank := _BLANK_LINES.match(chunk, at)):  # all at once: 250 times as fast
+                number += chunk.count("\n", at, blank.end())
+                at = blank.end()
+                continue
+            end = chunk.find("\n", at)
+            part = chunk[at:] if end < 0 else chunk[at:end]
+            at = len(chunk) if end < 0 else end + 1
             num_characters += len(part)
-            width = max(width, bytes_per_character(part) if waiting or not ends else 1)
+            width = max(width, bytes_per_character(part) if waiting or end < 0 else 1)
             if num_characters * width > HELD_BYTES:
                 raise UserError(
                     f"{path}, line {number} is longer than can be held at once: put long texts into .txt files"
                 )
-            if not ends:
-                waiting += [part] if part else []
+            if end < 0:
+                waiting.append(part)
                 continue
             line, waiting = "".join([*waiting, part]) if waiting else part, []
-            yield line
+            if line and not line.isspace():
+                yield number, line
             number += 1
             num_characters, width = 0, 1
-    if waiting:
-        line, waiting = "".join(waiting), []
-        yield line
+    line, waiting = "".join(waiting), []
+    if line and not line.isspace():
+        yield number, line
 
 
 def bytes_per_character(text: str) -> int:

@@ -288,10 +288,9 @@ def _label(value: Any, column: str, place: str) -> str:
 
 
 def _json_rows(path: Path, reading: Reading) -> Iterator[tuple[dict[str, Any], str]]:
-    for number, line in enumerate(read_lines(path, reading.encoding, translate=False), start=1):
+    for number, line in read_lines(path, reading.encoding, translate=False):
         place = f"{path}, line {number}"
-        if line.strip():
-            yield json_object(place, line, "text and label"), place
+        yield json_object(place, line, "text and label"), place
 
 
 def _described(files: list[Path]) -> dict[str, object]:

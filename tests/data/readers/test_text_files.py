@@ -214,7 +214,7 @@ def test_a_line_of_any_length_is_a_document(read_bytes: int, tmp_path: Path, mon
     path = write(tmp_path / "a.txt", "\n".join(lines))
     found = read(path, documents="line")
     assert [line for line in found if line.strip()] == [lines[0], lines[3], lines[5], lines[6], lines[7]]
-    assert list(files.read_lines(path)) == lines
+    assert list(files.read_lines(path)) == [(n, line) for n, line in enumerate(lines, start=1) if line.strip()]
 
 
 def test_a_line_of_8_MB_is_read_in_linear_time(tmp_path: Path) -> None:
@@ -226,6 +226,43 @@ def test_a_line_of_8_MB_is_read_in_linear_time(tmp_path: Path) -> None:
 
     seconds(1 << 16)
     assert seconds(1 << 23) < 1  # 0.02 s; joining chunk by chunk takes 2 s here, 40 s at 48 MB
+
+
+@pytest.mark.parametrize(
+    ("name", "row", "blank"),
+    [
+        ("a.csv", "text\nx\n", "\n"),
+        ("a.csv", "text\r\nx\r\n", "\r\n"),
+        ("a.tsv", "text\rx\r", "\r"),
+        ("a.jsonl", '{"text": "x"}\n', "\n"),
+        ("a.jsonl", '{"text": "x"}\n', " \t\r\n"),
+        ("a.json", '{"text": "x"}\n', "\n"),
+        ("a.html", "x\n", "\n"),
+        ("a.txt", "x\n", "\n"),
+    ],
+)
+def test_three_million_blank_lines_take_no_time(name: str, row: str, blank: str, tmp_path: Path) -> None:
+    path = write(tmp_path / f"{name}.gz", gzip.compress((row + blank * 3_000_000).encode(), 1))
+    start = time.process_time()
+    assert read(path, documents="line") == ["x"]
+    assert time.process_time() - start < 0.5  # 0.1 s and less; 0.8 s where each is looked at
+
+
+@pytest.mark.parametrize("read_bytes", [1, 2, 3, 5, 1 << 18])
+def test_blank_lines_are_counted_in_the_place_that_a_message_names(
+    read_bytes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "READ_BYTES", read_bytes)
+    for end in ("\n", "\r\n", "\r"):
+        lines = ["", "", "text,n", "", "a,1", "", "", '"b', "", '",2', "", "x"]
+        path = write(tmp_path / "a.csv", end.join(lines).encode())
+        with pytest.raises(UserError, match=r"a\.csv, line 12 has 1 cells"):
+            read(path)
+        path = write(tmp_path / "a.csv", end.join(lines[:-1]).encode())
+        assert read(path, template="{n}{text}") == ["1a", f"2b{end}{end}"]
+    rows = write(tmp_path / "a.jsonl", '\n \t\n{"text": "a"}\r\n\r\n\n  {"text": "b"}\n\x0b\n  \n\n3')
+    with pytest.raises(UserError, match=r"a\.jsonl, line 10 is a number"):
+        read(rows)
 
 
 def test_a_line_that_cannot_be_held_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

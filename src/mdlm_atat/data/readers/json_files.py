@@ -30,13 +30,12 @@ _LONGEST_WORD = len("-Infinity") + len("\\ud83d\\ude42")
 
 
 def read_jsonl(path: Path, reading: Reading, left_out: Counter[str]) -> Iterator[Iterable[str]]:
-    """Yield a document for each line that is not empty; lines end at "\\n" alone."""
-    for number, line in enumerate(read_lines(path, reading.encoding, translate=False), start=1):
-        if line.strip():
-            where = f"{path}, line {number}"
-            text = text_of(_row(line, where), reading, where, left_out)
-            if text is not None:
-                yield [text]
+    """Yield a document for each line that is not blank; lines end at "\\n" alone."""
+    for number, line in read_lines(path, reading.encoding, translate=False):
+        where = f"{path}, line {number}"
+        text = text_of(_row(line, where), reading, where, left_out)
+        if text is not None:
+            yield [text]
 
 
 def _row(line: str, where: str) -> Any:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mdlm_atat.data.files import HELD_BYTES, as_file, decoded, ending_of
+from mdlm_atat.data.files import HELD_BYTES, decoded, ending_of
 from mdlm_atat.data.readers.reading import Reading
 from mdlm_atat.data.readers.records import columns_of, text_of
 from mdlm_atat.errors import UserError
@@ -19,6 +20,7 @@ DELIMITERS = ",;\t|"
 SAMPLED_ROWS = 200
 LONGEST_LINE = HELD_BYTES // 4
 """Characters of a line or a cell, of which the csv module holds each in 4 bytes."""
+_EMPTY_LINES, _LINE_END = re.compile(r"[\r\n]+"), re.compile(r"\r\n?|\n")
 
 
 class Form(NamedTuple):
@@ -47,11 +49,11 @@ def table_rows(
     cells as there are columns, and where quotes are not closed.
     """
     form = form or _form_of(path, reading)
-    lines = _lines(path, reading)
-    reader = _reader(lines, form)
+    lines = _Lines(path, decoded(path, reading.encoding, translate=False))
     try:
-        for cells in reader:
-            where = f"{path}, line {reader.line_num}"
+        for cells in _reader(lines, form):
+            where = f"{path}, line {lines.number}"
+            lines.is_between_rows = True
             if not cells:
                 continue
             if header is None:
@@ -66,7 +68,7 @@ def table_rows(
             yield dict(zip(header, cells, strict=True)), where
     except csv.Error as error:
         reason = "a quoted cell is not closed, or longer than can be held" if "limit" in str(error) else str(error)
-        raise UserError(f"{path}, line {reader.line_num} cannot be read: {reason}") from error
+        raise UserError(f"{path}, line {lines.number} cannot be read: {reason}") from error
 
 
 def _reader(lines: Iterable[str], form: Form) -> Any:
@@ -81,23 +83,62 @@ def _check_header(header: tuple[str, ...], wanted: Collection[str], where: str) 
         raise UserError(f"{where} has {header.count(twice)} columns {twice!r}: give them names of their own")
 
 
-def _lines(path: Path, reading: Reading) -> Iterator[str]:
-    """Lines with their ends as they are, which inside of quotes are text."""
-    text = io.TextIOWrapper(
-        as_file(chunk.encode() for chunk in decoded(path, reading.encoding, translate=False)), "utf-8", newline=""
-    )
-    number = 0
-    while line := text.readline(LONGEST_LINE + 1):
-        number += 1
-        if len(line) > LONGEST_LINE:
-            raise UserError(f"{path}, line {number} is longer than {LONGEST_LINE:,} characters")
-        yield line
+class _Lines:
+    """The lines of a table with their ends as they are, which inside of quotes are text. Where `is_between_rows` is
+    set, empty lines are passed over, all at once."""
+
+    def __init__(self, path: Path, chunks: Iterator[str]) -> None:
+        self._path, self._chunks = path, chunks
+        self.number, self.is_between_rows = 0, True
+
+    def __iter__(self) -> Iterator[str]:
+        waiting: list[str] = []
+        num_characters = 0
+        for chunk in _with_whole_ends(self._chunks):
+            at = 0
+            has_returns = "\r" in chunk
+            while at < len(chunk):
+                if self.is_between_rows and not waiting and (empty := _EMPTY_LINES.match(chunk, at)):
+                    at = empty.end()
+                    self.number += empty[0].count("\n") + empty[0].count("\r") - empty[0].count("\r\n")
+                    continue
+                if has_returns:
+                    found = _LINE_END.search(chunk, at)
+                    end = found.end() if found else 0
+                else:
+                    end = chunk.find("\n", at) + 1
+                part = chunk[at:end] if end else chunk[at:]
+                at += len(part)
+                num_characters += len(part)
+                if num_characters > LONGEST_LINE:
+                    raise UserError(f"{self._path}, line {self.number + 1} is longer than {LONGEST_LINE:,} characters")
+                waiting.append(part)
+                if end:
+                    line, waiting = "".join(waiting), []
+                    num_characters = 0
+                    self.number += 1
+                    self.is_between_rows = False
+                    yield line
+        if waiting:
+            self.number += 1
+            yield "".join(waiting)
+
+
+def _with_whole_ends(chunks: Iterator[str]) -> Iterator[str]:
+    """The text in chunks of which none ends between the two characters of a line end."""
+    kept = ""
+    for chunk in chunks:
+        text = kept + chunk
+        kept = "\r" if text.endswith("\r") else ""
+        yield text.removesuffix(kept)
+    yield kept
 
 
 def _form_of(path: Path, reading: Reading) -> Form:
     """The form in which the first lines have the columns that are wanted, then equally many cells in all rows, then
     most of them, then the delimiter that the file's ending says."""
-    sample = next(decoded(path, reading.encoding, translate=False), "")
+    chunks = (chunk.lstrip("\r\n") for chunk in decoded(path, reading.encoding, translate=False))
+    sample = next(filter(None, chunks), "")
     usual = "\t" if ending_of(path) == ".tsv" else ","
     delimiters = reading.delimiter or usual + DELIMITERS.replace(usual, "")
     forms = [Form(delimiter, True) for delimiter in delimiters]
