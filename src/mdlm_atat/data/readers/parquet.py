@@ -1,10 +1,11 @@
-"""Parquet: a row a document, of columns that hold strings in any of Arrow's types."""
+"""Parquet: a row a document, of a column that holds strings in any of Arrow's types, or what Arrow casts to them."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from mdlm_atat.data.files import PACKED, READ_BYTES, held_bytes, read_errors
 from mdlm_atat.data.readers.reading import Reading
@@ -32,7 +33,7 @@ def read_parquet(path: Path, reading: Reading, left_out: Counter[str]) -> Iterat
         columns = None if missing else sorted(found)
         for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=columns):
             try:
-                rows = batch.to_pylist()
+                rows = (_with_text(batch, reading.column) if reading.template is None else batch).to_pylist()
             except (ValueError, OverflowError) as error:  # strings that are not UTF-8, times beyond all
                 raise UserError(f"{path} is damaged, or not UTF-8, after row {number}: {error}") from error
             for row in rows:
@@ -40,3 +41,28 @@ def read_parquet(path: Path, reading: Reading, left_out: Counter[str]) -> Iterat
                 if text is not None:
                     yield [text]
                 number += 1
+
+
+def _with_text(batch: Any, column: str) -> Any:
+    """The rows with the column, or the one inside another, as strings where it is numbers, times, true or false."""
+    names = batch.schema.names
+    name, *inside = [column] if column in names else column.split(".")
+    if names.count(name) != 1:
+        return batch
+    values = batch.column(name)
+    kind = _type_as_text(values.type, inside)
+    return batch if kind == values.type else batch.set_column(names.index(name), name, values.cast(kind))
+
+
+def _type_as_text(kind: Any, inside: list[str]) -> Any:
+    import pyarrow as arrow
+
+    if arrow.types.is_struct(kind) and inside:
+        name, *others = inside
+        fields = [kind.field(number) for number in range(kind.num_fields)]
+        return arrow.struct(
+            [part.with_type(_type_as_text(part.type, others)) if part.name == name else part for part in fields]
+        )
+    value = kind.value_type if arrow.types.is_dictionary(kind) else kind
+    is_value = arrow.types.is_primitive(value) or arrow.types.is_decimal(value)
+    return arrow.string() if is_value and not inside else kind

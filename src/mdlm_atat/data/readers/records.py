@@ -94,15 +94,20 @@ def _is_null(value: Any) -> bool:
 def _own_text(value: Any, column: str, where: str, left_out: Counter[str]) -> str:
     if isinstance(value, str):
         return _whole(value, where, f"column {column!r}")
-    if isinstance(value, bytes):  # of a Parquet file that does not say that they are text
-        try:
-            return value.decode()
-        except UnicodeDecodeError as error:
-            raise UserError(f"{where}: column {column!r} holds bytes that are not UTF-8") from error
+    if isinstance(value, bytes):
+        return _decoded(value, column, where)
     if _is_chat(value):
         return _chat(value, column, where, left_out)
     chat = " or messages, each with `role` and `content`" if isinstance(value, list) else ""
     raise UserError(f"{where}: column {column!r} holds {_kind(value)}, expected a text{chat}")
+
+
+def _decoded(value: bytes, column: str, where: str) -> str:
+    """The bytes of a Parquet file that does not say that they are text."""
+    try:
+        return value.decode()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{where}: column {column!r} holds bytes that are not UTF-8") from error
 
 
 def _filled(template: str, values: Mapping[str, Any], where: str, left_out: Counter[str]) -> str:
@@ -117,6 +122,8 @@ def _filled(template: str, values: Mapping[str, Any], where: str, left_out: Coun
                 return json.dumps(value)
             case str():
                 return _whole(value, where, f"column {column!r}")
+            case bytes():
+                return _decoded(value, column, where)
             case _ if _is_chat(value):
                 return _chat(value, column, where, left_out)
             case Mapping() | list() | tuple():
