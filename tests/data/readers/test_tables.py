@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import io
 import random
+from collections import Counter
 from pathlib import Path
 
 import pytest
 from made import PACKINGS, read, write
 
+from mdlm_atat.data.readers.reading import Reading
+from mdlm_atat.data.readers.tables import FREE_QUOTES, table_rows
 from mdlm_atat.errors import UserError
 
 CELLS = [
@@ -74,6 +78,42 @@ def test_the_form_of_a_table_is_told_from_its_first_lines(
     assert read(write(tmp_path / name, content)) == texts
 
 
+STRAY = {
+    "two that are far apart": {10: '"Hello film\tpos', 30: 'went film"\tneg'},
+    "one": {10: '"Hello she said\tpos'},
+    "one far in": {900: '"Hello she said\tpos'},
+    "two, far in": {900: '"Hello\tpos', 901: 'she said"\tneg'},
+    "a quoted word": {900: '"Hello" she said\tpos'},
+    "in the last column": {10: 'a film\t"pos', 12: 'a film\tneg"'},
+    "in the last line": {999: '"a\tneg'},
+}
+
+
+@pytest.mark.parametrize("name", ["a.tsv", "a.csv", "a.tsv.gz"])
+@pytest.mark.parametrize("kind", STRAY)
+def test_a_stray_quote_in_a_table_of_tabs_is_text_and_merges_no_rows(kind: str, name: str, tmp_path: Path) -> None:
+    rows = [STRAY[kind].get(n, f"film {n}\tpos") for n in range(1000)]
+    content = "\n".join(["text\tlabel", *rows, ""]).encode()
+    path = write(tmp_path / name, gzip.compress(content, 1) if name.endswith(".gz") else content)
+    left_out = Counter[str]()
+    found = list(table_rows(path, Reading(), left_out=left_out))
+    assert [f"{row['text']}\t{row['label']}" for row, _ in found] == rows
+    assert left_out == {FREE_QUOTES: 1}
+
+
+def test_quotes_of_a_table_of_tabs_enclose_cells_where_lines_alone_are_no_rows(tmp_path: Path) -> None:
+    cells = ["two\nlines", "a\ttab", 'a "word"', "plain", "more\nthan\ntwo\nlines"]
+    path = write(tmp_path / "a.tsv", table("\t", [["text", "n"], *([cell, "1"] for cell in cells)]).encode())
+    left_out = Counter[str]()
+    assert [row["text"] for row, _ in table_rows(path, Reading(), left_out=left_out)] == cells
+    assert not +left_out
+    merged = path.read_text() + '"a\t1\nb\t2\nc\t3\nd"\t4\n'
+    with pytest.raises(UserError, match=r"line 11 opens a quote that encloses 4 lines, each of which is a row"):
+        read(write(tmp_path / "b.tsv", merged))
+    with pytest.raises(UserError, match=r"line 11 cannot be read: a quote that opens a cell in this row is not closed"):
+        read(write(tmp_path / "c.tsv", path.read_text() + '"a\t1\nb\t2\n'))
+
+
 def test_another_delimiter_is_given(tmp_path: Path) -> None:
     path = write(tmp_path / "a.csv", "text~n\none, two~1\n")
     assert read(path, delimiter="~") == ["one, two"]
@@ -86,7 +126,9 @@ def test_another_delimiter_is_given(tmp_path: Path) -> None:
     [
         ("text,n\na,1\nb,2,3\n", r"line 3 has 3 cells, expected the 2 columns text, n; .* by ','.*delimiter="),
         ("review,n\nsome words here,1\n", r"line 2 has no column 'text'; its columns are review, n: .*='review'`"),
-        ('text,n\n"a,1\nb,2\n', r"line 3 cannot be read: unexpected end of data"),
+        ('text,n\n"a,1\nb,2\n', r"line 2 cannot be read: a quote that opens a cell in this row is not closed"),
+        ('text,n\na,1\n\n"a\nb",1\n"c,2\n' + "d,3\n" * 99, r"line 6 cannot be read: a quote that opens a cell"),
+        ('text,n\na,1\n"b,2\nc,3\nd"\n', r"line 3 has 1 cells, .*quotes enclose line ends in it, to line 5"),
         ('text,n\n"a"b,1\n', r"line 2 cannot be read: ',' expected after"),
         ("text,text\na,b\n", r"line 1 has 2 columns 'text': give them names of their own"),
     ],
@@ -99,7 +141,7 @@ def test_a_table_that_cannot_be_read_is_named_with_its_line(content: str, messag
 def test_a_cell_longer_than_can_be_held_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mdlm_atat.data.readers.tables.LONGEST_LINE", 1000)
     path = write(tmp_path / "a.csv", "text\n" + '"' + "line\n" * 300)
-    with pytest.raises(UserError, match="a quoted cell is not closed, or longer than can be held"):
+    with pytest.raises(UserError, match=r"line 2 .* is not closed, or the cell is longer than can be held"):
         read(path)
     with pytest.raises(UserError, match="line 2 is longer than 1,000 characters"):
         read(write(tmp_path / "a.csv", "text\n" + "x" * 1200))

@@ -17,7 +17,10 @@ from mdlm_atat.errors import UserError
 
 DELIMITERS = ",;\t|"
 """What may be told to separate cells; anything else is given."""
+FREE_QUOTES = "tables of tabs in which quotes are text and enclose no cell"
 SAMPLED_ROWS = 200
+LONG_CELL = 3
+"""Lines of a row that by chance may each have as many tabs as a row."""
 LONGEST_LINE = HELD_BYTES // 4
 """Characters of a line or a cell, of which the csv module holds each in 4 bytes."""
 _EMPTY_LINES, _LINE_END = re.compile(r"[\r\n]+"), re.compile(r"\r\n?|\n")
@@ -33,27 +36,33 @@ class Form(NamedTuple):
 
 def read_table(path: Path, reading: Reading, left_out: Counter[str]) -> Iterator[Iterable[str]]:
     """Yield a document for each row."""
-    for row, where in table_rows(path, reading):
+    for row, where in table_rows(path, reading, left_out=left_out):
         text = text_of(row, reading, where, left_out)
         if text is not None:
             yield [text]
 
 
 def table_rows(
-    path: Path, reading: Reading, *, form: Form | None = None, header: tuple[str, ...] | None = None
+    path: Path,
+    reading: Reading,
+    *,
+    form: Form | None = None,
+    header: tuple[str, ...] | None = None,
+    left_out: Counter[str] | None = None,
 ) -> Iterator[tuple[dict[str, str], str]]:
-    """Yield the rows of a table by column, each with its file and line. Empty lines are no rows.
+    """Yield the rows of a table by column, each with its file and first line. Empty lines are no rows.
 
-    `form` None: told from the first lines, in which most columns, as many in every row, are the sign of the right one.
+    `form` None: told from the first lines, in which most columns, as many in every row, are the sign of the right one;
+    of a table of tabs, all lines say whether quotes enclose cells, and `left_out` counts it where they do not.
     `header`: names of the columns of a file without a header line. Raises UserError for a row that has not as many
-    cells as there are columns, and where quotes are not closed.
+    cells as there are columns, and where quotes are not closed or enclose what are rows.
     """
-    form = form or _form_of(path, reading)
-    lines = _Lines(path, decoded(path, reading.encoding, translate=False))
+    form = form or _form_of(path, reading, Counter() if left_out is None else left_out)
+    rows = _Rows(path, reading, form.delimiter)
     try:
-        for cells in _reader(lines, form):
-            where = f"{path}, line {lines.number}"
-            lines.is_between_rows = True
+        for cells in _reader(rows, form):
+            first, num_lines, widths = rows.end_row()
+            where = f"{path}, line {first}"
             if not cells:
                 continue
             if header is None:
@@ -64,11 +73,22 @@ def table_rows(
                 raise UserError(
                     f"{where} has {len(cells)} cells, expected the {len(header)} columns {', '.join(header)}; they are "
                     f"taken to be separated by {form.delimiter!r}: if by something else, set `delimiter=`"
+                    + (f"; quotes enclose line ends in it, to line {first + num_lines - 1}" if num_lines > 1 else "")
+                )
+            if form.delimiter == "\t" and num_lines > LONG_CELL and len(cells) > 1 and widths == {len(cells)}:
+                raise UserError(
+                    f"{where} opens a quote that encloses {num_lines} lines, each of which is a row: remove the quote, "
+                    "or write the row as .jsonl"
                 )
             yield dict(zip(header, cells, strict=True)), where
     except csv.Error as error:
-        reason = "a quoted cell is not closed, or longer than can be held" if "limit" in str(error) else str(error)
-        raise UserError(f"{path}, line {lines.number} cannot be read: {reason}") from error
+        reason = str(error)
+        if "limit" in reason or "unexpected end" in reason:
+            reason = (
+                "a quote that opens a cell in this row is not closed, or the cell is longer than can be held; a quote "
+                "that is text is written twice, in a cell that is quoted"
+            )
+        raise UserError(f"{path}, line {rows.first} cannot be read: {reason}") from error
 
 
 def _reader(lines: Iterable[str], form: Form) -> Any:
@@ -124,6 +144,34 @@ class _Lines:
             yield "".join(waiting)
 
 
+class _Rows:
+    """The lines of a table; of those of a row, where they begin, how many there are, and how many cells each has where
+    quotes are text."""
+
+    def __init__(self, path: Path, reading: Reading, delimiter: str) -> None:
+        self._lines = _Lines(path, decoded(path, reading.encoding, translate=False))
+        self._next, self._delimiter = iter(self._lines), delimiter
+        self.first, self._num_lines, self._widths = 1, 0, set[int]()
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        line = next(self._next)
+        if not self._num_lines:
+            self.first = self._lines.number
+        self._num_lines += 1
+        if line.strip("\r\n"):
+            self._widths.add(line.count(self._delimiter) + 1)
+        return line
+
+    def end_row(self) -> tuple[int, int, set[int]]:
+        """Return of the lines since the last row the first one's number, how many there are, and their cells."""
+        row = self.first, self._num_lines, self._widths
+        self._num_lines, self._widths, self._lines.is_between_rows = 0, set(), True
+        return row
+
+
 def _with_whole_ends(chunks: Iterator[str]) -> Iterator[str]:
     """The text in chunks of which none ends between the two characters of a line end."""
     kept = ""
@@ -134,7 +182,7 @@ def _with_whole_ends(chunks: Iterator[str]) -> Iterator[str]:
     yield kept
 
 
-def _form_of(path: Path, reading: Reading) -> Form:
+def _form_of(path: Path, reading: Reading, left_out: Counter[str]) -> Form:
     """The form in which the first lines have the columns that are wanted, then equally many cells in all rows, then
     most of them, then the delimiter that the file's ending says."""
     chunks = (chunk.lstrip("\r\n") for chunk in decoded(path, reading.encoding, translate=False))
@@ -144,7 +192,31 @@ def _form_of(path: Path, reading: Reading) -> Form:
     forms = [Form(delimiter, True) for delimiter in delimiters]
     if usual == "\t" or "\t" in sample.partition("\n")[0]:
         forms += [Form("\t", False)] if "\t" in delimiters else []
-    return max(forms, key=lambda form: _fit(sample, form, columns_of(reading)))  # the first of equals
+    form = max(forms, key=lambda form: _fit(sample, form, columns_of(reading)))  # the first of equals
+    if form == Form("\t", True) and not _encloses_cells(path, reading):
+        form = Form("\t", False)
+    left_out[FREE_QUOTES] += not form.is_quoted
+    return form
+
+
+def _encloses_cells(path: Path, reading: Reading) -> bool:
+    """Whether the quotes of a table of tabs enclose cells. They do not where with quotes as text all lines have equally
+    many cells, and otherwise lines become one row or cannot be read."""
+    lines = _Rows(path, reading, "\t")
+    widths: set[int] = set()
+    is_odd = False
+    try:
+        for _ in _reader(lines, Form("\t", True)):
+            _, num_lines, found = lines.end_row()
+            widths |= found
+            is_odd |= num_lines > 1
+            if len(widths) > 1 or widths == {1}:
+                return True
+    except csv.Error:
+        is_odd = True
+        for _ in lines:
+            pass
+    return not is_odd or len(widths | lines.end_row()[2]) > 1
 
 
 def _fit(sample: str, form: Form, wanted: Collection[str]) -> tuple[bool, bool, bool, int]:
