@@ -17,6 +17,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -375,11 +376,20 @@ def _advice(data: bytes, at: int) -> str:
             )
 
 
+def whole_number(written: str) -> int | Decimal:
+    """Return a number of JSON without a fraction; one of more digits than Python makes an int of as Decimal, which is
+    exact as well."""
+    try:
+        return int(written)
+    except ValueError:
+        return Decimal(written)
+
+
 def json_object(where: str, line: str, holds: str) -> dict[str, Any]:
     """Read a line as a JSON object. `where` is its file and line and `holds` what is expected in it, for the message of
     the UserError that is raised for anything else."""
     try:
-        row = json.loads(line)
+        row = json.loads(line, parse_int=whole_number)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{where} is not JSON: {error}; expected one JSON object a line") from error
     if not isinstance(row, dict):

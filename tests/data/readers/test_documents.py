@@ -176,6 +176,8 @@ def test_a_notebook_is_what_was_written_into_its_cells(tmp_path: Path) -> None:
     assert left_out == {"outputs of notebooks": 1}
     old = {"worksheets": [{"cells": [{"cell_type": "code", "input": ["x = 1"]}]}]}
     assert read(write(tmp_path / "b.ipynb", json.dumps(old))) == ["x = 1"]
+    large = json.dumps(old).replace("{", '{"n": ' + "9" * 10_000 + ", ", 1)
+    assert read(write(tmp_path / "c.ipynb", large)) == ["x = 1"]
 
 
 BOOKS = {

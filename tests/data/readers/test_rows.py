@@ -192,12 +192,38 @@ def test_a_json_file_that_is_none_is_named(content: str, message: str, tmp_path:
         read(write(tmp_path / "a.json", content))
 
 
-@pytest.mark.parametrize("number", ["1e999999999999999999999", "-1.5E-99999999999999999999", "0.50", "-0", "1" * 400])
+@pytest.mark.parametrize(
+    "number", ["1e999999999999999999999", "-1.5E-99999999999999999999", "0.50", "-0", "9" * 400, "-" + "9" * 10_000]
+)
 def test_a_number_of_any_size_beside_the_text_is_no_obstacle(number: str, tmp_path: Path) -> None:
     for name in ("a.json", "a.jsonl"):
         assert read(write(tmp_path / name, f'{{"text": "x", "n": {number}}}')) == ["x"]
     path = write(tmp_path / "a.jsonl", '{"text": "x", "n": 0.50}')
     assert read(path, template="{n} {text}") == ["0.50 x"]
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl"])
+@pytest.mark.parametrize(
+    ("row", "settings", "repeated"),
+    [
+        ('{"text": "a", "n": 1, "text": "b"}', {}, "text"),
+        ('{"text": "a", "n": 1, "text": "a"}', {"template": "{n} {text}"}, "text"),
+        ('{"meta": {"text": "a", "text": "b"}}', {"column": "meta.text"}, "text"),
+        ('{"meta": {"text": "a"}, "meta": {}}', {"column": "meta.text"}, "meta"),
+        ('{"a": [{"role": "user", "content": "a", "content": "b"}]}', {"column": "a"}, "content"),
+        ('{"a": [{"from": "human", "from": "gpt", "value": "b"}]}', {"column": "a"}, "from"),
+    ],
+)
+def test_a_name_that_stands_in_a_row_twice_is_refused_where_its_text_is_asked_for(
+    row: str, settings: Any, repeated: str, name: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=rf"(line|row) 1 has more than one '{repeated}': give them names of their own"):
+        read(write(tmp_path / name, row), **settings)
+
+
+def test_a_name_that_stands_in_a_row_twice_is_no_obstacle_beside_the_text(tmp_path: Path) -> None:
+    row = '{"n": 1, "n": 2, "text": "a", "meta": {"text": "x", "text": "y"}}'
+    assert read(write(tmp_path / "a.jsonl", row)) == ["a"]
 
 
 def test_lines_of_jsonl_end_at_line_feeds_alone(tmp_path: Path) -> None:

@@ -10,9 +10,9 @@ from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
 
-from mdlm_atat.data.files import HELD_BYTES, bytes_per_character, decoded, read_lines
+from mdlm_atat.data.files import HELD_BYTES, bytes_per_character, decoded, read_lines, whole_number
 from mdlm_atat.data.readers.reading import Reading
-from mdlm_atat.data.readers.records import text_of
+from mdlm_atat.data.readers.records import Ambiguous, text_of
 from mdlm_atat.errors import UserError
 
 
@@ -24,7 +24,14 @@ def _number(written: str) -> Decimal | float:
         return float(written)
 
 
-_DECODER = json.JSONDecoder(parse_float=_number)
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    row = dict(pairs)
+    if len(row) == len(pairs):
+        return row
+    return Ambiguous(row, {name for name, number in Counter(name for name, _ in pairs).items() if number > 1})
+
+
+_DECODER = json.JSONDecoder(parse_float=_number, parse_int=whole_number, object_pairs_hook=_object)
 _SPACE = re.compile(r"[ \t\n\r]*")
 _LONGEST_WORD = len("-Infinity") + len("\\ud83d\\ude42")
 

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from mdlm_atat.data.files import decoded, held
+from mdlm_atat.data.files import decoded, held, whole_number
 from mdlm_atat.data.readers.reading import Reading
 from mdlm_atat.errors import UserError
 
@@ -16,7 +16,7 @@ def read_notebook(path: Path, reading: Reading, left_out: Counter[str]) -> Itera
     """Yield the cells of a notebook, text and code, as one document with empty lines between them."""
     text = held(path, decoded(path, reading.encoding))
     try:
-        book = json.loads(text)
+        book = json.loads(text, parse_int=whole_number)
         sheets = [book] if "cells" in book else book["worksheets"]  # of formats 4 and 3
         cells = [cell for sheet in sheets for cell in sheet["cells"]]
         sources = ["".join(cell["source"] if "source" in cell else cell["input"]) for cell in cells]

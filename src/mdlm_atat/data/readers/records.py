@@ -18,6 +18,14 @@ _ROLES = {"human": "User", "gpt": "Assistant", "chatgpt": "Assistant", "bot": "A
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
+class Ambiguous(dict[str, Any]):
+    """A row, or an object inside one, in which some names stand more than once; the last value of each is kept."""
+
+    def __init__(self, row: Mapping[str, Any], repeated: set[str]) -> None:
+        super().__init__(row)
+        self.repeated = repeated
+
+
 def text_of(row: Any, reading: Reading, where: str, left_out: Counter[str]) -> str | None:
     """Return the text of a row; None for one that has none and is skipped, which `left_out` counts.
 
@@ -76,15 +84,21 @@ def _wanted(reading: Reading) -> str:
 def _value(row: Mapping[str, Any], column: str, where: str) -> Any:
     """What stands in a column, or in one inside it; a null on the way is the value."""
     if column in row:
-        return row[column]
+        return _only(row, column, where)
     value: Any = row
     for name in column.split("."):
         if value is None:
             return None
         if not isinstance(value, Mapping) or name not in value:
             raise no_column(where, column, row)
-        value = value[name]
+        value = _only(value, name, where)
     return value
+
+
+def _only(row: Mapping[str, Any], name: str, where: str) -> Any:
+    if isinstance(row, Ambiguous) and name in row.repeated:
+        raise UserError(f"{where} has more than one {name!r}: give them names of their own, or remove all but one")
+    return row[name]
 
 
 def _is_null(value: Any) -> bool:
@@ -159,7 +173,8 @@ def _chat(turns: Sequence[Mapping[str, Any]], column: str, where: str, left_out:
     """A conversation as lines "User: ..." and "Assistant: ...", in order; roles that are not known keep their name."""
     lines = []
     for turn in turns:
-        role, said = (turn["role"], turn.get("content")) if "role" in turn else (turn["from"], turn["value"])
+        names = ("role", "content") if "role" in turn else ("from", "value")
+        role, said = (_only(turn, name, where) if name in turn else None for name in names)
         calls = turn.get("tool_calls")
         num_calls = len(calls) if isinstance(calls, list) else calls is not None
         if num_calls := num_calls + (turn.get("function_call") is not None):
