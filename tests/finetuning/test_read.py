@@ -271,6 +271,8 @@ def test_a_file_of_another_kind_broken_json_and_a_dev_file_that_is_not_there_are
     assert "expected .tsv, .csv, .jsonl" in refusal(tmp_path / "a.xlsx")
     (tmp_path / "a.jsonl").write_text('{"text": "a", "label": "b"}\n{"text": \n')
     assert "a.jsonl, line 2 is not JSON" in refusal(tmp_path / "a.jsonl")
+    (tmp_path / "a.jsonl").write_text('{"text": "a", "label": "b", "n": %s, "label": "c"}\n' % ("9" * 10_000))
+    assert "a.jsonl, line 1 has more than one 'label'" in refusal(tmp_path / "a.jsonl")
     (tmp_path / "b.jsonl").write_text('{"text": 7, "label": "b"}\n')
     assert "line 1: column 'text' holds 7, expected a text" in refusal(tmp_path / "b.jsonl")
     write_csv(tmp_path / "a.csv", rows())

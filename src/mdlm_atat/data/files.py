@@ -387,11 +387,20 @@ def whole_number(written: str) -> int | Decimal:
 
 def json_object(where: str, line: str, holds: str) -> dict[str, Any]:
     """Read a line as a JSON object. `where` is its file and line and `holds` what is expected in it, for the message of
-    the UserError that is raised for anything else."""
+    the UserError that is raised for anything else, and for an object in which a name stands twice."""
+    names: list[str] = []  # of the object that ends last, which is the whole
+
+    def remember(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        names[:] = [name for name, _ in pairs]
+        return dict(pairs)
+
     try:
-        row = json.loads(line, parse_int=whole_number)
+        row = json.loads(line, parse_int=whole_number, object_pairs_hook=remember)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{where} is not JSON: {error}; expected one JSON object a line") from error
     if not isinstance(row, dict):
         raise UserError(f"{where} is a JSON {type(row).__name__}, expected an object with {holds}")
+    if len(row) < len(names):
+        twice = next(name for name in row if names.count(name) > 1)
+        raise UserError(f"{where} has more than one {twice!r}: give them names of their own, or remove all but one")
     return row
