@@ -199,3 +199,12 @@ def test_a_causal_model_has_no_first_position_and_a_model_that_is_none_is_told(r
     error = refused(command(runs / "causal", task, "--pooling", "first"), capsys, task.parent)
     assert "this model is causal and reads to the right; use last, or leave it out" in error
     assert "there is no folder" in refused(command(runs / "nothing", task), capsys, task.parent)
+
+
+def test_a_stray_quote_in_a_table_of_tabs_is_text_and_told(runs, task, capsys):
+    lines = task.read_text().splitlines()
+    task.write_text("\n".join([*lines[:9], '"' + lines[9], *lines[10:], ""]))
+    assert main(command(runs / "masked", task, "--epochs", "1", "--seeds", "1")) == 0
+    output = capsys.readouterr().out
+    assert "200 examples to train on" in output
+    assert "not as they were: tables of tabs in which quotes are text and enclose no cell (1)" in output

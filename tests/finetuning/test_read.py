@@ -172,6 +172,19 @@ def test_csv_with_quoted_line_ends_and_jsonl_are_the_same_task(tmp_path: Path):
     assert {len(task.dev) for task in found} == {4}  # a tenth
 
 
+def test_40_labelled_rows_of_which_two_hold_stray_quotes_are_40_examples_and_that_is_said(tmp_path: Path):
+    lines = [f"film {n}\t{'pos' if n % 2 else 'neg'}" for n in range(40)]
+    lines[5], lines[25] = '"Hello film\tpos', 'went film"\tneg'
+    (tmp_path / "a.tsv").write_text("\n".join(["text\tlabel", *lines, ""]))
+    task = open_task(str(tmp_path / "a.tsv"))
+    texts = {text for (text,) in (*task.train.texts, *task.dev.texts)}
+    assert len(task.train) + len(task.dev) == 40
+    assert {'"Hello film', 'went film"'} <= texts
+    assert task.source["changed"] == {"tables of tabs in which quotes are text and enclose no cell": 1}
+    (tmp_path / "b.tsv").write_text("text\tlabel\na\tpos\nb\n" + '"c\tneg\n')
+    assert "b.tsv, line 3 has 1 cells" in refusal(tmp_path / "b.tsv")
+
+
 def test_what_is_held_out_does_not_depend_on_the_order_and_equal_texts_stay_together(tmp_path: Path):
     doubled = rows() + rows()
     ordered = open_task(str(write_csv(tmp_path / "a.csv", doubled)))

@@ -7,6 +7,7 @@ import json
 import math
 import numbers
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
@@ -171,9 +172,11 @@ def _from_files(file: Path, dev_file: Path | None, reading: Reading) -> _Own:
         raise UserError(f"`dev=`: there is no file {dev_file}")
     if dev_file is not None and dev_file.samefile(file):
         raise UserError(f"`dev=`: {dev_file} is the file to train on: name another, or leave `dev=` out")
-    dev = None if dev_file is None else _read_file(dev_file, reading)
+    changed = Counter[str]()
+    dev = None if dev_file is None else _read_file(dev_file, reading, changed)
+    train = _read_file(file, reading, changed)
     source = _described([file] if dev_file is None else [file, dev_file])
-    return _Own(file.name.partition(".")[0], str(file), _read_file(file, reading), dev, source)
+    return _Own(file.name.partition(".")[0], str(file), train, dev, {**source, "changed": dict(+changed)})
 
 
 def _from_records(name: str, data: Records | tuple[Records, Records]) -> _Own:
@@ -224,12 +227,12 @@ def _hold_out(where: str, examples: list[Example], fraction: float) -> tuple[lis
     return train, dev
 
 
-def _read_file(path: Path, reading: Reading) -> list[Example]:
+def _read_file(path: Path, reading: Reading, changed: Counter[str]) -> list[Example]:
     match ending_of(path):
         case ".jsonl":
             rows: Iterable[tuple[Mapping[str, Any], str]] = _json_rows(path, reading)
         case ".tsv" | ".csv":
-            rows = table_rows(path, reading)
+            rows = table_rows(path, reading, left_out=changed)
         case _:
             raise UserError(
                 f"{path} is of no kind that can be read: expected {', '.join(FILE_KINDS)}, each also as "

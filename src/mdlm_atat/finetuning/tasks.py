@@ -116,7 +116,7 @@ class Task:
     """Names of the classes. Empty: a regression."""
     source: dict[str, Any]
     """Where the examples came from; `accounts`: how many there are, by which rule some are scored, and how many of
-    those are trained on too."""
+    those are trained on too; `changed` of files: how many of them were read otherwise than they say, by reason."""
     train: Split
     dev: Split
 

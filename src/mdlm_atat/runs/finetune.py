@@ -221,6 +221,9 @@ def _plan(
     if replaced:
         share = replaced / (train.num_characters + dev.num_characters)
         lines.insert(2, f"           {share:.2%} of the characters are not in the model's alphabet and were replaced")
+    if changed := task.source.get("changed"):
+        counts = ", ".join(f"{what} ({number:,})" for what, number in changed.items())
+        lines.insert(1, f"           not as they were: {counts}")
     if accounts["repeated"]:
         lines.insert(1, f"           {accounts['repeated']:,} of those to score on are trained on too")
     return lines
