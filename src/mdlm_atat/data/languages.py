@@ -20,10 +20,11 @@ FINAL_LETTERS = "ךםןףץς"
 TONES = "่้๊๋์"
 MARKS_OF_THAI = "ัิีึืฺุู็ํ" + TONES
 CAPITAL, RUN, RARE = 0.6, 0.7, 0.4
-"""Weights of a capital letter within a word, a second letter in a row that is not ASCII (in Latin), a rare letter."""
+"""Weights of a capital letter within a word (where there are small ones), a second letter in a row that is not ASCII
+(in Latin), a rare letter."""
 LATIN_ENDS = "Ͱ"
 SPACES = "\t\n\r\f\x1b"
-SIGNS = "‘’“”–—…€£§°«»©®™·•\xa0‰×½²³µ"
+SIGNS = "‘’“”–—…€§°«»©®™·•\xa0‰×½¼¾²³µ±÷¥£¢"
 FEW_SIGNS = 8
 OPENING, WITHIN_WORDS = "‚„¿¡", "’—–…·\xad"
 
@@ -97,7 +98,10 @@ def fit(text: str, encoding: str) -> float:
         return 0.0
     if not places:
         return 1 - rarity
-    return max(sum(_suits(text, at, language) for at in places) for language in languages) / len(places) - rarity
+    capital = CAPITAL if any(text[at].islower() for at in places) else 1.0
+    return (
+        max(sum(_suits(text, at, language, capital) for at in places) for language in languages) / len(places) - rarity
+    )
 
 
 def _is_sign(text: str, at: int) -> bool:
@@ -107,13 +111,13 @@ def _is_sign(text: str, at: int) -> bool:
     return character in SIGNS + OPENING
 
 
-def _suits(text: str, at: int, language: str | Callable[[str], float]) -> float:
+def _suits(text: str, at: int, language: str | Callable[[str], float], capital: float) -> float:
     character, before, after = text[at], text[at - 1 : at], text[at + 1 : at + 2]
     if callable(language):
         return language(character)
     if character.isupper() and before.islower():
         return 0.0
-    cased = CAPITAL if character.isupper() and before.isalpha() else 1.0
+    cased = capital if character.isupper() and before.isalpha() else 1.0
     if language[0] < LATIN_ENDS:
         return cased * (character.lower() in language) * (RUN if before.isalpha() and not before.isascii() else 1.0)
     if any(beside.isascii() and beside.isalpha() for beside in (before, after)):

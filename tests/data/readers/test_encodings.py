@@ -38,6 +38,23 @@ def test_the_first_encoding_guessed_reads_the_text_of_15_languages_as_it_was_wri
     assert first == encoding
 
 
+@pytest.mark.parametrize(
+    ("text", "encoding"),
+    [
+        ("It’s “fine”.", "cp1252"),
+        ("25 °C ± 1", "cp1252"),
+        ("ВСЕ ЗАГЛАВНЫЕ БУКВЫ", "cp1251"),
+        ("привет", "cp1251"),
+        ("привет", "koi8_r"),
+        ("テスト", "cp932"),
+        ("Árvíztűrő tükörfúrógép", "cp1250"),
+        ("繁體中文測試，這是", "big5"),
+    ],
+)
+def test_a_few_words_or_signs_are_enough(text: str, encoding: str) -> None:
+    assert likely_encodings(text.encode(encoding))[0] == encoding
+
+
 def test_encodings_that_read_equally_well_are_named_with_how_each_reads_at_most_3(tmp_path: Path) -> None:
     path = write(tmp_path / "a.txt", "a naïve café latte\n".encode("cp1252"))
     with pytest.raises(UserError, match=r"may be cp1252 \('a naïve café latte'\) or cp1250 \('a naďve.*name it, as in"):
