@@ -76,6 +76,11 @@ def test_a_bad_byte_is_in_what_the_guess_is_made_of_wherever_it_stands(
     assert read(path, encoding="cp1252")
 
 
+def test_a_guess_is_made_of_what_stands_around_the_bad_byte() -> None:
+    before, polish = b"some text of a line.\n" * 10_000, GUESSED["cp1250"].encode("cp1250")
+    assert likely_encodings(before + polish, len(before) + polish.index(b"\x9c")) == ["cp1250"]
+
+
 def test_an_encoding_that_cannot_read_the_rest_of_the_bytes_is_not_offered() -> None:
     assert likely_encodings(b"caf\xe9\n" + b"text\n" * 20_000)[0] == "cp1252"
     assert "cp1252" not in likely_encodings(b"caf\xe9\n" + b"text\n" * 20_000 + b"\x81\n")
