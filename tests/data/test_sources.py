@@ -147,8 +147,8 @@ def test_parquet_documents_come_in_order_over_3_row_groups(tmp_path: Path) -> No
     assert texts(open_source(str(tmp_path / "a.parquet"), reading=Reading(column="body"))) == documents
     with pytest.raises(UserError, match="no column 'text'; its columns are body, n"):
         texts(open_source(str(tmp_path / "a.parquet")))
-    with pytest.raises(UserError, match="row 0: column 'n' holds a number, expected a text"):
-        texts(open_source(str(tmp_path / "a.parquet"), reading=Reading(column="n")))
+    numbers = texts(open_source(str(tmp_path / "a.parquet"), reading=Reading(column="n")))
+    assert numbers == [str(number) for number in range(300)]  # whatever casts to a string
     write_parquet(tmp_path / "b.parquet", {"text": ["a", None]})
     assert texts(open_source(str(tmp_path / "b.parquet"))) == ["a"]
     with pytest.raises(UserError, match="row 1: a column 'text' is empty"):
