@@ -127,7 +127,11 @@ def test_the_validation_text_is_detokenized_as_the_text_is(text: Path) -> None:
     ("name", "value", "message"),
     [
         ("splits", "name", "data.splits is 'name', expected one of names, none"),
-        ("leave_out", [".png"], r"data.leave_out is \['.png'\], expected a text such as"),
+        ("documents", "lines", "data.documents"),
+        ("nulls", "skp", "data.nulls"),
+        ("encoding", 5, "`data.encoding=5`: expected a text"),
+        ("template", 5, "`data.template=5`: expected a text"),
+        ("leave_out", [".png"], r"`data.leave_out=\['.png'\]`: expected a text"),
     ],
 )
 def test_splits_and_what_to_leave_out_are_checked(name: str, value: object, message: str) -> None:

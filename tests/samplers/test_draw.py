@@ -119,6 +119,11 @@ def test_a_draw_is_the_first_token_at_which_the_exact_sum_exceeds_the_number(voc
     assert (weights.gather(1, at_the_ends[:, None]) > 0).all()
 
 
+def test_a_diverged_model_s_nan_gives_some_token_and_no_crash_of_the_device():
+    for probs in (torch.full((1, 600), math.nan, dtype=torch.float64), torch.zeros(1, 600, dtype=torch.float64)):
+        assert 0 <= inverse_cdf(probs, torch.tensor([0.5], dtype=torch.float64)).item() < 600
+
+
 def test_temperature_0_takes_the_most_likely_token_for_any_uniform():
     logits = torch.tensor([[0.0, 3.0, 2.9]]).expand(3, -1)
     uniform = torch.tensor([0.0, 0.5, 1 - 1e-16], dtype=torch.float64)

@@ -3,6 +3,7 @@ animated."""
 
 from __future__ import annotations
 
+import io
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Sequence
@@ -156,8 +157,11 @@ def show(texts: Sequence[str], arguments: Namespace, document: Document | None, 
         write_bytes(out, kind.written(content))
         print(f"{len(texts)} texts written to {out}", file=sys.stderr)
     elif content is not None and not is_terminal():
-        sys.stdout.flush()
-        sys.stdout.buffer.write(kind.written(content))
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.flush()
+            sys.stdout.buffer.write(kind.written(content))
+        else:  # a notebook's, or a test's
+            sys.stdout.write(content)
     else:
         for text in texts[1 if is_first_shown else 0 :]:
             print(*([SEPARATOR] if len(texts) > 1 else []), shown(text), sep="\n")

@@ -129,6 +129,8 @@ def decoded(
                 if mark is not None:
                     raise _damaged(mark[0], path, kept + data, start, position, num_lines + 1) from error
                 raise _not_in(encoding, path, kept + data, start, position, num_lines + 1) from error
+            if encoding and not text.isascii():
+                _check_whole(path, text)
             if is_full_of_nuls(text):
                 raise _nuls(encoding, path, data, text)
             is_first = mark is None and position == 0
@@ -150,6 +152,14 @@ def decoded(
         left_out[RETURNS] += num_dropped
     if num_returns > num_dropped:
         left_out[CHANGED_RETURNS] += num_returns - num_dropped
+
+
+def _check_whole(path: Path, text: str) -> None:
+    """Raise UserError for half of a character, which UTF-7 has."""
+    try:
+        utf8(text)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
 
 
 def _at_least(file: io.BufferedIOBase, num_bytes: int) -> bytes:

@@ -216,11 +216,7 @@ class Files:
         self.left_out.clear()
         for file in self.files:
             for document in read_documents(file, self.reading, self.left_out):
-                is_empty = True
-                for piece in pieces(document):
-                    is_empty = False
-                    yield piece
-                self.left_out[EMPTY_DOCUMENTS] += is_empty
+                yield from _counted_pieces(document, self.left_out)
 
     def identity(self) -> dict[str, Any]:
         stats = [(str(file.resolve()), file.stat()) for file in self.files]
@@ -264,7 +260,7 @@ class HubSet:
         for number, row in enumerate(self._stream()):
             text = text_of(row, self.reading, f"row {number} of {self.name}", self.left_out)
             if text is not None:
-                yield from pieces([text])
+                yield from _counted_pieces([text], self.left_out)
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """Yield the rows with every column. Raises UserError where the set or its split is not to be had."""
@@ -392,6 +388,16 @@ def _code_hash(kind: type) -> str | None:
     except (TypeError, OSError):  # of a notebook
         return None
     return None if file is None else hashlib.sha256(Path(file).read_bytes()).hexdigest()
+
+
+def _counted_pieces(document: Iterable[str], left_out: Counter[str]) -> Iterator[Piece]:
+    """The pieces of a document, which is counted as left out where it is empty."""
+    is_empty = True
+    for piece in pieces(document):
+        is_empty = False
+        yield piece
+    if is_empty:
+        left_out[EMPTY_DOCUMENTS] += 1
 
 
 def pieces(chunks: Iterable[str]) -> Iterator[Piece]:

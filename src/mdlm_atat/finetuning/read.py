@@ -9,7 +9,7 @@ import numbers
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from decimal import Decimal
+from decimal import Context, Decimal
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -287,7 +287,9 @@ def _label(value: Any, column: str, place: str) -> str:
     if not _NUMBER.fullmatch(text):
         return text
     number = Decimal(text)
-    return str(int(number)) if number == number.to_integral_value() and number.adjusted() < 30 else repr(float(number))
+    if abs(number.adjusted()) >= 30:
+        return str(number.normalize(Context(prec=len(text))))
+    return str(int(number)) if number == number.to_integral_value() else repr(float(number))
 
 
 def _json_rows(path: Path, reading: Reading) -> Iterator[tuple[dict[str, Any], str]]:

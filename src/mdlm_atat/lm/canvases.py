@@ -74,10 +74,6 @@ class Canvases(ABC):
         UserError for a prompt longer than that."""
         return self._canvas(self.prompt_rows(prompts, length))
 
-    def template_canvas(self, text: str, *, escape: bool = False) -> Canvas:
-        """A canvas of one row: the template, with the lengths of its gaps chosen and [MASK] in them."""
-        return self._canvas([self._lay_out(parse_template(text, escape=escape)).row])
-
     def check_template(self, text: str, candidates: int | None = None, *, escape: bool = False) -> None:
         """Raise UserError for a template that `infill` refuses: malformed, too long, with lengths that cannot be
         compared, or with `candidates` that cannot be ranked because the text is longer than the model."""

@@ -208,7 +208,7 @@ class Texts:
         """Tells whether a file of texts can be gone on with: the same weights, settings and prompts. Files that earlier
         versions began, when there was no rule of seeds but "add", have the same hash as ours of that rule."""
         shown = {name: str(value) for name, value in settings.items()}
-        later_ones = {"max_new_tokens": "None", "candidates": "None", "length_draws": "1024", "length_seed": "0"}
+        later_ones = {"max_new_tokens": "None", "candidates": "None", "length_draws": "256", "length_seed": "0"}
         for later, default in {**later_ones, "escape": "False"}.items():
             if shown.get(later) == default:  # there was no such setting
                 del shown[later]

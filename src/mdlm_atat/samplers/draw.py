@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mdlm_atat.errors import UserError
 
-PART = 256
+PART = 256  # tokens
 LEAST_TEMPERATURE = 1e-300  # logits over a lower one are infinite; it is greedy
 TIE = (
     1e-10  # probabilities that sum to within this of top_p reach it: more than the rounding of 50,000 terms in float64
@@ -67,8 +67,8 @@ class TokenDraw:
 def inverse_cdf(probs: Float[Tensor, "n vocab"], uniform: Float[Tensor, " n"]) -> Int[Tensor, " n"]:
     """The token whose interval of the distribution function holds `uniform` (float64, in [0, 1)).
 
-    First the part of the vocabulary that holds it is found, then the token in it: a GPU adds up a row of 50,000
-    numbers one after the other, and many short rows at once.
+    First the part of the vocabulary that holds it is found, then the token in that part: short cumulative sums, of
+    which many are taken at once, in the place of one over the whole vocabulary.
     """
     parts = F.pad(probs.double(), (0, -probs.shape[-1] % PART)).view(len(probs), -1, PART)
     ends = parts.sum(-1).cumsum(-1)  # (n, parts)
@@ -76,10 +76,11 @@ def inverse_cdf(probs: Float[Tensor, "n vocab"], uniform: Float[Tensor, " n"]) -
     part = _first_above(ends, target)
     before = F.pad(ends, (1, 0)).gather(1, part)
     inside = parts.gather(1, part[..., None].expand(-1, -1, PART))[:, 0].cumsum(-1)  # (n, PART)
-    return (part * PART + _first_above(inside, target - before))[:, 0]
+    return (part * PART + _first_above(inside, target - before))[:, 0].clamp_max(probs.shape[-1] - 1)
 
 
 def _first_above(sums: Float[Tensor, "n k"], target: Float[Tensor, "n 1"]) -> Int[Tensor, "n 1"]:
     """Where a row's rising sums first exceed its target; where they rise last, if rounding took it beyond them."""
     last = sums[:, -1:]
-    return torch.searchsorted(sums, torch.minimum(target, torch.nextafter(last, torch.zeros_like(last))), right=True)
+    below_last = torch.minimum(target, torch.nextafter(last, torch.zeros_like(last)))
+    return torch.searchsorted(sums, below_last, right=True).clamp_max(sums.shape[-1] - 1)  # NaN exceeds nothing

@@ -60,6 +60,7 @@ class Reverse:
         """Rows that are to be left as they are, masks in them or not; shared with windows."""
         self._denoise = denoise
         self._read: Callable[[Tensor, Tensor], Prediction] | None = None
+        self._is_window = False  # too short-lived for recording to pay
         self._recorded: dict[TokenDraw, Replayed] | None = None  # of what `reveal` does with logits; None: it is not
         self._start_random(seeds)
 
@@ -116,7 +117,7 @@ class Reverse:
             last = self.to_fill.shape[1] - 1 - self.to_fill.flip(1).int().argmax(1)
             if ((last - first + 1 == number) | (number == 0)).all():
                 self._read = self._denoise.begin(self.z_t, int(first[number > 0].max()))
-                self._recorded = {} if self._denoise.is_recorded else None
+                self._recorded = {} if self._denoise.is_recorded and not self._is_window else None
 
     def forget_recorded(self) -> None:
         """Let go of what was recorded, which holds memory of the device, and this state in a circle."""
@@ -210,7 +211,7 @@ class Reverse:
         inner.to_fill = fill
         inner.fillable = inner.fillable & fill.to(self.z_t.device)
         inner.known = None if self.known is None else self.known[:, start:stop]
-        inner._recorded = None
+        inner._recorded, inner._is_window = None, True
         inner.seeds = [block_seed(seed, index) for seed in self.seeds]
         inner._start_random(inner.seeds)
         return inner

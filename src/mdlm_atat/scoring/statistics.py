@@ -48,9 +48,9 @@ def mean_with_interval(values: Sequence[float], common: CommonError | None = Non
     spread = sum(part**2 / degrees for part, degrees in parts)
     degrees = variance**2 / spread if spread > 0 else parts[0][1]
     own_error = math.sqrt(parts[0][0]) if n > 1 else None
-    half = t_quantile((1 + LEVEL) / 2, degrees) * math.sqrt(variance)
+    half = interval_factor(degrees) * math.sqrt(variance)
     if own_error is not None:
-        half = max(half, t_quantile((1 + LEVEL) / 2, n - 1) * own_error)
+        half = max(half, interval_factor(n - 1) * own_error)
     return Mean(mean, math.sqrt(variance), (mean - half, mean + half), n, degrees, own_error)
 
 

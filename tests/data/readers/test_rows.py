@@ -327,3 +327,15 @@ def test_an_array_of_ten_thousand_rows_is_read_in_a_window(tmp_path: Path) -> No
         assert tracemalloc.get_traced_memory()[1] < 3e6  # of 4.8 MB
     finally:
         tracemalloc.stop()
+
+
+def test_two_parquet_columns_of_the_name_asked_for_are_refused(tmp_path: Path) -> None:
+    columns = [arrow.array(["one"]), arrow.array(["two"])]
+    parquet.write_table(arrow.Table.from_arrays(columns, names=["text", "text"]), tmp_path / "a.parquet")
+    with pytest.raises(UserError, match="2 columns 'text'"):
+        read(tmp_path / "a.parquet")
+
+
+def test_half_of_a_character_in_utf_7_is_refused_with_its_file(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"a\.txt: the text holds a lone surrogate"):
+        read(write(tmp_path / "a.txt", b"a +2AA- b"), encoding="utf-7")

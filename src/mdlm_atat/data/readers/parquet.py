@@ -28,6 +28,9 @@ def read_parquet(path: Path, reading: Reading, left_out: Counter[str]) -> Iterat
     with read_errors(path), file:
         names = file.schema_arrow.names
         found = {column if column in names else column.partition(".")[0] for column in columns_of(reading)}
+        twice = next((column for column in sorted(found) if names.count(column) > 1), None)
+        if twice is not None:
+            raise UserError(f"{path} has {names.count(twice)} columns {twice!r}: give them names of their own")
         missing = next((column for column in found if column not in names), None)
         number = 0
         columns = None if missing else sorted(found)
@@ -47,7 +50,7 @@ def _with_text(batch: Any, column: str) -> Any:
     """The rows with the column, or the one inside another, as strings where it is numbers, times, true or false."""
     names = batch.schema.names
     name, *inside = [column] if column in names else column.split(".")
-    if names.count(name) != 1:
+    if name not in names:
         return batch
     values = batch.column(name)
     kind = _type_as_text(values.type, inside)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import string
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, TypedDict
@@ -62,6 +63,9 @@ class Reading:
 
     def check_reading(self, prefix: str = "") -> None:
         """Raise UserError where values cannot work; `prefix` goes before the settings' names in the message."""
+        for name in ("encoding", "delimiter", "template", "leave_out"):
+            if not isinstance(getattr(self, name), (str, type(None))):
+                raise UserError(f"`{prefix}{name}={getattr(self, name)!r}`: expected a text")
         if self.encoding is not None:
             check_encoding(self.encoding, f"{prefix}encoding")
         if self.delimiter is not None and (len(self.delimiter) != 1 or self.delimiter in '"\r\n\0'):
@@ -70,9 +74,9 @@ class Reading:
             )
         if self.template is not None:
             template_columns(self.template, f"{prefix}template")
+        one_of(f"{prefix}documents", self.documents, ("file", "line"))
+        one_of(f"{prefix}nulls", self.nulls, ("skip", "refuse"))
         one_of(f"{prefix}splits", self.splits, ("names", "none"))
-        if not isinstance(self.leave_out, (str, type(None))):
-            raise UserError(f"{prefix}leave_out is {self.leave_out!r}, expected a text such as '.png drafts/*'")
 
     def identity(self) -> dict[str, Any]:
         """Return, as JSON, the column, what a document is, and every other setting that is not the default; not those
@@ -101,6 +105,7 @@ def template_columns(template: str, name: str = "template") -> list[str]:
     return found
 
 
+@functools.cache  # it is asked for with every row
 def template_parts(template: str, name: str = "template") -> list[tuple[str, str | None]]:
     """Return the literal parts of a template, each with the column that follows it. Raises UserError, in which the
     setting is called `name`, for one with a brace too many or that asks for more than columns."""

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mdlm_atat.data.readers.reading import Reading, template_columns
+from mdlm_atat.data.readers.reading import Reading, template_columns, template_parts
 from mdlm_atat.errors import UserError
 
 NULL_ROWS, EMPTY_CHATS = "rows without text (null)", "chats without messages"
@@ -145,15 +145,8 @@ def _filled(template: str, values: Mapping[str, Any], where: str, left_out: Coun
             case _:
                 return str(value)
 
-    parts = string_parts(template)
+    parts = template_parts(template)
     return "".join(literal + ("" if column is None else shown(column)) for literal, column in parts)
-
-
-def string_parts(template: str) -> list[tuple[str, str | None]]:
-    """Return a template's literal parts, each with the column that follows it."""
-    import string
-
-    return [(literal, column) for literal, column, _, _ in string.Formatter().parse(template)]
 
 
 def _is_chat(value: Any) -> bool:

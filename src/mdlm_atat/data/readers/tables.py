@@ -195,7 +195,8 @@ def _form_of(path: Path, reading: Reading, left_out: Counter[str]) -> Form:
     form = max(forms, key=lambda form: _fit(sample, form, columns_of(reading)))  # the first of equals
     if form == Form("\t", True) and not _encloses_cells(path, reading):
         form = Form("\t", False)
-    left_out[FREE_QUOTES] += not form.is_quoted
+    if not form.is_quoted:
+        left_out[FREE_QUOTES] += 1
     return form
 
 
