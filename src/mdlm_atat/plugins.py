@@ -137,8 +137,8 @@ def resolve(kind: Kind, name: str) -> Any:
 
 def check_name(kind: Kind, name: str, known: Mapping[str, Any] | None = None) -> None:
     """Raise UserError unless a name is known for its kind or has the form `package.module:Name`; import nothing."""
-    if name in names(kind, known) or is_reference(name):
-        return
+    if name in BUILT_IN[kind] or name in (known or {}) or is_reference(name) or name in _offered(kind):
+        return  # in this order: to look through what is installed takes milliseconds
     options = names(kind, known)
     raise UserError(
         f"unknown {WORDS[kind]} {name!r}, expected one of {', '.join(options)}, or a plugin as package.module:Name"

@@ -116,8 +116,9 @@ class CharTokenizer:
         return ids
 
     def decode(self, ids: Sequence[int] | np.ndarray, mask_text: str = MASK_TEXT, eos_text: str = "") -> str:
-        table = [*self.alphabet, eos_text, mask_text]
-        return "".join([table[i] for i in _checked(ids, self.vocab_size)])
+        known, special = self.alphabet, (eos_text, mask_text)
+        size = len(known)
+        return "".join([known[i] if i < size else special[i - size] for i in _checked(ids, self.vocab_size)])
 
     def fingerprint(self) -> str:
         return _hash(["char", self.alphabet])

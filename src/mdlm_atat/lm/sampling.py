@@ -245,12 +245,15 @@ class Sampling(Canvases):
         # texts made together have one length, and one kind of window where they go in blocks; but from left to right
         # nothing sees what is behind it, so that padding does no harm
         alike: dict[tuple[int, bool], list[int]] = {}
+        from_the_left: dict[bool, bool] = {}  # of rows that fit, by whether there is given text after a gap
         for number, row in enumerate(rows):
             canvas = self._canvas([row])
             ahead = self._given_ahead(canvas)
-            fits = how.block_size is None and len(row.tokens) <= self.max_length
-            padded = on_step is None and fits and self.reads_left_to_right(self.rule(how, canvas), given_ahead=ahead)
-            alike.setdefault((0 if padded else len(row.tokens), ahead), []).append(number)
+            may_be_padded = on_step is None and how.block_size is None and len(row.tokens) <= self.max_length
+            if may_be_padded and ahead not in from_the_left:
+                from_the_left[ahead] = self.reads_left_to_right(self.rule(how, canvas), given_ahead=ahead)
+            is_padded = may_be_padded and from_the_left[ahead]
+            alike.setdefault((0 if is_padded else len(row.tokens), ahead), []).append(number)
         made: dict[int, Generated] = {}
         for numbers in alike.values():
             filled = self._fill(
