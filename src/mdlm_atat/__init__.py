@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from mdlm_atat.data.prepare import prepare
     from mdlm_atat.data.request import DataRequest
     from mdlm_atat.errors import UserError
+    from mdlm_atat.finetuning.classifier import Prediction, TextClassifier
     from mdlm_atat.lm import CausalLM, MaskedDiffusionLM, load_lm
     from mdlm_atat.nets.causal_transformer import CausalTransformer
     from mdlm_atat.nets.dit import ATATDiT
@@ -43,8 +44,10 @@ __all__ = [
     "ImportanceEstimator",
     "MaskedDiffusionLM",
     "PositionAwareMaskingScheduler",
+    "Prediction",
     "Run",
     "RunConfig",
+    "TextClassifier",
     "UncertaintyGuidedSampler",
     "UserError",
     "__version__",
@@ -71,8 +74,10 @@ _HOMES = {
     "ImportanceEstimator": "mdlm_atat.nets.estimator",
     "MaskedDiffusionLM": "mdlm_atat.lm",
     "PositionAwareMaskingScheduler": "mdlm_atat.core.strategies.by_position",
+    "Prediction": "mdlm_atat.finetuning.classifier",
     "Run": "mdlm_atat.runs.run",
     "RunConfig": "mdlm_atat.config.schema",
+    "TextClassifier": "mdlm_atat.finetuning.classifier",
     "UncertaintyGuidedSampler": "mdlm_atat.samplers.uncertainty",
     "UserError": "mdlm_atat.errors",
     "evaluate": "mdlm_atat.runs.evaluate",

@@ -7,9 +7,12 @@ from typing import Literal
 
 from mdlm_atat.errors import UserError
 
+CLASSIFIER_FILE = "classifier.json"
 
-def kind_of_folder(folder: Path) -> Literal["checkpoint", "saved", "run"]:
-    """A checkpoint of a run (also the links `best` and `last`), a model made by save_pretrained, or a run.
+
+def kind_of_folder(folder: Path) -> Literal["checkpoint", "saved", "classifier", "run"]:
+    """A checkpoint of a run (also the links `best` and `last`), a model made by save_pretrained, a classifier of texts,
+    or a run.
 
     Raises UserError for anything else. Whether the files in it are sound is not looked at.
     """
@@ -19,11 +22,32 @@ def kind_of_folder(folder: Path) -> Literal["checkpoint", "saved", "run"]:
     real = folder.resolve()
     if real.name.startswith("step-") and real.parent.name == "checkpoints":
         return "checkpoint"
+    if (folder / CLASSIFIER_FILE).exists():
+        return "classifier"
     if (folder / "model.safetensors").exists():
         return "saved"
     if (folder / "config.yaml").exists():
         return "run"
     raise UserError(f"{folder} is neither a run folder (no config.yaml), nor one of its checkpoints, nor a saved model")
+
+
+def find_classifier(folder: Path) -> Path:
+    """The folder of the classifier that a path stands for: itself, or the only one in it, or in the results of
+    fine-tuning that it holds. Raises UserError where there is none, or more than one."""
+    if not folder.is_dir():
+        raise UserError(f"there is no folder {folder}; expected a classifier that `finetune` made")
+    if (folder / CLASSIFIER_FILE).exists():
+        return folder
+    found = sorted(
+        file.parent for pattern in ("[!.]*", "finetune/[!.]*") for file in folder.glob(f"{pattern}/{CLASSIFIER_FILE}")
+    )
+    match found:
+        case [only]:
+            return only
+        case []:
+            raise UserError(f"{folder} holds no classifier; make one with `finetune({str(folder)!r}, task=...)`")
+        case several:
+            raise UserError(f"{folder} holds several classifiers; name one of {', '.join(map(str, several))}")
 
 
 def follow(path: Path) -> Path:

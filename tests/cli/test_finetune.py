@@ -74,7 +74,7 @@ def test_without_out_the_results_are_in_the_run_and_the_run_stays_usable(runs, t
     words = ["finetune", str(tmp_path / "run"), "--task", str(task), "--seeds", "1", "--epochs", "1"]
     assert main(words) == 0
     names = {file.name for file in (tmp_path / "run" / "finetune").iterdir()}
-    assert names == {"cats-seed0.json", "cats-summary.json"}
+    assert names == {"cats-seed0.json", "cats-summary.json", "cats-classifier"}
 
 
 def test_a_seed_that_is_stored_is_not_run_again_and_one_more_is(runs, task, capsys):
@@ -102,7 +102,7 @@ def test_ctrl_c_loses_the_running_seed_alone_and_the_same_command_goes_on(runs, 
         patch.setattr(Finetuning, "run", interrupted)
         assert main(command(runs / "masked", task)) == 130
     assert "1 of 3 seeds are stored" in capsys.readouterr().out
-    assert {file.name for file in (task.parent / "out").iterdir()} == {"cats-seed0.json"}
+    assert {file.name for file in (task.parent / "out").iterdir()} == {"cats-seed0.json", "cats-classifier"}
     assert main(command(runs / "masked", task)) == 0
     assert "seed 0     stored already" in capsys.readouterr().out
     assert stored(task, "cats-summary")["seeds"] == [0, 1, 2]

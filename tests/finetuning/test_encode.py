@@ -5,27 +5,31 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mdlm_atat.data.tokenizers import ByteTokenizer, CharTokenizer
+from mdlm_atat.data.tokenizers import ByteTokenizer, CharTokenizer, Tokenizer
 from mdlm_atat.errors import UserError
-from mdlm_atat.finetuning.encode import Separator, choose_separator, cut_longest, encode_split, fit_alphabet
-from mdlm_atat.finetuning.tasks import Split
+from mdlm_atat.finetuning.encode import (
+    EncodedTexts,
+    Separator,
+    choose_separator,
+    cut_longest,
+    encode_texts,
+    fit_alphabet,
+)
 
 
-def split(*texts: tuple[str, ...]) -> Split:
-    return Split(
-        texts=list(texts), targets=np.zeros(len(texts)), places=[f"line {i}" for i in range(9)][: len(texts)], hash=""
-    )
+def encode(texts: list[tuple[str, ...]], tokenizer: Tokenizer, separator: Separator, max_length: int) -> EncodedTexts:
+    return encode_texts(texts, tokenizer, separator, max_length, place=lambda number: f"line {number}")
 
 
 def test_a_pair_is_joined_by_the_separator_and_a_single_text_stands_alone():
     tokenizer = ByteTokenizer()
-    found = encode_split(split(("ab", "c")), tokenizer, Separator((256,), "eos"), 16)
+    found = encode([("ab", "c")], tokenizer, Separator((256,), "eos"), 16)
     assert found.ids[0].tolist() == [97, 98, 256, 99]
-    assert encode_split(split(("ab",)), tokenizer, Separator((256,), "eos"), 16).ids[0].tolist() == [97, 98]
+    assert encode([("ab",)], tokenizer, Separator((256,), "eos"), 16).ids[0].tolist() == [97, 98]
 
 
 def test_the_longer_of_a_pair_is_cut_and_how_many_were_is_counted():
-    found = encode_split(split(("abcdefgh", "xy"), ("a", "b")), ByteTokenizer(), Separator((256,), "eos"), 8)
+    found = encode([("abcdefgh", "xy"), ("a", "b")], ByteTokenizer(), Separator((256,), "eos"), 8)
     assert bytes(found.ids[0][found.ids[0] < 256].astype(np.uint8)) == b"abcdexy"
     assert (found.num_cut, found.num_tokens) == (1, 12)
 
@@ -63,18 +67,18 @@ def test_characters_that_an_alphabet_lacks_are_written_in_the_other_case_as_a_sp
     assert fit_alphabet("Dog, Ünder 7", "abcdefghijklmnopqrstuvwxyz ü") == ("dog  ünder  ", 4)
     assert fit_alphabet("a7b", "ab") == ("ab", 1)
     assert fit_alphabet("ab", "ab") == ("ab", 0)
-    found = encode_split(split(("a7B",), ("b",)), CharTokenizer("ab "), Separator((3,), "eos"), 8)
+    found = encode([("a7B",), ("b",)], CharTokenizer("ab "), Separator((3,), "eos"), 8)
     assert [row.tolist() for row in found.ids] == [[1, 0, 2], [2]]
     assert (found.num_replaced, found.num_characters) == (2, 4)
 
 
 def test_a_text_without_a_token_is_told_with_its_line():
     with pytest.raises(UserError, match="line 1: the text has no token in the model's vocabulary"):
-        encode_split(split(("a",), ("7",)), CharTokenizer("ab"), Separator((2,), "eos"), 8)
+        encode([("a",), ("7",)], CharTokenizer("ab"), Separator((2,), "eos"), 8)
 
 
 def test_a_batch_is_padded_to_a_multiple_of_8_but_never_beyond_the_model():
-    found = encode_split(split(("a" * 9,), ("b" * 3,)), ByteTokenizer(), Separator((256,), "eos"), 12)
+    found = encode([("a" * 9,), ("b" * 3,)], ByteTokenizer(), Separator((256,), "eos"), 12)
     ids, lengths = found.batch([1, 0], 12)
     assert ids.shape == (2, 12)
     assert found.batch([1], 12)[0].shape == (1, 8)

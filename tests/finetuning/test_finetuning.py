@@ -12,7 +12,7 @@ import torch
 
 from finetuning.examples import cat_task
 from mdlm_atat.errors import UserError
-from mdlm_atat.finetuning.encode import choose_separator, encode_split
+from mdlm_atat.finetuning.encode import choose_separator, encode_texts
 from mdlm_atat.finetuning.head import longest_text
 from mdlm_atat.finetuning.settings import FinetuneSettings
 from mdlm_atat.finetuning.training import Finetuning, Outcome, epoch_batches, learning_rate
@@ -27,7 +27,10 @@ def settings(lm: Any, **changed: Any) -> FinetuneSettings:
 def finetuning(lm: Any, task: Any, **changed: Any) -> Finetuning:
     chosen = settings(lm, **changed)
     separator = choose_separator(lm.tokenizer, lm.counts)
-    train, dev = (encode_split(split, lm.tokenizer, separator, chosen.max_length) for split in (task.train, task.dev))
+    train, dev = (
+        encode_texts(split.texts, lm.tokenizer, separator, chosen.max_length, place=split.places.__getitem__)
+        for split in (task.train, task.dev)
+    )
     return Finetuning(lm.network, task, train, dev, chosen, device=lm.device, precision="float32")
 
 

@@ -116,7 +116,7 @@ def test_an_exception_in_on_step_loses_the_running_seed_alone_and_the_model_stay
 
     with pytest.raises(error):
         quick(masked, tmp_path, on_step=stop)
-    assert {file.name for file in tmp_path.iterdir()} == {"records-seed0.json"}
+    assert {file.name for file in tmp_path.iterdir()} == {"records-seed0.json", "records-classifier"}
     assert all(torch.equal(before[name], value) for name, value in masked.network.state_dict().items())
     assert not masked.network.training
     assert [seed.seed for seed in quick(masked, tmp_path).seeds] == [0, 1]

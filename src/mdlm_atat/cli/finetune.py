@@ -52,6 +52,7 @@ def make_parser() -> Parser:
     add("--max_length", type=whole(2), help="tokens of a text or pair (default: all the model takes)")
     add("--patience", type=whole(0), default=0, help="stop after so many worse epochs (default: 0, never)")
     add("--out", type=Path, help="folder of the results (default: finetune/ in the model's)")
+    add("--no_classifier", action="store_true", help="store the results alone, not the first seed's classifier")
     add("--again", action="store_true", help="run seeds anew whose results are stored")
     return parser
 
@@ -64,6 +65,7 @@ def main(argv: list[str]) -> int:
     with trusted(arguments.pop("trust_plugins")):
         lm = load_model(Namespace(**{name: arguments.pop(name) for name in ("model", "device", "precision")}))
     first, number_of_seeds = arguments.pop("seed"), arguments.pop("seeds")
-    result = finetune(lm, seeds=range(first, first + number_of_seeds), **arguments)
+    keep_classifier = not arguments.pop("no_classifier")
+    result = finetune(lm, seeds=range(first, first + number_of_seeds), keep_classifier=keep_classifier, **arguments)
     print(f"\n{result!r}\nstored     {result.file}")
     return 0

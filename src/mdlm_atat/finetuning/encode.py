@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +13,6 @@ from torch import Tensor
 
 from mdlm_atat.data.tokenizers import CharTokenizer, Tokenizer
 from mdlm_atat.errors import UserError
-from mdlm_atat.finetuning.tasks import Split
 
 SEPARATING_TEXTS = ("\n", "|", ".")
 LENGTH_MULTIPLE = 8
@@ -21,11 +20,11 @@ LENGTH_MULTIPLE = 8
 
 @dataclass(frozen=True)
 class EncodedTexts:
-    """Token ids of a split's texts, none of them empty."""
+    """Token ids of texts or pairs."""
 
     ids: list[NDArray[np.int64]]
-    num_cut: int
-    """Texts, or pairs, that were too long and lost their end."""
+    is_cut: list[bool]
+    """Of each text, or pair, whether it was too long and lost its end."""
     num_tokens: int
     """Tokens before any was cut."""
     num_replaced: int = 0
@@ -34,6 +33,10 @@ class EncodedTexts:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @property
+    def num_cut(self) -> int:
+        return sum(self.is_cut)
 
     def by_length(self) -> list[int]:
         """Indices of the texts, the shortest first."""
@@ -82,31 +85,49 @@ def choose_separator(tokenizer: Tokenizer, counts: NDArray[np.int64] | None) -> 
     )
 
 
-def encode_split(split: Split, tokenizer: Tokenizer, separator: Separator, max_length: int) -> EncodedTexts:
-    """Encode texts, and pairs as first + separator + second. A text longer than max_length is cut at its end, a pair at
-    the end of the longer text. Raises UserError for a text without a token."""
-    columns: list[list[str]] = [list(column) for column in zip(*split.texts, strict=True)]
+def encode_texts(
+    texts: Sequence[tuple[str, ...]],
+    tokenizer: Tokenizer,
+    separator: Separator,
+    max_length: int,
+    *,
+    place: Callable[[int], str] | None = None,
+) -> EncodedTexts:
+    """Encode texts, each a tuple of one, and pairs as first + separator + second. A text longer than max_length is cut
+    at its end, a pair at the end of the longer text.
+
+    A text without a token, and a pair of which either has none, raises UserError, in which text i is called `place(i)`;
+    without `place` it becomes no tokens.
+    """
+    if not texts:
+        return EncodedTexts([], [], 0)
+    columns: list[list[str]] = [list(column) for column in zip(*texts, strict=True)]
     num_replaced = 0
     if isinstance(tokenizer, CharTokenizer):
-        for texts in columns:
-            fitted = [fit_alphabet(text, tokenizer.alphabet) for text in texts]
-            texts[:] = [text for text, _ in fitted]
+        for column in columns:
+            fitted = [fit_alphabet(text, tokenizer.alphabet) for text in column]
+            column[:] = [text for text, _ in fitted]
             num_replaced += sum(number for _, number in fitted)
-    encoded = [tokenizer.encode_batch(texts) for texts in columns]
+    encoded = [tokenizer.encode_batch(column) for column in columns]
     rows: list[NDArray[np.int64]] = []
-    num_cut = num_tokens = 0
-    for place, parts in zip(split.places, zip(*encoded, strict=True), strict=True):
+    is_cut: list[bool] = []
+    num_tokens = 0
+    for number, parts in enumerate(zip(*encoded, strict=True)):
         if not all(len(part) for part in parts):
-            raise UserError(f"{place}: the text has no token in the model's vocabulary; remove the line")
+            if place is not None:
+                raise UserError(f"{place(number)}: the text has no token in the model's vocabulary; remove the line")
+            rows.append(np.empty(0, np.int64))
+            is_cut.append(False)
+            continue
         room = max_length - (len(parts) - 1) * len(separator.ids)
         kept = cut_longest([len(part) for part in parts], room)
-        num_cut += kept != [len(part) for part in parts]
+        is_cut.append(kept != [len(part) for part in parts])
         num_tokens += sum(map(len, parts))
         row = [part[:keep].astype(np.int64) for part, keep in zip(parts, kept, strict=True)]
         if len(row) == 2:
             row.insert(1, np.array(separator.ids, np.int64))
         rows.append(np.concatenate(row))
-    return EncodedTexts(rows, num_cut, num_tokens, num_replaced, sum(len(t) for texts in columns for t in texts))
+    return EncodedTexts(rows, is_cut, num_tokens, num_replaced, sum(len(text) for column in columns for text in column))
 
 
 def cut_longest(lengths: list[int], room: int) -> list[int]:

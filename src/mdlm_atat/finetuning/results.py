@@ -8,8 +8,9 @@ from __future__ import annotations
 import json
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -18,13 +19,17 @@ import numpy as np
 
 from mdlm_atat.atomic import write_json
 from mdlm_atat.errors import UserError
+from mdlm_atat.finetuning.calibration import FEWEST_ROWS
+from mdlm_atat.finetuning.classifier import TextClassifier, folder_size, read_record
 from mdlm_atat.finetuning.metrics import standard_error, title
 from mdlm_atat.finetuning.settings import FinetuneSettings
 from mdlm_atat.finetuning.tasks import Task
 from mdlm_atat.finetuning.training import Epoch, Finetuning, Hooks, Outcome
 from mdlm_atat.formats import with_error
+from mdlm_atat.model_folder import CLASSIFIER_FILE
 from mdlm_atat.provenance import code_version, commit
 
+ADVICE = "`again=True` puts the new result in its place, `out='FOLDER'` puts it elsewhere"
 IDENTITY = ("task", "weights", "data_hash", "settings")
 """What tells whether a stored seed is the one that is asked for, besides its metrics."""
 
@@ -119,6 +124,15 @@ class FinetuneResult:
     seeds: tuple[SeedResult, ...]
     file: Path
     """JSON file of the summary."""
+    classifier_folder: Path | None = None
+    """The folder of the classifier that was kept. None: none was."""
+
+    @cached_property
+    def classifier(self) -> TextClassifier:
+        """The classifier that was kept, loaded from its folder. Raises UserError where none was."""
+        if self.classifier_folder is None:
+            raise UserError("no classifier was kept: leave `keep=False` out")
+        return TextClassifier.from_pretrained(self.classifier_folder)
 
     @property
     def task(self) -> str:
@@ -193,10 +207,26 @@ class FinetuneResult:
         guess = "the class that most have" if about["labels"] else "the mean score"
         known = {name: found.standard_error for name, found in self.metrics.items()}
         errors = ", ".join(f"{title(name)} {error:.4f}" for name, error in known.items() if error is not None)
-        return [
+        notes = [
             f"{spread}; best epoch: chosen on these examples, so too high; baseline: {guess}",
             f"standard error from there being {about['num_dev']:,} examples to score: {errors or 'not known'}",
         ]
+        if self.classifier_folder is not None:
+            notes += _classifier_notes(self.classifier_folder)
+        return notes
+
+
+def _classifier_notes(folder: Path) -> list[str]:
+    record = read_record(folder)
+    size = f"{folder_size(folder) / 1e6:,.1f} MB"
+    notes = [f"classifier: {folder}, {size}, the network and head of seed {record.about['seed']}"]
+    if record.labels:
+        notes.append(
+            f"its probabilities: {record.calibration}"
+            if record.calibration is not None
+            else f"its probabilities are not calibrated, for there are fewer than {FEWEST_ROWS} examples to do it by"
+        )
+    return notes
 
 
 def _spread(values: Sequence[float]) -> float | None:
@@ -220,6 +250,10 @@ def summary_file(folder: Path, task: str, settings: FinetuneSettings) -> Path:
     return folder / f"{_stem(task, settings)}-summary.json"
 
 
+def classifier_folder(folder: Path, task: str, settings: FinetuneSettings) -> Path:
+    return folder / f"{_stem(task, settings)}-classifier"
+
+
 def _stem(task: str, settings: FinetuneSettings) -> str:
     return f"{task}-probe" if settings.probe else task
 
@@ -233,11 +267,13 @@ def run_seeds(
     provenance: dict[str, Any],
     again: bool,
     hooks: Hooks,
+    keep: Callable[[Outcome, dict[str, Any], Path], object] | None = None,
 ) -> FinetuneResult:
     """Run the seeds one by one and store each as it ends, then the summary. Seeds that are stored are read instead.
 
-    `weights`: hash of the model's. `again`: run all, in place of what is stored. Raises UserError where a file holds
-    another result.
+    `weights`: hash of the model's. `again`: run all, in place of what is stored. `keep(outcome, about, folder)` stores
+    the classifier that the first seed trained; that seed is run again where its result is stored and the classifier is
+    not. Raises UserError where a file holds another result.
     """
     task, settings = finetuning.task, finetuning.settings
     request = {"task": task.name, "weights": weights, "data_hash": task.hash, "settings": asdict(settings)}
@@ -246,39 +282,62 @@ def run_seeds(
     stored = {
         seed: read_stored(file, request, list(baseline)) for seed, file in files.items() if not again and file.exists()
     }
+    kept = classifier_folder(folder, task.name, settings)
+    if keep is not None and kept.exists() and not again:
+        check_kept(kept, request)
     folder.mkdir(parents=True, exist_ok=True)
     results = []
     for seed, file in files.items():
         result = stored.get(seed)
-        hooks.on_seed(seed, result)
-        if result is None:
-            started = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+        is_to_be_kept = seed == seeds[0] and (again or result is None or not kept.exists())
+        hooks.on_seed(seed, result, is_to_be_kept and keep is not None)
+        about = {**request, **provenance, "started": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
+        if keep is not None and is_to_be_kept:
             outcome = finetuning.run(seed, hooks)
-            errors = {
-                name: standard_error(metric, outcome.predictions, task.dev.targets)
-                for name, metric in task.metrics.items()
-            }
-            result = SeedResult(
-                epochs=outcome.epochs,
-                predictions=outcome.predictions,
-                num_trained=outcome.num_trained,
-                seed=seed,
-                standard_error={name: error if np.isfinite(error) else None for name, error in errors.items()},
-                baseline=baseline,
-                about={**request, **provenance, "started": started},
-                file=file,
-            )
+            keep(outcome, {**about, "seed": seed}, kept)
+        else:
+            outcome = finetuning.run(seed, hooks) if result is None else result
+        if result is None:
+            result = _seed_result(outcome, task, seed, baseline, about, file)
             write_json(file, result.record())
         results.append(result)
-    found = FinetuneResult(tuple(results), summary_file(folder, task.name, settings))
+    found = FinetuneResult(tuple(results), summary_file(folder, task.name, settings), None if keep is None else kept)
     write_json(found.file, found.record())
     return found
+
+
+def _seed_result(
+    outcome: Outcome, task: Task, seed: int, baseline: dict[str, float], about: dict[str, Any], file: Path
+) -> SeedResult:
+    errors = {
+        name: standard_error(metric, outcome.predictions, task.dev.targets) for name, metric in task.metrics.items()
+    }
+    return SeedResult(
+        epochs=outcome.epochs,
+        predictions=outcome.predictions,
+        num_trained=outcome.num_trained,
+        seed=seed,
+        standard_error={name: error if np.isfinite(error) else None for name, error in errors.items()},
+        baseline=baseline,
+        about=about,
+        file=file,
+    )
+
+
+def check_kept(folder: Path, request: Mapping[str, Any]) -> None:
+    """Raise UserError unless the classifier in a folder was made from these weights, examples and settings."""
+    try:
+        about = json.loads((folder / CLASSIFIER_FILE).read_text(encoding="utf-8"))["about"]
+        is_same = all(about[name] == request[name] for name in IDENTITY)
+    except (OSError, ValueError, KeyError, TypeError):
+        is_same = False
+    if not is_same:
+        raise UserError(f"{folder} holds another classifier; {ADVICE}")
 
 
 def read_stored(file: Path, request: Mapping[str, Any], metrics: Sequence[str]) -> SeedResult:
     """A stored seed. Raises UserError, with what differs, where it is of other weights, examples, settings or
     metrics."""
-    advice = "`again=True` puts the new result in its place, `out='FOLDER'` puts it elsewhere"
     try:
         record = json.loads(file.read_text(encoding="utf-8"))
         different = [name for name in IDENTITY if record[name] != request[name]]
@@ -290,10 +349,10 @@ def read_stored(file: Path, request: Mapping[str, Any], metrics: Sequence[str]) 
             different.append(f"metrics {', '.join(record['baseline'])} there, {', '.join(metrics)} now")
         result = SeedResult.of_record(record, file)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{file} cannot be read ({error!r}); {advice}") from error
+        raise UserError(f"{file} cannot be read ({error!r}); {ADVICE}") from error
     if different:
         names = {"weights": "other weights", "data_hash": "other examples"}
-        raise UserError(f"{file} holds another result: {'; '.join(names.get(d, d) for d in different)}; {advice}")
+        raise UserError(f"{file} holds another result: {'; '.join(names.get(d, d) for d in different)}; {ADVICE}")
     return result
 
 

@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -55,6 +55,17 @@ class Epoch:
         return sum(self.metrics.values()) / len(self.metrics)
 
 
+@dataclass(frozen=True)
+class Trained:
+    """A network and a head that reads its pooled states, as a seed has trained them."""
+
+    backbone: Any
+    head: Head
+    mean: float = 0.0
+    spread: float = 1.0
+    """A regression's score is mean + spread * the head's output."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
     """The result of one seed."""
@@ -64,6 +75,10 @@ class Outcome:
     """(n,): class or score that the last epoch's model predicts for each example to score on."""
     num_trained: int
     """Parameters that were trained."""
+    logits: Float[np.ndarray, "n classes"] | None = None
+    """Of the last epoch, for each example to score on; None: a regression, or a stored result."""
+    trained: Trained | None = None
+    """None: a stored result."""
 
     @property
     def last(self) -> Epoch:
@@ -79,8 +94,9 @@ class Outcome:
 class Hooks:
     """Whom to tell while it runs."""
 
-    on_seed: Callable[[int, Outcome | None], None] = lambda *_: None
-    """Called with (seed, its stored result or None) before a seed starts."""
+    on_seed: Callable[[int, Outcome | None, bool], None] = lambda *_: None
+    """Called with (seed, its stored result or None, whether it runs again to be kept as a classifier) before a seed
+    starts."""
     on_epoch: Callable[[int, Epoch], None] = lambda *_: None
     """Called with (seed, epoch) after each epoch."""
     on_step: OnStep | None = None
@@ -117,6 +133,7 @@ class Finetuning:
         self.texts = {"train": train, "dev": dev}
         self.device, self.precision = device, choose_precision(precision, device)
         self._features: Examples | None = None
+        self._feature_mean = self._feature_spread = torch.empty(0)  # of a probe, once its features are computed
 
     def run(self, seed: int, hooks: Hooks = NOBODY) -> Outcome:
         """Train and score. The seed decides the head's first weights, the order of the examples and the dropout."""
@@ -126,13 +143,27 @@ class Finetuning:
         if settings.probe:
             if self._features is None:  # the same for every seed
                 self._features = self._frozen_features(hooks.on_progress)
-            model, examples = head, self._features
+            model, backbone, examples = head, self.backbone, self._features
         else:
             # parameters alone are shared by nothing else: every seed starts from the weights as they were trained
-            model = Classifier(copy.deepcopy(self.backbone), head, settings.pooling)
-            set_dropout(model.backbone, settings.backbone_dropout)
+            backbone = copy.deepcopy(self.backbone)
+            model = Classifier(backbone, head, settings.pooling)
+            set_dropout(backbone, settings.backbone_dropout)
             examples = Examples(*(self._token_batches(split) for split in ("train", "dev")))
-        return self._train(model, examples, seed, hooks)
+        outcome = self._train(model, examples, seed, hooks)
+        return replace(outcome, trained=self._trained(backbone, head))
+
+    def _trained(self, backbone: Any, head: Head) -> Trained:
+        """What was trained, as it reads texts. The scaling of a probe's features goes into its head."""
+        if self.settings.probe:
+            head = copy.deepcopy(head)
+            with torch.no_grad():
+                head.output.weight.div_(self._feature_spread)
+                head.output.bias.sub_(head.output.weight @ self._feature_mean)
+        if not self.task.is_regression:
+            return Trained(backbone, head)
+        truth = self.task.train.targets
+        return Trained(backbone, head, float(truth.mean()), float(truth.std()))
 
     def _train(self, model: nn.Module, examples: Examples, seed: int, hooks: Hooks) -> Outcome:
         settings, targets = self.settings, self._targets()
@@ -144,7 +175,8 @@ class Finetuning:
         while True:
             number = len(epochs) + 1
             loss = self._epoch(model, optimizer, examples.train, targets, seed, number, hooks)
-            predicted = self._predict(model, examples.dev)
+            outputs = self._outputs(model, examples.dev)
+            predicted = self._as_predicted(outputs)
             if not (math.isfinite(loss) and np.isfinite(predicted).all()):
                 raise UserError(
                     f"seed {seed}: the loss or a prediction is not a finite number in epoch {number}; use a lower `lr=`"
@@ -159,7 +191,8 @@ class Finetuning:
             if number == settings.epochs or (settings.patience and num_worse >= settings.patience):
                 # what no gradient reached, such as the output layer, has no moments
                 trained = sum(p.numel() for p in model.parameters() if p in optimizer.state)
-                return Outcome(epochs=epochs, predictions=predicted, num_trained=trained)
+                logits = None if self.task.is_regression else outputs
+                return Outcome(epochs=epochs, predictions=predicted, num_trained=trained, logits=logits)
 
     def _epoch(
         self,
@@ -212,14 +245,17 @@ class Finetuning:
         return F.cross_entropy(outputs, targets)
 
     @torch.no_grad()
-    def _predict(self, model: nn.Module, batch_at: BatchAt) -> NDArray[Any]:
-        """Predicted class, or score in the task's own units, of every example to score on."""
+    def _outputs(self, model: nn.Module, batch_at: BatchAt) -> Float[np.ndarray, "n outputs"]:
+        """The head's outputs for every example to score on."""
         model.eval()
-        outputs = self._of_all("dev", lambda chosen: model(*batch_at(chosen))).cpu().double()
+        return self._of_all("dev", lambda chosen: model(*batch_at(chosen))).cpu().double().numpy()
+
+    def _as_predicted(self, outputs: Float[np.ndarray, "n outputs"]) -> NDArray[Any]:
+        """Predicted class, or score in the task's own units."""
         if not self.task.is_regression:
-            return outputs.argmax(1).numpy()
+            return outputs.argmax(1)
         truth = self.task.train.targets
-        return outputs[:, 0].numpy() * truth.std() + truth.mean()
+        return outputs[:, 0] * truth.std() + truth.mean()
 
     @torch.no_grad()
     def _frozen_features(self, on_progress: OnProgress) -> Examples:
@@ -234,6 +270,7 @@ class Finetuning:
 
             found[split] = self._of_all(split, features, on_progress)
         mean, spread = found["train"].mean(0), found["train"].std(0, correction=0).clamp_min(1e-6)
+        self._feature_mean, self._feature_spread = mean, spread
         train, dev = ((found[split] - mean) / spread for split in ("train", "dev"))
         return Examples(lambda indices: (train[indices],), lambda indices: (dev[indices],))
 

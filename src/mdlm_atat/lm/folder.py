@@ -30,6 +30,11 @@ def locate(folder: Path, say: Callable[[str], None]) -> Located:
     where there is no model, or a damaged one."""
     folder = follow(folder)
     kind, real = kind_of_folder(folder), folder.resolve()
+    if kind == "classifier":
+        raise UserError(
+            f"{folder} holds a classifier, whose network tells labels and writes no text; open it with "
+            f"`TextClassifier.from_pretrained({str(folder)!r})`, or name the model that it was made from"
+        )
     if kind == "checkpoint":
         home, checkpoint = real.parent.parent, Checkpoint(real)
         fault = checkpoint.fault()

@@ -31,12 +31,13 @@ def load_lm(
     arguments, and what is raised, are those of LanguageModel.from_pretrained."""
     found = locate(Path(folder), say)
     with trusted(trust_plugins):
-        return _load(found, choose_device(device), precision, say)
+        return load_located(found, choose_device(device), precision, say)
 
 
-def _load(
+def load_located(
     found: Located, device: torch.device, precision: Precision, say: Callable[[str], None]
 ) -> MaskedDiffusionLM | CausalLM:
+    """Load a model whose folder has been found and checked; see `load_lm`."""
     config = load_config(str(found.home / "config.yaml"))
     check_plugins(found.home, config, say)
     tokenizer = load_tokenizer(str(found.home / "tokenizer"))

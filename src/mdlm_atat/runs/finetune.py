@@ -13,7 +13,9 @@ from mdlm_atat import plugins
 from mdlm_atat.checks import at_least, check_keywords
 from mdlm_atat.device import Precision, explain_out_of_memory
 from mdlm_atat.errors import UserError
-from mdlm_atat.finetuning.encode import EncodedTexts, Separator, choose_separator, encode_split
+from mdlm_atat.finetuning.calibration import calibrate
+from mdlm_atat.finetuning.classifier import ClassifierRecord, TextClassifier
+from mdlm_atat.finetuning.encode import EncodedTexts, Separator, choose_separator, encode_texts
 from mdlm_atat.finetuning.head import POOLINGS, check_backbone, longest_text
 from mdlm_atat.finetuning.metrics import Metric, title
 from mdlm_atat.finetuning.read import Data, open_task
@@ -41,6 +43,7 @@ def finetune(
     seeds: int | Sequence[int] = 3,
     out: str | Path | None = None,
     again: bool = False,
+    keep_classifier: bool = True,
     on_step: OnStep | None = None,
     progress: bool | OnProgress = True,
     device: torch.device | str | None = None,
@@ -58,14 +61,15 @@ def finetune(
     `metric`: names, functions of (predicted, truth), or `package.module:Name`; None: those of the task.
     `encoding`, `delimiter`: of files, as for `prepare`; None: UTF-8 or what a mark says, and what the first lines show.
     `seeds`: how many, from 0, or which. `out`: folder of the results; None: finetune/ in the model's. Seeds that are
-    stored there, from the same weights, examples and settings, are not run again unless `again`.
+    stored there, from the same weights, examples and settings, are not run again unless `again`. `keep_classifier`:
+    store what the first seed has trained there too, calibrated on the examples to score on (see `calibrate`).
     `on_step`: called with (step, values); an exception in it ends the fine-tuning, and seeds that are done stay stored,
     as after Ctrl-C. `progress`: print what is done and show a bar, or a function that is called with (done, total) of
     the running seed's steps. `device`, `precision`: of a model that is loaded
     here. `trust_plugins`: import the plugins that the model's folder names. `settings`: see `FinetuneSettings`.
 
-    Returns the metrics of every seed with the baseline's, which are also stored as JSON. Raises UserError for whatever
-    does not fit together, before anything is written.
+    Returns the metrics of every seed with the baseline's, which are also stored as JSON, and the classifier. Raises
+    UserError for whatever does not fit together, before anything is written.
     """
     check_keywords(settings, finetune, [field.name for field in fields(FinetuneSettings)])
     numbers = _seed_numbers(seeds)
@@ -98,7 +102,8 @@ def finetune(
     chosen = choose_settings(lm, settings)
     separator = choose_separator(lm.tokenizer, lm.counts)
     train, scored = (
-        encode_split(split, lm.tokenizer, separator, chosen.max_length) for split in (opened.train, opened.dev)
+        encode_texts(split.texts, lm.tokenizer, separator, chosen.max_length, place=split.places.__getitem__)
+        for split in (opened.train, opened.dev)
     )
     for line in _plan(lm, opened, chosen, separator, train, scored):
         say(line)
@@ -110,9 +115,10 @@ def finetune(
         "num_cut": {"train": train.num_cut, "dev": scored.num_cut},
     }
 
-    def say_seed(seed: int, stored: Outcome | None) -> None:
+    def say_seed(seed: int, stored: Outcome | None, is_to_be_kept: bool) -> None:
         if stored is not None:
-            say(f"seed {seed:<5} stored already: {_in_words(stored.last.metrics)}")
+            again = "; it runs again, for its classifier is not stored" if is_to_be_kept else ""
+            say(f"seed {seed:<5} stored already: {_in_words(stored.last.metrics)}{again}")
 
     def say_epoch(seed: int, epoch: Epoch) -> None:
         say(
@@ -120,6 +126,24 @@ def finetune(
             f"{_in_words(epoch.metrics)}  {epoch.elapsed_s:.1f} s"
         )
 
+    def keep(outcome: Outcome, about: dict[str, Any], where: Path) -> None:
+        assert outcome.trained is not None
+        calibration = None if outcome.logits is None else calibrate(outcome.logits, opened.dev.targets)
+        record = ClassifierRecord(
+            labels=opened.labels,
+            is_pair=len(opened.train.texts[0]) == 2,
+            pooling=chosen.pooling,
+            max_length=chosen.max_length,
+            separator=separator,
+            mean=outcome.trained.mean,
+            spread=outcome.trained.spread,
+            calibration=calibration,
+            about={**about, "metrics": outcome.last.metrics},
+        )
+        TextClassifier.of_trained(outcome.trained, lm, record).save_pretrained(where, overwrite=True)
+
+    if keep_classifier and not lm.has_config:
+        say("classifier not stored, for this model is a bare network, which could not be built again")
     advice = f"try `batch_size={max(1, chosen.batch_size // 2)}`"
     try:
         with shown("training", progress) as on_progress, explain_out_of_memory(advice):
@@ -134,6 +158,7 @@ def finetune(
                 provenance=provenance,
                 again=again,
                 hooks=hooks,
+                keep=keep if keep_classifier and lm.has_config else None,
             )
     except KeyboardInterrupt:
         num_stored = sum(seed_file(folder, opened.name, chosen, seed).exists() for seed in numbers)
