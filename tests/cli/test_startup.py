@@ -38,6 +38,8 @@ MISTAKES = {
     "eval .": ". is neither a run folder (no config.yaml), nor one of its checkpoints, nor a saved model",
     "generate nosuch": "there is no folder nosuch; expected a run such as runs/demo",
     "infill nosuch 'a [MASK]'": "there is no folder nosuch; expected a run such as runs/demo",
+    "serve nosuch": "there is no folder nosuch; expected a run such as runs/demo",
+    "serve . --port 65536": "--port is 65536, expected at most 65,535",
     "inspect nosuch text": "there is no folder nosuch; expected a run such as runs/demo",
     "finetune nosuch --task rte": "there is no folder nosuch; expected a run such as runs/demo",
     "samplers bench nosuch": "there is no folder nosuch; expected a run such as runs/demo",

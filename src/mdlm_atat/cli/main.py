@@ -20,6 +20,7 @@ COMMANDS = {  # name: (module with main(argv), what it does)
     "eval": ("mdlm_atat.cli.eval", "bound the likelihood of the validation text, or of your own"),
     "generate": ("mdlm_atat.cli.generate", "write text with a trained model, and watch it appear"),
     "infill": ("mdlm_atat.cli.infill", "fill the gaps of a text with a trained model"),
+    "serve": ("mdlm_atat.cli.serve", "a page and a JSON API for a trained model, on this machine"),
     "experiment": ("mdlm_atat.cli.experiment", "compare ways of training over seeds, and make the table of it"),
     "samplers": ("mdlm_atat.cli.samplers", "list the samplers, or compare them on a model"),
     "inspect": ("mdlm_atat.cli.inspect", "colour a text by importance, and compare with the loss"),

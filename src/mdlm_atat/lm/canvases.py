@@ -26,16 +26,23 @@ class Canvases(ABC):
     max_length: int
 
     @abstractmethod
-    def possible_lengths(self, encoded: Sequence[list[int] | Gap]) -> list[Lengths]:
-        """Every choice of the gaps' lengths. Raises UserError where the model cannot infill, or cannot compare them."""
+    def possible_lengths(
+        self, encoded: Sequence[list[int] | Gap], among: Sequence[Lengths] | None = None
+    ) -> list[Lengths]:
+        """Every choice of the gaps' lengths, or those that are given, the longest last. Raises UserError where the
+        model cannot infill, or cannot compare them."""
 
     @abstractmethod
     def choose_lengths(
-        self, encoded: Sequence[list[int] | Gap], max_draws: int, seed: int = 0
+        self,
+        encoded: Sequence[list[int] | Gap],
+        max_draws: int,
+        seed: int = 0,
+        among: Sequence[Lengths] | None = None,
     ) -> tuple[Lengths, LengthCosts | None]:
         """The lengths of the gaps and, where there were several choices, what the given text costs with each of them
-        (else None), by at most so many draws of each, from `seed`. Raises UserError where the model cannot infill, or
-        cannot compare the lengths."""
+        (else None), by at most so many draws of each, from `seed`. `among`: the choices, the longest last; None: all
+        that the gaps allow. Raises UserError where the model cannot infill, or cannot compare the lengths."""
 
     @cached_property
     def _joins(self) -> bool:
@@ -101,9 +108,17 @@ class Canvases(ABC):
                 self.check_given(part)
         return encode_template(self.tokenizer, template, joins=self._joins)
 
-    def _lay_out(self, template: Template, length_draws: int = MAX_DRAWS, length_seed: int = 0) -> Layout:
+    def lay_out(
+        self,
+        template: Template,
+        length_draws: int = MAX_DRAWS,
+        length_seed: int = 0,
+        among: Sequence[Lengths] | None = None,
+    ) -> Layout:
+        """A template, as `parse_template` gives it, as a row with the lengths of its gaps decided; see `infill` and
+        `choose_lengths`. Raises UserError for a gap longer than the model, and where lengths cannot be compared."""
         encoded = self._encoded(template)
-        lengths, costs = self.choose_lengths(encoded, length_draws, length_seed)
+        lengths, costs = self.choose_lengths(encoded, length_draws, length_seed, among)
         row = Row(*lay_out(encoded, lengths, self.tokenizer.mask_id), texts_around(template))
         return Layout(row, lengths, costs)
 

@@ -46,14 +46,20 @@ class CausalLM(LanguageModel):
         return plain
 
     def choose_lengths(
-        self, encoded: Sequence[list[int] | Gap], max_draws: int, seed: int = 0
+        self,
+        encoded: Sequence[list[int] | Gap],
+        max_draws: int,
+        seed: int = 0,
+        among: Sequence[Lengths] | None = None,
     ) -> tuple[Lengths, LengthCosts | None]:
         del max_draws, seed
-        return self.possible_lengths(encoded)[0], None
+        return self.possible_lengths(encoded, among)[0], None
 
-    def possible_lengths(self, encoded: Sequence[list[int] | Gap]) -> list[Lengths]:
+    def possible_lengths(
+        self, encoded: Sequence[list[int] | Gap], among: Sequence[Lengths] | None = None
+    ) -> list[Lengths]:
         """Raises UserError: a causal model does not see the text after a gap."""
-        del encoded
+        del encoded, among
         raise UserError("a causal model cannot infill: it does not see the text after a gap; use a masked model")
 
     def _run(self, z_t: Tensor, t: Tensor) -> Tensor:

@@ -220,9 +220,13 @@ class MaskedDiffusionLM(LanguageModel):
         return denoise
 
     def choose_lengths(
-        self, encoded: Sequence[list[int] | Gap], max_draws: int, seed: int = 0
+        self,
+        encoded: Sequence[list[int] | Gap],
+        max_draws: int,
+        seed: int = 0,
+        among: Sequence[Lengths] | None = None,
     ) -> tuple[Lengths, LengthCosts | None]:
-        choices = self.possible_lengths(encoded)
+        choices = self.possible_lengths(encoded, among)
         if len(choices) == 1:
             return choices[0], None
         costs = compare_lengths(choices, self._length_estimator(encoded, seed), max_draws=max_draws)
@@ -278,10 +282,12 @@ class MaskedDiffusionLM(LanguageModel):
             nll.append(torch.stack([one.trace.nll, again.trace.nll], dim=1).flatten().cpu())
         return Proposals(torch.cat(rows), ~fixed[:end], torch.cat(nll))
 
-    def possible_lengths(self, encoded: Sequence[list[int] | Gap]) -> list[Lengths]:
+    def possible_lengths(
+        self, encoded: Sequence[list[int] | Gap], among: Sequence[Lengths] | None = None
+    ) -> list[Lengths]:
         """Every choice of the gaps' lengths. Raises UserError where there are several and the model cannot compare
         them: there is no text around the gaps, or too much of it; or, left to right, none after the last of them."""
-        choices = length_choices(encoded)
+        choices = length_choices(encoded) if among is None else list(among)
         if len(choices) == 1:
             return choices
         if all(isinstance(part, Gap) or not part for part in encoded):
@@ -301,11 +307,14 @@ class MaskedDiffusionLM(LanguageModel):
             )
         return choices
 
-    def _importance(self, tokens: Tensor) -> np.ndarray | None:
+    def importance(self, z_t: Tensor) -> np.ndarray | None:
+        return self._importance(z_t, (z_t == self.tokenizer.mask_id).float().mean(1))
+
+    def _importance(self, tokens: Tensor, t: Tensor | None = None) -> np.ndarray | None:
         if not self.has_importance:
             return None
         pieces = tokens.to(self.device).split(self.max_length, dim=1)  # the network takes no longer ones
-        t = torch.zeros(len(tokens), device=self.device)
+        t = torch.zeros(len(tokens), device=self.device) if t is None else t.to(self.device)
         return torch.cat([self._importance_at(piece, t) for piece in pieces], dim=1).cpu().numpy()
 
     def _run(self, z_t: Tensor, t: Tensor) -> Tensor:

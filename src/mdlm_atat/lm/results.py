@@ -204,6 +204,19 @@ class Frame:
     tokens: list[int]
     text: str
     """Masks show as the tokenizer shows them."""
+    revealed_at_step: list[int] = field(default_factory=list, compare=False)
+    """Step (from 1) in which each token was last set; 0 where it was given, or is hidden."""
+    confidence: list[float] = field(default_factory=list, compare=False)
+    """Probability that each token had when it was last set; NaN where it was given, or never set."""
+    importance: list[float] | None = field(default=None, compare=False)
+    """Importance in [0, 1] of every token, the hidden ones too, where that was asked for and the model knows it."""
+    row: Row | None = field(default=None, compare=False)
+    """What is being filled in."""
+
+    @property
+    def is_new(self) -> list[bool]:
+        """Which tokens were revealed in this very step."""
+        return [self.step > 0 and step == self.step for step in self.revealed_at_step]
 
     def __str__(self) -> str:
         return self.text

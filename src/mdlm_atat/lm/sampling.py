@@ -22,6 +22,7 @@ from mdlm_atat.data.tokenizers import Tokenizer
 from mdlm_atat.device import Graphed, Precision, compile_network, float64_device
 from mdlm_atat.errors import UserError
 from mdlm_atat.lm.canvases import Canvases
+from mdlm_atat.lm.filling import Filling
 from mdlm_atat.lm.gap_lengths import MAX_DRAWS
 from mdlm_atat.lm.given import Row
 from mdlm_atat.lm.how import Guide, How, HowOptions, InfillOptions, TextOptions, one_or_many
@@ -34,7 +35,7 @@ from mdlm_atat.samplers.canvas import Canvas
 from mdlm_atat.samplers.draw import TokenDraw
 from mdlm_atat.samplers.guidance import Guidance
 from mdlm_atat.samplers.left_to_right import LeftToRight
-from mdlm_atat.samplers.loop import OnStep, Reverse, Sample, StepRule, reverse, sample, trait
+from mdlm_atat.samplers.loop import OnStep, Sample, StepRule, sample, trait
 from mdlm_atat.samplers.named import make_sampler
 from mdlm_atat.samplers.seeds import SeedRule, text_seeds
 from mdlm_atat.samplers.sizes import Profile
@@ -58,6 +59,9 @@ class Sampling(Canvases):
     """The network's causal mode with a key-value cache; None where it has none."""
     _keep_casts = True
     """Whether autocast keeps the weights that it has cast to bf16."""
+    on_evaluation: Callable[[], None] | None = None
+    """Is called before every network evaluation; what it raises ends the work that asked for it. For a server, which
+    is to stop what nobody waits for any more."""
 
     @overload
     def generate(
@@ -179,7 +183,7 @@ class Sampling(Canvases):
         for text, template in zip(given, parsed, strict=True):
             if template not in layouts:
                 self.check_template(text, candidates, escape=escape)
-                layouts[template] = self._lay_out(template, length_draws, length_seed)
+                layouts[template] = self.lay_out(template, length_draws, length_seed)
         all_layouts = [layouts[template] for template in parsed for _ in range(num_drawn)]
         made = self._fill_rows(
             [layout.row for layout in all_layouts],
@@ -188,8 +192,7 @@ class Sampling(Canvases):
             return_trace,
             on_step,
         )
-        nats = self._nats_left_to_right(made, all_layouts)
-        ways = [self._infilled(*each) for each in zip(made, all_layouts, nats, strict=True)]
+        ways = self.as_infilled(made, all_layouts)
         groups = [best_first(ways[start : start + num_drawn]) for start in range(0, len(ways), num_drawn)]
         if alternatives is None:
             best = [group[0] for group in groups]
@@ -242,18 +245,9 @@ class Sampling(Canvases):
         self, rows: Sequence[Row], how: How, seeds: Sequence[int], return_trace: bool, on_step: OnStep | None
     ) -> list[Generated]:
         """Fill rows that need not be of one length."""
-        # texts made together have one length, and one kind of window where they go in blocks; but from left to right
-        # nothing sees what is behind it, so that padding does no harm
         alike: dict[tuple[int, bool], list[int]] = {}
-        from_the_left: dict[bool, bool] = {}  # of rows that fit, by whether there is given text after a gap
-        for number, row in enumerate(rows):
-            canvas = self._canvas([row])
-            ahead = self._given_ahead(canvas)
-            may_be_padded = on_step is None and how.block_size is None and len(row.tokens) <= self.max_length
-            if may_be_padded and ahead not in from_the_left:
-                from_the_left[ahead] = self.reads_left_to_right(self.rule(how, canvas), given_ahead=ahead)
-            is_padded = may_be_padded and from_the_left[ahead]
-            alike.setdefault((0 if is_padded else len(row.tokens), ahead), []).append(number)
+        for number, batch in enumerate(self.batches_of(rows, how, pad=on_step is None)):
+            alike.setdefault(batch, []).append(number)
         made: dict[int, Generated] = {}
         for numbers in alike.values():
             filled = self._fill(
@@ -266,6 +260,28 @@ class Sampling(Canvases):
             )
             made |= zip(numbers, filled, strict=True)
         return [made[number] for number in range(len(rows))]
+
+    def batches_of(self, rows: Sequence[Row], how: How, *, pad: bool = True) -> list[tuple[int, bool]]:
+        """Of each row, what it must have in common with others to be filled in one batch with them.
+
+        They have one length, and one kind of window where they go in blocks. But from left to right nothing sees what
+        is behind it, so that padding does no harm (`pad`); then the length is 0.
+        """
+        from_the_left: dict[bool, bool] = {}  # of rows that fit, by whether there is given text after a gap
+        batches = []
+        for row in rows:
+            canvas = self._canvas([row])
+            ahead = self._given_ahead(canvas)
+            may_be_padded = pad and how.block_size is None and len(row.tokens) <= self.max_length
+            if may_be_padded and ahead not in from_the_left:
+                from_the_left[ahead] = self.reads_left_to_right(self.rule(how, canvas), given_ahead=ahead)
+            batches.append((0 if may_be_padded and from_the_left[ahead] else len(row.tokens), ahead))
+        return batches
+
+    def filling(self, rows: Sequence[Row], how: How, seeds: Sequence[int]) -> Filling:
+        """Rows of one batch (see `batches_of`) to be filled step by step, one seed each, as Generated.seed records it.
+        `prompt_rows` and `lay_out` make rows. Raises UserError for a sampler that this model cannot use."""
+        return Filling(self, rows, how, seeds)
 
     def _fill(
         self,
@@ -300,14 +316,19 @@ class Sampling(Canvases):
             made.append(Generated(text, tokens, seeds[number], nfe, traces[number], spans, given))
         return made
 
-    def _infilled(self, text: Generated, layout: Layout, nats: float | None) -> Infilled:
-        return Infilled(
-            **vars(text),
-            gaps=text.fillings,
-            lengths=layout.lengths,
-            length_costs=layout.costs,
-            nats_left_to_right=nats,
-        )
+    def as_infilled(self, texts: Sequence[Generated], layouts: Sequence[Layout]) -> list[Infilled]:
+        """Filled rows of layouts with what `infill` says of them."""
+        nats = self._nats_left_to_right(texts, layouts)
+        return [
+            Infilled(
+                **vars(text),
+                gaps=text.fillings,
+                lengths=layout.lengths,
+                length_costs=layout.costs,
+                nats_left_to_right=each,
+            )
+            for text, layout, each in zip(texts, layouts, nats, strict=True)
+        ]
 
     def _nats_left_to_right(self, texts: Sequence[Generated], layouts: Sequence[Layout]) -> list[float | None]:
         """Of each text, -log p of all from its first gap on, given what is before. None where the network has no causal
@@ -343,32 +364,29 @@ class Sampling(Canvases):
         seed: int | Sequence[int] = 0,
         seed_rule: SeedRule = "hash",
         escape: bool = False,
+        importance: bool = False,
         **how: Unpack[HowOptions],
     ) -> Iterator[Frame]:
         """One text on its way: the canvas as given, then after every step.
 
         `prompt` is what the text begins with, or a template with gaps, whose length is its own; `escape` as in
-        `infill`. `seed` and the other keywords are those of `generate`, and so is the text that it ends in.
+        `infill`. `importance`: frames have that of every token, for one more network evaluation each, where the model
+        knows it. `seed` and the other keywords are those of `generate`, and so is the text that it ends in.
         """
         settings = How.of(how, self.stream)
         if has_gap(prompt, escape=escape):
             if length is not None or max_new_tokens is not None:
                 raise UserError("a template has its own length: leave out `length=` and `max_new_tokens=`")
             settings = settings.with_default(self.gap_sampler)
-            row = self._lay_out(parse_template(prompt, escape=escape)).row
+            row = self.lay_out(parse_template(prompt, escape=escape)).row
         else:
             (row,) = self.prompt_rows([unescaped(prompt) if escape else prompt], length, max_new_tokens)
-        canvas = self._canvas([row])
-        rule = self.rule(settings, canvas)
-        guidance = self._guidance(settings.guide, rule)
-        denoise, mask_id = self.predictor(rule, given_ahead=self._given_ahead(canvas)), self.tokenizer.mask_id
-        seeds = text_seeds(seed, [0], seed_rule)
-        state = Reverse(denoise, canvas.to(self.canvas_device), mask_id, seeds, guidance=guidance)
+        filling = self.filling([row], settings, text_seeds(seed, [0], seed_rule))
 
         def frames() -> Iterator[Frame]:
-            yield self._frame(0, state.z_t, row)
-            for step in reverse(state, rule):
-                yield self._frame(step, state.z_t, row, is_whole=bool(state.ended[0]))
+            yield filling.frame(0, importance=importance)
+            for _ in filling:
+                yield filling.frame(0, importance=importance)
 
         return frames()
 
@@ -549,15 +567,17 @@ class Sampling(Canvases):
         del tokens
         return None
 
-    def _frame(self, step: int, z_t: Tensor, row: Row, *, is_whole: bool = False) -> Frame:
-        tokens = z_t[0].tolist()
-        if is_whole:
-            tokens = self._until_its_end(tokens)
-        return Frame(step, tokens, row.text(self.tokenizer, tokens)[0])
+    def importance(self, z_t: Int[Tensor, "batch length"]) -> Float[np.ndarray, "batch length"] | None:
+        """Importance in [0, 1] of every token of partly masked rows; None where the model knows none."""
+        del z_t
+        return None
 
     @contextmanager
     def inference(self) -> Iterator[None]:
-        """A context in which the network computes in this model's precision, without gradients."""
+        """A context in which the network computes in this model's precision, without gradients. Every evaluation
+        enters one, and what `on_evaluation` raises ends it there."""
+        if self.on_evaluation is not None:
+            self.on_evaluation()
         arithmetic = nullcontext()
         if self.precision == "bf16":
             arithmetic = torch.autocast(self.device.type, torch.bfloat16, cache_enabled=self._keep_casts)

@@ -1,0 +1,193 @@
+"""What the model is asked for: texts that are filled in, and anything else that is done in one call."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mdlm_atat.lm import How, LanguageModel
+from mdlm_atat.lm.filling import Filling
+from mdlm_atat.lm.given import Row
+from mdlm_atat.lm.results import Frame, Layout, best_first
+from mdlm_atat.serve.answers import Made
+from mdlm_atat.serve.mailbox import Done, Event, Failed, Framed, Started
+from mdlm_atat.serve.mistakes import RequestError
+
+Tell = Callable[[Event], None]
+
+
+class Dropped(Exception):
+    """Nobody waits any more for what the model is doing."""
+
+
+class Job:
+    """Work for the model, and who waits for it."""
+
+    def __init__(self, tell: Tell, max_seconds: float) -> None:
+        self.tell, self._max_seconds = tell, max_seconds
+        self._is_cancelled = self._is_answered = False
+        self._begun_s: float | None = None
+
+    def cancel(self) -> None:
+        """Nobody waits for it any more. Any thread may say so."""
+        self._is_cancelled = True
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the model need not go on with it: it is answered, nobody waits, or it took too long."""
+        return self._is_cancelled or self._is_answered or self._is_late()
+
+    @property
+    def is_answered(self) -> bool:
+        return self._is_answered
+
+    def begin(self) -> None:
+        """The model begins with it, or goes on."""
+        if self._begun_s is None:
+            self._begun_s = time.monotonic()
+
+    def end(self, value: Any) -> None:
+        self._answer(Done(value, self._elapsed_s()))
+
+    def fail(self, error: BaseException) -> None:
+        self._answer(Failed(error))
+
+    def give_up(self) -> None:
+        """It is over before it was answered."""
+        if self._is_late() and not self._is_cancelled:
+            self.fail(
+                RequestError(
+                    f"stopped after {self._max_seconds:g} seconds, the most that this server spends on a request: ask "
+                    "for fewer tokens, steps, texts or choices of lengths",
+                    status=413,
+                )
+            )
+
+    def _answer(self, event: Event) -> None:
+        if not self._is_answered:
+            self._is_answered = True
+            self.tell(event)
+
+    def _is_late(self) -> bool:
+        return self._begun_s is not None and self._elapsed_s() > self._max_seconds
+
+    def _elapsed_s(self) -> float:
+        return 0.0 if self._begun_s is None else time.monotonic() - self._begun_s
+
+
+class Call(Job):
+    """One call of the model."""
+
+    def __init__(self, tell: Tell, max_seconds: float, work: Callable[[], Any]) -> None:
+        super().__init__(tell, max_seconds)
+        self.work = work
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Texts to be filled in."""
+
+    rows: Sequence[Row]
+    seeds: Sequence[int]
+    layouts: Sequence[Layout] | None = None
+    """Of templates; None: the texts go on from prompts."""
+    num_kept: int | None = None
+    """The best so many are kept; None: all, in their order."""
+    warnings: Sequence[str] = ()
+    """What a client should know of how its text was read."""
+
+
+@dataclass(frozen=True)
+class Watch:
+    """What is to be heard of texts on their way."""
+
+    frames: frozenset[int] = frozenset()
+    """Numbers of the texts whose frames are sent."""
+    most_frames: int = 256
+    """Where there are more steps, some of them have no frame."""
+    importance: bool = False
+    stop: Callable[[Frame], bool] | None = None
+    """Whether a text has come to its end at this frame."""
+
+
+@dataclass(frozen=True)
+class Filled:
+    """Texts that were filled in."""
+
+    texts: Sequence[Made]
+    """The best first, if they are ranked."""
+    numbers: Sequence[int]
+    """The number that each was drawn as."""
+    warnings: Sequence[str]
+
+
+class Fill(Job):
+    """Texts that are filled in, all of one length, in one batch or several."""
+
+    def __init__(
+        self, tell: Tell, max_seconds: float, how: How, plan: Callable[[], Plan], watch: Watch, *, is_quick: bool
+    ) -> None:
+        """`plan` is called on the model's thread. `is_quick`: it does not ask the model."""
+        super().__init__(tell, max_seconds)
+        self.how, self.watch, self.is_quick = how, watch, is_quick
+        self._make_plan = plan
+        self.plan: Plan | None = None
+        self.batch: Any = None
+        """What others must have the same of, to be filled together with it."""
+        self.waiting: list[int] = []
+        """Numbers of the texts that are not begun."""
+        self._made: dict[int, Made] = {}
+        self._stride = 1
+
+    def prepare(self, lm: LanguageModel) -> Plan:
+        """Lay the texts out. Raises what the model refuses them with."""
+        if self.plan is None:
+            self.plan = self._make_plan()
+            self.batch = (self.how, lm.batches_of(self.plan.rows[:1], self.how)[0])
+            self.waiting = list(range(len(self.plan.rows)))
+        return self.plan
+
+    def start(self, number: int, filling: Filling, place: int) -> None:
+        """A text is begun, as row `place` of a batch."""
+        if number == 0:
+            num_steps = filling.max_steps(place)
+            self._stride = max(1, -(-num_steps // self.watch.most_frames))
+            self.tell(Started(num_steps))
+        self._show(number, filling, place)
+
+    def look(self, number: int, filling: Filling, place: int) -> bool:
+        """A step was taken. Returns whether the text is done, and kept."""
+        watch = self.watch
+        is_done = filling.is_whole(place)
+        if not is_done and watch.stop is not None and filling.is_settled_on_the_way:
+            is_done = watch.stop(filling.frame(place))
+        if is_done:
+            self.take(number, filling, place)
+        elif filling.step % self._stride == 0:
+            self._show(number, filling, place)
+        return is_done
+
+    def take(self, number: int, filling: Filling, place: int) -> None:
+        """A text is done."""
+        frame = filling.frame(place, importance=self.watch.importance)
+        if number in self.watch.frames:
+            self.tell(Framed(number, frame))
+        self._made[number] = Made(filling.text(place), frame)
+
+    def finish(self, lm: LanguageModel) -> None:
+        """All texts are done: rank them, and answer."""
+        assert self.plan is not None
+        made = [self._made[number] for number in range(len(self.plan.rows))]
+        numbers = list(range(len(made)))
+        if self.plan.layouts is not None:
+            ways = lm.as_infilled([each.text for each in made], self.plan.layouts)
+            best = best_first(ways)[: self.plan.num_kept]
+            numbers = [next(n for n, way in enumerate(ways) if way is each) for each in best]
+            made = [Made(way, made[number].last) for number, way in zip(numbers, best, strict=True)]
+        self.end(Filled(made, numbers, self.plan.warnings))
+
+    def _show(self, number: int, filling: Filling, place: int) -> None:
+        if number in self.watch.frames:
+            self.tell(Framed(number, filling.frame(place, importance=self.watch.importance)))

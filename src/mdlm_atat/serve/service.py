@@ -1,0 +1,347 @@
+"""What a server can do, without the network: requests become jobs, and what the model makes of them answers."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from mdlm_atat import plugins
+from mdlm_atat.errors import UserError
+from mdlm_atat.lm import How, LanguageModel
+from mdlm_atat.lm.given import Row
+from mdlm_atat.lm.results import Frame
+from mdlm_atat.samplers.catalogue import PRESETS, RULES, describe
+from mdlm_atat.samplers.seeds import text_seeds
+from mdlm_atat.samplers.template import Gap, Template, parse_template
+from mdlm_atat.serve.answers import Label, Labels, Scored, Scores, Shown, Texts, finite
+from mdlm_atat.serve.jobs import Call, Fill, Filled, Plan, Tell, Watch
+from mdlm_atat.serve.limits import Limits
+from mdlm_atat.serve.mailbox import Done
+from mdlm_atat.serve.mistakes import RequestError
+from mdlm_atat.serve.repeat import ModelNamed, repeat
+from mdlm_atat.serve.requests import (
+    ClassifyRequest,
+    CompletionRequest,
+    GenerateRequest,
+    InfillRequest,
+    Request,
+    Sampled,
+    ScoreRequest,
+)
+from mdlm_atat.serve.stops import cut_at_stop
+from mdlm_atat.serve.worker import read_quietly
+
+DEFAULT_MAX_TOKENS = 128  # after a prompt
+LENGTH_DRAWS = 64  # for each length of a completion before a suffix: an editor does not wait for more
+BLOCKS = 4  # the longest text is so many times as long as the model, if nothing else is said
+
+
+class Prediction(Protocol):
+    """What a classifier says of a text."""
+
+    @property
+    def label(self) -> str: ...
+    @property
+    def probabilities(self) -> dict[str, float]: ...
+
+
+class Classifier(Protocol):
+    """What the server asks of a classifier."""
+
+    @property
+    def labels(self) -> Sequence[str]: ...
+    @property
+    def text_pair(self) -> bool:
+        """Whether it takes pairs of texts."""
+        ...
+
+    def predict(self, texts: list[Any]) -> Sequence[Prediction]: ...
+
+
+@dataclass(frozen=True)
+class Service:
+    """A model and what may be asked of it."""
+
+    lm: LanguageModel
+    named: ModelNamed
+    name: str
+    about: str
+    limits: Limits
+    classifier: Classifier | None = None
+
+    @property
+    def max_tokens(self) -> int:
+        return self.limits.max_tokens or BLOCKS * self.lm.max_length
+
+    @property
+    def has_importance(self) -> bool:
+        return bool(getattr(self.lm, "has_importance", False))
+
+    def describe(self) -> dict[str, Any]:
+        """What GET /v1/model says."""
+        lm, limits = self.lm, self.limits
+        names = [*PRESETS, *plugins.names("sampler")] if lm.kind == "masked" else ["left_to_right"]
+        how = {"steps": None, "temperature": 1.0, "top_p": 1.0}
+        parameters = getattr(lm.network, "parameters", None)
+        return {
+            "name": self.name,
+            "modes": sorted(lm.modes),
+            "parameters": sum(weight.numel() for weight in parameters()) if parameters else None,
+            "max_length": lm.max_length,
+            "tokenizer": {"name": lm.tokenizer.name, "vocab_size": lm.tokenizer.vocab_size},
+            "samplers": [{"name": name, "help": sampler_help(name)} for name in names],
+            "defaults": {
+                "infill": {"sampler": lm.gap_sampler, **how} if lm.kind == "masked" else None,
+                "generate": {"sampler": lm.default_sampler, **how},
+            },
+            "limits": {
+                "max_tokens": self.max_tokens,
+                "max_texts": limits.max_texts,
+                "max_seconds": limits.max_seconds,
+                "max_characters": limits.max_characters,
+            },
+            "has_importance": self.has_importance,
+            "classifier": None
+            if self.classifier is None
+            else {"labels": list(self.classifier.labels), "text_pair": self.classifier.text_pair},
+            "about": self.about,
+        }
+
+    def check(self, request: Request) -> None:
+        """Raise RequestError for a request over a limit that can be seen from here."""
+        limits = self.limits
+        number = sum(map(len, request.all_text()))
+        if number > limits.max_characters:
+            raise RequestError(
+                f"the request has {number:,} characters of text, expected at most {limits.max_characters:,}", status=413
+            )
+        for name in ("num_samples", "candidates", "n"):
+            too_many(name, getattr(request, name, None), limits.max_texts)
+        for name in ("max_tokens", "min_tokens"):
+            too_many(name, getattr(request, name, None), self.max_tokens)
+        texts = getattr(request, "texts", getattr(request, "prompts", ()))
+        if len(texts) * (getattr(request, "n", None) or 1) > limits.max_texts:
+            raise RequestError(f"the request has {len(texts)} texts, expected at most {limits.max_texts}", status=413)
+
+    def infill(self, request: InfillRequest, seed: int, tell: Tell) -> Fill:
+        """The job of an infilling."""
+        lm = self.lm
+        how = sampling(request).with_default(lm.gap_sampler)
+        template = self._refusing("text", lambda: tuple(parse_template(request.text, escape=request.escape)))
+
+        def plan() -> Plan:
+            self._check_length(template)
+            warned = read_quietly(lambda: lm.check_template(request.text, request.candidates, escape=request.escape))
+            layouts = []
+            read_quietly(lambda: layouts.append(lm.lay_out(template)))
+            num_drawn = lm.num_candidates(request.candidates, request.num_samples)
+            seeds = text_seeds(seed, range(num_drawn))
+            rows = [layouts[0].row] * num_drawn
+            return Plan(rows, seeds, layouts * num_drawn, num_kept=request.num_samples, warnings=warned)
+
+        is_quick = all(not isinstance(part, Gap) or part.shortest == part.longest for part in template)
+        return self._fill(tell, how, lambda: self._refusing("text", plan), watch_of(request), is_quick=is_quick)
+
+    def generate(self, request: GenerateRequest, seed: int, max_tokens: int, tell: Tell) -> Fill:
+        """The job of a continuation."""
+        stops = request.stop or ()
+
+        def plan() -> Plan:
+            return self._after(request.prompt, max_tokens, request.num_samples, seed)
+
+        watch = watch_of(request, self._stopped(stops) if stops else None)
+        return self._fill(tell, sampling(request), lambda: self._refusing("prompt", plan), watch, is_quick=True)
+
+    def max_tokens_of(self, request: GenerateRequest) -> int:
+        """The tokens after the prompt that a request asks for."""
+        if request.max_tokens is not None:
+            return request.max_tokens
+        try:
+            left = self.lm.max_length - len(self.lm.tokenizer.encode(request.prompt))
+        except UserError:  # said later, in better words
+            left = 0
+        return min(DEFAULT_MAX_TOKENS, left) if left > 0 else DEFAULT_MAX_TOKENS
+
+    def complete(self, request: CompletionRequest, number: int, seed: int, tell: Tell) -> Fill:
+        """The job of the completions of prompt `number`."""
+        lm, prompt, num = self.lm, request.prompts[number], request.n or 1
+        sampler = None
+        if request.suffix:
+            sampler = lm.gap_sampler
+        elif "causal" in lm.modes and lm.tokenizer.eos_id is not None:
+            sampler = "left_to_right:stop_at_eos=true"
+        temperature = 1.0 if request.temperature is None else request.temperature
+        how = How(sampler=sampler, temperature=temperature, top_p=request.top_p or 1.0)
+        seed = text_seeds(seed, range(number + 1))[number]
+
+        def plan() -> Plan:
+            if not request.suffix:
+                return self._after(prompt, request.most_tokens, num, seed)
+            most, least = request.most_tokens, request.min_tokens or 1
+            template = [part for part in (prompt, Gap(least, most), request.suffix) if part != ""]
+            self._check_length(template)
+            layouts = []
+            choices = [(length,) for length in gap_lengths(least, most)]
+            warned = read_quietly(lambda: layouts.append(lm.lay_out(template, LENGTH_DRAWS, among=choices)))
+            rows = [layouts[0].row] * num
+            return Plan(rows, text_seeds(seed, range(num)), warnings=warned)
+
+        watch = Watch(
+            frames=frozenset(range(num)) if request.stream else frozenset(),
+            most_frames=2**31,
+            stop=self._stopped(request.stops) if request.stops else None,
+        )
+        is_quick = not request.suffix or request.min_tokens == request.most_tokens
+        return self._fill(tell, how, lambda: self._refusing("prompt", plan), watch, is_quick=is_quick)
+
+    def score(self, request: ScoreRequest, tell: Tell) -> Call:
+        """The job of a likelihood."""
+        lm = self.lm
+
+        def work() -> Scores:
+            scores = []
+            for number, text in enumerate(request.texts):
+                if len(lm.tokenizer.encode(text)) > self.max_tokens:
+                    raise RequestError(f"text {number} has more than {self.max_tokens:,} tokens", status=413)
+                found = lm.score(text, order=request.order, num_draws=request.num_draws or 128)
+                scores.append(
+                    Scored(
+                        found.nats,
+                        finite(found.standard_error),
+                        found.num_tokens,
+                        found.nats_per_token,
+                        found.is_exact,
+                        found.likelihood,
+                    )
+                )
+            return Scores(tuple(scores))
+
+        return Call(tell, self.limits.max_seconds, lambda: self._refusing("texts", work))
+
+    def classify(self, request: ClassifyRequest, tell: Tell) -> Call:
+        """The job of labels. Raises RequestError where no classifier is served, and for texts that it does not take."""
+        classifier = self.classifier
+        if classifier is None:
+            raise RequestError("this server has no classifier", status=404)
+        for text in request.texts:
+            if isinstance(text, str) == classifier.text_pair:
+                wanted = "pairs of texts" if classifier.text_pair else "texts"
+                raise RequestError(f"texts: this classifier takes {wanted}", field="texts")
+
+        def work() -> Labels:
+            found = classifier.predict(list(request.texts))
+            labels = [Label(each.label, dict(each.probabilities)) for each in found]
+            return Labels(tuple(classifier.labels), tuple(labels))
+
+        return Call(tell, self.limits.max_seconds, lambda: self._refusing("texts", work))
+
+    def answer(self, request: Sampled, seed: int, done: Done, *, max_tokens: int | None = None) -> Texts:
+        """What a job of texts is answered with."""
+        filled: Filled = done.value
+        stops = (request.stop or ()) if isinstance(request, GenerateRequest) else ()
+        results = []
+        shown: Shown | None = None
+        for made in filled.texts:
+            row = made.text.row
+            assert row is not None
+            shown = shown or Shown(self.lm.tokenizer, row)
+            start = len(row.around[0])
+            text = made.text.text
+            if stops:
+                text = text[:start] + cut_at_stop(text[start:], stops)[0]
+            results.append(shown.result(made, text))
+        numbers = list(filled.numbers)
+        return Texts(
+            f"txt-{secrets.token_hex(8)}",
+            seed,
+            tuple(results),
+            numbers.index(0) if 0 in numbers else None,
+            repeat(self.named, request, seed, max_tokens),
+            round(done.elapsed_s, 3),
+            tuple(filled.warnings),
+        )
+
+    def written(self, frame: Frame) -> str:
+        """What stands in the first gap of a frame up to what is hidden."""
+        row = frame.row
+        assert row is not None
+        return written(row, frame, self.lm.tokenizer)
+
+    def _stopped(self, stops: Sequence[str]) -> Callable[[Frame], bool]:
+        return lambda frame: cut_at_stop(self.written(frame), stops)[1]
+
+    def _fill(self, tell: Tell, how: How, plan: Callable[[], Plan], watch: Watch, *, is_quick: bool) -> Fill:
+        return Fill(tell, self.limits.max_seconds, how, plan, watch, is_quick=is_quick)
+
+    def _after(self, prompt: str, max_tokens: int, num: int, seed: int) -> Plan:
+        rows: list[Row] = []
+        warned = read_quietly(lambda: rows.extend(self.lm.prompt_rows([prompt], max_new_tokens=max_tokens)))
+        self._check_tokens(len(rows[0].tokens))
+        return Plan(rows * num, text_seeds(seed, range(num)), warnings=warned)
+
+    def _check_length(self, template: Template) -> None:
+        """Raise RequestError for a template of too many tokens, before anything is made of it."""
+        number = sum(part.longest for part in template if isinstance(part, Gap))
+        self._check_tokens(number)
+        number += sum(len(self.lm.tokenizer.encode(part)) for part in template if isinstance(part, str))
+        self._check_tokens(number)
+
+    def _check_tokens(self, number: int) -> None:
+        if number > self.max_tokens:
+            raise RequestError(
+                f"the text has {number:,} tokens, gaps included, expected at most {self.max_tokens:,}", status=413
+            )
+
+    def _refusing(self, field: str, work: Callable[[], Any]) -> Any:
+        """Do what may refuse a field of the request."""
+        try:
+            return work()
+        except UserError as error:
+            raise RequestError.of(error, field=field) from error
+
+
+def sampling(request: Sampled) -> How:
+    return How(
+        sampler=request.sampler,
+        steps=request.steps,
+        temperature=request.temperature,
+        top_k=request.top_k,
+        top_p=request.top_p,
+    )
+
+
+def watch_of(request: Sampled, stop: Callable[[Frame], bool] | None = None) -> Watch:
+    frames = frozenset({0} if request.stream else ())
+    return Watch(frames=frames, importance=request.importance, stop=stop)
+
+
+def written(row: Row, frame: Frame, tokenizer: Any) -> str:
+    """What stands in the first gap up to the first [MASK] in it."""
+    gap = row.gaps[0]
+    inside = frame.tokens[gap]
+    end = gap.start + (inside.index(tokenizer.mask_id) if tokenizer.mask_id in inside else len(inside))
+    text, spans = row.text(tokenizer, frame.tokens[:end])
+    return text[slice(*spans[0])]
+
+
+def gap_lengths(least: int, most: int) -> list[int]:
+    """The lengths of a gap that are compared: most, half of it, and so on, and least; in rising order."""
+    lengths = {least, most}
+    while most > least:
+        lengths.add(most)
+        most //= 2
+    return sorted(lengths)
+
+
+def sampler_help(name: str) -> str:
+    """One sentence about a sampler."""
+    if name in PRESETS:
+        return f"short for {PRESETS[name]}"
+    return describe(name).summary if name in RULES else "of an installed package"
+
+
+def too_many(name: str, value: int | None, most: int) -> None:
+    if value is not None and value > most:
+        raise RequestError(f"{name} is {value:,}, expected at most {most:,}", field=name, status=413)
