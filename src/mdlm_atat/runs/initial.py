@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file
 from torch import nn
 
 from mdlm_atat.config.build import modes_of
@@ -20,6 +19,7 @@ from mdlm_atat.errors import UserError
 from mdlm_atat.lm.folder import Located, locate
 from mdlm_atat.training.checkpoint import load_weights
 from mdlm_atat.training.folder import changes, read_start
+from mdlm_atat.training.packed import read_weights
 
 SHAPE_SETTINGS = ("model.", "importance.", "masking.", "objective.causal_share", "data.length")
 NUM_LISTED = 8
@@ -102,7 +102,7 @@ class Initial:
                 f"tokenizer: {own.name} with {own.vocab_size:,} tokens there, {tokenizer.name} with "
                 f"{tokenizer.vocab_size:,} here{other}; leave out `data.tokenizer=`"
             )
-        there = {name: tuple(tensor.shape) for name, tensor in load_file(self.weights_file).items()}
+        there = {name: tuple(tensor.shape) for name, tensor in read_weights(self.weights_file).items()}
         here = {name: tuple(p.shape) for name, p in model.named_parameters()}
         wrong = sorted(name for name in there.keys() | here.keys() if there.get(name) != here.get(name))
         wrong = [name for name in wrong if name != ADDED or name in there]

@@ -26,6 +26,7 @@ from torch.optim import Optimizer
 from mdlm_atat.atomic import sync
 from mdlm_atat.errors import UserError
 from mdlm_atat.nets.ema import EMA
+from mdlm_atat.training.packed import read_weights
 
 FORMAT = 1
 
@@ -108,9 +109,9 @@ def find_fault(folder: Path, required: set[str]) -> str | None:
 
 
 def load_weights(model: nn.Module, file: Path, *, may_lack: Collection[str] = ()) -> None:
-    """Load weights from a safetensors file. Raises UserError unless its names and shapes are exactly the model's, but
-    for those that it `may_lack`, which stay as they are."""
-    weights = load_file(file)
+    """Load weights from a safetensors file, packed ones too (training.packed). Raises UserError unless its names and
+    shapes are exactly the model's, but for those that it `may_lack`, which stay as they are."""
+    weights = read_weights(file)
     parameters = dict(model.named_parameters())
     weights |= {name: parameters[name].detach() for name in may_lack if name in parameters and name not in weights}
     expected = {name: tuple(p.shape) for name, p in parameters.items()}
