@@ -1,4 +1,4 @@
-# make demo | make test | make check | make docs: each sets up what it needs in .venv and nothing else is touched.
+# make demo | test | browser | check | docs: each sets up what it needs in .venv and nothing else is touched.
 
 PYTHON ?= python3
 VENV := .venv
@@ -10,11 +10,12 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check 
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-large check docs clean
+.PHONY: help demo test test-large browser check docs clean
 
 help:
 	@echo "make demo    train on Shakespeare on the CPU, evaluate, generate, write a report"
 	@echo "make test    run the tests; make test-large those of large texts, which take minutes"
+	@echo "make browser the tests of the page of atat serve, in chromium"
 	@echo "make check   formatting, lint, types, import rules and the site"
 	@echo "make docs    the pages of docs/ and the reference, as a site in site/"
 	@echo "make clean   remove the virtual environment and all caches (runs/ and data/ stay)"
@@ -31,6 +32,9 @@ test: $(VENV)/installed-dev
 
 test-large: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -n 0 -m large
+
+browser: $(VENV)/installed-dev
+	$(BIN)/python -m pytest -m browser -rs tests/browser
 
 check: $(VENV)/installed-dev
 	$(BIN)/ruff format --check .
