@@ -35,6 +35,9 @@ class Script:
     """Frames after which the connection breaks."""
     complaint: tuple[int, str] | None = None
     """Status and message of the answer to any request but for the model."""
+    is_last_watched: bool = False
+    """The text whose steps were sent is the unlikeliest."""
+    warnings: list[str] = field(default_factory=list)
     has_importance: bool = True
     modes: tuple[str, ...] = ("masked", "causal")
     classifier: dict[str, Any] | None = None
@@ -47,7 +50,7 @@ class Script:
         return [body for asked, body in self.asked if asked == path]
 
     def model(self) -> dict[str, Any]:
-        how = {"sampler": "spread", "steps": 32, "temperature": 1.0, "top_p": 1.0}
+        how = {"sampler": "spread", "steps": None, "temperature": 1.0, "top_p": 1.0}
         return {
             "name": "stand-in",
             "modes": list(self.modes),
@@ -105,7 +108,7 @@ def result_of(parts: list[str | int], words: list[str], sample: int, seed: int, 
         "lengths": [part for part in parts if isinstance(part, int)],
         "nats": 20.25 + 1.5 * sample,
         "settled": None,
-        "seed": seed,
+        "seed": str(seed),
         "nfe": step,
     }
 
@@ -113,7 +116,7 @@ def result_of(parts: list[str | int], words: list[str], sample: int, seed: int, 
 def frame_of(result: dict[str, Any], step: int) -> dict[str, Any]:
     def token(made: dict[str, Any]) -> dict[str, Any]:
         if made["step"] > step:
-            return {"text": "", "state": "hidden", "confidence": None, "importance": made["importance"]}
+            return {"text": "░", "state": "hidden", "confidence": None, "importance": made["importance"]}
         return {**made, "state": "new" if made["step"] == step else "final"}
 
     pieces = [{**piece, "tokens": [token(made) for made in piece["tokens"]]} for piece in result["pieces"]]
@@ -165,7 +168,10 @@ class Handler(BaseHTTPRequestHandler):
             assert self.script.classifier is not None
             labels = self.script.classifier["labels"]
             shares = {label: 2.0 ** -(number + 1) for number, label in enumerate(labels)}
-            self.reply_json({"labels": labels, "results": [{"label": labels[0], "probabilities": shares}]})
+            result = {"label": None, "probabilities": shares, "score": 3.25, "is_cut": True}
+            if labels:
+                result |= {"label": labels[0], "score": None, "is_cut": False}
+            self.reply_json({"labels": labels, "results": [result]})
         else:
             self.reply_json({"error": {"message": "not found", "type": "not_found", "field": None}}, 404)
 
@@ -178,7 +184,9 @@ class Handler(BaseHTTPRequestHandler):
         answer = {
             "id": "1",
             "seed": seed,
-            "results": results,
+            "results": results[::-1] if self.script.is_last_watched else results,
+            "watched": len(results) - 1 if self.script.is_last_watched else 0,
+            "warnings": self.script.warnings,
             "repeat": {"command": f"atat {what} --seed {seed}", "python": f"lm.{what}(seed={seed})"},
             "elapsed_s": 0.4,
         }

@@ -117,6 +117,24 @@ def test_alternatives_are_ranked_and_the_one_chosen_is_shown_with_its_steps(page
     assert words(page) == "It was a starless▢▢ night, and the ▢ in the ▢▢ had gone out."
 
 
+def test_where_another_text_than_the_one_watched_is_likeliest_its_own_steps_are_shown(
+    page: Page, script: Script
+) -> None:
+    script.is_last_watched = True
+    fill(page)
+    assert words(page).startswith("It was a starless quiet winter night")
+    page.locator("#fill [data-player=slider]").fill("2")
+    assert words(page).startswith("It was a starless quiet▢ night")
+    page.locator("#choices .choice").nth(2).click()
+    assert words(page).startswith("It was a moonless autumn silent night")
+
+
+def test_what_the_server_warns_of_is_said(page: Page, script: Script) -> None:
+    script.warnings = ["the model reads É as e"]
+    fill(page)
+    assert page.locator("[data-progress=fill]").inner_text() == "0.4 s, 6 evaluations. the model reads É as e"
+
+
 def test_words_that_are_kept_are_given_text_when_the_rest_is_filled_again(page: Page, script: Script) -> None:
     fill(page)
     word(page, "autumn").click()

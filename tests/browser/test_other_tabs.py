@@ -93,3 +93,18 @@ def test_words_of_a_model_of_letters_are_gaps_of_as_many_tokens(browser: Browser
     visit.page.locator("#words .word >> text=night").click()
     assert words(visit.page).startswith("It was a ⟦8⟧, and")
     visit.close()
+
+
+def test_a_classifier_of_numbers_says_the_number_and_what_it_left_out(browser: Browser, stand_in: StandIn) -> None:
+    from visits import Visit
+
+    stand_in.script.classifier = {"labels": [], "text_pair": False}
+    visit = Visit(browser, stand_in.url)
+    visit.page.click("#tab-classify")
+    visit.page.fill("#classify-text", "The kettle broke.")
+    visit.page.click("#run-classify")
+    visit.page.wait_for_selector("#verdict:not([hidden])")
+    assert visit.page.locator("#verdict").inner_text() == (
+        "Score 3.250. The text was longer than what the model reads: its end was left out."
+    )
+    visit.close()

@@ -12,7 +12,7 @@ export class Classify {
     byId("second").hidden = !this.isPair;
     byId("run-classify").addEventListener("click", () => this.run());
     for (const id of ["classify-text", "classify-second"]) {
-      byId(id).addEventListener("input", () => (byId("labels").hidden = true));
+      byId(id).addEventListener("input", () => (byId("labels").hidden = byId("verdict").hidden = true));
     }
   }
 
@@ -32,7 +32,7 @@ export class Classify {
     }
   }
 
-  show({ label, probabilities }) {
+  show({ label, probabilities, score, is_cut: isCut }) {
     const ranked = Object.entries(probabilities).sort(([, one], [, other]) => other - one);
     byId("labels").replaceChildren(
       ...ranked.map(([name, probability]) => {
@@ -44,7 +44,12 @@ export class Classify {
         return row;
       }),
     );
-    byId("labels").hidden = false;
-    announce(`${label}, ${(100 * probabilities[label]).toFixed(0)} percent.`);
+    byId("labels").hidden = ranked.length === 0;
+    const words = [];
+    if (label === null) words.push(`Score ${score.toFixed(3)}.`);
+    if (isCut) words.push("The text was longer than what the model reads: its end was left out.");
+    byId("verdict").textContent = words.join(" ");
+    byId("verdict").hidden = words.length === 0;
+    announce([label === null ? "" : `${label}, ${(100 * probabilities[label]).toFixed(0)} percent.`, ...words].join(" "));
   }
 }

@@ -89,10 +89,6 @@ export class Maker {
 
   finish(answer) {
     this.answer = answer;
-    const written = this.streamed.at(-1);
-    this.watched = answer.results.findIndex(
-      (result) => written && textsOf(fillingsOf(result.pieces)) === textsOf(written.fillings),
-    );
     this.choice = 0;
     this.settings.used(answer.seed);
     this.on.chosen(answer.results[0]);
@@ -106,7 +102,7 @@ export class Maker {
   }
 
   frames(choice) {
-    return choice === this.watched ? this.streamed : framesOf(this.answer.results[choice]);
+    return choice === this.answer.watched ? this.streamed : framesOf(this.answer.results[choice]);
   }
 
   summary() {
@@ -119,10 +115,12 @@ export class Maker {
   /** The steps stand still: show what the answer has beside its text. */
   rest() {
     if (this.answer === null) return;
-    const { results, seed, repeat, elapsed_s: elapsed } = this.answer;
-    const evaluations = results[0].nfe ? `, ${results[0].nfe} evaluations` : "";
-    this.say(`${elapsed.toFixed(1)} s${evaluations}`);
+    const { results, seed, repeat, warnings, elapsed_s: elapsed } = this.answer;
+    const notes = [`${elapsed.toFixed(1)} s`, `${results[0].nfe} evaluations`];
+    if (results[0].settled === false) notes.push("other lengths of the gaps may fit as well");
+    this.say([notes.join(", "), ...warnings].join(". "));
     this.repeat.hidden = false;
+    this.repeat.querySelector('[data-repeat="command"]').parentElement.hidden = repeat.command === null;
     this.repeat.querySelector('[data-repeat="seed"]').textContent = `seed ${seed}`;
     this.repeat.querySelector('[data-repeat="command"]').textContent = repeat.command;
     this.repeat.querySelector('[data-repeat="python"]').textContent = repeat.python;
@@ -170,10 +168,6 @@ export class Maker {
     this.button.textContent = this.isRunning ? "Stop" : this.label();
     this.button.classList.toggle("stop", this.isRunning);
   }
-}
-
-function textsOf(fillings) {
-  return fillings.map(tokensText).join("\n");
 }
 
 function place(template, root) {

@@ -78,7 +78,7 @@ export class Settings {
   /** What a request of this tab has in common with those of the others. */
   values() {
     const seed = byId("seed");
-    const any = this.usual.sampler === "left_to_right" ? (this.model?.defaults.infill.sampler ?? null) : null;
+    const any = this.usual.sampler === "left_to_right" ? (this.model?.defaults.infill?.sampler ?? null) : null;
     return {
       sampler: this.isLeftToRight ? "left_to_right" : byId("sampler").value || any,
       steps: this.isLeftToRight ? null : this.steps.value,
