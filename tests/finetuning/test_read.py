@@ -281,7 +281,7 @@ def test_labels_that_do_not_fit_are_told(tmp_path: Path, train: str, dev: str, r
 
 def test_a_file_of_another_kind_broken_json_and_a_dev_file_that_is_not_there_are_told(tmp_path: Path):
     (tmp_path / "a.xlsx").write_text("")
-    assert "expected .tsv, .csv, .jsonl" in refusal(tmp_path / "a.xlsx")
+    assert "expected .csv, .tsv, .json, .jsonl, .ndjson, .parquet" in refusal(tmp_path / "a.xlsx")
     (tmp_path / "a.jsonl").write_text('{"text": "a", "label": "b"}\n{"text": \n')
     assert "a.jsonl, line 2 is not JSON" in refusal(tmp_path / "a.jsonl")
     (tmp_path / "a.jsonl").write_text('{"text": "a", "label": "b", "n": %s, "label": "c"}\n' % ("9" * 10_000))

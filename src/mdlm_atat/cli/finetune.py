@@ -29,7 +29,7 @@ def make_parser() -> Parser:
     )
     add = parser.add_argument
     add_model_arguments(parser)
-    add("--task", required=True, help="sst2, cola, mrpc, rte, stsb, or a .tsv, .csv or .jsonl file")
+    add("--task", required=True, help="sst2, cola, mrpc, rte, stsb, or a .csv, .tsv, .json, .jsonl or .parquet file")
     add("--data", help="folder of GLUE's TSV files, or hub:NAME (default: hub:nyu-mll/glue)")
     add("--dev", type=Path, help="file: another file to score on")
     add("--dev_fraction", type=real(), help="file without --dev: share to score on (default: 0.1)")

@@ -8,7 +8,7 @@ import math
 import numbers
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from decimal import Context, Decimal
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,15 +16,17 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mdlm_atat.checks import did_you_mean
-from mdlm_atat.data.files import PACKED, ending_of, json_object, read_lines
+from mdlm_atat.data.files import PACKED, ending_of
+from mdlm_atat.data.readers.kinds import ROWS
+from mdlm_atat.data.readers.parquet import rows_of_columns
 from mdlm_atat.data.readers.reading import Reading
+from mdlm_atat.data.readers.records import only
 from mdlm_atat.data.readers.tables import Form, table_rows
 from mdlm_atat.data.sources import Files, HubSet
 from mdlm_atat.errors import UserError
 from mdlm_atat.finetuning.metrics import OF_SCORES, Metric, find_metrics
 from mdlm_atat.finetuning.tasks import GLUE, HUB_NAME, Example, GlueTask, Task, make_task
 
-FILE_KINDS = (".tsv", ".csv", ".jsonl")
 DEV_FRACTION = 0.1
 
 
@@ -47,8 +49,9 @@ def open_task(
     """A task of GLUE (`name` sst2, cola, mrpc, rte or stsb), or one of your own.
 
     `data`, for a task of GLUE: the folder with its train.tsv and dev.tsv, or with GLUE's folders of them, or hub:NAME;
-    None: the hub. For a task of your own: a .tsv, .csv or .jsonl file with the columns text, perhaps text2, and label
-    (which `name` may say as well), a sequence of such records, or the two sequences (to train on, to score on).
+    None: the hub. For a task of your own: a .csv, .tsv, .json, .jsonl or .parquet file with the columns text, perhaps
+    text2, and label (which `name` may say as well), a sequence of such records, or the two sequences (to train on, to
+    score on).
     `dev`: another file to score on; None: the share `dev_fraction` is held out, chosen by a hash of the text.
     `regression`: the labels are numbers to predict. `metric`: see `find_metrics`; None: those of the task. `encoding`
     and `delimiter` of files are as for `prepare`. Raises UserError for what cannot be found, read or learned.
@@ -228,16 +231,12 @@ def _hold_out(where: str, examples: list[Example], fraction: float) -> tuple[lis
 
 
 def _read_file(path: Path, reading: Reading, changed: Counter[str]) -> list[Example]:
-    match ending_of(path):
-        case ".jsonl":
-            rows: Iterable[tuple[Mapping[str, Any], str]] = _json_rows(path, reading)
-        case ".tsv" | ".csv":
-            rows = table_rows(path, reading, left_out=changed)
-        case _:
-            raise UserError(
-                f"{path} is of no kind that can be read: expected {', '.join(FILE_KINDS)}, each also as "
-                f"{', '.join(PACKED)}"
-            )
+    ending = ending_of(path)
+    if ending not in ROWS:
+        raise UserError(
+            f"{path} is of no kind that can be read: expected {', '.join(ROWS)}, each also as {', '.join(PACKED)}"
+        )
+    rows = rows_of_columns(path) if ending == ".parquet" else ROWS[ending](path, reading, changed)
     return _examples(rows)
 
 
@@ -261,7 +260,9 @@ def _example(row: Mapping[str, Any], columns: tuple[str, ...], label: str, place
     for column in columns:
         if not isinstance(row[column], str):
             raise UserError(f"{place}: column {column!r} holds {row[column]!r}, expected a text")
-    return Example(tuple(row[column] for column in columns), _label(row[label], label, place), place)
+    return Example(
+        tuple(only(row, column, place) for column in columns), _label(only(row, label, place), label, place), place
+    )
 
 
 _NUMBER = re.compile(r"[+-]?(?:(?:0|[1-9]\d*)(?:\.\d*)?|\.\d+)(?:e[+-]?\d{1,3})?", re.ASCII | re.IGNORECASE)
@@ -273,7 +274,7 @@ def _label(value: Any, column: str, place: str) -> str:
     white space around them is dropped. Raises UserError for NaN, infinity, null and an empty text."""
     if isinstance(value, (bool, np.bool_)):
         return str(bool(value))
-    if not isinstance(value, (str, numbers.Real)):
+    if not isinstance(value, (str, numbers.Real, Decimal)):
         raise UserError(f"{place}: column {column!r} holds {value!r}, expected a text or a number as the label")
     text = str(value).strip()
     if not text:
@@ -290,12 +291,6 @@ def _label(value: Any, column: str, place: str) -> str:
     if abs(number.adjusted()) >= 30:
         return str(number.normalize(Context(prec=len(text))))
     return str(int(number)) if number == number.to_integral_value() else repr(float(number))
-
-
-def _json_rows(path: Path, reading: Reading) -> Iterator[tuple[dict[str, Any], str]]:
-    for number, line in read_lines(path, reading.encoding, translate=False):
-        place = f"{path}, line {number}"
-        yield json_object(place, line, "text and label"), place
 
 
 def _described(files: list[Path]) -> dict[str, object]:

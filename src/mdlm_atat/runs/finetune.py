@@ -55,9 +55,10 @@ def finetune(
 
     `model`: a run, a folder (of a run, a checkpoint or a saved model) or a language model, which stays as it is.
     `task`: sst2, cola, mrpc, rte or stsb of GLUE (then `data` is the folder with its files, hub:NAME, or None for the
-    hub), or the name of your own, whose `data` is a .tsv, .csv or .jsonl file with the columns text, perhaps text2, and
-    label; or a list of such records, or a tuple of two lists, to train on and to score on. `dev`: another file to score
-    on; without it the share `dev_fraction` (0.1) is held out. `regression`: the labels are numbers to predict.
+    hub), or the name of your own, whose `data` is a .csv, .tsv, .json, .jsonl or .parquet file with the columns text,
+    perhaps text2, and label; or a list of such records, or a tuple of two lists, to train on and to score on. `dev`:
+    another file to score on; without it the share `dev_fraction` (0.1) is held out. `regression`: the labels are
+    numbers to predict.
     `metric`: names, functions of (predicted, truth), or `package.module:Name`; None: those of the task.
     `encoding`, `delimiter`: of files, as for `prepare`; None: UTF-8 or what a mark says, and what the first lines show.
     `seeds`: how many, from 0, or which. `out`: folder of the results; None: finetune/ in the model's. Seeds that are

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
 
 from mdlm_atat.data.files import HELD_BYTES, bytes_per_character, decoded, read_lines, whole_number
 from mdlm_atat.data.readers.reading import Reading
-from mdlm_atat.data.readers.records import Ambiguous, text_of
+from mdlm_atat.data.readers.records import Ambiguous
 from mdlm_atat.errors import UserError
 
 
@@ -36,13 +36,11 @@ _SPACE = re.compile(r"[ \t\n\r]*")
 _LONGEST_WORD = len("-Infinity") + len("\\ud83d\\ude42")
 
 
-def read_jsonl(path: Path, reading: Reading, left_out: Counter[str]) -> Iterator[Iterable[str]]:
-    """Yield a document for each line that is not blank; lines end at "\\n" alone."""
+def jsonl_rows(path: Path, reading: Reading, _left_out: Counter[str]) -> Iterator[tuple[Any, str]]:
+    """Yield the value of each line that is not blank, with its file and line; lines end at "\\n" alone."""
     for number, line in read_lines(path, reading.encoding, translate=False):
         where = f"{path}, line {number}"
-        text = text_of(_row(line, where), reading, where, left_out)
-        if text is not None:
-            yield [text]
+        yield _row(line, where), where
 
 
 def _row(line: str, where: str) -> Any:
@@ -53,12 +51,10 @@ def _row(line: str, where: str) -> Any:
         raise UserError(f"{where} is not JSON: {error}; expected one JSON object a line") from error
 
 
-def read_json(path: Path, reading: Reading, left_out: Counter[str]) -> Iterator[Iterable[str]]:
-    """Yield a document for each element of an array, or for each value of a file that holds one or several."""
+def json_rows(path: Path, reading: Reading, _left_out: Counter[str]) -> Iterator[tuple[Any, str]]:
+    """Yield each element of an array, or each value of a file that holds one or several, with its file and number."""
     for number, row in enumerate(_values(path, decoded(path, reading.encoding, translate=False)), start=1):
-        text = text_of(row, reading, f"{path}, row {number}", left_out)
-        if text is not None:
-            yield [text]
+        yield row, f"{path}, row {number}"
 
 
 def _values(path: Path, chunks: Iterator[str]) -> Iterator[Any]:

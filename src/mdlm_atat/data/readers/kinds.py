@@ -1,7 +1,7 @@
 """Which reader a file has: the table of formats by ending, and why other files have none.
 
 A new format is a function `read(path, reading, left_out)` that yields documents, each as chunks of text, and a line in
-`READERS`.
+`READERS`; or one that yields rows, and a line in `ROWS`.
 """
 
 from __future__ import annotations
@@ -10,24 +10,27 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mdlm_atat.data.encodings import is_full_of_nuls, marked_encoding
 from mdlm_atat.data.files import ending_of, first_bytes
 from mdlm_atat.data.readers.books import read_docx, read_epub, read_pdf
 from mdlm_atat.data.readers.html_pages import read_html
-from mdlm_atat.data.readers.json_files import read_json, read_jsonl
+from mdlm_atat.data.readers.json_files import json_rows, jsonl_rows
 from mdlm_atat.data.readers.mail import read_mail
 from mdlm_atat.data.readers.notebooks import read_notebook
-from mdlm_atat.data.readers.parquet import read_parquet
+from mdlm_atat.data.readers.parquet import parquet_rows
 from mdlm_atat.data.readers.plain import read_plain
 from mdlm_atat.data.readers.reading import Reading
-from mdlm_atat.data.readers.tables import read_table
+from mdlm_atat.data.readers.records import text_of
+from mdlm_atat.data.readers.tables import table_rows
 from mdlm_atat.errors import UserError
 
 Read = Callable[[Path, Reading, Counter[str]], Iterator[Iterable[str]]]
 """Yields the documents of a file in order, each as chunks of any size that are read before the next document. What it
 does not pass on it counts, by a reason in words."""
+Rows = Callable[[Path, Reading, Counter[str]], Iterator[tuple[Any, str]]]
+"""Yields the rows of a file in order, each with its file and place for messages."""
 
 
 class Reader(NamedTuple):
@@ -48,19 +51,36 @@ class Refusal(NamedTuple):
         return f"{self.reason}: {self.remedy}" if self.remedy else self.reason
 
 
+def _by_row(rows: Rows) -> Reader:
+    """Reads a document from each row that has a text."""
+
+    def read(path: Path, reading: Reading, left_out: Counter[str]) -> Iterator[Iterable[str]]:
+        for row, where in rows(path, reading, left_out):
+            text = text_of(row, reading, where, left_out)
+            if text is not None:
+                yield [text]
+
+    return Reader(read)
+
+
+ROWS: dict[str, Rows] = {
+    ".csv": table_rows,
+    ".tsv": table_rows,
+    ".json": json_rows,
+    ".jsonl": jsonl_rows,
+    ".ndjson": jsonl_rows,
+    ".parquet": parquet_rows,
+}
+"""What yields the rows of a file of records, by its ending in lower case."""
+
 PLAIN = Reader(read_plain)
 READERS = {
+    **{ending: _by_row(rows) for ending, rows in ROWS.items()},
     ".txt": PLAIN,
     ".html": Reader(read_html),
     ".htm": Reader(read_html),
     ".xhtml": Reader(read_html),
     ".eml": Reader(read_mail),
-    ".csv": Reader(read_table),
-    ".tsv": Reader(read_table),
-    ".json": Reader(read_json),
-    ".jsonl": Reader(read_jsonl),
-    ".ndjson": Reader(read_jsonl),
-    ".parquet": Reader(read_parquet),
     ".ipynb": Reader(read_notebook),
     ".epub": Reader(read_epub),
     ".pdf": Reader(read_pdf, needs="pypdf"),

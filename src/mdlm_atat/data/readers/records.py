@@ -84,18 +84,19 @@ def _wanted(reading: Reading) -> str:
 def _value(row: Mapping[str, Any], column: str, where: str) -> Any:
     """What stands in a column, or in one inside it; a null on the way is the value."""
     if column in row:
-        return _only(row, column, where)
+        return only(row, column, where)
     value: Any = row
     for name in column.split("."):
         if value is None:
             return None
         if not isinstance(value, Mapping) or name not in value:
             raise no_column(where, column, row)
-        value = _only(value, name, where)
+        value = only(value, name, where)
     return value
 
 
-def _only(row: Mapping[str, Any], name: str, where: str) -> Any:
+def only(row: Mapping[str, Any], name: str, where: str) -> Any:
+    """Return the value of a name in a row. Raises UserError, which begins with `where`, where the name stands twice."""
     if isinstance(row, Ambiguous) and name in row.repeated:
         raise UserError(f"{where} has more than one {name!r}: give them names of their own, or remove all but one")
     return row[name]
@@ -167,7 +168,7 @@ def _chat(turns: Sequence[Mapping[str, Any]], column: str, where: str, left_out:
     lines = []
     for turn in turns:
         names = ("role", "content") if "role" in turn else ("from", "value")
-        role, said = (_only(turn, name, where) if name in turn else None for name in names)
+        role, said = (only(turn, name, where) if name in turn else None for name in names)
         calls = turn.get("tool_calls")
         num_calls = len(calls) if isinstance(calls, list) else calls is not None
         if num_calls := num_calls + (turn.get("function_call") is not None):

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from mdlm_atat.data.files import HELD_BYTES, decoded, ending_of
 from mdlm_atat.data.readers.reading import Reading
-from mdlm_atat.data.readers.records import columns_of, text_of
+from mdlm_atat.data.readers.records import columns_of
 from mdlm_atat.errors import UserError
 
 DELIMITERS = ",;\t|"
@@ -34,21 +34,13 @@ class Form(NamedTuple):
     """Whether quotes enclose cells, in which delimiters and line ends are text. Tables of tabs often have none."""
 
 
-def read_table(path: Path, reading: Reading, left_out: Counter[str]) -> Iterator[Iterable[str]]:
-    """Yield a document for each row."""
-    for row, where in table_rows(path, reading, left_out=left_out):
-        text = text_of(row, reading, where, left_out)
-        if text is not None:
-            yield [text]
-
-
 def table_rows(
     path: Path,
     reading: Reading,
+    left_out: Counter[str] | None = None,
     *,
     form: Form | None = None,
     header: tuple[str, ...] | None = None,
-    left_out: Counter[str] | None = None,
 ) -> Iterator[tuple[dict[str, str], str]]:
     """Yield the rows of a table by column, each with its file and first line. Empty lines are no rows.
 
