@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import json
 import lzma
 import os
@@ -10,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -153,7 +155,7 @@ def rows(number: int = 40) -> list[dict[str, str]]:
     return [{"text": f'text {i}, "so"\nit goes', "label": "yes" if i % 3 else "no"} for i in range(number)]
 
 
-def write_csv(file: Path, rows: list[dict[str, str]]) -> Path:
+def write_csv(file: Path, rows: list[dict[str, Any]]) -> Path:
     with file.open("w", newline="") as stream:
         writer = csv.DictWriter(stream, list(rows[0]))
         writer.writeheader()
@@ -312,3 +314,22 @@ def test_a_file_in_another_encoding_is_read_when_that_is_named(tmp_path: Path):
     assert all(
         text.startswith("It’s naïve, ") for (text,) in open_task(tmp_path / "a.csv", encoding="cp1252").train.texts
     )
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl.gz", "a.ndjson", "a.parquet", "a.csv"])
+def test_a_task_is_read_from_any_file_of_rows(name: str, tmp_path: Path) -> None:
+    from pyarrow import Table, parquet
+
+    made = [{"text": f"film {n}", "label": n % 2 * 1.0, "n": None} for n in range(20)]
+    if name == "a.parquet":
+        parquet.write_table(Table.from_pylist(made), tmp_path / name)
+    elif name == "a.csv":
+        write_csv(tmp_path / name, made)
+    elif name == "a.json":
+        (tmp_path / name).write_text(json.dumps(made))
+    else:
+        content = "".join(json.dumps(row) + "\n" for row in made).encode()
+        (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+    task = open_task(tmp_path / name)
+    assert {*task.train.texts, *task.dev.texts} == {(row["text"],) for row in made}
+    assert task.labels == ("0", "1")

@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ READ_BYTES = 1 << 18
 ZST_BYTES = 1 << 10  # packed, at a time: 4 bytes may stand for 128 KiB, so these for 32 MiB
 HELD_BYTES = 1 << 28  # of memory for a line or row that has to be held as a whole, which is done up to three times
 LONGEST_FILE = 1 << 26  # bytes, or characters, of a file that has to be
+UNPACK_BYTES = 1 << 29  # of memory for the text that .xz and .zst look back at
 MARK, RETURNS = "byte order marks", "carriage returns before line feeds"
 CHANGED_RETURNS = "carriage returns that became line feeds"
 """Not left out, but another character than it was."""
@@ -190,7 +192,7 @@ def open_bytes(path: Path) -> io.BufferedIOBase:
         case ".bz2":
             return as_file(_stream_chunks(path, bz2.BZ2Decompressor))
         case ".xz":
-            return as_file(_stream_chunks(path, lzma.LZMADecompressor))
+            return as_file(_stream_chunks(path, partial(lzma.LZMADecompressor, memlimit=UNPACK_BYTES + (1 << 24))))
         case ".zst":
             return as_file(_zst_chunks(path))
         case _:
@@ -264,7 +266,7 @@ def _zst_chunks(path: Path) -> Iterator[bytes]:
     with path.open("rb") as file:
         while data := file.read(ZST_BYTES):
             while data:
-                frame = frame or zstandard.ZstdDecompressor().decompressobj()
+                frame = frame or zstandard.ZstdDecompressor(max_window_size=UNPACK_BYTES).decompressobj()
                 yield frame.decompress(data)
                 data, frame = (frame.unused_data, None) if frame.eof else (b"", frame)
     if frame is not None:
@@ -281,6 +283,8 @@ def read_errors(path: Path) -> Iterator[None]:
     except PermissionError as error:
         raise UserError(f"{path} may not be read: {error.strerror}") from error
     except (EOFError, lzma.LZMAError, gzip.BadGzipFile, zlib.error) as error:
+        if "Memory usage limit" in str(error):
+            raise _needs_memory(path) from error
         raise UserError(f"{path} is damaged or cut short: {error}") from error
     except OSError as error:
         if error.errno is None:  # what bz2 and Arrow say of damaged data
@@ -288,20 +292,30 @@ def read_errors(path: Path) -> Iterator[None]:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
     except Exception as error:
         library = type(error).__module__.split(".")[0]  # imported only where it is used
+        if library == "zstandard" and "too much memory" in str(error):
+            raise _needs_memory(path) from error
         if library in ("zstandard", "pyarrow"):
             raise UserError(f"{path} is damaged or cut short: {error}") from error
         raise
 
 
-def held(path: Path, chunks: Iterator[str]) -> str:
-    """Return the text of a file that has to be read as a whole. Raises UserError for one that is too long."""
+def _needs_memory(path: Path) -> UserError:
+    return UserError(
+        f"{path} needs more than {UNPACK_BYTES >> 20} MiB of memory to be unpacked: pack it anew with a smaller "
+        "dictionary or window, as `xz -9` and `zstd --long=27` do"
+    )
+
+
+def held(path: Path, chunks: Iterator[str], longest: int) -> str:
+    """Return the text of a file that has to be read as a whole. Raises UserError for one of more than `longest`
+    characters."""
     parts: list[str] = []
     num_characters = 0
     for chunk in chunks:
         parts.append(chunk)
         num_characters += len(chunk)
-        if num_characters > LONGEST_FILE:
-            raise _too_long(path, "characters")
+        if num_characters > longest:
+            raise _too_long(path, f"{longest:,} characters")
     return "".join(parts)
 
 
@@ -310,14 +324,12 @@ def held_bytes(path: Path) -> bytes:
     or damaged."""
     data = first_bytes(path, LONGEST_FILE + 1)
     if len(data) > LONGEST_FILE:
-        raise _too_long(path, "bytes")
+        raise _too_long(path, f"{LONGEST_FILE:,} bytes")
     return data
 
 
-def _too_long(path: Path, unit: str) -> UserError:
-    return UserError(
-        f"{path} is longer than {LONGEST_FILE:,} {unit}, which have to be held at once: convert it to .txt"
-    )
+def _too_long(path: Path, what: str) -> UserError:
+    return UserError(f"{path} is longer than {what}, which have to be held at once: convert it to .txt")
 
 
 def undecodable(path: Path | str, data: bytes, encoding: str | None) -> UserError:

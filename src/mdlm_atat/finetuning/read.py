@@ -20,7 +20,7 @@ from mdlm_atat.data.files import PACKED, ending_of
 from mdlm_atat.data.readers.kinds import ROWS
 from mdlm_atat.data.readers.parquet import rows_of_columns
 from mdlm_atat.data.readers.reading import Reading
-from mdlm_atat.data.readers.records import only
+from mdlm_atat.data.readers.records import named, only
 from mdlm_atat.data.readers.tables import Form, table_rows
 from mdlm_atat.data.sources import Files, HubSet
 from mdlm_atat.errors import UserError
@@ -256,7 +256,7 @@ def _example(row: Mapping[str, Any], columns: tuple[str, ...], label: str, place
     for column in (*columns, label):
         if column not in row:
             hint = "; a split without labels cannot be trained or scored on" if column == label else ""
-            raise UserError(f"{place} has no column {column!r}; its columns are {', '.join(row)}{hint}")
+            raise UserError(f"{place} has no column {column!r}; its columns are {named(row)}{hint}")
     for column in columns:
         if not isinstance(row[column], str):
             raise UserError(f"{place}: column {column!r} holds {row[column]!r}, expected a text")

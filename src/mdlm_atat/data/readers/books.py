@@ -19,6 +19,11 @@ from mdlm_atat.data.readers.html_pages import declared_encoding, visible_text
 from mdlm_atat.data.readers.reading import Reading
 from mdlm_atat.errors import UserError
 
+LONGEST_XML = 20 << 20
+"""Bytes of the XML of a Word document: as a tree it takes up to 40 times as much memory."""
+LONGEST_INDEX = 1 << 23
+"""Bytes of XML in which a book lists its chapters: as a tree it takes up to 30 times as much memory."""
+
 
 def read_pdf(path: Path, _reading: Reading, left_out: Counter[str]) -> Iterator[Iterable[str]]:
     """Yield the text of all pages as one document; pages without text, which are pictures, are counted."""
@@ -40,7 +45,10 @@ def read_docx(path: Path, _reading: Reading, _left_out: Counter[str]) -> Iterato
 
     with _as_document(path, "a Word document"):
         data = held_bytes(path)
-        _check_archive(path, data)
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            names = archive.namelist()
+            _check_size(path, archive, names, LONGEST_FILE)
+            _check_size(path, archive, [name for name in names if name.endswith(".xml")], LONGEST_XML)
         lines = [line for block in docx.Document(io.BytesIO(data)).iter_inner_content() for line in _block_lines(block)]
     yield ["\n".join(lines)]
 
@@ -54,18 +62,20 @@ def _block_lines(block: Any) -> list[str]:
 
 def read_epub(path: Path, _reading: Reading, _left_out: Counter[str]) -> Iterator[Iterable[str]]:
     """Yield the chapters of a book, in the order in which they are read, as one document."""
-    with _as_document(path, "EPUB"):
-        data = held_bytes(path)
-        _check_archive(path, data)
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            chapters = [_chapter(archive.read(name), f"{path}, {name}") for name in _reading_order(archive)]
+    with _as_document(path, "EPUB"), zipfile.ZipFile(io.BytesIO(held_bytes(path))) as archive:
+        names = _reading_order(path, archive)
+        _check_size(path, archive, names, LONGEST_FILE)
+        chapters = [_chapter(archive.read(name), f"{path}, {name}") for name in names]
     yield ["\n\n".join(chapter for chapter in chapters if chapter)]
 
 
-def _reading_order(archive: zipfile.ZipFile) -> list[str]:
-    container = ElementTree.fromstring(archive.read("META-INF/container.xml"))
-    package_name = _all(container, "rootfile")[0].attrib["full-path"]
-    package = ElementTree.fromstring(archive.read(package_name))
+def _reading_order(path: Path, archive: zipfile.ZipFile) -> list[str]:
+    def parsed(name: str) -> ElementTree.Element:
+        _check_size(path, archive, [name], LONGEST_INDEX)
+        return ElementTree.fromstring(archive.read(name))
+
+    package_name = _all(parsed("META-INF/container.xml"), "rootfile")[0].attrib["full-path"]
+    package = parsed(package_name)
     places = {item.attrib["id"]: item.attrib["href"] for item in _all(package, "item")}
     folder = posixpath.dirname(package_name)
     chapters = [unquote(places[item.attrib["idref"]]) for item in _all(package, "itemref")]
@@ -84,12 +94,11 @@ def _chapter(data: bytes, where: str) -> str:
         raise undecodable(where, data, encoding) from error
 
 
-def _check_archive(path: Path, data: bytes) -> None:
-    """Raise UserError for an archive whose files are larger than can be held."""
-    with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        size = sum(info.file_size for info in archive.infolist())
-    if size > LONGEST_FILE:
-        raise UserError(f"{path} holds {size:,} bytes when unpacked, more than {LONGEST_FILE:,}: convert it to .txt")
+def _check_size(path: Path, archive: zipfile.ZipFile, names: Iterable[str], most: int) -> None:
+    """Raise UserError where files of an archive are larger than can be held."""
+    size = sum(archive.getinfo(name).file_size for name in names)
+    if size > most:
+        raise UserError(f"{path} holds {size:,} bytes when unpacked, more than {most:,}: convert it to .txt")
 
 
 @contextmanager

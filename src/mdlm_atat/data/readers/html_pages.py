@@ -22,6 +22,8 @@ BLOCKS = frozenset(
     "section select summary table tbody textarea tfoot thead tr ul".split()
 )
 PREFORMATTED = frozenset(("pre", "textarea", "listing", "xmp"))
+LONGEST_PAGE = 1 << 25
+"""Characters: where all of them are attributes of a tag, the parser takes 25 times as much memory."""
 _SPACE = re.compile(r"[ \t\n\r\f]+")
 _DECLARED = re.compile(rb"""(?:charset|encoding)\s*=\s*["']?\s*([\w.:-]+)""", re.ASCII)
 _UNKNOWN_SECTION = re.compile(r"<!\[(?!(?:CDATA|temp|ignore|include|rcdata|if|else|endif)\b)", re.IGNORECASE)
@@ -30,7 +32,7 @@ _UNKNOWN_SECTION = re.compile(r"<!\[(?!(?:CDATA|temp|ignore|include|rcdata|if|el
 def read_html(path: Path, reading: Reading, left_out: Counter[str]) -> Iterator[Iterable[str]]:
     """Yield the visible text of a page as one document. The page itself may say its encoding."""
     encoding = reading.encoding or declared_encoding(first_bytes(path, 1024))
-    yield [visible_text(held(path, decoded(path, encoding, left_out)))]
+    yield [visible_text(held(path, decoded(path, encoding, left_out), LONGEST_PAGE))]
 
 
 def declared_encoding(data: bytes) -> str | None:

@@ -33,6 +33,9 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 _DECODER = json.JSONDecoder(parse_float=_number, parse_int=whole_number, object_pairs_hook=_object)
 _SPACE = re.compile(r"[ \t\n\r]*")
+_STRING = re.compile(r'"(?:[^"\\]|\\.)*+"', re.DOTALL)
+OBJECT_BYTES = 128
+"""That Python may take for a value: a number with a fraction, or an object in a list."""
 _LONGEST_WORD = len("-Infinity") + len("\\ud83d\\ude42")
 
 
@@ -44,7 +47,7 @@ def jsonl_rows(path: Path, reading: Reading, _left_out: Counter[str]) -> Iterato
 
 
 def _row(line: str, where: str) -> Any:
-    _check_can_be_held(line, where)
+    check_can_be_held(line, where)
     try:
         return _DECODER.decode(line)
     except (ValueError, RecursionError) as error:
@@ -133,13 +136,32 @@ class _Window:
             parts.append(chunk)
             num_characters += len(chunk)
         self._text = "".join(parts)
-        _check_can_be_held(self._text, f"{self._path}, character {self._num_before + 1:,}")
+        check_can_be_held(self._text, f"{self._path}, character {self._num_before + 1:,}")
         return len(parts) > 1
 
 
-def _check_can_be_held(text: str, where: str) -> None:
-    if len(text) <= HELD_BYTES // 4:
+def check_can_be_held(text: str, where: str) -> None:
+    """Raise UserError for JSON that takes too much memory as a text, or as the objects that Python makes of it."""
+    if len(text) <= HELD_BYTES // OBJECT_BYTES:
         return
     width = 4 if "\\u" in text else bytes_per_character(text)  # one escape may make four bytes of every character
     if len(text) * width > HELD_BYTES:
         raise UserError(f"{where}: a value is longer than can be held at once: put long texts into .txt files")
+    most = 2 * HELD_BYTES // OBJECT_BYTES
+    if _num_marks(text) > most and _has_more_values(text, most):
+        raise UserError(f"{where}: a value holds more than {most:,} others, which have to be held at once: split it")
+
+
+def _num_marks(text: str) -> int:
+    return sum(map(text.count, ",:[{"))
+
+
+def _has_more_values(text: str, most: int) -> bool:
+    """Whether there are more marks of values than that outside of strings."""
+    number = end = 0
+    for string in _STRING.finditer(text):
+        number += _num_marks(text[end : string.start()])
+        if number > most:
+            return True
+        end = string.end()
+    return number + _num_marks(text[end:]) > most

@@ -14,12 +14,17 @@ from mdlm_atat.data.readers.html_pages import visible_text
 from mdlm_atat.data.readers.reading import Reading
 from mdlm_atat.errors import UserError
 
+MOST_LINES = 1 << 22
+"""Of a mail: each takes up to 200 bytes while it is parsed."""
+
 
 def read_mail(path: Path, reading: Reading, left_out: Counter[str]) -> Iterator[Iterable[str]]:
     """Yield the bodies of a message as one document, without headers. All other parts are counted as attachments: those
     that say so or have a file name, and those that are neither plain text nor HTML, except texts where there is no
     body."""
     data = held_bytes(path)
+    if data.count(b"\n") > MOST_LINES:
+        raise UserError(f"{path} has more than {MOST_LINES:,} lines, which have to be held at once: convert it to .txt")
     try:
         message = message_from_bytes(data, policy=policy.default)
         assert isinstance(message, EmailMessage)

@@ -7,14 +7,16 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from mdlm_atat.data.files import decoded, held, whole_number
+from mdlm_atat.data.files import LONGEST_FILE, decoded, held, whole_number
+from mdlm_atat.data.readers.json_files import check_can_be_held
 from mdlm_atat.data.readers.reading import Reading
 from mdlm_atat.errors import UserError
 
 
 def read_notebook(path: Path, reading: Reading, left_out: Counter[str]) -> Iterator[Iterable[str]]:
     """Yield the cells of a notebook, text and code, as one document with empty lines between them."""
-    text = held(path, decoded(path, reading.encoding))
+    text = held(path, decoded(path, reading.encoding), LONGEST_FILE)
+    check_can_be_held(text, str(path))
     try:
         book = json.loads(text, parse_int=whole_number)
         sheets = [book] if "cells" in book else book["worksheets"]  # of formats 4 and 3

@@ -18,7 +18,7 @@ from mdlm_atat.data.readers.records import columns_of
 from mdlm_atat.errors import UserError
 
 BATCH_ROWS = 64
-MOST_BYTES = 880 << 20
+MOST_BYTES = 800 << 20
 """That Arrow and Python may take for the rows that are read at a time."""
 OBJECT_BYTES = 80
 """Of a short string in a list of Python's."""
@@ -115,17 +115,16 @@ def _of_list(found: Sequence[Page], num_rows: int) -> int:
 
 def _check_can_be_held(batch: Any, where: str) -> None:
     """Raise UserError for a text that would take too much as a string of Python's."""
-    from pyarrow import compute
-
     if 4 * batch.nbytes <= HELD_BYTES:
         return
     for text in (text for column in batch.columns for text in _strings(column) if text.is_valid):
         data = np.frombuffer(text.as_buffer(), np.uint8)
         if 4 * len(data) <= HELD_BYTES:
             continue
-        widest = data.max()
+        parts = [data[start : start + READ_BYTES] for start in range(0, len(data), READ_BYTES)]
+        widest = max(part.max() for part in parts)
         width = 1 if widest < 0xC4 else 2 if widest < 0xF0 else 4  # bytes that Python holds each character in
-        if width * compute.utf8_length(text.cast("large_string")).as_py() > HELD_BYTES:
+        if width * sum(np.count_nonzero((part & 0xC0) != 0x80) for part in parts) > HELD_BYTES:
             raise UserError(f"{where}: a text is longer than can be held at once: put long texts into .txt files")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from mdlm_atat.data.readers.reading import Reading, template_columns, template_parts
@@ -15,6 +15,7 @@ NULL_ROWS, EMPTY_CHATS = "rows without text (null)", "chats without messages"
 NULL_MESSAGES, TOOL_CALLS = "messages of chats without content (null)", "tool calls of chats"
 OTHER_PARTS = "parts of chat messages that are no text"
 _ROLES = {"human": "User", "gpt": "Assistant", "chatgpt": "Assistant", "bot": "Assistant", "model": "Assistant"}
+LONGEST_NAMES = 300
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -59,9 +60,15 @@ def columns_of(reading: Reading) -> list[str]:
     return [reading.column] if reading.template is None else template_columns(reading.template)
 
 
+def named(columns: Iterable[str]) -> str:
+    """Return the names of columns in words, not more than a line or two of them."""
+    text = ", ".join(columns)
+    return text if len(text) <= LONGEST_NAMES else f"{text[:LONGEST_NAMES]}..."
+
+
 def no_column(where: str, column: str, row: Mapping[str, Any]) -> UserError:
     """Return the error of a row that has no such column, with the columns it has and the one that looks like text."""
-    names = ", ".join(map(str, row)) or "none"
+    names = named(map(str, row)) or "none"
     inside = {
         f"{name}.{key}": part
         for name, value in row.items()

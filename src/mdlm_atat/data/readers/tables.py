@@ -12,13 +12,15 @@ from typing import Any, NamedTuple
 
 from mdlm_atat.data.files import HELD_BYTES, decoded, ending_of
 from mdlm_atat.data.readers.reading import Reading
-from mdlm_atat.data.readers.records import columns_of
+from mdlm_atat.data.readers.records import columns_of, named
 from mdlm_atat.errors import UserError
 
 DELIMITERS = ",;\t|"
 """What may be told to separate cells; anything else is given."""
 FREE_QUOTES = "tables of tabs in which quotes are text and enclose no cell"
 SAMPLED_ROWS = 200
+MOST_CELLS = 1 << 22
+"""Of a row, each of which the csv module holds as a string; so many delimiters in quotes count, too."""
 LONG_CELL = 3
 """Lines of a row that by chance may each have as many tabs as a row."""
 LONGEST_LINE = HELD_BYTES // 4
@@ -63,7 +65,7 @@ def table_rows(
                 continue
             if len(cells) != len(header):
                 raise UserError(
-                    f"{where} has {len(cells)} cells, expected the {len(header)} columns {', '.join(header)}; they are "
+                    f"{where} has {len(cells)} cells, expected the {len(header)} columns {named(header)}; they are "
                     f"taken to be separated by {form.delimiter!r}: if by something else, set `delimiter=`"
                     + (f"; quotes enclose line ends in it, to line {first + num_lines - 1}" if num_lines > 1 else "")
                 )
@@ -144,6 +146,7 @@ class _Rows:
         self._lines = _Lines(path, decoded(path, reading.encoding, translate=False))
         self._next, self._delimiter = iter(self._lines), delimiter
         self.first, self._num_lines, self._widths = 1, 0, set[int]()
+        self._path, self._num_cells = path, 0
 
     def __iter__(self) -> Iterator[str]:
         return self
@@ -154,13 +157,18 @@ class _Rows:
             self.first = self._lines.number
         self._num_lines += 1
         if line.strip("\r\n"):
-            self._widths.add(line.count(self._delimiter) + 1)
+            num_cells = line.count(self._delimiter) + 1
+            self._widths.add(num_cells)
+            self._num_cells += num_cells
+            if self._num_cells > MOST_CELLS:
+                raise UserError(f"{self._path}, line {self.first} has more than {MOST_CELLS:,} cells")
         return line
 
     def end_row(self) -> tuple[int, int, set[int]]:
         """Return of the lines since the last row the first one's number, how many there are, and their cells."""
         row = self.first, self._num_lines, self._widths
         self._num_lines, self._widths, self._lines.is_between_rows = 0, set(), True
+        self._num_cells = 0
         return row
 
 
