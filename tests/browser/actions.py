@@ -41,7 +41,8 @@ def fill(page: Page) -> None:
 
 
 def wait_for_the_end(page: Page, tab: str = "fill") -> None:
-    page.wait_for_selector(f"#{tab} .repeat:not([hidden])")
+    page.wait_for_selector(f"#{tab} .repeat:not([hidden]), #problem:not([hidden])")
+    assert not page.locator("#problem").is_visible(), page.locator("#problem").inner_text()
     page.wait_for_selector(f"#{tab} [data-player=play][aria-label='Play again']")
 
 

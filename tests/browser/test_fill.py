@@ -175,6 +175,15 @@ def test_the_sliders_say_how_to_sample(page: Page, script: Script) -> None:
     }
 
 
+def test_each_token_has_a_step_of_its_own_unless_something_else_is_asked_for(page: Page, script: Script) -> None:
+    fill(page)
+    write(page, "The ⟦100⟧ end ⟦3–8⟧.")
+    fill(page)
+    page.select_option("#sampler", "ancestral")
+    fill(page)
+    assert [body["steps"] for body in script.bodies("/v1/infill")] == [6, 64, None]
+
+
 def test_the_text_the_command_line_and_the_python_can_be_copied(page: Page) -> None:
     fill(page)
     copied = "navigator.clipboard.readText()"
@@ -215,6 +224,10 @@ def test_the_text_can_be_scored(page: Page, script: Script) -> None:
     page.click("#score")
     page.wait_for_selector("[data-progress=fill] >> text=The text costs 41.50 nats, 4.15 a token.")
     assert script.bodies("/v1/score")[0]["order"] == "left_to_right"
+    word(page, "night").click()
+    page.click("#score")
+    assert page.locator("#problem").inner_text() == "There are gaps left: fill them first."
+    assert len(script.bodies("/v1/score")) == 1
 
 
 def test_the_end_is_spoken_once_and_no_step_before_it(page: Page, script: Script) -> None:

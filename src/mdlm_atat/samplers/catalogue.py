@@ -22,6 +22,14 @@ PRESETS = {
     "documents": "uncertainty:order=most_uncertain,stop.entropy=0.5,stop.confidence=0.7,stop.patience=100",
 }
 """Name -> the specification that it is short for."""
+PRESET_SUMMARIES = {
+    "spread": "The most certain tokens first, those of a step far from each other.",
+    "greedy": "The most certain tokens first, and always the likeliest: the same text each time.",
+    "entropy_budget": "As many tokens at a time as are certain enough together.",
+    "threshold": "All tokens at a time that are more certain than 0.9.",
+    "documents": "The least certain tokens first; stops when the rest is certain.",
+}
+"""Name -> what it does, in a sentence."""
 FILLED_IN = ("profile", "schedule", "eos_id")
 """Fields of a rule that the model brings, not the user."""
 

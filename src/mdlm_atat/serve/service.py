@@ -12,7 +12,7 @@ from mdlm_atat.errors import UserError
 from mdlm_atat.lm import How, LanguageModel
 from mdlm_atat.lm.given import Row
 from mdlm_atat.lm.results import Frame
-from mdlm_atat.samplers.catalogue import PRESETS, RULES, describe
+from mdlm_atat.samplers.catalogue import PRESET_SUMMARIES, PRESETS, RULES, describe
 from mdlm_atat.samplers.seeds import text_seeds
 from mdlm_atat.samplers.template import Gap, Template, parse_template
 from mdlm_atat.serve.answers import Label, Labels, Scored, Scores, Shown, Texts, finite
@@ -338,7 +338,7 @@ def gap_lengths(least: int, most: int) -> list[int]:
 def sampler_help(name: str) -> str:
     """One sentence about a sampler."""
     if name in PRESETS:
-        return f"short for {PRESETS[name]}"
+        return PRESET_SUMMARIES[name]
     return describe(name).summary if name in RULES else "of an installed package"
 
 

@@ -197,7 +197,7 @@ export class Fill {
       complain(this.pieces.length === 0 ? "There is no text yet: edit it first." : "There is no gap to fill: click a word to make one.");
       return;
     }
-    const values = this.settings.values();
+    const values = this.settings.values(pieces.gapsOf(now).reduce((sum, gap) => sum + gap.max, 0));
     this.before = this.pieces;
     this.past = [...this.past.slice(1 - UNDONE), this.pieces];
     const made = this.maker.start("v1/infill", {
@@ -226,6 +226,10 @@ export class Fill {
   }
 
   async score() {
+    if (pieces.gapsOf(this.pieces).some((gap) => gap.fill === null)) {
+      complain("There are gaps left: fill them first.");
+      return;
+    }
     const order = this.settings.model?.modes.includes("causal") ? "left_to_right" : "any";
     try {
       const { scores } = await ask("v1/score", { texts: [pieces.plainText(this.pieces)], order });

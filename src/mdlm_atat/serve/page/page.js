@@ -118,8 +118,8 @@ async function meet() {
     complain(error.message);
     return;
   }
-  byId("about").textContent = model.about;
-  byId("about").title = model.name;
+  byId("about").textContent = inWords(model);
+  byId("model").textContent = model.about;
   settings.offer(model);
   fill.characters = model.tokenizer.vocab_size <= CHARACTERS_ONLY ? 1 : 5;
   document.body.classList.toggle("characters", fill.characters === 1);
@@ -133,6 +133,12 @@ async function meet() {
     byId("tab-fill").title = "This model writes from left to right only.";
     open("write");
   }
+}
+
+function inWords({ name, parameters, modes }) {
+  const size = new Intl.NumberFormat("en", { notation: "compact", maximumSignificantDigits: 3 }).format(parameters);
+  const does = { masked: "fills gaps", causal: "writes from left to right" };
+  return `${name}: ${size} parameters, ${["masked", "causal"].filter((mode) => modes.includes(mode)).map((mode) => does[mode]).join(" and ")}`;
 }
 
 await meet();

@@ -2,6 +2,7 @@
 
 const STEPS = [null, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256];
 const CANDIDATES = [null, 4, 8, 16, 32, 64];
+const MOST_STEPS = 64; // where it is one for each token
 const LENGTHS = [8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048];
 
 const byId = (id) => document.getElementById(id);
@@ -58,7 +59,6 @@ export class Settings {
     const options = [["", usual ? `as usual (${usual})` : "as usual"], ...this.samplers.map(({ name }) => [name, name])];
     byId("sampler").replaceChildren(...options.map(([value, text]) => new Option(text, value)));
     byId("sampler").value = this.chosen[tab] ?? "";
-    this.steps.show((value) => (value === null ? (this.usual.steps ? `as usual (${this.usual.steps})` : "as usual") : `${value}`));
     this.explain();
   }
 
@@ -73,15 +73,24 @@ export class Settings {
   explain() {
     const name = byId("sampler").value || this.usual.sampler;
     byId("sampler-help").textContent = this.samplers.find((sampler) => sampler.name === name)?.help ?? "";
+    const usual = this.isOneEach ? "one for each token" : "as usual";
+    this.steps.show((value) => (value === null ? usual : `${value}`));
   }
 
-  /** What a request of this tab has in common with those of the others. */
-  values() {
+  /** Whether each token is to have a step of its own unless something else is asked for. The sampler by itself takes
+   * some at a time, which is quick and shows little. */
+  get isOneEach() {
+    return !this.isLeftToRight && (byId("sampler").value || this.usual.sampler) === "spread";
+  }
+
+  /** What a request for so many tokens has in common with all others of this tab. */
+  values(numTokens) {
     const seed = byId("seed");
+    const steps = this.steps.value ?? (this.isOneEach ? Math.min(numTokens, MOST_STEPS) : null);
     const any = this.usual.sampler === "left_to_right" ? (this.model?.defaults.infill?.sampler ?? null) : null;
     return {
       sampler: this.isLeftToRight ? "left_to_right" : byId("sampler").value || any,
-      steps: this.isLeftToRight ? null : this.steps.value,
+      steps: this.isLeftToRight ? null : steps,
       temperature: Number(byId("temperature").value),
       top_p: Number(byId("top-p").value),
       num_samples: Number(byId("num-samples").value),

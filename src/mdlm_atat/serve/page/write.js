@@ -43,10 +43,11 @@ export class Write {
     const typed = byId("prompt").value;
     const prompt = typed.toWellFormed?.() ?? typed;
     this.template = [pieces.makeText(prompt), pieces.makeGap(1)].filter((piece) => piece.text !== "");
+    const maxTokens = this.settings.maxTokens.value;
     const made = this.maker.start("v1/generate", {
       prompt,
-      max_tokens: this.settings.maxTokens.value,
-      ...this.settings.values(),
+      max_tokens: maxTokens,
+      ...this.settings.values(maxTokens),
       importance: this.canvas.tint === "importance",
     });
     this.show([]);
