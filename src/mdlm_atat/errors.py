@@ -26,6 +26,7 @@ COMMANDS = {  # function of the library: the command that calls it
     "generate": "generate",
     "infill": "infill",
     "inspect": "inspect",
+    "score": "score",
 }
 FLAGS = {"save": "json"}  # argument of the library: the flag that says the same, where it has another name
 _SETTING = re.compile(r"([A-Za-z_][\w.]*)=(?!=)(.*)", re.DOTALL)

@@ -8,6 +8,10 @@ from typing import Literal
 from mdlm_atat.errors import UserError
 
 CLASSIFIER_FILE = "classifier.json"
+BOX_NAME = "box"
+"""What the model in the box is called wherever a model is named."""
+BOX = Path(__file__).parent / "box"
+"""The folder of the model that comes with this package."""
 
 
 def kind_of_folder(folder: Path) -> Literal["checkpoint", "saved", "classifier", "run"]:
@@ -17,6 +21,8 @@ def kind_of_folder(folder: Path) -> Literal["checkpoint", "saved", "classifier",
     Raises UserError for anything else. Whether the files in it are sound is not looked at.
     """
     folder = follow(folder)
+    if folder == BOX and not (BOX / "model.safetensors").exists():
+        raise UserError("this installation has no model in the box: name a run, such as runs/demo")
     if not folder.is_dir():
         raise UserError(f"there is no folder {folder}; expected a run such as runs/demo, or a checkpoint of one")
     real = folder.resolve()
@@ -51,9 +57,28 @@ def find_classifier(folder: Path) -> Path:
 
 
 def follow(path: Path) -> Path:
-    """The checkpoint folder that `last` or `best` stands for, where that is a text file; any other path as it is."""
+    """The checkpoint folder that `last` or `best` stands for, where that is a text file; for `box`, where no folder of
+    that name is here, the folder of the model in the box; any other path as it is."""
+    if path == Path(BOX_NAME) and not path.exists():
+        return BOX
     return (
         path.with_name(path.read_text(encoding="utf-8").strip())
         if path.name in ("last", "best") and path.is_file()
         else path
     )
+
+
+def name_of(model: Path) -> str:
+    """What a model's folder is called where a model is named."""
+    return BOX_NAME if follow(model) == BOX else str(model)
+
+
+def title_of(model: Path) -> str:
+    """A model's folder as a person is shown it."""
+    return "the model in the box" if follow(model) == BOX else str(model)
+
+
+def results_folder(home: Path, name: str) -> Path:
+    """The folder for what is found out about the model in `home`: in it, or in the working directory for the model in
+    the box, whose folder belongs to the installed package."""
+    return Path(name) if home == BOX else home / name

@@ -28,7 +28,7 @@ def make_parser() -> Parser:
         EXAMPLES,
     )
     add = parser.add_argument
-    add_model_arguments(parser)
+    add_model_arguments(parser, or_box=True)
     add("--task", required=True, help="sst2, cola, mrpc, rte, stsb, or a .csv, .tsv, .json, .jsonl or .parquet file")
     add("--data", help="folder of GLUE's TSV files, or hub:NAME (default: hub:nyu-mll/glue)")
     add("--dev", type=Path, help="file: another file to score on")
@@ -51,7 +51,11 @@ def make_parser() -> Parser:
     add("--backbone_dropout", type=real(), help="in the backbone (default: as it was trained)")
     add("--max_length", type=whole(2), help="tokens of a text or pair (default: all the model takes)")
     add("--patience", type=whole(0), default=0, help="stop after so many worse epochs (default: 0, never)")
-    add("--out", type=Path, help="folder of the results (default: finetune/ in the model's)")
+    add(
+        "--out",
+        type=Path,
+        help="folder of the results (default: finetune/ in the model's, or here for the model in the box)",
+    )
     add("--no_classifier", action="store_true", help="store the results alone, not the first seed's classifier")
     add("--again", action="store_true", help="run seeds anew whose results are stored")
     return parser

@@ -25,13 +25,14 @@ def make_parser() -> Parser:
         "atat generate",
         "Generate texts with a trained model.",
         """examples:
+  atat generate --prompt "It was a dark and stormy night" --watch
   atat generate runs/demo --watch
   atat generate runs/demo --prompt "ROMEO:" --num_samples 4 --seed 7
   atat generate runs/demo --sampler first_hitting:sizes=cosine --steps 32 --animate romeo.html
   atat generate runs/demo --prompts prompts.jsonl --out texts.jsonl
 """,
     )
-    add_model_arguments(parser)
+    add_model_arguments(parser, or_box=True)
     parser.add_argument("--prompt", default="", help="text to begin with")
     parser.add_argument(
         "--prompts",
@@ -54,7 +55,7 @@ def main(argv: list[str]) -> int:
     arguments = make_parser().parse(argv)
     check_arguments(arguments)
     items = read_prompts(arguments)
-    check_model(arguments.model)
+    check_model(arguments.model, text="a text to begin with goes after --prompt")
     with trusted(arguments.trust_plugins):
         write_texts(arguments, items)
     return 0

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mdlm_atat.cli.made_texts import make_texts
-from mdlm_atat.cli.model import add_model_arguments, check_model, load_model
+from mdlm_atat.cli.model import add_model_and_text_arguments, check_model, load_model, model_and_text
 from mdlm_atat.cli.parser import Parser, whole
 from mdlm_atat.cli.sampling import (
     add_reading_arguments,
@@ -17,7 +17,6 @@ from mdlm_atat.cli.sampling import (
     check_arguments,
     how_to_sample,
 )
-from mdlm_atat.errors import UserError
 from mdlm_atat.plugins import trusted
 from mdlm_atat.runs.texts import Document, Item, check_each, read_items
 from mdlm_atat.samplers.template import parse_template
@@ -33,6 +32,7 @@ def make_parser() -> Parser:
         "Fill the gaps of a text: [MASK] is one token, [MASK:5] five, [MASK:3-8] as many of three to eight "
         "as suit the text around it best.",
         r"""examples:
+  atat infill "It was a [MASK:3] night, and the [MASK] in the [MASK:2] had gone out."
   atat infill runs/novels "The [MASK:5] sat on the [MASK:2]."
   atat infill runs/novels "She [MASK:3-8], and left." --num_samples 4
   atat infill runs/novels "She [MASK:3-8], and left." --num_samples 2 --candidates 32
@@ -44,8 +44,7 @@ All but the gaps comes out as it was given, of a document byte for byte. To have
 --escape and write \[MASK]. A .jsonl file has "template" and, if you like, "id" on each line.
 """,
     )
-    add_model_arguments(parser)
-    parser.add_argument("template", nargs="?", help="a text with gaps")
+    add_model_and_text_arguments(parser, "template", "a text with gaps")
     parser.add_argument("--file", type=Path, help="a document with gaps, or a .jsonl file of templates")
     add_reading_arguments(parser, texts="templates and the document", files="--file", escape_name="escape")
     parser.add_argument("--num_samples", type=whole(1), default=1, help="ways to fill each template")
@@ -75,6 +74,9 @@ All but the gaps comes out as it was given, of a document byte for byte. To have
 def main(argv: list[str]) -> int:
     arguments = make_parser().parse(argv)
     check_arguments(arguments)
+    arguments.model, arguments.template = model_and_text(
+        arguments.model, arguments.template, arguments.file, command="infill"
+    )
     items, document = read_templates(arguments)
     check_each(items, "template", lambda text: parse_template(text, escape=arguments.escape))
     check_model(arguments.model)
@@ -107,8 +109,6 @@ def write_texts(arguments: Namespace, items: list[Item], document: Document | No
 def read_templates(arguments: Namespace) -> tuple[list[Item], Document | None]:
     """The templates, and the document where they are one."""
     template, file, encoding = arguments.template, arguments.file, arguments.encoding
-    if (template is None) == (file is None):
-        raise UserError('give a text with gaps, such as "The [MASK:5] sat.", or --file')
     if file is None:
         return [Item(0, template)], None
     if file.suffix == ".jsonl":

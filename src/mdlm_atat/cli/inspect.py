@@ -6,10 +6,11 @@ from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mdlm_atat.cli.model import add_model_arguments, check_model, load_model
+from mdlm_atat.cli.model import add_model_and_text_arguments, check_model, load_model, model_and_text
 from mdlm_atat.cli.parser import Parser, real, whole
 from mdlm_atat.data.files import read_text
 from mdlm_atat.errors import UserError
+from mdlm_atat.model_folder import results_folder, title_of
 from mdlm_atat.plugins import trusted
 from mdlm_atat.samplers.template import unescaped
 
@@ -26,8 +27,7 @@ def make_parser() -> Parser:
   atat inspect runs/rates --file sonnet.txt --times 0.15 0.5 0.85 --out sonnet
 """,
     )
-    add_model_arguments(parser)
-    parser.add_argument("text", nargs="?", help="the text")
+    add_model_and_text_arguments(parser, "text", "the text")
     parser.add_argument(
         "--escape", action="store_true", help=r"read escapes in the text: \n is a line end, \\ a backslash"
     )
@@ -40,13 +40,16 @@ def make_parser() -> Parser:
         "--batch_size", type=whole(1), help="masked rows in one call of the network (default: the run's)"
     )
     parser.add_argument("--seed", type=whole(0), default=0, help="seed of the draws")
-    parser.add_argument("--out", type=Path, help="folder for the heatmap (default: inspect in the model's folder)")
+    parser.add_argument(
+        "--out", type=Path, help="folder for the heatmap (default: inspect in the model's folder, or here)"
+    )
     return parser
 
 
 def main(argv: list[str]) -> int:
     arguments = make_parser().parse(argv)
-    text = text_to_inspect(arguments.text, arguments.file, escape=arguments.escape)
+    arguments.model, given = model_and_text(arguments.model, arguments.text, arguments.file, command="inspect")
+    text = text_to_inspect(given, arguments.file, escape=arguments.escape)
     out: Path | None = arguments.out
     if out is not None and (out.is_file() or not out.parent.is_dir()):
         raise UserError(f"--out: {out} is a file, or the folder it should be in is not there")
@@ -69,17 +72,16 @@ def inspect(arguments: Namespace, text: str) -> None:
     inspected = InspectedText.from_record(record)
     console = Console(highlight=False)
     show(console, inspected)
-    for file in write_pictures(arguments.out or lm.home / "inspect", record, inspected, str(arguments.model)):
+    folder = arguments.out or results_folder(lm.home, "inspect")
+    for file in write_pictures(folder, record, inspected, title_of(arguments.model)):
         console.print(f"{file.suffix[1:]:10} {file}", markup=False, soft_wrap=True)
 
 
 def text_to_inspect(text: str | None, file: Path | None, *, escape: bool) -> str:
-    if (text is None) == (file is None):
-        raise UserError('give a text (e.g. atat inspect RUN "To be"), or a --file that holds one; not both')
-    if file is None:
-        assert text is not None
-        return unescaped(text) if escape else text
-    return read_text(file)
+    if text is None:
+        assert file is not None
+        return read_text(file)
+    return unescaped(text) if escape else text
 
 
 def masked_model(arguments: Namespace) -> MaskedDiffusionLM:
@@ -88,8 +90,8 @@ def masked_model(arguments: Namespace) -> MaskedDiffusionLM:
     lm = load_model(arguments)
     if not isinstance(lm, MaskedDiffusionLM):
         raise UserError(
-            f"{arguments.model} holds a causal model, which masks nothing and knows no importance; train a masked one "
-            "with atat train ... --method importance_rates"
+            f"{title_of(arguments.model)} holds a causal model, which masks nothing and knows no importance; train a "
+            "masked one with atat train ... --method importance_rates"
         )
     return lm
 

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mdlm_atat.model_folder import title_of
 from mdlm_atat.runs.texts import Document, Item, Lines, Texts, begun_with
 from mdlm_atat.terminal import is_terminal, shown
 
@@ -105,7 +106,11 @@ def make_texts(
         first = done == 0
         with_trace = arguments.trace or (first and arguments.animate is not None)
         is_watched = first and arguments.watch
-        with watching(lm, str(arguments.model), lambda: row_of(prompts[0])) if is_watched else nullcontext() as on_step:
+        with (
+            watching(lm, title_of(arguments.model), lambda: row_of(prompts[0]))
+            if is_watched
+            else nullcontext() as on_step
+        ):
             return make(prompts, {"seed": seeds, "return_trace": with_trace, "on_step": on_step})
 
     try:
@@ -181,5 +186,5 @@ def animate(lm: MaskedDiffusionLM | CausalLM, text: Generated, arguments: Namesp
         "temperature": f"{arguments.temperature:g}",
         "seed": str(arguments.seed),
     }
-    reveal = Reveal.of(lm, text, title=str(arguments.model), settings=settings)
+    reveal = Reveal.of(lm, text, title=title_of(arguments.model), settings=settings)
     print(f"animation written to {write_animation(reveal, arguments.animate)}", file=sys.stderr)

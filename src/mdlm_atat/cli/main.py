@@ -20,6 +20,7 @@ COMMANDS = {  # name: (module with main(argv), what it does)
     "eval": ("mdlm_atat.cli.eval", "bound the likelihood of the validation text, or of your own"),
     "generate": ("mdlm_atat.cli.generate", "write text with a trained model, and watch it appear"),
     "infill": ("mdlm_atat.cli.infill", "fill the gaps of a text with a trained model"),
+    "score": ("mdlm_atat.cli.score", "say how likely a trained model finds a text"),
     "serve": ("mdlm_atat.cli.serve", "a page and a JSON API for a trained model, on this machine"),
     "experiment": ("mdlm_atat.cli.experiment", "compare ways of training over seeds, and make the table of it"),
     "samplers": ("mdlm_atat.cli.samplers", "list the samplers, or compare them on a model"),
@@ -41,10 +42,10 @@ options:
   --version    show the version and exit
 
 for example:
+  atat infill "It was a [MASK:3] night."             what may stand in a gap, by the model in the box
   atat train demo --out runs/demo                    Shakespeare on the CPU
   atat eval runs/demo                                nats and bits per character
   atat generate runs/demo --watch --sampler spread   text appears mask by mask
-  atat infill runs/demo "To be, or [MASK:12]?"       what may stand in a gap
 """
 
 # What the machine refuses and a person can mend; any other OSError is our fault and keeps its traceback.
@@ -54,6 +55,7 @@ ADVICE = {
     errno.EFBIG: "make room and run the command again",
     errno.EISDIR: "name a file, not a folder",
     errno.ENOTDIR: "a folder on the way there is a file",
+    errno.ENAMETOOLONG: "no file or folder has so long a name",
     errno.EACCES: "choose another place or change its permissions",
     errno.EPERM: "choose another place or change its permissions",
     errno.EROFS: "choose a place that can be written",

@@ -3,19 +3,93 @@
 from __future__ import annotations
 
 import argparse
+import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mdlm_atat import model_folder
 from mdlm_atat.cli.parser import Parser
 from mdlm_atat.errors import UserError
-from mdlm_atat.model_folder import kind_of_folder
+from mdlm_atat.model_folder import BOX_NAME, follow, kind_of_folder
 
 if TYPE_CHECKING:
     from mdlm_atat.lm import CausalLM, MaskedDiffusionLM
 
 
-def add_model_arguments(parser: Parser) -> None:
-    parser.add_argument("model", type=Path, help="a run folder, one of its checkpoints, or a saved model")
+WHICH = "a run folder, one of its checkpoints, or a saved model"
+
+
+def add_model_arguments(parser: Parser, *, or_box: bool = False) -> None:
+    """The model and how it is to be used; `or_box`: the model in the box where none is named."""
+    if or_box:
+        default = model_folder.BOX
+        which = f"{WHICH} (default: {BOX_NAME}, the model in the box)"
+        parser.add_argument("model", type=Path, nargs="?", default=default, metavar="RUN", help=which)
+    else:
+        parser.add_argument("model", type=Path, help=WHICH)
+    add_device_arguments(parser)
+
+
+def add_model_and_text_arguments(parser: Parser, text: str, meaning: str) -> None:
+    """As add_model_arguments, with a text after the model; see `model_and_text`."""
+    which = f"{WHICH}; needed before a text that names a folder or file (default: {BOX_NAME}, the model in the box)"
+    parser.add_argument("model", nargs="?", metavar="RUN", help=which)
+    parser.add_argument(text, nargs="?", help=meaning)
+    add_device_arguments(parser)
+
+
+def model_and_text(model: str | None, text: str | None, file: Path | None, *, command: str) -> tuple[Path, str | None]:
+    """The folder of the model and the text among the words [RUN] [TEXT], of which one alone is the text, or the model
+    where a file holds the text.
+
+    Raises UserError where a single word is the path of something that is there, or looks like one: which of the two is
+    meant is not guessed.
+    """
+    if file is not None:
+        if text is not None or (model is not None and not _looks_like_path(model)):
+            raise UserError("give a text or --file, not both")
+        return model_folder.BOX if model is None else Path(model), None
+    if text is not None:
+        return Path(model or BOX_NAME), text
+    if model is None or model == BOX_NAME:
+        raise UserError(f'give a text, as in atat {command} {BOX_NAME} "...", or --file')
+    check_no_path(model, command)
+    return model_folder.BOX, model
+
+
+def check_no_path(word: str, command: str) -> None:
+    """Raise UserError for a word in place of a text that is the path of something that is there, or looks like one."""
+    if is_folder(word):
+        wrong = f'{word} is a folder: give a text after it, as in atat {command} {word} "..."'
+    elif is_there(word):
+        wrong = f"{word} is a file: to read the text in it, write --file {word}"
+    elif _looks_like_path(word) and {os.sep, "/"} & set(word):
+        wrong = f"there is no folder {word}, and no text after it"
+    else:
+        return
+    raise UserError(f"{wrong}; if it is the text, name the model before it: atat {command} {BOX_NAME} {word}")
+
+
+def is_folder(word: str) -> bool:
+    """Whether a word, which may be a long text, is the path of a folder."""
+    return is_there(word) and Path(word).is_dir()
+
+
+def is_there(word: str) -> bool:
+    """Whether a word, which may be a long text, is the path of something that is there."""
+    try:
+        return Path(word).exists()
+    except OSError:  # no path is so long
+        return False
+
+
+def _looks_like_path(word: str) -> bool:
+    """Whether somebody who writes this may mean a folder: one word, without a gap."""
+    return len(word.split()) == 1 and "[MASK" not in word
+
+
+def add_device_arguments(parser: Parser) -> None:
     parser.add_argument("--device", help="cpu, cuda or mps (default: a GPU if there is one)")
     parser.add_argument(
         "--precision",
@@ -34,25 +108,33 @@ def add_trust_argument(parser: Parser) -> None:
     )
 
 
-def check_model(folder: Path, flag: str | None = None) -> None:
+def check_model(folder: Path, flag: str | None = None, *, text: str = "") -> None:
     """UserError where there is no model in the folder that `flag` names: answered before torch is imported, which takes
-    seconds."""
+    seconds. `text`: where a text goes, for somebody who took the place of the model for that of a text."""
     try:
         kind_of_folder(folder)
     except UserError as error:
+        if text and len(str(folder).split()) > 1 and not folder.is_dir():
+            raise UserError(f"there is no model {str(folder)!r}; {text}") from error
         raise UserError(f"{flag}: {error}" if flag else str(error)) from error
 
 
 def load_model(arguments: argparse.Namespace) -> MaskedDiffusionLM | CausalLM:
-    """The model that was named; damaged checkpoints that were passed over are warned of."""
+    """The model that was named; damaged checkpoints that were passed over are warned of, and a line says where it is
+    the model in the box."""
     from rich.console import Console
 
     from mdlm_atat.lm import load_lm
 
     console = Console(stderr=True)
-    return load_lm(
+    lm = load_lm(
         arguments.model,
         device=arguments.device,
         precision=arguments.precision,
         say=lambda text: console.print(f"warning: {text}", style="yellow", markup=False, soft_wrap=True),
     )
+    if follow(arguments.model) == model_folder.BOX:
+        size = sum(weight.numel() for weight in lm.network.parameters()) / 1e6
+        about = f"{size:.1f}M parameters, novels and other prose; name a run to use your own"
+        print(f"using the model in the box ({about})", file=sys.stderr)
+    return lm

@@ -8,6 +8,7 @@ from mdlm_atat.cli.model import add_model_arguments, check_model, load_model
 from mdlm_atat.cli.parser import Parser
 from mdlm_atat.cli.parser import whole as whole_number
 from mdlm_atat.errors import UserError
+from mdlm_atat.model_folder import follow, name_of
 from mdlm_atat.plugins import trusted
 
 
@@ -16,6 +17,7 @@ def make_parser() -> Parser:
         "atat serve",
         "A page on this machine to fill gaps and write with a trained model, and the same as a JSON API.",
         """examples:
+  atat serve --open
   atat serve runs/novels --open
   atat serve runs/novels --port 9000
   atat serve runs/novels --host 0.0.0.0               for other machines too; prints a token
@@ -24,7 +26,7 @@ def make_parser() -> Parser:
 Ctrl-C ends it. docs/serve.md has the API.
 """,
     )
-    add_model_arguments(parser)
+    add_model_arguments(parser, or_box=True)
     where = parser.add_argument_group("where")
     where.add_argument("--host", default="127.0.0.1", help="address to listen at (default: 127.0.0.1, this machine)")
     where.add_argument("--port", type=whole_number(0, 65535), help="port (default: 8017, or the next free one)")
@@ -80,12 +82,12 @@ def serve(arguments: Namespace) -> None:
     flags = [
         word for name, value in how.items() for word in ((f"--{name}",) if value is True else (f"--{name}", value))
     ]
-    name = str(arguments.model)
+    name = name_of(arguments.model)
     names = ("max_characters", "max_tokens", "max_texts", "max_seconds", "max_queue", "batch_size")
     service = Service(
         lm,
         ModelNamed([name, *flags], f"mdlm_atat.load_lm({name!r}{keywords})"),
-        arguments.model.resolve().name,
+        follow(arguments.model).resolve().name,
         repr(lm),
         Limits(**{name: getattr(arguments, name) for name in names}),
     )

@@ -31,6 +31,7 @@ from mdlm_atat.errors import UserError
 from mdlm_atat.lm.folder import PROFILE_FILE, STAGE_FILE
 from mdlm_atat.lm.reading import CachedSteps
 from mdlm_atat.lm.scoring import Scoring
+from mdlm_atat.model_folder import BOX_NAME
 from mdlm_atat.nets.protocol import Cached, Mode
 from mdlm_atat.samplers.sizes import Profile, as_profile
 from mdlm_atat.scoring.records import MaskRateProfile
@@ -145,14 +146,15 @@ class LanguageModel(Scoring):
     @classmethod
     def from_pretrained(
         cls: type[AnyLM],
-        folder: str | Path,
+        folder: str | Path = BOX_NAME,
         *,
         device: torch.device | str | None = None,
         precision: Precision = "auto",
         say: Callable[[str], None] = lambda _: None,
         trust_plugins: bool = False,
     ) -> AnyLM:
-        """Load a run folder (its newest sound checkpoint), one of its checkpoints, or a folder made by save_pretrained.
+        """Load a run folder (its newest sound checkpoint), one of its checkpoints, or a folder made by save_pretrained;
+        without a folder the model that comes with this package.
 
         Averaged (EMA) weights where the run kept them. `device` None: a GPU if there is one. `say` hears of damaged
         checkpoints that were passed over. `trust_plugins`: import the plugins that the folder names, which runs their

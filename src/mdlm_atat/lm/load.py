@@ -14,20 +14,22 @@ from mdlm_atat.device import Precision, choose_device
 from mdlm_atat.lm.causal import CausalLM
 from mdlm_atat.lm.folder import Located, locate, read_stage
 from mdlm_atat.lm.masked import MaskedDiffusionLM
+from mdlm_atat.model_folder import BOX_NAME
 from mdlm_atat.plugins import trusted
 from mdlm_atat.training.checkpoint import load_weights
 from mdlm_atat.training.folder import check_plugins, read_counts
 
 
 def load_lm(
-    folder: str | Path,
+    folder: str | Path = BOX_NAME,
     *,
     device: torch.device | str | None = None,
     precision: Precision = "auto",
     say: Callable[[str], None] = lambda _: None,
     trust_plugins: bool = False,
 ) -> MaskedDiffusionLM | CausalLM:
-    """Load the model in a folder: a CausalLM if its network reads left to right only, else a MaskedDiffusionLM. The
+    """Load the model in a folder: a CausalLM if its network reads left to right only, else a MaskedDiffusionLM. Without
+    a folder, or as "box" where there is no folder of that name, it is the model that comes with this package. The
     arguments, and what is raised, are those of LanguageModel.from_pretrained."""
     found = locate(Path(folder), say)
     with trusted(trust_plugins):

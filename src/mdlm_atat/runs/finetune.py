@@ -24,6 +24,7 @@ from mdlm_atat.finetuning.settings import PROBED, TRAINED, FinetuneSettings, Giv
 from mdlm_atat.finetuning.tasks import Task
 from mdlm_atat.finetuning.training import Epoch, Finetuning, Hooks, OnStep, Outcome, dropout_of
 from mdlm_atat.lm import CausalLM, MaskedDiffusionLM
+from mdlm_atat.model_folder import results_folder
 from mdlm_atat.progress import OnProgress, shown
 from mdlm_atat.provenance import command, cpu
 from mdlm_atat.runs.model import Model, open_model
@@ -61,7 +62,8 @@ def finetune(
     numbers to predict.
     `metric`: names, functions of (predicted, truth), or `package.module:Name`; None: those of the task.
     `encoding`, `delimiter`: of files, as for `prepare`; None: UTF-8 or what a mark says, and what the first lines show.
-    `seeds`: how many, from 0, or which. `out`: folder of the results; None: finetune/ in the model's. Seeds that are
+    `seeds`: how many, from 0, or which. `out`: folder of the results; None: finetune/ in the model's, or in
+    the working directory for the model in the box. Seeds that are
     stored there, from the same weights, examples and settings, are not run again unless `again`. `keep_classifier`:
     store what the first seed has trained there too, calibrated on the examples to score on (see `calibrate`).
     `on_step`: called with (step, values); an exception in it ends the fine-tuning, and seeds that are done stay stored,
@@ -99,7 +101,7 @@ def finetune(
     if folder is None:
         if lm.home is None:
             raise UserError("this model is in no folder yet: name one for the results by `out=`")
-        folder = lm.home / "finetune"
+        folder = results_folder(lm.home, "finetune")
     chosen = choose_settings(lm, settings)
     separator = choose_separator(lm.tokenizer, lm.counts)
     train, scored = (
