@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from pathlib import Path
 
 from mdlm_atat.cli.model import add_model_arguments, check_model, load_model
 from mdlm_atat.cli.parser import Parser
 from mdlm_atat.cli.parser import whole as whole_number
 from mdlm_atat.errors import UserError
-from mdlm_atat.model_folder import follow, name_of
+from mdlm_atat.model_folder import find_classifier, follow, name_of
 from mdlm_atat.plugins import trusted
 
 
@@ -27,6 +28,7 @@ Ctrl-C ends it. docs/serve.md has the API.
 """,
     )
     add_model_arguments(parser, or_box=True)
+    parser.add_argument("--classifier", type=Path, help="serve this classifier, which atat finetune made, too")
     where = parser.add_argument_group("where")
     where.add_argument("--host", default="127.0.0.1", help="address to listen at (default: 127.0.0.1, this machine)")
     where.add_argument("--port", type=whole_number(0, 65535), help="port (default: 8017, or the next free one)")
@@ -59,6 +61,8 @@ def main(argv: list[str]) -> int:
     if arguments.token == "":
         raise UserError("--token is empty: leave it out, or name one")
     check_model(arguments.model)
+    if arguments.classifier is not None:
+        find_classifier(arguments.classifier)
     with trusted(arguments.trust_plugins):
         serve(arguments)
     return 0
@@ -74,6 +78,13 @@ def serve(arguments: Namespace) -> None:
     sock = listen(arguments.host, arguments.port)  # before the model is loaded, which takes longer
     token = arguments.token or (None if is_loopback(arguments.host) else new_token())
     lm = load_model(arguments)
+    classifier = None
+    if arguments.classifier is not None:
+        from mdlm_atat.finetuning.classifier import TextClassifier
+
+        classifier = TextClassifier.from_pretrained(
+            arguments.classifier, device=arguments.device, precision=arguments.precision
+        )
     how = {name: getattr(arguments, name) for name in ("device", "precision") if getattr(arguments, name) != "auto"}
     how = {name: value for name, value in how.items() if value is not None}
     if arguments.trust_plugins:
@@ -90,6 +101,7 @@ def serve(arguments: Namespace) -> None:
         follow(arguments.model).resolve().name,
         repr(lm),
         Limits(**{name: getattr(arguments, name) for name in names}),
+        classifier,
     )
     url = address(sock, token)
 

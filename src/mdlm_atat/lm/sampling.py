@@ -572,12 +572,16 @@ class Sampling(Canvases):
         del z_t
         return None
 
+    def check_wanted(self) -> None:
+        """Ask `on_evaluation` whether to go on."""
+        if self.on_evaluation is not None:
+            self.on_evaluation()
+
     @contextmanager
     def inference(self) -> Iterator[None]:
         """A context in which the network computes in this model's precision, without gradients. Every evaluation
         enters one, and what `on_evaluation` raises ends it there."""
-        if self.on_evaluation is not None:
-            self.on_evaluation()
+        self.check_wanted()
         arithmetic = nullcontext()
         if self.precision == "bf16":
             arithmetic = torch.autocast(self.device.type, torch.bfloat16, cache_enabled=self._keep_casts)

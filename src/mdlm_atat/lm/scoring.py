@@ -119,7 +119,8 @@ class Scoring(Sampling):
                 raise UserError(f"text {index + 1} is empty: there is nothing to score")
         order = self._checked(order, evaluations)
         if order == ANY:
-            scores = [self._in_any_order(tokens, DrawSettings(num_draws=num_draws, seed=seed)) for tokens in encoded]
+            draws = DrawSettings(num_draws=num_draws, seed=seed, on_progress=lambda *_: self.check_wanted())
+            scores = [self._in_any_order(tokens, draws) for tokens in encoded]
         elif not encoded:
             scores = []
         elif order == LEFT_TO_RIGHT and "causal" in self.modes:

@@ -146,10 +146,16 @@ class Scores:
 
 @dataclass(frozen=True)
 class Label:
-    """The label of a text."""
+    """The label of a text, or of a pair of texts."""
 
-    label: str
+    label: str | None
+    """The likeliest label; null for a classifier that predicts a number."""
     probabilities: dict[str, float]
+    """Of each label; empty for a number."""
+    score: float | None
+    """The number; null for labels."""
+    is_cut: bool
+    """Whether the text was longer than what the model reads, and lost its end."""
 
 
 @dataclass(frozen=True)

@@ -68,7 +68,9 @@ class Guard:
             raise RequestError("requests from the pages of other sites are not answered", status=403)
         if not is_page and self._token is not None:
             kind, _, given = request.headers.get("Authorization", "").partition(" ")
-            if kind.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), self._token):
+            if kind.lower() != "bearer" or not hmac.compare_digest(
+                given.strip().encode(errors="surrogateescape"), self._token
+            ):
                 raise RequestError("the token is missing or wrong: send `Authorization: Bearer TOKEN`", status=401)
 
 

@@ -12,7 +12,7 @@ from mdlm_atat.lm.filling import Filling
 from mdlm_atat.lm.given import Row
 from mdlm_atat.lm.results import Frame, Layout, best_first
 from mdlm_atat.serve.answers import Made
-from mdlm_atat.serve.mailbox import Done, Event, Failed, Framed, Started
+from mdlm_atat.serve.mailbox import Done, Event, Failed, Framed, Queued, Started
 from mdlm_atat.serve.mistakes import RequestError
 
 Tell = Callable[[Event], None]
@@ -29,6 +29,13 @@ class Job:
         self.tell, self._max_seconds = tell, max_seconds
         self._is_cancelled = self._is_answered = False
         self._begun_s: float | None = None
+        self._num_ahead: int | None = None
+
+    def wait_behind(self, num_ahead: int) -> None:
+        """So many are before it in the queue."""
+        if num_ahead != self._num_ahead:
+            self._num_ahead = num_ahead
+            self.tell(Queued(num_ahead))
 
     def cancel(self) -> None:
         """Nobody waits for it any more. Any thread may say so."""
@@ -163,6 +170,8 @@ class Fill(Job):
         is_done = filling.is_whole(place)
         if not is_done and watch.stop is not None and filling.is_settled_on_the_way:
             is_done = watch.stop(filling.frame(place))
+            if is_done:
+                filling.leave(place)  # it ends before what is hidden
         if is_done:
             self.take(number, filling, place)
         elif filling.step % self._stride == 0:

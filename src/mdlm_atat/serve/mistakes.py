@@ -29,9 +29,10 @@ class RequestError(UserError):
 
     @classmethod
     def of(cls, error: BaseException, *, field: str | None = None) -> RequestError:
-        """What went wrong, as a client hears of it: nothing of what is inside for an error of ours."""
+        """What went wrong, as a client hears of it: nothing of what is inside for an error of ours. `field`: the one
+        that it is about, where it does not say so."""
         if isinstance(error, RequestError):
-            return error
+            return error if error.field or not field else cls(str(error), field=field, status=error.status)
         if isinstance(error, UserError):
             return cls(str(error), field=field)
         return cls("something went wrong in the server; its terminal says what", status=500)

@@ -68,7 +68,7 @@ def run(
     on_start: Callable[[], None] = lambda: None,
 ) -> None:
     """Serve until Ctrl-C or SIGTERM. `on_start` is called when requests are answered."""
-    worker = Worker(service.lm, service.limits)
+    worker = Worker(service.lm, service.limits, [] if service.classifier is None else [service.classifier.lm])
     server = Server(service, worker, guard, log_texts=log_texts)
     with suppress(KeyboardInterrupt):  # where signals cannot be handled in the loop
         asyncio.run(serving(server.app(), sock, on_start))
@@ -78,7 +78,7 @@ async def serving(app: web.Application, sock: socket.socket, on_start: Callable[
     """Serve until a signal comes, or the task is cancelled."""
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
-        with suppress(NotImplementedError, ValueError):  # Windows; not the main thread
+        with suppress(NotImplementedError, ValueError, RuntimeError):  # Windows; not the main thread
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
     silent = logging.Logger("atat")  # its messages would hold what was sent
     silent.addHandler(logging.NullHandler())

@@ -5,10 +5,11 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from mdlm_atat import plugins
 from mdlm_atat.errors import UserError
+from mdlm_atat.finetuning.classifier import TextClassifier
 from mdlm_atat.lm import How, LanguageModel
 from mdlm_atat.lm.given import Row
 from mdlm_atat.lm.results import Frame
@@ -38,28 +39,6 @@ LENGTH_DRAWS = 64  # for each length of a completion before a suffix: an editor 
 BLOCKS = 4  # the longest text is so many times as long as the model, if nothing else is said
 
 
-class Prediction(Protocol):
-    """What a classifier says of a text."""
-
-    @property
-    def label(self) -> str: ...
-    @property
-    def probabilities(self) -> dict[str, float]: ...
-
-
-class Classifier(Protocol):
-    """What the server asks of a classifier."""
-
-    @property
-    def labels(self) -> Sequence[str]: ...
-    @property
-    def text_pair(self) -> bool:
-        """Whether it takes pairs of texts."""
-        ...
-
-    def predict(self, texts: list[Any]) -> Sequence[Prediction]: ...
-
-
 @dataclass(frozen=True)
 class Service:
     """A model and what may be asked of it."""
@@ -69,7 +48,7 @@ class Service:
     name: str
     about: str
     limits: Limits
-    classifier: Classifier | None = None
+    classifier: TextClassifier | None = None
 
     @property
     def max_tokens(self) -> int:
@@ -105,7 +84,7 @@ class Service:
             "has_importance": self.has_importance,
             "classifier": None
             if self.classifier is None
-            else {"labels": list(self.classifier.labels), "text_pair": self.classifier.text_pair},
+            else {"labels": list(self.classifier.labels), "text_pair": self.classifier.is_pair},
             "about": self.about,
         }
 
@@ -202,8 +181,11 @@ class Service:
 
         def work() -> Scores:
             scores = []
-            for number, text in enumerate(request.texts):
-                if len(lm.tokenizer.encode(text)) > self.max_tokens:
+            for number, text in enumerate(request.texts, start=1):
+                tokens = lm.tokenizer.encode(text)
+                if not tokens:
+                    raise RequestError(f"text {number} is empty: there is nothing to score")
+                if len(tokens) > self.max_tokens:
                     raise RequestError(f"text {number} has more than {self.max_tokens:,} tokens", status=413)
                 found = lm.score(text, order=request.order, num_draws=request.num_draws or 128)
                 scores.append(
@@ -221,19 +203,17 @@ class Service:
         return Call(tell, self.limits.max_seconds, lambda: self._refusing("texts", work))
 
     def classify(self, request: ClassifyRequest, tell: Tell) -> Call:
-        """The job of labels. Raises RequestError where no classifier is served, and for texts that it does not take."""
+        """The job of labels. Raises RequestError where no classifier is served."""
         classifier = self.classifier
         if classifier is None:
             raise RequestError("this server has no classifier", status=404)
-        for text in request.texts:
-            if isinstance(text, str) == classifier.text_pair:
-                wanted = "pairs of texts" if classifier.text_pair else "texts"
-                raise RequestError(f"texts: this classifier takes {wanted}", field="texts")
 
         def work() -> Labels:
-            found = classifier.predict(list(request.texts))
-            labels = [Label(each.label, dict(each.probabilities)) for each in found]
-            return Labels(tuple(classifier.labels), tuple(labels))
+            found = [
+                Label(each.label, each.probabilities, each.score, each.is_cut)
+                for each in classifier.predict(list(request.texts))
+            ]
+            return Labels(classifier.labels, tuple(found))
 
         return Call(tell, self.limits.max_seconds, lambda: self._refusing("texts", work))
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import threading
 import warnings
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from mdlm_atat.device import explain_out_of_memory
 from mdlm_atat.lm import LanguageModel
 from mdlm_atat.lm.filling import Filling
 from mdlm_atat.serve.jobs import Call, Dropped, Fill, Job
 from mdlm_atat.serve.limits import Limits
-from mdlm_atat.serve.mailbox import Queued
 from mdlm_atat.serve.mistakes import RequestError
 
 CLOSE_TIMEOUT_S = 10.0
@@ -22,13 +21,15 @@ class Worker:
     """Does jobs one after the other, but for texts of several requests with the same settings and lengths: they are
     filled in one batch. A text has a seed of its own, and is the same alone."""
 
-    def __init__(self, lm: LanguageModel, limits: Limits) -> None:
-        self._lm, self._limits = lm, limits
+    def __init__(self, lm: LanguageModel, limits: Limits, others: Sequence[LanguageModel] = ()) -> None:
+        """`lm` fills texts; jobs that are calls may ask `others` too."""
+        self._lm, self._limits, self._models = lm, limits, [lm, *others]
         self._changed = threading.Condition()
         self._waiting: deque[Job] = deque()
         self._running: list[Job] = []
         self._is_closing = False
-        lm.on_evaluation = self.check
+        for each in self._models:
+            each.on_evaluation = self.check
         self._thread = threading.Thread(target=self._work, name="model", daemon=True)
         self._thread.start()
 
@@ -40,6 +41,11 @@ class Worker:
     def num_queued(self) -> int:
         return len(self._waiting)
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether its thread has not ended."""
+        return self._thread.is_alive()
+
     def submit(self, job: Job) -> None:
         """Put a job into the queue. Raises RequestError where that is full, and where the server is shutting down."""
         with self._changed:
@@ -49,7 +55,7 @@ class Worker:
                 raise RequestError(f"{len(self._waiting)} requests are waiting already: try again later", status=429)
             self._waiting.append(job)
             if self._running or len(self._waiting) > 1:
-                job.tell(Queued(len(self._running) + len(self._waiting) - 1))
+                job.wait_behind(len(self._running) + len(self._waiting) - 1)
             self._changed.notify()
 
     def drop(self, job: Job) -> None:
@@ -69,11 +75,12 @@ class Worker:
             self._waiting.clear()
             self._changed.notify()
         self._thread.join(CLOSE_TIMEOUT_S)
-        self._lm.on_evaluation = None
+        for each in self._models:
+            each.on_evaluation = None
 
     def check(self) -> None:
-        """Raise Dropped where nobody waits for what the model is doing."""
-        if self._running and all(job.is_over for job in self._running):
+        """On the model's thread, raise Dropped where nobody waits for what it is doing."""
+        if threading.current_thread() is self._thread and self._running and all(job.is_over for job in self._running):
             raise Dropped
 
     def _work(self) -> None:
@@ -96,7 +103,7 @@ class Worker:
 
     def _tell_places(self) -> None:
         for ahead, job in enumerate(self._waiting, start=len(self._running)):
-            job.tell(Queued(ahead))
+            job.wait_behind(ahead)
 
     def _do(self, job: Job) -> None:
         match job:
