@@ -19,8 +19,7 @@ INFILL, GENERATE, SCORE, COMPLETE = "/v1/infill", "/v1/generate", "/v1/score", "
 
 @pytest.fixture(scope="module")
 def client() -> Iterator[Client]:
-    limits = {"max_characters": 400, "max_texts": 8}
-    with served(two_way_lm(letters="abcdef .", length=16), **limits) as client:
+    with served(two_way_lm(letters="abcdef .", length=16), max_characters=400, max_texts=8) as client:
         yield client
 
 
