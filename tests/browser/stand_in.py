@@ -43,6 +43,8 @@ class Script:
     classifier: dict[str, Any] | None = None
     vocab_size: int = 8192
     asked: list[tuple[str, Any]] = field(default_factory=list)
+    tokens: list[str | None] = field(default_factory=list)
+    """Authorization of each request for more than a file of the page."""
     cut_off: threading.Event = field(default_factory=threading.Event)
     """Set where a client has gone before the end."""
 
@@ -145,6 +147,7 @@ class Handler(BaseHTTPRequestHandler):
         self.script.asked.append((self.path, None))
         path = PAGE / (self.path.removeprefix("/") or "index.html")
         if self.path == "/v1/model":
+            self.script.tokens.append(self.headers["Authorization"])
             self.reply_json(self.script.model())
         elif path.parent == PAGE and path.suffix in TYPES and path.exists():
             self.reply(200, path.read_bytes(), TYPES[path.suffix])
@@ -154,6 +157,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.script.asked.append((self.path, body))
+        self.script.tokens.append(self.headers["Authorization"])
         if self.script.complaint is not None:
             status, message = self.script.complaint
             self.reply_json({"error": {"message": message, "type": "UserError", "field": None}}, status)

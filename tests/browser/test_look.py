@@ -112,6 +112,9 @@ def test_nothing_is_wider_than_a_phone(phone: Page, script: Script) -> None:
     assert phone.evaluate(FITS)
     write(phone, "x" * 500 + " ⟦20⟧ " + "👩‍👩‍👧‍👦" * 40)
     assert phone.evaluate(FITS)
+    assert phone.evaluate(
+        "document.getElementById('words').scrollWidth <= document.getElementById('words').clientWidth"
+    )
     phone.click("#tab-write")
     phone.click("#run-write")
     wait_for_the_end(phone, "write")

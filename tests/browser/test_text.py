@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from actions import fill, words, write
+from actions import fill, wait_for_the_end, words, write
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -41,6 +41,26 @@ def test_hostile_text_is_literal(page: Page, script: Script, text: str) -> None:
     page.click("#copy-fill")
     page.wait_for_selector("#copy-fill >> text=Copied")
     assert page.evaluate("navigator.clipboard.readText()").replace("\x01", "") == made.replace("\x01", "")
+
+
+def test_what_the_model_and_the_server_say_is_literal_everywhere(page: Page, script: Script) -> None:
+    attack = "<img/src=x/onerror=document.title='taken'>&lt;"
+    script.words = [attack]
+    script.warnings = [attack]
+    fill(page)
+    assert words(page).startswith(f"It was a {attack} {attack} {attack} night")
+    assert page.locator("#choices .choice-text").first.inner_text() == " · ".join(
+        [f"{attack} {attack} {attack}", attack, f"{attack} {attack}"]
+    )
+    page.locator("#words .word.filled").first.hover()
+    assert page.locator("#fill [data-progress=fill]").inner_text().endswith(attack)
+    page.click("#tab-write")
+    page.fill("#prompt", f"{attack} ")
+    page.locator("#max-tokens").fill("0")
+    page.click("#run-write")
+    wait_for_the_end(page, "write")
+    assert page.locator("#written").inner_text() == " ".join([attack] * 9)
+    assert page.locator("main img, #fill script").count() == 0
 
 
 def test_half_a_character_is_sent_as_a_whole_one(page: Page, script: Script) -> None:

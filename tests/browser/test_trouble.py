@@ -99,3 +99,18 @@ def test_nothing_is_stored_in_the_browser(page: Page) -> None:
     fill(page)
     assert page.context.cookies() == []
     assert page.evaluate("localStorage.length + sessionStorage.length") == 0
+
+
+def test_the_token_of_the_address_goes_with_every_request_and_into_no_address(
+    browser: Browser, stand_in: StandIn, script: Script
+) -> None:
+    from visits import Visit
+
+    visit = Visit(browser, f"{stand_in.url}#token=a%2Bb")
+    fill(visit.page)
+    assert script.tokens == ["Bearer a+b"] * 2
+    assert not any("a+b" in path or "a%2Bb" in path for path, _ in script.asked)
+    script.complaint = (401, "no token")
+    visit.page.click("#run-fill")
+    assert problem(visit.page) == "The server asks for its token: open the whole address that atat serve printed."
+    visit.close()

@@ -41,7 +41,7 @@ export class Fill {
       on: {
         frame: (frame, isLast) => this.drawFrame(frame, isLast),
         chosen: (result) => this.chosen(result),
-        stopped: () => this.show(this.before),
+        stopped: () => this.show(this.past.pop()),
       },
     });
     byId("run-fill").addEventListener("click", () => this.run());
@@ -198,7 +198,6 @@ export class Fill {
       return;
     }
     const values = this.settings.values(pieces.gapsOf(now).reduce((sum, gap) => sum + gap.max, 0));
-    this.before = this.pieces;
     this.past = [...this.past.slice(1 - UNDONE), this.pieces];
     const made = this.maker.start("v1/infill", {
       text: pieces.templateOf(now),
@@ -327,11 +326,12 @@ class GapBox {
     const index = this.index;
     this.index = null;
     if (index === null) return;
+    const hadFocus = this.root.contains(document.activeElement);
     const isFree = document.querySelector("[name=gap-kind]:checked").value === "free";
     const least = Math.max(1, isFree ? byId("gap-min").valueAsNumber || 1 : byId("gap-size").valueAsNumber);
     const most = isFree ? Math.max(least, byId("gap-max").valueAsNumber || least) : least;
     this.fill.setSize(index, Math.round(least), Math.round(most));
-    this.fill.canvas.focusPiece(index);
+    if (hadFocus) this.fill.canvas.focusPiece(index);
   }
 }
 

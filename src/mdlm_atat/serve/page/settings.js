@@ -3,7 +3,7 @@
 const STEPS = [null, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256];
 const CANDIDATES = [null, 4, 8, 16, 32, 64];
 const MOST_STEPS = 64; // where it is one for each token
-const LENGTHS = [8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048];
+const LENGTHS = [8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512];
 
 const byId = (id) => document.getElementById(id);
 
