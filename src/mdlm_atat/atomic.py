@@ -6,6 +6,8 @@ import json
 import math
 import os
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +20,18 @@ def write_text(file: Path, content: str) -> None:
 
 def write_bytes(file: Path, content: bytes) -> None:
     """Write bytes to `file`, atomically: see `write_text`."""
+    with written_aside(file) as aside, aside.open("wb") as stream:
+        stream.write(content)
+
+
+@contextmanager
+def written_aside(file: Path) -> Iterator[Path]:
+    """A path beside `file` to write to. At the end of the block it is flushed to the disk and becomes `file`; where the
+    block raises, `file` stays as it was."""
     aside = file.with_name(f".{file.name}.{secrets.token_hex(4)}.writing")  # its own: others may write the same file
     try:
-        with aside.open("wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
+        yield aside
+        sync(aside)
         aside.replace(file)
     finally:
         aside.unlink(missing_ok=True)
@@ -33,15 +41,16 @@ def write_bytes(file: Path, content: bytes) -> None:
 def write_json(file: Path, content: Any) -> None:
     """Write `content` as JSON, atomically. NaN and infinity become null (the standard error of a single draw, for
     example)."""
-    write_text(file, json.dumps(_finite(content), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    write_text(file, json.dumps(finite(content), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def _finite(content: Any) -> Any:
+def finite(content: Any) -> Any:
+    """The content with null in place of NaN and infinity, which JSON does not have."""
     match content:
         case dict():
-            return {key: _finite(value) for key, value in content.items()}
+            return {key: finite(value) for key, value in content.items()}
         case list() | tuple():
-            return [_finite(value) for value in content]
+            return [finite(value) for value in content]
         case float() if not math.isfinite(content):
             return None
         case _:

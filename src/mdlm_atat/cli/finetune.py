@@ -15,6 +15,7 @@ examples:
   atat finetune runs/mine --task mrpc                        from the hub (pip install 'mdlm-atat[hub]')
   atat finetune runs/mine --task sst2 --data glue/ --probe   train the head alone, on a frozen backbone
   atat finetune runs/mine --task reviews.csv --seeds 5       columns text, perhaps text2, and label
+  atat finetune runs/mine --task mails.csv --text body --label team
 
 Seeds that are stored already, from the same weights, examples and settings, are not run again.
 docs/finetuning.md says what is measured, and how.
@@ -35,6 +36,9 @@ def make_parser() -> Parser:
     add("--dev_fraction", type=real(), help="file without --dev: share to score on (default: 0.1)")
     add("--regression", action="store_true", help="file: the labels are numbers to predict")
     add("--metric", nargs="+", help="names, or package.module:Name (default: those of the task)")
+    add("--text", help="file: column of the text (default: text)")
+    add("--text_pair", help="file of pairs: column of the second text (default: text2 or text_pair, if there is one)")
+    add("--label", help="file: column of the label (default: label)")
     add("--encoding", help="file: encoding of one without a byte order mark, such as cp1252 (default: UTF-8)")
     add("--delimiter", help="file: what separates the columns (default: told from the first lines)")
     add("--seeds", type=whole(1), default=3, help="number of seeds")

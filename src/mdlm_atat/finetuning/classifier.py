@@ -11,6 +11,7 @@ beside the network. Nothing is pickled, and the checksums of all files are verif
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import shutil
 from collections.abc import Mapping, Sequence
@@ -25,6 +26,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mdlm_atat.atomic import sync, write_json
+from mdlm_atat.data.files import utf8
 from mdlm_atat.device import Precision, choose_device
 from mdlm_atat.errors import UserError
 from mdlm_atat.finetuning.calibration import Calibration, probabilities
@@ -83,7 +85,8 @@ class ClassifierRecord:
     calibration: Calibration | None = None
     """None: not calibrated, so its temperature is 1."""
     columns: tuple[str, ...] = ()
-    """Columns of the text, or of both texts of a pair, in the file that it was trained on."""
+    """Columns of the text, or of both texts of a pair, in the data that it was trained on."""
+    label_column: str = "label"
     about: dict[str, Any] = field(default_factory=dict)
     """Where it came from: task, data, settings, weights, machine and code."""
 
@@ -207,6 +210,14 @@ class TextClassifier:
         """What logits are divided by before the softmax."""
         return 1.0 if self.record.calibration is None else self.record.calibration.temperature
 
+    def fingerprint(self) -> str:
+        """SHA-256 of all weights and of how texts are read and labelled, in hexadecimal."""
+        digest = hashlib.sha256(self.lm.fingerprint().encode())
+        for weight in self.head.parameters():
+            digest.update(weight.detach().cpu().contiguous().numpy().tobytes())
+        digest.update(json.dumps({**asdict(self.record), "about": None}, sort_keys=True).encode())
+        return digest.hexdigest()
+
     def to(self, device: torch.device | str) -> TextClassifier:
         """Move it to a device, in place, and return it."""
         self.lm.to(device)
@@ -238,13 +249,15 @@ class TextClassifier:
 
     def encode(self, texts: Sequence[Text]) -> EncodedTexts:
         """The texts as tokens; one that is empty, as a pair of which one is, has none. Raises UserError for pairs where
-        texts are read or texts where pairs are."""
+        texts are read or texts where pairs are, and for half of a character."""
         wanted = 2 if self.is_pair else 1
         rows = [(text,) if isinstance(text, str) else tuple(text) for text in texts]
         for number, row in enumerate(rows):
             if len(row) != wanted or not all(isinstance(part, str) for part in row):
                 expected = "a pair of texts, as a tuple of two" if self.is_pair else "one text, as a str"
                 raise UserError(f"text {number} is {texts[number]!r:.80}; this classifier reads {expected}")
+            for part in row:
+                utf8(part)
         rows = [tuple(part if part.strip() else "" for part in row) for row in rows]  # as in training
         return encode_texts(rows, self.lm.tokenizer, self.record.separator, self.record.max_length)
 

@@ -9,6 +9,7 @@ import numbers
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from decimal import Context, Decimal
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,9 +19,9 @@ import numpy as np
 from mdlm_atat.checks import did_you_mean
 from mdlm_atat.data.files import PACKED, ending_of
 from mdlm_atat.data.readers.kinds import ROWS
-from mdlm_atat.data.readers.parquet import rows_of_columns
 from mdlm_atat.data.readers.reading import Reading
 from mdlm_atat.data.readers.records import named, only
+from mdlm_atat.data.readers.rows import read_rows
 from mdlm_atat.data.readers.tables import Form, table_rows
 from mdlm_atat.data.sources import Files, HubSet
 from mdlm_atat.errors import UserError
@@ -28,11 +29,28 @@ from mdlm_atat.finetuning.metrics import OF_SCORES, Metric, find_metrics
 from mdlm_atat.finetuning.tasks import GLUE, HUB_NAME, Example, GlueTask, Task, make_task
 
 DEV_FRACTION = 0.1
-
+SECOND_TEXTS = ("text2", "text_pair")
+"""Columns whose texts make pairs where the first row has one, and no other is named."""
 
 Records = Sequence[Mapping[str, Any]]
-"""Examples in memory: each has `text`, perhaps `text2`, and `label`."""
+"""Examples in memory: each has `text`, perhaps `text2`, and `label`, or columns of other names."""
 Data = str | Path | Records | tuple[Records, Records]
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Names of the columns of examples of one's own."""
+
+    text: str = "text"
+    text_pair: str | None = None
+    """The second text. None: the first of `SECOND_TEXTS` that the first example has, else there is none."""
+    label: str = "label"
+
+    def of_texts(self, row: Mapping[str, Any]) -> tuple[str, ...]:
+        """The columns of the text, or of both, of examples of which `row` is the first."""
+        if self.text_pair is not None:
+            return self.text, self.text_pair
+        return self.text, *[name for name in SECOND_TEXTS if name in row and name != self.text][:1]
 
 
 def open_task(
@@ -43,26 +61,30 @@ def open_task(
     dev_fraction: float | None = None,
     regression: bool = False,
     metric: str | Metric | Sequence[str | Metric] | None = None,
+    text: str | None = None,
+    text_pair: str | None = None,
+    label: str | None = None,
     encoding: str | None = None,
     delimiter: str | None = None,
 ) -> Task:
     """A task of GLUE (`name` sst2, cola, mrpc, rte or stsb), or one of your own.
 
     `data`, for a task of GLUE: the folder with its train.tsv and dev.tsv, or with GLUE's folders of them, or hub:NAME;
-    None: the hub. For a task of your own: a .csv, .tsv, .json, .jsonl or .parquet file with the columns text, perhaps
-    text2, and label (which `name` may say as well), a sequence of such records, or the two sequences (to train on, to
-    score on).
+    None: the hub. For a task of your own: a .tsv, .csv, .json, .jsonl or .parquet file with the columns `text` (None:
+    text), `text_pair` (None: text2 or text_pair, if there is one) and `label` (None: label), which `name` may say as
+    well; a sequence of such records, or the two sequences (to train on, to score on).
     `dev`: another file to score on; None: the share `dev_fraction` is held out, chosen by a hash of the text.
     `regression`: the labels are numbers to predict. `metric`: see `find_metrics`; None: those of the task. `encoding`
     and `delimiter` of files are as for `prepare`. Raises UserError for what cannot be found, read or learned.
     """
-    reading = Reading(encoding=encoding, delimiter=delimiter)
+    columns = Columns(text or "text", text_pair, label or "label")
+    reading = Reading(encoding=encoding, delimiter=delimiter, column=columns.text)
     metrics = None if metric is None else find_metrics(metric)
     if data is not None and not isinstance(data, (str, Path)):
         if dev is not None or name in GLUE:
             what = "`dev=` names a file" if dev is not None else f"{name} is a task of GLUE with examples of its own"
             raise UserError(f"{what}, and `data=` holds records: leave one out, or name the task otherwise")
-        own = _from_records("records" if name is None else str(name), data)
+        own = _from_records("records" if name is None else str(name), data, columns)
         return _own_task(own, dev_fraction, regression, metrics)
     if name is None:
         if data is None:
@@ -72,6 +94,8 @@ def open_task(
         name = str(name)
         if dev is not None or dev_fraction is not None or regression:
             raise UserError(f"`dev=`, `dev_fraction=` and `regression=` are for a file of your own; {name} is complete")
+        if text or text_pair or label:
+            raise UserError(f"`text=`, `text_pair=` and `label=` are for a file of your own; {name} has its columns")
         if data is None or str(data).startswith("hub:"):
             return _from_hub(name, str(data or "").removeprefix("hub:") or HUB_NAME, metrics)
         return _from_folder(name, Path(data).expanduser(), metrics)
@@ -82,7 +106,7 @@ def open_task(
         hint = did_you_mean(str(name).lower().replace("-", "").replace("_", ""), GLUE)
         what = "is a folder" if path.is_dir() else "is no task that is known, and no file"
         raise UserError(f"`task={str(name)!r}` {what}{hint}; expected one of {', '.join(GLUE)}, or a file")
-    own = _from_files(path, None if dev is None else Path(dev).expanduser(), reading)
+    own = _from_files(path, None if dev is None else Path(dev).expanduser(), reading, columns)
     return _own_task(own, dev_fraction, regression, metrics)
 
 
@@ -155,6 +179,8 @@ def _glue_task(
         source={**source, "accounts": accounts},
         regression=not glue.labels,
         labels=glue.labels or None,
+        columns=glue.columns,
+        label_column=glue.label,
     )
 
 
@@ -168,29 +194,32 @@ class _Own(NamedTuple):
     dev: list[Example] | None
     """None: some of the others are to be held out."""
     source: dict[str, object]
+    columns: tuple[str, ...]
+    """Of the text, or of both."""
+    label_column: str
 
 
-def _from_files(file: Path, dev_file: Path | None, reading: Reading) -> _Own:
+def _from_files(file: Path, dev_file: Path | None, reading: Reading, columns: Columns) -> _Own:
     if dev_file is not None and not dev_file.is_file():
         raise UserError(f"`dev=`: there is no file {dev_file}")
     if dev_file is not None and dev_file.samefile(file):
         raise UserError(f"`dev=`: {dev_file} is the file to train on: name another, or leave `dev=` out")
     changed = Counter[str]()
-    dev = None if dev_file is None else _read_file(dev_file, reading, changed)
-    train = _read_file(file, reading, changed)
-    source = _described([file] if dev_file is None else [file, dev_file])
-    return _Own(file.name.partition(".")[0], str(file), train, dev, {**source, "changed": dict(+changed)})
+    dev = None if dev_file is None else _read_file(dev_file, reading, columns, changed)
+    train, names = _read_file(file, reading, columns, changed)
+    source = {**_described([file] if dev_file is None else [file, dev_file]), "changed": dict(+changed)}
+    return _Own(file.name.partition(".")[0], str(file), train, dev and dev[0], source, names, columns.label)
 
 
-def _from_records(name: str, data: Records | tuple[Records, Records]) -> _Own:
+def _from_records(name: str, data: Records | tuple[Records, Records], columns: Columns) -> _Own:
     splits = list(data) if isinstance(data, tuple) else [data]
     if len(splits) > 2 or any(isinstance(split, Mapping) for split in splits):
         raise UserError("`data=`: expected a list of records, or a tuple of two: to train on, and to score on")
-    train, *dev = (
-        _examples((row, f"{name}, {which} record {number}") for number, row in enumerate(split))
+    (train, names), *dev = (
+        _examples(((row, f"{name}, {which} record {number}") for number, row in enumerate(split)), columns)
         for which, split in zip(("training", "scored"), splits, strict=False)
     )
-    return _Own(name, name, train, dev[0] if dev else None, {"kind": "records"})
+    return _Own(name, name, train, dev[0][0] if dev else None, {"kind": "records"}, names, columns.label)
 
 
 def _own_task(own: _Own, dev_fraction: float | None, regression: bool, metrics: Mapping[str, Metric] | None) -> Task:
@@ -207,7 +236,16 @@ def _own_task(own: _Own, dev_fraction: float | None, regression: bool, metrics: 
     default = find_metrics(OF_SCORES if regression else ("accuracy", "matthews"))
     accounts = {"train": len(train), "dev": len(dev), "rule": rule, "repeated": num_repeated(train, dev)}
     source = {**own.source, "accounts": accounts}
-    return make_task(own.name, train, dev, metrics=metrics or default, source=source, regression=regression)
+    return make_task(
+        own.name,
+        train,
+        dev,
+        metrics=metrics or default,
+        source=source,
+        regression=regression,
+        columns=own.columns,
+        label_column=own.label_column,
+    )
 
 
 def num_repeated(train: Iterable[Example], dev: Iterable[Example]) -> int:
@@ -230,45 +268,49 @@ def _hold_out(where: str, examples: list[Example], fraction: float) -> tuple[lis
     return train, dev
 
 
-def _read_file(path: Path, reading: Reading, changed: Counter[str]) -> list[Example]:
-    ending = ending_of(path)
-    if ending not in ROWS:
+def _read_file(
+    path: Path, reading: Reading, columns: Columns, changed: Counter[str]
+) -> tuple[list[Example], tuple[str, ...]]:
+    if ending_of(path) not in ROWS:
         raise UserError(
             f"{path} is of no kind that can be read: expected {', '.join(ROWS)}, each also as {', '.join(PACKED)}"
         )
-    rows = rows_of_columns(path) if ending == ".parquet" else ROWS[ending](path, reading, changed)
-    return _examples(rows)
+    return _examples(read_rows(path, reading, changed), columns)
 
 
-def _examples(rows: Iterable[tuple[Any, str]]) -> list[Example]:
-    """Examples of rows, each with its place; whether they are of pairs is told by the first of them."""
+def _examples(rows: Iterable[tuple[Any, str]], columns: Columns) -> tuple[list[Example], tuple[str, ...]]:
+    """Examples of rows, each with its place, and the columns of their texts; whether they are of pairs is told by the
+    first of them."""
     examples: list[Example] = []
-    columns: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
     for row, place in rows:
         if not isinstance(row, Mapping):
-            raise UserError(f"{place} is {row!r}, expected a dict with text and label")
-        columns = columns or (("text", "text2") if "text2" in row else ("text",))
-        examples.append(_example(row, columns, "label", place))
-    return examples
+            raise UserError(f"{place} is {row!r}, expected a dict with {columns.text} and {columns.label}")
+        names = names or columns.of_texts(row)
+        examples.append(_example(row, names, columns.label, place))
+    return examples, names
 
 
 def _example(row: Mapping[str, Any], columns: tuple[str, ...], label: str, place: str) -> Example:
     for column in (*columns, label):
         if column not in row:
-            hint = "; a split without labels cannot be trained or scored on" if column == label else ""
-            raise UserError(f"{place} has no column {column!r}; its columns are {named(row)}{hint}")
+            which = "label" if column == label else "text" if column == columns[0] else "text_pair"
+            raise UserError(
+                f"{place} has no column {column!r}; its columns are {named(row)}: name the one with the "
+                f"{'labels' if which == 'label' else 'text'} by `{which}=`"
+            )
     for column in columns:
         if not isinstance(row[column], str):
             raise UserError(f"{place}: column {column!r} holds {row[column]!r}, expected a text")
     return Example(
-        tuple(only(row, column, place) for column in columns), _label(only(row, label, place), label, place), place
+        tuple(only(row, column, place) for column in columns), as_label(only(row, label, place), label, place), place
     )
 
 
 _NUMBER = re.compile(r"[+-]?(?:(?:0|[1-9]\d*)(?:\.\d*)?|\.\d+)(?:e[+-]?\d{1,3})?", re.ASCII | re.IGNORECASE)
 
 
-def _label(value: Any, column: str, place: str) -> str:
+def as_label(value: Any, column: str, place: str) -> str:
     """A label as text, one for each class however it is written: 1, 1.0, "1", " 1 ", "+1" and "1e0" are "1"; True,
     "True" and "true" are "True". "01" is no number but a text of its own, as a code is, and so are all other texts;
     white space around them is dropped. Raises UserError for NaN, infinity, null and an empty text."""

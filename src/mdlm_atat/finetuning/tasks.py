@@ -119,6 +119,9 @@ class Task:
     those are trained on too; `changed` of files: how many of them were read otherwise than they say, by reason."""
     train: Split
     dev: Split
+    columns: tuple[str, ...] = ("text",)
+    """Columns of the text, or of both texts of a pair, in the data that it was read from."""
+    label_column: str = "label"
 
     @property
     def is_regression(self) -> bool:
@@ -147,6 +150,8 @@ def make_task(
     source: dict[str, Any],
     regression: bool,
     labels: tuple[str, ...] | None = None,
+    columns: tuple[str, ...] = ("text",),
+    label_column: str = "label",
 ) -> Task:
     """A task of checked examples, with its classes numbered.
 
@@ -173,7 +178,9 @@ def make_task(
     found = {"train": _split(train, labels), "dev": _split(dev, labels)}
     if len(np.unique(found["train"].targets)) < 2:
         raise UserError(f"{name}: every training example has the label {train[0].label!r}: there is nothing to learn")
-    return Task(name=name, metrics=metrics, labels=labels, source=source, **found)
+    return Task(
+        name=name, metrics=metrics, labels=labels, source=source, columns=columns, label_column=label_column, **found
+    )
 
 
 def _check_texts(examples: Iterable[Example]) -> None:

@@ -39,6 +39,9 @@ def finetune(
     dev_fraction: float | None = None,
     regression: bool = False,
     metric: str | Metric | Sequence[str | Metric] | None = None,
+    text: str | None = None,
+    text_pair: str | None = None,
+    label: str | None = None,
     encoding: str | None = None,
     delimiter: str | None = None,
     seeds: int | Sequence[int] = 3,
@@ -56,10 +59,10 @@ def finetune(
 
     `model`: a run, a folder (of a run, a checkpoint or a saved model) or a language model, which stays as it is.
     `task`: sst2, cola, mrpc, rte or stsb of GLUE (then `data` is the folder with its files, hub:NAME, or None for the
-    hub), or the name of your own, whose `data` is a .csv, .tsv, .json, .jsonl or .parquet file with the columns text,
-    perhaps text2, and label; or a list of such records, or a tuple of two lists, to train on and to score on. `dev`:
-    another file to score on; without it the share `dev_fraction` (0.1) is held out. `regression`: the labels are
-    numbers to predict.
+    hub), or the name of your own, whose `data` is a .tsv, .csv, .json, .jsonl or .parquet file, a list of such records,
+    or a tuple of two lists, to train on and to score on. Its columns are `text` (None: text), `text_pair` (None: text2
+    or text_pair, if there is one) and `label` (None: label). `dev`: another file to score on; without it the share
+    `dev_fraction` (0.1) is held out. `regression`: the labels are numbers to predict.
     `metric`: names, functions of (predicted, truth), or `package.module:Name`; None: those of the task.
     `encoding`, `delimiter`: of files, as for `prepare`; None: UTF-8 or what a mark says, and what the first lines show.
     `seeds`: how many, from 0, or which. `out`: folder of the results; None: finetune/ in the model's, or in
@@ -86,6 +89,9 @@ def finetune(
         dev_fraction=dev_fraction,
         regression=regression,
         metric=metric,
+        text=text,
+        text_pair=text_pair,
+        label=label,
         encoding=encoding,
         delimiter=delimiter,
     )
@@ -141,6 +147,8 @@ def finetune(
             mean=outcome.trained.mean,
             spread=outcome.trained.spread,
             calibration=calibration,
+            columns=opened.columns,
+            label_column=opened.label_column,
             about={**about, "metrics": outcome.last.metrics},
         )
         TextClassifier.of_trained(outcome.trained, lm, record).save_pretrained(where, overwrite=True)

@@ -54,7 +54,7 @@ def rows_of_columns(
         twice = next((column for column in sorted(found) if names.count(column) > 1), None)
         if twice is not None:
             raise UserError(f"{path} has {names.count(twice)} columns {twice!r}: give them names of their own")
-        wanted = sorted(found) if found <= set(names) else names  # those of a row tell what is wrong
+        wanted = [name for name in names if name in found] if found <= set(names) else names  # which tell what is wrong
         number = 0
         for group in range(file.num_row_groups):
             num_rows = _rows_at_a_time(path, file, raw, group, wanted)
