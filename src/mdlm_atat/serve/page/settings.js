@@ -40,7 +40,7 @@ export class Settings {
     this.candidates.keep((value) => value === null || value <= model.limits.max_texts);
     byId("candidates-field").hidden = !isCausal || this.candidates.values.length < 2;
     this.maxTokens.keep((value) => value <= model.limits.max_tokens);
-    this.maxTokens.set(LENGTHS.findLast((value) => value <= Math.min(64, model.limits.max_tokens)));
+    this.maxTokens.set(LENGTHS.findLast((value) => value <= Math.min(64, model.max_length / 2)));
     byId("order-field").hidden = !(isCausal && model.modes.includes("masked"));
     const order = model.defaults.generate.sampler === "left_to_right" || !model.modes.includes("masked");
     for (const radio of document.getElementsByName("order")) radio.checked = (radio.value === "left_to_right") === order;
