@@ -144,7 +144,6 @@ REFUSALS = {
     "out is a file": ("adaptive", ["a", "--out", "{folder}/text.txt"], "is a file"),
     "out nowhere": ("adaptive", ["a", "--out", "{folder}/x/y"], "is not there"),
     "no run": ("nowhere", ["a"], "there is no folder"),
-    "no importance": ("mdlm", ["a"], "--method importance_rates"),
     "causal": ("causal", ["a"], "--method importance_rates"),
     "unknown device": ("adaptive", ["a", "--device", "tpu9"], "expected cpu, cuda or mps"),
 }
@@ -166,5 +165,20 @@ def test_a_mistake_is_one_message_with_exit_code_2_and_nothing_is_written(case, 
 def test_python_refuses_the_same(folder, lm):
     with pytest.raises(UserError, match="the text is empty"):
         lm.inspect("")
+    bare = MaskedDiffusionLM(lm.network, lm.tokenizer, max_length=16)
+    bare.network = MaskedDiffusionLM.from_pretrained(folder / "mdlm").network
     with pytest.raises(UserError, match=r"train\(method='importance_rates'\)"):
-        MaskedDiffusionLM.from_pretrained(folder / "mdlm").inspect("a")
+        bare.inspect("a")
+
+
+def test_a_run_without_importance_is_inspected_by_how_rare_its_tokens_are(folder, tmp_path, capsys):
+    assert main(["inspect", str(folder / "mdlm"), "the cat sat", "--out", str(tmp_path / "out")]) == 0
+    assert "importance is how rare a token is in the training text" in capsys.readouterr().out
+    record = json.loads((tmp_path / "out" / "inspection.json").read_text())
+    assert record["importance_mode"] == "frequency_only"
+    lm = MaskedDiffusionLM.from_pretrained(folder / "mdlm")
+    assert lm.counts is not None
+    counts = lm.counts[record["tokens"]]
+    order = np.argsort(record["importance"], kind="stable")
+    assert list(counts[order]) == sorted(counts, reverse=True)
+    assert np.ptp(record["masked_importance"]) == 0

@@ -37,7 +37,14 @@ from mdlm_atat.samplers.seeds import text_seeds
 from mdlm_atat.samplers.template import Gap, lay_out, length_choices
 from mdlm_atat.samplers.uncertainty import UncertaintyGuidedSampler
 from mdlm_atat.scoring.draws import DrawSettings, Rows
-from mdlm_atat.scoring.inspection import DEFAULT_TIMES, Inspection, check_times, inspect_rows, token_texts
+from mdlm_atat.scoring.inspection import (
+    DEFAULT_TIMES,
+    ByFrequency,
+    Inspection,
+    check_times,
+    inspect_rows,
+    token_texts,
+)
 from mdlm_atat.scoring.likelihood import Groups, Likelihood, draw_nll
 
 Denoise = Callable[[Tensor, Tensor], Any]
@@ -120,8 +127,9 @@ class MaskedDiffusionLM(LanguageModel):
         """Every token's importance, and its loss when it is masked at each of `times` (shares of the text in (0, 1]).
         For a sequence of texts, the inspection of each.
 
-        A text longer than the model is cut into independent pieces. Raises UserError for an empty text, for times
-        outside (0, 1] and for a model without importance; TypeError for a text that is no str.
+        A model that was trained without importance takes the tokens that are rare in its training text for the
+        important ones. A text longer than the model is cut into independent pieces. Raises UserError for an empty text,
+        for times outside (0, 1] and for a bare network without importance; TypeError for a text that is no str.
         """
         draws = DrawSettings(num_draws=num_draws, seed=seed, batch_size=batch_size, on_progress=on_progress)
         check_times(times)
@@ -146,18 +154,21 @@ class MaskedDiffusionLM(LanguageModel):
         times: Sequence[float] = DEFAULT_TIMES,
     ) -> Inspection:
         """Inspect rows of token ids, padded beyond their `lengths`; see scoring.inspection. Raises UserError for times
-        outside (0, 1] and for a model without importance."""
+        outside (0, 1], and for a model that neither knows importance nor how often each token occurs."""
+        network = self.network
         if not self.has_importance:
-            raise UserError(
-                "this model knows no importance; train one that does with `train(method='importance_rates')`"
-            )
+            if self.counts is None:
+                raise UserError(
+                    "this model knows no importance; train one that does with `train(method='importance_rates')`"
+                )
+            network = ByFrequency(network, self.counts)
         masking: MaskingScheduler = UniformMasking(Linear())
         if self._config is not None:
             tokenizer = self.tokenizer
             masking = build_masking(self._config, Linear(), tokenizer.vocab_size, self.counts, self.network, tokenizer)
         with self.inference():
             return inspect_rows(
-                self.network,
+                network,
                 ids,
                 lengths,
                 masking=masking,
@@ -174,7 +185,7 @@ class MaskedDiffusionLM(LanguageModel):
         about |= {
             "checkpoint": self.checkpoint.folder.name if self.checkpoint else str(self.home),
             "step": self.checkpoint.step if self.checkpoint else None,
-            "importance": self.config.importance.mode,
+            "importance_mode": self.config.importance.mode if self.has_importance else "frequency_only",
             "strategy": self.config.masking.strategy,
             "stage": None if self.stage is None else self.stage.name,
         }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ MAX_PICTURE_TOKENS = 512  # in heatmap.png
 MAX_PAGE_TOKENS = 1024  # in the heatmap of heatmap.html, some 70 bytes a cell
 MAX_TEXT_TOKENS = 8192  # coloured, in the terminal and on the page
 PICTURE_DPI = 150
+BY_FREQUENCY = "Here importance is how rare a token is in the training text."
 
 
 def show(console: Console, inspected: InspectedText) -> None:
@@ -45,6 +47,11 @@ def show(console: Console, inspected: InspectedText) -> None:
     console.print()
     console.print(extremes_table(inspected, console.encoding))
     console.print()
+
+
+def is_by_frequency(record: Mapping[str, Any]) -> bool:
+    """Whether a stored inspection is of a model that knows no other importance than a token's frequency."""
+    return record.get("importance_mode") == "frequency_only"
 
 
 def summary(inspected: InspectedText) -> list[str]:
@@ -99,8 +106,8 @@ def write_pictures(folder: Path, record: dict[str, Any], inspected: InspectedTex
         f"{record['checkpoint']}; masking strategy {record['strategy']}; {record['num_draws']} random partitions at "
         f"each t, seed {record['seed']}.",
     ]
-    if record["importance"] == "frequency_only":
-        notes.append("Importance is a token's frequency here: of a masked token it is the corpus mean, whatever t.")
+    if is_by_frequency(record):
+        notes.append(f"{BY_FREQUENCY} Of a masked token it is the corpus mean, whatever t.")
     content = heatmap_page(
         inspected, name=name, notes=notes, max_tokens=MAX_PAGE_TOKENS, max_text_tokens=MAX_TEXT_TOKENS
     )

@@ -103,7 +103,7 @@ def _contents(run: RunFolder) -> dict[str, Any]:
         "profile": None if result is None or result.profile is None else _profile(result.profile, unigram),
         "is_exact": is_exact,
         "importance": _importance(inspected),
-        "is_by_frequency": run.inspection.get("importance") == "frequency_only",
+        "is_by_frequency": run.inspection.get("importance_mode") == "frequency_only",
         "progress": _progress(run),
         "evaluations": _evaluation_table(run),
         "samples": _samples(run),

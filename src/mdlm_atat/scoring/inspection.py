@@ -13,11 +13,13 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
+from numpy.typing import NDArray
 from torch import Tensor
 
 from mdlm_atat.core.curriculum import Stage
 from mdlm_atat.core.masking import hide
 from mdlm_atat.core.objective import masked_nll
+from mdlm_atat.core.prior import mean_importance, prior_importance
 from mdlm_atat.core.strategies.rates import Clean, MaskingScheduler
 from mdlm_atat.device import as_float64, float64_device
 from mdlm_atat.errors import UserError
@@ -73,6 +75,27 @@ class Inspection(TokenCurves):
         }
 
 
+class ByFrequency:
+    """A network without importance of its own, whose tokens are the more important the rarer they are in the training
+    text (surprisal); of a masked one that is the corpus mean."""
+
+    def __init__(self, network: Any, counts: NDArray[np.int64]) -> None:
+        self.network = network
+        by_token = prior_importance(counts, "surprisal")
+        self.by_token = torch.cat([by_token, by_token.new_tensor([mean_importance(by_token, counts)])])
+
+    def __call__(self, z_t: Tensor, t: Tensor) -> Tensor:
+        return self.network(z_t, t)
+
+    def importance_score(self, tokens: Tensor, t: Tensor) -> None:
+        """None: there is no estimator."""
+
+    def importance(self, tokens: Tensor, score: None) -> Tensor:
+        """Importance in [0, 1] by frequency alone."""
+        assert score is None
+        return self.by_token.to(tokens.device)[tokens]
+
+
 @torch.no_grad()
 def inspect_rows(
     network: Any,
@@ -89,7 +112,8 @@ def inspect_rows(
 
     At each t a row is cut at random into groups, and each group is masked once, or so many together that t of the row
     is hidden (see `partition_masks`). This is done `draws.num_draws` times, all in this process. The network is told
-    the share that was masked. `network` is any object with the methods of ATATDiT for importance; `masking` must have
+    the share that was masked. `network` is any object with the methods of ATATDiT for importance; one that has none
+    is wrapped in `ByFrequency`. `masking` must have
     the linear schedule, so that t is the share that uniform masking would mask. Raises UserError for times outside (0,
     1].
     """

@@ -1,0 +1,299 @@
+"""Measure the model in the box and write its card, README.md beside this file.
+
+usage: python models/box/card.py DATA [--model FOLDER] [--run RUN] [--judge FOLDER] [--num_draws N] [--again]
+
+DATA is the folder that make_data.py wrote. --model is what is measured (the packed model, "box"), --run the same model
+before it was packed: the card says what packing costs. --judge is a causal model that was trained apart from it. What
+was measured is kept in card.json and not measured again, so that a later call writes the card alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import lzma
+import re
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from mdlm_atat import MaskedDiffusionLM, evaluate, load_lm
+from mdlm_atat.atomic import write_json
+from mdlm_atat.device import device_name
+from mdlm_atat.runs.sample_quality import sample_quality
+from mdlm_atat.scoring.quality import HowSampled, Task
+
+HERE = Path(__file__).parent
+NUM_PLACES = 20
+EVALUATIONS = 16
+GAPS = ((16, 19), (31, 33), (44, 48))
+"""Words of an excerpt that are left out: three, two and four of them."""
+NUM_WORDS = 60
+NUM_GIVEN_WORDS = 40
+NUM_NEW_TOKENS = 80
+
+
+def read_rows(file: Path) -> list[dict[str, str]]:
+    with lzma.open(file, "rt", encoding="utf-8") as lines:
+        return [json.loads(line) for line in lines]
+
+
+def excerpts(novels: list[dict[str, str]]) -> list[tuple[str, list[str]]]:
+    """The fixed places: number i is the first paragraph of enough words behind (i + 1/2) / 20 of all characters of the
+    held-out novels. Returns the title and the words of each."""
+    paragraphs, end = [], 0
+    for novel in novels:
+        for line in novel["text"].split("\n"):
+            paragraphs.append((end, novel["title"], line.split(" ")))
+            end += len(line) + 1
+    long = [each for each in paragraphs if len(each[2]) >= NUM_WORDS]
+    starts = [(number + 0.5) / NUM_PLACES * end for number in range(NUM_PLACES)]
+    return [next((title, words) for start, title, words in long if start >= least) for least in starts]
+
+
+def likelihoods(lm: Any, data: Path, num_draws: int | None) -> dict[str, Any]:
+    """What the held-out novels and the other held-out documents cost, by likelihood."""
+    found: dict[str, Any] = {}
+    for name in ("novels", "others"):
+        order = {"order": "spread", "evaluations": EVALUATIONS} if name == "novels" else {}
+        result = evaluate(lm, data / "corpus" / f"valid-{name}.jsonl.xz", num_draws=num_draws, save=False, **order)
+        found[name] = {
+            each.name: {
+                "nats_per_token": each.cost.nats_per_token,
+                "standard_error": each.cost.standard_error,
+                "bits_per_character": each.cost.bits_per_character,
+                "perplexity": each.cost.perplexity_per_token,
+                "is_exact": each.is_exact,
+            }
+            for each in result.likelihoods
+        }
+        found[name]["unigram"] = {"nats_per_token": result.unigram.nats_per_token} if result.unigram else {}
+        found[name]["num_draws"] = result.num_draws
+    return found
+
+
+def packing(lm: Any, run: Path, data: Path, num_draws: int | None) -> dict[str, Any]:
+    """What the packed model pays more than the one that it was packed from, over the same draws."""
+    text = data / "corpus" / "valid-novels.jsonl.xz"
+    compared = evaluate(lm, text, num_draws=num_draws, against=load_lm(run, device=lm.device), save=False).against
+    assert compared is not None
+    found = {"any order": compared.uniform, **{each.name: each for each in compared.orders}}
+    return {name: [each.nats_per_token, each.standard_error] for name, each in found.items()}
+
+
+def infillings(lm: MaskedDiffusionLM, places: list[tuple[str, list[str]]]) -> list[dict[str, Any]]:
+    """Three gaps in each of the fixed places, as many tokens as stood there, filled with the place's number as seed."""
+    found = []
+    for seed, (title, words) in enumerate(places):
+        parts, end, were = "", 0, []
+        for start, stop in GAPS:
+            left_out = " " + " ".join(words[start:stop])
+            parts += " ".join([""] * (end > 0) + words[end:start])
+            parts += f"[MASK:{len(lm.tokenizer.encode(left_out))}]"
+            were.append(left_out.strip())
+            end = stop
+        template = parts + " " + " ".join(words[end:NUM_WORDS])
+        filled = lm.infill(template, seed=[seed])
+        found.append({"title": title, "given": filled.given, "filled": filled.fillings, "were": were})
+    return found
+
+
+def continuations(lm: MaskedDiffusionLM, places: list[tuple[str, list[str]]]) -> list[dict[str, Any]]:
+    """What follows the first words of each of the fixed places, with the place's number as seed."""
+    found = []
+    for seed, (title, words) in enumerate(places):
+        prompt = " ".join(words[:NUM_GIVEN_WORDS])
+        text = lm.generate(prompt, max_new_tokens=NUM_NEW_TOKENS, seed=[seed])
+        found.append({"title": title, "prompt": prompt, "written": "".join(text.fillings)})
+    return found
+
+
+def judged(lm: Any, judge: str | None, data: Path, num_texts: int) -> dict[str, Any]:
+    """How likely a judge finds what is written, with the entropy of the texts beside it; of real text too."""
+    ways: dict[Task, list[HowSampled]] = {
+        "generate": [HowSampled(lm.default_sampler), HowSampled("spread", 32)],
+        "infill": [HowSampled("spread", EVALUATIONS)],
+    }
+    found: dict[str, Any] = {}
+    for task, each in ways.items():
+        quality = sample_quality(
+            lm,
+            each,
+            task=task,
+            num_texts=num_texts,
+            length=256,
+            judge=judge,
+            data=data / "corpus" / "valid-novels.jsonl.xz",
+            with_mauve=False,
+            save=False,
+        )
+        names = ("judge_perplexity", "entropy_nats", "repetition")
+        rows = {f"{point.how.sampler} ({point.nfe_mean:.0f} evaluations)": point for point in quality.points}
+        found[task] = {
+            name: {key: getattr(point, key) for key in names}
+            for name, point in {**rows, "held-out text": quality.reference}.items()
+        }
+    return found
+
+
+def hashes(data: Path) -> dict[str, str]:
+    """SHA-256 of each split's lines, unpacked."""
+    found = {}
+    for split in ("train", "valid-novels", "valid-others"):
+        with lzma.open(data / "corpus" / f"{split}.jsonl.xz", "rb") as lines:
+            found[split] = hashlib.file_digest(lines, "sha256").hexdigest()  # pyright: ignore[reportArgumentType]
+    return found
+
+
+def card(numbers: dict[str, Any]) -> str:
+    """The card as Markdown."""
+    text = (HERE / "card.md").read_text(encoding="utf-8")
+    parts = {
+        "likelihoods": _likelihood_table(numbers["likelihoods"]),
+        "packing": _packing_lines(numbers.get("packing")),
+        "judge": _judge_table(numbers.get("judge"), numbers.get("judge_name")),
+        "infillings": "\n\n".join(map(_infilling, range(NUM_PLACES), numbers["infillings"])),
+        "continuations": "\n\n".join(map(_continuation, range(NUM_PLACES), numbers["continuations"])),
+        "sources": _source_table(numbers["sources"]),
+        "hashes": "\n".join(f"    {sha256}  {split}.jsonl" for split, sha256 in numbers["hashes"].items()),
+        "machine": numbers["machine"],
+        "parameters": f"{numbers['parameters']:,}",
+        "bytes": f"{numbers['bytes'] / 1e6:.1f} MB",
+        **{name: str(value) for name, value in numbers["config"].items()},
+    }
+    return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], text)
+
+
+def _likelihood_table(found: dict[str, Any]) -> str:
+    titles = {"novels": "three held-out novels", "others": "14 other held-out documents"}
+    lines = [
+        "| text | likelihood | nats per token | bits per character | perplexity per token |",
+        "|---|---|---|---|---|",
+    ]
+    for name, costs in found.items():
+        for likelihood, cost in costs.items():
+            if isinstance(cost, dict) and "bits_per_character" in cost:
+                at_most = "exactly" if cost["is_exact"] else "at most"
+                lines.append(
+                    f"| {titles[name]} | {likelihood} | {at_most} {cost['nats_per_token']:.4f} ± "
+                    f"{cost['standard_error']:.4f} | {cost['bits_per_character']:.4f} | {cost['perplexity']:.1f} |"
+                )
+        if costs["unigram"]:
+            lines.append(f"| {titles[name]} | unigram, the floor | {costs['unigram']['nats_per_token']:.4f} | | |")
+    return "\n".join(lines)
+
+
+def _packing_lines(found: dict[str, Any] | None) -> str:
+    if not found:
+        return "What packing costs was not measured."
+    parts = [f"{nats:+.4f} ± {error:.4f} {name}" for name, (nats, error) in found.items()]
+    return f"Rounding to 8 bits costs {', '.join(parts)} (nats per token, paired, on the held-out novels)."
+
+
+def _judge_table(found: dict[str, Any] | None, name: str | None) -> str:
+    if not found:
+        return "No judge has read its texts."
+    lines = [
+        f"Judge: {name or 'none'}." if name else "No judge has read these texts; the entropy of their tokens is known.",
+        "",
+        "| task | by | judge's perplexity | entropy, nats | repeated 4-grams |",
+        "|---|---|---|---|---|",
+    ]
+    for task, rows in found.items():
+        for way, point in rows.items():
+            perplexity = "" if point["judge_perplexity"] is None else f"{point['judge_perplexity']:.1f}"
+            lines.append(f"| {task} | {way} | {perplexity} | {point['entropy_nats']:.3f} | {point['repetition']:.1%} |")
+    return "\n".join(lines)
+
+
+def _infilling(number: int, row: dict[str, Any]) -> str:
+    text = row["given"][0]
+    for filled, given in zip(row["filled"], row["given"][1:], strict=True):
+        inner = filled.strip()
+        text += filled.replace(inner, f"**{_plain(inner)}**") if inner else filled
+        text += given
+    were = "; ".join(row["were"])
+    return f"{number + 1}. {_line(text)}\n\n   (there stood: {_line(were)})"
+
+
+def _continuation(number: int, row: dict[str, Any]) -> str:
+    written = row["written"]
+    return f"{number + 1}. {_line(row['prompt'])} **{_line(_plain(written.strip()))}**"
+
+
+def _plain(text: str) -> str:
+    return text.replace("*", "\\*")
+
+
+def _line(text: str) -> str:
+    """Text in one line of Markdown; a line end is shown as a slash."""
+    return re.sub(r"\s*\n\s*", " / ", text).replace("<", "&lt;")
+
+
+def _source_table(sources: dict[str, Any]) -> str:
+    total = sum(source.get("train_characters", 0) for source in sources.values())
+    lines = ["| source | documents | characters | share | licence |", "|---|---|---|---|---|"]
+    for name, source in sources.items():
+        count = source.get("train_characters", 0)
+        lines.append(
+            f"| {name} | {source.get('train_documents', 0):,} | {count:,} | {count / total:.1%} | {source['licence']} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--model", default="box")
+    parser.add_argument("--run", type=Path)
+    parser.add_argument("--judge")
+    parser.add_argument("--judge_name", help="what the card calls the judge")
+    parser.add_argument("--device")
+    parser.add_argument("--num_draws", type=int, help="masked sequences (default: as its training took last)")
+    parser.add_argument("--num_texts", type=int, default=64, help="texts for the judge")
+    parser.add_argument("--numbers", type=Path, default=HERE / "card.json")
+    parser.add_argument("--out", type=Path, default=HERE / "README.md")
+    parser.add_argument("--again", action="store_true", help="measure all anew")
+    arguments = parser.parse_args()
+    lm = load_lm(arguments.model, device=arguments.device)
+    assert isinstance(lm, MaskedDiffusionLM)
+    numbers: dict[str, Any] = {}
+    if arguments.numbers.exists() and not arguments.again:
+        numbers = json.loads(arguments.numbers.read_text(encoding="utf-8"))
+    if numbers.get("weights", lm.fingerprint()) != lm.fingerprint():
+        raise SystemExit(f"{arguments.numbers} is of other weights: --again measures these")
+    places = excerpts(read_rows(arguments.data / "corpus" / "valid-novels.jsonl.xz"))
+    about: dict[str, Callable[[], Any]] = {
+        "weights": lm.fingerprint,
+        "machine": lambda: device_name(lm.device),
+        "parameters": lambda: sum(weight.numel() for weight in lm.network.parameters()),
+        "bytes": lambda: sum(file.stat().st_size for file in Path(lm.home or ".").rglob("*") if file.is_file()),
+        "config": lambda: settings_of(lm),
+        "sources": lambda: json.loads((arguments.data / "sources.json").read_text(encoding="utf-8")),
+        "hashes": lambda: hashes(arguments.data),
+        "infillings": lambda: infillings(lm, places),
+        "continuations": lambda: continuations(lm, places),
+        "likelihoods": lambda: likelihoods(lm, arguments.data, arguments.num_draws),
+        "judge": lambda: judged(lm, arguments.judge, arguments.data, arguments.num_texts),
+        "judge_name": lambda: arguments.judge_name,
+    }
+    if arguments.run is not None:
+        about["packing"] = lambda: packing(lm, arguments.run, arguments.data, arguments.num_draws)
+    for name, measure in about.items():
+        if name not in numbers:
+            numbers[name] = measure()
+            write_json(arguments.numbers, numbers)
+    arguments.out.write_text(card(numbers), encoding="utf-8")
+    print(f"card       {arguments.out}")
+
+
+def settings_of(lm: MaskedDiffusionLM) -> dict[str, Any]:
+    """Settings that the card speaks of."""
+    sections = (lm.config.model, lm.config.optim, lm.config.train, lm.config.data, lm.config.objective)
+    return {name: value for section in sections for name, value in asdict(section).items()}
+
+
+if __name__ == "__main__":
+    main()
