@@ -27,6 +27,11 @@ class Started:
         self.process = _context().Process(target=_run, args=(argv, everything, str(Path.cwd()), str(self._folder)))
         self.process.start()
 
+    @property
+    def output_so_far(self) -> str:
+        """What it has printed, while it runs."""
+        return (self._folder / "out").read_text() if (self._folder / "out").exists() else ""
+
     def send_signal(self, number: int) -> None:
         assert self.process.pid is not None
         os.kill(self.process.pid, number)

@@ -69,8 +69,14 @@ def events_of(body: bytes) -> list[tuple[str | None, Any]]:
 class Client:
     """Requests to a server, each over a connection of its own."""
 
-    def __init__(self, port: int, worker: Worker) -> None:
-        self.port, self.worker = port, worker
+    def __init__(self, port: int, worker: Worker | None) -> None:
+        """`worker`: that of a server in this process."""
+        self.port, self._worker = port, worker
+
+    @property
+    def worker(self) -> Worker:
+        assert self._worker is not None
+        return self._worker
 
     def request(
         self, method: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None

@@ -111,7 +111,7 @@ class Texts:
     """The number, from 0, of the result that was streamed; null where it is none of them."""
     repeat: Repeat
     elapsed_s: float
-    """Seconds from the beginning of its work."""
+    """Seconds that the model was busy with it, and with others in the same batch."""
     warnings: tuple[str, ...]
     """Of characters that the model reads as something else, for example."""
 

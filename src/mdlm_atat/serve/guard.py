@@ -45,7 +45,7 @@ class Guard:
         self._token = None if token is None else token.encode()
         names = {host, *LOOPBACK, *allowed_hosts}
         if not self._is_local:
-            names |= {socket.gethostname(), socket.getfqdn()}
+            names |= {socket.gethostname(), f"{socket.gethostname()}.local"}
         self._hosts = {name.lower().strip("[]") for name in names}
 
     def check(self, request: web.Request, *, is_page: bool) -> None:

@@ -28,7 +28,8 @@ class Job:
     def __init__(self, tell: Tell, max_seconds: float) -> None:
         self.tell, self._max_seconds = tell, max_seconds
         self._is_cancelled = self._is_answered = False
-        self._begun_s: float | None = None
+        self._since_s: float | None = None
+        self._busy_s = 0.0
         self._num_ahead: int | None = None
 
     def wait_behind(self, num_ahead: int) -> None:
@@ -52,8 +53,12 @@ class Job:
 
     def begin(self) -> None:
         """The model begins with it, or goes on."""
-        if self._begun_s is None:
-            self._begun_s = time.monotonic()
+        if self._since_s is None:
+            self._since_s = time.monotonic()
+
+    def pause(self) -> None:
+        """The model turns to others."""
+        self._busy_s, self._since_s = self._elapsed_s(), None
 
     def end(self, value: Any) -> None:
         self._answer(Done(value, self._elapsed_s()))
@@ -78,10 +83,11 @@ class Job:
             self.tell(event)
 
     def _is_late(self) -> bool:
-        return self._begun_s is not None and self._elapsed_s() > self._max_seconds
+        return self._elapsed_s() > self._max_seconds
 
     def _elapsed_s(self) -> float:
-        return 0.0 if self._begun_s is None else time.monotonic() - self._begun_s
+        """How long the model has been busy with it."""
+        return self._busy_s + (0.0 if self._since_s is None else time.monotonic() - self._since_s)
 
 
 class Call(Job):

@@ -84,11 +84,19 @@ class Worker:
             raise Dropped
 
     def _work(self) -> None:
-        while (job := self._next()) is not None:
-            try:
-                self._do(job)
-            finally:
-                self._running = []
+        while self._do_next():  # in a call of its own: nothing of a job is kept while there is none
+            self._running = []
+
+    def _do_next(self) -> bool:
+        job = self._next()
+        if job is None:
+            return False
+        try:
+            self._do(job)
+        except Exception as error:  # of ours: the thread goes on
+            for each in {job, *self._running}:
+                each.fail(error)
+        return True
 
     def _next(self) -> Job | None:
         with self._changed:
@@ -128,6 +136,8 @@ class Worker:
             job.fail(error)
         else:
             return True
+        finally:
+            job.pause()
         return False
 
     def _prepare(self, job: Fill) -> bool:
@@ -137,6 +147,8 @@ class Worker:
         """Fill the next texts of a job, and as many of others as go with them."""
         slots = self._slots(first)
         jobs = list(dict.fromkeys(job for job, _ in slots))
+        for job in jobs:
+            job.begin()
         with self._changed:
             self._running = list(jobs)
             self._tell_places()
@@ -149,6 +161,7 @@ class Worker:
             for job in jobs:
                 job.fail(error)
         for job in jobs:
+            job.pause()
             self._running = [job]
             if job.is_over:
                 job.give_up()
@@ -171,7 +184,6 @@ class Worker:
                     self.drop(job)
                 continue
             if job.batch == first.batch and self._leave_queue(job):
-                job.begin()
                 slots += [(job, number) for number in job.waiting[: size - len(slots)]]
         for job, number in slots:
             job.waiting.remove(number)
