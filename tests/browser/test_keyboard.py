@@ -134,3 +134,8 @@ def test_help_lists_the_keys(page: Page) -> None:
     assert "make a gap of a word" in page.locator("#help").inner_text()
     press(page, "Escape")
     assert not page.locator("#help").is_visible()
+
+
+def test_what_is_spoken_by_itself_is_the_end_and_mistakes_alone(page: Page) -> None:
+    live = page.locator("[role=status], [role=alert], [role=log], [aria-live], output")
+    assert live.evaluate_all("all => all.map(one => one.id)") == ["problem", "announcement"]

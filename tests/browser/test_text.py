@@ -85,7 +85,7 @@ def test_a_hundred_thousand_characters_can_be_shown_and_changed_in_seconds(page:
         }"""
     )
     assert words(page).count("⟦1⟧") == 1
-    assert took < 15_000  # 2 s where nothing else runs
+    assert took < 5000  # 1 s where nothing else runs
 
 
 @pytest.mark.parametrize(

@@ -34,11 +34,7 @@ export class Canvas {
     this.pieces = pieces;
     this.gaps.clear();
     const lines = [];
-    const newLine = () => {
-      const line = element("div", "line");
-      line.dir = "auto";
-      lines.push(line);
-    };
+    const newLine = () => lines.push(element("div", "line"));
     newLine();
     pieces.forEach((piece, index) => {
       if (isGap(piece)) {
@@ -55,6 +51,7 @@ export class Canvas {
         offset += line.length + 1;
       }
     });
+    for (const line of lines) line.dir = "auto"; // now, not before: each word that comes would look at all others
     this.root.replaceChildren(...lines);
     this.current = null;
     this.setCurrent(this.stops()[0] ?? null);

@@ -111,7 +111,7 @@ export class Settings {
 }
 
 function outputOf(id) {
-  return document.querySelector(`output[for="${id}"]`);
+  return document.querySelector(`.value[data-of="${id}"]`);
 }
 
 /** A slider over a list of values. */
