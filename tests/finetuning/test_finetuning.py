@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from finetuning.examples import cat_task
+from finetuning.examples import cat_examples, cat_task
 from mdlm_atat.errors import UserError
 from mdlm_atat.finetuning.encode import choose_separator, encode_texts
 from mdlm_atat.finetuning.head import longest_text
+from mdlm_atat.finetuning.read import open_task
 from mdlm_atat.finetuning.settings import FinetuneSettings
-from mdlm_atat.finetuning.training import Finetuning, Outcome, epoch_batches, learning_rate
+from mdlm_atat.finetuning.training import CrossValidation, Finetuning, Hooks, Outcome, epoch_batches, learning_rate
 
 
 def settings(lm: Any, **changed: Any) -> FinetuneSettings:
@@ -153,3 +154,54 @@ def test_a_rate_that_is_too_high_is_told(masked):
 def test_settings_out_of_range_are_told_with_their_name(masked, changed, message):
     with pytest.raises(UserError, match=message):
         settings(masked, **changed)
+
+
+def cross_validation(lm: Any, number: int = 100, *, scores: bool = False, **changed: Any) -> CrossValidation:
+    rows = [{"text": e.texts[0], "label": e.label} for e in cat_examples(number, 0, scores=scores)]
+    task, chosen = open_task(data=rows, regression=scores), settings(lm, **changed)
+    separator = choose_separator(lm.tokenizer, lm.counts)
+    texts = encode_texts(task.train.texts, lm.tokenizer, separator, chosen.max_length)
+    return CrossValidation(lm.network, task, texts, chosen, device=lm.device, precision="float32")
+
+
+@pytest.mark.parametrize("changed", [{}, {"probe": True}, {"scores": True}], ids=["all", "probe", "scores"])
+def test_cross_validation_scores_each_example_by_the_network_that_was_trained_on_the_other_folds(masked, changed):
+    crossed = cross_validation(masked, **{"epochs": 2, **changed})
+    found = crossed.run(3)
+    assert crossed.task.fold is not None
+    for number in range(5):
+        rows = np.flatnonzero(crossed.task.fold == number)
+        part = crossed._folds[number]
+        assert set(part.task.dev.texts) == {crossed.task.dev.texts[row] for row in rows}
+        alone = part.run(3)
+        assert np.array_equal(found.predictions[rows], alone.predictions)
+        assert alone.logits is None or np.array_equal(found.logits[rows], alone.logits)  # type: ignore[index]
+    assert [epoch.number for epoch in found.epochs] == [1, 2]
+    right = (found.predictions == crossed.task.dev.targets).mean()
+    assert found.last.metrics.get("accuracy", right) == right
+
+
+def test_the_classifier_of_cross_validation_is_trained_on_all_examples_and_counts_its_steps_over_folds(masked):
+    crossed = cross_validation(masked, epochs=1)
+    steps: list[tuple[int, float]] = []
+    progress: list[tuple[int, int]] = []
+    hooks = Hooks(
+        on_step=lambda step, values: steps.append((step, values["fold"])), on_progress=lambda *n: progress.append(n)
+    )
+    outcome = crossed.run(0, hooks)
+    assert steps == [(5 * fold + step + 1, fold) for fold in range(5) for step in range(5)]  # 80 of 100, 16 a step
+    assert progress == [(step, 25) for step, _ in steps]
+    seen: list[int] = []
+    whole = crossed._whole
+    batch = whole.texts["train"].batch
+    object.__setattr__(
+        whole.texts["train"], "batch", lambda chosen, length: seen.extend(chosen) or batch(chosen, length)
+    )
+    trained = crossed.classifier(outcome, 0)
+    assert sorted(seen) == list(range(100))
+    assert trained.head.output.out_features == 2
+
+
+def test_patience_needs_examples_that_cross_validation_has_not(masked):
+    with pytest.raises(UserError, match="`patience=` needs examples to stop by, and cross-validation has none"):
+        cross_validation(masked, patience=2)

@@ -86,7 +86,7 @@ def test_the_folder_of_one_task_will_do_and_its_files_are_written_down(glue: Pat
 
 def test_examples_that_are_scored_and_trained_on_are_counted_and_the_rule_is_kept(glue: Path):
     rows = [{"text": f"text {i}", "label": i % 2} for i in range(20)]
-    held_out = open_task(data=rows + rows[:3]).source["accounts"]
+    held_out = open_task(data=rows + rows[:3], dev_fraction=0.1).source["accounts"]
     assert held_out["train"] + held_out["dev"] == 23
     assert (held_out["rule"], held_out["repeated"]) == ("held out by a hash of the text", 0)
     given = open_task(data=(rows, [rows[3], {"text": "new", "label": 1}, rows[3]])).source["accounts"]
@@ -166,7 +166,7 @@ def write_csv(file: Path, rows: list[dict[str, Any]]) -> Path:
 def test_csv_with_quoted_line_ends_and_jsonl_are_the_same_task(tmp_path: Path):
     csv_file = write_csv(tmp_path / "a.csv", rows())
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows()))
-    found = [open_task(str(file)) for file in (csv_file, tmp_path / "a.jsonl")]
+    found = [open_task(str(file), dev_fraction=0.1) for file in (csv_file, tmp_path / "a.jsonl")]
     assert found[0].hash == found[1].hash
     assert found[0].name == "a"
     assert found[0].labels == ("no", "yes")
@@ -178,7 +178,7 @@ def test_40_labelled_rows_of_which_two_hold_stray_quotes_are_40_examples_and_tha
     lines = [f"film {n}\t{'pos' if n % 2 else 'neg'}" for n in range(40)]
     lines[5], lines[25] = '"Hello film\tpos', 'went film"\tneg'
     (tmp_path / "a.tsv").write_text("\n".join(["text\tlabel", *lines, ""]))
-    task = open_task(str(tmp_path / "a.tsv"))
+    task = open_task(str(tmp_path / "a.tsv"), dev_fraction=0.1)
     texts = {text for (text,) in (*task.train.texts, *task.dev.texts)}
     assert len(task.train) + len(task.dev) == 40
     assert {'"Hello film', 'went film"'} <= texts
@@ -189,8 +189,8 @@ def test_40_labelled_rows_of_which_two_hold_stray_quotes_are_40_examples_and_tha
 
 def test_what_is_held_out_does_not_depend_on_the_order_and_equal_texts_stay_together(tmp_path: Path):
     doubled = rows() + rows()
-    ordered = open_task(str(write_csv(tmp_path / "a.csv", doubled)))
-    turned = open_task(str(write_csv(tmp_path / "b.csv", doubled[::-1])))
+    ordered = open_task(str(write_csv(tmp_path / "a.csv", doubled)), dev_fraction=0.1)
+    turned = open_task(str(write_csv(tmp_path / "b.csv", doubled[::-1])), dev_fraction=0.1)
     assert sorted(ordered.dev.texts) == sorted(turned.dev.texts)
     assert not set(ordered.dev.texts) & set(ordered.train.texts)
     assert len(ordered.dev) == 8
@@ -333,3 +333,66 @@ def test_a_task_is_read_from_any_file_of_rows(name: str, tmp_path: Path) -> None
     task = open_task(tmp_path / name)
     assert {*task.train.texts, *task.dev.texts} == {(row["text"],) for row in made}
     assert task.labels == ("0", "1")
+
+
+def test_fewer_than_1000_examples_are_scored_in_5_folds_and_of_1000_a_tenth_is_held_out():
+    rows = [{"text": f"text {n}", "label": n % 2} for n in range(1000)]
+    few, many = open_task(data=rows[:999]), open_task(data=rows)
+    assert (few.num_folds, len(few.train), len(few.dev)) == (5, 999, 999)
+    assert few.source["accounts"] == {"train": 999, "dev": 999, "rule": "by 5-fold cross-validation", "repeated": 0}
+    assert (many.num_folds, len(many.train), len(many.dev)) == (0, 900, 100)
+    assert open_task(data=rows, folds=3).num_folds == 3
+    assert len({open_task(data=rows[:999], folds=folds).hash for folds in (3, 5)}) == 2
+
+
+def test_every_fold_has_its_share_of_every_label_equal_texts_are_in_one_and_the_order_says_nothing():
+    rows = [{"text": f"text {n}", "label": "rare" if n % 10 == 0 else "common"} for n in range(100)]
+    task, turned = open_task(data=rows + rows[:40]), open_task(data=(rows + rows[:40])[::-1])
+    assert task.fold is not None
+    assert turned.fold is not None
+    fold = task.fold
+    assert turned.fold.tolist() == fold.tolist()[::-1]
+    assert fold[100:].tolist() == fold[:40].tolist()
+    for number in range(5):
+        labels = [row["label"] for row, part in zip(rows, fold[:100], strict=True) if part == number]
+        assert (labels.count("rare"), labels.count("common")) == (2, 18)
+        part = task.without(number)
+        assert not set(part.train.texts) & set(part.dev.texts)
+        assert len(part.train) + len(part.dev) == 140
+    assert {open_task(data=[{**row, "label": n / 7} for n, row in enumerate(rows)], regression=True).num_folds} == {5}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"folds": 1}, "`folds=` is 1, expected at least 2"),
+        ({"folds": 21}, "too few different texts to hold any out; name examples to score on by `dev=`"),
+        ({"folds": 5, "dev_fraction": 0.1}, "`dev_fraction=` holds examples out, `folds=` scores all of them"),
+    ],
+)
+def test_folds_that_cannot_be_are_told(arguments: dict[str, Any], message: str):
+    with pytest.raises(UserError, match=message):
+        open_task(data=rows(), **arguments)
+
+
+def test_folds_are_for_examples_of_ones_own(glue: Path):
+    assert "`folds=` and `regression=` are for a file of your own; cola is complete" in refusal(
+        "cola", data=str(glue), folds=5
+    )
+    with pytest.raises(UserError, match="the examples to score on are given, so `folds=` has no effect"):
+        open_task(data=(rows(), rows()), folds=5)
+
+
+def test_columns_of_other_names_are_named_and_a_second_text_is_found_by_two_names():
+    rows = [{"body": f"a {n}", "next": f"b {n}", "team": "xy"[n % 2]} for n in range(20)]
+    task = open_task(data=rows, text="body", text_pair="next", label="team")
+    assert task.train.texts[3] == ("a 3", "b 3")
+    assert (task.columns, task.label_column, task.labels) == (("body", "next"), "team", ("x", "y"))
+    assert open_task(data=rows, text="next", label="team").train.texts[3] == ("b 3",)
+    for name in ("text2", "text_pair"):
+        pairs = [{"text": row["body"], name: row["next"], "label": row["team"]} for row in rows]
+        assert open_task(data=pairs).train.texts == task.train.texts
+    with pytest.raises(UserError, match=r"its columns are body, next, team: name the one with the labels by `label="):
+        open_task(data=rows, text="body")
+    with pytest.raises(UserError, match=r"name the one with the text by `text_pair="):
+        open_task(data=rows, text="body", text_pair="reply", label="team")

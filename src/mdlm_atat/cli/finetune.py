@@ -33,7 +33,13 @@ def make_parser() -> Parser:
     add("--task", required=True, help="sst2, cola, mrpc, rte, stsb, or a .csv, .tsv, .json, .jsonl or .parquet file")
     add("--data", help="folder of GLUE's TSV files, or hub:NAME (default: hub:nyu-mll/glue)")
     add("--dev", type=Path, help="file: another file to score on")
-    add("--dev_fraction", type=real(), help="file without --dev: share to score on (default: 0.1)")
+    add("--dev_fraction", type=real(), help="file without --dev: hold out this share to score on")
+    add(
+        "--folds",
+        type=whole(2),
+        help="file without --dev: score all by cross-validation (default: 5 folds of fewer than 1,000 examples, else a "
+        "tenth is held out)",
+    )
     add("--regression", action="store_true", help="file: the labels are numbers to predict")
     add("--metric", nargs="+", help="names, or package.module:Name (default: those of the task)")
     add("--text", help="file: column of the text (default: text)")

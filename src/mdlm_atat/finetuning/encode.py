@@ -38,6 +38,11 @@ class EncodedTexts:
     def num_cut(self) -> int:
         return sum(self.is_cut)
 
+    def at(self, rows: Sequence[int]) -> EncodedTexts:
+        """Some of the texts; what is counted stays that of all."""
+        chosen = [self.ids[row] for row in rows], [self.is_cut[row] for row in rows]
+        return EncodedTexts(*chosen, self.num_tokens, self.num_replaced, self.num_characters)
+
     def by_length(self) -> list[int]:
         """Indices of the texts, the shortest first."""
         return sorted(range(len(self.ids)), key=lambda index: len(self.ids[index]))

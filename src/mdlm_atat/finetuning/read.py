@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
-from mdlm_atat.checks import did_you_mean
+from mdlm_atat.checks import at_least, did_you_mean
 from mdlm_atat.data.files import PACKED, ending_of
 from mdlm_atat.data.readers.kinds import ROWS
 from mdlm_atat.data.readers.reading import Reading
@@ -29,6 +30,9 @@ from mdlm_atat.finetuning.metrics import OF_SCORES, Metric, find_metrics
 from mdlm_atat.finetuning.tasks import GLUE, HUB_NAME, Example, GlueTask, Task, make_task
 
 DEV_FRACTION = 0.1
+NUM_FOLDS = 5
+FEW_EXAMPLES = 1000
+"""Fewer of one's own are scored by cross-validation: a tenth of them would say next to nothing."""
 SECOND_TEXTS = ("text2", "text_pair")
 """Columns whose texts make pairs where the first row has one, and no other is named."""
 
@@ -59,6 +63,7 @@ def open_task(
     data: Data | None = None,
     dev: str | Path | None = None,
     dev_fraction: float | None = None,
+    folds: int | None = None,
     regression: bool = False,
     metric: str | Metric | Sequence[str | Metric] | None = None,
     text: str | None = None,
@@ -73,7 +78,9 @@ def open_task(
     None: the hub. For a task of your own: a .tsv, .csv, .json, .jsonl or .parquet file with the columns `text` (None:
     text), `text_pair` (None: text2 or text_pair, if there is one) and `label` (None: label), which `name` may say as
     well; a sequence of such records, or the two sequences (to train on, to score on).
-    `dev`: another file to score on; None: the share `dev_fraction` is held out, chosen by a hash of the text.
+    `dev`: another file to score on. Without one, the share `dev_fraction` is held out, chosen by a hash of the text, or
+    all examples are scored by cross-validation in so many `folds`. None of these: 5 folds of fewer than 1,000 examples,
+    a tenth of more.
     `regression`: the labels are numbers to predict. `metric`: see `find_metrics`; None: those of the task. `encoding`
     and `delimiter` of files are as for `prepare`. Raises UserError for what cannot be found, read or learned.
     """
@@ -85,15 +92,17 @@ def open_task(
             what = "`dev=` names a file" if dev is not None else f"{name} is a task of GLUE with examples of its own"
             raise UserError(f"{what}, and `data=` holds records: leave one out, or name the task otherwise")
         own = _from_records("records" if name is None else str(name), data, columns)
-        return _own_task(own, dev_fraction, regression, metrics)
+        return _own_task(own, dev_fraction, folds, regression, metrics)
     if name is None:
         if data is None:
             raise UserError(f"`task=` is missing: name one of {', '.join(GLUE)}, or give a file or records as `data=`")
         name, data = data, None
     if name in GLUE:
         name = str(name)
-        if dev is not None or dev_fraction is not None or regression:
-            raise UserError(f"`dev=`, `dev_fraction=` and `regression=` are for a file of your own; {name} is complete")
+        if dev is not None or dev_fraction is not None or folds is not None or regression:
+            raise UserError(
+                f"`dev=`, `dev_fraction=`, `folds=` and `regression=` are for a file of your own; {name} is complete"
+            )
         if text or text_pair or label:
             raise UserError(f"`text=`, `text_pair=` and `label=` are for a file of your own; {name} has its columns")
         if data is None or str(data).startswith("hub:"):
@@ -107,7 +116,7 @@ def open_task(
         what = "is a folder" if path.is_dir() else "is no task that is known, and no file"
         raise UserError(f"`task={str(name)!r}` {what}{hint}; expected one of {', '.join(GLUE)}, or a file")
     own = _from_files(path, None if dev is None else Path(dev).expanduser(), reading, columns)
-    return _own_task(own, dev_fraction, regression, metrics)
+    return _own_task(own, dev_fraction, folds, regression, metrics)
 
 
 def _from_folder(name: str, folder: Path, metrics: Mapping[str, Metric] | None) -> Task:
@@ -222,19 +231,33 @@ def _from_records(name: str, data: Records | tuple[Records, Records], columns: C
     return _Own(name, name, train, dev[0][0] if dev else None, {"kind": "records"}, names, columns.label)
 
 
-def _own_task(own: _Own, dev_fraction: float | None, regression: bool, metrics: Mapping[str, Metric] | None) -> Task:
-    train, dev, rule = own.train, own.dev, "given"
-    if dev is None:
+def _own_task(
+    own: _Own,
+    dev_fraction: float | None,
+    folds: int | None,
+    regression: bool,
+    metrics: Mapping[str, Metric] | None,
+) -> Task:
+    train, dev, rule, fold = own.train, own.dev, "given", None
+    if dev_fraction is not None and folds is not None:
+        raise UserError("`dev_fraction=` holds examples out, `folds=` scores all of them: leave one out")
+    if dev is not None:
+        unused = "dev_fraction" if dev_fraction is not None else "folds" if folds is not None else None
+        if unused is not None:
+            raise UserError(f"the examples to score on are given, so `{unused}=` has no effect: leave one out")
+    elif folds is not None or (dev_fraction is None and len(train) < FEW_EXAMPLES):
+        fold = folds_of(own.where, train, NUM_FOLDS if folds is None else folds, by_label=not regression)
+        dev, rule = train, f"by {fold.max() + 1}-fold cross-validation"
+    else:
         rule = "held out by a hash of the text"
         train, dev = _hold_out(own.where, train, DEV_FRACTION if dev_fraction is None else dev_fraction)
-    elif dev_fraction is not None:
-        raise UserError("the examples to score on are given, so `dev_fraction=` has no effect: leave one out")
     if {len(example.texts) for example in train} != {len(example.texts) for example in dev}:
         raise UserError(
             f"{own.where}: of the examples to train on and those to score on, one has text2 and the other has none"
         )
     default = find_metrics(OF_SCORES if regression else ("accuracy", "matthews"))
-    accounts = {"train": len(train), "dev": len(dev), "rule": rule, "repeated": num_repeated(train, dev)}
+    repeated = 0 if fold is not None else num_repeated(train, dev)
+    accounts = {"train": len(train), "dev": len(dev), "rule": rule, "repeated": repeated}
     source = {**own.source, "accounts": accounts}
     return make_task(
         own.name,
@@ -245,6 +268,7 @@ def _own_task(own: _Own, dev_fraction: float | None, regression: bool, metrics: 
         regression=regression,
         columns=own.columns,
         label_column=own.label_column,
+        fold=fold,
     )
 
 
@@ -266,6 +290,25 @@ def _hold_out(where: str, examples: list[Example], fraction: float) -> tuple[lis
     if not train or not dev:
         raise UserError(f"{where} has too few different texts to hold any out; name examples to score on by `dev=`")
     return train, dev
+
+
+def folds_of(where: str, examples: Sequence[Example], num_folds: int, *, by_label: bool) -> NDArray[np.int64]:
+    """The part, 0 .. num_folds - 1, of each example: a function of its text and label and of the others', not of their
+    order. Equal texts are in one part; with `by_label` the examples of every label are spread evenly. Raises UserError
+    for fewer than 2 texts a part."""
+    at_least("`folds=`", num_folds, 2)
+    label_of: dict[tuple[str, ...], str] = {}
+    for example in examples:
+        label = example.label if by_label else ""
+        label_of[example.texts] = min(label, label_of.get(example.texts, label))
+    if len(label_of) < 2 * num_folds:
+        raise UserError(f"{where} has too few different texts to hold any out; name examples to score on by `dev=`")
+
+    def place(texts: tuple[str, ...]) -> tuple[str, bytes]:
+        return label_of[texts], hashlib.sha256(json.dumps(texts).encode()).digest()
+
+    part_of = {texts: number % num_folds for number, texts in enumerate(sorted(label_of, key=place))}
+    return np.array([part_of[example.texts] for example in examples], np.int64)
 
 
 def _read_file(

@@ -24,7 +24,7 @@ from mdlm_atat.finetuning.classifier import TextClassifier, folder_size, read_re
 from mdlm_atat.finetuning.metrics import standard_error, title
 from mdlm_atat.finetuning.settings import FinetuneSettings
 from mdlm_atat.finetuning.tasks import Task
-from mdlm_atat.finetuning.training import Epoch, Finetuning, Hooks, Outcome
+from mdlm_atat.finetuning.training import CrossValidation, Epoch, Finetuning, Hooks, Outcome, Trained
 from mdlm_atat.formats import with_error
 from mdlm_atat.model_folder import CLASSIFIER_FILE
 from mdlm_atat.provenance import code_version, commit
@@ -259,7 +259,7 @@ def _stem(task: str, settings: FinetuneSettings) -> str:
 
 
 def run_seeds(
-    finetuning: Finetuning,
+    finetuning: Finetuning | CrossValidation,
     seeds: Sequence[int],
     folder: Path,
     *,
@@ -267,13 +267,13 @@ def run_seeds(
     provenance: dict[str, Any],
     again: bool,
     hooks: Hooks,
-    keep: Callable[[Outcome, dict[str, Any], Path], object] | None = None,
+    keep: Callable[[Outcome, Trained, dict[str, Any], Path], object] | None = None,
 ) -> FinetuneResult:
     """Run the seeds one by one and store each as it ends, then the summary. Seeds that are stored are read instead.
 
-    `weights`: hash of the model's. `again`: run all, in place of what is stored. `keep(outcome, about, folder)` stores
-    the classifier that the first seed trained; that seed is run again where its result is stored and the classifier is
-    not. Raises UserError where a file holds another result.
+    `weights`: hash of the model's. `again`: run all, in place of what is stored. `keep(outcome, trained, about,
+    folder)` stores the classifier of the first seed; that seed is run again where its result is stored and the
+    classifier is not. Raises UserError where a file holds another result.
     """
     task, settings = finetuning.task, finetuning.settings
     request = {"task": task.name, "weights": weights, "data_hash": task.hash, "settings": asdict(settings)}
@@ -294,7 +294,8 @@ def run_seeds(
         about = {**request, **provenance, "started": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
         if keep is not None and is_to_be_kept:
             outcome = finetuning.run(seed, hooks)
-            keep(outcome, {**about, "seed": seed}, kept)
+            trained = finetuning.classifier(outcome, seed, hooks)
+            keep(outcome, trained, {**about, "seed": seed}, kept)
         else:
             outcome = finetuning.run(seed, hooks) if result is None else result
         if result is None:

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -105,6 +105,15 @@ class Split:
     def __len__(self) -> int:
         return len(self.texts)
 
+    def at(self, rows: Sequence[int]) -> Split:
+        """Some of the examples."""
+        return Split(
+            texts=[self.texts[row] for row in rows],
+            targets=self.targets[list(rows)],
+            places=[self.places[row] for row in rows],
+            hash=self.hash,
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
@@ -122,6 +131,19 @@ class Task:
     columns: tuple[str, ...] = ("text",)
     """Columns of the text, or of both texts of a pair, in the data that it was read from."""
     label_column: str = "label"
+    fold: NDArray[np.int64] | None = None
+    """(n,): of cross-validation, the part that each example is scored with, by a network trained on the other parts;
+    `train` and `dev` are all examples then. None: `dev` is another split."""
+
+    @property
+    def num_folds(self) -> int:
+        return 0 if self.fold is None else int(self.fold.max()) + 1
+
+    def without(self, fold: int) -> Task:
+        """The task of training on all parts but one, and scoring that."""
+        assert self.fold is not None
+        train, dev = (np.flatnonzero(mask).tolist() for mask in (self.fold != fold, self.fold == fold))
+        return replace(self, train=self.train.at(train), dev=self.train.at(dev), fold=None)
 
     @property
     def is_regression(self) -> bool:
@@ -130,7 +152,8 @@ class Task:
     @property
     def hash(self) -> str:
         """Changes with any text or label of either split."""
-        return hashlib.sha256(f"{self.train.hash}{self.dev.hash}".encode()).hexdigest()
+        folds = f" in {self.num_folds} folds" if self.num_folds else ""
+        return hashlib.sha256(f"{self.train.hash}{self.dev.hash}{folds}".encode()).hexdigest()
 
     def baseline(self) -> dict[str, float]:
         """Metrics of the majority-class baseline, or for a regression of the mean training score."""
@@ -152,6 +175,7 @@ def make_task(
     labels: tuple[str, ...] | None = None,
     columns: tuple[str, ...] = ("text",),
     label_column: str = "label",
+    fold: NDArray[np.int64] | None = None,
 ) -> Task:
     """A task of checked examples, with its classes numbered.
 
@@ -179,7 +203,14 @@ def make_task(
     if len(np.unique(found["train"].targets)) < 2:
         raise UserError(f"{name}: every training example has the label {train[0].label!r}: there is nothing to learn")
     return Task(
-        name=name, metrics=metrics, labels=labels, source=source, columns=columns, label_column=label_column, **found
+        name=name,
+        metrics=metrics,
+        labels=labels,
+        source=source,
+        columns=columns,
+        label_column=label_column,
+        fold=fold,
+        **found,
     )
 
 

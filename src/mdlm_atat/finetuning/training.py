@@ -77,8 +77,10 @@ class Outcome:
     """Parameters that were trained."""
     logits: Float[np.ndarray, "n classes"] | None = None
     """Of the last epoch, for each example to score on; None: a regression, or a stored result."""
+    of_epochs: tuple[NDArray[Any], ...] = ()
+    """What was predicted after each epoch, `predictions` last. Empty: a stored result."""
     trained: Trained | None = None
-    """None: a stored result."""
+    """None: a stored result, or one of cross-validation."""
 
     @property
     def last(self) -> Epoch:
@@ -153,6 +155,12 @@ class Finetuning:
         outcome = self._train(model, examples, seed, hooks)
         return replace(outcome, trained=self._trained(backbone, head))
 
+    def classifier(self, outcome: Outcome, seed: int, hooks: Hooks = NOBODY) -> Trained:
+        """What a seed has trained, to be used."""
+        del seed, hooks
+        assert outcome.trained is not None
+        return outcome.trained
+
     def _trained(self, backbone: Any, head: Head) -> Trained:
         """What was trained, as it reads texts. The scaling of a probe's features goes into its head."""
         if self.settings.probe:
@@ -172,11 +180,13 @@ class Finetuning:
         )
         start_s = time.perf_counter()
         epochs: list[Epoch] = []
+        of_epochs: list[NDArray[Any]] = []
         while True:
             number = len(epochs) + 1
             loss = self._epoch(model, optimizer, examples.train, targets, seed, number, hooks)
             outputs = self._outputs(model, examples.dev)
             predicted = self._as_predicted(outputs)
+            of_epochs.append(predicted)
             if not (math.isfinite(loss) and np.isfinite(predicted).all()):
                 raise UserError(
                     f"seed {seed}: the loss or a prediction is not a finite number in epoch {number}; use a lower `lr=`"
@@ -192,7 +202,13 @@ class Finetuning:
                 # what no gradient reached, such as the output layer, has no moments
                 trained = sum(p.numel() for p in model.parameters() if p in optimizer.state)
                 logits = None if self.task.is_regression else outputs
-                return Outcome(epochs=epochs, predictions=predicted, num_trained=trained, logits=logits)
+                return Outcome(
+                    epochs=epochs,
+                    predictions=predicted,
+                    num_trained=trained,
+                    logits=logits,
+                    of_epochs=tuple(of_epochs),
+                )
 
     def _epoch(
         self,
@@ -206,7 +222,7 @@ class Finetuning:
     ) -> float:
         """Train on every example once. Returns the mean loss."""
         settings, num_examples = self.settings, len(self.task.train)
-        first_step, num_steps = (number - 1) * self._steps_per_epoch, settings.epochs * self._steps_per_epoch
+        first_step, num_steps = (number - 1) * self._steps_per_epoch, self.num_steps
         total = torch.zeros((), device=self.device)
         model.train()
         for step, chosen in enumerate(epoch_batches(num_examples, settings.batch_size, seed, number), first_step):
@@ -224,6 +240,11 @@ class Finetuning:
                 values = {"seed": seed, "epoch": number, "train/loss": loss.item(), "train/lr": lr}
                 hooks.on_step(step + 1, values)
         return total.item() / num_examples
+
+    @property
+    def num_steps(self) -> int:
+        """Optimizer steps of a seed."""
+        return self.settings.epochs * self._steps_per_epoch
 
     @property
     def _steps_per_epoch(self) -> int:
@@ -300,6 +321,90 @@ class Finetuning:
         if self.precision == "bf16":
             return torch.autocast(self.device.type, torch.bfloat16)
         return nullcontext()
+
+
+class CrossValidation:
+    """Trains as often as there are folds, each time on all examples outside of one, and scores those in it; so that
+    each example is scored once, by a network that has not seen it. The classifier is trained on all examples."""
+
+    def __init__(
+        self,
+        backbone: Any,
+        task: Task,
+        texts: EncodedTexts,
+        settings: FinetuneSettings,
+        *,
+        device: torch.device,
+        precision: Precision,
+    ) -> None:
+        assert task.fold is not None
+        if settings.patience:
+            raise UserError("`patience=` needs examples to stop by, and cross-validation has none; give some as `dev=`")
+        self.task, self.settings = task, settings
+        where: Any = {"device": device, "precision": precision}
+        self._folds: list[Finetuning] = []
+        for number in range(task.num_folds):
+            part = task.without(number)
+            train, dev = (
+                texts.at(np.flatnonzero(mask).tolist()) for mask in (task.fold != number, task.fold == number)
+            )
+            self._folds.append(Finetuning(backbone, part, train, dev, settings, **where))
+        # what it is scored on is read by nobody: the fewest will do
+        whole = replace(task, dev=task.dev.at([0]), fold=None)
+        self._whole = Finetuning(backbone, whole, texts, texts.at([0]), settings, **where)
+
+    def run(self, seed: int, hooks: Hooks = NOBODY) -> Outcome:
+        """Train and score every fold; see `Finetuning.run`."""
+        task = self.task
+        found = [fold.run(seed, self._hooks(hooks, number)) for number, fold in enumerate(self._folds)]
+
+        def joined(parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
+            whole = np.empty((len(task.dev), *parts[0].shape[1:]), parts[0].dtype)
+            for number, part in enumerate(parts):
+                whole[task.fold == number] = part
+            return whole
+
+        sizes = [len(fold.task.train) for fold in self._folds]
+        of_epochs = tuple(joined([fold.of_epochs[e] for fold in found]) for e in range(self.settings.epochs))
+        epochs = [
+            Epoch(
+                number=number + 1,
+                train_loss=float(np.average([fold.epochs[number].train_loss for fold in found], weights=sizes)),
+                metrics=measure(task.metrics, predicted, task.dev.targets),
+                elapsed_s=sum(fold.epochs[number].elapsed_s for fold in found),
+            )
+            for number, predicted in enumerate(of_epochs)
+        ]
+        hooks.on_epoch(seed, epochs[-1])
+        logits = [fold.logits for fold in found if fold.logits is not None]
+        return Outcome(
+            epochs=epochs,
+            predictions=of_epochs[-1],
+            num_trained=found[0].num_trained,
+            logits=joined(logits) if logits else None,
+            of_epochs=of_epochs,
+        )
+
+    def classifier(self, outcome: Outcome, seed: int, hooks: Hooks = NOBODY) -> Trained:
+        """What the seed trains on all examples."""
+        del outcome
+        trained = self._whole.run(seed, Hooks(on_progress=hooks.on_progress)).trained
+        assert trained is not None
+        return trained
+
+    def _hooks(self, hooks: Hooks, fold: int) -> Hooks:
+        """What to tell while a fold runs: steps are counted over all of them, and its epochs' metrics are a part's."""
+        num_steps = [part.num_steps for part in self._folds]
+        before, on_step = sum(num_steps[:fold]), hooks.on_step
+
+        def heard(step: int, values: Mapping[str, float]) -> None:
+            if on_step is not None and "train/loss" in values:
+                on_step(before + step, {**values, "fold": fold})
+
+        return Hooks(
+            on_step=None if on_step is None else heard,
+            on_progress=lambda done, _: hooks.on_progress(before + done, sum(num_steps)),
+        )
 
 
 def learning_rate(step: int, num_steps: int, settings: FinetuneSettings) -> float:

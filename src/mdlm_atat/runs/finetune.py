@@ -22,7 +22,16 @@ from mdlm_atat.finetuning.read import Data, open_task
 from mdlm_atat.finetuning.results import FinetuneResult, provenance_record, run_seeds, seed_file
 from mdlm_atat.finetuning.settings import PROBED, TRAINED, FinetuneSettings, GivenSettings
 from mdlm_atat.finetuning.tasks import Task
-from mdlm_atat.finetuning.training import Epoch, Finetuning, Hooks, OnStep, Outcome, dropout_of
+from mdlm_atat.finetuning.training import (
+    CrossValidation,
+    Epoch,
+    Finetuning,
+    Hooks,
+    OnStep,
+    Outcome,
+    Trained,
+    dropout_of,
+)
 from mdlm_atat.lm import CausalLM, MaskedDiffusionLM
 from mdlm_atat.model_folder import results_folder
 from mdlm_atat.progress import OnProgress, shown
@@ -37,6 +46,7 @@ def finetune(
     data: Data | None = None,
     dev: str | Path | None = None,
     dev_fraction: float | None = None,
+    folds: int | None = None,
     regression: bool = False,
     metric: str | Metric | Sequence[str | Metric] | None = None,
     text: str | None = None,
@@ -61,8 +71,9 @@ def finetune(
     `task`: sst2, cola, mrpc, rte or stsb of GLUE (then `data` is the folder with its files, hub:NAME, or None for the
     hub), or the name of your own, whose `data` is a .tsv, .csv, .json, .jsonl or .parquet file, a list of such records,
     or a tuple of two lists, to train on and to score on. Its columns are `text` (None: text), `text_pair` (None: text2
-    or text_pair, if there is one) and `label` (None: label). `dev`: another file to score on; without it the share
-    `dev_fraction` (0.1) is held out. `regression`: the labels are numbers to predict.
+    or text_pair, if there is one) and `label` (None: label). `dev`: another file to score on. Without it the share
+    `dev_fraction` is held out, or all are scored by cross-validation in so many `folds`; without any of these, 5 folds
+    of fewer than 1,000 examples, else a tenth is held out. `regression`: the labels are numbers to predict.
     `metric`: names, functions of (predicted, truth), or `package.module:Name`; None: those of the task.
     `encoding`, `delimiter`: of files, as for `prepare`; None: UTF-8 or what a mark says, and what the first lines show.
     `seeds`: how many, from 0, or which. `out`: folder of the results; None: finetune/ in the model's, or in
@@ -87,6 +98,7 @@ def finetune(
         data=data,
         dev=dev,
         dev_fraction=dev_fraction,
+        folds=folds,
         regression=regression,
         metric=metric,
         text=text,
@@ -116,7 +128,11 @@ def finetune(
     )
     for line in _plan(lm, opened, chosen, separator, train, scored):
         say(line)
-    finetuning = Finetuning(backbone, opened, train, scored, chosen, device=lm.device, precision=lm.precision)
+    how: Any = {"device": lm.device, "precision": lm.precision}
+    if opened.fold is not None:
+        finetuning = CrossValidation(backbone, opened, train, chosen, **how)
+    else:
+        finetuning = Finetuning(backbone, opened, train, scored, chosen, **how)
     provenance = {
         **provenance_record(opened),
         **_model_record(lm),
@@ -135,8 +151,7 @@ def finetune(
             f"{_in_words(epoch.metrics)}  {epoch.elapsed_s:.1f} s"
         )
 
-    def keep(outcome: Outcome, about: dict[str, Any], where: Path) -> None:
-        assert outcome.trained is not None
+    def keep(outcome: Outcome, trained: Trained, about: dict[str, Any], where: Path) -> None:
         calibration = None if outcome.logits is None else calibrate(outcome.logits, opened.dev.targets)
         record = ClassifierRecord(
             labels=opened.labels,
@@ -144,14 +159,14 @@ def finetune(
             pooling=chosen.pooling,
             max_length=chosen.max_length,
             separator=separator,
-            mean=outcome.trained.mean,
-            spread=outcome.trained.spread,
+            mean=trained.mean,
+            spread=trained.spread,
             calibration=calibration,
             columns=opened.columns,
             label_column=opened.label_column,
             about={**about, "metrics": outcome.last.metrics},
         )
-        TextClassifier.of_trained(outcome.trained, lm, record).save_pretrained(where, overwrite=True)
+        TextClassifier.of_trained(trained, lm, record).save_pretrained(where, overwrite=True)
 
     if keep_classifier and not lm.has_config:
         say("classifier not stored, for this model is a bare network, which could not be built again")
@@ -244,7 +259,9 @@ def _plan(
     joined = f"pairs joined by {separator.name}, " if len(task.train.texts[0]) == 2 else ""
     accounts = task.source["accounts"]
     lines = [
-        f"task       {task.name}, {what}: {len(task.train):,} examples to train on, {len(task.dev):,} to score on "
+        f"task       {task.name}, {what}: {len(task.train):,} examples, each scored {accounts['rule']}"
+        if task.fold is not None
+        else f"task       {task.name}, {what}: {len(task.train):,} examples to train on, {len(task.dev):,} to score on "
         f"({accounts['rule']})",
         f"text       {joined}{train.num_tokens / len(train):.0f} {lm.tokenizer.name} tokens in the mean; cut to "
         f"{settings.max_length}: {train.num_cut:,} and {dev.num_cut:,} of them",
