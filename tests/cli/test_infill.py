@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from argparse import Namespace
 from pathlib import Path
@@ -11,10 +12,12 @@ import pytest
 from refusals import refused
 
 from mdlm_atat import MaskedDiffusionLM
+from mdlm_atat.cli.infill import explain_lengths
 from mdlm_atat.cli.made_texts import show
 from mdlm_atat.cli.main import main
 from mdlm_atat.config.build import build_model
 from mdlm_atat.data.tokenizers import ByteTokenizer
+from mdlm_atat.lm.results import Infilled, LengthCosts
 from mdlm_atat.runs.texts import Document
 from mdlm_atat.samplers.seeds import mix_seed
 from tiny_runs import train
@@ -154,11 +157,24 @@ def test_of_20_length_seeds_those_that_settle_in_a_trained_two_way_model_choose_
     assert ("not settled" in err) != costs.is_settled
 
 
+def test_lengths_with_which_no_drawn_filling_fits_are_said_to_be_that(capsys):
+    nats = {(1,): math.inf, (2,): math.inf}
+    zeros = dict.fromkeys(nats, 0.0)
+    costs = LengthCosts(nats, zeros, zeros, dict.fromkeys(nats, 64), 0.0, False, "left to right", "uniform")
+    explain_lengths(Infilled("ab", [0, 1], 0, 1, lengths=(1,), length_costs=costs))
+    err = capsys.readouterr().err
+    assert "  1: no filling that was drawn fits  <-\n  2: no filling that was drawn fits\nnot settled after 64" in err
+    assert "nan" not in err
+
+
 def test_costs_left_to_right_are_said_to_be_those_and_a_masked_model_is_told_what_candidates_need(
     two_way, model, capsys
 ):
     assert main(["infill", two_way, "a [MASK:1-2] mat"]) == 0
-    assert "whatever they hold, left to right; nats ± standard error" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert "whatever they hold, left to right; nats ± standard error (+ -log of the prior from the training text" in err
+    assert main(["infill", two_way, "a [MASK:1-2] mat", "--length_prior", "uniform"]) == 0
+    assert "nats ± standard error (the least is taken; all are as likely beforehand)" in capsys.readouterr().err
     message = refused(["infill", model, "a [MASK] b", "--candidates", "8"], capsys)
     assert "--candidates 8: candidates are ranked" in message
     assert "train one with --objective.causal_share 0.5, or leave out --candidates" in message

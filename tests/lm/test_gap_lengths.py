@@ -6,16 +6,18 @@ import itertools
 import math
 from typing import ClassVar
 
+import numpy as np
 import pytest
 import torch
 from made_models import two_way_lm
 
 from mdlm_atat import MaskedDiffusionLM
+from mdlm_atat.data.phrases import PHRASE, SENTENCE, WORD, count_phrases
 from mdlm_atat.data.tokenizers import CharTokenizer
 from mdlm_atat.errors import UserError
-from mdlm_atat.lm.gap_lengths import Estimate, MaskedGaps, WeightedFillings, compare_lengths, cost_of_given
+from mdlm_atat.lm.gap_lengths import Estimate, MaskedGaps, WeightedFillings, compare_lengths, cost_of_given, prior_of
 from mdlm_atat.lm.results import Lengths
-from mdlm_atat.samplers.template import Gap, lay_out, length_choices
+from mdlm_atat.samplers.template import Gap, lay_out, length_choices, parse_template
 from toys import Joint, all_masks, uniform_denoiser
 
 NUM_SEEDS = 60
@@ -369,7 +371,8 @@ def test_on_a_chain_all_of_20_seeds_choose_the_length_that_the_power_of_its_tabl
         lengths, costs = lm.choose_lengths(encoded, 1024, seed)
         assert costs is not None
         assert (lengths, costs.is_settled) == (best, True)
-        assert costs.margin == costs.nats[costs.second] - costs.nats[best] > 2 * costs.margin_error
+        assert costs.margin == costs.total(costs.second) - costs.total(best) > 2 * costs.margin_error
+        assert costs.prior_nats == pytest.approx(dict.fromkeys(exact, math.log(4)))
         if costs.likelihood == "left to right":
             errors = {n: math.hypot(costs.errors[n], 1 / costs.num_draws[n]) for n in exact}
             assert all(abs(costs.nats[n] - exact[n]) < 5 * errors[n] for n in exact)
@@ -415,3 +418,99 @@ def test_another_length_seed_makes_other_draws_and_the_seed_of_the_texts_does_no
     assert other.nats != first.nats
     with pytest.raises(UserError, match="length_seed is -1"):
         masked.infill("a [MASK:1-4] mat", length_seed=-1)
+
+
+def lines_of(follows: torch.Tensor, letters: str, num_tokens: int, seed: int = 0) -> str:
+    """A text that the chain of a table writes."""
+    generator = torch.Generator().manual_seed(seed)
+    draws = torch.rand(num_tokens, generator=generator, dtype=torch.float64).tolist()
+    ends, tokens = follows.cumsum(1).tolist(), [0]
+    for draw in draws:
+        tokens.append(next(index for index, end in enumerate(ends[tokens[-1]]) if draw < end))
+    return "".join(letters[token] for token in tokens)
+
+
+# a line end follows a or b, never another one: a b line-end, and eos, which never comes
+LINES = torch.tensor([[0, 0.9, 0.1, 0], [0.05, 0.05, 0.9, 0], [0.9, 0.05, 0.05, 0], [0.25, 0.25, 0.25, 0.25]]).double()
+LINES = LINES.clamp_min(1e-6)
+
+
+@pytest.mark.parametrize("modes", MODES)
+def test_with_the_texts_prior_20_seeds_choose_the_length_that_one_line_most_likely_has_of_a_tables_text(modes):
+    """Left to right p(given | n) is exact, and all of it that depends on n is the line end behind the gap: so is
+    p(one line | n, given), by the table without the line end."""
+    tokenizer = CharTokenizer("\nab")
+    assert tokenizer.encode("\nab") == [0, 1, 2]
+    lm = MaskedDiffusionLM(Chain(LINES, MODES[modes]), tokenizer)
+    letters = LINES.clone()
+    letters[:, 0] = letters[:, 3] = 0
+    joint, alone = [], []
+    for n in range(3, 7):
+        within = torch.linalg.matrix_power(letters, n - 1)
+        alone.append((LINES[0] @ within @ LINES[:, 0]).item())  # no line end in the gap, one behind it
+        joint.append(torch.linalg.matrix_power(LINES, n + 1)[0, 0].item())
+    lm.phrases = count_phrases(np.array(tokenizer.encode(lines_of(LINES, "\nab", 200_000))), tokenizer)
+    template = "b\n[MASK:3-6]\na"
+    exact = {(n,): -math.log(p) for n, p in enumerate(alone, start=3)}
+    best = min(exact, key=lambda lengths: exact[lengths])
+    uniform = lm.lay_out(parse_template(template), 1024, length_prior="uniform").costs
+    assert uniform is not None
+    assert (best, uniform.prior) == ((3,), "uniform")
+    if modes == "both modes":
+        assert (uniform.chosen, uniform.is_settled) == ((5,), True)  # two lines
+    for n, both in enumerate(joint, start=3):  # the prior is the share of stretches that are one line, from the sample
+        of_one_line = lm.phrases.nats((SENTENCE, SENTENCE), n)
+        num = lm.phrases.units[n - 1, SENTENCE, SENTENCE]
+        assert of_one_line == pytest.approx(-math.log(alone[n - 3] / both), abs=4 / math.sqrt(num + 1))
+    for seed in range(20):
+        costs = lm.lay_out(parse_template(template), 1024, seed).costs
+        assert costs is not None
+        assert (costs.chosen, costs.prior) == (best, "text")
+        assert sum(math.exp(-nats) for nats in costs.prior_nats.values()) == pytest.approx(1)
+        if modes == "both modes":
+            assert costs.is_settled
+            excess = {n: costs.total(n) - costs.total(best) - exact[n] + exact[best] for n in exact}
+            assert all(abs(nats) < 0.15 + 4 * costs.errors[n] for n, nats in excess.items())
+
+
+def test_where_no_filling_that_was_drawn_is_possible_nothing_is_settled_and_no_number_is_nan():
+    class Impossible(Drawn):
+        def estimate(self, values: torch.Tensor) -> Estimate:
+            return WeightedFillings.estimate(self, values - math.inf)  # type: ignore[arg-type]
+
+    costs = compare_lengths([(1,), (2,)], Impossible({(1,): 0.0, (2,): 0.0}), max_draws=64)
+    assert (costs.margin, costs.is_settled, costs.nats) == (0.0, False, {(1,): math.inf, (2,): math.inf})
+    assert not math.isnan(costs.margin_error)
+
+
+def test_the_prior_counts_in_what_is_settled():
+    by = Drawn({(1,): 0.0, (2,): 0.01, (3,): 5.0})
+    plain = compare_lengths([(1,), (2,), (3,)], by, max_draws=256)
+    assert not plain.is_settled
+    priors: list[tuple[Lengths, dict[Lengths, float]]] = [
+        ((1,), {(1,): 1.0, (2,): 9.0, (3,): 2.0}),
+        ((3,), {(1,): 9.0, (2,): 9.0, (3,): 0.0}),
+    ]
+    for best, prior in priors:
+        costs = compare_lengths([(1,), (2,), (3,)], by, max_draws=256, prior=prior.__getitem__)
+        assert (costs.chosen, costs.is_settled, costs.prior) == (best, True, "text")
+        assert costs.nats[1,] == plain.nats[1,] or costs.num_draws[1,] < plain.num_draws[1,]
+        assert costs.margin == pytest.approx(costs.total(costs.second) - costs.total(best))
+        exact = {n: by.costs[n] + prior[n] for n in prior}
+        assert costs.margin == pytest.approx(sorted(exact.values())[1] - exact[best], abs=1)
+
+
+def test_gaps_side_by_side_have_the_prior_of_one_and_a_model_without_counts_says_so(masked):
+    parts = parse_template("the [MASK:1-2][MASK:2-3], sat, [MASK:1-2].")
+    assert masked.phrases is not None
+    prior = prior_of(masked.phrases, parts)
+    together = masked.phrases.nats((WORD, PHRASE), 4)
+    assert prior((1, 3, 1)) == prior((2, 2, 1)) == together + masked.phrases.nats((PHRASE, SENTENCE), 1)
+    assert masked.infill("the [MASK:1-2] sat").length_costs.prior == "text"
+    assert masked.infill("the [MASK:1-2] sat", length_prior="uniform").length_costs.prior == "uniform"
+    bare = MaskedDiffusionLM(Fixed([[1 / 3] * 3] * 6), CharTokenizer("ab"))
+    found = bare.infill("a[MASK:1-3]b", length_draws=64).length_costs
+    assert found is not None
+    assert found.prior == "uniform"
+    with pytest.raises(UserError, match="`length_prior='text'`: the phrases of this model's training text were not"):
+        bare.infill("a[MASK:1-3]b", length_prior="text")

@@ -29,7 +29,7 @@ def test_results_are_short_to_look_at_and_print_as_their_text():
     text = Generated("a" * 100, [1] * 100, seed=7, nfe=16)
     assert repr(text) == f"Generated('{'a' * 57}...', 100 tokens, 16 evaluations, seed 7)"
     assert str(text) == f"{text}" == "a" * 100
-    way = Infilled("a b c", [1, 2, 3], 7, 2, gaps=["b"], lengths=(1,))
+    way = Infilled("a b c", [1, 2, 3], 7, 2, spans=((2, 3),), lengths=(1,))
     assert repr(way) == "Infilled('a b c', gaps ['b'], 3 tokens, 2 evaluations, seed 7)"
     assert repr(Frame(3, [1, 2], "a░")) == "Frame(step 3, 'a░')"
     bound = Score(12.345, 0.101, 18, 128)
@@ -68,7 +68,7 @@ def test_html_of_a_text_is_escaped_with_what_was_given_bold_and_gaps_highlighted
     assert "<script>" not in text
     assert '<span style="font-weight: bold">&lt;script&gt;alert(1)&lt;/script&gt;&amp;</span>so' in text
     assert "1 tokens, 1 evaluations, seed 7" in text
-    way = Infilled("a <b> c", [1], 7, 1, spans=((2, 5),), gaps=["<b>"])._repr_html_()
+    way = Infilled("a <b> c", [1], 7, 1, spans=((2, 5),))._repr_html_()
     assert re.search(r'a <span style="background: [^"]*">&lt;b&gt;</span> c', way)
     frame = Frame(3, [1, 2, 3], "<░░&")._repr_html_()
     assert '&lt;<span style="opacity: 0.5">░░</span>&amp;' in frame

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
@@ -67,6 +68,12 @@ All but the gaps comes out as it was given, of a document byte for byte. To have
         default=0,
         help="the seed of these draws: where the choice is settled, another one chooses the same lengths",
     )
+    parser.add_argument(
+        "--length_prior",
+        choices=["text", "uniform"],
+        help="text: a gap is one unit, within a sentence, a phrase or a word as its ends are, by how long those of the "
+        "training text are; uniform: all lengths are as likely beforehand (default: text where the model has it)",
+    )
     add_sampling_arguments(parser)
     return parser
 
@@ -90,7 +97,7 @@ def write_texts(arguments: Namespace, items: list[Item], document: Document | No
     lm = load_model(arguments)
     num_candidates = lm.num_candidates(arguments.candidates, arguments.num_samples)
     check_each(items, "template", lambda text: lm.check_template(text, arguments.candidates, escape=arguments.escape))
-    how |= {name: getattr(arguments, name) for name in ("length_draws", "length_seed", "escape")}
+    how |= {name: getattr(arguments, name) for name in ("length_draws", "length_seed", "length_prior", "escape")}
     layouts: Layouts = {}  # lengths are chosen once, not in every batch
     make_texts(
         lm,
@@ -126,11 +133,24 @@ def explain_lengths(text: Infilled) -> None:
         "left to right": "what the given text costs by the gaps' lengths, whatever they hold, left to right",
         "any order": "what the given text costs by the gaps' lengths, the gaps masked",
     }[costs.likelihood]
-    print(f"{what}; nats ± standard error (the least is taken; all are as likely beforehand):", file=sys.stderr)
+    taken = {
+        "uniform": "the least is taken; all are as likely beforehand",
+        "text": "+ -log of the prior from the training text; the least sum is taken",
+    }[costs.prior]
+    print(f"{what}; nats ± standard error ({taken}):", file=sys.stderr)
     for lengths, nats in sorted(costs.nats.items()):
         mark = "  <-" if lengths == text.lengths else ""
-        print(f"  {', '.join(map(str, lengths))}: {nats:.2f} ± {costs.errors[lengths]:.2f}{mark}", file=sys.stderr)
+        prior = f" + {costs.prior_nats[lengths]:.2f}" if costs.prior == "text" else ""
+        cost = f"{nats:.2f} ± {costs.errors[lengths]:.2f}" if math.isfinite(nats) else "no filling that was drawn fits"
+        print(f"  {', '.join(map(str, lengths))}: {cost}{prior}{mark}", file=sys.stderr)
     after = f"after {max(costs.num_draws.values()):,} draws"
+    if not math.isfinite(costs.nats[costs.chosen]):
+        print(
+            f"not settled {after}: none that was drawn goes on with the given text, whatever the length; more of them "
+            "(--length_draws) or another text may",
+            file=sys.stderr,
+        )
+        return
     margin = f"{', '.join(map(str, costs.second))} costs {costs.margin:.2f} ± {costs.margin_error:.2f} nats more"
     if costs.is_settled:
         print(f"settled {after}: {margin}", file=sys.stderr)

@@ -26,6 +26,7 @@ SETTINGS = (  # that a file of texts depends on, beside the weights, the prompts
     "candidates",
     "length_draws",
     "length_seed",
+    "length_prior",
     "length",
     "max_new_tokens",
     "sampler",

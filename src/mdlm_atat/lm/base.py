@@ -24,6 +24,7 @@ from mdlm_atat.core.curriculum import Stage
 from mdlm_atat.core.schedules import Linear, Schedule
 from mdlm_atat.core.strategies.rates import ExponentMasking
 from mdlm_atat.data.open_tokenizer import save_tokenizer
+from mdlm_atat.data.phrases import Phrases
 from mdlm_atat.data.sources import SourceLike
 from mdlm_atat.data.tokenizers import Tokenizer
 from mdlm_atat.device import Precision, choose_precision, device_name
@@ -85,6 +86,8 @@ class LanguageModel(Scoring):
         """The run's checkpoint that the weights came from; None for a folder made by save_pretrained."""
         self.counts: NDArray[np.int64] | None = None
         """How often each token occurs in the training text, where that is stored."""
+        self.phrases: Phrases | None = None
+        """How long phrases of the training text are, where that is stored: what `length_prior="text"` takes."""
         self.stage: Stage | None = None
         """The stage of its curriculum, if it had one, that it was last trained in."""
 
@@ -168,8 +171,8 @@ class LanguageModel(Scoring):
         return lm
 
     def save_pretrained(self, folder: str | Path, *, weights: Packing = "float32") -> Path:
-        """Write weights (safetensors), configuration (YAML), tokenizer (JSON), token counts and the curriculum's stage:
-        all that from_pretrained needs, and return the folder.
+        """Write weights (safetensors), configuration (YAML), tokenizer (JSON), counts of tokens and phrases and the
+        curriculum's stage: all that from_pretrained needs, and return the folder.
 
         `weights`: "float32", as they are; "bf16", in half of the space; "int8", in a quarter: each matrix in whole
         numbers from -127 to 127 times a scale for each row. All are float32 again when they are loaded, so that what
@@ -188,6 +191,8 @@ class LanguageModel(Scoring):
         save_tokenizer(self.tokenizer, folder / "tokenizer")
         if self.counts is not None:
             np.save(folder / COUNTS_FILE, self.counts, allow_pickle=False)
+        if self.phrases is not None:
+            self.phrases.write(folder)
         if self.stage is not None:
             write_json(folder / STAGE_FILE, asdict(self.stage))
         write_plugins(folder, self.config)

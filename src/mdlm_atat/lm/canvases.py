@@ -5,15 +5,17 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
+from typing import get_args
 
 import torch
 
-from mdlm_atat.checks import whole
+from mdlm_atat.checks import one_of, whole
+from mdlm_atat.data.phrases import Phrases
 from mdlm_atat.data.tokenizers import Tokenizer
 from mdlm_atat.errors import UserError
-from mdlm_atat.lm.gap_lengths import MAX_DRAWS
+from mdlm_atat.lm.gap_lengths import MAX_DRAWS, Prior, prior_of
 from mdlm_atat.lm.given import Row, as_read, encode_template, space_joins_next, texts_around, without_space
-from mdlm_atat.lm.results import Layout, LengthCosts, Lengths
+from mdlm_atat.lm.results import Layout, LengthCosts, LengthPrior, Lengths
 from mdlm_atat.lm.unknown import check_known
 from mdlm_atat.samplers.canvas import Canvas
 from mdlm_atat.samplers.template import Gap, Template, lay_out, parse_template
@@ -24,6 +26,8 @@ class Canvases(ABC):
 
     tokenizer: Tokenizer
     max_length: int
+    phrases: Phrases | None
+    """How long phrases of the training text are, where that is known."""
 
     @abstractmethod
     def possible_lengths(
@@ -39,10 +43,12 @@ class Canvases(ABC):
         max_draws: int,
         seed: int = 0,
         among: Sequence[Lengths] | None = None,
+        prior: Prior | None = None,
     ) -> tuple[Lengths, LengthCosts | None]:
         """The lengths of the gaps and, where there were several choices, what the given text costs with each of them
         (else None), by at most so many draws of each, from `seed`. `among`: the choices, the longest last; None: all
-        that the gaps allow. Raises UserError where the model cannot infill, or cannot compare the lengths."""
+        that the gaps allow. `prior`: see `compare_lengths`. Raises UserError where the model cannot infill, or cannot
+        compare the lengths."""
 
     @cached_property
     def _joins(self) -> bool:
@@ -114,13 +120,27 @@ class Canvases(ABC):
         length_draws: int = MAX_DRAWS,
         length_seed: int = 0,
         among: Sequence[Lengths] | None = None,
+        length_prior: LengthPrior | None = None,
     ) -> Layout:
         """A template, as `parse_template` gives it, as a row with the lengths of its gaps decided; see `infill` and
         `choose_lengths`. Raises UserError for a gap longer than the model, and where lengths cannot be compared."""
+        prior = self._prior(template, length_prior)
         encoded = self._encoded(template)
-        lengths, costs = self.choose_lengths(encoded, length_draws, length_seed, among)
+        lengths, costs = self.choose_lengths(encoded, length_draws, length_seed, among, prior)
         row = Row(*lay_out(encoded, lengths, self.tokenizer.mask_id), texts_around(template))
         return Layout(row, lengths, costs)
+
+    def _prior(self, template: Template, length_prior: LengthPrior | None) -> Prior | None:
+        """The prior of the gaps' lengths that was asked for; None: the training text's where its phrases were counted,
+        else none. Raises UserError where it is asked for and they were not."""
+        if length_prior is not None:
+            one_of("length_prior", length_prior, get_args(LengthPrior))
+        if length_prior == "text" and self.phrases is None:
+            raise UserError(
+                "`length_prior='text'`: the phrases of this model's training text were not counted, as those of models "
+                "of earlier versions; leave it out, for lengths that are as likely as each other beforehand"
+            )
+        return None if length_prior == "uniform" or self.phrases is None else prior_of(self.phrases, template)
 
     def _canvas(self, rows: Sequence[Row]) -> Canvas:
         """Rows as a canvas. Shorter ones are padded with [MASK] that is not to be filled."""

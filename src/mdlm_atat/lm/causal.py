@@ -9,6 +9,7 @@ from torch import Tensor
 from mdlm_atat.core.denoiser import Network, Prediction
 from mdlm_atat.errors import UserError
 from mdlm_atat.lm.base import LanguageModel
+from mdlm_atat.lm.gap_lengths import Prior
 from mdlm_atat.lm.results import LengthCosts, Lengths
 from mdlm_atat.samplers.left_to_right import LeftToRight
 from mdlm_atat.samplers.loop import StepRule, trait
@@ -51,8 +52,9 @@ class CausalLM(LanguageModel):
         max_draws: int,
         seed: int = 0,
         among: Sequence[Lengths] | None = None,
+        prior: Prior | None = None,
     ) -> tuple[Lengths, LengthCosts | None]:
-        del max_draws, seed
+        del max_draws, seed, prior
         return self.possible_lengths(encoded, among)[0], None
 
     def possible_lengths(

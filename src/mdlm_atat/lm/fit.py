@@ -13,6 +13,7 @@ from torch import nn
 from mdlm_atat.config.arguments import read_arguments, read_config
 from mdlm_atat.config.build import own_schedule
 from mdlm_atat.config.schema import DataConfig, RunConfig
+from mdlm_atat.data.phrases import count_phrases
 from mdlm_atat.data.prepare import prepare
 from mdlm_atat.data.request import DataRequest
 from mdlm_atat.data.sources import SourceLike
@@ -95,4 +96,5 @@ def fit(
         network.eval()
         lm.to(engine.device)
         lm.counts = train_data.counts
+        lm.phrases = count_phrases(train_data.tokens, lm.tokenizer)
     return rows.rows

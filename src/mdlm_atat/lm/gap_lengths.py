@@ -1,15 +1,15 @@
 """How long gaps should be, by the model's likelihood of the text that is given, whatever the gaps hold.
 
 Every estimator here draws numbers for each choice of lengths, the same random numbers for all of them, and
-`compare_lengths` asks for more until one choice is clearly the best. All choices are as likely as each other before the
-given text is looked at.
+`compare_lengths` asks for more until one choice is clearly the best. What is known of the lengths before the given
+text is looked at, the prior, counts with it.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
@@ -18,9 +18,11 @@ from torch import Tensor
 
 from mdlm_atat.core.denoiser import Denoiser
 from mdlm_atat.core.objective import masked_nll
+from mdlm_atat.data.phrases import Phrases, kind_at_end, kind_at_start
 from mdlm_atat.device import as_float64
 from mdlm_atat.lm.results import LengthCosts, Lengths
 from mdlm_atat.samplers.seeds import mix_seed
+from mdlm_atat.samplers.template import Gap, Template
 from mdlm_atat.scoring.statistics import t_distribution
 
 WRONG = 0.01
@@ -29,6 +31,34 @@ divided among all comparisons that are made: each choice with the best, after ea
 MAX_DRAWS = 1024
 """For each choice, by default."""
 ROUNDING = 1e-4  # nats: a difference within this is none, however small its error
+
+
+Prior = Callable[[Lengths], float]
+"""-log of how likely a choice of lengths is beforehand, up to a constant, nats."""
+
+
+def prior_of(phrases: Phrases, template: Template) -> Prior:
+    """The prior that gaps are one unit of text each: a stretch within a sentence, a phrase or a word, whichever its
+    ends are.
+
+    With n tokens in a gap and u for its being one unit, p(n | given, u) is proportional to p(given | n) p(u | n,
+    given). The first is the model's, and all n are as likely in it: its value knows already how often n tokens have
+    such ends in a text. The second is taken to depend on the given text by the gap's ends alone, and is the share of
+    the training text's stretches of n tokens with such ends that are one unit. Gaps that stand side by side are one.
+    """
+    runs: list[tuple[list[int], tuple[int, int]]] = []  # numbers of the gaps of each, and the kinds of its ends
+    num_gaps, before = 0, ""
+    for place, part in enumerate(template):
+        if not isinstance(part, Gap):
+            before = part
+            continue
+        if place and isinstance(template[place - 1], Gap):
+            runs[-1][0].append(num_gaps)
+        else:
+            after = next((other for other in template[place:] if isinstance(other, str)), "")
+            runs.append(([num_gaps], (kind_at_end(before), kind_at_start(after))))
+        num_gaps += 1
+    return lambda lengths: sum(phrases.nats(ends, sum(lengths[gap] for gap in gaps)) for gaps, ends in runs)
 
 
 @dataclass(frozen=True)
@@ -84,8 +114,11 @@ class Estimator(Protocol):
         ...
 
 
-def compare_lengths(choices: Sequence[Lengths], by: Estimator, *, max_draws: int) -> LengthCosts:
-    """What the given text costs with each of these lengths of its gaps.
+def compare_lengths(
+    choices: Sequence[Lengths], by: Estimator, *, max_draws: int, prior: Prior | None = None
+) -> LengthCosts:
+    """What the given text costs with each of these lengths of its gaps, and the prior, by which they are chosen; None:
+    all are as likely as each other.
 
     The number of draws, `by.first_draws` at first, is doubled until every other choice costs clearly more than the best
     (`Estimate.exceeds`, by chance in a share WRONG of all cases at most), or it would be more than `max_draws`: then it
@@ -94,12 +127,17 @@ def compare_lengths(choices: Sequence[Lengths], by: Estimator, *, max_draws: int
     num_looks = 1 + max(0, int(math.log2(max_draws / by.first_draws)) if max_draws > by.first_draws else 0)
     chance = WRONG / (num_looks * max(1, len(choices) - 1))
     values = {lengths: torch.zeros(0, dtype=torch.float64) for lengths in choices}
-    found: dict[Lengths, Estimate] = {}
+    costs: dict[Lengths, Estimate] = {}
+    found: dict[Lengths, Estimate] = {}  # with the prior
+    beforehand = {lengths: 0.0 if prior is None else prior(lengths) for lengths in choices}
+    total = math.log(sum(math.exp(-nats) for nats in beforehand.values()))
+    beforehand = {lengths: nats + total for lengths, nats in beforehand.items()}
     num_draws, contenders = by.first_draws, list(choices)
     while True:
         for lengths in contenders:
             values[lengths] = torch.cat([values[lengths], by.draw(lengths, len(values[lengths]), num_draws)])
-            found[lengths] = by.estimate(values[lengths])
+            costs[lengths] = by.estimate(values[lengths])
+            found[lengths] = replace(costs[lengths], nats=costs[lengths].nats + beforehand[lengths])
         best = min(choices, key=lambda lengths: found[lengths].nats)
         contenders = [each for each in choices if each == best or not found[each].exceeds(found[best], chance)]
         if len(contenders) == 1 or 2 * num_draws > max_draws:
@@ -107,14 +145,14 @@ def compare_lengths(choices: Sequence[Lengths], by: Estimator, *, max_draws: int
         num_draws *= 2
     second = min((each for each in choices if each != best), key=lambda lengths: found[lengths].nats)
     return LengthCosts(
-        nats={lengths: each.nats for lengths, each in found.items()},
+        nats={lengths: each.nats for lengths, each in costs.items()},
+        prior_nats=beforehand,
         errors={lengths: each.error for lengths, each in found.items()},
         num_draws={lengths: len(each) for lengths, each in values.items()},
-        second=second,
-        margin=found[second].nats - found[best].nats,
         margin_error=found[second].error_of_excess(found[best]),
         is_settled=len(contenders) == 1,
         likelihood=by.likelihood,
+        prior="uniform" if prior is None else "text",
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any, TypedDict
 
 from mdlm_atat.checks import check_keywords, whole
 from mdlm_atat.errors import UserError
-from mdlm_atat.lm.results import Layouts
+from mdlm_atat.lm.results import Layouts, LengthPrior
 from mdlm_atat.samplers.draw import TokenDraw
 from mdlm_atat.samplers.loop import OnStep, StepRule
 from mdlm_atat.samplers.seeds import SeedRule
@@ -61,6 +61,7 @@ class InfillOptions(TextOptions, total=False):
     candidates: int | None
     length_draws: int
     length_seed: int
+    length_prior: LengthPrior | None
     layouts: Layouts | None
     escape: bool
 

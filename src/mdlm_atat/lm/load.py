@@ -10,6 +10,7 @@ import torch
 from mdlm_atat.config.build import build_model
 from mdlm_atat.config.files import load_config
 from mdlm_atat.data.open_tokenizer import load_tokenizer
+from mdlm_atat.data.phrases import read_phrases
 from mdlm_atat.device import Precision, choose_device
 from mdlm_atat.lm.causal import CausalLM
 from mdlm_atat.lm.folder import Located, locate, read_stage
@@ -53,5 +54,5 @@ def load_located(
     kind = MaskedDiffusionLM if "masked" in network.modes else CausalLM
     lm = kind(network, tokenizer, config, device=device, precision=precision)
     lm.home, lm.checkpoint = found.home, found.checkpoint
-    lm.counts, lm.stage = counts, read_stage(found)
+    lm.counts, lm.stage, lm.phrases = counts, read_stage(found), read_phrases(found.home)
     return lm

@@ -23,7 +23,7 @@ from mdlm_atat.core.strategies.uniform import UniformMasking
 from mdlm_atat.device import as_float64
 from mdlm_atat.errors import UserError
 from mdlm_atat.lm.base import LanguageModel
-from mdlm_atat.lm.gap_lengths import Estimator, MaskedGaps, Proposals, WeightedFillings, compare_lengths
+from mdlm_atat.lm.gap_lengths import Estimator, MaskedGaps, Prior, Proposals, WeightedFillings, compare_lengths
 from mdlm_atat.lm.how import one_or_many
 from mdlm_atat.lm.pieces import Pieces
 from mdlm_atat.lm.plain import PlainDenoiser
@@ -236,11 +236,12 @@ class MaskedDiffusionLM(LanguageModel):
         max_draws: int,
         seed: int = 0,
         among: Sequence[Lengths] | None = None,
+        prior: Prior | None = None,
     ) -> tuple[Lengths, LengthCosts | None]:
         choices = self.possible_lengths(encoded, among)
         if len(choices) == 1:
             return choices[0], None
-        costs = compare_lengths(choices, self._length_estimator(encoded, seed), max_draws=max_draws)
+        costs = compare_lengths(choices, self._length_estimator(encoded, seed), max_draws=max_draws, prior=prior)
         return costs.chosen, costs
 
     def _length_estimator(self, encoded: Sequence[list[int] | Gap], seed: int = 0) -> Estimator:

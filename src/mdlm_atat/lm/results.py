@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from html import escape
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -107,22 +107,25 @@ Lengths = tuple[int, ...]
 """Tokens of each gap."""
 
 
+LengthPrior = Literal["text", "uniform"]
+"""Of the lengths of gaps, before the given text is looked at: that each gap is one unit of text, as the training text
+has them, or that all are as likely as each other."""
+
+
 @dataclass(frozen=True)
 class LengthCosts:
-    """What the given text costs with each choice of its gaps' lengths, whatever the gaps hold; the least is taken. All
-    choices are as likely as each other before the given text is looked at (a uniform prior)."""
+    """What the given text costs with each choice of its gaps' lengths, whatever the gaps hold, and how likely the
+    choice is beforehand; the one with the least sum is taken."""
 
     nats: dict[Lengths, float]
     """`left to right`: estimates of -log p(given text after the first gap | text before it, lengths), the sum over all
     fillings. `any order`: estimates of an upper bound on -log p(all of the given text | lengths)."""
     errors: dict[Lengths, float]
     """Standard errors of these, between draws."""
+    prior_nats: dict[Lengths, float]
+    """-log of the probability of each choice before the given text is looked at."""
     num_draws: dict[Lengths, int]
     """Draws that each comes from: what is clearly not the least gets no more."""
-    second: Lengths
-    """The choice that costs least but one."""
-    margin: float
-    """How many nats more that costs than the least."""
     margin_error: float
     """Standard error of the margin, between draws: smaller than those of both costs, where both have the same draws."""
     is_settled: bool
@@ -131,11 +134,27 @@ class LengthCosts:
     ended before, and other draws (`length_seed`) may well choose another."""
     likelihood: str
     """Which one: left to right, in a network that has both modes, or any order."""
+    prior: LengthPrior
 
     @property
     def chosen(self) -> Lengths:
-        """The lengths with which the given text costs least."""
-        return min(self.nats, key=lambda lengths: self.nats[lengths])
+        """The lengths with the least cost and prior together."""
+        return min(self.nats, key=self.total)
+
+    @property
+    def second(self) -> Lengths:
+        """The choice that has the least but one."""
+        return min((lengths for lengths in self.nats if lengths != self.chosen), key=self.total)
+
+    @property
+    def margin(self) -> float:
+        """How many nats more that has than the least: 0 where no filling that was drawn is possible with either."""
+        least, more = self.total(self.chosen), self.total(self.second)
+        return 0.0 if least == math.inf else more - least
+
+    def total(self, lengths: Lengths) -> float:
+        """What the given text costs with these lengths, and their prior, nats."""
+        return self.nats[lengths] + self.prior_nats[lengths]
 
 
 @dataclass(frozen=True)
@@ -155,8 +174,6 @@ Layouts = dict[tuple[str | Gap, ...], Layout]
 class Infilled(Generated):
     """One way to fill the gaps of a template. A notebook shows what was filled in highlighted."""
 
-    gaps: list[str] = field(default_factory=list)
-    """What was put into each gap."""
     lengths: Lengths = ()
     """Tokens of each gap."""
     length_costs: LengthCosts | None = None
@@ -166,9 +183,14 @@ class Infilled(Generated):
     are ranked by. None for one that only fills masks, and for a text longer than the model."""
 
     @property
+    def gaps(self) -> list[str]:
+        """What was put into each gap."""
+        return self.fillings
+
+    @property
     def nats_by_lengths(self) -> dict[Lengths, float] | None:
-        """Where lengths were to be chosen: what the given text costs with gaps of these lengths (the least was chosen).
-        `length_costs` has their standard errors."""
+        """Where lengths were to be chosen: what the given text costs with gaps of these lengths. `length_costs` has
+        their standard errors, and the prior."""
         return None if self.length_costs is None else self.length_costs.nats
 
     def _facts(self) -> str:

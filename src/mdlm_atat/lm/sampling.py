@@ -28,7 +28,7 @@ from mdlm_atat.lm.given import Row
 from mdlm_atat.lm.how import Guide, How, HowOptions, InfillOptions, TextOptions, one_or_many
 from mdlm_atat.lm.moved import Moved, MovedReader
 from mdlm_atat.lm.reading import CachedSteps, LeftToRightDenoiser
-from mdlm_atat.lm.results import Frame, Generated, Infilled, Layout, Layouts, TextTrace, best_first
+from mdlm_atat.lm.results import Frame, Generated, Infilled, Layout, Layouts, LengthPrior, TextTrace, best_first
 from mdlm_atat.nets.protocol import Mode
 from mdlm_atat.samplers.blocks import Blocks
 from mdlm_atat.samplers.canvas import Canvas
@@ -140,6 +140,7 @@ class Sampling(Canvases):
         candidates: int | None = None,
         length_draws: int = MAX_DRAWS,
         length_seed: int = 0,
+        length_prior: LengthPrior | None = None,
         layouts: Layouts | None = None,
         escape: bool = False,
         seed: int | Sequence[int] = 0,
@@ -154,7 +155,9 @@ class Sampling(Canvases):
         a list of so many ways to fill it. The other keywords are those of `generate`.
 
         A gap of [MASK:3-8] gets the length at which the model finds the given text likeliest, whatever the gap may
-        hold; all lengths are as likely before. `length_costs` of the result has the nats of each with their errors, and
+        hold. With `length_prior` "text" a gap is one unit beforehand, within a sentence, a phrase or a word as its ends
+        are, by how long those of the training text are; with "uniform" all lengths are as likely. None: "text" where
+        the model's folder has these counts. `length_costs` of the result has the nats of each with their errors, and
         says whether the choice is settled, so that draws from another `length_seed` would choose the same. At most
         `length_draws` are drawn for each choice of lengths, but 64 always. `layouts` keeps what is chosen: calls that
         share the dictionary choose the lengths of a template once.
@@ -183,7 +186,7 @@ class Sampling(Canvases):
         for text, template in zip(given, parsed, strict=True):
             if template not in layouts:
                 self.check_template(text, candidates, escape=escape)
-                layouts[template] = self.lay_out(template, length_draws, length_seed)
+                layouts[template] = self.lay_out(template, length_draws, length_seed, length_prior=length_prior)
         all_layouts = [layouts[template] for template in parsed for _ in range(num_drawn)]
         made = self._fill_rows(
             [layout.row for layout in all_layouts],
@@ -322,7 +325,6 @@ class Sampling(Canvases):
         return [
             Infilled(
                 **vars(text),
-                gaps=text.fillings,
                 lengths=layout.lengths,
                 length_costs=layout.costs,
                 nats_left_to_right=each,

@@ -209,7 +209,7 @@ class Texts:
         versions began, when there was no rule of seeds but "add", have the same hash as ours of that rule."""
         shown = {name: str(value) for name, value in settings.items()}
         later_ones = {"max_new_tokens": "None", "candidates": "None", "length_draws": "256", "length_seed": "0"}
-        for later, default in {**later_ones, "escape": "False"}.items():
+        for later, default in {**later_ones, "escape": "False", "length_prior": "None"}.items():
             if shown.get(later) == default:  # there was no such setting
                 del shown[later]
         if self.rule != "add":

@@ -5,7 +5,7 @@ run.json         command, data, machine         checkpoints/     see train.check
 tokenizer/       as the data was prepared       evals/           one JSON for each evaluation
 counts.npy       each token's training count    samples.jsonl    texts generated at the end
 inspection.json  importance of some text       report.html      all of it on one page
-plugins.json     plugins it needs, if any
+plugins.json     plugins it needs, if any       phrases.json     how long phrases of the text are
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from mdlm_atat.atomic import write_json
 from mdlm_atat.config.files import save_config
 from mdlm_atat.config.schema import RunConfig, named_plugins, settings_with
 from mdlm_atat.data.open_tokenizer import load_tokenizer, save_tokenizer
+from mdlm_atat.data.phrases import PHRASES_FILE, count_phrases
 from mdlm_atat.data.tokenizers import has_identity
 from mdlm_atat.data.tokens import TokenDataset
 from mdlm_atat.errors import UserError
@@ -61,8 +62,8 @@ def describe_data(train_data: TokenDataset, valid_data: TokenDataset) -> dict[st
 
 
 def write_start(folder: Path, config: RunConfig, train_data: TokenDataset, record: dict[str, Any]) -> None:
-    """Write a run's configuration, plugins, run.json, tokenizer and token counts, before its first step; the folder is
-    made."""
+    """Write a run's configuration, plugins, run.json, tokenizer and counts of tokens and phrases, before its first
+    step; the folder is made."""
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "run.json", {"started": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **record})
     save_tokenizer(train_data.tokenizer, folder / "tokenizer")
@@ -92,8 +93,10 @@ def check_plugins(folder: Path, config: RunConfig, say: Callable[[str], None]) -
 
 
 def write_again(folder: Path, config: RunConfig, train_data: TokenDataset) -> None:
-    """What a resumed run writes anew: its settings, and the counts in case they were lost."""
+    """What a resumed run writes anew: its settings, and the counts of tokens and phrases in case they were lost."""
     np.save(folder / COUNTS_FILE, train_data.counts, allow_pickle=False)
+    if not (folder / PHRASES_FILE).exists():
+        count_phrases(train_data.tokens, train_data.tokenizer).write(folder)
     write_config(folder, config)  # last: what has it is a run
 
 
