@@ -86,6 +86,20 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return json.loads(done.stdout)
 
 
+def test_a_model_is_loaded_without_what_trains_one():
+    slow = {
+        "lightning_fabric",
+        "torchmetrics",
+        "torch._dynamo",
+        "torch.distributed.tensor",
+        "matplotlib",
+        "transformers",
+    }
+    script = f"import mdlm_atat.lm, sys; print(sorted({slow!r} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
 @pytest.mark.parametrize("line", HELP)
 def test_help_and_lists_are_shown_without_a_slow_import(line: str, answers: dict[str, Any]):
     code, out, err, slow = answers[line]

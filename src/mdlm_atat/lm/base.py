@@ -38,7 +38,7 @@ from mdlm_atat.samplers.sizes import Profile, as_profile
 from mdlm_atat.scoring.records import MaskRateProfile
 from mdlm_atat.training.checkpoint import Checkpoint, write_checksums
 from mdlm_atat.training.folder import COUNTS_FILE, write_plugins
-from mdlm_atat.training.loop import OnStep
+from mdlm_atat.training.metrics import OnStep
 from mdlm_atat.training.packed import Packing, check_packing, write_weights
 
 AnyLM = TypeVar("AnyLM", bound="LanguageModel")

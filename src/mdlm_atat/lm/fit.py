@@ -22,7 +22,8 @@ from mdlm_atat.scoring.validation import score_validation
 from mdlm_atat.training.assemble import check_split, make_training
 from mdlm_atat.training.engine import Engine
 from mdlm_atat.training.log import ProgressLine
-from mdlm_atat.training.loop import OnStep, train
+from mdlm_atat.training.loop import train
+from mdlm_atat.training.metrics import OnStep
 
 if TYPE_CHECKING:
     from mdlm_atat.lm.base import LanguageModel

@@ -59,8 +59,9 @@ from mdlm_atat.training.folder import (
     write_start,
 )
 from mdlm_atat.training.log import ProgressLine, check_installed, open_writers
-from mdlm_atat.training.loop import OnStep, Progress, Training
+from mdlm_atat.training.loop import Progress, Training
 from mdlm_atat.training.loop import train as train_steps
+from mdlm_atat.training.metrics import OnStep
 
 Say = Callable[[str], None]
 NUM_INSPECTED_TOKENS = 512  # of the validation text, for the report: each is scored in 124 masked rows

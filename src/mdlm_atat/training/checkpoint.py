@@ -11,22 +11,25 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import sys
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import safetensors
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
 from mdlm_atat.atomic import sync
 from mdlm_atat.errors import UserError
 from mdlm_atat.nets.ema import EMA
 from mdlm_atat.training.packed import read_weights
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
 
 FORMAT = 1
 
@@ -235,13 +238,22 @@ def _joined(tensor: Tensor) -> Tensor:
     """The whole of a tensor. Where processes hold parts of it, it is put together on the CPU: it may not fit
     elsewhere."""
     tensor = tensor.detach()
-    return (tensor.full_tensor().cpu() if isinstance(tensor, DTensor) else tensor).contiguous()
+    return (tensor.full_tensor().cpu() if _is_part(tensor) else tensor).contiguous()
+
+
+def _is_part(tensor: Tensor) -> TypeGuard[DTensor]:
+    """Whether other processes hold the rest of a tensor. The import of DTensor takes half a second, and where nobody
+    has imported it there is none."""
+    found = sys.modules.get("torch.distributed.tensor")
+    return found is not None and isinstance(tensor, found.DTensor)
 
 
 def _cut_like(part: Tensor, whole: Tensor) -> Tensor:
     """This process's part of the tensor `whole`, cut as `part` is."""
-    if not isinstance(part, DTensor):
+    if not _is_part(part):
         return whole
+    from torch.distributed.tensor import distribute_tensor
+
     return distribute_tensor(whole.to(part.device), part.device_mesh, part.placements)
 
 

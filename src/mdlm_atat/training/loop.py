@@ -26,17 +26,19 @@ from mdlm_atat.nets.ema import EMA
 from mdlm_atat.progress import OnProgress
 from mdlm_atat.training.engine import Engine
 from mdlm_atat.training.log import ProgressLine, Writer
-from mdlm_atat.training.metrics import EVAL_CAUSAL_NATS, EVAL_ERROR, EVAL_NATS, EVAL_OWN_ERROR, EVAL_OWN_NATS
+from mdlm_atat.training.metrics import (
+    EVAL_CAUSAL_NATS,
+    EVAL_ERROR,
+    EVAL_NATS,
+    EVAL_OWN_ERROR,
+    EVAL_OWN_NATS,
+    OnStep,
+)
 from mdlm_atat.training.optim import learning_rate, set_learning_rate
 from mdlm_atat.training.recorded import Recorded
 
 BatchAt = Callable[[int], tuple[NDArray[np.int64], NDArray[np.int64]]]
 """This process's rows of a step's batch, (ids (B, L), lengths (B,)): a pure function of the step."""
-
-
-OnStep = Callable[[int, Mapping[str, float]], object]
-"""Called after every step, in every process, with the steps taken and what metrics.jsonl gets for this one: nothing
-between two log lines."""
 
 
 @dataclass

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -17,6 +17,10 @@ EVAL_NATS, EVAL_ERROR = "eval/nelbo_nats_per_token", "eval/standard_error"
 EVAL_OWN_NATS, EVAL_OWN_ERROR = "eval/schedule_nelbo_nats_per_token", "eval/schedule_standard_error"
 # the exact value, of a network that is trained left to right too
 EVAL_CAUSAL_NATS, EVAL_CAUSAL_ERROR = "eval/left_to_right_nats_per_token", "eval/left_to_right_standard_error"
+
+OnStep = Callable[[int, Mapping[str, float]], object]
+"""Called after every step, in every process, with the steps taken and what metrics.jsonl gets for this one: nothing
+between two log lines."""
 
 Column = Float[np.ndarray, " rows"]
 
