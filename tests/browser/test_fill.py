@@ -33,6 +33,15 @@ def test_a_word_that_is_clicked_is_a_gap_and_comes_back(page: Page) -> None:
     assert words(page) == "The lamp had gone out."
 
 
+def test_the_words_of_a_gap_come_back_after_the_text_was_edited_too(page: Page) -> None:
+    write(page, "The lamp had gone out.")
+    word(page, "lamp").click()
+    write(page, "Then the ⟦2⟧ had gone out again.")
+    page.locator("#words .empty").focus()
+    page.keyboard.press("Delete")
+    assert words(page) == "Then the lamp had gone out again."
+
+
 def test_words_side_by_side_become_one_gap(page: Page) -> None:
     write(page, "The old lamp had gone out.")
     word(page, "old").click()

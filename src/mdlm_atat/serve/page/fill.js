@@ -159,7 +159,7 @@ export class Fill {
   read() {
     const typed = byId("source").value;
     this.setEditing(false);
-    if (typed !== this.written) this.change(pieces.readEditable(typed));
+    if (typed !== this.written) this.change(pieces.remembering(pieces.readEditable(typed), this.pieces));
     this.canvas.focus();
     this.update();
   }

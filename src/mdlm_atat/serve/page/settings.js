@@ -14,7 +14,7 @@ export class Settings {
     this.candidates = new Stops("candidates", CANDIDATES, (value) => (value === null ? "as drawn" : String(value)));
     this.maxTokens = new Stops("max-tokens", LENGTHS, (value) => `${value} tokens`);
     for (const [id, digits] of [["num-samples", 0], ["temperature", 2], ["top-p", 2]]) {
-      const show = () => (outputOf(id).textContent = Number(byId(id).value).toFixed(digits));
+      const show = () => (valueOf(id).textContent = Number(byId(id).value).toFixed(digits));
       byId(id).addEventListener("input", show);
       show();
     }
@@ -110,7 +110,7 @@ export class Settings {
   }
 }
 
-function outputOf(id) {
+function valueOf(id) {
   return document.querySelector(`.value[data-of="${id}"]`);
 }
 
@@ -118,7 +118,7 @@ function outputOf(id) {
 class Stops {
   constructor(id, values, words) {
     this.input = byId(id);
-    this.output = outputOf(id);
+    this.shown = valueOf(id);
     this.all = values;
     this.values = values;
     this.input.min = "0";
@@ -149,7 +149,7 @@ class Stops {
   }
 
   update() {
-    this.output.textContent = this.words(this.value);
-    this.input.setAttribute("aria-valuetext", this.output.textContent);
+    this.shown.textContent = this.words(this.value);
+    this.input.setAttribute("aria-valuetext", this.shown.textContent);
   }
 }

@@ -88,6 +88,13 @@ export function readEditable(typed) {
   return tidy(pieces);
 }
 
+/** The pieces with the words that stood in their gaps, from `before`, where there are as many empty gaps in it. */
+export function remembering(pieces, before) {
+  const old = gapsOf(before).filter((gap) => gap.fill === null);
+  if (old.length !== gapsOf(pieces).length) return pieces;
+  return pieces.map((piece) => (isGap(piece) ? { ...piece, was: old.shift().was } : piece));
+}
+
 /** The pieces of a template as the command line reads it: "It was a [MASK:3] night". */
 export function readTemplate(text) {
   const pieces = [];
