@@ -110,6 +110,7 @@ export class Fill {
   }
 
   remove(index) {
+    if (!this.pieces[index] || !pieces.isGap(this.pieces[index])) return;
     this.change(pieces.putBack(this.pieces, index), Math.max(0, index - 1));
   }
 
@@ -120,7 +121,7 @@ export class Fill {
 
   setSize(index, min, max) {
     const gap = this.pieces[index];
-    if (gap.min === min && gap.max === max) return;
+    if (!gap || !pieces.isGap(gap) || (gap.min === min && gap.max === max)) return;
     this.change(pieces.resize(this.pieces, index, min, max), index);
   }
 
