@@ -31,6 +31,12 @@ class Script:
     held_after: int | None = None
     """Frames after which it waits until `go` is set."""
     go: threading.Event = field(default_factory=threading.Event)
+    is_thinking: bool = False
+    """It does not begin before `go` is set."""
+    ahead: int = 0
+    """Requests before each."""
+    temperature: float = 1.0
+    """What it takes by default."""
     broken_after: int | None = None
     """Frames after which the connection breaks."""
     complaint: tuple[int, str] | None = None
@@ -52,7 +58,7 @@ class Script:
         return [body for asked, body in self.asked if asked == path]
 
     def model(self) -> dict[str, Any]:
-        how = {"sampler": "spread", "steps": None, "temperature": 1.0, "top_p": 1.0}
+        how = {"sampler": "spread", "steps": None, "temperature": self.temperature, "top_p": 1.0}
         return {
             "name": "stand-in",
             "modes": list(self.modes),
@@ -200,7 +206,9 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.close_connection = True
         try:
-            self.send("queued", {"ahead": 1})
+            self.send("queued", {"ahead": self.script.ahead})
+            while self.script.is_thinking and not self.script.go.wait(0.02):
+                self.send("queued", {"ahead": self.script.ahead})
             self.send("start", {"seed": seed, "num_steps": results[0]["nfe"]})
             for step in range(results[0]["nfe"] + 1):
                 if step == self.script.broken_after:

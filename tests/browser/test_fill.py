@@ -3,11 +3,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from actions import fill, step, wait_for_the_end, word, words, write
+from visits import Visit
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Page
-    from stand_in import Script
-    from visits import Visit
+    from playwright.sync_api import Browser, Page
+    from stand_in import Script, StandIn
 
 OPENING = "It was a ⟦3⟧ night, and the ⟦1⟧ in the ⟦2⟧ had gone out."
 
@@ -182,6 +182,28 @@ def test_the_sliders_say_how_to_sample(page: Page, script: Script) -> None:
         "candidates": 8,
         "seed": 123,
     }
+
+
+def test_what_the_model_takes_by_default_is_what_the_sliders_show(browser: Browser, stand_in: StandIn) -> None:
+    stand_in.script.temperature = 0.8
+    visit = Visit(browser, stand_in.url)
+    assert visit.page.locator("[data-of=temperature]").inner_text() == "0.80"
+    fill(visit.page)
+    assert stand_in.script.bodies("/v1/infill")[0]["temperature"] == 0.8
+    visit.close()
+
+
+def test_what_is_waited_for_is_said(page: Page, script: Script) -> None:
+    script.is_thinking = True
+    page.click("#run-fill")
+    page.wait_for_selector("[data-progress=fill]:has-text('Asking the model …')")
+    script.ahead = 3
+    page.wait_for_selector("[data-progress=fill]:has-text('Waiting: 3 before this one.')")
+    page.click("#run-fill")
+    script.ahead = 0
+    write(page, "She ⟦3–8⟧.")
+    page.click("#run-fill")
+    page.wait_for_selector("[data-progress=fill]:has-text('Comparing lengths of the gaps …')")
 
 
 def test_each_token_has_a_step_of_its_own_unless_something_else_is_asked_for(page: Page, script: Script) -> None:

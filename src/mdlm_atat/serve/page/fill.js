@@ -200,13 +200,15 @@ export class Fill {
     }
     const values = this.settings.values(pieces.gapsOf(now).reduce((sum, gap) => sum + gap.max, 0));
     this.past = [...this.past.slice(1 - UNDONE), this.pieces];
-    const made = this.maker.start("v1/infill", {
+    const isFree = pieces.gapsOf(now).some((gap) => gap.min !== gap.max);
+    const body = {
       text: pieces.templateOf(now),
       escape: true,
       ...values,
       candidates: this.settings.numCandidates(values.num_samples),
       importance: this.canvas.tint === "importance",
-    });
+    };
+    const made = this.maker.start("v1/infill", body, isFree ? "Comparing lengths of the gaps …" : undefined);
     this.template = now;
     this.show(now);
     made.finally(() => this.update());

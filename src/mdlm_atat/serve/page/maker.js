@@ -50,16 +50,17 @@ export class Maker {
     announce("Stopped.");
   }
 
-  async start(path, body) {
+  /** Ask for texts. `waiting`: what is said until the first step. */
+  async start(path, body, waiting = "Asking the model …") {
     this.clear();
     complain("");
     const abort = (this.abort = new AbortController());
-    this.say("Asking the model …");
+    this.say(waiting);
     this.update();
     try {
       for await (const { event, data } of listen(path, { ...body, stream: true }, abort.signal)) {
         if (abort.signal.aborted) return;
-        if (event === "queued") this.say(data.ahead > 0 ? `Waiting: ${data.ahead} before this one.` : "Waiting …");
+        if (event === "queued") this.say(data.ahead > 0 ? `Waiting: ${data.ahead} before this one.` : waiting);
         if (event === "start") this.begin(data);
         if (event === "frame") this.add({ step: data.step, fillings: fillingsOf(data.pieces) });
         if (event === "result") this.finish(data);

@@ -35,6 +35,11 @@ export class Settings {
     this.model = model;
     const isCausal = model.modes.includes("causal");
     this.samplers = model.samplers.filter(({ name }) => name !== "left_to_right");
+    const usual = model.defaults.infill ?? model.defaults.generate;
+    for (const [id, value] of [["temperature", usual.temperature], ["top-p", usual.top_p]]) {
+      byId(id).value = String(value);
+      byId(id).dispatchEvent(new Event("input"));
+    }
     byId("num-samples").max = String(Math.max(1, Math.min(8, model.limits.max_texts)));
     byId("num-samples").dispatchEvent(new Event("input"));
     this.candidates.keep((value) => value === null || value <= model.limits.max_texts);
