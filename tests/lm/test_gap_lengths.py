@@ -15,8 +15,17 @@ from mdlm_atat import MaskedDiffusionLM
 from mdlm_atat.data.phrases import PHRASE, SENTENCE, WORD, count_phrases
 from mdlm_atat.data.tokenizers import CharTokenizer
 from mdlm_atat.errors import UserError
-from mdlm_atat.lm.gap_lengths import Estimate, MaskedGaps, WeightedFillings, compare_lengths, cost_of_given, prior_of
+from mdlm_atat.lm.gap_lengths import (
+    Estimate,
+    MaskedGaps,
+    QuickFillings,
+    WeightedFillings,
+    compare_lengths,
+    cost_of_given,
+    prior_of,
+)
 from mdlm_atat.lm.results import Lengths
+from mdlm_atat.nets.dit import ATATDiT
 from mdlm_atat.samplers.template import Gap, lay_out, length_choices, parse_template
 from toys import Joint, all_masks, uniform_denoiser
 
@@ -514,3 +523,28 @@ def test_gaps_side_by_side_have_the_prior_of_one_and_a_model_without_counts_says
     assert found.prior == "uniform"
     with pytest.raises(UserError, match="`length_prior='text'`: the phrases of this model's training text were not"):
         bare.infill("a[MASK:1-3]b", length_prior="text")
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_a_quick_choice_by_8_draws_estimates_the_same_sum_without_bias(template: str):
+    encoded, lm = TEMPLATES[template], tiny()
+    for lengths in length_choices(encoded):
+        by = lm._length_estimator(encoded, max_draws=8)
+        assert isinstance(by, QuickFillings)
+        assert by.first_draws == 8
+        shares = by.draw(lengths, 0, 800).exp()
+        exact = math.exp(-exact_nats(lm, encoded, lengths))
+        assert abs(shares.mean().item() - exact) <= 3.5 * shares.std().item() / math.sqrt(800) + 1e-12
+        found = by.estimate(by.draw(lengths, 0, 800))
+        assert found.nats == pytest.approx(-math.log(exact), abs=4 * found.error + 1e-9)
+
+
+@pytest.mark.parametrize("modes", ["both modes", "masked"])
+@pytest.mark.parametrize(("asked", "taken"), [(1, 2), (7, 8), (8, 8), (63, 64), (64, 64)])
+def test_of_few_draws_none_more_are_drawn_than_asked_for_and_one_to_make_them_even(modes: str, asked: int, taken: int):
+    lm = tiny()
+    if modes == "masked":
+        lm = MaskedDiffusionLM(ATATDiT(4, 6, num_layers=1, width=8, num_heads=2), CharTokenizer("abc"))
+    way = lm.infill("a[MASK:1-3]b", length_draws=asked)
+    assert way.length_costs is not None
+    assert set(way.length_costs.num_draws.values()) == {taken}

@@ -67,7 +67,7 @@ def test_a_request_that_is_not_streamed_and_closed_frees_the_model_within_a_seco
 
 def test_closing_while_the_lengths_of_gaps_are_chosen_frees_the_model_within_a_second(client: Client, slow: Slow):
     for more in ({}, {"stream": True}):
-        connection = client.open("/v1/infill", {"text": "a[MASK:2-30]b[MASK:2]cc", **more})
+        connection = client.open("/v1/infill", {"text": "a[MASK:2-30]b[MASK:2]cc", "length_draws": 64, **more})
         client.wait_until(lambda: client.worker.num_active == 1)
         start = slow.num_evaluations
         client.wait_until(lambda start=start: slow.num_evaluations > start + 1)
@@ -138,7 +138,7 @@ def test_work_that_takes_too_long_is_stopped_and_said_to_be(slow: Slow):
         assert "stopped after 1 seconds" in refused.mistake["message"]
         name, data = client.infill("a[MASK:60]b", stream=True, **long).events[-2]
         assert (name, data["error"]["type"]) == ("error", "too_large")
-        choosing = client.infill("a[MASK:2-30]b[MASK:2]cc")
+        choosing = client.infill("a[MASK:2-30]b[MASK:2]cc", length_draws=64)
         assert choosing.status == 413
         assert client.infill("a[MASK:2]b").status == 200
         assert slow.num_evaluations < 100

@@ -105,10 +105,11 @@ def test_a_text_with_escapes_is_repeated(text: str, client: Client, folder: Path
         {"num_samples": 2, "candidates": 5},
         {"num_samples": 3, "sampler": "first_hitting:sizes=cosine", "steps": 2, "top_k": 9, "top_p": 0.9},
         {"sampler": "left_to_right", "temperature": 0},
+        {"length_draws": 3},
     ],
 )
 def test_settings_are_repeated(how: dict[str, Any], client: Client, folder: Path, capsys: pytest.CaptureFixture[str]):
-    check(client.infill("It was [MASK:4].", seed=8, **how).json, folder, capsys)
+    check(client.infill("It was [MASK:4][MASK:1-3].", seed=8, **how).json, folder, capsys)
 
 
 @pytest.mark.parametrize("prompt", [text.replace("[MASK]", "x") for text in HOSTILE] + ["", "a [MASK:2] \\[MASK]\n"])

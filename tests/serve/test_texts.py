@@ -59,8 +59,8 @@ def test_the_best_of_ten_candidates_are_those_of_the_library(lm: MaskedDiffusion
 
 
 def test_lengths_are_chosen_as_the_library_does(lm: MaskedDiffusionLM, client: Client):
-    found = client.infill("a bad[MASK:1-3] face", seed=1).json["results"][0]
-    text = lm.infill("a bad[MASK:1-3] face", seed=1)
+    found = client.infill("a bad[MASK:1-3] face", seed=1, length_draws=4).json["results"][0]
+    text = lm.infill("a bad[MASK:1-3] face", seed=1, length_draws=4)
     assert (found["text"], found["lengths"]) == (text.text, list(text.lengths))
     assert found["settled"] is text.length_costs.is_settled  # type: ignore[union-attr]
 

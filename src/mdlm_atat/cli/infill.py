@@ -60,7 +60,7 @@ All but the gaps comes out as it was given, of a document byte for byte. To have
         type=whole(1),
         default=1024,
         help="most draws to estimate what each choice of the gaps' lengths costs: fewer where it is settled before; "
-        "more are surer and slower",
+        "more are surer and slower, and fewer than 64 a quick, rough choice",
     )
     parser.add_argument(
         "--length_seed",

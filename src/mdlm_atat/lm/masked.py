@@ -23,7 +23,18 @@ from mdlm_atat.core.strategies.uniform import UniformMasking
 from mdlm_atat.device import as_float64
 from mdlm_atat.errors import UserError
 from mdlm_atat.lm.base import LanguageModel
-from mdlm_atat.lm.gap_lengths import Estimator, MaskedGaps, Prior, Proposals, WeightedFillings, compare_lengths
+from mdlm_atat.lm.gap_lengths import (
+    FIRST_DRAWS,
+    MAX_DRAWS,
+    Estimator,
+    MaskedGaps,
+    Prior,
+    Proposals,
+    QuickFillings,
+    WeightedFillings,
+    compare_lengths,
+    first_draws,
+)
 from mdlm_atat.lm.how import one_or_many
 from mdlm_atat.lm.pieces import Pieces
 from mdlm_atat.lm.plain import PlainDenoiser
@@ -48,6 +59,8 @@ from mdlm_atat.scoring.inspection import (
 from mdlm_atat.scoring.likelihood import Groups, Likelihood, draw_nll
 
 Denoise = Callable[[Tensor, Tensor], Any]
+QUICK_PROPOSAL = UncertaintyGuidedSampler(amount="constant", spread=True, tokens_a_step=8)
+"""The same for a quick choice, of few draws."""
 PROPOSAL = UncertaintyGuidedSampler(num_steps=16, amount="constant", spread=True)
 """How the masked mode draws fillings to choose lengths by: one token at a time where a text has at most 16 to fill, the
 most certain place first. What comes next depends on what is visible alone, so a filling's probability is known."""
@@ -241,12 +254,16 @@ class MaskedDiffusionLM(LanguageModel):
         choices = self.possible_lengths(encoded, among)
         if len(choices) == 1:
             return choices[0], None
-        costs = compare_lengths(choices, self._length_estimator(encoded, seed), max_draws=max_draws, prior=prior)
+        estimator = self._length_estimator(encoded, seed, max_draws)
+        costs = compare_lengths(choices, estimator, max_draws=max_draws, prior=prior)
         return costs.chosen, costs
 
-    def _length_estimator(self, encoded: Sequence[list[int] | Gap], seed: int = 0) -> Estimator:
-        """Left to right where the network has both modes; else in any order."""
-        mask_id = self.tokenizer.mask_id
+    def _length_estimator(
+        self, encoded: Sequence[list[int] | Gap], seed: int = 0, max_draws: int = MAX_DRAWS
+    ) -> Estimator:
+        """Left to right where the network has both modes, a quick one where few draws are allowed; else in any
+        order."""
+        mask_id, num_first = self.tokenizer.mask_id, first_draws(max_draws)
 
         def laid_out(lengths: Lengths) -> Tensor:
             return torch.tensor(lay_out(encoded, lengths, mask_id)[0])
@@ -257,12 +274,36 @@ class MaskedDiffusionLM(LanguageModel):
                 with self.inference():
                     return self.denoise(z_t, t, lengths)
 
-            return MaskedGaps(denoise, lambda lengths: laid_out(lengths).to(self.device), mask_id, seed)
+            return MaskedGaps(denoise, lambda lengths: laid_out(lengths).to(self.device), mask_id, seed, num_first)
         first_gap = 0 if isinstance(encoded[0], Gap) else len(encoded[0])
+
+        def nll(rows: Tensor) -> Tensor:
+            return F.pad(self.nll_from(rows, first_gap), (first_gap, 0))
+
+        if num_first < FIRST_DRAWS:
+            return QuickFillings(
+                lambda lengths, start, stop: self._quick_proposals(laid_out(lengths), start, stop, seed), nll, num_first
+            )
         return WeightedFillings(
-            propose=lambda lengths, start, stop: self._proposals(laid_out(lengths), start, stop, seed),
-            nll=lambda rows: F.pad(self.nll_from(rows, first_gap), (first_gap, 0)),
+            propose=lambda lengths, start, stop: self._proposals(laid_out(lengths), start, stop, seed), nll=nll
         )
+
+    def _quick_proposals(self, tokens: Int[Tensor, " length"], start: int, stop: int, seed: int) -> Proposals:
+        """Draws number `start` to `stop` of what the gaps could hold, by the masked mode alone. A gap behind the last
+        given token stays masked."""
+        mask_id = self.tokenizer.mask_id
+        end = int((tokens != mask_id).nonzero().max()) + 1
+        fixed = (tokens != mask_id) | (torch.arange(len(tokens)) >= end)
+        canvas = Canvas(tokens.expand(stop - start, -1), fixed.expand(stop - start, -1)).to(self.canvas_device)
+        with self.inference():
+            drawn = sample(
+                self.predictor(QUICK_PROPOSAL),
+                canvas,
+                QUICK_PROPOSAL,
+                mask_id=mask_id,
+                seeds=text_seeds(seed, range(start, stop)),
+            )
+        return Proposals(drawn.tokens[:, :end].cpu(), ~fixed[:end], drawn.trace.nll.cpu())
 
     def _proposals(self, tokens: Int[Tensor, " length"], start: int, stop: int, seed: int) -> Proposals:
         """Draws number `start` to `stop` of what the gaps could hold; the random numbers of a draw are the same for all

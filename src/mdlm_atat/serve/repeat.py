@@ -7,7 +7,7 @@ import unicodedata
 from dataclasses import dataclass, field
 from typing import Any
 
-from mdlm_atat.samplers.template import ESCAPE_OR_GAP, GAP
+from mdlm_atat.samplers.template import ESCAPE_OR_GAP, GAP, Gap, parse_template
 from mdlm_atat.serve.answers import Repeat
 from mdlm_atat.serve.requests import GenerateRequest, InfillRequest, Sampled
 
@@ -40,10 +40,13 @@ def repeat(model: ModelNamed, request: Sampled, seed: int, max_tokens: int | Non
 
 def _infill(model: ModelNamed, request: InfillRequest, seed: int, how: dict[str, Any]) -> Repeat:
     text, escape = typed(request.text, escape=request.escape)
-    candidates = {} if request.candidates is None else {"candidates": request.candidates}
-    flags = how | {"seed": seed, "num_samples": request.num_samples} | candidates
+    more = {} if request.candidates is None else {"candidates": request.candidates}
+    parts = parse_template(request.text, escape=request.escape)
+    if any(isinstance(part, Gap) and part.shortest < part.longest for part in parts):
+        more["length_draws"] = request.length_draws
+    flags = how | {"seed": seed, "num_samples": request.num_samples} | more
     words = [*model.command, *as_flags(flags), *(["--escape"] if escape else []), "--", text]
-    keywords = {"alternatives": request.num_samples, "seed": seed} | how | candidates
+    keywords = {"alternatives": request.num_samples, "seed": seed} | how | more
     keywords |= {"escape": True} if request.escape else {}
     call = f"lm.infill({request.text!r}, {as_keywords(keywords)})"
     return Repeat(as_command("infill", words), program(model, call, "text.text"))

@@ -85,9 +85,13 @@ class InfillRequest(Sampled):
     candidates: int | None = None
     """Draw so many ways to fill the text and return the likeliest, for models that read left to right too (default: as
     many as num_samples)."""
+    length_draws: int = 8
+    """Draws to choose the lengths of gaps by: more are surer and slower, and from 64 on they are drawn with more
+    care."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        between("length_draws", self.length_draws, 2, 1024)
         between("candidates", self.candidates, 1, math.inf)
 
     def all_text(self) -> Sequence[str]:

@@ -35,7 +35,7 @@ from mdlm_atat.serve.stops import cut_at_stop
 from mdlm_atat.serve.worker import read_quietly
 
 DEFAULT_MAX_TOKENS = 128  # after a prompt
-LENGTH_DRAWS = 64  # for each length of a completion before a suffix: an editor does not wait for more
+LENGTH_DRAWS = 4  # for each length of a completion before a suffix: an editor does not wait for more
 BLOCKS = 4  # the longest text is so many times as long as the model, if nothing else is said
 
 
@@ -114,7 +114,7 @@ class Service:
             self._check_length(template)
             warned = read_quietly(lambda: lm.check_template(request.text, request.candidates, escape=request.escape))
             layouts = []
-            read_quietly(lambda: layouts.append(lm.lay_out(template)))
+            read_quietly(lambda: layouts.append(lm.lay_out(template, request.length_draws)))
             num_drawn = lm.num_candidates(request.candidates, request.num_samples)
             seeds = text_seeds(seed, range(num_drawn))
             rows = [layouts[0].row] * num_drawn
@@ -163,7 +163,9 @@ class Service:
             self._check_length(template)
             layouts = []
             choices = [(length,) for length in gap_lengths(least, most)]
-            warned = read_quietly(lambda: layouts.append(lm.lay_out(template, LENGTH_DRAWS, among=choices)))
+            warned = read_quietly(
+                lambda: layouts.append(lm.lay_out(template, LENGTH_DRAWS, among=choices, length_prior="uniform"))
+            )
             rows = [layouts[0].row] * num
             return Plan(rows, text_seeds(seed, range(num)), warnings=warned)
 
