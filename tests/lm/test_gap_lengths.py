@@ -302,7 +302,7 @@ class Drawn:
     """An estimator whose draws are noise around known costs."""
 
     likelihood: ClassVar[str] = "left to right"
-    first_draws: ClassVar[int] = 32
+    first_draws: int = 32
 
     def __init__(self, costs: dict[Lengths, float]) -> None:
         self.costs = costs
