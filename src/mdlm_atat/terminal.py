@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import unicodedata
 
 BIDI = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 """Embeddings, overrides and isolates: they turn around how what comes after them is shown."""
 
+MARKS = re.compile("[\u061c\u200e\u200f]")
+"""Of a direction, which are not seen, and turn around signs beside them."""
+
 
 def printable(text: str, encoding: str = "utf-8", instead: str = "?") -> str:
     """The text without what steers a terminal. Line ends and tabs stay, and a carriage return before a line end goes;
     every other control character (ESC, BEL, backspace, C1), every bidirectional control and half a character is shown
-    as U+FFFD, and what the encoding lacks as `instead`."""
-    shown = "".join("\N{REPLACEMENT CHARACTER}" if _steers(char) else char for char in text.replace("\r\n", "\n"))
+    as U+FFFD, marks of a direction as nothing, and what the encoding lacks as `instead`."""
+    text = MARKS.sub("", text.replace("\r\n", "\n"))
+    shown = "".join("\N{REPLACEMENT CHARACTER}" if _steers(char) else char for char in text)
     try:
         shown.encode(encoding)
     except UnicodeEncodeError:

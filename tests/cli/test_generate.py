@@ -271,6 +271,9 @@ def test_prompts_in_another_encoding_are_read_by_its_name(tmp_path, capsys, mode
     file = tmp_path / "prompts.txt"
     file.write_bytes("the café\n".encode("cp1252"))
     assert [item.text for item in read_items(file, "--prompts", "prompt", encoding="cp1252")] == ["the café"]
+    (tmp_path / "seven.txt").write_bytes(b"the caf+AOk-\n~\n")  # which utf-7 would not write again so
+    found = read_items(tmp_path / "seven.txt", "--prompts", "prompt", encoding="utf-7")
+    assert [item.text for item in found] == ["the café", "~"]
     assert "try --encoding" in refused(["generate", model, "--prompts", str(file)], capsys)
 
 

@@ -11,6 +11,7 @@ import pytest
 from matplotlib.image import imread
 
 from mdlm_atat import MaskedDiffusionLM, UserError
+from mdlm_atat.cli.inspect import make_parser, text_to_inspect
 from mdlm_atat.cli.main import main
 from tiny_runs import train, write_text
 
@@ -79,6 +80,15 @@ def test_the_page_holds_the_stored_numbers_and_the_picture_opens(folder, tmp_pat
         for k, t in enumerate(record["times"]):
             assert f"t {t}: importance {record['masked_importance'][k][n]:.4f}, loss {record['nll'][k][n]:.4f}" in page
     assert imread(tmp_path / "out" / "heatmap.png").shape[1] == 1140
+
+
+def test_a_file_in_another_encoding_is_read_by_its_name(tmp_path):
+    (tmp_path / "text.md").write_bytes("the cat\n".encode("utf-16-le"))
+    assert text_to_inspect(None, tmp_path / "text.md", escape=False, encoding="utf-16-le") == "the cat\n"
+    arguments = make_parser().parse(["run", "--file", "text.md", "--encoding", "utf-16-le"])
+    assert arguments.encoding == "utf-16-le"
+    with pytest.raises(UserError, match="there is no such encoding"):
+        text_to_inspect(None, tmp_path / "text.md", escape=False, encoding="latin-99")
 
 
 def test_the_files_go_into_the_run_unless_told_otherwise_and_a_file_may_hold_the_text(folder, lm, tmp_path):

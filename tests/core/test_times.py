@@ -13,6 +13,7 @@ from mdlm_atat.core.times import (
     low_discrepancy_times,
     van_der_corput_ranks,
 )
+from mdlm_atat.errors import UserError
 from mdlm_atat.scoring.statistics import incomplete_beta
 
 DENSITIES = {"uniform": UniformTime(), "beta": BetaTime(3, 3), "window": UniformTime(0.3, 0.7)}
@@ -130,14 +131,42 @@ def test_the_scale_of_uniform_times_with_the_elbo_weight_is_1_under_8_schedules(
 
 @pytest.mark.parametrize("exponent", [0.1, 0.25, 1.0, 4.0])
 def test_under_beta_times_too_the_scale_of_the_elbo_weight_is_1_over_the_mean_slope_of_the_mask_rate(exponent):
-    """E[w t^(w - 1)] of Beta(a, b) is w B(a + w - 1, b) / B(a, b), and 1 of the uniform share."""
+    found = Weighting("elbo", Polynomial(exponent), BetaTime(3, 3, uniform_share=0.05)).scale
+    assert found == pytest.approx(1 / beta_slope(exponent, 3, 3, 0.05), rel=1e-3)
+
+
+def beta_slope(exponent: float, a: float, b: float, uniform_share: float) -> float:
+    """E[w t^(w - 1)] is w B(a + w - 1, b) / B(a, b) of Beta(a, b), and 1 of uniform times."""
 
     def log_beta(a: float, b: float) -> float:
         return math.lgamma(a) + math.lgamma(b) - math.lgamma(a + b)
 
-    slope = exponent * math.exp(log_beta(3 + exponent - 1, 3) - log_beta(3, 3))
-    found = Weighting("elbo", Polynomial(exponent), BetaTime(3, 3, uniform_share=0.05)).scale
-    assert found == pytest.approx(1 / (0.95 * slope + 0.05), rel=1e-3)
+    beta = exponent * math.exp(log_beta(a + exponent - 1, b) - log_beta(a, b))
+    return (1 - uniform_share) * beta + uniform_share
+
+
+@pytest.mark.parametrize(
+    ("exponent", "a", "b"),
+    [
+        (0.5, 0.55, 1.0),
+        (0.5, 0.7, 2.0),
+        (0.3, 0.8, 0.5),
+        (0.9, 0.2, 1.0),
+        (2.0, 0.3, 0.3),
+        (0.1, 1.0, 1.0),
+        (3.0, 5.0, 0.5),
+    ],
+)
+def test_the_scale_is_right_where_times_and_mask_rate_are_both_steep_at_0(exponent: float, a: float, b: float):
+    found = Weighting("elbo", Polynomial(exponent), BetaTime(a, b, uniform_share=0.05)).scale
+    assert found == pytest.approx(1 / beta_slope(exponent, a, b, 0.05), rel=2e-3)
+
+
+@pytest.mark.parametrize(("exponent", "a"), [(0.5, 0.5), (0.5, 0.3), (0.1, 0.9), (0.2, 0.4)])
+def test_a_weight_without_a_finite_mean_is_refused(exponent: float, a: float):
+    with pytest.raises(UserError, match=r"`objective\.weighting=elbo` has no finite mean under these times"):
+        Weighting("elbo", Polynomial(exponent), BetaTime(a, 1.0))
+    Weighting("flat", Polynomial(exponent), BetaTime(a, 1.0))
 
 
 def test_the_clipped_weight_stops_growing_below_the_clip():

@@ -16,6 +16,7 @@ import pytest
 from tiny import corpus
 
 from mdlm_atat import train
+from mdlm_atat.data import sources
 from mdlm_atat.data.corpus import Corpus
 from mdlm_atat.data.manifest import is_prepared, read_manifest
 from mdlm_atat.data.open_tokenizer import load_tokenizer
@@ -429,3 +430,24 @@ def test_a_prepared_folder_whose_manifest_is_damaged_is_no_folder_of_text(text, 
 def test_an_empty_source_is_not_the_folder_that_one_is_in(source, tmp_path):
     with pytest.raises(UserError, match="expected a file, a folder"):
         prepare(source, tokenizer="char", out=tmp_path / "made", progress=False)
+
+
+def test_a_new_preparation_lists_its_folder_once_and_a_prepared_one_again_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a.txt", "b.txt"):
+        (tmp_path / "in").mkdir(exist_ok=True)
+        (tmp_path / "in" / name).write_text(corpus(30))
+    listed = []
+    whole = sources.list_folder
+    monkeypatch.setattr(sources, "list_folder", lambda *a, **k: listed.append(a) or whole(*a, **k))
+    for times in (1, 2):
+        prepare(tmp_path / "in", tokenizer="byte", out=tmp_path / "out", progress=False)
+        assert len(listed) == times
+
+
+def test_a_corpus_that_was_prepared_to_be_scored_says_that_it_has_no_counts(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("some words")
+    made = prepare(tmp_path / "a.txt", tokenizer="byte", out=tmp_path / "out", whole=True, progress=False)
+    with pytest.raises(UserError, match="out was prepared to be scored, and has no training text to count tokens in"):
+        _ = made.open("valid", 4).counts

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
 from mdlm_atat.cli.eval_zero_shot import zero_shot_table
+from mdlm_atat.data.prepare import prepare
 from mdlm_atat.report.eval_lines import result_table
+from mdlm_atat.scoring import validation
 from mdlm_atat.scoring.cost import Cost, TextCounts
 from mdlm_atat.scoring.records import Evaluation, TextIdentity
+from mdlm_atat.training.engine import Engine
 
 WHOLE = TextCounts(num_tokens=400, num_words=200, num_characters=1000, num_bytes=1000)
 
@@ -78,3 +83,17 @@ def test_words_of_5_characters_have_a_perplexity() -> None:
     record = found(num_unspaced=90)
     assert record.perplexity_per_word == pytest.approx(math.exp(4))
     assert "perplexity per word 55" in "\n".join(result_table(record))
+
+
+@pytest.mark.parametrize("num_changed", [0, 31])
+def test_the_log_of_a_run_names_bits_per_character_of_a_lossy_tokenizer_otherwise(
+    num_changed, masked, tmp_path, monkeypatch
+):
+    made = prepare(["the cat sat"], tokenizer=masked.tokenizer, out=tmp_path / "out", whole=True, progress=False)
+    monkeypatch.setattr(validation, "TextCounts", SimpleNamespace(of=lambda _: replace(WHOLE, num_changed=num_changed)))
+    monkeypatch.setattr(validation, "draw_nll", lambda *_, **__: SimpleNamespace(likelihood=found))
+    values = validation.score_validation(
+        masked.config, Engine("float32"), masked.network, made.open("valid", 16), None, None, lambda *_: None
+    )
+    names = {name for name in values if "bits_per_character" in name}
+    assert names == {"eval/bits_per_character" + "_lossy" * (num_changed > 0)}

@@ -318,7 +318,7 @@ def test_a_model_that_diverged_is_compared_without_overflow():
     part = PairedDifference(
         nats_per_token=2000.0, standard_error=1.0, unpaired_error=1.0, num_draws=320, kinds=("exact", "exact")
     )
-    assert "% above that of b" in difference_lines("PPL-U", "b", part)[0]
+    assert "perplexity 1.01 × 10^306% above that of b" in difference_lines("PPL-U", "b", part)[0]
 
 
 def test_the_error_between_sequences_is_that_of_their_differences():

@@ -32,6 +32,7 @@ def make_parser() -> Parser:
         "--escape", action="store_true", help=r"read escapes in the text: \n is a line end, \\ a backslash"
     )
     parser.add_argument("--file", type=Path, help="a file that holds the text")
+    parser.add_argument("--encoding", help="of --file, if it has no byte order mark (default: UTF-8)")
     parser.add_argument(
         "--times", type=real(), nargs="+", metavar="T", help="shares of the text to mask (default: 0.1 0.2 ... 0.9)"
     )
@@ -49,7 +50,7 @@ def make_parser() -> Parser:
 def main(argv: list[str]) -> int:
     arguments = make_parser().parse(argv)
     arguments.model, given = model_and_text(arguments.model, arguments.text, arguments.file, command="inspect")
-    text = text_to_inspect(given, arguments.file, escape=arguments.escape)
+    text = text_to_inspect(given, arguments.file, escape=arguments.escape, encoding=arguments.encoding)
     out: Path | None = arguments.out
     if out is not None and (out.is_file() or not out.parent.is_dir()):
         raise UserError(f"--out: {out} is a file, or the folder it should be in is not there")
@@ -79,10 +80,10 @@ def inspect(arguments: Namespace, text: str) -> None:
         console.print(f"{file.suffix[1:]:10} {file}", markup=False, soft_wrap=True)
 
 
-def text_to_inspect(text: str | None, file: Path | None, *, escape: bool) -> str:
+def text_to_inspect(text: str | None, file: Path | None, *, escape: bool, encoding: str | None = None) -> str:
     if text is None:
         assert file is not None
-        return read_text(file)
+        return read_text(file, encoding)
     return unescaped(text) if escape else text
 
 

@@ -148,13 +148,13 @@ class OptimConfig(Section):
     """Peak learning rate."""
     betas: tuple[float, float] = (0.9, 0.98)
     """AdamW's decay of the first and second moment."""
-    momentum: float = 0.95
+    momentum: float = setting(0.95, only_of="muon")
     """muon only: decay of the blocks' momentum (Nesterov's)."""
-    embedding_lr_ratio: float = 0.5
+    embedding_lr_ratio: float = setting(0.5, only_of="muon")
     """muon only: the embedding's learning rate, AdamW's, over optim.lr; also of an output layer tied to it."""
-    output_lr_ratio: float = 0.5
+    output_lr_ratio: float = setting(0.5, only_of="muon")
     """muon only: the output layer's learning rate, AdamW's, over optim.lr."""
-    rest_lr_ratio: float = 0.5
+    rest_lr_ratio: float = setting(0.5, only_of="muon")
     """muon only: the learning rate, AdamW's, over optim.lr, of norms, biases, vectors, adaLN, and all else outside of
     the blocks."""
     weight_decay: float = 0.01

@@ -31,6 +31,7 @@ def setting(
     of_text: bool = False,
     short: str | None = None,
     plugin: plugins.Kind | None = None,
+    only_of: str | None = None,
     options_of: str | None = None,
     num_given: int = 0,
     offered: tuple[str, ...] = (),
@@ -39,12 +40,13 @@ def setting(
 
     `resume`: see `Resume`. `same`: runs are comparable only where it is the same, since it decides which text is scored
     or which draws are made. `of_text`: it says something of one text and nothing of another. `short`: its name as an
-    argument of `train`. `plugin`: its value names something, built in or `package.module:Name`. `options_of`: it holds
-    the own settings of the plugin that the section's setting of this name names. That is made with `num_given`
-    arguments of ours, and with those of `offered` that it takes by name: they are no settings of its own.
+    argument of `train`. `only_of`: the kind that alone reads it. `plugin`: its value names something, built in or
+    `package.module:Name`. `options_of`: it holds the own settings of the plugin that the section's setting of this name
+    names. That is made with `num_given` arguments of ours, and with those of `offered` that it takes by name: they are
+    no settings of its own.
     """
     facts = {"resume": resume, "same": same, "of_text": of_text, "short": short, "plugin": plugin}
-    facts |= {"options_of": options_of, "num_given": num_given, "offered": offered}
+    facts |= {"only_of": only_of, "options_of": options_of, "num_given": num_given, "offered": offered}
     metadata = {name: value for name, value in facts.items() if value}
     if isinstance(default, dict):
         return field(default_factory=lambda: dict(default), metadata=metadata)

@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mdlm_atat.core.schedules import Schedule
+from mdlm_atat.errors import UserError
 
 WeightingKind = Literal["elbo", "flat", "clipped"]
 NUM_KNOTS = 4097  # of the tabulated inverse distribution function: its error in t is below 1e-6 for Beta(20, 20)
@@ -133,6 +134,16 @@ def highest_mean_of_share(rate: Float[Tensor, " batch"], num_rows: int) -> float
     return torch.stack(highest).max().item()
 
 
+def _integral_of_powers(values: Float[Tensor, " n"], u: Float[Tensor, " n"]) -> float:
+    """The integral of a function over u > 0 that is a power of u between any two of the points where its values are
+    given: exact for powers, however steep."""
+    start, end, first, last = u[:-1], u[1:], values[:-1], values[1:]
+    power = (last / first).log() / (end / start).log() + 1
+    of_power = (last * end - first * start) / power
+    is_straight = ~(power.abs() > 1e-3) | ~of_power.isfinite()  # 1 / u, or 0 at an end: the parts are short enough
+    return torch.where(is_straight, (first + last) / 2 * (end - start), of_power).sum().item()
+
+
 class Weighting:
     """Weight of the masked tokens' loss at time t, scaled so that every token is expected to be scored exactly once.
 
@@ -145,9 +156,14 @@ class Weighting:
     def __init__(self, kind: WeightingKind, schedule: Schedule, density: TimeDensity, clip: float = 0.1) -> None:
         self.kind: WeightingKind = kind
         self.schedule, self.clip = schedule, clip
-        self.scale = 1 / self._mean_rate_times_weight(density)
-        if not math.isfinite(self.scale):
-            raise ValueError(f"weighting {kind} has no finite mean under this density")
+        mean = self._mean_rate_times_weight(density)
+        if not 0 < mean < math.inf:
+            raise UserError(
+                f"`objective.weighting={kind}` has no finite mean under these times and this noise schedule: both are "
+                "too steep at 0; take an `objective.exponent=` and a first number of `objective.beta=` that are above "
+                "1 together, other times, or another weighting"
+            )
+        self.scale = 1 / mean
 
     def _mean_rate_times_weight(self, density: TimeDensity) -> float:
         """E[mask_rate(t) * unscaled weight(t)] over the density."""
@@ -155,18 +171,24 @@ class Weighting:
         if self.kind != "elbo":  # never infinite
             t = density.quantile((u[1:] + u[:-1]) / 2).clamp_min(LEAST_TIME)
             return (self.schedule.mask_rate(t) * self._unscaled(t)).mean().item()
-        # mask_rate * weight is the slope of mask_rate, which may be infinite at 0 (polynomials of an exponent below 1):
-        # so its mean over each part is taken, exactly. Of uniform t these add up to mask_rate(1) - mask_rate(0) = 1.
+        # mask_rate * weight is the slope of mask_rate, which may be infinite at 0 (polynomials of an exponent below 1)
         if isinstance(density, UniformTime):
             low, high = torch.tensor([density.low, density.high], dtype=torch.float64)
             return ((self.schedule.mask_rate(high) - self.schedule.mask_rate(low)) / (high - low)).item()
         u = u * u * (3 - 2 * u)  # finer at the ends
         t = density.quantile(u)
-        slope = self.schedule.mask_rate(t).diff() / t.diff()
-        at_one_time = t.diff() == 0
-        here = t[1:][at_one_time].clamp_min(LEAST_TIME)
-        slope[at_one_time] = self.schedule.mask_rate(here) * self.schedule.weight(here)
-        return (slope * u.diff()).sum().item()
+        rest = slice(1, None) if t[0] == 0 else slice(None)
+        slope = self.schedule.mask_rate(t[rest]) * self.schedule.weight(t[rest])
+        from_zero = 0.0 if t[0] > 0 else self._integral_from_zero(density, u[1], slope[0])
+        return from_zero + _integral_of_powers(slope, u[rest])
+
+    def _integral_from_zero(self, density: TimeDensity, u: Float[Tensor, ""], slope: Float[Tensor, ""]) -> float:
+        """The integral of the slope of mask_rate over the first part, to the u where it is `slope`: it is u^k there,
+        with k = (p - 1) q for a mask rate of t^p and times of u^q. Of Beta(a, b) with a < 1, q is 1 / a. Infinity where
+        k is -1 or less."""
+        t, half = density.quantile(u), density.quantile(u / 2)
+        power = (t * self.schedule.weight(t) - 1) * (t / half).log2()
+        return math.inf if power <= -1 + 1e-6 else (slope * u / (1 + power)).item()
 
     def _unscaled(self, t: Tensor) -> Tensor:
         match self.kind:

@@ -27,6 +27,7 @@ MAX_GUESSES = 3
 LEAST_FIT, NEAR_FIT = 0.6, 0.08
 MOST = 0.7  # of the characters that are not ASCII, which by chance are pairs of letters
 FEWEST_BYTES = 6  # that are UTF-8: no chance for three letters of two, or two of three
+WIDE = ("utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be")
 ASCII_TEXT = frozenset(b"\t\n\r" + bytes(range(32, 127)))
 PAIRED = ASCII_TEXT - {0x30}  # which is "0", and the first byte of kana
 MAX_NUL_SHARE = 1e-3  # of the characters read at a time: text has none, other data has many
@@ -73,7 +74,7 @@ def likely_encodings(data: bytes, at: int = 0) -> list[str]:
     """
     if is_full_of_nuls(data):
         data = data[: GUESSED_BYTES // 4 * 4]
-        wide = [encoding for encoding in ("utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be") if _reads(data, encoding)]
+        wide = [encoding for encoding in WIDE if reads_wide(data, encoding)]
         return sorted(wide, key=lambda encoding: _share_of_ascii(data, encoding), reverse=True)[:1]
     data = data[_start_of_sample(data, at) :]
     guesses: dict[str, tuple[float, str]] = {}
@@ -108,6 +109,15 @@ def _decodes(data: bytes, encoding: str) -> bool:
         return False
 
 
+def meant_by(name: str) -> str:
+    """Return the encoding that a page or a mail means by the one it names: cp1252 by ISO 8859-1 and ASCII, as browsers
+    read them."""
+    return "cp1252" if name.lower() in _LATIN_1 else name
+
+
+_LATIN_1 = ("iso-8859-1", "iso8859-1", "iso_8859-1", "latin-1", "latin1", "us-ascii", "ascii")
+
+
 def is_utf16(encoding: str) -> bool:
     """Return whether an encoding is one of two bytes a character."""
     return codecs.lookup(encoding).name.startswith("utf-16")
@@ -139,9 +149,9 @@ def is_separated_by_nuls(data: bytes) -> bool:
     return bool(text.strip()) and all(character.isprintable() or character.isspace() for character in text)
 
 
-def _reads(data: bytes, encoding: str) -> bool:
-    """Whether the bytes are text in this encoding of two or four bytes a character: no NUL, hardly another control
-    character, and no pairs of ASCII letters."""
+def reads_wide(data: bytes, encoding: str) -> bool:
+    """Return whether the bytes are text in this encoding of two or four bytes a character: no NUL, hardly another
+    control character, and no pairs of ASCII letters."""
     text = data.decode(encoding, errors="replace")
     odd = sum(character == "\ufffd" or (character < " " and character not in "\t\n\r\f\x1b") for character in text)
     return "\0" not in text and odd <= len(text) // 100 and not is_text_by_chance(data, text, least=1)

@@ -24,6 +24,7 @@ from typing import Any
 
 from mdlm_atat.data.encodings import (
     LONGEST_MARK,
+    check_encoding,
     follows_utf8,
     is_full_of_nuls,
     is_separated_by_nuls,
@@ -94,11 +95,14 @@ def bytes_per_character(text: str) -> int:
     return 1 if widest <= "\xff" else 2 if widest <= "\uffff" else 4
 
 
-def read_text(path: Path) -> str:
-    """Return the whole text of a file, packed or not. Raises UserError where there is none, or where it is no UTF-8."""
+def read_text(path: Path, encoding: str | None = None) -> str:
+    """Return the whole text of a file, packed or not. A byte order mark says the encoding, else `encoding` does, else
+    it is UTF-8. Raises UserError where there is no file, or no text in that encoding."""
     if not path.is_file():
         raise UserError(f"{path} is a folder; name a file in it" if path.is_dir() else f"there is no file {path}")
-    return "".join(decoded(path))
+    if encoding is not None:
+        check_encoding(encoding)
+    return "".join(decoded(path, encoding))
 
 
 def decoded(

@@ -152,7 +152,7 @@ def list_folder(folder: Path, reading: Reading, *, given: Path | None = None) ->
     `splits` and `leave_out` of `reading` are asked for. `given`: the validation text, where one is named; what lies in
     the folder of it is not trained on. Links are followed once. Raises UserError where no file is for training.
     """
-    found, left_out = _sorted_out(folder)
+    found, left_out = _sorted_out(folder, reading.encoding)
     patterns = (reading.leave_out or "").replace(",", " ").split()
     rest_is_known = REST in patterns
     patterns = [pattern for pattern in patterns if pattern != REST]
@@ -223,7 +223,7 @@ def _irregular(mode: int) -> str | None:
     return next((kind for is_kind, kind in _KINDS if is_kind(mode)), None)
 
 
-def _sorted_out(folder: Path) -> tuple[list[Found], list[LeftOut]]:
+def _sorted_out(folder: Path, encoding: str | None) -> tuple[list[Found], list[LeftOut]]:
     """What could be read, and what could not; both in the order of their paths."""
     files, left_out = [], []
     for item in _walk(folder):
@@ -233,7 +233,7 @@ def _sorted_out(folder: Path) -> tuple[list[Found], list[LeftOut]]:
             left_out.append(LeftOut(item.path, "unreadable: no permission", item.size))
         elif not item.size:  # nothing to look at; opening one may hang, as of some in /proc
             files.append(item)
-        elif isinstance(refusal := find_reader(folder / item.path), Refusal):
+        elif isinstance(refusal := find_reader(folder / item.path, encoding), Refusal):
             left_out.append(LeftOut(item.path, str(refusal), item.size))
         else:
             files.append(item)

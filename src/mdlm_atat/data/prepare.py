@@ -51,6 +51,8 @@ from mdlm_atat.errors import UserError
 from mdlm_atat.locks import waiting_lock
 from mdlm_atat.plugins import trusted
 
+Opened = tuple[Texts, Texts | None]
+"""The source, and the validation text that was named."""
 ENOUGH = 1 << 24  # characters, of a long text, after which too great a loss stops a preparation that goes on
 
 
@@ -117,13 +119,12 @@ def _requested(source: SourceLike | None, settings: RequestSettings) -> DataRequ
 def _prepare(
     request: DataRequest, out: str | os.PathLike[str] | None, num_workers: int | None, progress: Progress
 ) -> Path:
-    source = request.open()
-    opened = source, request.open_validation(source)
-    fingerprint = request.fingerprint()
+    opened = request.open_all()
+    fingerprint = request.fingerprint(opened)
     if out is None:
         out = Path(os.environ.get("ATAT_CACHE") or "~/.cache/mdlm-atat") / "data" / fingerprint[:16]
     out = Path(out).expanduser().resolve()
-    if _is_done(out, request, fingerprint):
+    if _is_done(out, request, opened, fingerprint):
         for name, split in read_manifest(out).splits.items():
             _check_loss(request, name, split.changes, split.characters)
         progress.say(f"{out} holds the same text already prepared: used as it is")
@@ -134,9 +135,9 @@ def _prepare(
     for line in decided_lines(*opened):
         progress.say(line)
     with _claimed(out, progress) as partial:
-        if not _is_done(out, request, fingerprint):  # another process may have just made it
+        if not _is_done(out, request, opened, fingerprint):  # another process may have just made it
             try:
-                _write(request, fingerprint, partial, num_workers, progress)
+                _write(request, opened, fingerprint, partial, num_workers, progress)
             finally:
                 progress.done()
             _sync_folder(partial)
@@ -147,21 +148,21 @@ def _prepare(
     return out
 
 
-def _is_done(out: Path, request: DataRequest, fingerprint: str) -> bool:
+def _is_done(out: Path, request: DataRequest, opened: Opened, fingerprint: str) -> bool:
     if out.is_file():
         raise UserError(f"{out} is a file; `out` is a folder to make")
     if not out.is_dir() or not any(out.iterdir()):
         return False
-    if is_prepared(out) and (read_manifest(out).fingerprint == fingerprint or _was_done(out, request)):
+    if is_prepared(out) and (read_manifest(out).fingerprint == fingerprint or _was_done(out, request, opened)):
         return True
     what = "holds a corpus prepared from other text or settings" if is_prepared(out) else "is not empty"
     raise UserError(f"{out} {what}: choose another `out=`, or delete it first")
 
 
-def _was_done(out: Path, request: DataRequest) -> bool:
+def _was_done(out: Path, request: DataRequest, opened: Opened) -> bool:
     """Whether a version until 0.1 has fulfilled the request, with this very tokenizer."""
     asked = request.fixed_tokenizer
-    if asked is None or read_manifest(out).fingerprint != request.fingerprint(former=True):
+    if asked is None or read_manifest(out).fingerprint != request.fingerprint(opened, former=True):
         return False
     return load_tokenizer(out / "tokenizer").fingerprint() == asked.fingerprint()
 
@@ -186,9 +187,16 @@ def _claimed(out: Path, progress: Progress) -> Iterator[Path]:
                 folder.rmdir()
 
 
-def _write(request: DataRequest, fingerprint: str, folder: Path, num_workers: int | None, progress: Progress) -> None:
-    source = request.open()
-    held_out, rule = _held_out(request, source)
+def _write(
+    request: DataRequest,
+    opened: Opened,
+    fingerprint: str,
+    folder: Path,
+    num_workers: int | None,
+    progress: Progress,
+) -> None:
+    source, _ = opened
+    held_out, rule = _held_out(request, *opened)
     stream, rule = _stream(request, source, held_out, rule, progress)
     tokenizer = request.fixed_tokenizer or CharTokenizer.from_texts(_counted(stream(), progress))
     names = ("valid",) if request.whole else ("train", "valid")
@@ -263,13 +271,13 @@ def _check_not_empty(request: DataRequest, splits: dict[str, Split], rule: dict[
 # --- which text is held out ---
 
 
-def _held_out(request: DataRequest, source: Texts) -> tuple[Texts | None, dict[str, Any]]:
+def _held_out(request: DataRequest, source: Texts, named: Texts | None) -> tuple[Texts | None, dict[str, Any]]:
     """The validation text that was named or comes with the source, if any, and the rule in words."""
     if request.whole and isinstance(source, HubSet):
         return None, {"rule": "the whole split"}
     if (scored := request.open_test(source)) is not None:
         return scored, {"rule": "the test files of the source"}
-    if (named := request.open_validation(source)) is not None:
+    if named is not None:
         return named, {"rule": "given", "source": label_of(request.validation)}
     held_out = source.held_out()
     if held_out is None and request.whole:

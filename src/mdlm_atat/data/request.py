@@ -88,6 +88,11 @@ class DataRequest(DataSettings):
         given = Path(named).expanduser() if isinstance(named, (str, os.PathLike)) else None
         return self._open(self.source, given=given if given and given.exists() else None)
 
+    def open_all(self) -> tuple[Texts, Texts | None]:
+        """Open the text to read, and the validation text that was named; None where none was."""
+        source = self.open()
+        return source, self.open_validation(source)
+
     def open_validation(self, source: Texts) -> Texts | None:
         """Open the validation text that was named; None where none was. `source` is the opened text; of a hub set, one
         of its splits may be named. Raises UserError where there is no such text."""
@@ -123,14 +128,14 @@ class DataRequest(DataSettings):
             return load_tokenizer(self.tokenizer)
         return checked(self.tokenizer)
 
-    def fingerprint(self, *, former: bool = False) -> str:
+    def fingerprint(self, opened: tuple[Texts, Texts | None] | None = None, *, former: bool = False) -> str:
         """Return the hash of everything that was asked for: it finds the folder that an equal request has made.
 
-        `former`: with the hash that versions until 0.1 had of a tokenizer. Raises UserError where a source or the
-        tokenizer is not there.
+        `opened`: the source and the validation text that was named, if they are open already. `former`: with the hash
+        that versions until 0.1 had of a tokenizer. Raises UserError where a source or the tokenizer is not there.
         """
-        source = self.open()
-        validation = self.open_test(source) or self.open_validation(source)
+        source, named = opened or self.open_all()
+        validation = self.open_test(source) or named
         if is_plain_name(self.tokenizer) or self.fixed_tokenizer is None:
             tokenizer = self.tokenizer
         else:

@@ -129,7 +129,7 @@ def open_source(
             converted=converted,
         )
     if path.is_file():
-        if isinstance(refusal := find_reader(path), Refusal):
+        if isinstance(refusal := find_reader(path, reading.encoding), Refusal):
             raise no_reader(path, refusal)
         return Files([path], reading, detokenize=detokenize)
     if path.is_dir():

@@ -111,6 +111,8 @@ class TokenDataset:
     @cached_property
     def counts(self) -> Int[np.ndarray, " vocabulary"]:
         """How often each token occurs in the train split (eos included). Raises UserError where the file is damaged."""
+        if "train" not in self.manifest.splits:
+            raise UserError(f"{self.folder} was prepared to be scored, and has no training text to count tokens in")
         path, vocab_size = self.folder / "counts.npy", self.manifest.tokenizer["vocab_size"]
         try:
             counts = np.load(path, allow_pickle=False)

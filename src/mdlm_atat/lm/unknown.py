@@ -12,6 +12,10 @@ from mdlm_atat.samplers.template import shortened
 NUM_NAMED = 5
 
 
+class UnknownText(UserWarning):
+    """A model reads some of a given text as something else than it is."""
+
+
 def check_known(tokenizer: Tokenizer, text: str) -> None:
     """Warn of what the model reads as something else than it is, such as [UNK]; the text that it goes into keeps it.
     Other case, accents, spaces and forms of a character are no such thing. Raises UserError for a character that the
@@ -34,7 +38,9 @@ def check_known(tokenizer: Tokenizer, text: str) -> None:
         unknown = words
     if named:
         more = f" and {len(unknown) - NUM_NAMED} more" if len(unknown) > NUM_NAMED else ""
-        warnings.warn(f"the model reads {', '.join(named)}{more}; the text keeps what was given", stacklevel=2)
+        warnings.warn(
+            f"the model reads {', '.join(named)}{more}; the text keeps what was given", UnknownText, stacklevel=2
+        )
 
 
 def _alone(tokenizer: Tokenizer, text: str) -> str:

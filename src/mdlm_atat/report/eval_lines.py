@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from mdlm_atat.data.accounts import repeated_in_words
-from mdlm_atat.formats import perplexity, with_error
+from mdlm_atat.formats import number, perplexity, with_error
 from mdlm_atat.scoring.cost import LOSSY, OrderCost
 from mdlm_atat.scoring.records import Comparison, Evaluation, PairedDifference
 
@@ -154,7 +154,8 @@ def difference_lines(name: str, other: str, found: PairedDifference, *, about: s
     if found.nats_per_token == 0 and found.standard_error == 0:
         verdict = "no difference at all"
     elif found.is_significant:
-        verdict = f"perplexity {abs(percent):.2f}% {'below' if percent < 0 else 'above'} that of {other}"
+        shown = f"{abs(percent):.2f}" if abs(percent) < 1e6 else number(abs(percent))
+        verdict = f"perplexity {shown}% {'below' if percent < 0 else 'above'} that of {other}"
     else:
         verdict = "no difference that can be told from chance"
     over = f"{found.num_draws:,} draws that are the same for both; on draws of its own for each"

@@ -63,7 +63,7 @@ class Table:
         """The rows of a file. Raises UserError for one that is not there or cannot be read."""
         if not file.is_file():
             raise UserError(f"{file} is a folder; name a file in it" if file.is_dir() else f"there is no file {file}")
-        refusal = find_reader(file)
+        refusal = find_reader(file, encoding)
         if isinstance(refusal, Refusal):
             raise no_reader(file, refusal)
         columns = columns_of(classifier, text, text_pair)

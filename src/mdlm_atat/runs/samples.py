@@ -17,6 +17,7 @@ from mdlm_atat.config.schema import RunConfig
 from mdlm_atat.data.tokens import TokenDataset
 from mdlm_atat.lm import CausalLM, MaskedDiffusionLM
 from mdlm_atat.lm.results import Generated
+from mdlm_atat.lm.unknown import UnknownText
 from mdlm_atat.samplers.seeds import text_seeds
 from mdlm_atat.samplers.template import escaped, shortened
 
@@ -43,7 +44,7 @@ def write_samples(
     assert lm.checkpoint is not None
     step, known = lm.checkpoint.step, words_of(train_data)
     with warnings.catch_warnings():  # nobody gave the held-out text, whose [UNK] is no character of it
-        warnings.filterwarnings("ignore", message="the model reads")
+        warnings.simplefilter("ignore", UnknownText)
         texts = list(_texts(lm, config, valid_data))
     lines = [
         {

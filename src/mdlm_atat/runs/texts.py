@@ -45,7 +45,7 @@ class Document:
         """Read a file, with its line ends as they are. A byte order mark says the encoding, else `encoding` does, else
         it is UTF-8. Raises UserError where it is no text in that encoding, or one that would not be written so."""
         if not file.is_file():
-            raise UserError(f"{file} is a folder; name a file in it" if file.is_dir() else f"there is no file {file}")
+            raise _no_file(file)
         if encoding is not None:
             check_encoding(encoding)
         text = "".join(decoded(file, encoding, translate=False))
@@ -69,10 +69,18 @@ class Document:
         return "".join(char for char in sorted(set(text)) if char.encode(self.encoding, errors="ignore") == b"")
 
 
+def _no_file(file: Path) -> UserError:
+    return UserError(f"{file} is a folder; name a file in it" if file.is_dir() else f"there is no file {file}")
+
+
 def read_items(file: Path, option: str, field: str, *, encoding: str | None = None, escape: bool = False) -> list[Item]:
     """Prompts or templates: one a line of a .txt file, or JSON lines with `field` and, if they like, an id. `escape`:
     read the escapes in them."""
-    text = Document.read(file, encoding).text
+    if not file.is_file():
+        raise _no_file(file)
+    if encoding is not None:
+        check_encoding(encoding)
+    text = "".join(decoded(file, encoding, translate=False))
     end = "\r" if "\r" in text and "\n" not in text else "\n"
     lines = [line.removesuffix("\r") for line in text.removesuffix(end).split(end)]
     if lines == [""]:

@@ -68,8 +68,8 @@ def _character(match: re.Match[str]) -> str:
     code = match["short"] or match["long"]
     if code is None and match["letter"] in ESCAPED:
         return ESCAPED[match["letter"]]
-    number = int(code or "d800", 16)
-    if number > 0x10FFFF or 0xD800 <= number <= 0xDFFF:
+    number = None if code is None else int(code, 16)
+    if number is None or number > 0x10FFFF or 0xD800 <= number <= 0xDFFF:  # no letter of ours, or half of a character
         raise UserError(
             f"{match[0]} is no escape; expected \\n, \\t, \\r, \\[, \\uXXXX or \\UXXXXXXXX (a character), or \\\\ for "
             "a backslash"

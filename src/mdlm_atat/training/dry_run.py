@@ -12,8 +12,6 @@ from mdlm_atat.formats import count, duration
 from mdlm_atat.training.loop import Training, forward_backward
 from mdlm_atat.training.optim import warm_up
 
-MUON_ONLY = {"momentum", "embedding_lr_ratio", "output_lr_ratio", "rest_lr_ratio"}
-
 
 @dataclass(frozen=True)
 class DryRun:
@@ -79,7 +77,7 @@ def describe_optimizer(optim: OptimConfig) -> str:
     unused = [
         f"optim.{part.name} = {getattr(optim, part.name):g}"
         for part in fields(optim)
-        if part.name in MUON_ONLY and getattr(optim, part.name) != part.default
+        if part.metadata.get("only_of") == "muon" and getattr(optim, part.name) != part.default
     ]
     note = f"; {', '.join(unused)}: for optim.kind = muon only, and changes nothing here" if unused else ""
     return f"{names.get(optim.kind, optim.kind)} takes the steps, at a peak rate of {optim.lr:g}{note}"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import time
+import zipfile
 from collections import Counter
 from email.message import EmailMessage
 from pathlib import Path
@@ -227,3 +229,93 @@ def test_without_the_extra_a_file_is_left_out_with_what_to_install(
 def test_every_reader_has_an_ending_in_lower_case() -> None:
     assert len(READERS) == 15
     assert all(ending == ending.lower() and ending.startswith(".") for ending in READERS)
+
+
+@pytest.mark.parametrize(
+    ("table", "text"),
+    [
+        ("<tr><td></td><td>b</td></tr>", "\tb"),
+        ("<tr><th></th><th>x</th></tr><tr><td>1</td><td>2</td></tr>", "\tx\n1\t2"),
+        ("<tr><td> </td><td></td><td>c</td></tr>", "\t\tc"),
+        ("<tr><td></td><td></td></tr><tr><td>a</td></tr>", "a"),
+        ("<tr><td>a</td><td></td><td>c</td><td></td></tr>", "a\t\tc"),
+        ("<tr><td><p>a</p></td><td>b</td></tr>", "a\nb"),
+        ("<tr><td><br></td><td>b</td></tr>", "\tb"),
+    ],
+)
+def test_an_empty_cell_keeps_its_place_in_the_row(table: str, text: str, tmp_path: Path) -> None:
+    assert read(write(tmp_path / "a.html", f"<p>x</p><table>{table}</table>"))[0].removeprefix("x\n") == text
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-8-sig", "cp1252"])
+def test_chapters_of_a_book_are_in_the_encoding_that_they_say(encoding: str, tmp_path: Path) -> None:
+    name = encoding.removesuffix("-sig").partition("-le")[0].partition("-be")[0]
+    page = f'<?xml version="1.0" encoding="{name}"?><html><body><p>naïve – é</p></body></html>'
+    old, new = io.BytesIO(epub("x")), io.BytesIO()
+    with zipfile.ZipFile(old) as book, zipfile.ZipFile(new, "w") as other:
+        for each in book.namelist():
+            other.writestr(each, page.encode(encoding) if each.endswith("xhtml") else book.read(each))
+    assert read(write(tmp_path / "a.epub", new.getvalue())) == ["naïve – é"]
+
+
+@pytest.mark.parametrize("declared", ["iso-8859-1", "ISO-8859-1", "latin1", "us-ascii"])
+def test_quotes_of_windows_in_mails_that_say_latin_1_are_quotes(declared: str, tmp_path: Path) -> None:
+    head = f"Content-Type: text/plain; charset={declared}\nContent-Transfer-Encoding: 8bit\n\n".encode()
+    encoding = "utf-8" if declared == "us-ascii" else "cp1252"
+    assert read(write(tmp_path / "a.eml", head + "“so”, he said – é".encode(encoding))) == ["“so”, he said – é"]
+
+
+def docx_of(body: str) -> bytes:
+    """A Word document with this body, in the namespace w."""
+    old, new = io.BytesIO(docx()), io.BytesIO()
+    with zipfile.ZipFile(old) as document, zipfile.ZipFile(new, "w") as other:
+        for each in document.namelist():
+            own = f"{WORD}{body}</w:body></w:document>".encode() if each == "word/document.xml" else document.read(each)
+            other.writestr(each, own)
+    return new.getvalue()
+
+
+WORD = (
+    '<w:document xmlns:w="http://schemas.openxmlformats.org/wordprocessingml/2006/main" '
+    'xmlns:mc="http://schemas.openxmlformats.org/markup-compatibility/2006"><w:body>'
+)
+
+
+def paragraph(*runs: str) -> str:
+    return f"<w:p>{''.join(f'<w:r><w:t>{run}</w:t></w:r>' for run in runs)}</w:p>"
+
+
+def cell(text: str, about: str = "") -> str:
+    return f"<w:tc><w:tcPr>{about}</w:tcPr>{paragraph(text)}</w:tc>"
+
+
+def row(*cells: str) -> str:
+    return f"<w:tr>{''.join(cells)}</w:tr>"
+
+
+def changed(kind: str, text: str) -> str:
+    name = "delText" if kind == "del" else "t"
+    return f"<w:{kind}><w:r><w:{name}>{text}</w:{name}></w:r></w:{kind}>"
+
+
+SPAN, DOWN = '<w:gridSpan w:val="2"/>', '<w:vMerge w:val="restart"/>'
+BOX = f"<w:txbxContent>{paragraph('box')}</w:txbxContent>"
+BODIES = {
+    paragraph("a ", "b") + paragraph("c"): "a b\nc",
+    f"<w:tbl>{row(cell('a'), cell('b'))}{row(cell('c'), cell('d'))}</w:tbl>": "a\tb\nc\td",
+    # two columns of the first row are one cell; two rows of the first column are
+    f"<w:tbl>{row(cell('a', SPAN), cell('b'))}{row(cell('c'), cell('d'), cell('e'))}</w:tbl>": "a\tb\nc\td\te",
+    f"<w:tbl>{row(cell('a', DOWN), cell('b'))}{row(cell('', '<w:vMerge/>'), cell('c'))}</w:tbl>": "a\tb\n\tc",
+    f"<w:tbl><w:tr><w:tc><w:tbl>{row(cell('in'))}</w:tbl>{paragraph('out')}</w:tc></w:tr></w:tbl>": "in\nout",
+    f"<w:sdt><w:sdtContent>{paragraph('in a control')}</w:sdtContent></w:sdt>": "in a control",
+    f"<w:p>{changed('ins', 'new')}{changed('del', 'old')}</w:p>": "new",
+    "<w:p><w:hyperlink><w:r><w:t>a</w:t></w:r></w:hyperlink><w:r><w:tab/><w:t>x</w:t><w:br/></w:r></w:p>": "a\tx\n",
+    f"<w:p><w:r><mc:AlternateContent><mc:Choice>{BOX}</mc:Choice><mc:Fallback>{BOX}</mc:Fallback>"
+    "</mc:AlternateContent></w:r><w:r><w:t>text</w:t></w:r></w:p>": "text\nbox",
+    "<w:p><w:pPr><w:tabs><w:tab/></w:tabs></w:pPr><w:r><w:instrText>PAGE</w:instrText><w:t>x</w:t></w:r></w:p>": "x",
+}
+
+
+@pytest.mark.parametrize(("body", "text"), BODIES.items())
+def test_all_text_of_a_word_document_is_read_once(body: str, text: str, tmp_path: Path) -> None:
+    assert read(write(tmp_path / "a.docx", docx_of(body))) == [text]

@@ -339,3 +339,11 @@ def test_two_parquet_columns_of_the_name_asked_for_are_refused(tmp_path: Path) -
 def test_half_of_a_character_in_utf_7_is_refused_with_its_file(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"a\.txt: the text holds a lone surrogate"):
         read(write(tmp_path / "a.txt", b"a +2AA- b"), encoding="utf-7")
+
+
+@pytest.mark.parametrize(
+    "number", ["1e-7", "0.0000001", "0.50", "1E5", "-0.0", "1e400", "123456789012345678901234567890.5"]
+)
+def test_a_number_of_json_is_in_a_template_as_it_was_written(number: str, tmp_path: Path) -> None:
+    for name, content in (("a.jsonl", f'{{"n": {number}}}'), ("a.json", f'[{{"n": {number}}}]')):
+        assert read(write(tmp_path / name, content), template="n is {n}") == [f"n is {number}"]

@@ -279,3 +279,17 @@ def test_a_file_that_may_not_be_read_says_so(tmp_path: Path) -> None:
     path.chmod(0)
     with pytest.raises(UserError, match="may not be read: Permission denied"):
         read(path)
+
+
+@pytest.mark.parametrize("name", ["notes.md", "notes", "notes.tex"])
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32-le"])
+def test_text_without_a_mark_in_the_encoding_that_was_asked_for_is_text_whatever_its_ending(
+    name: str, encoding: str, tmp_path: Path
+) -> None:
+    text = "naïve words, 日本語\n" * 50
+    path = write(tmp_path / name, text.encode(encoding))
+    assert read(path, encoding=encoding) == [text]
+    assert isinstance(find_reader(path), Refusal)
+    assert isinstance(find_reader(path, "cp1252"), Refusal)
+    picture = write(tmp_path / "a.png", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + bytes(range(256)) * 20)
+    assert isinstance(find_reader(picture, encoding), Refusal)

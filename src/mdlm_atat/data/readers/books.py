@@ -14,11 +14,14 @@ from typing import Any
 from urllib.parse import unquote
 from xml.etree import ElementTree
 
+from mdlm_atat.data.encodings import marked_encoding
 from mdlm_atat.data.files import LONGEST_FILE, held_bytes, undecodable
 from mdlm_atat.data.readers.html_pages import declared_encoding, visible_text
 from mdlm_atat.data.readers.reading import Reading
 from mdlm_atat.errors import UserError
 
+NOT_SHOWN = frozenset(("pPr", "rPr", "sectPr", "tblPr", "del", "moveFrom", "Fallback"))
+"""Elements of a Word document that hold settings, what was deleted, or a second form of what is there."""
 LONGEST_XML = 20 << 20
 """Bytes of the XML of a Word document: as a tree it takes up to 40 times as much memory."""
 LONGEST_INDEX = 1 << 23
@@ -40,7 +43,8 @@ def read_pdf(path: Path, _reading: Reading, left_out: Counter[str]) -> Iterator[
 
 
 def read_docx(path: Path, _reading: Reading, _left_out: Counter[str]) -> Iterator[Iterable[str]]:
-    """Yield paragraphs and tables as one document: a line a paragraph, and a row, its cells with tabs between them."""
+    """Yield paragraphs and tables as one document: a line a paragraph, and a row, its cells with tabs between them.
+    Text inserted while changes were tracked is in it, deleted text is not; boxes come after their paragraph."""
     import docx
 
     with _as_document(path, "a Word document"):
@@ -49,15 +53,55 @@ def read_docx(path: Path, _reading: Reading, _left_out: Counter[str]) -> Iterato
             names = archive.namelist()
             _check_size(path, archive, names, LONGEST_FILE)
             _check_size(path, archive, [name for name in names if name.endswith(".xml")], LONGEST_XML)
-        lines = [line for block in docx.Document(io.BytesIO(data)).iter_inner_content() for line in _block_lines(block)]
+        lines = list(_word_lines(docx.Document(io.BytesIO(data)).element.body))
     yield ["\n".join(lines)]
 
 
-def _block_lines(block: Any) -> list[str]:
-    if not hasattr(block, "rows"):
-        return [block.text]
-    rows = [{id(cell._tc): cell.text for cell in row.cells} for row in block.rows]  # merged cells come more than once
-    return ["\t".join(cells.values()) for cells in rows]
+def _word_lines(element: Any) -> Iterator[str]:
+    """The lines of what holds paragraphs and tables: a body, a cell, a box, or a control around some of them."""
+    for child in element:
+        match _name(child):
+            case "p":
+                boxes: list[Any] = []
+                yield "".join(_word_text(child, boxes))
+                for box in boxes:
+                    yield from _word_lines(box)
+            case "tbl":
+                for row in (part for part in child.iter() if _name(part) == "tr" and _table_of(part) is child):
+                    cells = [part for part in row.iter() if _name(part) == "tc" and _row_of(part) is row]
+                    yield "\t".join("\n".join(_word_lines(cell)) for cell in cells)
+            case name if name not in NOT_SHOWN:
+                yield from _word_lines(child)
+
+
+def _word_text(element: Any, boxes: list[Any]) -> Iterator[str]:
+    """The text of a paragraph; boxes in it are added to those that are given."""
+    for child in element:
+        match _name(child):
+            case "t":
+                yield child.text or ""
+            case "tab" | "ptab":
+                yield "\t"
+            case "br" | "cr":
+                yield "\n"
+            case "noBreakHyphen":
+                yield "-"
+            case "txbxContent":
+                boxes.append(child)
+            case name if name not in NOT_SHOWN:
+                yield from _word_text(child, boxes)
+
+
+def _name(element: Any) -> str:
+    return element.tag.rpartition("}")[2] if isinstance(element.tag, str) else ""  # of a comment
+
+
+def _table_of(row: Any) -> Any:
+    return next(part for part in row.iterancestors() if _name(part) == "tbl")
+
+
+def _row_of(cell: Any) -> Any:
+    return next(part for part in cell.iterancestors() if _name(part) == "tr")
 
 
 def read_epub(path: Path, _reading: Reading, _left_out: Counter[str]) -> Iterator[Iterable[str]]:
@@ -87,9 +131,9 @@ def _all(root: ElementTree.Element, name: str) -> list[ElementTree.Element]:
 
 
 def _chapter(data: bytes, where: str) -> str:
-    encoding = declared_encoding(data[:1024])
+    encoding, length = marked_encoding(data) or (declared_encoding(data[:1024]), 0)
     try:
-        return visible_text(data.decode(encoding or "utf-8-sig"))
+        return visible_text(data[length:].decode(encoding or "utf-8"))
     except UnicodeError as error:
         raise undecodable(where, data, encoding) from error
 

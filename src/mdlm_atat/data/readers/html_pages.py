@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 
-from mdlm_atat.data.encodings import marked_encoding
+from mdlm_atat.data.encodings import marked_encoding, meant_by
 from mdlm_atat.data.files import decoded, first_bytes, held
 from mdlm_atat.data.readers.reading import Reading
 from mdlm_atat.errors import UserError
@@ -26,6 +26,7 @@ LONGEST_PAGE = 1 << 25
 """Characters: where all of them are attributes of a tag, the parser takes 25 times as much memory."""
 _SPACE = re.compile(r"[ \t\n\r\f]+")
 _DECLARED = re.compile(rb"""(?:charset|encoding)\s*=\s*["']?\s*([\w.:-]+)""", re.ASCII)
+_WIDE = ((b"<\0", "utf-16-le"), (b"\0<", "utf-16-be"))
 _UNKNOWN_SECTION = re.compile(r"<!\[(?!(?:CDATA|temp|ignore|include|rcdata|if|else|endif)\b)", re.IGNORECASE)
 
 
@@ -38,12 +39,12 @@ def read_html(path: Path, reading: Reading, left_out: Counter[str]) -> Iterator[
 def declared_encoding(data: bytes) -> str | None:
     """Return the encoding that the first bytes of a page declare; None where they do not, or where it is no other than
     UTF-8. ISO 8859-1 is read as cp1252, as browsers do."""
+    if not marked_encoding(data) and (wide := next((name for start, name in _WIDE if data.startswith(start)), None)):
+        return wide
     found = _DECLARED.search(data)
     if marked_encoding(data) or not found:
         return None
-    name = found[1].decode("ascii").lower()
-    if name in ("iso-8859-1", "latin-1", "latin1", "us-ascii", "ascii"):
-        return "cp1252"
+    name = meant_by(found[1].decode("ascii").lower())
     try:
         Reading(encoding=name)
     except UserError:
@@ -70,6 +71,7 @@ class _Visible(HTMLParser):
         self._hidden: list[str] = []
         self._num_preformatted = 0
         self._needs_space = False
+        self._is_in_row = False  # after its first cell, and no line end since
 
     def handle_starttag(self, tag: str, attrs: object) -> None:  # noqa: ARG002
         if tag == "body":
@@ -78,9 +80,12 @@ class _Visible(HTMLParser):
             self._hidden.append(tag)
         elif tag in BLOCKS:
             self._break()
-        elif tag in ("td", "th") and self._line:
-            self._line.append("\t")
-            self._needs_space = False
+            self._is_in_row = self._is_in_row and tag != "tr"
+        elif tag in ("td", "th"):
+            if self._is_in_row or self._line:
+                self._line.append("\t")
+                self._needs_space = False
+            self._is_in_row = True
         self._num_preformatted += tag in PREFORMATTED
 
     def handle_endtag(self, tag: str) -> None:
@@ -123,6 +128,8 @@ class _Visible(HTMLParser):
 
     def _break(self) -> None:
         if not self._hidden and self._line:
-            self._done.append("".join(self._line).rstrip("\t"))
+            if line := "".join(self._line).rstrip("\t"):
+                self._done.append(line)
             self._line = []
+            self._is_in_row = False
         self._needs_space = False

@@ -6,7 +6,6 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator
-from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +15,18 @@ from mdlm_atat.data.readers.records import Ambiguous
 from mdlm_atat.errors import UserError
 
 
-def _number(written: str) -> Decimal | float:
-    """The number as it is written, so that 0.50 stays 0.50 in a template; infinity for an exponent beyond all."""
-    try:
-        return Decimal(written)
-    except InvalidOperation:
-        return float(written)
+class Number(float):
+    """A number that as a text is what was written, so that in a template 0.50 stays 0.50, and 1e-7 that."""
+
+    written: str
+
+    def __new__(cls, written: str) -> Number:
+        number = super().__new__(cls, written)
+        number.written = written
+        return number
+
+    def __str__(self) -> str:
+        return self.written
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -31,7 +36,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return Ambiguous(row, {name for name, number in Counter(name for name, _ in pairs).items() if number > 1})
 
 
-_DECODER = json.JSONDecoder(parse_float=_number, parse_int=whole_number, object_pairs_hook=_object)
+_DECODER = json.JSONDecoder(parse_float=Number, parse_int=whole_number, object_pairs_hook=_object)
 _SPACE = re.compile(r"[ \t\n\r]*")
 _STRING = re.compile(r'"(?:[^"\\]|\\.)*+"', re.DOTALL)
 OBJECT_BYTES = 128

@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mdlm_atat.data.encodings import is_full_of_nuls, marked_encoding
+from mdlm_atat.data.encodings import is_full_of_nuls, marked_encoding, reads_wide
 from mdlm_atat.data.files import ending_of, first_bytes
 from mdlm_atat.data.readers.books import read_docx, read_epub, read_pdf
 from mdlm_atat.data.readers.html_pages import read_html
@@ -104,8 +104,9 @@ USABLE = (
 )
 
 
-def find_reader(path: Path) -> Reader | Refusal:
-    """Return the reader of a file, or why it has none. A file of no known ending is opened to look at its first bytes.
+def find_reader(path: Path, encoding: str | None = None) -> Reader | Refusal:
+    """Return the reader of a file, or why it has none. A file of no known ending is opened to look at its first bytes,
+    which may be in `encoding`.
 
     A text in another encoding than UTF-8 has a reader: whether it decodes as `Reading.encoding` says is found when it
     is read.
@@ -115,7 +116,7 @@ def find_reader(path: Path) -> Reader | Refusal:
         return Refusal(f"{ending} is not read", remedy)
     reader = READERS.get(ending)
     if reader is None:
-        return _sniff(path)
+        return _sniff(path, encoding)
     if reader.needs is not None and find_spec(reader.needs) is None:
         return Refusal(f"{ending} needs an extra", "pip install 'mdlm-atat[documents]'")
     return reader
@@ -126,20 +127,21 @@ def no_reader(path: Path, refusal: Refusal) -> UserError:
     return UserError(f"{path} cannot be read ({refusal})" + ("" if refusal.remedy else f"; expected {USABLE}"))
 
 
-def _sniff(path: Path) -> Reader | Refusal:
+def _sniff(path: Path, encoding: str | None) -> Reader | Refusal:
     try:
         data = first_bytes(path, SNIFFED_BYTES)
     except UserError as error:
         return Refusal("unreadable", str(error))
-    return PLAIN if _is_text(data) else Refusal("not text")
+    return PLAIN if _is_text(data, encoding) else Refusal("not text")
 
 
-def _is_text(data: bytes) -> bool:
-    """Whether bytes are text in some encoding: marked, or hardly any NUL, and UTF-8 or hardly any control character."""
+def _is_text(data: bytes, encoding: str | None) -> bool:
+    """Whether bytes are text in some encoding: marked, or hardly any NUL, and UTF-8 or hardly any control character;
+    with NULs in one of two or four bytes a character, if that was asked for."""
     if marked_encoding(data):
         return True
     if is_full_of_nuls(data):
-        return False
+        return encoding is not None and reads_wide(data[: len(data) // 4 * 4], encoding)
     try:
         data[: len(data) - 3 if len(data) == SNIFFED_BYTES else None].decode()
     except UnicodeDecodeError as error:
@@ -157,7 +159,7 @@ def read_documents(path: Path, reading: Reading, left_out: Counter[str] | None =
     `left_out` counts, by reason, what is not passed on. Raises UserError that names the file, and where it can the line
     or row, that is damaged, or holds something else, or has no reader.
     """
-    reader = find_reader(path)
+    reader = find_reader(path, reading.encoding)
     if isinstance(reader, Refusal):
         raise no_reader(path, reader)
     yield from reader.read(path, reading, Counter() if left_out is None else left_out)

@@ -8,7 +8,7 @@ from email import message_from_bytes, policy
 from email.message import EmailMessage, MIMEPart
 from pathlib import Path
 
-from mdlm_atat.data.encodings import is_encoding
+from mdlm_atat.data.encodings import is_encoding, meant_by
 from mdlm_atat.data.files import held_bytes, undecodable
 from mdlm_atat.data.readers.html_pages import visible_text
 from mdlm_atat.data.readers.reading import Reading
@@ -91,7 +91,9 @@ def _decoded(part: MIMEPart, reading: Reading, path: Path) -> str:
     data = part.get_payload(decode=True)
     data = data if isinstance(data, bytes) else b""
     declared = part.get_content_charset()
-    tried = [name for name in (declared, "utf-8", reading.encoding) if name is not None and is_encoding(name)]
+    meant = None if declared is None or "ascii" in declared else meant_by(declared)  # there are mails of every
+    names = (meant, declared, "utf-8", reading.encoding)  # encoding that call themselves ASCII
+    tried = [name for name in names if name is not None and is_encoding(name)]
     for encoding in tried:
         try:
             text = data.decode(encoding)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mdlm_atat.data.files import ending_of
+from mdlm_atat.data.readers.json_files import Number
 from mdlm_atat.data.readers.kinds import ROWS, read_documents
 from mdlm_atat.data.readers.parquet import rows_of_columns
 from mdlm_atat.data.readers.reading import Reading
@@ -38,8 +39,10 @@ def read_rows(path: Path, reading: Reading, left_out: Counter[str] | None = None
 
 
 def plain(value: Any) -> Any:
-    """A value of JSON with its numbers as Python's own, where they are Decimal."""
+    """A value of JSON with its numbers as Python's own, where they keep how they were written."""
     match value:
+        case Number():
+            return float(value)
         case Decimal():
             return int(value) if value.is_finite() and value == value.to_integral_value() else float(value)
         case Mapping():
