@@ -207,4 +207,4 @@ def test_a_stray_quote_in_a_table_of_tabs_is_text_and_told(runs, task, capsys):
     assert main(command(runs / "masked", task, "--epochs", "1", "--seeds", "1")) == 0
     output = capsys.readouterr().out
     assert "200 examples to train on" in output
-    assert "not as they were: tables of tabs in which quotes are text and enclose no cell (1)" in output
+    assert "not as they were: tables in which quotes are text and enclose no cell (1)" in output

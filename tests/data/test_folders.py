@@ -12,6 +12,7 @@ import pytest
 
 from mdlm_atat.data import folders
 from mdlm_atat.data.folders import Folder, list_folder
+from mdlm_atat.data.prepare import prepare
 from mdlm_atat.data.readers.reading import Reading
 from mdlm_atat.data.sources import open_source
 from mdlm_atat.errors import UserError
@@ -233,3 +234,21 @@ def test_a_pipe_a_device_and_a_link_to_nowhere_are_no_sources(tmp_path: Path) ->
     }.items():
         with pytest.raises(UserError, match=what):
             open_source(name)
+
+
+def test_a_file_of_a_folder_that_cannot_be_read_is_named_with_how_to_go_on_without_it(tmp_path: Path) -> None:
+    (tmp_path / "in" / "meta").mkdir(parents=True)
+    for name in ("a.txt", "b.txt"):
+        (tmp_path / "in" / name).write_text("some words of text\n")
+    (tmp_path / "in" / "meta" / "package.json").write_text('{"name": "x", "version": "1.0"}')
+    with pytest.raises(
+        UserError, match=r"no column 'text'.*; to go on without this file: `leave_out='meta/package.json'`"
+    ):
+        prepare(tmp_path / "in", tokenizer="byte", out=tmp_path / "out", progress=False)
+    made = prepare(
+        tmp_path / "in", tokenizer="byte", out=tmp_path / "out", leave_out="meta/package.json", progress=False
+    )
+    assert sum(split.characters for split in made.manifest.splits.values()) == 38
+    with pytest.raises(UserError, match=r"no column 'text'") as alone:
+        prepare(tmp_path / "in" / "meta", tokenizer="byte", out=tmp_path / "alone", progress=False)
+    assert "leave_out" not in str(alone.value)

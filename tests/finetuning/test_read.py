@@ -182,7 +182,7 @@ def test_40_labelled_rows_of_which_two_hold_stray_quotes_are_40_examples_and_tha
     texts = {text for (text,) in (*task.train.texts, *task.dev.texts)}
     assert len(task.train) + len(task.dev) == 40
     assert {'"Hello film', 'went film"'} <= texts
-    assert task.source["changed"] == {"tables of tabs in which quotes are text and enclose no cell": 1}
+    assert task.source["changed"] == {"tables in which quotes are text and enclose no cell": 1}
     (tmp_path / "b.tsv").write_text("text\tlabel\na\tpos\nb\n" + '"c\tneg\n')
     assert "b.tsv, line 3 has 1 cells" in refusal(tmp_path / "b.tsv")
 

@@ -215,8 +215,14 @@ class Files:
     def _pieces(self) -> Iterator[Piece]:
         self.left_out.clear()
         for file in self.files:
-            for document in read_documents(file, self.reading, self.left_out):
-                yield from _counted_pieces(document, self.left_out)
+            try:
+                for document in read_documents(file, self.reading, self.left_out):
+                    yield from _counted_pieces(document, self.left_out)
+            except UserError as error:
+                if self.folder is None or len(self.files) == 1:
+                    raise
+                name = shown(file.relative_to(self.folder.path))
+                raise UserError(f"{error}; to go on without this file: `leave_out={name!r}`") from error
 
     def identity(self) -> dict[str, Any]:
         stats = [(str(file.resolve()), file.stat()) for file in self.files]

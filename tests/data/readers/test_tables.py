@@ -154,3 +154,23 @@ def test_a_random_table_of_any_form_gives_back_its_cells(seed: int, tmp_path: Pa
     rows = [["n", "text"], *([str(n), cell] for n, cell in enumerate(cells))]
     path = write(tmp_path / "a.csv", table(draw.choice(",;\t|"), rows).encode())
     assert read(path) == cells
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "|"])
+def test_stray_quotes_of_a_table_whose_lines_are_all_rows_are_text(delimiter: str, tmp_path: Path) -> None:
+    texts = [f"words {n}" for n in range(10)]
+    texts[3], texts[4] = '"so it begins', 'and ends" here'
+    texts[7], texts[8] = '"one', '"two'
+    path = write(tmp_path / "a.csv", "".join(f"{text}{delimiter}{n}\n" for n, text in enumerate(["text", *texts])))
+    left_out = Counter[str]()
+    assert read(path, left_out) == texts
+    assert left_out[FREE_QUOTES] == 1
+
+
+def test_a_cell_of_several_lines_stays_one_where_any_other_line_has_another_number_of_commas(tmp_path: Path) -> None:
+    rows = [("text", "label"), ('"Dear all,\nyou"', "1"), *((f"plain {n}", "0") for n in range(20)), ('"a, b"', "1")]
+    path = write(tmp_path / "a.csv", "".join(f"{text},{label}\n" for text, label in rows))
+    assert read(path)[0] == "Dear all,\nyou"
+    assert read(path)[-1] == "a, b"
+    few = write(tmp_path / "few.csv", 'text,label\n"Dear all,\nyou",1\n')
+    assert read(few) == ["Dear all,\nyou"]

@@ -17,7 +17,9 @@ from mdlm_atat.errors import UserError
 
 DELIMITERS = ",;\t|"
 """What may be told to separate cells; anything else is given."""
-FREE_QUOTES = "tables of tabs in which quotes are text and enclose no cell"
+FREE_QUOTES = "tables in which quotes are text and enclose no cell"
+FEWEST_ROWS = 8
+"""Of a table of commas: in fewer, lines that quotes enclose may have as many by chance."""
 SAMPLED_ROWS = 200
 MOST_CELLS = 1 << 22
 """Of a row, each of which the csv module holds as a string; so many delimiters in quotes count, too."""
@@ -47,7 +49,7 @@ def table_rows(
     """Yield the rows of a table by column, each with its file and first line. Empty lines are no rows.
 
     `form` None: told from the first lines, in which most columns, as many in every row, are the sign of the right one;
-    of a table of tabs, all lines say whether quotes enclose cells, and `left_out` counts it where they do not.
+    all lines say whether quotes enclose cells, and `left_out` counts it where they do not.
     `header`: names of the columns of a file without a header line. Raises UserError for a row that has not as many
     cells as there are columns, and where quotes are not closed or enclose what are rows.
     """
@@ -193,31 +195,37 @@ def _form_of(path: Path, reading: Reading, left_out: Counter[str]) -> Form:
     if usual == "\t" or "\t" in sample.partition("\n")[0]:
         forms += [Form("\t", False)] if "\t" in delimiters else []
     form = max(forms, key=lambda form: _fit(sample, form, columns_of(reading)))  # the first of equals
-    if form == Form("\t", True) and not _encloses_cells(path, reading):
-        form = Form("\t", False)
+    if form.is_quoted and not _encloses_cells(path, reading, form.delimiter):
+        form = Form(form.delimiter, False)
     if not form.is_quoted:
         left_out[FREE_QUOTES] += 1
     return form
 
 
-def _encloses_cells(path: Path, reading: Reading) -> bool:
-    """Whether the quotes of a table of tabs enclose cells. They do not where with quotes as text all lines have equally
-    many cells, and otherwise lines become one row or cannot be read."""
-    lines = _Rows(path, reading, "\t")
+def _encloses_cells(path: Path, reading: Reading, delimiter: str) -> bool:
+    """Whether the quotes of a table enclose cells. They do not where with quotes as text all lines have equally many
+    cells, and otherwise lines become one row or cannot be read. Text has commas, and so have cells of several lines:
+    of a table without tabs the rows that would be of several lines have to be few."""
+    lines = _Rows(path, reading, delimiter)
     widths: set[int] = set()
-    is_odd = False
+    num_rows = num_merged = 0
+    is_broken = False
     try:
-        for _ in _reader(lines, Form("\t", True)):
+        for _ in _reader(lines, Form(delimiter, True)):
             _, num_lines, found = lines.end_row()
+            num_rows += 1
+            num_merged += num_lines > 1
             widths |= found
-            is_odd |= num_lines > 1
             if len(widths) > 1 or widths == {1}:
                 return True
     except csv.Error:
-        is_odd = True
+        is_broken = True
         for _ in lines:
             pass
-    return not is_odd or len(widths | lines.end_row()[2]) > 1
+    _, num_lines, found = lines.end_row()
+    if len(widths | found) > 1 or not (num_merged or is_broken):
+        return True
+    return delimiter != "\t" and (num_rows + num_lines < FEWEST_ROWS or num_merged * 5 > num_rows)
 
 
 def _fit(sample: str, form: Form, wanted: Collection[str]) -> tuple[bool, bool, bool, int]:
