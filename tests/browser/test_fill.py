@@ -23,6 +23,17 @@ def test_the_page_opens_with_an_example_that_one_click_fills(page: Page, script:
     assert body["seed"] is None
 
 
+def test_other_examples_follow_and_what_was_there_is_not_lost(page: Page) -> None:
+    write(page, "A text of my own ⟦2⟧.")
+    page.click("#example")
+    assert words(page) == "She ⟦3–8⟧, and left the room without a word."
+    page.click("#undo")
+    assert words(page) == "A text of my own ⟦2⟧."
+    for _ in range(3):
+        page.click("#example")
+    assert words(page) == OPENING
+
+
 def test_a_word_that_is_clicked_is_a_gap_and_comes_back(page: Page) -> None:
     write(page, "The lamp had gone out.")
     word(page, "lamp").click()

@@ -11,8 +11,8 @@ const UNDONE = 100;
 export const EXAMPLES = [
   "It was a [MASK:3] night, and the [MASK] in the [MASK:2] had gone out.",
   "She [MASK:3-8], and left the room without a word.",
-  "“I have never [MASK:4],” said the old man, “but I once [MASK:6].”",
-  "The letter was from [MASK:4]. It began: [MASK:12]",
+  "The old man sat by [MASK:4] and looked at [MASK:3]. “You have [MASK:5],” he said, “and I am [MASK:3].”",
+  "Dear Sir, I have received your letter of [MASK:3], and I beg to [MASK:6]. I remain, Sir, your [MASK:3] servant.",
 ];
 
 export class Fill {
