@@ -121,3 +121,10 @@ def test_the_order_of_the_listing_changes_nothing() -> None:
     for seed in range(5):
         random.Random(seed).shuffle(names)
         assert parts(*names) == first
+
+
+@pytest.mark.parametrize("word", ["deV", "DEv", "tEST", "vAlid"])
+def test_a_word_in_any_mixture_of_cases_is_that_word(word: str) -> None:
+    found = split_parts([PurePosixPath("Train.txt"), PurePosixPath(f"{word}.txt")])
+    assert found is not None
+    assert found[PurePosixPath(f"{word}.txt")] in ("valid", "test")

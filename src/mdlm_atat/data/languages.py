@@ -94,7 +94,7 @@ def fit(text: str, encoding: str) -> float:
         return 0.0
     places = [at for at, character in enumerate(text) if not character.isascii() and not _is_sign(text, at)]
     num_signs = sum(not character.isascii() for character in text) - len(places)
-    if num_signs > max(FEW_SIGNS, len(text) // 4):
+    if num_signs > max(FEW_SIGNS, len(text) // 2):
         return 0.0
     if not places:
         return 1 - rarity

@@ -63,7 +63,8 @@ def _said(path: PurePath) -> Counter[Part]:
     name = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", unicodedata.normalize("NFC", path.as_posix()))
     name = re.sub(r"held[-_ .]out", "heldout", name, flags=re.IGNORECASE)
     words = re.findall(r"[^\W\d_]+", name.lower())
-    return Counter(WORDS[word] for word in words if word in WORDS)
+    odd = [word for word in re.findall(r"[^\W\d_]+", path.as_posix()) if re.search("[a-z][A-Z]", word)]  # deV, tRAIN
+    return Counter(WORDS[word] for word in [*words, *map(str.lower, odd)] if word in WORDS)
 
 
 def _shared(said: Iterable[Counter[Part]]) -> Counter[Part]:

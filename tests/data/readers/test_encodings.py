@@ -139,3 +139,8 @@ def test_utf16_of_other_scripts_is_read_when_named(language: str, encoding: str,
     assert read(write(tmp_path / "a.txt", text.encode(encoding)), encoding=encoding) == [text]
     spaced = " ".join(text) * 5
     assert likely_encodings(spaced.encode(encoding)) == [encoding]
+
+
+def test_short_lines_between_quotes_are_a_text_of_windows_all_the_same() -> None:
+    for line in ("“Café” – naïve…\n", "“Né?”\n“Sì…”\n", "“No.” – “Très.”\n"):
+        assert "cp1252" in likely_encodings((line * 50).encode("cp1252"))
