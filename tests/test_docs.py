@@ -5,8 +5,12 @@ A block that begins with `# mine.py` is a part of that module. Training takes a 
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import re
+import shlex
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +19,8 @@ from typing import Any
 import pytest
 
 import mdlm_atat
-from mdlm_atat import plugins
+from mdlm_atat import model_folder, plugins
+from mdlm_atat.cli.main import main
 from tiny_runs import TINY, write_text
 
 ROOT = Path(__file__).parents[1]
@@ -81,6 +86,29 @@ def test_the_readme_does_from_python_what_it_says(folder: Path, capsys: pytest.C
     assert re.match(r"Score\(left to right: exactly \d", written[-1])
     assert mdlm_atat.load_lm("my-model").fingerprint() == found["lm"].fingerprint()
     assert mdlm_atat.evaluate("my-model", data="mine.txt", num_draws=32, save=False).bits_per_character > 0
+
+
+def test_the_page_on_classifying_does_what_it_says_in_a_shell_and_in_python(
+    folder: Path, masked: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for file in (ROOT / "examples/emails").glob("*.csv"):
+        shutil.copy(file, folder)
+    (folder / "mails.tsv").write_text("1\tWhere is it?\n2\tThank you!\n")
+    monkeypatch.setattr(model_folder, "BOX", masked.save_pretrained(folder / "boxed"))
+    page = ROOT / "docs/classify.md"
+    commands = re.findall(r"^ {4,}(?:cut .*\| )?atat (.*?)(?: > \S+)?$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    assert len(commands) == 4
+    for command in commands:
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"Where is it?\nThank you!\n")))
+        assert main(shlex.split(command)) == 0
+    rows = list(csv.DictReader(io.StringIO((folder / "labels.csv").read_text())))
+    assert len(rows) == 40
+    assert list(rows[0]) == ["text", "label", "predicted_label", "p_account", "p_billing", "p_delivery", "p_returns"]
+    assert "of 40 that have a label in column 'label'" in capsys.readouterr().err
+    shutil.rmtree("emails-model")
+    found = run_blocks(page, folder)
+    assert {*found["labels"], found["found"].label} <= {"account", "billing", "delivery", "returns"}
+    assert mdlm_atat.TextClassifier.from_pretrained("mail-sorter").predict("Where is it?").label == found["labels"][0]
 
 
 def test_everything_in_the_packages_root_is_in_the_reference() -> None:

@@ -197,7 +197,7 @@ def test_a_mistake_is_one_message_and_nothing_is_written(runs, task, capsys, wor
 
 def test_a_causal_model_has_no_first_position_and_a_model_that_is_none_is_told(runs, task, capsys):
     error = refused(command(runs / "causal", task, "--pooling", "first"), capsys, task.parent)
-    assert "this model is causal and reads to the right; use last, or leave it out" in error
+    assert "this model is causal and reads to the right; use causal_mean or last, or leave it out" in error
     assert "there is no folder" in refused(command(runs / "nothing", task), capsys, task.parent)
 
 

@@ -19,6 +19,7 @@ from finetuning.examples import cat_examples
 from mdlm_atat import MaskedDiffusionLM, UserError
 from mdlm_atat.finetuning.results import FinetuneResult
 from mdlm_atat.finetuning.settings import FinetuneSettings, GivenSettings
+from mdlm_atat.runs.finetune import choose_settings
 
 
 def records(number: int, seed: int) -> list[dict[str, str]]:
@@ -235,6 +236,15 @@ def test_a_keyword_that_is_none_names_the_likeliest_one(masked, tmp_path):
         quick(masked, tmp_path, epoch=3)
     with pytest.raises(TypeError, match=r"'seed'; did you mean seeds\?"):
         quick(masked, tmp_path, seed=3)
+
+
+@pytest.mark.parametrize(
+    ("number", "probe", "epochs", "batch_size", "lr"),
+    [(999, False, 10, 16, 1e-4), (1000, False, 5, 32, 1e-4), (999, True, 40, 16, 1e-3), (1000, True, 20, 64, 1e-3)],
+)
+def test_fewer_than_1000_examples_have_more_steps_by_default(masked, number, probe, epochs, batch_size, lr):
+    found = choose_settings(masked, {"probe": probe}, number)
+    assert (found.epochs, found.batch_size, found.lr) == (epochs, batch_size, lr)
 
 
 def test_every_setting_can_be_given_by_its_name():

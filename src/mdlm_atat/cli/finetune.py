@@ -50,9 +50,19 @@ def make_parser() -> Parser:
     add("--seeds", type=whole(1), default=3, help="number of seeds")
     add("--seed", type=whole(0, 2**31 - 1), default=0, help="the first of them (default: 0)")
     add("--probe", action="store_true", help="train the head alone, on the frozen backbone")
-    add("--pooling", choices=["mean", "first", "last"], help="default: mean; last for a causal model")
-    add("--epochs", type=whole(1), help="passes over the training examples (default: 5, with --probe 20)")
-    add("--batch_size", type=whole(1), help="examples of a step (default: 32, with --probe 64)")
+    add(
+        "--pooling",
+        choices=["mean", "first", "causal_mean", "last"],
+        help="default: mean; last for a causal model, causal_mean for one of both modes",
+    )
+    add(
+        "--epochs",
+        type=whole(1),
+        help="passes over the training examples (default: 5, with --probe 20; of fewer than 1,000: 10, 40)",
+    )
+    add(
+        "--batch_size", type=whole(1), help="examples of a step (default: 32, with --probe 64; of fewer than 1,000: 16)"
+    )
     add("--lr", type=real(), help="peak learning rate (default: 1e-4, with --probe 1e-3)")
     add("--warmup_share", type=real(), default=0.1, help="share of steps to warm up")
     add("--weight_decay", type=real(0), default=0.01, help="weight decay")

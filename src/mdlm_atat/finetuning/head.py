@@ -14,8 +14,16 @@ from mdlm_atat.errors import UserError
 from mdlm_atat.finetuning.settings import Pooling
 from mdlm_atat.nets.protocol import Backbone, Mode
 
-POOLINGS: dict[Mode, tuple[Pooling, ...]] = {"masked": ("mean", "first"), "causal": ("last",)}
-"""How the states of a network can be pooled in each of its modes, the default first."""
+POOLINGS: dict[Mode, tuple[Pooling, ...]] = {"masked": ("mean", "first"), "causal": ("causal_mean", "last")}
+"""How the states of a network can be pooled in each of its modes."""
+
+
+def default_pooling(modes: frozenset[Mode]) -> Pooling:
+    """What the head reads where nothing is said. A network of both modes is asked in the causal one: of 80 e-mails, a
+    probe of it told 40 others right to 0.61, in the masked mode to 0.33 (see docs/classify.md)."""
+    if modes == {"masked"}:
+        return "mean"
+    return "last" if modes == {"causal"} else "causal_mean"
 
 
 class Head(nn.Module):
@@ -66,22 +74,25 @@ def pooled(
     """One float32 vector for each text, from the last layer's states. Padding beyond `lengths` has no part in it.
 
     In the mode masked the network reads the text with nothing masked, at t = 0; the vector is the `mean` over the text,
-    or the `first` position. In the mode causal the state at position i has read the tokens before i, so `last` is the
-    state one position after the text's end.
+    or the `first` position. In the mode causal the state at position i has read the tokens before i: `last` is the
+    state one position after the text's end, and `causal_mean` the mean of the states after each of its tokens.
     """
-    if pooling == "last":
+    if pooling in ("last", "causal_mean"):
         hidden = backbone.hidden(F.pad(ids, (0, 1)))  # (B, L + 1, D)
-        return hidden[torch.arange(len(ids), device=ids.device), lengths].float()
-    hidden = backbone.hidden(ids, torch.zeros(len(ids), device=ids.device), lengths)  # (B, L, D)
-    if pooling == "first":
-        return hidden[:, 0].float()
+        if pooling == "last":
+            return hidden[torch.arange(len(ids), device=ids.device), lengths].float()
+        hidden = hidden[:, 1:]
+    else:
+        hidden = backbone.hidden(ids, torch.zeros(len(ids), device=ids.device), lengths)  # (B, L, D)
+        if pooling == "first":
+            return hidden[:, 0].float()
     is_text = torch.arange(ids.shape[1], device=ids.device)[None, :] < lengths[:, None]
     return (hidden.float() * is_text[..., None]).sum(1) / lengths[:, None]
 
 
 def longest_text(max_length: int, pooling: Pooling) -> int:
-    """Tokens of the longest text that a network of this length reads whole: one fewer where `last` is read."""
-    return max_length - (pooling == "last")
+    """Tokens of the longest text that a network of this length reads whole: one fewer in the causal mode."""
+    return max_length - (pooling in POOLINGS["causal"])
 
 
 def output_width(backbone: Backbone) -> int:

@@ -27,12 +27,11 @@ from mdlm_atat.data.readers.tables import Form, table_rows
 from mdlm_atat.data.sources import Files, HubSet
 from mdlm_atat.errors import UserError
 from mdlm_atat.finetuning.metrics import OF_SCORES, Metric, find_metrics
+from mdlm_atat.finetuning.settings import FEW_EXAMPLES
 from mdlm_atat.finetuning.tasks import GLUE, HUB_NAME, Example, GlueTask, Task, make_task
 
 DEV_FRACTION = 0.1
 NUM_FOLDS = 5
-FEW_EXAMPLES = 1000
-"""Fewer of one's own are scored by cross-validation: a tenth of them would say next to nothing."""
 SECOND_TEXTS = ("text2", "text_pair")
 """Columns whose texts make pairs where the first row has one, and no other is named."""
 
@@ -246,6 +245,7 @@ def _own_task(
         if unused is not None:
             raise UserError(f"the examples to score on are given, so `{unused}=` has no effect: leave one out")
     elif folds is not None or (dev_fraction is None and len(train) < FEW_EXAMPLES):
+        # a tenth of so few would say next to nothing
         fold = folds_of(own.where, train, NUM_FOLDS if folds is None else folds, by_label=not regression)
         dev, rule = train, f"by {fold.max() + 1}-fold cross-validation"
     else:

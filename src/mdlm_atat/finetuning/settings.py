@@ -9,9 +9,20 @@ from mdlm_atat.checks import at_least
 from mdlm_atat.config.section import expect, hints_of
 from mdlm_atat.errors import UserError
 
-Pooling = Literal["mean", "first", "last"]
+Pooling = Literal["mean", "first", "causal_mean", "last"]
+FEW_EXAMPLES = 1000
+"""Fewer have defaults of their own: what is usual would be 15 steps for 80 of them."""
 TRAINED = {"epochs": 5, "batch_size": 32, "lr": 1e-4}
+TRAINED_ON_FEW = {"epochs": 10, "batch_size": 16, "lr": 1e-4}
 PROBED = {"epochs": 20, "batch_size": 64, "lr": 1e-3}
+PROBED_ON_FEW = {"epochs": 40, "batch_size": 16, "lr": 1e-3}
+
+
+def usual(num_examples: int, *, probe: bool) -> dict[str, float]:
+    """The default epochs, batch size and learning rate for so many examples to train on."""
+    if num_examples < FEW_EXAMPLES:
+        return PROBED_ON_FEW if probe else TRAINED_ON_FEW
+    return PROBED if probe else TRAINED
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,8 +32,9 @@ class FinetuneSettings:
     probe: bool = False
     """Train the head alone, on a backbone that stays as it is."""
     pooling: Pooling = "mean"
-    """What the head reads: the mean of the last layer's states over the text, or the first position's (masked models);
-    the state that has read the whole text (causal models)."""
+    """What the head reads of the last layer: the mean of its states over the text, or the first position's (masked
+    mode); the mean of the states that have read the text up to each token, or the one that has read it all (causal
+    mode)."""
     max_length: int
     """Tokens of a text, or of two with their separator; longer ones are cut."""
     epochs: int
@@ -65,7 +77,7 @@ class FinetuneSettings:
 
 class GivenSettings(TypedDict, total=False):
     """Settings as a caller gives them, with the meanings of `FinetuneSettings`. None is the default, as is leaving it
-    out; it depends on the model or on `probe`."""
+    out; it depends on the model, on `probe` and on the number of examples."""
 
     probe: bool
     pooling: Pooling | None

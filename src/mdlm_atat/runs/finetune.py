@@ -16,11 +16,11 @@ from mdlm_atat.errors import UserError
 from mdlm_atat.finetuning.calibration import calibrate
 from mdlm_atat.finetuning.classifier import ClassifierRecord, TextClassifier
 from mdlm_atat.finetuning.encode import EncodedTexts, Separator, choose_separator, encode_texts
-from mdlm_atat.finetuning.head import POOLINGS, check_backbone, longest_text
+from mdlm_atat.finetuning.head import POOLINGS, check_backbone, default_pooling, longest_text
 from mdlm_atat.finetuning.metrics import Metric, title
 from mdlm_atat.finetuning.read import Data, open_task
 from mdlm_atat.finetuning.results import FinetuneResult, provenance_record, run_seeds, seed_file
-from mdlm_atat.finetuning.settings import PROBED, TRAINED, FinetuneSettings, GivenSettings
+from mdlm_atat.finetuning.settings import FEW_EXAMPLES, FinetuneSettings, GivenSettings, usual
 from mdlm_atat.finetuning.tasks import Task
 from mdlm_atat.finetuning.training import (
     CrossValidation,
@@ -120,7 +120,7 @@ def finetune(
         if lm.home is None:
             raise UserError("this model is in no folder yet: name one for the results by `out=`")
         folder = results_folder(lm.home, "finetune")
-    chosen = choose_settings(lm, settings)
+    chosen = choose_settings(lm, settings, len(opened.train))
     separator = choose_separator(lm.tokenizer, lm.counts)
     train, scored = (
         encode_texts(split.texts, lm.tokenizer, separator, chosen.max_length, place=split.places.__getitem__)
@@ -192,10 +192,11 @@ def finetune(
         raise
 
 
-def choose_settings(lm: MaskedDiffusionLM | CausalLM, given: GivenSettings) -> FinetuneSettings:
-    """The settings that were given, checked against the model, and the defaults of the others."""
-    allowed = [pooling for mode in sorted(check_backbone(lm.network).modes, reverse=True) for pooling in POOLINGS[mode]]
-    pooling = given.get("pooling") or POOLINGS[lm.kind][0]
+def choose_settings(lm: MaskedDiffusionLM | CausalLM, given: GivenSettings, num_examples: int) -> FinetuneSettings:
+    """The settings that were given, checked against the model, and the defaults of the others for so many examples."""
+    modes = check_backbone(lm.network).modes
+    allowed = [pooling for mode in sorted(modes, reverse=True) for pooling in POOLINGS[mode]]
+    pooling = given.get("pooling") or default_pooling(modes)
     if pooling not in allowed:
         reads = "reads both ways" if "masked" in lm.modes else "reads to the right"
         use = f"use {' or '.join(allowed)}, or leave it out"
@@ -206,7 +207,7 @@ def choose_settings(lm: MaskedDiffusionLM | CausalLM, given: GivenSettings) -> F
     probe = given.get("probe", False)
     decided = {name: value for name, value in given.items() if value is not None}
     defaults = {
-        **(PROBED if probe else TRAINED),
+        **usual(num_examples, probe=probe),
         "pooling": pooling,
         "max_length": longest,
         "backbone_dropout": 0.0 if probe else dropout_of(lm.network),
@@ -270,6 +271,10 @@ def _plan(
         f"training   {settings.epochs} epoch{'s' * (settings.epochs > 1)}, {settings.batch_size} examples a step, "
         f"learning rate {settings.lr:g}",
     ]
+    if len(task.train) < FEW_EXAMPLES and not settings.probe:
+        lines.append(
+            "hint       a probe (probe=True, --probe) trains the head alone: quicker for so few, and maybe better"
+        )
     replaced = train.num_replaced + dev.num_replaced
     if replaced:
         share = replaced / (train.num_characters + dev.num_characters)
