@@ -95,16 +95,18 @@ def test_a_score_that_nobody_waits_for_ends_between_two_batches_of_draws(client:
 
 
 def test_of_two_requests_in_one_batch_one_may_leave_and_the_other_gets_its_text(client: Client, slow: Slow):
-    alone = client.infill("a[MASK:12]b", sampler="left_to_right", seed=2).json["results"][0]["text"]
+    alone = client.infill("a[MASK:20]b", sampler="left_to_right", seed=2).json["results"][0]["text"]
     may_go = client.hold()
-    leaving = client.open("/v1/infill", {"text": "b[MASK:12]a", "sampler": "left_to_right", "stream": True})
+    leaving = client.open("/v1/infill", {"text": "b[MASK:20]a", "sampler": "left_to_right", "stream": True})
     with ThreadPoolExecutor(1) as pool:
-        staying = pool.submit(client.infill, "a[MASK:12]b", sampler="left_to_right", seed=2)
+        staying = pool.submit(client.infill, "a[MASK:20]b", sampler="left_to_right", seed=2)
         client.wait_until(lambda: client.worker.num_queued == 2)
         may_go.set()
         read_events(leaving, 3)
         assert client.worker.num_active == 2
         leaving.close()
+        assert client.wait_until(lambda: client.worker.num_active == 1) < 0.4
+        assert not staying.done()
         assert staying.result().json["results"][0]["text"] == alone
 
 

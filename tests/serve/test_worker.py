@@ -30,3 +30,20 @@ def test_a_request_of_many_texts_lets_others_in_between_its_batches_and_pays_for
     texts = [result["text"] for result in many.result().json["results"]]
     alone = slow.lm.infill("a[MASK:3]b", sampler="left_to_right", alternatives=6, seed=1)
     assert texts == [text.text for text in alone]
+
+
+def test_a_short_text_is_answered_while_a_long_one_of_the_same_batch_is_written_on():
+    slow = Slow(two_way_lm(letters="abc", length=48), 0.05)
+    slow.lm._steps = None  # whose reading is not slow
+    with served(slow.lm) as client, ThreadPoolExecutor(2) as pool:
+        may_go = client.hold()
+        long = pool.submit(client.generate, "a", max_tokens=40, seed=1)
+        client.wait_until(lambda: client.worker.num_queued == 1)
+        short = pool.submit(client.generate, "ab", max_tokens=2, seed=1)
+        client.wait_until(lambda: client.worker.num_queued == 2)
+        may_go.set()
+        assert short.result().json["results"][0]["nfe"] == 2
+        assert client.worker.num_active == 1
+        assert not long.done()
+        assert long.result().json["results"][0]["nfe"] == 40
+    assert slow.num_evaluations == 40  # in one batch

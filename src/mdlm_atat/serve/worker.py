@@ -161,14 +161,18 @@ class Worker:
             for job in jobs:
                 job.fail(error)
         for job in jobs:
-            job.pause()
             self._running = [job]
-            if job.is_over:
-                job.give_up()
-            elif not job.waiting:
-                self._attempt(job, lambda job=job: job.finish(self._lm))
+            self._settle(job)
         with self._changed:
             self._waiting += [job for job in jobs if job.waiting and not job.is_over]
+
+    def _settle(self, job: Fill) -> None:
+        """A job has no text in the batch any more: answer it, if it has none that waits."""
+        job.pause()
+        if job.is_over:
+            job.give_up()
+        elif not job.waiting:
+            self._attempt(job, lambda: job.finish(self._lm))
 
     def _slots(self, first: Fill) -> list[tuple[Fill, int]]:
         """Texts to be filled together, as (job, number)."""
@@ -212,6 +216,9 @@ class Worker:
                     if job.is_over or job.look(number, filling, place):
                         filling.leave(place)
                         del left[place]
+                        if all(job is not other for other, _ in left.values()):
+                            self._settle(job)  # it need not wait for the others
+                            self._running = list(dict.fromkeys(other for other, _ in left.values()))
                 if not left:
                     return
         for place, (job, number) in left.items():
