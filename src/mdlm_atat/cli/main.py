@@ -43,7 +43,7 @@ options:
   --version    show the version and exit
 
 for example:
-  atat infill "It was a [MASK:3] night."             what may stand in a gap, by the model in the box
+  atat infill "It was a [MASK:3] night."             what may stand in a gap
   atat train demo --out runs/demo                    Shakespeare on the CPU
   atat eval runs/demo                                nats and bits per character
   atat generate runs/demo --watch --sampler spread   text appears mask by mask
