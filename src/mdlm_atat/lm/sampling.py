@@ -186,7 +186,8 @@ class Sampling(Canvases):
         parsed = [tuple(parse_template(text, escape=escape)) for text in given]
         for text, template in zip(given, parsed, strict=True):
             if template not in layouts:
-                self.check_template(text, candidates, escape=escape)
+                if candidates is not None:  # else all that is wrong shows as it is laid out
+                    self.check_template(text, candidates, escape=escape)
                 layouts[template] = self.lay_out(template, length_draws, length_seed, length_prior=length_prior)
         all_layouts = [layouts[template] for template in parsed for _ in range(num_drawn)]
         made = self._fill_rows(
