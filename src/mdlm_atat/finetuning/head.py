@@ -19,8 +19,8 @@ POOLINGS: dict[Mode, tuple[Pooling, ...]] = {"masked": ("mean", "first"), "causa
 
 
 def default_pooling(modes: frozenset[Mode]) -> Pooling:
-    """What the head reads where nothing is said. A network of both modes is asked in the causal one: of 80 e-mails, a
-    probe of it told 40 others right to 0.61, in the masked mode to 0.33 (see docs/classify.md)."""
+    """What the head reads where nothing is said. A network of both modes is asked in the causal one: a probe of it
+    on 80 e-mails told 0.63 of 40 others right, in the masked mode 0.38 (see docs/classify.md)."""
     if modes == {"masked"}:
         return "mean"
     return "last" if modes == {"causal"} else "causal_mean"
