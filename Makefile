@@ -26,6 +26,8 @@ demo: $(VENV)/installed
 	$(BIN)/atat generate $(RUN) --length 400 --sampler spread --steps 64 --watch --seed 1
 	@echo
 	@echo "run folder: $(RUN)"
+	@echo "on a page: $(BIN)/atat serve $(RUN)"
+	@echo "or the model that comes with the package: $(BIN)/atat serve"
 
 test: $(VENV)/installed-dev
 	$(BIN)/python -m pytest

@@ -14,14 +14,8 @@ project = "mdlm-atat"
 release = importlib.metadata.version("mdlm-atat")
 extensions = ["sphinx.ext.autodoc", "myst_parser"]
 source_suffix = [".md"]
-html_theme = "alabaster"
-html_theme_options = {
-    "description": "Masked diffusion language models",
-    "fixed_sidebar": True,
-    "page_width": "72em",
-    "sidebar_width": "14em",
-    "body_max_width": "auto",
-}
+html_theme = "furo"
+html_title = "mdlm-atat"
 html_copy_source = False
 myst_heading_anchors = 3
 autodoc_default_options = {"members": True, "member-order": "bysource", "special-members": "__call__"}

@@ -12,11 +12,13 @@ import re
 import shlex
 import shutil
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 import mdlm_atat
 from mdlm_atat import model_folder, plugins
@@ -124,3 +126,15 @@ def test_every_file_that_a_page_links_to_is_there() -> None:
     files = [(page, target) for page, targets in links for target in targets if not target.startswith("http")]
     assert len(files) > 30
     assert [f"{page.name}: {target}" for page, target in files if not (page.parent / target).exists()] == []
+
+
+def test_the_citation_has_what_its_format_asks_for_and_says_the_same_as_the_package() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert {"cff-version", "message", "title", "authors"} <= set(citation)  # required by the schema of 1.2.0
+    assert citation["cff-version"] == "1.2.0"
+    assert (citation["version"], citation["license"]) == (project["version"], project["license"])
+    assert [each["name"] for each in citation["authors"]] == [each["name"] for each in project["authors"]]
+    (paper,) = citation["references"]
+    assert {"type", "title", "authors"} <= set(paper)
+    assert all(each["type"] == "doi" for each in paper["identifiers"])
