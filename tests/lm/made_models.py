@@ -3,6 +3,8 @@ knows its text by heart."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -53,4 +55,5 @@ class ByHeart(ATATDiT):
 
 
 def lm_that_knows(text: str, tokenizer: Tokenizer, config: RunConfig) -> MaskedDiffusionLM:
-    return MaskedDiffusionLM(ByHeart(tokenizer.encode(text), tokenizer.vocab_size), tokenizer, config)
+    whole_texts = replace(config, data=replace(config.data, mode="pad"))  # it knows a text from its first place on
+    return MaskedDiffusionLM(ByHeart(tokenizer.encode(text), tokenizer.vocab_size), tokenizer, whole_texts)

@@ -41,7 +41,9 @@ def test_a_name_alone_is_the_rule_with_its_own_defaults():
 
 
 def test_the_five_presets_are_these():
-    assert make_sampler("spread") == UncertaintyGuidedSampler(amount="constant", spread=True, tokens_a_step=8)
+    assert make_sampler("spread") == UncertaintyGuidedSampler(
+        amount="constant", spread=True, tokens_a_step=8, least_steps=16
+    )
     assert make_sampler("greedy") == UncertaintyGuidedSampler(
         score="max_probability", amount="constant", draw=TokenDraw(temperature=0)
     )

@@ -221,6 +221,11 @@ def test_without_a_number_of_steps_rows_of_9_and_4_take_as_many_as_2_tokens_a_st
     assert Uncertainty(num_steps=3, tokens_a_step=2).max_nfe(9) == 5  # it takes the place of num_steps
 
 
+def test_a_short_gap_takes_as_many_steps_as_it_has_tokens_and_a_long_one_8_tokens_a_step():
+    rule = Uncertainty(tokens_a_step=8, least_steps=16, amount="constant")
+    assert [rule.max_nfe(number) for number in (0, 1, 6, 16, 17, 128, 129, 256)] == [0, 1, 6, 16, 16, 16, 17, 32]
+
+
 def test_tokens_a_step_are_refused_where_the_network_says_how_many():
     with pytest.raises(UserError, match="tokens_a_step needs an amount known beforehand"):
         Uncertainty(tokens_a_step=2, amount="entropy_budget")

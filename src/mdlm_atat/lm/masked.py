@@ -22,6 +22,7 @@ from mdlm_atat.core.strategies.rates import Clean, ExponentMasking, MaskingSched
 from mdlm_atat.core.strategies.uniform import UniformMasking
 from mdlm_atat.device import as_float64
 from mdlm_atat.errors import UserError
+from mdlm_atat.lm.amid_unknown import AmidUnknown
 from mdlm_atat.lm.base import LanguageModel
 from mdlm_atat.lm.gap_lengths import (
     FIRST_DRAWS,
@@ -75,9 +76,13 @@ class MaskedDiffusionLM(LanguageModel):
 
     @property
     def denoise(self) -> Denoiser:
-        """The network as a Denoiser, which the scoring functions call as (z_t, t, lengths)."""
-        is_plain = not isinstance(self.network, Network)
-        return PlainDenoiser(self.network) if is_plain else self.network
+        """The network as a Denoiser, which the scoring functions call as (z_t, t, lengths). One that was trained on
+        pieces of longer texts is shown a shorter text amid [MASK]; see lm.amid_unknown."""
+        network = self.network
+        if not isinstance(network, Network):
+            return PlainDenoiser(network)
+        reads_pieces = self._config is not None and self._config.data.mode == "wrap"
+        return AmidUnknown(network, self.tokenizer.mask_id, self.max_length) if reads_pieces else self.network
 
     @property
     def has_importance(self) -> bool:
@@ -372,7 +377,7 @@ class MaskedDiffusionLM(LanguageModel):
 
     def _run(self, z_t: Tensor, t: Tensor) -> Tensor:
         with self.inference():
-            return self.network.hidden(z_t, t)
+            return self.denoise.hidden(z_t, t)  # type: ignore[attr-defined]
 
     @torch.no_grad()
     def _importance_at(self, tokens: Tensor, t: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from mdlm_atat import plugins
 RULES: Mapping[str, str] = plugins.BUILT_IN["sampler"]
 """Name of each step rule of this package -> `module:Class`."""
 PRESETS = {
-    "spread": "uncertainty:amount=constant,spread=true,tokens_a_step=8",
+    "spread": "uncertainty:amount=constant,spread=true,tokens_a_step=8,least_steps=16",
     "greedy": "uncertainty:score=max_probability,amount=constant,draw.temperature=0",
     "entropy_budget": "uncertainty:amount=entropy_budget,num_steps=none",
     "threshold": "uncertainty:score=max_probability,amount=threshold,num_steps=none",

@@ -47,6 +47,9 @@ class UncertaintyGuidedSampler:
     """Steps at most; what is left is drawn in the last. None: one token at a time, or as many as it takes."""
     tokens_a_step: int | None = None
     """Instead of num_steps: a row has as many steps as this goes into its tokens."""
+    least_steps: int = 1
+    """With tokens_a_step: at least so many steps, or one a token where there are fewer: what fills a short gap stands
+    side by side."""
     score: Uncertainty = "entropy"
     order: Literal["most_certain", "most_uncertain"] = "most_certain"
     amount: Amount = "half_cosine"
@@ -64,6 +67,7 @@ class UncertaintyGuidedSampler:
     def __post_init__(self) -> None:
         at_least("num_steps", self.num_steps, 1)
         at_least("tokens_a_step", self.tokens_a_step, 1)
+        at_least("least_steps", self.least_steps, 1)
         if self.tokens_a_step is not None and self.amount in ADAPTIVE_AMOUNTS:
             raise UserError(f"tokens_a_step needs an amount known beforehand, such as constant; {self.amount} is not")
         one_of("score", self.score, get_args(Uncertainty))
@@ -138,7 +142,7 @@ class UncertaintyGuidedSampler:
 
     def max_nfe(self, num_to_fill: int) -> int:
         if self.tokens_a_step is not None:
-            return -(-num_to_fill // self.tokens_a_step)
+            return max(-(-num_to_fill // self.tokens_a_step), min(self.least_steps, num_to_fill))
         return min(self.num_steps or num_to_fill, num_to_fill)
 
 
