@@ -19,11 +19,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from mdlm_atat import MaskedDiffusionLM, evaluate, load_lm
+from mdlm_atat import Evaluation, MaskedDiffusionLM, evaluate, load_lm
 from mdlm_atat.atomic import write_json
 from mdlm_atat.device import device_name
 from mdlm_atat.runs.sample_quality import sample_quality
 from mdlm_atat.scoring.quality import HowSampled, Task
+from mdlm_atat.scoring.records import NamedCost
 
 HERE = Path(__file__).parent
 NUM_PLACES = 20
@@ -53,25 +54,37 @@ def excerpts(novels: list[dict[str, str]]) -> list[tuple[str, list[str]]]:
     return [next((title, words) for start, title, words in long if start >= least) for least in starts]
 
 
-def likelihoods(lm: Any, data: Path, num_draws: int | None) -> dict[str, Any]:
-    """What the held-out novels and the other held-out documents cost, by likelihood."""
+def likelihoods(lm: Any, data: Path, num_draws: int | None, known: Evaluation | None) -> dict[str, Any]:
+    """What the held-out novels and the other held-out documents cost, by likelihood. `known`: the evaluation of the
+    novels that is there already, where there is one."""
     found: dict[str, Any] = {}
     for name in ("novels", "others"):
-        order = {"order": "spread", "evaluations": EVALUATIONS} if name == "novels" else {}
-        result = evaluate(lm, data / "corpus" / f"valid-{name}.jsonl.xz", num_draws=num_draws, save=False, **order)
-        found[name] = {
-            each.name: {
-                "nats_per_token": each.cost.nats_per_token,
-                "standard_error": each.cost.standard_error,
-                "bits_per_character": each.cost.bits_per_character,
-                "perplexity": each.cost.perplexity_per_token,
-                "is_exact": each.is_exact,
-            }
-            for each in result.likelihoods
-        }
-        found[name]["unigram"] = {"nats_per_token": result.unigram.nats_per_token} if result.unigram else {}
-        found[name]["num_draws"] = result.num_draws
+        text = data / "corpus" / f"valid-{name}.jsonl.xz"
+        scored = (
+            known if known is not None and name == "novels" else evaluate(lm, text, num_draws=num_draws, save=False)
+        )
+        found[name] = {each.name: _numbers(each) for each in scored.likelihoods}
+        found[name]["unigram"] = {"nats_per_token": scored.unigram.nats_per_token} if scored.unigram else {}
+        found[name]["draws"] = scored.num_draws
     return found
+
+
+def own_order(lm: Any, data: Path, num_sequences: int | None) -> dict[str, Any]:
+    """What the held-out novels cost in the own order of `spread` with 16 evaluations."""
+    text = data / "corpus" / "valid-novels.jsonl.xz"
+    how = {"order": "spread", "evaluations": EVALUATIONS, "num_draws": num_sequences}
+    (own,) = (each for each in evaluate(lm, text, save=False, **how).likelihoods if "spread" in each.name)
+    return {"name": own.name, "num_sequences": num_sequences, **_numbers(own)}
+
+
+def _numbers(found: NamedCost) -> dict[str, Any]:
+    return {
+        "nats_per_token": found.cost.nats_per_token,
+        "standard_error": found.cost.standard_error,
+        "bits_per_character": found.cost.bits_per_character,
+        "perplexity": found.cost.perplexity_per_token,
+        "is_exact": found.is_exact,
+    }
 
 
 def packing(lm: Any, run: Path, data: Path, num_draws: int | None) -> dict[str, Any]:
@@ -151,7 +164,7 @@ def card(numbers: dict[str, Any]) -> str:
     """The card as Markdown."""
     text = (HERE / "card.md").read_text(encoding="utf-8")
     parts = {
-        "likelihoods": _likelihood_table(numbers["likelihoods"]),
+        "likelihoods": _likelihood_table(numbers["likelihoods"], numbers["own_order"]),
         "packing": _packing_lines(numbers.get("packing")),
         "judge": _judge_table(numbers.get("judge"), numbers.get("judge_name")),
         "infillings": "\n\n".join(map(_infilling, range(NUM_PLACES), numbers["infillings"])),
@@ -166,20 +179,26 @@ def card(numbers: dict[str, Any]) -> str:
     return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], text)
 
 
-def _likelihood_table(found: dict[str, Any]) -> str:
+def _likelihood_table(found: dict[str, Any], own: dict[str, Any]) -> str:
     titles = {"novels": "three held-out novels", "others": "14 other held-out documents"}
     lines = [
         "| text | likelihood | nats per token | bits per character | perplexity per token |",
         "|---|---|---|---|---|",
     ]
     for name, costs in found.items():
-        for likelihood, cost in costs.items():
-            if isinstance(cost, dict) and "bits_per_character" in cost:
-                at_most = "exactly" if cost["is_exact"] else "at most"
-                lines.append(
-                    f"| {titles[name]} | {likelihood} | {at_most} {cost['nats_per_token']:.4f} ± "
-                    f"{cost['standard_error']:.4f} | {cost['bits_per_character']:.4f} | {cost['perplexity']:.1f} |"
-                )
+        asked = {
+            likelihood if cost["is_exact"] else f"{likelihood} ({costs['draws']:,} draws)": cost
+            for likelihood, cost in costs.items()
+            if isinstance(cost, dict) and "is_exact" in cost
+        }
+        if name == "novels":
+            asked[f"{own['name']} ({own['num_sequences'] or 'all'} sequences)"] = own
+        for likelihood, cost in asked.items():
+            at_most = "exactly" if cost["is_exact"] else "at most"
+            lines.append(
+                f"| {titles[name]} | {likelihood} | {at_most} {cost['nats_per_token']:.4f} ± "
+                f"{cost['standard_error']:.4f} | {cost['bits_per_character']:.4f} | {cost['perplexity']:.1f} |"
+            )
         if costs["unigram"]:
             lines.append(f"| {titles[name]} | unigram, the floor | {costs['unigram']['nats_per_token']:.4f} | | |")
     return "\n".join(lines)
@@ -252,6 +271,8 @@ def main() -> None:
     parser.add_argument("--judge_name", help="what the card calls the judge")
     parser.add_argument("--device")
     parser.add_argument("--num_draws", type=int, help="masked sequences (default: as its training took last)")
+    parser.add_argument("--num_sequences", type=int, help="sequences in the order of spread (default: all)")
+    parser.add_argument("--evaluation", type=Path, help="an evaluation of the held-out novels before packing (JSON)")
     parser.add_argument("--num_texts", type=int, default=64, help="texts for the judge")
     parser.add_argument("--numbers", type=Path, default=HERE / "card.json")
     parser.add_argument("--out", type=Path, default=HERE / "README.md")
@@ -264,6 +285,7 @@ def main() -> None:
         numbers = json.loads(arguments.numbers.read_text(encoding="utf-8"))
     if numbers.get("weights", lm.fingerprint()) != lm.fingerprint():
         raise SystemExit(f"{arguments.numbers} is of other weights: --again measures these")
+    known = None if arguments.evaluation is None else Evaluation.load(arguments.evaluation)
     places = excerpts(read_rows(arguments.data / "corpus" / "valid-novels.jsonl.xz"))
     about: dict[str, Callable[[], Any]] = {
         "weights": lm.fingerprint,
@@ -275,8 +297,9 @@ def main() -> None:
         "hashes": lambda: hashes(arguments.data),
         "infillings": lambda: infillings(lm, places),
         "continuations": lambda: continuations(lm, places),
-        "likelihoods": lambda: likelihoods(lm, arguments.data, arguments.num_draws),
-        "judge": lambda: judged(lm, arguments.judge, arguments.data, arguments.num_texts),
+        "likelihoods": lambda: likelihoods(lm, arguments.data, arguments.num_draws, known),
+        "own_order": lambda: own_order(lm, arguments.data, arguments.num_sequences),
+        "judge": lambda: judged(lm, arguments.judge, arguments.data, arguments.num_texts) if arguments.judge else None,
         "judge_name": lambda: arguments.judge_name,
     }
     if arguments.run is not None:

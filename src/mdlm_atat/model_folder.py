@@ -57,9 +57,9 @@ def find_classifier(folder: Path) -> Path:
 
 
 def follow(path: Path) -> Path:
-    """The checkpoint folder that `last` or `best` stands for, where that is a text file; for `box`, where no folder of
+    """The checkpoint folder that `last` or `best` stands for, where that is a text file; for `box`, where no model of
     that name is here, the folder of the model in the box; any other path as it is."""
-    if path == Path(BOX_NAME) and not path.exists():
+    if path == Path(BOX_NAME) and not (path / "config.yaml").exists():
         return BOX
     return (
         path.with_name(path.read_text(encoding="utf-8").strip())

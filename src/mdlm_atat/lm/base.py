@@ -32,7 +32,6 @@ from mdlm_atat.errors import UserError
 from mdlm_atat.lm.folder import PROFILE_FILE, STAGE_FILE
 from mdlm_atat.lm.reading import CachedSteps
 from mdlm_atat.lm.scoring import Scoring
-from mdlm_atat.model_folder import BOX_NAME
 from mdlm_atat.nets.protocol import Cached, Mode
 from mdlm_atat.samplers.sizes import Profile, as_profile
 from mdlm_atat.scoring.records import MaskRateProfile
@@ -149,7 +148,7 @@ class LanguageModel(Scoring):
     @classmethod
     def from_pretrained(
         cls: type[AnyLM],
-        folder: str | Path = BOX_NAME,
+        folder: str | Path | None = None,
         *,
         device: torch.device | str | None = None,
         precision: Precision = "auto",

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from mdlm_atat import model_folder
 from mdlm_atat.config.build import build_model
 from mdlm_atat.config.files import load_config
 from mdlm_atat.data.open_tokenizer import load_tokenizer
@@ -15,14 +16,16 @@ from mdlm_atat.device import Precision, choose_device
 from mdlm_atat.lm.causal import CausalLM
 from mdlm_atat.lm.folder import Located, locate, read_stage
 from mdlm_atat.lm.masked import MaskedDiffusionLM
-from mdlm_atat.model_folder import BOX_NAME
 from mdlm_atat.plugins import trusted
 from mdlm_atat.training.checkpoint import load_weights
 from mdlm_atat.training.folder import check_plugins, read_counts
 
+MASKS_AROUND_BOX = 64
+"""The model in the box was trained on stretches of 512 tokens, and is mostly given sentences."""
+
 
 def load_lm(
-    folder: str | Path = BOX_NAME,
+    folder: str | Path | None = None,
     *,
     device: torch.device | str | None = None,
     precision: Precision = "auto",
@@ -30,9 +33,9 @@ def load_lm(
     trust_plugins: bool = False,
 ) -> MaskedDiffusionLM | CausalLM:
     """Load the model in a folder: a CausalLM if its network reads left to right only, else a MaskedDiffusionLM. Without
-    a folder, or as "box" where there is no folder of that name, it is the model that comes with this package. The
+    a folder, or as "box" where there is no model of that name, it is the model that comes with this package. The
     arguments, and what is raised, are those of LanguageModel.from_pretrained."""
-    found = locate(Path(folder), say)
+    found = locate(model_folder.BOX if folder is None else Path(folder), say)
     with trusted(trust_plugins):
         return load_located(found, choose_device(device), precision, say)
 
@@ -55,4 +58,6 @@ def load_located(
     lm = kind(network, tokenizer, config, device=device, precision=precision)
     lm.home, lm.checkpoint = found.home, found.checkpoint
     lm.counts, lm.stage, lm.phrases = counts, read_stage(found), read_phrases(found.home)
+    if isinstance(lm, MaskedDiffusionLM) and found.home == model_folder.BOX:
+        lm.masks_around = MASKS_AROUND_BOX
     return lm

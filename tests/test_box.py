@@ -1,0 +1,66 @@
+"""The model in the box: that it is whole, small, and has read English."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mdlm_atat import Canvas, MaskedDiffusionLM, load_lm
+from mdlm_atat.config.files import load_config
+from mdlm_atat.model_folder import BOX
+from mdlm_atat.training.folder import changes
+
+RECIPE = Path(__file__).parents[1] / "models" / "box"
+
+
+@pytest.fixture(scope="module")
+def box() -> MaskedDiffusionLM:
+    lm = load_lm()
+    assert isinstance(lm, MaskedDiffusionLM)
+    return lm
+
+
+def test_it_takes_at_most_24_mb_and_holds_no_path_of_a_machine() -> None:
+    files = [file for file in BOX.rglob("*") if file.is_file()]
+    assert sum(file.stat().st_size for file in files) <= 24_000_000
+    assert {file.suffix for file in files} == {".safetensors", ".yaml", ".json", ".npy"}
+    assert "/work" not in (BOX / "config.yaml").read_text()
+
+
+def test_its_settings_are_those_of_the_recipe(box: MaskedDiffusionLM) -> None:
+    assert {path.partition(".")[0] for path in changes(load_config(str(RECIPE / "box.yaml")), box.config)} == {"data"}
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        ("She opened the [MASK] and went out into the garden.", "door"),
+        ('The old man shook his [MASK] slowly. "No," he said.', "head"),
+    ],
+)
+def test_the_likeliest_word_in_a_gap_is_the_one_that_anybody_would_say(
+    box: MaskedDiffusionLM, text: str, word: str
+) -> None:
+    assert box.infill(text, temperature=0, seed=[0]).gaps == [word]
+
+
+def test_english_costs_it_less_than_half_of_the_same_words_in_disorder(box: MaskedDiffusionLM) -> None:
+    text = "He walked slowly down the road, and did not look back until he had come to the end of it."
+    shuffled = " ".join(np.random.default_rng(0).permutation(text.split(" ")))
+    assert box.score(text).nats / len(text) < 0.9
+    assert box.score(text).nats < 0.5 * box.score(shuffled).nats
+
+
+def test_masks_around_a_sentence_make_the_word_left_out_likelier(box: MaskedDiffusionLM) -> None:
+    tokens = torch.tensor([box.tokenizer.encode("He walked slowly down the road, and did not look back at all.")])
+    fixed = torch.arange(tokens.shape[1])[None] != 4
+    canvas = Canvas(tokens.where(fixed, box.tokenizer.mask_id), fixed)
+    nats = []
+    for masks_around in (0, box.masks_around):
+        box.masks_around = masks_around
+        nats.append(box.nll_revealed_by(canvas, tokens, "spread")[0].item())
+    assert box.masks_around == 64
+    assert nats[1] < nats[0]
