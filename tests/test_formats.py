@@ -1,6 +1,19 @@
 import math
 
-from mdlm_atat.formats import MISSING, count, duration, number, p_value, percent, perplexity, significant, with_error
+from mdlm_atat.formats import (
+    MISSING,
+    age,
+    count,
+    data_size,
+    duration,
+    number,
+    p_value,
+    percent,
+    perplexity,
+    short_count,
+    significant,
+    with_error,
+)
 from mdlm_atat.report.page import minus
 
 
@@ -37,13 +50,28 @@ def test_numbers_are_worded_in_little_room_and_never_lost():
 
 
 def test_durations_are_in_2_units_at_most():
-    assert [duration(s) for s in (0.18, 41.6, 252.0, 11100.0, None)] == [
+    assert [duration(s) for s in (0.18, 41.6, 252.0, 11100.0, 198000.0, None)] == [
         "0.18 s",
         "42 s",
         "4 min 12 s",
         "3 h 05 min",
+        "2 days 7 h",
         "–",
     ]
+    assert [age(s) for s in (-3, 59, 300, 11100, 47.9 * 3600, 30.5 * 86400)] == [
+        "just now", "just now", "5 min ago", "3 h ago", "47 h ago", "30 days ago",
+    ]  # fmt: skip
+
+
+def test_sizes_and_counts_have_the_unit_that_leaves_1_to_3_digits():
+    sizes = (0, 312, 1023, 4600, 18 << 20, 1.234 * 2**30, 999.7 * 2**20, 5 * 2**50, None)
+    assert [data_size(size) for size in sizes] == [
+        "0 B", "312 B", "1.00 KiB", "4.5 KiB", "18 MiB", "1.2 GiB", "0.98 GiB", "5120 TiB", "–",
+    ]  # fmt: skip
+    counts = (0, 950, 1000, 2400, 10_745_857, 1.3e9, 2.5e13, 7e17, None)
+    assert [short_count(value) for value in counts] == [
+        "0", "950", "1.00K", "2.40K", "10.7M", "1.30B", "25.0T", "7.00 × 10^17", "–",
+    ]  # fmt: skip
 
 
 def test_a_page_has_a_minus_sign_before_numbers_and_hyphens_in_names_dates_and_ranges():

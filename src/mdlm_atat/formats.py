@@ -78,8 +78,42 @@ def p_value(p: float) -> str:
     return "p < 0.001" if p < 0.001 else f"p = {significant(p, 2)}"
 
 
+def data_size(num_bytes: float | None) -> str:
+    """`312 B`, `4.5 KiB`, `18 MiB`, `1.2 GiB`: memory or files, in the unit that leaves one to three digits before the
+    point."""
+    if num_bytes is None or not math.isfinite(num_bytes):
+        return number(num_bytes)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if abs(num_bytes) < 999.5:
+            return f"{num_bytes:.0f} {unit}" if unit == "B" else f"{_two_digits(num_bytes)} {unit}"
+        num_bytes /= 1024
+    return f"{_two_digits(num_bytes)} TiB"
+
+
+def short_count(value: float | None) -> str:
+    """`950`, `2.4K`, `10.7M`, `1.3B`: a number of tokens or parameters, where there is little room."""
+    if value is None or not math.isfinite(value) or abs(value) >= 999.5e12:
+        return number(value, 3)
+    for unit in ("", "K", "M", "B"):
+        if abs(value) < 999.5:
+            return f"{value:.0f}" if not unit else f"{significant(value, 3)}{unit}"
+        value /= 1000
+    return f"{significant(value, 3)}T"
+
+
+def age(elapsed_s: float) -> str:
+    """`just now`, `5 min ago`, `3 h ago`, `12 days ago`: how long ago something was."""
+    if elapsed_s < 60:
+        return "just now"
+    if elapsed_s < 3600:
+        return f"{elapsed_s // 60:.0f} min ago"
+    if elapsed_s < 2 * 86400:
+        return f"{elapsed_s // 3600:.0f} h ago"
+    return f"{elapsed_s // 86400:,.0f} days ago"
+
+
 def duration(elapsed_s: float | None) -> str:
-    """`0.18 s`, `42 s`, `4 min 12 s`, `3 h 05 min`."""
+    """`0.18 s`, `42 s`, `4 min 12 s`, `3 h 05 min`, `2 days 7 h`."""
     if elapsed_s is None or not math.isfinite(elapsed_s):
         return number(elapsed_s)
     if 0 < abs(elapsed_s) < 1:
@@ -89,4 +123,11 @@ def duration(elapsed_s: float | None) -> str:
         return f"{total_s} s"
     if total_s < 3600:
         return f"{total_s // 60} min {total_s % 60:02} s"
-    return f"{total_s // 3600} h {total_s % 3600 // 60:02} min"
+    hours = total_s // 3600
+    if hours < 48:
+        return f"{hours} h {total_s % 3600 // 60:02} min"
+    return f"{hours // 24} days {hours % 24} h"
+
+
+def _two_digits(value: float) -> str:
+    return significant(value, 2) if abs(value) < 9.95 else f"{value:.0f}"

@@ -53,6 +53,14 @@ def try_lock(file: Path, *, shared: bool = False) -> Lock | None:
         os.close(descriptor)  # the holder before removed the file: it locks nothing any more
 
 
+def shared_lock(file: Path) -> Lock | None:
+    """Take a shared lock of a file, after whoever holds it alone. None on Windows, where another process has it too:
+    the lock of a file is one process's there."""
+    while (lock := try_lock(file, shared=True)) is None and os.name != "nt":
+        time.sleep(POLL_S)
+    return lock
+
+
 def is_locked(file: Path) -> bool:
     """Whether some process holds the lock of a file."""
     if not file.exists():

@@ -16,6 +16,7 @@ from mdlm_atat.errors import UserError, as_command
 
 COMMANDS = {  # name: (module with main(argv), what it does)
     "data": ("mdlm_atat.cli.data", "prepare a corpus, or train a tokenizer on it"),
+    "cache": ("mdlm_atat.cli.cache", "list or clear the corpora that were prepared on the way"),
     "train": ("mdlm_atat.cli.train", "train a model from a preset, a YAML file or where a run stopped"),
     "eval": ("mdlm_atat.cli.eval", "bound the likelihood of the validation text, or of your own"),
     "generate": ("mdlm_atat.cli.generate", "write text with a trained model, and watch it appear"),

@@ -26,6 +26,7 @@ import numpy as np
 from mdlm_atat.atomic import sync
 from mdlm_atat.checks import check_keywords
 from mdlm_atat.data.accounts import account, check_halves, decided_lines, read_lines
+from mdlm_atat.data.cache import cache_folder, hold
 from mdlm_atat.data.corpus import Corpus
 from mdlm_atat.data.encode import encoded
 from mdlm_atat.data.held_out import Stream, hold_out
@@ -73,9 +74,9 @@ def prepare(
     of prepared tokens is taken as it is, if it agrees with `tokenizer`, `mode` and, in pad mode, `length`.
 
     `out` is the folder to make, which appears when it is complete; left out, it is one in the cache ($ATAT_CACHE, else
-    ~/.cache/mdlm-atat). `progress` False says nothing. `num_workers` threads tokenize, by default one a core, at most
-    16. `trust_plugins` imports the plugins that `request` or a tokenizer's folder names; those that are named in the
-    call need no trust.
+    ~/.cache/mdlm-atat; `atat cache list` shows it). `progress` False says nothing. `num_workers` threads tokenize, by
+    default one a core, at most 16. `trust_plugins` imports the plugins that `request` or a tokenizer's folder names;
+    those that are named in the call need no trust.
 
     Validation is, in this order: `validation`; what comes with the source (files of a folder whose names say so, a hub
     split, the two held-out plays); documents chosen by a hash of their text; of fewer than 20 documents, the end of
@@ -94,7 +95,11 @@ def prepare(
     progress = reporting(progress)
     with trusted() if trust_plugins else nullcontext():
         if request.prepared is None:
-            return Corpus(_prepare(request, out, num_workers, progress))
+            folder = _prepare(request, out, num_workers, progress)
+            hold(folder)
+            if not is_prepared(folder):  # `atat cache clear` was faster
+                folder = _prepare(request, out, num_workers, progress)
+            return Corpus(folder)
         if out is not None:
             raise UserError(f"{request.prepared} is prepared already: leave out `out=`, or name the text itself")
         corpus = Corpus(request.prepared)
@@ -122,7 +127,7 @@ def _prepare(
     opened = request.open_all()
     fingerprint = request.fingerprint(opened)
     if out is None:
-        out = Path(os.environ.get("ATAT_CACHE") or "~/.cache/mdlm-atat") / "data" / fingerprint[:16]
+        out = cache_folder() / fingerprint[:16]
     out = Path(out).expanduser().resolve()
     if _is_done(out, request, opened, fingerprint):
         for name, split in read_manifest(out).splits.items():

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Int
 
+from mdlm_atat.data.cache import hold
 from mdlm_atat.data.manifest import Manifest, read_manifest
 from mdlm_atat.data.verify import verify
 from mdlm_atat.errors import UserError
@@ -47,6 +48,7 @@ class TokenDataset:
         shorter than one row.
         """
         folder = Path(folder)
+        hold(folder)
         manifest = read_manifest(folder)
         if split not in manifest.splits:
             raise UserError(f"{folder} has no split {split!r}, only {', '.join(manifest.splits)}")
