@@ -190,9 +190,7 @@ def test_a_mistake_clears_nothing(
 
 def test_the_beginning_of_several_names_is_refused():
     entries = [
-        CachedCorpus(
-            folder=Path(name), source="s", tokenizer="", num_bytes=0, made=0.0, last_used=0.0, is_in_use=False
-        )
+        CachedCorpus(folder=Path(name), source="s", tokenizer="", num_bytes=0, made=0.0, last_used=0.0, is_in_use=False)
         for name in ("ab1", "ab2", "c")
     ]
     with pytest.raises(UserError, match="ab is the beginning of 2 names"):

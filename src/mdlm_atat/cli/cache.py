@@ -67,7 +67,7 @@ def _list() -> None:
 
 
 def _clear(arguments: Namespace) -> int:
-    from mdlm_atat.data.cache import CachedCorpus, choose_cached, clear_cached, list_cache
+    from mdlm_atat.data.cache import choose_cached, clear_cached, list_cache
 
     chosen = choose_cached(list_cache(), arguments.names, older_than_s=86400 * arguments.older_than)
     if not chosen:
@@ -75,7 +75,9 @@ def _clear(arguments: Namespace) -> int:
         return 0
     if not arguments.yes:
         if not sys.stdin.isatty():
-            raise UserError(f"{len(chosen)} would be cleared, and there is nobody to ask: add `yes=True` if that is meant")
+            raise UserError(
+                f"{len(chosen)} would be cleared, and there is nobody to ask: add `yes=True` if that is meant"
+            )
         _show(chosen)
         if not _agrees(chosen):
             print("nothing was cleared")
@@ -102,7 +104,8 @@ def _show(entries: list[CachedCorpus]) -> None:
     rows = [("name", "size", "made", "last used", "tokenizer", "source")]
     for entry in entries:
         used = "in use" if entry.is_in_use else age(now - entry.last_used)
-        rows.append((entry.name, data_size(entry.num_bytes), age(now - entry.made), used, entry.tokenizer, entry.source))
+        size, made = data_size(entry.num_bytes), age(now - entry.made)
+        rows.append((entry.name, size, made, used, entry.tokenizer, entry.source))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for name, size, *others, source in rows:
         cells = (cell.ljust(width) for cell, width in zip(others, widths[2:-1], strict=True))
