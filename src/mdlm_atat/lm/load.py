@@ -20,9 +20,6 @@ from mdlm_atat.plugins import trusted
 from mdlm_atat.training.checkpoint import load_weights
 from mdlm_atat.training.folder import check_plugins, read_counts
 
-MASKS_AROUND_BOX = 64
-"""The model in the box was trained on stretches of 512 tokens, and is mostly given sentences."""
-
 
 def load_lm(
     folder: str | Path | None = None,
@@ -58,6 +55,4 @@ def load_located(
     lm = kind(network, tokenizer, config, device=device, precision=precision)
     lm.home, lm.checkpoint = found.home, found.checkpoint
     lm.counts, lm.stage, lm.phrases = counts, read_stage(found), read_phrases(found.home)
-    if isinstance(lm, MaskedDiffusionLM) and found.home == model_folder.BOX:
-        lm.masks_around = MASKS_AROUND_BOX
     return lm

@@ -73,11 +73,6 @@ class MaskedDiffusionLM(LanguageModel):
     under the uniform schedule, or gives the exact value left to right where the network reads in both ways."""
 
     kind = "masked"
-    masks_around: int = 0
-    """Masks put at either end of a text that is filled in and shorter than the model, as if it stood in a longer one
-    that is hidden. A network that was trained on stretches of running text alone has never seen one begin or end: of
-    one token left out of 150 held-out sentences, the model in the box pays 3.82 nats without and 2.15 with 64 of them,
-    of three neighbouring ones 4.62 and 3.71 each (2026-11-28). 64 for the model in the box, else 0."""
 
     @property
     def denoise(self) -> Denoiser:
@@ -233,7 +228,7 @@ class MaskedDiffusionLM(LanguageModel):
         has_importance = self.has_importance
 
         def denoise(z_t: Tensor, t: Tensor) -> Prediction:
-            hidden = self._hidden_among_masks(z_t, t) if masking is None else self._hidden(z_t, t)
+            hidden = self._hidden(z_t, t)
             correction = (
                 None if masking is None else masking.token_correction(as_float64(t).log(), self.stage)
             )  # (R, V)
@@ -252,15 +247,6 @@ class MaskedDiffusionLM(LanguageModel):
             return Prediction(logits, speed, importance)
 
         return denoise
-
-    def _hidden_among_masks(self, z_t: Tensor, t: Tensor) -> Tensor:
-        """What the last norm gives of each token, with `masks_around` a text that leaves room for them."""
-        length = z_t.shape[1]
-        around = min(self.masks_around, max(0, self.max_length - length) // 2)
-        if around == 0:
-            return self._hidden(z_t, t)
-        whole = F.pad(z_t, (around, around), value=self.tokenizer.mask_id)
-        return self._hidden(whole, t)[:, around : around + length]
 
     def choose_lengths(
         self,
