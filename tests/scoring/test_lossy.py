@@ -79,6 +79,20 @@ def test_perplexity_per_word_is_left_out_with_the_reason(counts: dict[str, int],
     assert reason in table[2]
 
 
+@pytest.mark.parametrize(("nats_per_word", "is_shown"), [(8.9, True), (9.1, False), (12.7, False), (600.0, False)])
+def test_a_perplexity_of_more_than_9_nats_a_word_is_kept_but_not_shown(nats_per_word: float, is_shown: bool) -> None:
+    counts = TextCounts(num_tokens=1000, num_words=200, num_characters=1000)
+    record = replace(found(), nats_per_token=nats_per_word / 5, counts=counts)
+    number = f"{math.exp(nats_per_word):,.0f}"
+    assert record.to_json()["perplexity_per_word"] == pytest.approx(math.exp(nats_per_word))
+    for shown in ("\n".join(result_table(record)), record._repr_html_().replace(".00<", "<")):
+        assert (number.split(",")[0] in shown and "perplexity per word" in shown) or not is_shown
+        assert is_shown or number not in shown
+    said = f"no perplexity per word: at {nats_per_word:.1f} nats a word, more than words drawn by their frequency cost"
+    assert (said in "\n".join(result_table(record))) is not is_shown
+    assert (said in "\n".join(zero_shot_table({"text": record}))) is not is_shown
+
+
 def test_words_of_5_characters_have_a_perplexity() -> None:
     record = found(num_unspaced=90)
     assert record.perplexity_per_word == pytest.approx(math.exp(4))

@@ -86,7 +86,7 @@ def zero_shot_table(records: dict[str, Evaluation]) -> list[str]:
         floor = "" if found.unigram is None else f"{found.unigram.perplexity_per_token:.1f}"
         mark = "*" * found.is_lossy
         bits = f"{found.bits_per_character:.4f}{mark}"
-        per_word = "none" if found.no_words else f"{found.perplexity_per_word:,.1f}{mark}"
+        per_word = "none" if found.why_not_per_word else f"{found.perplexity_per_word:,.1f}{mark}"
         lines.append(
             f"{name:{width}} {found.shown():>17} "
             f"{found.perplexity_per_token:>9,.2f} {own:>9} "
@@ -96,8 +96,8 @@ def zero_shot_table(records: dict[str, Evaluation]) -> list[str]:
         )
     lines += [f"{'':{width}} *: {found.loss_in_words} ({name})" for name, found in records.items() if found.is_lossy]
     lines += [
-        f"{'':{width}} no perplexity per word: {found.no_words} ({name})"
+        f"{'':{width}} no perplexity per word: {found.why_not_per_word} ({name})"
         for name, found in records.items()
-        if found.no_words
+        if found.why_not_per_word
     ]
     return lines

@@ -27,8 +27,8 @@ def result_table(found: Evaluation) -> list[str]:
         f"{'':10} {found.nats_per_character:.4f}{LOSSY * found.is_lossy} nats and "
         f"{found.shown_bits()} bits per character, {found.bits_per_byte:.4f}{LOSSY * found.is_lossy} bits per byte, "
         + (
-            f"no perplexity per word: {found.no_words}"
-            if found.no_words
+            f"no perplexity per word: {found.why_not_per_word}"
+            if found.why_not_per_word
             else f"perplexity per word {found.perplexity_per_word:,.0f}{LOSSY * found.is_lossy}"
         ),
         *([f"{'lossy':10} {found.loss_in_words}"] if found.is_lossy else []),

@@ -219,7 +219,7 @@ def _floor_numbers(result: Evaluation | None, unigram: Cost | None) -> list[KeyN
 
 def _run_numbers(run: RunFolder, result: Evaluation | None) -> list[KeyNumber]:
     numbers = []
-    if result is not None and run.evals and not math.isnan(result.perplexity_per_word):
+    if result is not None and run.evals and not (math.isnan(result.perplexity_per_word) or result.why_not_per_word):
         unit = "perplexity per word" + LOSSY * result.is_lossy
         numbers.append(KeyNumber(unit, significant(result.perplexity_per_word)))
     parameters = number_at(run.info, "parameters")

@@ -21,6 +21,9 @@ distribution, which is never compared with the causal mode's."""
 MOST_GROUPS = 1024  # of sequences, between which an exact value's error is taken
 LONGEST_WORD = 20  # characters in the mean, with the space after it; above, they are no words
 MOST_NATS = 690.0  # of a word, whose perplexity can still be written as a number
+MOST_SHOWN_NATS = 9.0
+"""Of a word: above, its perplexity (8,103) is not shown. English words drawn by their frequency alone cost 8.2 nats
+each (11.82 bits; Shannon 1951), so such a model has learned letters and tokens, not words."""
 LOSSY = " (lossy)"
 """After a number per character, byte or word of a tokenizer that does not give back the whole text."""
 DIGITS = 8  # of a stored sum: enough for a paired difference, and the file stays one that a person can read
@@ -107,6 +110,15 @@ class Cost:
         """Why there is no perplexity per word; nothing where there is one or the words were not counted."""
         nats = self._per(self.nats_per_token, self.counts.num_words)
         return self.counts.no_words or ("it would be above 1e300" if nats > MOST_NATS else "")
+
+    @property
+    def why_not_per_word(self) -> str:
+        """Why the perplexity per word is not shown to people; nothing where it is. The number itself may be there all
+        the same: see MOST_SHOWN_NATS."""
+        nats = self._per(self.nats_per_token, self.counts.num_words)
+        if self.no_words or not nats > MOST_SHOWN_NATS:
+            return self.no_words
+        return f"at {nats:.1f} nats a word, more than words drawn by their frequency cost, it says nothing"
 
     @property
     def nats_per_character(self) -> float:

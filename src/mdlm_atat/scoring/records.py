@@ -471,7 +471,7 @@ def _html_cells(name: str, cost: Cost, is_bound: bool) -> str:
         (cost.nats_per_token, cost.shown()),
         (cost.bits_per_character, cost.shown_bits()),
         (cost.perplexity_per_token, perplexity(cost.perplexity_per_token)),
-        (cost.perplexity_per_word, perplexity(cost.perplexity_per_word)),
+        (math.nan if cost.why_not_per_word else cost.perplexity_per_word, perplexity(cost.perplexity_per_word)),
     )
     cells = ("" if math.isnan(value) else at_most + shown for value, shown in values)
     return f"<th>{html.escape(name)}</th>" + "".join(f"<td>{cell}</td>" for cell in cells)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from mdlm_atat.config.build import modes_of
 from mdlm_atat.config.schema import OptimConfig, RunConfig
 from mdlm_atat.data.tokens import TokenDataset
-from mdlm_atat.formats import count, duration
+from mdlm_atat.formats import data_size, duration, number, percent, short_count, significant
 from mdlm_atat.training.loop import Training, forward_backward
 from mdlm_atat.training.optim import warm_up
 
@@ -53,11 +53,11 @@ def plan(run: Training, train_data: TokenDataset, valid_data: TokenDataset, star
     source, tokenizer = config.data.source, train_data.manifest.tokenizer
     lines = [
         f"data       {source}, {tokenizer['name']} tokenizer with {tokenizer['vocab_size']:,} tokens: "
-        f"{train_data.num_tokens:,} to train on, {valid_data.num_tokens:,} to validate",
-        f"model      {_reads(config)}, {num_parameters:,} parameters: {config.model.num_layers} layers, "
+        f"{short_count(train_data.num_tokens)} to train on, {short_count(valid_data.num_tokens)} to validate",
+        f"model      {_reads(config)}, {short_count(num_parameters)} parameters: {config.model.num_layers} layers, "
         f"width {config.model.width}, {config.model.num_heads} heads, length {config.data.length}",
         f"training   {steps:,} steps of {config.train.batch_size} x {tokens_per_row:,.0f} = {tokens_per_step:,.0f} "
-        f"tokens: {count(steps * tokens_per_step)} tokens, {epochs:.2f} epochs in all",
+        f"tokens: {short_count(steps * tokens_per_step)} tokens, {_epochs(epochs)} in all",
     ]
     lines.append(f"{'':10} {describe_optimizer(config.optim)}")
     warm_up_steps = warm_up(config.train.num_steps, config.optim)
@@ -83,6 +83,11 @@ def describe_optimizer(optim: OptimConfig) -> str:
     return f"{names.get(optim.kind, optim.kind)} takes the steps, at a peak rate of {optim.lr:g}{note}"
 
 
+def _epochs(epochs: float) -> str:
+    """How often the training text is read."""
+    return f"{number(epochs, 3)} epochs" if epochs >= 1 else f"{percent(epochs)} of an epoch"
+
+
 def _reads(config: RunConfig) -> str:
     """The kind of network, and where it is trained in both modes, that it is."""
     return "masked and left to right" if len(modes_of(config)) > 1 else config.model.kind
@@ -91,11 +96,20 @@ def _reads(config: RunConfig) -> str:
 def measured_plan(run: Training, measured: DryRun, start_step: int) -> str:
     """The lines that say what the run will take, known once a step was tried: machine, minutes, memory."""
     machine = run.engine.describe()
-    left_s = (run.config.train.num_steps - start_step) * measured.step_s
     processes = f", {machine['num_processes']} processes" if run.engine.num_ranks > 1 else ""
     recorded = "" if run.recorded is None else "recorded "
-    peak = "" if measured.memory_bytes is None else f", and {measured.memory_bytes / 2**30:.1f} GiB at the peak"
-    return (
-        f"machine    {machine['device']}, {machine['precision']}{processes}; a {recorded}step takes about "
-        f"{measured.step_s * 1000:,.0f} ms: {duration(left_s)}{peak}"
-    )
+    takes = _takes(run.config.train.num_steps - start_step, measured)
+    return f"machine    {machine['device']}, {machine['precision']}{processes}; a {recorded}step takes about {takes}"
+
+
+def _takes(num_steps: int, measured: DryRun) -> str:
+    """`84 ms: 4 min 12 s in all, evaluation aside, and 1.5 GiB of memory at the peak`, of so many steps."""
+    size = "" if measured.memory_bytes is None else f", and {data_size(measured.memory_bytes)} of memory at the peak"
+    return f"{_step_time(measured.step_s)}: {duration(num_steps * measured.step_s)} in all, evaluation aside{size}"
+
+
+def _step_time(step_s: float) -> str:
+    """`8.3 ms`, `240 ms`, `2.1 s`, `1 min 30 s`."""
+    if step_s >= 1:
+        return f"{significant(step_s, 2)} s" if step_s < 60 else duration(step_s)
+    return f"{significant(step_s * 1000, 2) if step_s < 0.1 else round(step_s * 1000)} ms"
