@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,10 @@ def test_it_takes_at_most_24_mb_and_holds_no_path_of_a_machine() -> None:
 
 def test_its_settings_are_those_of_the_recipe(box: MaskedDiffusionLM) -> None:
     assert {path.partition(".")[0] for path in changes(load_config(str(RECIPE / "box.yaml")), box.config)} == {"data"}
+
+
+def test_its_card_is_of_these_weights(box: MaskedDiffusionLM) -> None:
+    assert json.loads((RECIPE / "card.json").read_text())["weights"] == box.fingerprint()
 
 
 @pytest.mark.parametrize(

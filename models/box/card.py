@@ -164,7 +164,7 @@ def card(numbers: dict[str, Any]) -> str:
     """The card as Markdown."""
     text = (HERE / "card.md").read_text(encoding="utf-8")
     parts = {
-        "likelihoods": _likelihood_table(numbers["likelihoods"], numbers["own_order"]),
+        "likelihoods": _likelihood_table(numbers["likelihoods"], numbers.get("own_order")),
         "packing": _packing_lines(numbers.get("packing")),
         "judge": _judge_table(numbers.get("judge"), numbers.get("judge_name")),
         "infillings": "\n\n".join(map(_infilling, range(NUM_PLACES), numbers["infillings"])),
@@ -179,7 +179,7 @@ def card(numbers: dict[str, Any]) -> str:
     return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], text)
 
 
-def _likelihood_table(found: dict[str, Any], own: dict[str, Any]) -> str:
+def _likelihood_table(found: dict[str, Any], own: dict[str, Any] | None) -> str:
     titles = {"novels": "three held-out novels", "others": "14 other held-out documents"}
     lines = [
         "| text | likelihood | nats per token | bits per character | perplexity per token |",
@@ -191,7 +191,7 @@ def _likelihood_table(found: dict[str, Any], own: dict[str, Any]) -> str:
             for likelihood, cost in costs.items()
             if isinstance(cost, dict) and "is_exact" in cost
         }
-        if name == "novels":
+        if own is not None and name == "novels":
             asked[f"{own['name']} ({own['num_sequences'] or 'all'} sequences)"] = own
         for likelihood, cost in asked.items():
             at_most = "exactly" if cost["is_exact"] else "at most"
@@ -206,14 +206,14 @@ def _likelihood_table(found: dict[str, Any], own: dict[str, Any]) -> str:
 
 def _packing_lines(found: dict[str, Any] | None) -> str:
     if not found:
-        return "What packing costs was not measured."
+        return "What rounding to 8 bits costs was not measured yet (`models/box/card.py DATA --run RUN`)."
     parts = [f"{nats:+.4f} ± {error:.4f} {name}" for name, (nats, error) in found.items()]
     return f"Rounding to 8 bits costs {', '.join(parts)} (nats per token, paired, on the held-out novels)."
 
 
 def _judge_table(found: dict[str, Any] | None, name: str | None) -> str:
     if not found:
-        return "No judge has read its texts."
+        return "No judge has read its texts yet: `models/box/card.py DATA --judge FOLDER` asks one."
     lines = [
         f"Judge: {name or 'none'}." if name else "No judge has read these texts; the entropy of their tokens is known.",
         "",
