@@ -208,7 +208,7 @@ def _packing_lines(found: dict[str, Any] | None) -> str:
     if not found:
         return "What rounding to 8 bits costs was not measured yet (`models/box/card.py DATA --run RUN`)."
     parts = [f"{nats:+.4f} ± {error:.4f} {name}" for name, (nats, error) in found.items()]
-    return f"Rounding to 8 bits costs {', '.join(parts)} (nats per token, paired, on the held-out novels)."
+    return f"Rounding to 8 bits costs {', '.join(parts)} (nats per token, paired, on held-out novels)."
 
 
 def _judge_table(found: dict[str, Any] | None, name: str | None) -> str:
