@@ -411,8 +411,8 @@ def test_ppl_s_stands_beside_ppl_u_and_is_the_second_line_of_the_curves(atat_run
         "perplexity per token, at most (PPL-S)",
     ):
         assert headline.count(expected) == 1
-    assert ">validation bound, uniform schedule (PPL-U)</text>" in page
-    assert ">validation bound, own schedule (PPL-S)</text>" in page
+    assert ">validation bound, uniform (PPL-U)</text>" in page
+    assert ">validation bound, own (PPL-S)</text>" in page
     assert "PPL-S is the bound under the model's own masking schedule (importance)" in text
 
 
@@ -439,7 +439,7 @@ def test_left_to_right_and_own_orders_stand_below_the_bound_by_name_with_what_is
         "left to right, nats per token",
         "1.543 ± 0.012",
         "exact; 7 sequences",
-        "own order of first_hitting, 16 evaluations, nats per token",
+        "own order of first hitting, 16 evaluations, nats per token",
         "at most: the order is random; 7 sequences",
     ):
         assert headline.count(expected) == 1

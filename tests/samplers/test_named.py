@@ -14,7 +14,7 @@ from mdlm_atat.core.schedules import Cosine
 from mdlm_atat.errors import UserError
 from mdlm_atat.samplers.ancestral import Ancestral
 from mdlm_atat.samplers.canvas import Canvas
-from mdlm_atat.samplers.catalogue import PRESETS, RULES, describe, shown, split_spec
+from mdlm_atat.samplers.catalogue import PRESETS, RULES, describe, in_words, shown, split_spec
 from mdlm_atat.samplers.draw import TokenDraw
 from mdlm_atat.samplers.first_hitting import FirstHitting
 from mdlm_atat.samplers.loop import StepRule, sample
@@ -260,3 +260,29 @@ def test_a_rule_that_has_no_draw_or_no_steps_refuses_them():
         make_sampler("rules_of_mine:Plain", draw=TokenDraw(top_k=2))
     with pytest.raises(UserError, match="has no number of steps to choose; leave out `steps`"):
         make_sampler("rules_of_mine:Strict:width=2", num_steps=3)
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ("spread", "spread"),
+        ("uncertainty:amount=constant,spread=true", "spread"),
+        ("uncertainty:spread=true,amount=constant,tokens_a_step=8,least_steps=16", "spread"),
+        ("spread:score=margin", "spread, by margin"),
+        ("uncertainty:score=margin,amount=constant", "most certain first, by margin, equal steps"),
+        ("uncertainty:order=most_uncertain,amount=constant", "least certain first, equal steps"),
+        ("uncertainty:score=max_probability,amount=constant,draw.temperature=0", "greedy"),
+        ("entropy_budget:gamma=0.1", "entropy budget"),
+        ("uncertainty:amount=threshold,score=max_probability,threshold=0.6", "threshold"),
+        ("first_hitting:sizes=cosine", "first hitting, cosine steps"),
+        ("ancestral:draw.top_k=5", "ancestral, top k 5"),
+        ("mine.rules:RightToLeft:group=2", "mine.rules:RightToLeft:group=2"),
+        ("nosuch of an old file", "nosuch of an old file"),
+    ],
+)
+def test_a_legend_names_a_sampler_in_words_and_a_presets_options_by_its_name(spec: str, words: str) -> None:
+    assert in_words(spec) == words
+
+
+def test_every_preset_spelled_out_is_named_by_its_own_name() -> None:
+    assert {in_words(spec) for spec in PRESETS.values()} == {name.replace("_", " ") for name in PRESETS}

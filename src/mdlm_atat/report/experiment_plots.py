@@ -10,9 +10,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from mdlm_atat.report.experiment_results import Arm, Band, Curve
-from mdlm_atat.report.figure import INK, MUTED, label_axes, new_figure
+from mdlm_atat.report.figure import INK, label_axes, new_figure
 
-WIDTH_IN, HEIGHT_IN = 5.0, 3.3  # two beside each other on a laptop, one on a phone, with letters of a like size
+HEIGHT_IN = 3.6
 DIVERGED_NATS = 30.0  # a vocabulary of 10^13: what costs more has diverged
 SETTLED = 0.1  # share of the longest x from which on all of every curve is inside the picture
 BAND_ALPHA = 0.2
@@ -39,14 +39,13 @@ def nats_against(
     The height follows what comes after the first tenth of the longest curve. Where a line begins above it, the picture
     says so.
     """
-    figure = new_figure(width_in=WIDTH_IN, height_in=HEIGHT_IN)
+    figure = new_figure(height_in=HEIGHT_IN)
     axes = figure.add_subplot()
     for item in drawn:
         _draw(axes, item, x_scale)
     _draw_target(axes, target_nats)
-    if _fit(axes, [item.band for item in drawn if item.band is not None], target_nats):
-        _remark(axes, "what is higher is not in the picture")
-    _finish(axes, x_label, y_label)
+    is_cut = _fit(axes, [item.band for item in drawn if item.band is not None], target_nats)
+    _finish(axes, x_label, y_label, "what is higher is not in the picture" if is_cut else "")
     return figure
 
 
@@ -54,7 +53,7 @@ def perplexity_against(
     drawn: Sequence[Drawn], *, x_label: str, target_nats: float | None, x_scale: float = 1.0
 ) -> Figure:
     """Perplexity against seconds, both on logarithmic scales, from the first point after 0 seconds."""
-    figure = new_figure(width_in=WIDTH_IN, height_in=HEIGHT_IN)
+    figure = new_figure(height_in=HEIGHT_IN)
     axes = figure.add_subplot()
     for item in drawn:
         band = None if item.band is None else _as_perplexity(item.band)
@@ -66,7 +65,7 @@ def perplexity_against(
     axes.set_yscale("log")
     _finish(axes, x_label, "perplexity per token")
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(LogLocator(10, subs=(1, 2, 5), numticks=9))
+        axis.set_major_locator(LogLocator(10, subs=(1, 2, 5), numticks=6))
         axis.set_minor_locator(NullLocator())
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
     return figure
@@ -80,7 +79,7 @@ def by_group(
     is_difference: bool = False,
 ) -> Figure:
     """The cost by mask rate or by decile, or its difference to the baseline, which is then the line at zero."""
-    figure = new_figure(width_in=WIDTH_IN, height_in=HEIGHT_IN)
+    figure = new_figure(height_in=HEIGHT_IN)
     axes = figure.add_subplot()
     if is_difference:
         axes.axhline(0, color=INK, linewidth=1.6, zorder=1)
@@ -154,12 +153,8 @@ def _as_perplexity(band: Band) -> Band | None:
     return Band(x=band.x[kept], mean=mean, low=low, high=high, num_seeds=band.num_seeds)
 
 
-def _remark(axes: Axes, text: str) -> None:
-    axes.text(0.99, 0.98, text, transform=axes.transAxes, ha="right", va="top", fontsize=8.5, color=MUTED)
-
-
-def _finish(axes: Axes, x_label: str, y_label: str) -> None:
-    label_axes(axes, x=x_label, y=y_label)
+def _finish(axes: Axes, x_label: str, y_label: str, remark: str = "") -> None:
+    label_axes(axes, x=x_label, y=y_label, remark=remark)
     if axes.get_xscale() == "linear":
-        axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
+        axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))

@@ -19,13 +19,13 @@ from mdlm_atat.report.experiment_pictures import (
     decile_table,
     profile_pictures,
 )
-from mdlm_atat.report.experiment_plots import HEIGHT_IN, WIDTH_IN
+from mdlm_atat.report.experiment_plots import HEIGHT_IN
 from mdlm_atat.report.experiment_results import Arm, branches_of, load_beside, name_of, runs_of
 from mdlm_atat.report.experiment_tables import Row, main_table, order_table, table_notes, verdicts
-from mdlm_atat.report.figure import INK, new_figure, svg
+from mdlm_atat.report.figure import INK, TEXT_PT, new_figure, svg
 from mdlm_atat.report.importance_page import heatmap
 from mdlm_atat.report.run_reader import number_at
-from mdlm_atat.report.sample_quality import draw_panel, panels_of
+from mdlm_atat.report.sample_quality import draw_panel, legend_of, panels_of
 from mdlm_atat.report.wording import section
 from mdlm_atat.scoring.inspected_text import InspectedText
 from mdlm_atat.scoring.quality import REFERENCE, SampleQuality
@@ -147,10 +147,20 @@ def _frontier_pictures(record: SampleQuality, name: str) -> tuple[list[Picture],
     kept = dict(sorted(curves.items(), key=lambda item: item[0] != REFERENCE)[: MAX_SAMPLERS + 1])  # stable
     pictures = []
     for index, panel in enumerate(panels_of(record)):
-        figure = new_figure(width_in=WIDTH_IN, height_in=HEIGHT_IN + 0.2 * len(kept))
+        figure = new_figure(height_in=HEIGHT_IN, num_named=len(kept) + 1)
         axes = figure.add_subplot()
         draw_panel(axes, record, panel, kept)
-        figure.legend(loc="outside lower left", ncols=1, frameon=False, fontsize=8.5, labelcolor=INK)
+        lines, names = legend_of(kept)
+        figure.legend(
+            lines,
+            names,
+            loc="outside lower left",
+            frameon=False,
+            fontsize=TEXT_PT,
+            labelcolor=INK,
+            labelspacing=0.25,
+            handlelength=3,
+        )
         title = f"{panel.y_label[0].upper()}{panel.y_label[1:]}, against {panel.x_label}"
         pictures.append(Picture(title, Markup(svg(figure, name=f"{name}-{index}", title=title)), []))
     left_out = len(curves) - len(kept)

@@ -29,6 +29,10 @@ CSS_NAMES = {INK: "ink", MUTED: "muted", FAINT: "faint", ACCENT: "accent"} | {
     colour: f"line-{index}" for index, colour in enumerate(LINE_COLOURS[1:], 2)
 }
 
+# A picture is as wide as a phone shows it (358 px of 390), and at most 30rem: its letters are 12 px there, and those of
+# the page's text elsewhere.
+WIDTH_IN = 5.0
+TEXT_PT = 12.5
 MONO = "DejaVu Sans Mono"  # comes with matplotlib
 MAX_DRAWN_POINTS = 1500  # more than the pixels across a page; keeps the report of a long run small
 
@@ -81,8 +85,9 @@ def running_mean(values: Float[np.ndarray, " points"], window: int) -> Float[np.
     return (total[index + reach + 1] - total[index - reach]) / (2 * reach + 1)
 
 
-def new_figure(*, height_in: float, width_in: float = 7.6) -> Figure:
-    return Figure(figsize=(width_in, height_in), layout="constrained")
+def new_figure(*, height_in: float, num_named: int = 0) -> Figure:
+    """A picture of the page, with room for a legend of `num_named` lines above it."""
+    return Figure(figsize=(WIDTH_IN, height_in + 0.24 * num_named), layout="constrained")
 
 
 def thinned(series: Series) -> Series:
@@ -95,17 +100,18 @@ def point_marker(series: Series) -> str:
     return "." if len(series.x) < 20 else ""  # a single point makes no line
 
 
-def label_axes(axes: Axes, *, x: str, y: str) -> None:
-    axes.set_xlabel(x, color=INK, fontsize=10)
-    axes.set_ylabel(y, color=INK, fontsize=10)
-    axes.tick_params(colors=INK, labelsize=9, length=3)
+def label_axes(axes: Axes, *, x: str, y: str, remark: str = "") -> None:
+    """Name both axes. A remark on what is drawn stands in a line of its own below, where no point can be."""
+    axes.set_xlabel(f"{x}\n{remark}" if remark else x, color=INK, fontsize=TEXT_PT)
+    axes.set_ylabel(y, color=INK, fontsize=TEXT_PT)
+    axes.tick_params(colors=INK, labelsize=TEXT_PT, length=3)
     axes.spines[["top", "right"]].set_visible(False)
     for spine in axes.spines.values():
         spine.set_edgecolor(MUTED)
 
 
-def add_legend(axes: Axes, num_columns: int = 4) -> None:
-    """Put the legend above the plot, in one row where it fits.
+def add_legend(axes: Axes, num_columns: int = 1) -> None:
+    """Put the legend above the plot.
 
     Curves fall from top left to bottom right, and would meet a legend in most corners.
     """
@@ -115,10 +121,11 @@ def add_legend(axes: Axes, num_columns: int = 4) -> None:
             bbox_to_anchor=(0, 1),
             ncols=num_columns,
             frameon=False,
-            fontsize=9,
+            fontsize=TEXT_PT,
             labelcolor=INK,
             borderaxespad=0.2,
             handlelength=1.6,
+            labelspacing=0.25,
             columnspacing=1.4,
         )
 

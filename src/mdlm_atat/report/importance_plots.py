@@ -91,7 +91,7 @@ def importance_against_loss(
 ) -> Figure:
     """What each token costs when it is masked, the mean over t in nats, against its importance in the clean text;
     and the means of ten groups of tokens of equal size, by importance."""
-    figure = new_figure(height_in=3.7)
+    figure = new_figure(height_in=3.3, num_named=3)
     axes = figure.add_subplot()
     every = -(-len(importance) // MAX_DRAWN_POINTS)
     axes.scatter(
@@ -100,7 +100,7 @@ def importance_against_loss(
         s=9,
         color=FAINT,
         linewidths=0,
-        label=f"tokens: correlation {pearson:.2f} (Pearson), {spearman:.2f} (Spearman)",
+        label=f"tokens: correlation {pearson:.2f} (Pearson),\n{spearman:.2f} (Spearman)",
     )
     groups = [group for group in np.array_split(importance.argsort(kind="stable"), 10) if len(group)]
     axes.plot(
@@ -126,7 +126,7 @@ def mask_rate_by_importance(
 ) -> Figure:
     """How likely the masking schedule masks an easy, a median and a hard token at t: the means of the tokens that rank
     within 5 percent of the 10th, 50th and 90th percentile of importance. 0 at t = 0 and 1 at t = 1."""
-    figure = new_figure(height_in=3.7)
+    figure = new_figure(height_in=3.3, num_named=4)
     axes = figure.add_subplot()
     order = importance.argsort(kind="stable")
     x = np.concatenate([[0.0], times, [1.0]])
@@ -143,8 +143,8 @@ def mask_rate_by_importance(
     axes.plot([0, 1], [0, 1], color=INK, linewidth=1.1, linestyle=(0, (5, 3)), label="uniform schedule", zorder=1)
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1)
-    label_axes(axes, x="t, the share of tokens that uniform masking hides", y="mask probability")
-    add_legend(axes, num_columns=2)
+    label_axes(axes, x="t, the share masked uniformly", y="mask probability")
+    add_legend(axes)
     return figure
 
 

@@ -20,7 +20,8 @@ from mdlm_atat.report.importance_page import figures, heatmap
 from mdlm_atat.report.page import template
 from mdlm_atat.report.run_reader import RunFolder, number_at, read_run
 from mdlm_atat.report.wording import flat, plain, section
-from mdlm_atat.scoring.cost import LOSSY, Cost
+from mdlm_atat.samplers.catalogue import in_words
+from mdlm_atat.scoring.cost import LEFT_TO_RIGHT, LOSSY, Cost, OrderCost
 from mdlm_atat.scoring.inspected_text import InspectedText
 from mdlm_atat.scoring.records import Evaluation, Kind, MaskRateProfile
 from mdlm_atat.training.metrics import (
@@ -34,6 +35,7 @@ from mdlm_atat.training.metrics import (
 )
 
 MAX_SAMPLES = 6
+NUM_OPEN_SAMPLES = 2  # at the beginning of the page; the others unfold
 MAX_HEATMAP_TOKENS = 128  # some 70 bytes a cell
 STAGE_NAMES = ("easy", "medium", "hard")
 SAMPLE_WORDING = {
@@ -108,6 +110,7 @@ def _contents(run: RunFolder) -> dict[str, Any]:
         "evaluations": _evaluation_table(run),
         "samples": _samples(run),
         "num_samples": len(run.samples),
+        "num_open": NUM_OPEN_SAMPLES,
         "reading": _how_to_read(run, result, is_exact=is_exact),
         "config": _config_tables(run.config),
         "provenance": _provenance(run, result),
@@ -197,9 +200,14 @@ def _order_numbers(result: Evaluation) -> list[list[KeyNumber]]:
         number = "" if cost.sequences is None else f"; {count(cost.sequences.num_sequences)} sequences"
         value = with_error(cost.nats_per_token, cost.standard_error)
         perplexity = "perplexity per token" + ("" if cost.is_exact else ", at most")
-        nats = KeyNumber(f"{cost.name}, nats per token", value, f"{kind}{number}")
+        nats = KeyNumber(f"{_order_name(cost)}, nats per token", value, f"{kind}{number}")
         rows.append([nats, *_other_units(cost, bits="bits per character", perplexity=perplexity)])
     return rows
+
+
+def _order_name(cost: OrderCost) -> str:
+    """`left to right`, or `own order of spread, by margin, 16 evaluations`."""
+    return cost.name if cost.order == LEFT_TO_RIGHT else cost.name.replace(cost.order, in_words(cost.order), 1)
 
 
 def _floor_numbers(result: Evaluation | None, unigram: Cost | None) -> list[KeyNumber]:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from mdlm_atat.report.figure import FAINT, INK, LINE_COLOURS, LINE_MARKERS, MUTED, label_axes
+from mdlm_atat.report.figure import FAINT, INK, LINE_COLOURS, LINE_MARKERS, MUTED, TEXT_PT, label_axes
+from mdlm_atat.samplers.catalogue import in_words
 from mdlm_atat.scoring.quality import REFERENCE, SamplePoint, SampleQuality, TextQuality
 
 DASHES = ("-", "--", "-.", ":")
@@ -42,15 +45,14 @@ def panels_of(record: SampleQuality) -> list[Panel]:
     panels.append(Panel(first, "seconds", labels[first], f"seconds for {record.setting.num_texts} texts"))
     if len(labels) == 1:
         return panels
-    numbered = f"{labels['entropy_nats']} (numbers: evaluations)"
-    return [*panels, Panel(first, "entropy_nats", labels[first], numbered)]
+    return [*panels, Panel(first, "entropy_nats", labels[first], labels["entropy_nats"])]
 
 
 def draw_panel(axes: Axes, record: SampleQuality, panel: Panel, curves: dict[str, list[SamplePoint]]) -> None:
     """Some samplers' curves. The grey band is the reference, one token at a time, with two standard errors to either
     side: where a curve enters it for good, in every picture of quality, nothing is lost by so few evaluations. Against
     entropy, cheap and varied is the lower right corner, and what is far from validation text in any direction is not
-    like it; the numbers are network evaluations."""
+    like it; the larger a mark, the more network evaluations."""
     reference = record.reference
     if reference is not None and not panel.is_of_texts:
         middle, spread = _value(reference, panel.y), 2 * _error(reference, panel.y)
@@ -59,60 +61,91 @@ def draw_panel(axes: Axes, record: SampleQuality, panel: Panel, curves: dict[str
     for name, points in curves.items():
         points = sorted(points, key=lambda point: _value(point, "nfe_mean" if panel.is_of_texts else panel.x))
         index = others.index(name) if name in others else None
+        colour, marker, dash = _look(index)
         xs, ys = ([_value(point, part) for point in points] for part in (panel.x, panel.y))
         axes.errorbar(
             xs,
             ys,
             xerr=[2 * _error(point, panel.x) for point in points] if panel.is_of_texts else None,
             yerr=[2 * _error(point, panel.y) for point in points],
-            color=INK if index is None else LINE_COLOURS[index % len(LINE_COLOURS)],
-            marker="o" if index is None else LINE_MARKERS[index % len(LINE_MARKERS)],
-            linestyle="-" if index is None else DASHES[index // len(LINE_COLOURS) % len(DASHES)],
+            color=colour,
+            marker=marker,
+            linestyle=dash,
             linewidth=1.2,
-            markersize=5,
+            markersize=0 if panel.is_of_texts else 5,
             elinewidth=0.7,
-            label=name,
         )
-        for point, x, y in zip(points, xs, ys, strict=True) if panel.is_of_texts else ():
-            _note(axes, f"{point.nfe_mean:.0f}", (x, y), xytext=(5, 4), textcoords="offset points")
+        if panel.is_of_texts:
+            sizes = [_mark_size(point.nfe_mean) ** 2 for point in points]
+            axes.scatter(xs, ys, sizes, color=colour, marker=marker, zorder=3)
     _mark_real_text(axes, record.real, panel)
     if not panel.is_of_texts:
         axes.set_xscale("log", base=2)
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.xaxis.set_minor_formatter(NullFormatter())
-    label_axes(axes, x=panel.x_label, y=panel.y_label)
+    remark = "larger marks: more evaluations" if panel.is_of_texts else ""
+    label_axes(axes, x=panel.x_label, y=panel.y_label, remark=remark)
 
 
 def _mark_real_text(axes: Axes, real: TextQuality, panel: Panel) -> None:
     """A line at its value, or a star."""
-    y, name = _value(real, panel.y), "validation text"
     if panel.is_of_texts:
-        x = _value(real, panel.x)
-        axes.plot(x, y, marker="*", markersize=13, color=INK, linestyle="none")
-        _note(axes, name, (x, y), xytext=(8, -10), textcoords="offset points")
+        axes.plot(
+            _value(real, panel.x), _value(real, panel.y), marker="*", markersize=13, color=MUTED, linestyle="none"
+        )
     else:
-        axes.axhline(y, color=MUTED, linestyle=":", linewidth=1)
-        _note(axes, name, (1, y), xycoords=("axes fraction", "data"), ha="right", va="bottom")
+        axes.axhline(_value(real, panel.y), color=MUTED, linestyle=":", linewidth=1)
 
 
-def _note(axes: Axes, text: str, place: tuple[float, float], **how: Any) -> None:
-    axes.annotate(text, place, color=MUTED, fontsize=8, **how)
+def _mark_size(nfe: float) -> float:
+    """The width of a mark in points: 3 of a single evaluation, one more for each doubling."""
+    return 3 + math.log2(max(nfe, 1))
+
+
+def legend_of(curves: dict[str, list[SamplePoint]]) -> tuple[list[Artist], list[str]]:
+    """The lines of a legend to all panels, and their names in words; the last one is validation text."""
+    others = [name for name in curves if name != REFERENCE]
+    words = {name: _in_words(name, points) for name, points in curves.items()}
+    lines: list[Artist] = []
+    for name in curves:
+        colour, marker, dash = _look(others.index(name) if name in others else None)
+        lines.append(Line2D([], [], color=colour, marker=marker, linestyle=dash, linewidth=1.2, markersize=5))
+    lines.append(Line2D([], [], color=MUTED, linestyle=":", linewidth=1, marker="*", markersize=9))
+    said = list(words.values())
+    names = [word if said.count(word) == 1 else f"{word} ({name})" for name, word in words.items()]
+    return lines, [*names, "validation text"]
+
+
+def _in_words(name: str, points: list[SamplePoint]) -> str:
+    """The name of a curve with its sampler in words."""
+    family = points[0].how.family
+    return in_words(family) + name.removeprefix(family) if name.startswith(family) else name
+
+
+def _look(index: int | None) -> tuple[str, str, str]:
+    """Colour, marker and dash of a curve by its number; None is the reference."""
+    if index is None:
+        return INK, "o", "-"
+    dash = DASHES[index // len(LINE_COLOURS) % len(DASHES)]
+    return LINE_COLOURS[index % len(LINE_COLOURS)], LINE_MARKERS[index % len(LINE_MARKERS)], dash
 
 
 def draw_quality(record: SampleQuality, file: Path) -> Path:
     """Every panel with every curve, as a PNG."""
     panels, curves = panels_of(record), record.curves()
-    fig = Figure(figsize=(5.2 * len(panels), 5.6), layout="constrained")
+    fig = Figure(figsize=(5.2 * len(panels), 5.2 + 0.2 * len(curves)), layout="constrained")
     for axes, panel in zip(fig.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         draw_panel(axes, record, panel, curves)
         axes.grid(alpha=0.25)
-    handles, labels = fig.axes[0].get_legend_handles_labels()
-    fig.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=8)
+    lines, names = legend_of(curves)
+    # as many columns as the longest name leaves room for: a letter takes some 0.09 inches
+    num_columns = max(1, min(3, int(5.2 * len(panels) / (0.7 + 0.09 * max(map(len, names))))))
+    fig.legend(lines, names, loc="outside lower center", ncols=num_columns, frameon=False, fontsize=10, handlelength=3)
     setting, samplers = record.setting, {point.how.sampler for point in record.points}
     what = "filling half of given texts" if setting.task == "infill" else "unconditional texts"
-    by = f", {samplers.pop()}" if len(samplers) == 1 else ""
+    by = f", {in_words(samplers.pop())}" if len(samplers) == 1 else ""
     fig.suptitle(
-        f"{what}: {setting.num_texts} of {setting.length} tokens{by}, bars are two standard errors", fontsize=10
+        f"{what}: {setting.num_texts} of {setting.length} tokens{by}, bars are two standard errors", fontsize=TEXT_PT
     )
     fig.savefig(file, dpi=110)
     return file

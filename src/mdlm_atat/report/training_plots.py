@@ -13,6 +13,7 @@ from mdlm_atat.report.figure import (
     FAINT,
     INK,
     MUTED,
+    TEXT_PT,
     Series,
     add_legend,
     label_axes,
@@ -46,8 +47,9 @@ def training_curves(
         for series, name in ((lr, "learning rate"), (grad_norm, "gradient norm"))
         if series is not None and len(series.x)
     ]
-    figure = new_figure(height_in=5.0 if below else 3.7)
-    grid = figure.add_gridspec(2 if below else 1, max(len(below), 1), height_ratios=[3, 1] if below else [1])
+    drawn_above = (loss_nats, bound_nats, schedule_bound_nats, left_to_right_nats, unigram_nats)
+    figure = new_figure(height_in=5.0 if below else 3.3, num_named=sum(item is not None for item in drawn_above))
+    grid = figure.add_gridspec(2 if below else 1, max(len(below), 1), height_ratios=[5, 2] if below else [1])
     main = figure.add_subplot(grid[0, :])
     if loss_nats is not None and len(loss_nats.x):
         _draw_loss(main, loss_nats)
@@ -60,7 +62,7 @@ def training_curves(
             linewidth=2,
             marker="o",
             markersize=4,
-            label=bound_name if schedule_bound_nats is None else f"{bound_name}, uniform schedule (PPL-U)",
+            label=bound_name if schedule_bound_nats is None else f"{bound_name}, uniform (PPL-U)",
             zorder=4,
         )
     if schedule_bound_nats is not None and len(schedule_bound_nats.x):
@@ -77,7 +79,7 @@ def training_curves(
             marker="s",
             markersize=4,
             markerfacecolor="none",
-            label=f"{bound_name}, own schedule (PPL-S)",
+            label=f"{bound_name}, own (PPL-S)",
             zorder=4,
         )
     if left_to_right_nats is not None and len(left_to_right_nats.x):
@@ -93,10 +95,10 @@ def training_curves(
             zorder=4,
         )
     _draw_unigram(main, unigram_nats)
-    _fit_height(main, loss_nats, (bound_nats, schedule_bound_nats, left_to_right_nats), unigram_nats)
-    label_axes(main, x="step", y="nats per token")
-    main.xaxis.set_major_locator(MaxNLocator(9, integer=True, steps=[1, 2, 2.5, 5, 10]))
-    add_legend(main, num_columns=4 if schedule_bound_nats is left_to_right_nats is None else 2)
+    remark = _fit_height(main, loss_nats, (bound_nats, schedule_bound_nats, left_to_right_nats), unigram_nats)
+    label_axes(main, x="step", y="nats per token", remark=remark)
+    main.xaxis.set_major_locator(MaxNLocator(5, integer=True, steps=[1, 2, 2.5, 5, 10]))
+    add_legend(main)
     for column, (series, name) in enumerate(below):
         axes = figure.add_subplot(grid[1, column])
         drawn = thinned(series)
@@ -104,7 +106,8 @@ def training_curves(
         axes.set_xlim(main.get_xlim())
         axes.set_ylim(bottom=0)
         label_axes(axes, x="step", y=name)
-        axes.xaxis.set_major_locator(MaxNLocator(4, integer=True, steps=[1, 2, 5, 10]))
+        axes.xaxis.set_major_locator(MaxNLocator(2, integer=True, steps=[1, 2, 5, 10]))
+        axes.yaxis.set_major_locator(MaxNLocator(3))
     return figure
 
 
@@ -116,7 +119,7 @@ def mask_rate_profile(
     unigram_nats: float | None = None,
 ) -> Figure:
     """Mean cost of a masked token in nats, against the share of tokens that is masked. Bars are two standard errors."""
-    figure = new_figure(height_in=3.7)
+    figure = new_figure(height_in=3.3, num_named=2)
     axes = figure.add_subplot()
     axes.errorbar(
         mask_rate,
@@ -152,7 +155,7 @@ def curriculum_progress(
     to the 90th percentile; and its correlation with the loss of the masked tokens.
     """
     panels = [series is not None for series in (stage, importance, correlation)]
-    figure = new_figure(height_in=0.4 + 1.6 * max(1, sum(panels)))
+    figure = new_figure(height_in=0.4 + 2.1 * max(1, sum(panels)))
     grid = figure.add_gridspec(max(1, sum(panels)), 1)
     rows = iter(range(sum(panels)))
     if stage is not None:
@@ -174,9 +177,9 @@ def curriculum_progress(
         label_axes(axes, x="", y="correlation\nwith the loss")
         add_legend(axes)
     for axes in figure.axes:
-        axes.xaxis.set_major_locator(MaxNLocator(9, integer=True, steps=[1, 2, 2.5, 5, 10]))
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, steps=[1, 2, 2.5, 5, 10]))
     if figure.axes:
-        figure.axes[-1].set_xlabel("step", color=INK, fontsize=10)
+        figure.axes[-1].set_xlabel("step", color=INK, fontsize=TEXT_PT)
     return figure
 
 
@@ -193,8 +196,8 @@ def _draw_stages(axes: Axes, stage: Series, temperature: Series | None, names: S
     drawn = thinned(temperature)
     twin.plot(drawn.x, drawn.y, color=MUTED, linewidth=1.4, linestyle="--", label="temperature factor")
     twin.set_ylim(0, 1.15 * drawn.y.max())
-    twin.tick_params(colors=INK, labelsize=9, length=0)
-    twin.set_ylabel("temperature", color=INK, fontsize=10)
+    twin.tick_params(colors=INK, labelsize=TEXT_PT, length=0)
+    twin.set_ylabel("temperature", color=INK, fontsize=TEXT_PT)
     twin.spines[:].set_visible(False)
     axes.plot([], [], color=MUTED, linewidth=1.4, linestyle="--", label="temperature factor")
     add_legend(axes)
@@ -244,8 +247,9 @@ def _draw_unigram(axes: Axes, unigram_nats: float | None) -> None:
         )
 
 
-def _fit_height(axes: Axes, loss: Series | None, bounds: Sequence[Series | None], unigram_nats: float | None) -> None:
-    """Set the height so that a few noisy batches, or the first steps of a large vocabulary, do not flatten the rest."""
+def _fit_height(axes: Axes, loss: Series | None, bounds: Sequence[Series | None], unigram_nats: float | None) -> str:
+    """Set the height so that a few noisy batches, or the first steps of a large vocabulary, do not flatten the rest.
+    Returns a remark on what lies outside, or nothing."""
     inside = [np.atleast_1d(np.float64(unigram_nats))] if unigram_nats is not None else []
     inside += [bound.y[np.isfinite(bound.y)] for bound in bounds if bound is not None]
     losses = np.empty(0) if loss is None else loss.y[np.isfinite(loss.y)]
@@ -253,20 +257,10 @@ def _fit_height(axes: Axes, loss: Series | None, bounds: Sequence[Series | None]
         inside.append(np.quantile(losses, [0.003, 0.99]))
     values = np.concatenate([np.empty(0), *inside])
     if not len(values):
-        return
+        return ""
     low, high = values.min(), values.max()
     margin = 0.06 * (high - low) or 0.1
     low, high = low - margin, high + margin
     axes.set_ylim(low, high)
     outside = int(((losses < low) | (losses > high)).sum())
-    if outside:
-        axes.text(
-            0.995,
-            0.98,
-            f"{outside} of {len(losses)} logged losses lie outside the picture",
-            transform=axes.transAxes,
-            ha="right",
-            va="top",
-            fontsize=8.5,
-            color=MUTED,
-        )
+    return f"{outside} of {len(losses)} logged losses are outside the picture" if outside else ""

@@ -30,6 +30,28 @@ PRESET_SUMMARIES = {
     "documents": "The least certain tokens first; stops when the rest is certain.",
 }
 """Name -> what it does, in a sentence."""
+BUDGETS = ("num_steps", "tokens_a_step", "least_steps", "gamma", "threshold")
+"""Options that say how many steps a sampler takes, and not which one it is."""
+WORDS = {
+    "uncertainty": "most certain first",
+    "order=most_certain": "",
+    "order=most_uncertain": "least certain first",
+    "score=entropy": "by entropy",
+    "score=margin": "by margin",
+    "score=max_probability": "by largest probability",
+    "score=importance_entropy": "by importance times entropy",
+    "draw.temperature=0": "likeliest tokens",
+    "amount=constant": "equal steps",
+    "amount=half_cosine": "half-cosine steps",
+    "amount=cosine": "cosine steps",
+    "amount=optimal": "optimal steps",
+    "amount=entropy_budget": "entropy budget",
+    "amount=threshold": "threshold",
+    "sizes=constant": "equal steps",
+    "sizes=cosine": "cosine steps",
+    "sizes=optimal": "optimal steps",
+}
+"""A rule, or an option with its value -> how a legend says it."""
 FILLED_IN = ("profile", "schedule", "eos_id")
 """Fields of a rule that the model brings, not the user."""
 
@@ -49,6 +71,48 @@ def split_spec(spec: str) -> tuple[str, str]:
             return f"{name}:{second}", rest
     plugins.check_name("sampler", name, PRESETS)
     return name, options
+
+
+def in_words(spec: str) -> str:
+    """A sampler as a legend names it: `spread`, `spread, by margin`, `least certain first, equal steps`.
+
+    A specification that has all options of a preset, budgets aside, goes by the preset's name. What is not known here
+    is written as it is.
+    """
+    name, _, options = spec.partition(":")
+    if name not in RULES and name not in PRESETS:
+        return spec
+    given = [option.strip() for option in options.split(",") if option.strip()]
+    own = [option for option in given if option.partition("=")[0] not in BUDGETS]
+    fitting = {
+        preset: wanted
+        for preset, whole in PRESETS.items()
+        if whole.partition(":")[0] == name and (wanted := _identity(whole)) <= set(own)
+    }
+    if fitting:
+        name = max(fitting, key=lambda preset: len(fitting[preset]))
+        own = [option for option in own if option not in fitting[name]]
+    elif name == "uncertainty" and "order=most_uncertain" in own:
+        own.remove("order=most_uncertain")
+        name = "order=most_uncertain"
+    return ", ".join(filter(None, [WORDS.get(name, _plain(name)), *map(_worded, own)]))
+
+
+def _identity(spec: str) -> set[str]:
+    """The options that make a preset what it is."""
+    options = spec.partition(":")[2].split(",")
+    return {option for option in options if option.partition("=")[0] not in BUDGETS}
+
+
+def _worded(option: str) -> str:
+    key, _, value = option.partition("=")
+    if option in WORDS:
+        return WORDS[option]
+    return _plain(key) if value == "true" else f"{_plain(key)} {value}"
+
+
+def _plain(name: str) -> str:
+    return name.removeprefix("draw.").replace("_", " ")
 
 
 @dataclass(frozen=True)
