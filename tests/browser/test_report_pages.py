@@ -68,7 +68,7 @@ def page_file(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 
 def test_on_a_phone_nothing_scrolls_sideways_and_letters_have_12_pixels(browser: Browser, page_file: Path) -> None:
-    page = browser.new_page(viewport=PHONE, is_mobile=True)
+    page = browser.new_page(viewport={"width": PHONE["width"], "height": PHONE["height"]}, is_mobile=True)
     page.goto(page_file.as_uri())
     assert page.evaluate("document.documentElement.scrollWidth") == PHONE["width"]
     assert sorted(found for found in page.evaluate(LETTERS) if found[0] < 12) == []

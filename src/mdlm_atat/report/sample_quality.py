@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
@@ -122,7 +122,7 @@ def _in_words(name: str, points: list[SamplePoint]) -> str:
     return in_words(family) + name.removeprefix(family) if name.startswith(family) else name
 
 
-def _look(index: int | None) -> tuple[str, str, str]:
+def _look(index: int | None) -> tuple[str, str, Any]:
     """Colour, marker and dash of a curve by its number; None is the reference."""
     if index is None:
         return INK, "o", "-"
