@@ -7,7 +7,7 @@ from pathlib import Path
 from sphinx.application import Sphinx
 
 ROOT = Path(__file__).parents[1]
-PAGES = {"index": "README.md", "changelog": "CHANGELOG.md", "contributing": "CONTRIBUTING.md"}
+PAGES = {"changelog": "CHANGELOG.md", "contributing": "CONTRIBUTING.md"}
 """Pages that stand in the repository's root."""
 
 project = "mdlm-atat"

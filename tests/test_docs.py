@@ -16,6 +16,7 @@ import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 import yaml
@@ -121,7 +122,7 @@ def test_everything_in_the_packages_root_is_in_the_reference() -> None:
 
 
 def test_every_file_that_a_page_links_to_is_there() -> None:
-    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "docs/results").glob("*.md")]
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
     links = [(page, re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text(encoding="utf-8"))) for page in pages]
     files = [(page, target) for page, targets in links for target in targets if not target.startswith("http")]
     assert len(files) > 30
@@ -138,3 +139,62 @@ def test_the_citation_has_what_its_format_asks_for_and_says_the_same_as_the_pack
     (paper,) = citation["references"]
     assert {"type", "title", "authors"} <= set(paper)
     assert all(each["type"] == "doi" for each in paper["identifiers"])
+
+
+@pytest.mark.parametrize("page", ["letter", "code", "ocr", "notes"])
+def test_the_commands_of_a_how_to_page_are_taken_and_its_python_runs_with_the_model_in_the_box(
+    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Training is only planned, by `--settings`, and a model that the page trained is the one in the box here."""
+    for file in (ROOT / "examples").glob("*/*"):
+        if file.suffix in (".txt", ".jsonl"):
+            shutil.copy(file, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    path = ROOT / f"docs/howto/{page}.md"
+    done = 0
+    for command in re.findall(r"^ {4}atat (.*)$", path.read_text(encoding="utf-8"), re.MULTILINE):
+        arguments = ["box" if part == f"runs/{page}" else part for part in shlex.split(command, comments=True)]
+        match arguments[0]:
+            case "serve" | "eval":
+                continue
+            case "train":
+                arguments += ["--settings"]
+            case "infill":
+                arguments += ["--steps", "1"]
+            case "score":
+                arguments += ["--num_draws", "32"]
+        assert main(arguments) == 0, command
+        done += 1
+    run_blocks(path, tmp_path)
+    assert done >= 1
+    assert capsys.readouterr().out
+
+
+def test_every_page_is_in_one_of_the_five_parts_of_the_index_and_linked_from_it() -> None:
+    text = (ROOT / "docs/index.md").read_text(encoding="utf-8")
+    assert re.findall(r"^## (.*)$", text, re.MULTILINE) == ["Tutorial", "How to", "Explanation", "Reference", "Results"]
+    in_tree = re.findall(r"^([\w/-]+)$", "".join(re.findall(r"```\{toctree\}(.*?)```", text, re.DOTALL)), re.MULTILINE)
+    linked = {target.removesuffix(".md") for target in re.findall(r"\]\(([^)#]+\.md)\)", text)}
+    pages = {str(page.relative_to(ROOT / "docs").with_suffix("")) for page in (ROOT / "docs").rglob("*.md")}
+    expected = {page for page in pages if page != "index" and not page.startswith("reference/")} | {"reference/index"}
+    assert sorted(in_tree) == sorted(expected)
+    assert linked == expected
+
+
+def test_the_picture_of_an_infilling_is_small_has_no_script_and_is_still_for_who_asked_for_it() -> None:
+    picture = ROOT / "docs/pictures/infilling.svg"
+    text = picture.read_text(encoding="utf-8")
+    assert picture.stat().st_size < 200_000
+    root = ElementTree.fromstring(text)
+    assert {each.tag.rpartition("}")[2] for each in root.iter()} == {
+        "svg",
+        "title",
+        "desc",
+        "style",
+        "rect",
+        "text",
+        "g",
+    }
+    still = text.index("prefers-reduced-motion: no-preference")
+    assert "animation" not in text[:still]
+    assert "prefers-color-scheme: dark" in text
