@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 from refusals import refused
+from tokenizers import Tokenizer, models, normalizers
 
 from mdlm_atat import MaskedDiffusionLM, load_lm, model_folder
 from mdlm_atat.cli.main import main
+from mdlm_atat.data.encode import lost_in
+from mdlm_atat.data.tokenizers import HFTokenizer
 
 LINE = r"using the model in the box \(0\.0M parameters, novels and other prose; name a run to use your own\)\n"
 
@@ -188,6 +191,21 @@ def test_a_file_is_scored_whole(runs: Path, tmp_path: Path, capsys: pytest.Captu
     assert f"exactly {causal.score(chr(10).join(['the cat', 'sat', ''])).nats:.2f} nats" in capsys.readouterr().out
     assert main(["score", str(runs / "causal"), r"the cat\nsat\n", "--escape"]) == 0
     assert "per character (12)" in capsys.readouterr().out
+
+
+def test_a_file_in_another_encoding_is_scored_by_its_flag(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "wide.txt").write_bytes("the cat".encode("utf-16-le"))
+    command = ["score", str(runs / "causal"), "--file", str(tmp_path / "wide.txt"), "--encoding", "utf-16-le"]
+    assert main(command) == 0
+    assert "per character (7)" in capsys.readouterr().out
+
+
+def test_what_a_tokenizer_loses_of_a_text_that_is_scored_is_counted() -> None:
+    tokenizer = Tokenizer(models.BPE(vocab={"h": 0, "i": 1}, merges=[]))
+    tokenizer.normalizer = normalizers.Lowercase()
+    assert lost_in("Hi", HFTokenizer(tokenizer, name="lower")).case == 1
 
 
 @pytest.mark.parametrize(

@@ -232,3 +232,17 @@ def test_a_hub_that_does_not_answer_is_one_message_within_20_s(setting: dict[str
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=20)
     assert "UserError: the tokenizer gpt2 could not be fetched from the hub" in done.stderr
     assert "give a local folder instead" in done.stderr
+
+
+def test_a_panic_of_the_library_is_a_users_error_that_names_the_tokenizer() -> None:
+    class PanicException(BaseException):
+        pass
+
+    class Panics:
+        def encode_batch_fast(self, *_: object, **__: object) -> None:
+            raise PanicException("bad split")
+
+    tokenizer = HFTokenizer(BPE.inner, name="odd")
+    tokenizer.inner = Panics()  # type: ignore[assignment]
+    with pytest.raises(UserError, match=r"the tokenizer odd breaks on this text \(bad split\)"):
+        tokenizer.encode("é")

@@ -46,6 +46,7 @@ its like.
         help=f"the texts, after {WHICH} (default: {BOX_NAME}, the model in the box)",
     )
     parser.add_argument("--file", type=Path, help="a file that holds the text")
+    parser.add_argument("--encoding", help="of --file without a byte order mark (default: utf-8)")
     parser.add_argument(
         "--escape", action="store_true", help=r"read escapes in the texts: \n is a line end, \\ a backslash"
     )
@@ -69,7 +70,9 @@ def main(argv: list[str]) -> int:
     arguments.model, texts = model_and_texts(arguments.words, arguments.file)
     texts = [unescaped(text) if arguments.escape else text for text in texts]
     if arguments.file is not None:
-        texts = [read_text(arguments.file)]
+        texts = [read_text(arguments.file, arguments.encoding)]
+    elif arguments.encoding is not None:
+        raise UserError("--encoding is for --file")
     check_model(arguments.model)
     with trusted(arguments.trust_plugins):
         score_texts(arguments, texts)
@@ -112,14 +115,20 @@ def check_are_texts(words: Sequence[str]) -> None:
 
 def score_texts(arguments: Namespace, texts: Sequence[str]) -> None:
     """Print what each text costs, a line for each likelihood."""
+    from mdlm_atat.data.encode import lost_in
     from mdlm_atat.terminal import shown
 
     lm = load_model(arguments)
     for text in texts:
         if len(texts) > 1:
             print(shown(text if len(text) <= 60 else text[:57] + "..."))
+        changes = lost_in(text, lm.tokenizer)
         for score in scores(lm, text, arguments):
-            print(in_words(score, len(text)))
+            print(in_words(score, len(text)) + (" (lossy)" if changes.total else ""))
+        if changes.total:
+            print(
+                f"lossy: the tokenizer does not give back {changes.in_words(len(text))}, so it is another text's cost"
+            )
 
 
 def scores(lm: MaskedDiffusionLM | CausalLM, text: str, arguments: Namespace) -> list[Score]:

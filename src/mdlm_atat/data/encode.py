@@ -96,6 +96,12 @@ def _encode(batch: list[Piece], tokenizer: Tokenizer, unknown_text: str | None) 
     )
 
 
+def lost_in(text: str, tokenizer: Tokenizer) -> Changes:
+    """Count what of one text its tokens do not give back."""
+    unknown_text = tokenizer.unknown_text if isinstance(tokenizer, HFTokenizer) else None
+    return _lost([text], tokenizer.encode_batch([text]), tokenizer, unknown_text)
+
+
 def _lost(texts: list[str], ids: list[np.ndarray], tokenizer: Tokenizer, unknown_text: str | None) -> Changes:
     match tokenizer:
         case CharTokenizer() | ByteTokenizer():

@@ -117,6 +117,7 @@ def decoded(
     left_out = Counter() if left_out is None else left_out
     newlines = io.IncrementalNewlineDecoder(None, translate=True)
     position = num_lines = 0  # bytes before the decoder's own buffer, line ends before it
+    is_ascii = True
     num_returns = num_dropped = 0
     with read_errors(path), open_bytes(path) as file:
         data = _at_least(file, LONGEST_MARK)
@@ -134,7 +135,10 @@ def decoded(
                 start = error.start if isinstance(error, UnicodeDecodeError) else 0
                 if mark is not None:
                     raise _damaged(mark[0], path, kept + data, start, position, num_lines + 1) from error
+                if encoding is None and not data and not is_ascii:
+                    raise _cut(path, position) from error
                 raise _not_in(encoding, path, kept + data, start, position, num_lines + 1) from error
+            is_ascii = is_ascii and text.isascii()
             if encoding and not text.isascii():
                 _check_whole(path, text)
             if is_full_of_nuls(text):
@@ -366,6 +370,13 @@ def _damaged(encoding: str, path: Path, data: bytes, start: int, position: int, 
     return UserError(
         f"{path} is damaged at offset {position + start} (line {line}): its byte order mark says {encoding}, in which "
         "the bytes there are no character, or the end of one is missing; mend it there, or convert it to UTF-8"
+    )
+
+
+def _cut(path: Path, position: int) -> UserError:
+    return UserError(
+        f"{path} is UTF-8 and ends inside a character, at offset {position}: it was cut there; get the whole file, or "
+        "take its last bytes off"
     )
 
 

@@ -190,6 +190,10 @@ class HFTokenizer:
             for text in texts:
                 utf8(text)
             raise
+        except BaseException as error:  # a panic of the library is no Exception
+            if type(error).__name__ != "PanicException":
+                raise
+            raise UserError(f"the tokenizer {self.name} breaks on this text ({error}); choose another one") from None
         return [np.array(encoding.ids, np.int32) for encoding in encodings]
 
     def decode(self, ids: Sequence[int] | np.ndarray, mask_text: str = MASK_TEXT, eos_text: str = "") -> str:

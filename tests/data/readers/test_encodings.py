@@ -144,3 +144,19 @@ def test_utf16_of_other_scripts_is_read_when_named(language: str, encoding: str,
 def test_short_lines_between_quotes_are_a_text_of_windows_all_the_same() -> None:
     for line in ("“Café” – naïve…\n", "“Né?”\n“Sì…”\n", "“No.” – “Très.”\n"):
         assert "cp1252" in likely_encodings((line * 50).encode("cp1252"))
+
+
+@pytest.mark.parametrize("text", ["吾輩は猫である", "Где я?", "naïve café", "ok 🙂"])
+def test_utf8_that_was_cut_inside_a_character_is_said_to_be_and_guessed_as_nothing_else(
+    text: str, tmp_path: Path
+) -> None:
+    data = (text + " é").encode()[:-1]
+    (tmp_path / "cut.txt").write_bytes(data)
+    with pytest.raises(UserError, match=f"cut.txt is UTF-8 and ends inside a character, at offset {len(data) - 1}: it"):
+        read(tmp_path / "cut.txt")
+
+
+def test_one_byte_that_is_no_ascii_at_the_end_of_ascii_is_still_guessed(tmp_path: Path) -> None:
+    (tmp_path / "latin.txt").write_bytes("café".encode("cp1252"))
+    with pytest.raises(UserError, match="cp1252"):
+        read(tmp_path / "latin.txt")

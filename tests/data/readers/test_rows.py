@@ -347,3 +347,17 @@ def test_half_of_a_character_in_utf_7_is_refused_with_its_file(tmp_path: Path) -
 def test_a_number_of_json_is_in_a_template_as_it_was_written(number: str, tmp_path: Path) -> None:
     for name, content in (("a.jsonl", f'{{"n": {number}}}'), ("a.json", f'[{{"n": {number}}}]')):
         assert read(write(tmp_path / name, content), template="n is {n}") == [f"n is {number}"]
+
+
+def test_a_template_with_one_null_is_written_or_refused_as_nulls_are(tmp_path: Path) -> None:
+    path = json_file(tmp_path / "a.jsonl", [{"a": "x", "b": "y"}, {"a": "z", "b": None}])
+    assert read(path, template="{a}: {b}") == ["x: y", "z: "]
+    with pytest.raises(UserError, match=r"line 2: .* is empty \(null\), expected a text"):
+        read(path, template="{a}: {b}", nulls="refuse")
+
+
+@pytest.mark.parametrize("use_dictionary", [True, False])
+def test_parquet_without_rows_holds_no_text_and_is_not_damaged(use_dictionary: bool, tmp_path: Path) -> None:
+    table = arrow.table({"text": arrow.array([], arrow.string())})
+    parquet.write_table(table, tmp_path / "none.parquet", use_dictionary=use_dictionary)
+    assert read(tmp_path / "none.parquet") == []

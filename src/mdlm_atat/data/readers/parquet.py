@@ -73,6 +73,8 @@ def _rows_at_a_time(path: Path, file: Any, raw: io.BufferedIOBase, group: int, w
     """How many rows of a row group may be read together, so that what they and their pages take stays bounded. Raises
     UserError where one alone may take too much."""
     about = file.metadata.row_group(group)
+    if about.num_rows == 0:
+        return 1  # it has no pages
     of_pages = of_row = 0
     for number in range(about.num_columns):
         chunk = about.column(number)

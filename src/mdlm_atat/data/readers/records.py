@@ -31,8 +31,8 @@ def text_of(row: Any, reading: Reading, where: str, left_out: Counter[str]) -> s
     """Return the text of a row; None for one that has none and is skipped, which `left_out` counts.
 
     A row that is a text is taken as it is. With a template a null is written as nothing, unless all columns that the
-    template names are null. A chat without messages is a null. Raises UserError, which begins with `where`, for a row
-    without the column or the text.
+    template names are null, or nulls are to be refused. A chat without messages is a null. Raises UserError, which
+    begins with `where`, for a row without the column or the text.
     """
     if isinstance(row, str):
         return _whole(row, where, "the text")
@@ -44,10 +44,12 @@ def text_of(row: Any, reading: Reading, where: str, left_out: Counter[str]) -> s
         text = None if _is_null(value) else _own_text(value, reading.column, where, left_out)
     else:
         values = {column: _value(row, column, where) for column in template_columns(reading.template)}
-        is_null = all(_is_null(value) for value in values.values())
+        enough = any if reading.nulls == "refuse" else all
+        is_null = enough(_is_null(value) for value in values.values())
         text = None if is_null else _filled(reading.template, values, where, left_out)
     if text is None:
-        is_chat = any(value is not None for value in values.values())
+        every = all if reading.nulls == "refuse" else any
+        is_chat = every(value is not None for value in values.values())
         if reading.nulls == "refuse":
             what = "a list without messages" if is_chat else "null"
             raise UserError(f"{where}: {_wanted(reading)} is empty ({what}), expected a text")
