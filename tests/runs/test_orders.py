@@ -129,7 +129,8 @@ def test_a_zero_shot_table_has_the_exact_value_in_a_column_of_its_own(lm):
     found = ma.evaluate(lm, TEXTS, **DRAWS)
     causal = ma.evaluate(CausalLM(lm.network, lm.tokenizer), TEXTS, **DRAWS)
     assert found.left_to_right is not None
-    head, row = zero_shot_table({"a.txt": found})
+    head, row, why_not_per_word = zero_shot_table({"a.txt": found})
+    assert "no perplexity per word" in why_not_per_word
     start = head.index("left to right, exact")
     assert row[start : start + 20].strip() == f"{found.left_to_right.perplexity_per_token:,.2f}"
     assert "left to right" not in zero_shot_table({"a.txt": causal})[0]

@@ -43,7 +43,7 @@ def test_a_short_text_is_answered_while_a_long_one_of_the_same_batch_is_written_
         client.wait_until(lambda: client.worker.num_queued == 2)
         may_go.set()
         assert short.result().json["results"][0]["nfe"] == 2
-        assert client.worker.num_active == 1
+        client.wait_until(lambda: client.worker.num_active == 1)
         assert not long.done()
         assert long.result().json["results"][0]["nfe"] == 40
     assert slow.num_evaluations == 40  # in one batch

@@ -32,6 +32,7 @@ from mdlm_atat.serve.requests import (
     ScoreRequest,
 )
 from mdlm_atat.serve.stops import cut_at_stop
+from mdlm_atat.serve.tokens import is_byte
 from mdlm_atat.serve.worker import read_quietly
 
 DEFAULT_MAX_TOKENS = 128  # after a prompt
@@ -300,10 +301,15 @@ def watch_of(request: Sampled, stop: Callable[[Frame], bool] | None = None) -> W
 
 
 def written(row: Row, frame: Frame, tokenizer: Any) -> str:
-    """What stands in the first gap up to the first [MASK] in it."""
+    """What stands in the first gap up to the first [MASK] in it, without bytes that a byte behind them may still make
+    another character."""
     gap = row.gaps[0]
     inside = frame.tokens[gap]
-    end = gap.start + (inside.index(tokenizer.mask_id) if tokenizer.mask_id in inside else len(inside))
+    end = gap.stop
+    if tokenizer.mask_id in inside:
+        end = gap.start + inside.index(tokenizer.mask_id)
+        while end > gap.start and is_byte(tokenizer, frame.tokens[end - 1]):
+            end -= 1
     text, spans = row.text(tokenizer, frame.tokens[:end])
     return text[slice(*spans[0])]
 

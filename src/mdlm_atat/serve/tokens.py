@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from itertools import groupby
 
-from mdlm_atat.data.tokenizers import MASK_TEXT, Tokenizer
+from mdlm_atat.data.tokenizers import MASK_TEXT, HFTokenizer, Tokenizer
 from mdlm_atat.lm.given import Row, anchor_of, texts_after
 from mdlm_atat.lm.token_texts import TokenTexts, aligned
 
 NO_CHARACTER = "\ufffd"
 """How bytes that are no character of UTF-8 read."""
+BYTE = re.compile("<0x[0-9A-F]{2}>")
+
+
+def is_byte(tokenizer: Tokenizer, token: int) -> bool:
+    """Whether a token is a single byte of a vocabulary of characters and words, as <0x7C> is in SentencePiece's."""
+    text = tokenizer.inner.id_to_token(token) if isinstance(tokenizer, HFTokenizer) else None
+    return text is not None and BYTE.fullmatch(text) is not None
 
 
 class CutTexts:
