@@ -125,8 +125,8 @@ class Folder:
         titles = [path for path, _ in roles if has_split_word(path)]
         if titles and len(roles) > 1:
             lines.append(
-                f"           all of it is text, {shown(titles[0])} too, since no names say both train and valid or "
-                "test; to hold a file out: validation=FILE"
+                f"           all of it is text, {shown(titles[0])} too, since the names do not set files to train on "
+                "apart from files to hold out; to hold a file out: validation=FILE"
             )
         return lines
 
