@@ -45,6 +45,25 @@ class Network(Protocol):
     def output_layer(self) -> tuple[Float[Tensor, "vocab width"], Float[Tensor, " vocab"] | None]: ...
 
 
+def without_padding(
+    function: Callable[[Tensor, Tensor], Tensor],
+    z_t: Int[Tensor, "batch length"],
+    t: Float[Tensor, " batch"],
+    lengths: Int[Tensor, " batch"] | None = None,
+) -> Float[Tensor, "batch length size"]:
+    """function(z_t, t) of a function that knows no padding: rows that are padded beyond their `lengths` are given to it
+    without their padding, those of one length together. 0 at the padding; `lengths` None: no row is padded."""
+    if lengths is None:
+        return function(z_t, t)
+    rows_of = {length: (lengths == length).nonzero()[:, 0] for length in lengths.unique().tolist()}
+    found = {length: function(z_t[rows, :length], t[rows]) for length, rows in rows_of.items()}
+    some = next(iter(found.values()))
+    padded = some.new_zeros(*z_t.shape, some.shape[-1])
+    for length, rows in rows_of.items():
+        padded[rows, :length] = found[length]
+    return padded
+
+
 @dataclass(frozen=True)
 class Prediction:
     """What a denoiser says of a batch of canvases, with logits only where they are asked for: the output layer is a

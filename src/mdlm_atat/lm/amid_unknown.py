@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mdlm_atat.core.denoiser import Network
+from mdlm_atat.core.denoiser import Network, without_padding
 
 NUM_AROUND = 64
 """Most [MASK] on either side of a text. More would tell the network little more (docs/samplers.md), and cost time."""
@@ -30,16 +30,8 @@ class AmidUnknown:
         t: Float[Tensor, " batch"],
         lengths: Int[Tensor, " batch"] | None = None,
     ) -> Float[Tensor, "batch length width"]:
-        """What the last norm gives at the places of z_t. Rows that are padded beyond their `lengths` are asked about
-        without their padding, those of one length together."""
-        if lengths is None:
-            return self._hidden(z_t, t)
-        rows_of = [(int(length), (lengths == length).nonzero()[:, 0]) for length in lengths.unique()]
-        found = [(rows, self._hidden(z_t[rows, :length], t[rows])) for length, rows in rows_of]
-        hidden = found[0][1].new_zeros(*z_t.shape, found[0][1].shape[-1])
-        for rows, part in found:
-            hidden[rows, : part.shape[1]] = part
-        return hidden
+        """What the last norm gives at the places of z_t. Rows are asked about without their padding."""
+        return without_padding(self._hidden, z_t, t, lengths)
 
     def __call__(
         self,
