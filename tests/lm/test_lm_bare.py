@@ -148,3 +148,15 @@ def test_what_needs_a_run_or_a_configuration_says_so(tiny, tmp_path):
         tiny.generate(sampler="first_hitting:sizes=optimal")
     with pytest.raises(UserError, match="predicts no rates"):
         tiny.generate(sampler="follow_rates")
+
+
+def test_a_tokenizer_that_is_equal_by_value_and_has_no_hash_fills_gaps_too():
+    class ByValue(CharTokenizer):
+        def __eq__(self, other: object) -> bool:
+            return isinstance(other, ByValue) and self.alphabet == other.alphabet
+
+        __hash__ = None  # type: ignore[assignment]
+
+    lm = MaskedDiffusionLM(Tiny(), ByValue("ab"))
+    assert lm.infill("a[MASK:2]b").text.startswith("a")
+    assert len([frame.text for frame in lm.stream("a[MASK:2]b")]) == 3

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import pairwise
 
 from mdlm_atat.data.tokenizers import Tokenizer
@@ -181,7 +180,6 @@ def _encoded(tokenizer: Tokenizer, text: str) -> list[int] | None:
         return None
 
 
-@lru_cache(maxsize=8)  # it is asked for with every frame of a text on its way
 def anchor_of(tokenizer: Tokenizer) -> list[int]:
     """Tokens of some character, to decode others behind."""
     for anchor in ANCHORS:
