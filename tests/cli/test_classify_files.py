@@ -209,6 +209,17 @@ def test_what_another_input_began_is_not_gone_on_with(cats, tmp_path, monkeypatc
     assert [row["id"] for row in read_csv(tmp_path / "b.csv")] == [row["id"] for row in ROWS[::-1]]
 
 
+def test_a_table_without_rows_takes_nothing_over_of_what_another_input_began(cats, tmp_path, monkeypatch, capsys):
+    (tmp_path / "b.csv.part").write_text('{"id": 0, "values": ["cat", 1, 0], "cut": false, "settings": "other"}\n')
+    command = ["classify", str(cats), "-", "--out", str(tmp_path / "b.csv")]
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"")))
+    assert "b.csv.part was begun with another classifier" in refused(command, capsys, tmp_path)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"")))
+    assert main([*command, "--overwrite"]) == 0
+    assert (tmp_path / "b.csv").read_text() == "label,p_cat,p_none\n"
+    assert not (tmp_path / "b.csv.part").exists()
+
+
 def test_words_and_standard_input_are_classified_too(cats, capsys, monkeypatch, tmp_path):
     expected = TextClassifier.from_pretrained(cats).predict(["cat sat", "dog ran"])
     assert main(["classify", str(cats), "cat sat", "dog ran"]) == 0
@@ -281,6 +292,9 @@ def test_pairs_and_numbers(masked, tmp_path, capsys, monkeypatch):
         ),
         (("FILE", "--text_pair", "label"), "--text_pair label: this classifier reads one text at a time"),
         (("a cat", "--text", "body"), "--text is for a file, and 'a cat' is a text"),
+        (("a cat", "--delimiter", ";"), "--delimiter is for a file, and 'a cat' is a text"),
+        (("-", "--text", "body"), "--text is for a file, and standard input has a text a line"),
+        (("-", "--delimiter", ";", "--out", "b.csv"), "--delimiter is for a file, and standard input has a text a"),
         (("FILE", "--encoding", "latin-99"), "there is no such encoding"),
         (("FILE", "--batch_size", "0"), "--batch_size is 0, expected at least 1"),
     ],

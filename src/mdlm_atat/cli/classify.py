@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from mdlm_atat.runs.classify import Table
 
 FILE_NAME = re.compile(r"\S+\.\w{1,8}(\.(gz|bz2|xz|zst))?|\S*[/\\]\S*")
+FILE_OPTIONS = ("text", "text_pair", "encoding", "delimiter")
 EXAMPLES = """\
 examples:
   atat classify runs/mails mails.csv --out labels.csv --text body
@@ -53,6 +54,7 @@ def make_parser() -> Parser:
 def main(argv: list[str]) -> int:
     arguments = make_parser().parse(argv)
     check_words(arguments.texts)
+    check_is_for_file(arguments)
     if arguments.encoding is not None:
         check_encoding(arguments.encoding)
     find_classifier(arguments.classifier)
@@ -92,18 +94,23 @@ def check_words(words: Sequence[str]) -> None:
             raise UserError(f"there is no file {word}; if that is a text itself, give it by standard input")
 
 
+def check_is_for_file(arguments: Namespace) -> None:
+    """Raises UserError for an option of files where texts are given: before anything is loaded."""
+    word: str = arguments.texts[0]
+    what = "standard input has a text a line" if word == "-" else f"{word!r:.60} is a text"
+    for name in () if is_there(word) else FILE_OPTIONS:
+        if getattr(arguments, name) is not None and not (word == "-" and name == "encoding"):
+            raise UserError(f"--{name} is for a file, and {what}")
+
+
 def table_of(classifier: TextClassifier, arguments: Namespace) -> Table:
     from mdlm_atat.runs.classify import Table
 
     words: list[str] = arguments.texts
     if words == ["-"]:
         return Table.of_texts(list(lines_of_stdin(classifier, arguments.encoding)))
-    names = ("text", "text_pair", "encoding", "delimiter")
     if is_there(words[0]):
-        return Table.of_file(Path(words[0]), classifier, **{name: getattr(arguments, name) for name in names})
-    unused = next((name for name in names if getattr(arguments, name) is not None), None)
-    if unused is not None:
-        raise UserError(f"--{unused} is for a file, and {words[0]!r:.60} is a text")
+        return Table.of_file(Path(words[0]), classifier, **{name: getattr(arguments, name) for name in FILE_OPTIONS})
     if not classifier.is_pair:
         return Table.of_texts([(word,) for word in words])
     if len(words) % 2:

@@ -95,14 +95,20 @@ def bytes_per_character(text: str) -> int:
     return 1 if widest <= "\xff" else 2 if widest <= "\uffff" else 4
 
 
-def read_text(path: Path, encoding: str | None = None) -> str:
-    """Return the whole text of a file, packed or not. A byte order mark says the encoding, else `encoding` does, else
-    it is UTF-8. Raises UserError where there is no file, or no text in that encoding."""
+def check_is_file(path: Path) -> None:
+    """Raise UserError where there is no file of this name."""
     if not path.is_file():
         raise UserError(f"{path} is a folder; name a file in it" if path.is_dir() else f"there is no file {path}")
+
+
+def read_text(path: Path, encoding: str | None = None, *, translate: bool = True) -> str:
+    """Return the whole text of a file, packed or not, with its line ends as they are where `translate` is off. A byte
+    order mark says the encoding, else `encoding` does, else it is UTF-8. Raises UserError where there is no file, or no
+    text in that encoding."""
+    check_is_file(path)
     if encoding is not None:
         check_encoding(encoding)
-    return "".join(decoded(path, encoding))
+    return "".join(decoded(path, encoding, translate=translate))
 
 
 def decoded(

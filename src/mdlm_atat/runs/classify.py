@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from mdlm_atat.atomic import finite, written_aside
+from mdlm_atat.data.files import check_is_file
 from mdlm_atat.data.readers.kinds import Refusal, find_reader, no_reader
 from mdlm_atat.data.readers.reading import Reading
 from mdlm_atat.data.readers.records import named, only
@@ -61,8 +62,7 @@ class Table:
         delimiter: str | None = None,
     ) -> Table:
         """The rows of a file. Raises UserError for one that is not there or cannot be read."""
-        if not file.is_file():
-            raise UserError(f"{file} is a folder; name a file in it" if file.is_dir() else f"there is no file {file}")
+        check_is_file(file)
         refusal = find_reader(file, encoding)
         if isinstance(refusal, Refusal):
             raise no_reader(file, refusal)
@@ -188,19 +188,20 @@ def classify_file(
     settings = hashlib.sha256(
         json.dumps([classifier.fingerprint(), classifier.lm.precision, table.identity]).encode()
     ).hexdigest()[:12]
-    is_other = part.exists() and begun_with(part) not in (settings, None)
-    if is_other and not overwrite:
-        raise UserError(
-            f"{part} was begun with another classifier or other texts; `overwrite=True` begins anew, or name another "
-            "file"
-        )
-    lines = Lines(part, settings, resume=not is_other)
+    if begun_with(part) not in (settings, None):
+        if not overwrite:
+            raise UserError(
+                f"{part} was begun with another classifier or other texts; `overwrite=True` begins anew, or name "
+                "another file"
+            )
+        part.unlink()  # even where there is nothing to write in its place, a table without rows
+    lines = Lines(part, settings, resume=True)
     try:
         with (
             shown("classifying", progress) as on_progress,
-            explain_out_of_memory(f"try `batch_size={batch_size // 2}`"),
+            explain_out_of_memory(f"try `batch_size={max(1, batch_size // 2)}`"),
         ):
-            rows = ((row, place) for row, place in islice(table.read(), lines.num_done, None))
+            rows = islice(table.read(), lines.num_done, None)
             for found in predict_rows(classifier, rows, table.columns, batch_size=batch_size):
                 first = lines.num_done
                 lines.write([{"id": first + i, **entry_of(prediction)} for i, (_, prediction) in enumerate(found)])

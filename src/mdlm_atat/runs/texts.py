@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from mdlm_atat.data.encodings import LONGEST_MARK, check_encoding, marked_encoding
-from mdlm_atat.data.files import decoded, first_bytes, open_bytes
+from mdlm_atat.data.encodings import LONGEST_MARK, marked_encoding
+from mdlm_atat.data.files import first_bytes, open_bytes, read_text
 from mdlm_atat.errors import UserError
 from mdlm_atat.samplers.template import unescaped
 
@@ -44,11 +44,7 @@ class Document:
     def read(cls, file: Path, encoding: str | None = None) -> Document:
         """Read a file, with its line ends as they are. A byte order mark says the encoding, else `encoding` does, else
         it is UTF-8. Raises UserError where it is no text in that encoding, or one that would not be written so."""
-        if not file.is_file():
-            raise _no_file(file)
-        if encoding is not None:
-            check_encoding(encoding)
-        text = "".join(decoded(file, encoding, translate=False))
+        text = read_text(file, encoding, translate=False)
         start = first_bytes(file, LONGEST_MARK)
         marked = marked_encoding(start)
         document = cls(text, encoding or "utf-8") if marked is None else cls(text, marked[0], start[: marked[1]])
@@ -69,18 +65,10 @@ class Document:
         return "".join(char for char in sorted(set(text)) if char.encode(self.encoding, errors="ignore") == b"")
 
 
-def _no_file(file: Path) -> UserError:
-    return UserError(f"{file} is a folder; name a file in it" if file.is_dir() else f"there is no file {file}")
-
-
 def read_items(file: Path, option: str, field: str, *, encoding: str | None = None, escape: bool = False) -> list[Item]:
     """Prompts or templates: one a line of a .txt file, or JSON lines with `field` and, if they like, an id. `escape`:
     read the escapes in them."""
-    if not file.is_file():
-        raise _no_file(file)
-    if encoding is not None:
-        check_encoding(encoding)
-    text = "".join(decoded(file, encoding, translate=False))
+    text = read_text(file, encoding, translate=False)
     end = "\r" if "\r" in text and "\n" not in text else "\n"
     lines = [line.removesuffix("\r") for line in text.removesuffix(end).split(end)]
     if lines == [""]:
