@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -45,6 +46,11 @@ def client() -> Iterator[Client]:
         (INFILL, {"text": "a[MASK]", "sampler": "os:system"}, "sampler", "is not one that this server has"),
         (INFILL, {"text": "a[MASK]", "sampler": "mdlm_atat.samplers.ancestral:Ancestral"}, "sampler", "not one that"),
         (INFILL, {"text": "a[MASK]", "sampler": "ancestral:num_steps=99999999"}, "sampler", "num_steps is 99999999"),
+        (INFILL, {"text": "a[MASK]", "sampler": "ancestral:num_steps=+99999999"}, "sampler", "num_steps is +99999999"),
+        (INFILL, {"text": "a[MASK]", "sampler": "ancestral:num_steps=9_999_999"}, "sampler", "num_steps is 9_999_999"),
+        (INFILL, {"text": "a[MASK]", "sampler": "ancestral:num_steps=٩٩٩٩٩"}, "sampler", "expected at most 10,000"),
+        (INFILL, {"text": "a[MASK]", "sampler": "spread:least_steps=10001"}, "sampler", "least_steps is 10001"),
+        (INFILL, {"text": "a[MASK]", "sampler": "ancestral:num_steps=²"}, None, "num_steps is '²', expected a value"),
         (INFILL, {"text": "a[MASK]", "sampler": "spread:gama=1"}, None, "has no option 'gama'"),
         (INFILL, {"text": "a[MASK]", "num_samples": 0}, "num_samples", "num_samples is 0, expected at least 1"),
         (INFILL, {"text": "a[MASK]", "candidates": 1, "num_samples": 2}, "text", "draw at least `candidates=2`"),
@@ -108,9 +114,9 @@ def test_a_mistake_is_refused_with_the_field_and_what_to_do(
         (GENERATE, {"prompt": "a" * 40, "max_tokens": 30}, "70 tokens"),
         (INFILL, {"text": "a[MASK]", "num_samples": 9}, "num_samples is 9, expected at most 8"),
         (INFILL, {"text": "a[MASK]", "candidates": 9}, "candidates is 9, expected at most 8"),
-        (COMPLETE, {"prompt": ["a"] * 5, "n": 2}, "5 texts"),
+        (COMPLETE, {"prompt": ["a"] * 5, "n": 2}, "for 10 texts, expected at most 8"),
         (COMPLETE, {"prompt": "a", "suffix": "b" * 60, "max_tokens": 10}, "71 tokens"),
-        (SCORE, {"texts": ["a"] * 9}, "9 texts"),
+        (SCORE, {"texts": ["a"] * 9}, "for 9 texts, expected at most 8"),
         (SCORE, {"texts": ["a" * 65]}, "more than 64 tokens"),
         (INFILL, b" " * 200_000, "Request Entity Too Large"),
     ],
@@ -119,6 +125,14 @@ def test_what_is_too_much_is_refused(path: str, body: Any, message: str, client:
     answer = client.post(path, body)
     assert (answer.status, answer.mistake["type"]) == (413, "too_large"), answer.body
     assert message in answer.mistake["message"]
+
+
+def test_a_body_of_50000_names_the_last_of_which_stands_twice_is_refused_within_5_seconds():
+    names = ",".join(f'"{number:05d}":0' for number in [*range(50_000), 49_999])
+    start = time.monotonic()
+    with pytest.raises(requests.RequestError, match="49999 stands in the body twice"):
+        requests.parse_json(f"{{{names}}}".encode())
+    assert time.monotonic() - start < 5
 
 
 def test_mistakes_found_late_are_events_of_a_stream(client: Client):

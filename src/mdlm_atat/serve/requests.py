@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import cache
@@ -22,6 +23,7 @@ from mdlm_atat.serve.mistakes import RequestError
 MAX_SEED = 2**53 - 1
 """The largest whole number that every client can write: JavaScript's are floats."""
 MAX_STEPS = 10_000
+NUMBERS_OF_STEPS = ("num_steps", "least_steps")
 MAX_STOPS = 16
 R = TypeVar("R", bound="Request")
 
@@ -231,9 +233,18 @@ def check_sampler(spec: str, field: str = "sampler") -> None:
     if name not in [*PRESETS, *plugins.names("sampler")]:
         raise RequestError(f"sampler {name!r} is not one that this server has; GET /v1/model lists them", field=field)
     for option in options.split(","):
-        key, _, value = option.partition("=")
-        if key.strip() == "num_steps" and value.strip().isdigit() and int(value[:20]) > MAX_STEPS:
-            raise RequestError(f"num_steps is {value[:20]}, expected at most {MAX_STEPS:,}", field=field)
+        key, _, value = (part.strip() for part in option.partition("="))
+        if key in NUMBERS_OF_STEPS and is_over(value, MAX_STEPS):
+            raise RequestError(f"{key} is {value[:20]}, expected at most {MAX_STEPS:,}", field=field)
+
+
+def is_over(value: str, most: int) -> bool:
+    """Whether an option is a whole number above `most`, as int() reads it: with a sign, underscores, digits of any
+    script."""
+    try:
+        return int(value) > most
+    except ValueError:  # refused by the sampler, in better words
+        return False
 
 
 def check_stops(stops: Sequence[str] | None) -> None:
@@ -256,8 +267,7 @@ def parse_json(body: bytes) -> Any:
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
         if len(found) < len(pairs):
-            names = [name for name, _ in pairs]
-            twice = next(name for name in names if names.count(name) > 1)
+            twice = next(name for name, times in Counter(name for name, _ in pairs).items() if times > 1)
             raise RequestError(f"{twice} stands in the body twice", field=twice)
         return found
 

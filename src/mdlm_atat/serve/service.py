@@ -102,8 +102,10 @@ class Service:
         for name in ("max_tokens", "min_tokens"):
             too_many(name, getattr(request, name, None), self.max_tokens)
         texts = getattr(request, "texts", getattr(request, "prompts", ()))
-        if len(texts) * (getattr(request, "n", None) or 1) > limits.max_texts:
-            raise RequestError(f"the request has {len(texts)} texts, expected at most {limits.max_texts}", status=413)
+        number = len(texts) * (getattr(request, "n", None) or 1)
+        if number > limits.max_texts:
+            message = f"the request is for {number:,} texts, expected at most {limits.max_texts:,}"
+            raise RequestError(message, status=413)
 
     def infill(self, request: InfillRequest, seed: int, tell: Tell) -> Fill:
         """The job of an infilling."""
