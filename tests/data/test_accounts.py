@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 from pathlib import Path
@@ -33,6 +34,33 @@ def write(folder: Path, files: dict[str, str]) -> Path:
     for name, text in files.items():
         (folder / name).write_text(text)
     return folder
+
+
+def hash_of(text: str) -> int:
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")
+
+
+@pytest.mark.parametrize("repeats", [1, 400])
+def test_that_more_than_twice_the_share_asked_for_is_held_out_is_said(tmp_path: Path, repeats: int) -> None:
+    """Of 40 documents 5%, two, are held out; one of the two is 400 times as long, or stands 400 times."""
+    short = sorted((f"text {number:02}" for number in range(40)), key=hash_of)
+    often = short[:1] * (repeats - 1)
+    long = next(text for number in range(999) if hash_of(text := f"{number:03} " + "long " * 640) <= hash_of(short[1]))
+    listener = Listener()
+    made = prepare([*short, *often, *([long] if repeats == 1 else [])], out=tmp_path / "out", progress=listener)
+    valid, train = made.manifest.splits["valid"], made.manifest.splits["train"]
+    share = valid.characters / (valid.characters + train.characters)
+    assert share > 0.85
+    assert any(f"{share:.0%} of the text is held out, not 5.0%" in line for line in listener.said)
+    plain = Listener()
+    prepare(short, out=tmp_path / "plain", progress=plain)
+    assert not any("is held out, not" in line for line in plain.said)
+
+
+@pytest.mark.parametrize("texts", [["the same"] * 40, ["the same", "the same "] * 20])
+def test_copies_of_one_text_of_which_all_are_held_out_are_refused_with_the_reason(texts: list[str]) -> None:
+    with pytest.raises(UserError, match="equal ones together, so there may be too few different ones"):
+        prepare(texts, tokenizer="byte", validation_fraction=0.6, progress=False)
 
 
 def test_a_preparation_says_what_was_read_held_out_and_left_out_and_keeps_it(tmp_path: Path) -> None:

@@ -33,6 +33,9 @@ PUBLISHED = [
     "de/TRAIN/1.txt de/EVAL/1.txt",
     "train.txt held-out.txt",
     "train.txt HeldOut.txt",
+    "train/1.txt holdout/1.txt tests/1.txt",
+    "train.txt hold-out.txt Tests.txt",
+    "train.txt HoldOut.txt",
     "train.txt validate.txt",
     "trainset.txt validset.txt testset.txt",
     "TrainSplit.txt DevSplit.txt TestSplit.txt",
@@ -66,10 +69,16 @@ def test_a_space_parts_words_and_a_folder_may_have_no_validation() -> None:
         "test.txt valid.txt",
         "train.py eval.py test_model.py model.py",
         "configs/train.yaml configs/eval.yaml",
+        "src/training/loop.py tests/test_loop.py tests/data/a.txt",
+        "docs/training.md tests/data/a.txt src/a.rs",
     ],
 )
 def test_words_of_titles_split_nothing_where_no_names_say_both(names: str) -> None:
     assert parts(*names.split()) is None
+
+
+def test_tests_are_not_trained_on_where_there_is_no_validation() -> None:
+    assert parts("train/a.txt", "tests/a.txt") == {"train/a.txt": "train", "tests/a.txt": "test"}
 
 
 def test_files_with_neither_word_belong_to_neither_part() -> None:

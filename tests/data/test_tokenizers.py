@@ -234,7 +234,8 @@ def test_a_hub_that_does_not_answer_is_one_message_within_20_s(setting: dict[str
     assert "give a local folder instead" in done.stderr
 
 
-def test_a_panic_of_the_library_is_a_users_error_that_names_the_tokenizer() -> None:
+@pytest.mark.parametrize("what", ["encode", "decode", "decode_batch"])
+def test_a_panic_of_the_library_is_a_users_error_that_names_the_tokenizer(what: str) -> None:
     class PanicException(BaseException):
         pass
 
@@ -242,7 +243,21 @@ def test_a_panic_of_the_library_is_a_users_error_that_names_the_tokenizer() -> N
         def encode_batch_fast(self, *_: object, **__: object) -> None:
             raise PanicException("bad split")
 
+        decode = decode_batch = encode_batch_fast
+
+        @property
+        def decoder(self) -> Panics:
+            return self
+
+        def id_to_token(self, token_id: int) -> str:
+            return str(token_id)
+
     tokenizer = HFTokenizer(BPE.inner, name="odd")
     tokenizer.inner = Panics()  # type: ignore[assignment]
-    with pytest.raises(UserError, match=r"the tokenizer odd breaks on this text \(bad split\)"):
-        tokenizer.encode("é")
+    broken = {
+        "encode": lambda: tokenizer.encode("é"),
+        "decode": lambda: tokenizer.decode([0]),
+        "decode_batch": lambda: tokenizer.decode_batch([np.array([0])]),
+    }
+    with pytest.raises(UserError, match=r"the tokenizer odd breaks (on this text|in decoding) \(bad split\)"):
+        broken[what]()

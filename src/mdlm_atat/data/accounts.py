@@ -6,12 +6,15 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+from mdlm_atat.data.held_out import BY_HASH
 from mdlm_atat.data.loss import Changes
 from mdlm_atat.data.manifest import Manifest
 from mdlm_atat.data.repeats import Repeated
 from mdlm_atat.data.sources import Files, HubSet, Texts
 from mdlm_atat.formats import count, percent
 
+MUCH_MORE = 2.0
+"""Times the share of the text that was asked for, above which it is said that so much more was held out."""
 _NAMES = {"train": "training", "valid": "validation"}
 
 
@@ -55,12 +58,27 @@ def read_lines(manifest: Manifest) -> list[str]:
         f"{_NAMES[name]} {documents_in_words(split.documents, split.characters)}"
         for name, split in manifest.splits.items()
     ]
-    lines = [f"read       {'; '.join(sizes)} ({manifest.validation['rule']})"]
+    lines = [f"read       {'; '.join(sizes)} ({manifest.validation['rule']})", *_more_held_out(manifest)]
     if lost := lost_in_words(manifest):
         lines.append(f"lost       {lost}")
     lines += changed_lines(manifest.accounts)
     repeated = repeated_in_words(manifest.accounts)
     return [*lines, f"repeated   {repeated}"] if repeated else lines
+
+
+def _more_held_out(manifest: Manifest) -> list[str]:
+    """That much more was chosen for validation by hash than was asked for, in at most one line."""
+    splits = manifest.splits
+    if manifest.validation["rule"] != BY_HASH:
+        return []
+    asked = manifest.validation["fraction"]
+    share = splits["valid"].characters / max(sum(split.characters for split in splits.values()), 1)
+    if share <= MUCH_MORE * asked:
+        return []
+    return [
+        f"           {percent(share)} of the text is held out, not {percent(asked)}: documents are held out whole and "
+        "equal ones together, so a long one, or many equal ones, make it more; to choose: validation=FILE"
+    ]
 
 
 def repeated_in_words(accounts: Mapping[str, Any] | None) -> str | None:

@@ -13,6 +13,7 @@ MIN_DOCUMENTS_TO_HASH = 20
 """Below, a single document is too large a share: the end of the text is held out instead."""
 SURVEYED_DOCUMENTS = 1000
 """Up to here the held-out documents are those of the smallest hashes, so that there is at least one."""
+BY_HASH = "documents by hash"
 
 Stream = Callable[[], Iterator[tuple[str, Piece]]]
 """Pieces with the split that each goes to, as often as asked for."""
@@ -30,7 +31,7 @@ def hold_out(source: Texts, fraction: float, progress: Progress) -> tuple[Stream
         return lambda: _cut_at(place, source), {"rule": "the end of the text", "fraction": fraction}
     few = len(hashes) < SURVEYED_DOCUMENTS
     cutoff = sorted(hashes)[max(1, round(fraction * len(hashes))) - 1] if few else int(fraction * 2**64)
-    return lambda: _cut_by_hash(cutoff, source), {"rule": "documents by hash", "fraction": fraction}
+    return lambda: _cut_by_hash(cutoff, source), {"rule": BY_HASH, "fraction": fraction}
 
 
 def _survey(source: Texts, progress: Progress) -> tuple[list[int], int]:

@@ -29,7 +29,7 @@ from mdlm_atat.data.accounts import account, check_halves, decided_lines, read_l
 from mdlm_atat.data.cache import cache_folder, hold
 from mdlm_atat.data.corpus import Corpus
 from mdlm_atat.data.encode import encoded
-from mdlm_atat.data.held_out import Stream, hold_out
+from mdlm_atat.data.held_out import BY_HASH, Stream, hold_out
 from mdlm_atat.data.loss import MOST_LOST, Changes
 from mdlm_atat.data.manifest import (
     FILE_NAME,
@@ -265,11 +265,12 @@ def _check_loss(request: DataRequest, split: str, changes: Changes, num_characte
 def _check_not_empty(request: DataRequest, splits: dict[str, Split], rule: dict[str, Any]) -> None:
     if not any(split.documents for split in splits.values()):
         raise UserError(f"{label_of(request.source)} holds no text: expected at least one document that is not empty")
+    together = ", equal ones together, so there may be too few different ones" if rule["rule"] == BY_HASH else ""
     for name, split in splits.items():
         if not split.tokens:
             raise UserError(
-                f"the {name} split of {label_of(request.source)} is empty (validation: {rule['rule']}): use more text, "
-                "another `validation_fraction=`, or name the validation text with `validation=`"
+                f"the {name} split of {label_of(request.source)} is empty (validation: {rule['rule']}{together}): use "
+                "more text, another `validation_fraction=`, or name the validation text with `validation=`"
             )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import PurePath
 from typing import Literal
 
@@ -14,11 +14,12 @@ Part = Literal["train", "valid", "test"]
 WORDS: dict[str, Part] = {
     **dict.fromkeys(("train", "training", "trainset"), "train"),
     **dict.fromkeys(
-        ("valid", "validation", "validate", "val", "dev", "devel", "development", "eval", "evaluation", "heldout"),
+        ("valid", "validation", "validate", "val", "dev", "devel", "development", "eval", "evaluation"),
         "valid",
     ),
+    **dict.fromkeys(("heldout", "holdout"), "valid"),
     **dict.fromkeys(("validset", "valset", "devset", "evalset"), "valid"),
-    **dict.fromkeys(("test", "testing", "testset"), "test"),
+    **dict.fromkeys(("test", "tests", "testing", "testset"), "test"),
 }
 """What a word in a name says of a file."""
 CODE = re.compile(
@@ -35,13 +36,15 @@ def split_parts(paths: Iterable[PurePath]) -> dict[PurePath, Part | None] | None
     `paths` are relative to the folder. A word of `WORDS` counts, in any case, where it stands alone in the name of a
     file or folder, between anything but letters or before a capital: `ptb.valid.txt`, `Test/a.txt`, `TestSplit.txt`,
     `held-out.txt`, `c4-train.00000-of-00512.jsonl`, and not `contest.txt`; of source code, only in the names of its
-    folders. A folder is split where one file is for training and another for validation or test; otherwise
-    `test-pilot.txt` is a title like any other.
+    folders, and where there is any, `tests` says nothing: programs have theirs there. A folder is split where one file
+    is for training and another for validation or test; otherwise `test-pilot.txt` is a title like any other.
 
     A name that says both, as `train/test-1.txt` does, is not trained on, except for what all such names share: in
     `test-corpus/train.txt` and `test-corpus/valid.txt` the folder's name says nothing.
     """
-    said = {path: _said(path) for path in paths}
+    paths = list(paths)
+    of_programs = {"tests"} if any(CODE.fullmatch(path.suffix) for path in paths) else set[str]()
+    said = {path: _said(path, of_programs) for path in paths}
     for shared in (_shared(said.values()), Counter[Part]()):
         decided: dict[PurePath, Part | None] = {path: _decided(parts - shared) for path, parts in said.items()}
         found = set(decided.values())
@@ -56,15 +59,15 @@ def has_split_word(path: PurePath) -> bool:
     return bool(_said(path))
 
 
-def _said(path: PurePath) -> Counter[Part]:
-    """How often a name says each part."""
+def _said(path: PurePath, ignored: Collection[str] = ()) -> Counter[Part]:
+    """How often a name says each part, in other words than those `ignored`."""
     if CODE.fullmatch(path.suffix):
         path = path.parent
     name = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", unicodedata.normalize("NFC", path.as_posix()))
-    name = re.sub(r"held[-_ .]out", "heldout", name, flags=re.IGNORECASE)
+    name = re.sub(r"(held|hold)[-_ .]out", "heldout", name, flags=re.IGNORECASE)
     words = re.findall(r"[^\W\d_]+", name.lower())
     odd = [word for word in re.findall(r"[^\W\d_]+", path.as_posix()) if re.search("[a-z][A-Z]", word)]  # deV, tRAIN
-    return Counter(WORDS[word] for word in [*words, *map(str.lower, odd)] if word in WORDS)
+    return Counter(WORDS[word] for word in [*words, *map(str.lower, odd)] if word in WORDS and word not in ignored)
 
 
 def _shared(said: Iterable[Counter[Part]]) -> Counter[Part]:

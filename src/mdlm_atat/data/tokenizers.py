@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -185,15 +186,12 @@ class HFTokenizer:
     def encode_batch(self, texts: list[str]) -> list[np.ndarray]:
         try:
             # the library runs without the GIL here: threads are enough for parallel tokenization
-            encodings = self.inner.encode_batch_fast(texts, add_special_tokens=False)
+            with self._panics("on this text"):
+                encodings = self.inner.encode_batch_fast(texts, add_special_tokens=False)
         except (TypeError, UnicodeEncodeError):
             for text in texts:
                 utf8(text)
             raise
-        except BaseException as error:  # a panic of the library is no Exception
-            if type(error).__name__ != "PanicException":
-                raise
-            raise UserError(f"the tokenizer {self.name} breaks on this text ({error}); choose another one") from None
         return [np.array(encoding.ids, np.int32) for encoding in encodings]
 
     def decode(self, ids: Sequence[int] | np.ndarray, mask_text: str = MASK_TEXT, eos_text: str = "") -> str:
@@ -201,14 +199,26 @@ class HFTokenizer:
         tokens = [control[i] if i in control else self._token(i) for i in _checked(ids, self.vocab_size)]
         tokens = [token for token in tokens if token]
         # the decoder passes what is not in its alphabet on as it is, so masks keep their place among word pieces
-        return self.inner.decoder.decode(tokens) if self.inner.decoder else " ".join(tokens)
+        with self._panics("in decoding"):
+            return self.inner.decoder.decode(tokens) if self.inner.decoder else " ".join(tokens)
 
     def decode_batch(self, batch: Sequence[np.ndarray]) -> list[str]:
         """Return the texts of the ids of many texts, as `decode` does, several times as fast."""
         control = [i for i in (self.bos_id, self.eos_id, self.pad_id) if i is not None]
         if any(np.isin(ids, control).any() for ids in batch):
             return [self.decode(ids) for ids in batch]
-        return self.inner.decode_batch([ids.tolist() for ids in batch], skip_special_tokens=False)
+        with self._panics("in decoding"):
+            return self.inner.decode_batch([ids.tolist() for ids in batch], skip_special_tokens=False)
+
+    @contextmanager
+    def _panics(self, where: str) -> Iterator[None]:
+        """Raise UserError for a panic of the library, which is no Exception."""
+        try:
+            yield
+        except BaseException as error:
+            if type(error).__name__ != "PanicException":
+                raise
+            raise UserError(f"the tokenizer {self.name} breaks {where} ({error}); choose another one") from None
 
     @property
     def unknown_text(self) -> str | None:
