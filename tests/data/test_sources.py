@@ -151,7 +151,7 @@ def test_parquet_documents_come_in_order_over_3_row_groups(tmp_path: Path) -> No
     assert numbers == [str(number) for number in range(300)]  # whatever casts to a string
     write_parquet(tmp_path / "b.parquet", {"text": ["a", None]})
     assert texts(open_source(str(tmp_path / "b.parquet"))) == ["a"]
-    with pytest.raises(UserError, match="row 1: a column 'text' is empty"):
+    with pytest.raises(UserError, match="row 2: a column 'text' is empty"):
         texts(open_source(str(tmp_path / "b.parquet"), reading=Reading(nulls="refuse")))
     (tmp_path / "c.parquet").write_text("no")
     with pytest.raises(UserError, match=r"c\.parquet is not a Parquet file"):
@@ -375,7 +375,9 @@ def test_a_folder_in_the_hubs_layout_reads_like_a_hub_set(hub_answers: dict[str,
     assert (found["texts"], found["held out"]) == (["one", "two"], ["three"])
     assert found["described"]["files"][0]["bytes"] > 0
     assert hub_answers["no split"].endswith("has no split 'nope'; its splits are train, validation")
-    assert hub_answers["no column"].endswith("has no column 'nope'; its columns are text: set `column=`")
+    assert hub_answers["no column"].endswith(
+        "has no column 'nope'; its columns are text: set `column=` to the one that holds the text"
+    )
     assert "cannot be opened" in hub_answers["no configuration"]
 
 

@@ -263,7 +263,7 @@ class HubSet:
 
     def _pieces(self) -> Iterator[Piece]:
         self.left_out.clear()
-        for number, row in enumerate(self._stream()):
+        for number, row in enumerate(self._stream(), start=1):
             text = text_of(row, self.reading, f"row {number} of {self.name}", self.left_out)
             if text is not None:
                 yield from _counted_pieces([text], self.left_out)

@@ -152,7 +152,9 @@ def _from_hub(name: str, hub: str, metrics: Mapping[str, Metric] | None) -> Task
     try:
         for which, split in (("train", "train"), ("dev", "validation")):
             rows = HubSet(hub, name, split).rows()
-            examples[which] = [_hub_example(row, glue, f"{hub} {name}, {split} row {i}") for i, row in enumerate(rows)]
+            examples[which] = [
+                _hub_example(row, glue, f"{hub} {name}, {split} row {i}") for i, row in enumerate(rows, start=1)
+            ]
         source = HubSet(hub, name, "train", Reading(column=glue.hub_columns[0])).describe()
     except UserError as error:
         raise UserError(

@@ -61,7 +61,7 @@ def test_nulls_are_skipped_and_counted_or_refused(name: str, tmp_path: Path) -> 
     left_out = Counter[str]()
     assert read(path, left_out) == ["a", "b"]
     assert left_out == {"rows without text (null)": 1}
-    with pytest.raises(UserError, match=r"(line 2|row [12]): a column 'text' is empty \(null\), expected a text"):
+    with pytest.raises(UserError, match=r"(line|row) 2: a column 'text' is empty \(null\), expected a text"):
         read(path, nulls="refuse")
     assert read(path, template="{n}:{text}") == ["1:a", "2:", ":b"]
 
@@ -70,6 +70,9 @@ def test_nulls_are_skipped_and_counted_or_refused(name: str, tmp_path: Path) -> 
 def test_a_row_without_the_column_says_which_it_has_and_which_looks_like_text(name: str, tmp_path: Path) -> None:
     path = json_file(tmp_path / name, [{"id": "a1", "review": "a good film, all in all", "label": "pos"}])
     with pytest.raises(UserError, match=r"no column 'text'; its columns are id, review, label: set `column='review'`"):
+        read(path)
+    path = json_file(tmp_path / name, [{"body": "short"}])
+    with pytest.raises(UserError, match=r"its columns are body: set `column=` to the one that holds the text$"):
         read(path)
     path = json_file(tmp_path / name, [{"id": "a1", "messages": CHAT}])
     with pytest.raises(UserError, match="set `column='messages'`, or several by `template="):
@@ -181,6 +184,7 @@ def test_a_json_file_is_an_array_or_an_object_or_several(content: str, texts: li
         ('[{"text": "a"} {"text": "b"}]', "is not JSON"),
         ("[1, 2]", "row 1 is a number, expected an object with a column 'text'"),
         ("3", "row 1 is a number"),
+        ("[{}]", "row 1 has no column 'text', nor any other: remove the row"),
         ("[" * 5000, "is not JSON"),
         ('[{"text": "\\ud800"}]', "half of a character"),
         ("nonsense", "is not JSON"),
@@ -292,7 +296,7 @@ def test_bytes_in_parquet_that_are_no_text_are_refused(tmp_path: Path) -> None:
 def test_a_string_in_parquet_that_is_not_utf8_names_the_file(tmp_path: Path) -> None:
     parquet.write_table(arrow.table({"text": ["some words"]}), tmp_path / "a.parquet", compression="none")
     content = (tmp_path / "a.parquet").read_bytes().replace(b"some words", b"some w\xf7rds")
-    with pytest.raises(UserError, match=r"a\.parquet is damaged, or not UTF-8, after row 0"):
+    with pytest.raises(UserError, match=r"a\.parquet is damaged, or not UTF-8, after 0 rows"):
         read(write(tmp_path / "b.a.parquet", content))
 
 

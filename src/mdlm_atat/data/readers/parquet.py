@@ -60,13 +60,13 @@ def rows_of_columns(
             num_rows = _rows_at_a_time(path, file, raw, group, wanted)
             for batch in file.iter_batches(batch_size=num_rows, row_groups=[group], columns=wanted):
                 try:
-                    _check_can_be_held(batch, f"{path}, row {number}")
+                    _check_can_be_held(batch, f"{path}, row {number + 1}")
                     rows = (batch if as_text is None else _with_text(batch, as_text)).to_pylist()
                 except (ValueError, OverflowError) as error:  # strings that are not UTF-8, times beyond all
-                    raise UserError(f"{path} is damaged, or not UTF-8, after row {number}: {error}") from error
+                    raise UserError(f"{path} is damaged, or not UTF-8, after {number} rows: {error}") from error
                 for row in rows:
-                    yield row, f"{path}, row {number}"
                     number += 1
+                    yield row, f"{path}, row {number}"
 
 
 def _rows_at_a_time(path: Path, file: Any, raw: io.BufferedIOBase, group: int, wanted: Collection[str]) -> int:

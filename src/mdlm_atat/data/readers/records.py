@@ -70,7 +70,9 @@ def named(columns: Iterable[str]) -> str:
 
 def no_column(where: str, column: str, row: Mapping[str, Any]) -> UserError:
     """Return the error of a row that has no such column, with the columns it has and the one that looks like text."""
-    names = named(map(str, row)) or "none"
+    if not row:
+        return UserError(f"{where} has no column {column!r}, nor any other: remove the row")
+    names = named(map(str, row))
     inside = {
         f"{name}.{key}": part
         for name, value in row.items()
@@ -81,7 +83,7 @@ def no_column(where: str, column: str, row: Mapping[str, Any]) -> UserError:
     texts = {name: len(value) for name, value in found.items() if isinstance(value, str) and len(value) > 8}
     chats = [name for name, value in found.items() if _is_chat(value)]
     likely = chats[0] if chats else max(texts, key=lambda name: texts[name]) if texts else None
-    set_it = f"set `column={likely!r}`" if likely else "set `column=`"
+    set_it = f"set `column={likely!r}`" if likely else "set `column=` to the one that holds the text"
     several = ", or several by `template='{...} {...}'`" if len(row) > 1 else ""
     return UserError(f"{where} has no column {column!r}; its columns are {names}: {set_it}{several}")
 
