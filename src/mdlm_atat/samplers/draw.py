@@ -55,7 +55,9 @@ class TokenDraw:
             ordered, order = probs.sort(dim=-1, descending=True, stable=True)
             # a token is kept while those before it have not reached top_p yet: at least one always is
             before = ordered.cumsum(-1) - ordered
-            ordered = ordered.masked_fill(before >= self.top_p * ordered.sum(-1, keepdim=True) - TIE, 0.0)
+            has_reached = before >= self.top_p * ordered.sum(-1, keepdim=True) - TIE
+            has_reached[..., 0] = False  # top_p below TIE
+            ordered = ordered.masked_fill(has_reached, 0.0)
             probs = torch.zeros_like(probs).scatter_(-1, order, ordered)
         return probs / probs.sum(-1, keepdim=True)
 
