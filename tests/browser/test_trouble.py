@@ -54,6 +54,12 @@ def test_a_connection_that_breaks_is_named_and_not_taken_up_again(
     visit.close()
 
 
+def test_a_filling_is_asked_for_once_and_not_again_4_seconds_after_its_end(page: Page, script: Script) -> None:
+    fill(page)
+    page.wait_for_timeout(4000)  # EventSource would ask again after 3
+    assert len(script.bodies("/v1/infill")) == 1
+
+
 def test_stop_closes_the_connection_and_gives_the_text_back(page: Page, script: Script) -> None:
     fill(page)
     before = words(page)

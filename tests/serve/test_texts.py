@@ -125,6 +125,19 @@ def test_a_stream_shows_the_text_as_given_each_step_and_the_result(lm: MaskedDif
     assert sorted(token["step"] for piece in made["pieces"] for token in piece["tokens"]) == [1, 2, 2, 2, 3, 3]
 
 
+@pytest.mark.parametrize("sampler", ["left_to_right", "spread"])
+@pytest.mark.parametrize(("stop", "kept"), [("wn f", "The quick bro"), ("🌍", "The quick brown fox "), ("T", "")])
+def test_no_frame_shows_a_stop_string_and_the_last_frame_is_the_result(sampler: str, stop: str, kept: str):
+    text = "The quick brown fox 🌍 jumps"
+    with served(by_heart(text)) as client:
+        how: dict[str, Any] = {"max_tokens": len(text.encode()), "sampler": sampler, "temperature": 0, "stop": [stop]}
+        events = client.generate("", stream=True, **how).events
+    result = next(data for name, data in events if name == "result")["results"][0]
+    frames = [data["pieces"][0] for name, data in events if name == "frame"]
+    assert result["text"] == frames[-1]["text"] == "".join(token["text"] for token in frames[-1]["tokens"]) == kept
+    assert not any(stop in frame["text"].partition("░")[0] for frame in frames)
+
+
 def test_the_streamed_text_is_named_among_the_ranked_ones(client: Client):
     events = client.infill("[MASK:3] a[MASK:3]b", seed=5, num_samples=6, stream=True).events
     watched = next(data for name, data in events if name == "result")["watched"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from mdlm_atat.data.tokenizers import Tokenizer
@@ -206,8 +206,9 @@ class Shown:
     def __init__(self, tokenizer: Tokenizer, row: Row) -> None:
         self._parts, self._texts = parts_of(row), CutTexts(tokenizer, row)
 
-    def frame(self, frame: Frame, seen: int) -> ShownFrame:
-        """A frame; tokens revealed after step `seen`, that of the frame before, are new."""
+    def frame(self, frame: Frame, seen: int, num_kept: int | None = None) -> ShownFrame:
+        """A frame; tokens revealed after step `seen`, that of the frame before, are new. `num_kept`: so many characters
+        of what the first gap holds are kept; None: all."""
         texts = self._texts(frame.tokens, is_whole=False)
         pieces = []
         for part in self._parts:
@@ -220,6 +221,9 @@ class Shown:
                 state = "hidden" if step == 0 else "new" if step > seen else "final"
                 confidence = None if step == 0 else finite(frame.confidence[place])
                 tokens.append(ShownToken(texts[place], state, confidence, importance_at(frame, place)))
+            if part.gap == 0 and num_kept is not None:
+                kept = kept_parts([token.text for token in tokens], num_kept)
+                tokens = [replace(token, text=own) for token, own in zip(tokens, kept, strict=False)]
             pieces.append(ShownPiece("".join(token.text for token in tokens), False, part.gap, tuple(tokens)))
         return ShownFrame(frame.step, tuple(pieces))
 

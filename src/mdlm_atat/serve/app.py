@@ -205,7 +205,8 @@ class Server:
                         if shown is None:
                             assert frame.row is not None
                             shown = Shown(self._service.lm.tokenizer, frame.row)
-                        await stream.send(shown.frame(frame, seen), "frame")
+                        num_kept = self._service.stopped_at(body, frame)
+                        await stream.send(shown.frame(frame, seen, num_kept), "frame")
                         seen = frame.step
         await stream.send({}, "end")
         return await stream.close()

@@ -47,10 +47,6 @@ class Job:
         """Whether the model need not go on with it: it is answered, nobody waits, or it took too long."""
         return self._is_cancelled or self._is_answered or self._is_late()
 
-    @property
-    def is_answered(self) -> bool:
-        return self._is_answered
-
     def begin(self) -> None:
         """The model begins with it, or goes on."""
         if self._since_s is None:

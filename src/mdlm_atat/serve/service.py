@@ -225,7 +225,7 @@ class Service:
     def answer(self, request: Sampled, seed: int, done: Done, *, max_tokens: int | None = None) -> Texts:
         """What a job of texts is answered with."""
         filled: Filled = done.value
-        stops = (request.stop or ()) if isinstance(request, GenerateRequest) else ()
+        stops = stops_of(request)
         results = []
         shown: Shown | None = None
         for made in filled.texts:
@@ -253,6 +253,14 @@ class Service:
         row = frame.row
         assert row is not None
         return written(row, frame, self.lm.tokenizer)
+
+    def stopped_at(self, request: Sampled, frame: Frame) -> int | None:
+        """How many characters of the first gap of a frame stand before a string of `stop`; None: there is no such."""
+        stops = stops_of(request)
+        if not stops:
+            return None
+        kept, is_stopped = cut_at_stop(self.written(frame), stops)
+        return len(kept) if is_stopped else None
 
     def _stopped(self, stops: Sequence[str]) -> Callable[[Frame], bool]:
         return lambda frame: cut_at_stop(self.written(frame), stops)[1]
@@ -295,6 +303,10 @@ def sampling(request: Sampled) -> How:
         top_k=request.top_k,
         top_p=request.top_p,
     )
+
+
+def stops_of(request: Sampled) -> Sequence[str]:
+    return (request.stop or ()) if isinstance(request, GenerateRequest) else ()
 
 
 def watch_of(request: Sampled, stop: Callable[[Frame], bool] | None = None) -> Watch:

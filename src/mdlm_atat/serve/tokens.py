@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from itertools import groupby
 
-from mdlm_atat.data.tokenizers import MASK_TEXT, HFTokenizer, Tokenizer
+from mdlm_atat.data.tokenizers import HFTokenizer, Tokenizer
 from mdlm_atat.lm.given import Row, anchor_of, texts_after
 from mdlm_atat.lm.token_texts import TokenTexts, aligned
 
@@ -64,7 +64,3 @@ def runs_of(places: Sequence[int]) -> list[list[int]]:
 def cut_to(text: str, parts: Sequence[str]) -> list[str]:
     """The text in as many parts as there are, as like them as it can be; together they are the text."""
     return aligned(text, parts) if parts else []
-
-
-def without_masks(text: str) -> str:
-    return text.replace(MASK_TEXT, "")
