@@ -302,6 +302,7 @@ class Drawn:
     """An estimator whose draws are noise around known costs."""
 
     likelihood: ClassVar[str] = "left to right"
+    knows_its_error: ClassVar[bool] = True
     first_draws: int = 32
 
     def __init__(self, costs: dict[Lengths, float]) -> None:
@@ -548,3 +549,18 @@ def test_of_few_draws_none_more_are_drawn_than_asked_for_and_one_to_make_them_ev
     way = lm.infill("a[MASK:1-3]b", length_draws=asked)
     assert way.length_costs is not None
     assert set(way.length_costs.num_draws.values()) == {taken}
+
+
+@pytest.mark.parametrize("draws", [8, 62])
+def test_a_quick_choice_is_never_called_settled_though_one_of_the_same_costs_by_64_draws_is(draws: int):
+    """Every draw of a table finds the same sum, so that the error is 0: of a quick one that says nothing."""
+    third = [1 / 3, 1 / 3, 1 / 3]
+    lm = MaskedDiffusionLM(
+        Fixed([third, third, [0.4, 0.3, 0.3], [0.7, 0.1, 0.2], [0.2, 0.6, 0.2]]), CharTokenizer("ab")
+    )
+    quick, careful = (lm.infill("a[MASK:1-3]b", length_draws=num).length_costs for num in (draws, 64))
+    assert quick is not None
+    assert careful is not None
+    assert quick.nats == pytest.approx(careful.nats)
+    assert (quick.chosen, quick.is_settled) == ((3,), False)
+    assert (careful.chosen, careful.is_settled) == ((3,), True)

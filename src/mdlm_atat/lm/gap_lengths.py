@@ -109,6 +109,8 @@ class Estimator(Protocol):
     """One way to estimate what the given text costs."""
 
     likelihood: ClassVar[str]
+    knows_its_error: ClassVar[bool]
+    """Whether its errors tell what other draws may choose; where they do not, nothing is settled by it."""
 
     @property
     def first_draws(self) -> int:
@@ -132,7 +134,8 @@ def compare_lengths(
 
     The number of draws, `by.first_draws` at first, is doubled until every other choice costs clearly more than the best
     (`Estimate.exceeds`, by chance in a share WRONG of all cases at most), or it would be more than `max_draws`: then it
-    is not settled. What costs clearly more already gets no further draws.
+    is not settled, as it never is by an estimator that does not know its error. What costs clearly more already gets no
+    further draws.
     """
     num_looks = 1 + max(0, int(math.log2(max_draws / by.first_draws)) if max_draws > by.first_draws else 0)
     chance = WRONG / (num_looks * max(1, len(choices) - 1))
@@ -160,7 +163,7 @@ def compare_lengths(
         errors={lengths: each.error for lengths, each in found.items()},
         num_draws={lengths: len(each) for lengths, each in values.items()},
         margin_error=found[second].error_of_excess(found[best]),
-        is_settled=len(contenders) == 1,
+        is_settled=by.knows_its_error and len(contenders) == 1,
         likelihood=by.likelihood,
         prior="uniform" if prior is None else "text",
     )
@@ -196,6 +199,7 @@ class WeightedFillings:
     first_draws: int = FIRST_DRAWS
 
     likelihood: ClassVar[str] = "left to right"
+    knows_its_error: ClassVar[bool] = True
 
     def draw(self, lengths: Lengths, start: int, stop: int) -> Float[Tensor, " draws"]:
         """log(p / q) of each draw."""
@@ -205,22 +209,14 @@ class WeightedFillings:
         return -nll.sum(1) - log_q
 
     def estimate(self, values: Float[Tensor, " draws"]) -> Estimate:
-        """The error of the logarithm is that of the mean, relative to it (delta method); each half of the draws varies
-        around a mean of its own. A draw of weight 0 would change the mean by 1 / n."""
-        num = len(values)
-        log_mean = (values.logsumexp(0) - math.log(num)).item()
-        if log_mean == -math.inf:  # no filling that was drawn is possible
-            return Estimate(math.inf, torch.zeros_like(values), 1.0)
-        weights = (values - log_mean).exp().view(-1, 2)  # relative to their mean; by the masked mode, by the causal one
-        deviations = (weights.mean(0) - weights).flatten() / math.sqrt(num * max(1, num - 2))
-        num_effective = num**2 / weights.square().sum().item()
-        return Estimate(-log_mean, deviations, num_effective - 1, unseen=1 / num)
+        return _minus_log_mean(values, num_kinds=2)  # by the masked mode, by the causal one
 
 
 @dataclass(frozen=True)
 class QuickFillings:
-    """The same for those who cannot wait: the masked mode alone draws fillings, several tokens at a time. Of a few
-    draws that is a fraction of the work, and what they miss is not seen in their error."""
+    """The same sum for those who cannot wait, from a few fillings that the masked mode alone draws, several tokens at a
+    time: a fraction of the work. The estimate is unbiased too, but what the masked mode hardly ever draws may have most
+    of the sum, and the error of a few draws does not show that it is missing."""
 
     propose: Callable[[Lengths, int, int], Proposals]
     """(lengths, start, stop) -> draws number start to stop."""
@@ -229,6 +225,7 @@ class QuickFillings:
     first_draws: int
 
     likelihood: ClassVar[str] = "left to right"
+    knows_its_error: ClassVar[bool] = False
 
     def draw(self, lengths: Lengths, start: int, stop: int) -> Float[Tensor, " draws"]:
         """log(p / q) of each draw."""
@@ -236,14 +233,23 @@ class QuickFillings:
         return drawn.masked_nll - self.nll(drawn.rows).sum(1)
 
     def estimate(self, values: Float[Tensor, " draws"]) -> Estimate:
-        """As `WeightedFillings.estimate`, of draws of one kind."""
-        num = len(values)
-        log_mean = (values.logsumexp(0) - math.log(num)).item()
-        if log_mean == -math.inf:
-            return Estimate(math.inf, torch.zeros_like(values), 1.0)
-        weights = (values - log_mean).exp()
-        deviations = (1 - weights) / math.sqrt(num * max(1, num - 1))
-        return Estimate(-log_mean, deviations, num**2 / weights.square().sum().item() - 1, unseen=1 / num)
+        return _minus_log_mean(values, num_kinds=1)
+
+
+def _minus_log_mean(values: Float[Tensor, " draws"], *, num_kinds: int) -> Estimate:
+    """-log of the mean of exp(values), drawn by so many kinds of proposals in turn.
+
+    The error of the logarithm is that of the mean, relative to it (delta method); the draws of each kind vary around a
+    mean of their own. A draw of weight 0 would change the mean by 1 / n.
+    """
+    num = len(values)
+    log_mean = (values.logsumexp(0) - math.log(num)).item()
+    if log_mean == -math.inf:  # no filling that was drawn is possible
+        return Estimate(math.inf, torch.zeros_like(values), 1.0)
+    weights = (values - log_mean).exp().view(-1, num_kinds)  # relative to their mean
+    deviations = (weights.mean(0) - weights).flatten() / math.sqrt(num * max(1, num - num_kinds))
+    num_effective = num**2 / weights.square().sum().item()
+    return Estimate(-log_mean, deviations, num_effective - 1, unseen=1 / num)
 
 
 @dataclass(frozen=True)
@@ -259,6 +265,7 @@ class MaskedGaps:
     first_draws: int = FIRST_DRAWS
 
     likelihood: ClassVar[str] = "any order"
+    knows_its_error: ClassVar[bool] = True
 
     def draw(self, lengths: Lengths, start: int, stop: int) -> Float[Tensor, " draws"]:
         tokens, size = self.lay_out(lengths), self.first_draws

@@ -10,7 +10,7 @@ from typing import Any, overload
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -60,11 +60,11 @@ from mdlm_atat.scoring.inspection import (
 from mdlm_atat.scoring.likelihood import Groups, Likelihood, draw_nll
 
 Denoise = Callable[[Tensor, Tensor], Any]
-QUICK_PROPOSAL = UncertaintyGuidedSampler(amount="constant", spread=True, tokens_a_step=8)
-"""The same for a quick choice, of few draws."""
 PROPOSAL = UncertaintyGuidedSampler(num_steps=16, amount="constant", spread=True)
 """How the masked mode draws fillings to choose lengths by: one token at a time where a text has at most 16 to fill, the
 most certain place first. What comes next depends on what is visible alone, so a filling's probability is known."""
+QUICK_PROPOSAL = UncertaintyGuidedSampler(amount="constant", spread=True, tokens_a_step=8)
+"""The same for a quick choice, of few draws: 8 tokens at a time."""
 MOST_LOGITS = 2**25  # of the gaps of all fillings that are drawn together: 128 MiB of them
 
 
@@ -297,8 +297,7 @@ class MaskedDiffusionLM(LanguageModel):
         """Draws number `start` to `stop` of what the gaps could hold, by the masked mode alone. A gap behind the last
         given token stays masked."""
         mask_id = self.tokenizer.mask_id
-        end = int((tokens != mask_id).nonzero().max()) + 1
-        fixed = (tokens != mask_id) | (torch.arange(len(tokens)) >= end)
+        fixed, end = self._fixed_to_draw(tokens)
         canvas = Canvas(tokens.expand(stop - start, -1), fixed.expand(stop - start, -1)).to(self.canvas_device)
         with self.inference():
             drawn = sample(
@@ -314,8 +313,7 @@ class MaskedDiffusionLM(LanguageModel):
         """Draws number `start` to `stop` of what the gaps could hold; the random numbers of a draw are the same for all
         lengths. A gap behind the last given token stays masked: left to right, all that it could hold sums to 1."""
         mask_id = self.tokenizer.mask_id
-        end = int((tokens != mask_id).nonzero().max()) + 1
-        fixed = (tokens != mask_id) | (torch.arange(len(tokens)) >= end)
+        fixed, end = self._fixed_to_draw(tokens)
         gaps_end = int((~fixed).nonzero().max()) + 1
 
         def run(
@@ -339,6 +337,13 @@ class MaskedDiffusionLM(LanguageModel):
             rows.append(torch.stack([one.tokens.cpu(), other], dim=1).flatten(0, 1)[:, :end])
             nll.append(torch.stack([one.trace.nll, again.trace.nll], dim=1).flatten().cpu())
         return Proposals(torch.cat(rows), ~fixed[:end], torch.cat(nll))
+
+    def _fixed_to_draw(self, tokens: Int[Tensor, " length"]) -> tuple[Bool[Tensor, " length"], int]:
+        """The places of a text that stay as they are: what is given, and a gap behind the last given token; and where
+        that token ends."""
+        given = tokens != self.tokenizer.mask_id
+        end = int(given.nonzero().max()) + 1
+        return given | (torch.arange(len(tokens)) >= end), end
 
     def possible_lengths(
         self, encoded: Sequence[list[int] | Gap], among: Sequence[Lengths] | None = None

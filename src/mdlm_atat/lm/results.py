@@ -130,8 +130,9 @@ class LengthCosts:
     """Standard error of the margin, between draws: smaller than those of both costs, where both have the same draws."""
     is_settled: bool
     """Whether every other choice costs more than the least by so many standard errors of the difference that, by
-    Student's t, other draws choose another in one case of a hundred at most; else the draws that are allowed
-    ended before, and other draws (`length_seed`) may well choose another."""
+    Student's t, other draws choose another in one case of a hundred at most. Else the draws that are allowed ended
+    before, and other draws (`length_seed`) may well choose another; so may they after a quick choice of fewer than 64,
+    left to right, whose errors do not tell."""
     likelihood: str
     """Which one: left to right, in a network that has both modes, or any order."""
     prior: LengthPrior

@@ -159,9 +159,10 @@ class Sampling(Canvases):
         are, by how long those of the training text are; with "uniform" all lengths are as likely. None: "text" where
         the model's folder has these counts. `length_costs` of the result has the nats of each with their errors, and
         says whether the choice is settled, so that draws from another `length_seed` would choose the same. At most
-        `length_draws` are drawn for each choice of lengths; fewer than 64 make a quick, rough choice, in a network that
-        has both modes by fillings that are drawn several tokens at a time. `layouts` keeps what is chosen: calls that
-        share the dictionary choose the lengths of a template once.
+        `length_draws` are drawn for each choice of lengths (of an odd number below 64, one more); fewer than 64 make a
+        quick, rough choice, in a network that has both modes by fillings that are drawn several tokens at a time: that
+        one is never called settled. `layouts` keeps what is chosen: calls that share the dictionary choose the lengths
+        of a template once.
 
         All else in a template is text as it stands, and comes out so. With `escape` a backslash is an escape: \[MASK]
         is text, \n a line end, \\ a backslash.
