@@ -80,6 +80,7 @@ def test_a_run_that_is_named_is_used_and_the_box_is_not_spoken_of(
         ([], 'give a text, as in atat {} box "...", or --file'),
         (["the [MASK]", "--file", "letter.txt"], "give a text or --file, not both"),
         (["box", "the [MASK]", "--file", "letter.txt"], "give a text or --file, not both"),
+        (["the [MASK]", "--encoding", "cp1252"], "--encoding is for --file"),
         (["runs/nosuch", "--file", "letter.txt"], "there is no folder runs/nosuch; expected a run"),
     ],
     ids=lambda words: " ".join(words) if isinstance(words, list) else "",
@@ -106,6 +107,16 @@ def test_a_text_that_names_a_folder_is_scored_behind_the_name_of_the_model(
     assert main(["score", "box", "mat", "--order", "any"]) == 0
     nats = load_lm(box).score("mat", order="any").nats
     assert f"at most {nats:.2f} ±" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words", [[""], ["box", ""], ["", ""]], ids=str)
+@pytest.mark.parametrize("name", ["infill", "score", "inspect"])
+def test_an_empty_text_is_no_folder(
+    name: str, words: list[str], box: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    err = refused([name, *words], capsys, tmp_path)
+    assert "is empty" in err
+    assert "folder" not in err
 
 
 def test_one_word_before_a_text_is_taken_for_a_run_that_is_not_there(

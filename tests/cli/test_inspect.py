@@ -11,8 +11,9 @@ import pytest
 from matplotlib.image import imread
 
 from mdlm_atat import MaskedDiffusionLM, UserError
-from mdlm_atat.cli.inspect import make_parser, text_to_inspect
+from mdlm_atat.cli.inspect import make_parser
 from mdlm_atat.cli.main import main
+from mdlm_atat.cli.model import texts_given
 from tiny_runs import train, write_text
 
 ATAT = {
@@ -84,11 +85,11 @@ def test_the_page_holds_the_stored_numbers_and_the_picture_opens(folder, tmp_pat
 
 def test_a_file_in_another_encoding_is_read_by_its_name(tmp_path):
     (tmp_path / "text.md").write_bytes("the cat\n".encode("utf-16-le"))
-    assert text_to_inspect(None, tmp_path / "text.md", escape=False, encoding="utf-16-le") == "the cat\n"
+    assert texts_given([], tmp_path / "text.md", encoding="utf-16-le") == ["the cat\n"]
     arguments = make_parser().parse(["run", "--file", "text.md", "--encoding", "utf-16-le"])
     assert arguments.encoding == "utf-16-le"
     with pytest.raises(UserError, match="there is no such encoding"):
-        text_to_inspect(None, tmp_path / "text.md", escape=False, encoding="latin-99")
+        texts_given([], tmp_path / "text.md", encoding="latin-99")
 
 
 def test_the_files_go_into_the_run_unless_told_otherwise_and_a_file_may_hold_the_text(folder, lm, tmp_path):

@@ -366,7 +366,10 @@ def test_every_fold_has_its_share_of_every_label_equal_texts_are_in_one_and_the_
     ("arguments", "message"),
     [
         ({"folds": 1}, "`folds=` is 1, expected at least 2"),
-        ({"folds": 21}, "too few different texts to hold any out; name examples to score on by `dev=`"),
+        (
+            {"folds": 21},
+            "different texts, too few for 21 folds; try `folds=20`, or name examples to score on",
+        ),
         ({"folds": 5, "dev_fraction": 0.1}, "`dev_fraction=` holds examples out, `folds=` scores all of them"),
     ],
 )

@@ -6,10 +6,15 @@ from argparse import Namespace
 from pathlib import Path
 
 from mdlm_atat.cli.made_texts import make_texts
-from mdlm_atat.cli.model import add_model_arguments, check_model, load_model
+from mdlm_atat.cli.model import (
+    add_model_arguments,
+    add_reading_arguments,
+    check_encoding_is_for_file,
+    check_model,
+    load_model,
+)
 from mdlm_atat.cli.parser import Parser, whole
 from mdlm_atat.cli.sampling import (
-    add_reading_arguments,
     add_sampling_arguments,
     check_arguments,
     how_to_sample,
@@ -39,7 +44,7 @@ def make_parser() -> Parser:
         type=Path,
         help='a file of prompts, one a line; or .jsonl with "prompt" and "id" on each line',
     )
-    add_reading_arguments(parser, texts="prompts", files="--prompts", escape_name="read_escapes")
+    add_reading_arguments(parser, texts="prompts", file="--prompts", has_gaps=True, escape_name="read_escapes")
     parser.add_argument("--num_samples", type=whole(1), default=1, help="texts for each prompt")
     parser.add_argument(
         "--length",
@@ -79,6 +84,7 @@ def write_texts(arguments: Namespace, items: list[Item]) -> None:
 
 def read_prompts(arguments: Namespace) -> list[Item]:
     prompt, file, escape = arguments.prompt, arguments.prompts, arguments.read_escapes
+    check_encoding_is_for_file(arguments.encoding, file, "--prompts")
     if file is None:
         return [Item(0, unescaped(prompt) if escape else prompt)]
     if prompt:

@@ -10,10 +10,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mdlm_atat.cli.made_texts import make_texts
-from mdlm_atat.cli.model import add_model_and_text_arguments, check_model, load_model, model_and_text
+from mdlm_atat.cli.model import (
+    add_model_and_text_arguments,
+    add_reading_arguments,
+    check_encoding_is_for_file,
+    check_model,
+    load_model,
+    model_and_text,
+)
 from mdlm_atat.cli.parser import Parser, whole
 from mdlm_atat.cli.sampling import (
-    add_reading_arguments,
     add_sampling_arguments,
     check_arguments,
     how_to_sample,
@@ -21,14 +27,11 @@ from mdlm_atat.cli.sampling import (
 from mdlm_atat.model_folder import BOX, follow
 from mdlm_atat.plugins import trusted
 from mdlm_atat.runs.texts import Document, Item, check_each, read_items
-from mdlm_atat.samplers.template import parse_template
+from mdlm_atat.samplers.template import MAX_DRAWS, QUICK_DRAWS, parse_template
 
 if TYPE_CHECKING:
     from mdlm_atat.lm import Infilled
     from mdlm_atat.lm.results import Layouts
-
-QUICK_DRAWS = 8
-"""Of the lengths of gaps with the model in the box, for whom it is the first: seconds on a laptop."""
 
 
 def make_parser() -> Parser:
@@ -51,7 +54,7 @@ All but the gaps comes out as it was given, of a document byte for byte. To have
     )
     add_model_and_text_arguments(parser, "template", "a text with gaps")
     parser.add_argument("--file", type=Path, help="a document with gaps, or a .jsonl file of templates")
-    add_reading_arguments(parser, texts="templates and the document", files="--file", escape_name="escape")
+    add_reading_arguments(parser, texts="templates and the document", has_gaps=True)
     parser.add_argument("--num_samples", type=whole(1), default=1, help="ways to fill each template")
     parser.add_argument(
         "--candidates",
@@ -63,8 +66,9 @@ All but the gaps comes out as it was given, of a document byte for byte. To have
         "--length_draws",
         type=whole(1),
         help="most draws to estimate what each choice of the gaps' lengths costs: fewer where it is settled before; "
-        "more are surer and slower, and fewer than 64 a quick, rough choice (default: 1024, which takes minutes on a "
-        f"CPU for a large model; for the model in the box {QUICK_DRAWS})",
+        "more are surer and slower, and fewer than 64 a quick, rough choice "
+        f"(default: {MAX_DRAWS}, which takes minutes on a CPU for a large model; for the model in the box "
+        f"{QUICK_DRAWS})",
     )
     parser.add_argument(
         "--length_seed",
@@ -92,7 +96,7 @@ def main(argv: list[str]) -> int:
     check_each(items, "template", lambda text: parse_template(text, escape=arguments.escape))
     check_model(arguments.model)
     if arguments.length_draws is None:
-        arguments.length_draws = QUICK_DRAWS if follow(arguments.model) == BOX else 1024
+        arguments.length_draws = QUICK_DRAWS if follow(arguments.model) == BOX else MAX_DRAWS
     with trusted(arguments.trust_plugins):
         write_texts(arguments, items, document)
     return 0
@@ -122,6 +126,7 @@ def write_texts(arguments: Namespace, items: list[Item], document: Document | No
 def read_templates(arguments: Namespace) -> tuple[list[Item], Document | None]:
     """The templates, and the document where they are one."""
     template, file, encoding = arguments.template, arguments.file, arguments.encoding
+    check_encoding_is_for_file(encoding, file)
     if file is None:
         return [Item(0, template)], None
     if file.suffix == ".jsonl":

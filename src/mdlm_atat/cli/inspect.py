@@ -6,13 +6,18 @@ from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mdlm_atat.cli.model import add_model_and_text_arguments, check_model, load_model, model_and_text
+from mdlm_atat.cli.model import (
+    add_model_and_text_arguments,
+    add_reading_arguments,
+    check_model,
+    load_model,
+    model_and_text,
+    texts_given,
+)
 from mdlm_atat.cli.parser import Parser, real, whole
-from mdlm_atat.data.files import read_text
 from mdlm_atat.errors import UserError
 from mdlm_atat.model_folder import results_folder, title_of
 from mdlm_atat.plugins import trusted
-from mdlm_atat.samplers.template import unescaped
 
 if TYPE_CHECKING:
     from mdlm_atat.lm import MaskedDiffusionLM
@@ -28,11 +33,8 @@ def make_parser() -> Parser:
 """,
     )
     add_model_and_text_arguments(parser, "text", "the text")
-    parser.add_argument(
-        "--escape", action="store_true", help=r"read escapes in the text: \n is a line end, \\ a backslash"
-    )
     parser.add_argument("--file", type=Path, help="a file that holds the text")
-    parser.add_argument("--encoding", help="of --file, if it has no byte order mark (default: UTF-8)")
+    add_reading_arguments(parser, texts="the text")
     parser.add_argument(
         "--times", type=real(), nargs="+", metavar="T", help="shares of the text to mask (default: 0.1 0.2 ... 0.9)"
     )
@@ -50,7 +52,8 @@ def make_parser() -> Parser:
 def main(argv: list[str]) -> int:
     arguments = make_parser().parse(argv)
     arguments.model, given = model_and_text(arguments.model, arguments.text, arguments.file, command="inspect")
-    text = text_to_inspect(given, arguments.file, escape=arguments.escape, encoding=arguments.encoding)
+    texts = [] if given is None else [given]
+    (text,) = texts_given(texts, arguments.file, escape=arguments.escape, encoding=arguments.encoding)
     out: Path | None = arguments.out
     if out is not None and (out.is_file() or not out.parent.is_dir()):
         raise UserError(f"--out: {out} is a file, or the folder it should be in is not there")
@@ -78,13 +81,6 @@ def inspect(arguments: Namespace, text: str) -> None:
     folder = arguments.out or results_folder(lm.home, "inspect")
     for file in write_pictures(folder, record, inspected, title_of(arguments.model)):
         console.print(f"{file.suffix[1:]:10} {file}", markup=False, soft_wrap=True)
-
-
-def text_to_inspect(text: str | None, file: Path | None, *, escape: bool, encoding: str | None = None) -> str:
-    if text is None:
-        assert file is not None
-        return read_text(file, encoding)
-    return unescaped(text) if escape else text
 
 
 def masked_model(arguments: Namespace) -> MaskedDiffusionLM:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mdlm_atat import model_folder
 from mdlm_atat.cli.parser import Parser
+from mdlm_atat.data.files import read_text
 from mdlm_atat.errors import UserError
 from mdlm_atat.model_folder import BOX_NAME, follow, kind_of_folder
+from mdlm_atat.samplers.template import unescaped
 
 if TYPE_CHECKING:
     from mdlm_atat.lm import CausalLM, MaskedDiffusionLM
@@ -77,9 +80,9 @@ def is_folder(word: str) -> bool:
 
 
 def is_there(word: str) -> bool:
-    """Whether a word, which may be a long text, is the path of something that is there."""
+    """Whether a word, which may be a long text or an empty one, is the path of something that is there."""
     try:
-        return Path(word).exists()
+        return word != "" and Path(word).exists()
     except OSError:  # no path is so long
         return False
 
@@ -98,6 +101,43 @@ def add_device_arguments(parser: Parser) -> None:
         help="arithmetic of the network; auto: bf16 on a GPU that has it",
     )
     add_trust_argument(parser)
+
+
+def add_reading_arguments(
+    parser: Parser, *, texts: str, file: str = "--file", has_gaps: bool = False, escape_name: str = "escape"
+) -> None:
+    """How `texts`, given on the command line, and those in `file` are read."""
+    no_gap = ", \\[MASK] no gap" if has_gaps else ""
+    parser.add_argument(
+        "--escape",
+        dest=escape_name,
+        action="store_true",
+        help=f"read escapes in {texts}: \\n is a line end, \\t a tab, \\uXXXX a character, \\\\ a backslash{no_gap} "
+        "(default: a backslash is a backslash)",
+    )
+    parser.add_argument("--encoding", help=f"of {file} without a byte order mark (default: utf-8)")
+
+
+def check_encoding_is_for_file(encoding: str | None, file: Path | None, flag: str = "--file") -> None:
+    """Raise UserError for an encoding where there is no file that it could be of."""
+    if encoding is not None and file is None:
+        raise UserError(f"--encoding is for {flag}")
+
+
+def texts_given(
+    texts: Sequence[str], file: Path | None, *, escape: bool = False, encoding: str | None = None
+) -> list[str]:
+    """The text of `file` where there is one, else `texts`, with their escapes read by `escape`. Raises UserError for
+    an empty one."""
+    check_encoding_is_for_file(encoding, file)
+    if file is not None:
+        texts = [read_text(file, encoding)]
+    elif escape:
+        texts = [unescaped(text) for text in texts]
+    if "" in texts:
+        what = "the text" if len(texts) == 1 else f"text {texts.index('') + 1}"
+        raise UserError(f"{file or what} is empty: give one of a character at least")
+    return list(texts)
 
 
 def add_trust_argument(parser: Parser) -> None:

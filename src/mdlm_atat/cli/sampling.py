@@ -15,18 +15,6 @@ from mdlm_atat.samplers.catalogue import split_spec
 MAX_SEED = 2**62  # torch takes 63 bits, and by the rule "add" text i adds i
 
 
-def add_reading_arguments(parser: Parser, *, texts: str, files: str, escape_name: str) -> None:
-    """How `texts`, given on the command line, and `files` are read."""
-    parser.add_argument(
-        "--escape",
-        dest=escape_name,
-        action="store_true",
-        help=f"read escapes in {texts}: \\n is a line end, \\t a tab, \\uXXXX a character, \\\\ a backslash, \\[MASK] "
-        "no gap (default: a backslash is a backslash)",
-    )
-    parser.add_argument("--encoding", help=f"of {files} without a byte order mark (default: utf-8)")
-
-
 def add_sampling_arguments(parser: Parser) -> None:
     how = parser.add_argument_group("how to sample")
     how.add_argument(

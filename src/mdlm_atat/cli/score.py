@@ -8,14 +8,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mdlm_atat import model_folder
-from mdlm_atat.cli.model import WHICH, add_device_arguments, check_model, is_folder, load_model, model_and_text
+from mdlm_atat.cli.model import (
+    WHICH,
+    add_device_arguments,
+    add_reading_arguments,
+    check_model,
+    is_folder,
+    load_model,
+    model_and_text,
+    texts_given,
+)
 from mdlm_atat.cli.parser import Parser, whole
-from mdlm_atat.data.files import read_text
 from mdlm_atat.errors import UserError
 from mdlm_atat.model_folder import BOX_NAME
 from mdlm_atat.plugins import trusted
 from mdlm_atat.samplers.catalogue import split_spec
-from mdlm_atat.samplers.template import unescaped
 
 if TYPE_CHECKING:
     from mdlm_atat.lm import CausalLM, MaskedDiffusionLM, Score
@@ -46,10 +53,7 @@ its like.
         help=f"the texts, after {WHICH} (default: {BOX_NAME}, the model in the box)",
     )
     parser.add_argument("--file", type=Path, help="a file that holds the text")
-    parser.add_argument("--encoding", help="of --file without a byte order mark (default: utf-8)")
-    parser.add_argument(
-        "--escape", action="store_true", help=r"read escapes in the texts: \n is a line end, \\ a backslash"
-    )
+    add_reading_arguments(parser, texts="the texts")
     parser.add_argument(
         "--order",
         metavar="ORDER",
@@ -67,12 +71,8 @@ its like.
 def main(argv: list[str]) -> int:
     arguments = make_parser().parse(argv)
     check_order(arguments.order, arguments.evaluations)
-    arguments.model, texts = model_and_texts(arguments.words, arguments.file)
-    texts = [unescaped(text) if arguments.escape else text for text in texts]
-    if arguments.file is not None:
-        texts = [read_text(arguments.file, arguments.encoding)]
-    elif arguments.encoding is not None:
-        raise UserError("--encoding is for --file")
+    arguments.model, given = model_and_texts(arguments.words, arguments.file)
+    texts = texts_given(given, arguments.file, escape=arguments.escape, encoding=arguments.encoding)
     check_model(arguments.model)
     with trusted(arguments.trust_plugins):
         score_texts(arguments, texts)

@@ -303,7 +303,12 @@ def folds_of(where: str, examples: Sequence[Example], num_folds: int, *, by_labe
     for example in examples:
         label = example.label if by_label else ""
         label_of[example.texts] = min(label, label_of.get(example.texts, label))
-    if len(label_of) < 2 * num_folds:
+    if 4 <= len(label_of) < 2 * num_folds:
+        raise UserError(
+            f"{where} has {len(label_of)} different texts, too few for {num_folds} folds; try "
+            f"`folds={len(label_of) // 2}`, or name examples to score on by `dev=`"
+        )
+    if len(label_of) < 4:
         raise UserError(f"{where} has too few different texts to hold any out; name examples to score on by `dev=`")
 
     def place(texts: tuple[str, ...]) -> tuple[str, bytes]:

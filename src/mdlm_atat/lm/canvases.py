@@ -13,12 +13,12 @@ from mdlm_atat.checks import one_of, whole
 from mdlm_atat.data.phrases import Phrases
 from mdlm_atat.data.tokenizers import Tokenizer
 from mdlm_atat.errors import UserError
-from mdlm_atat.lm.gap_lengths import MAX_DRAWS, Prior, prior_of
+from mdlm_atat.lm.gap_lengths import Prior, prior_of
 from mdlm_atat.lm.given import Row, as_read, encode_template, space_joins_next, texts_around, without_space
 from mdlm_atat.lm.results import Layout, LengthCosts, LengthPrior, Lengths
 from mdlm_atat.lm.unknown import check_known
 from mdlm_atat.samplers.canvas import Canvas
-from mdlm_atat.samplers.template import Gap, Template, lay_out, parse_template
+from mdlm_atat.samplers.template import MAX_DRAWS, Gap, Template, lay_out, parse_template
 
 
 class Canvases(ABC):

@@ -28,8 +28,6 @@ from mdlm_atat.scoring.statistics import t_distribution
 WRONG = 0.01
 """Of templates whose choice is called settled, at most such a share has another best choice, by Student's t. It is
 divided among all comparisons that are made: each choice with the best, after each doubling of the draws."""
-MAX_DRAWS = 1024
-"""For each choice, by default."""
 ROUNDING = 1e-4  # nats: a difference within this is none, however small its error
 FIRST_DRAWS = 64
 """For each choice, before any are compared; fewer where no more are allowed."""

@@ -26,7 +26,6 @@ from mdlm_atat.lm.amid_unknown import AmidUnknown
 from mdlm_atat.lm.base import LanguageModel
 from mdlm_atat.lm.gap_lengths import (
     FIRST_DRAWS,
-    MAX_DRAWS,
     Estimator,
     MaskedGaps,
     Prior,
@@ -46,7 +45,7 @@ from mdlm_atat.samplers.canvas import Canvas
 from mdlm_atat.samplers.left_to_right import LeftToRight
 from mdlm_atat.samplers.loop import Sample, StepRule, sample, trait
 from mdlm_atat.samplers.seeds import text_seeds
-from mdlm_atat.samplers.template import Gap, lay_out, length_choices
+from mdlm_atat.samplers.template import MAX_DRAWS, Gap, lay_out, length_choices
 from mdlm_atat.samplers.uncertainty import UncertaintyGuidedSampler
 from mdlm_atat.scoring.draws import DrawSettings, Rows
 from mdlm_atat.scoring.inspection import (

@@ -23,7 +23,6 @@ from mdlm_atat.device import Graphed, Precision, compile_network, float64_device
 from mdlm_atat.errors import UserError
 from mdlm_atat.lm.canvases import Canvases
 from mdlm_atat.lm.filling import Filling
-from mdlm_atat.lm.gap_lengths import MAX_DRAWS
 from mdlm_atat.lm.given import Row
 from mdlm_atat.lm.how import Guide, How, HowOptions, InfillOptions, TextOptions, one_or_many
 from mdlm_atat.lm.moved import Moved, MovedReader
@@ -39,7 +38,7 @@ from mdlm_atat.samplers.loop import OnStep, Sample, StepRule, sample, trait
 from mdlm_atat.samplers.named import make_sampler
 from mdlm_atat.samplers.seeds import SeedRule, text_seeds
 from mdlm_atat.samplers.sizes import Profile
-from mdlm_atat.samplers.template import has_gap, parse_template, unescaped
+from mdlm_atat.samplers.template import MAX_DRAWS, has_gap, parse_template, unescaped
 
 BLOCKS_PER_WINDOW = 4  # where a text is longer than the model and no block size is given
 

@@ -14,6 +14,10 @@ ESCAPE = re.compile(r"\\(?:u(?P<short>[0-9a-fA-F]{4})|U(?P<long>[0-9a-fA-F]{8})|
 ESCAPE_OR_GAP = re.compile(f"{ESCAPE.pattern}|{GAP.pattern}", re.DOTALL)
 ESCAPED = {"n": "\n", "t": "\t", "r": "\r", "\\": "\\", "[": "["}
 MAX_CHOICES = 64  # of lengths for the gaps of one template
+MAX_DRAWS = 1024
+"""For each choice of lengths, by default."""
+QUICK_DRAWS = 8
+"""The same where an answer is waited for: a rough choice, which takes seconds on a laptop."""
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from mdlm_atat.checks import did_you_mean
 from mdlm_atat.config.section import expect, kind_of, shown
 from mdlm_atat.errors import UserError
 from mdlm_atat.samplers.catalogue import PRESETS, split_spec
+from mdlm_atat.samplers.template import MAX_DRAWS, QUICK_DRAWS
 from mdlm_atat.serve.mistakes import RequestError
 
 MAX_SEED = 2**53 - 1
@@ -87,13 +88,13 @@ class InfillRequest(Sampled):
     candidates: int | None = None
     """Draw so many ways to fill the text and return the likeliest, for models that read left to right too (default: as
     many as num_samples)."""
-    length_draws: int = 8
+    length_draws: int = QUICK_DRAWS
     """Draws to choose the lengths of gaps by: more are surer and slower, and from 64 on they are drawn with more
     care."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        between("length_draws", self.length_draws, 2, 1024)
+        between("length_draws", self.length_draws, 2, MAX_DRAWS)
         between("candidates", self.candidates, 1, math.inf)
 
     def all_text(self) -> Sequence[str]:
