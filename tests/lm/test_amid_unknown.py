@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -27,7 +28,9 @@ def network() -> ATATDiT:
 
 def lm_of(network: ATATDiT, *, mode: str) -> MaskedDiffusionLM:
     config = replace(RunConfig(), data=replace(DataConfig(), mode=mode, length=400))
-    return MaskedDiffusionLM(network, CharTokenizer(LETTERS), config)
+    lm = MaskedDiffusionLM(network, CharTokenizer(LETTERS), config)
+    lm.counts = np.ones(9, dtype=np.int64)
+    return lm
 
 
 @torch.no_grad()
@@ -76,11 +79,22 @@ def test_networks_of_pieces_are_asked_so_and_networks_of_whole_documents_are_not
     assert (pieces - alone).abs().max() > 0.1
 
 
-def test_scores_fillings_and_gap_lengths_all_see_it(network):
+def test_scores_fillings_gap_lengths_and_inspections_all_see_it(network):
     pieces, documents = lm_of(network, mode="wrap"), lm_of(network, mode="pad")
     for ask in (
+        lambda lm: lm.inspect("abcab", times=[0.4]).mean_nll.sum(),
         lambda lm: lm.score("abcab", num_draws=64).nats,
         lambda lm: lm.score("abcab", order="spread", evaluations=5).nats,
         lambda lm: lm.infill("a[MASK:1-2]b", length_draws=64).length_costs.nats[(1,)],
     ):
         assert ask(pieces) != pytest.approx(ask(documents), rel=1e-6)
+
+
+def test_where_all_of_a_text_is_masked_inspect_shows_the_losses_that_the_denoiser_gives_amid_masks(network):
+    lm = lm_of(network, mode="wrap")
+    found = lm.inspect("abcab", times=[1.0], num_draws=1)
+    z_t, t = torch.full((1, 5), 9), torch.ones(1, dtype=torch.float64)
+    with torch.no_grad():
+        log_p = lm.denoise(z_t, t)[0, :, :9].double().log_softmax(-1)
+    expected = -log_p[torch.arange(5), torch.tensor(lm.tokenizer.encode("abcab"))]
+    assert found.mean_nll.tolist() == pytest.approx(expected.tolist(), abs=1e-5)

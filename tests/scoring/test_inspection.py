@@ -51,7 +51,9 @@ class Fake:
 def inspected(network: Fake | None = None, **changed) -> Inspection:
     drawn = {name: changed.pop(name) for name in ("num_draws", "seed", "batch_size", "on_progress") if name in changed}
     settings = {"masking": UniformMasking(Linear()), "mask_id": MASK, **changed}
-    return inspect_rows(network or Fake(), IDS, LENGTHS, draws=DrawSettings(**{"num_draws": 4, **drawn}), **settings)
+    network = network or Fake()
+    drawn = DrawSettings(**{"num_draws": 4, **drawn})
+    return inspect_rows(network, IDS, LENGTHS, denoise=network, draws=drawn, **settings)
 
 
 def test_the_loss_of_every_token_is_the_networks_and_padding_is_left_out():

@@ -141,8 +141,8 @@ class MaskedDiffusionLM(LanguageModel):
         batch_size: int = 64,
         on_progress: OnProgress | None = None,
     ) -> Inspection | list[Inspection]:
-        """Every token's importance, and its loss when it is masked at each of `times` (shares of the text in (0, 1]).
-        For a sequence of texts, the inspection of each.
+        """Every token's importance, and its loss when it is masked at each of `times` (shares of the text in (0, 1]),
+        as `denoise` gives it, which `score` asks too. For a sequence of texts, the inspection of each.
 
         A model that was trained without importance takes the tokens that are rare in its training text for the
         important ones. A text longer than the model is cut into independent pieces. Raises UserError for an empty text,
@@ -178,7 +178,7 @@ class MaskedDiffusionLM(LanguageModel):
                 raise UserError(
                     "this model knows no importance; train one that does with `train(method='importance_rates')`"
                 )
-            network = ByFrequency(network, self.counts)
+            network = ByFrequency(self.counts)
         masking: MaskingScheduler = UniformMasking(Linear())
         if self._config is not None:
             tokenizer = self.tokenizer
@@ -188,6 +188,7 @@ class MaskedDiffusionLM(LanguageModel):
                 network,
                 ids,
                 lengths,
+                denoise=self.denoise,
                 masking=masking,
                 stage=self.stage,
                 times=times,

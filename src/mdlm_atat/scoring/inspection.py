@@ -76,16 +76,12 @@ class Inspection(TokenCurves):
 
 
 class ByFrequency:
-    """A network without importance of its own, whose tokens are the more important the rarer they are in the training
-    text (surprisal); of a masked one that is the corpus mean."""
+    """Importance where the network knows none: tokens are the more important the rarer they are in the training text
+    (surprisal); of a masked one that is the corpus mean."""
 
-    def __init__(self, network: Any, counts: NDArray[np.int64]) -> None:
-        self.network = network
+    def __init__(self, counts: NDArray[np.int64]) -> None:
         by_token = prior_importance(counts, "surprisal")
         self.by_token = torch.cat([by_token, by_token.new_tensor([mean_importance(by_token, counts)])])
-
-    def __call__(self, z_t: Tensor, t: Tensor) -> Tensor:
-        return self.network(z_t, t)
 
     def importance_score(self, tokens: Tensor, t: Tensor) -> None:
         """None: there is no estimator."""
@@ -102,6 +98,7 @@ def inspect_rows(
     ids: Int[np.ndarray, "rows length"],
     lengths: Int[np.ndarray, " rows"],
     *,
+    denoise: Callable[[Tensor, Tensor], Tensor],
     masking: MaskingScheduler,
     stage: Stage | None = None,
     times: Sequence[float] = DEFAULT_TIMES,
@@ -111,11 +108,10 @@ def inspect_rows(
     """Mask every token of some rows at every t, equally often each, and record its loss, importance and mask rate.
 
     At each t a row is cut at random into groups, and each group is masked once, or so many together that t of the row
-    is hidden (see `partition_masks`). This is done `draws.num_draws` times, all in this process. The network is told
-    the share that was masked. `network` is any object with the methods of ATATDiT for importance; one that has none
-    is wrapped in `ByFrequency`. `masking` must have
-    the linear schedule, so that t is the share that uniform masking would mask. Raises UserError for times outside (0,
-    1].
+    is hidden (see `partition_masks`). This is done `draws.num_draws` times, all in this process. The losses are those
+    of `denoise`, a core.Denoiser, which is told the share that was masked. `network` is any object with the methods of
+    ATATDiT for importance, `ByFrequency` for one that has none. `masking` must have the linear schedule, so that t is
+    the share that uniform masking would mask. Raises UserError for times outside (0, 1].
     """
     check_times(times)
     assert draws.num_ranks == 1
@@ -136,7 +132,7 @@ def inspect_rows(
         sums = torch.zeros(3, len(times), length, dtype=torch.float64)  # of importance, loss and masks
         for start in range(0, len(masks), batch_size):
             part, part_times = masks[start : start + batch_size], time_index[start : start + batch_size]
-            values = _score_masks(network, x0, part.to(device), mask_id).cpu()  # (2, B, L)
+            values = _score_masks(network, denoise, x0, part.to(device), mask_id).cpu()  # (2, B, L)
             sums.index_add_(1, part_times, torch.cat([values, part[None].double()]))
             draws.report(done + length * min(start + batch_size, len(masks)) // len(masks), total)
         done += length
@@ -216,14 +212,18 @@ def _masks_of_row(
 
 
 def _score_masks(
-    network: Any, x0: Int[Tensor, " length"], is_masked: Bool[Tensor, "batch length"], mask_id: int
+    network: Any,
+    denoise: Callable[[Tensor, Tensor], Tensor],
+    x0: Int[Tensor, " length"],
+    is_masked: Bool[Tensor, "batch length"],
+    mask_id: int,
 ) -> Float[Tensor, "2 batch length"]:
     """Importance and loss of the masked tokens, 0 elsewhere. float64."""
     rows = x0.expand_as(is_masked)  # (B, L)
     z_t = hide(rows, is_masked, mask_id)  # (B, L)
     told = is_masked.float().mean(1)  # (B,)
     importance = network.importance(z_t, network.importance_score(z_t, told))  # (B, L)
-    nll = masked_nll(network(z_t, told), rows, is_masked)  # (B, L)
+    nll = masked_nll(denoise(z_t, told), rows, is_masked)  # (B, L)
     return as_float64(torch.stack([torch.where(is_masked, importance, 0.0), nll]))
 
 
