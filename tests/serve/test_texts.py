@@ -7,13 +7,14 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+import torch
 from serving import Client, Slow, causal_by_heart, served
 
 from lm.made_models import lm_that_knows, random_lm, two_way_lm
 from lm.made_tokenizers import FORMS, tokenizer_of
 from mdlm_atat import CausalLM, MaskedDiffusionLM
 from mdlm_atat.config.schema import DataConfig, ModelConfig, RunConfig
-from mdlm_atat.data.tokenizers import ByteTokenizer, CharTokenizer
+from mdlm_atat.data.tokenizers import ByteTokenizer, CharTokenizer, HFTokenizer
 from mdlm_atat.lm.filling import Filling
 
 LETTERS = "abcdefgh ."
@@ -191,6 +192,31 @@ def test_a_character_of_four_bytes_is_shown_whole_or_not_at_all():
         assert tokens[:7] == ["", "", "你", "", "", "", "🌍"]
         for frame in frames:
             assert "".join(token["text"] for token in frame["pieces"][0]["tokens"]) == frame["pieces"][0]["text"]
+
+
+@pytest.mark.parametrize(
+    ("numbers", "text"),
+    [
+        ([0x7C, 0xFF], "\ufffd\ufffd"),
+        ([0x7C, 0xE5, 0xA4, 0xA9], "|天"),
+        ([0xE5, 0xA4], "\ufffd\ufffd"),
+        ([0x0A, 0xF0, 0x9F], "\ufffd\ufffd\ufffd"),
+    ],
+)
+def test_the_last_frame_of_bytes_is_the_result_whether_they_are_characters_or_not(numbers: list[int], text: str):
+    tokenizer = tokenizer_of("SentencePiece BPE")
+    assert isinstance(tokenizer, HFTokenizer)
+    wanted = torch.tensor([tokenizer.inner.token_to_id(f"<0x{number:02X}>") for number in numbers])
+    table = 99.0 * torch.nn.functional.one_hot(wanted, tokenizer.vocab_size)
+    lm = CausalLM(lambda x: table[: x.shape[1]].expand(len(x), -1, -1), tokenizer, max_length=len(table))
+    with served(lm) as client:
+        events = client.generate("", max_tokens=len(numbers), seed=1, stream=True).events
+    result = next(data for name, data in events if name == "result")["results"][0]
+    frames = [data["pieces"][0] for name, data in events if name == "frame"]
+    assert result["text"] == frames[-1]["text"] == text
+    for piece in (result["pieces"][0], *frames):
+        assert "".join(token["text"] for token in piece["tokens"]) == piece["text"]
+    assert not any("\ufffd" in frame["text"] for frame in frames[:-1])
 
 
 def test_importance_is_returned_where_it_is_asked_for_and_known(adaptive: MaskedDiffusionLM, client: Client):

@@ -204,12 +204,12 @@ class Shown:
     """Texts of one row, and frames of it, as they are answered."""
 
     def __init__(self, tokenizer: Tokenizer, row: Row) -> None:
-        self._parts, self._texts = parts_of(row), CutTexts(tokenizer, row)
+        self._parts, self._texts, self._mask_id = parts_of(row), CutTexts(tokenizer, row), tokenizer.mask_id
 
     def frame(self, frame: Frame, seen: int, num_kept: int | None = None) -> ShownFrame:
         """A frame; tokens revealed after step `seen`, that of the frame before, are new. `num_kept`: so many characters
         of what the first gap holds are kept; None: all."""
-        texts = self._texts(frame.tokens, is_whole=False)
+        texts = self._texts(frame.tokens, is_whole=self._mask_id not in frame.tokens)
         pieces = []
         for part in self._parts:
             if part.gap is None:

@@ -36,7 +36,12 @@ class CutTexts:
         more; else bytes that are no character yet have an empty text."""
         texts = [self._alone(place, token) for place, token in enumerate(tokens)]
         gaps = [place for gap in self._row.gaps for place in range(gap.start, min(gap.stop, len(tokens)))]
-        for in_parts, group in groupby(gaps, key=lambda place: NO_CHARACTER in texts[place]):
+
+        def is_in_parts(place: int) -> bool:
+            # neighbouring bytes, <0x7C> among them, are all read as wrong where one of them is
+            return NO_CHARACTER in texts[place] or (is_whole and is_byte(self._tokenizer, tokens[place]))
+
+        for in_parts, group in groupby(gaps, key=is_in_parts):
             if in_parts:
                 self._join(list(group), tokens, texts, is_whole=is_whole)
         return texts
