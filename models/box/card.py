@@ -299,9 +299,10 @@ def main() -> None:
         "continuations": lambda: continuations(lm, places),
         "likelihoods": lambda: likelihoods(lm, arguments.data, arguments.num_draws, known),
         "own_order": lambda: own_order(lm, arguments.data, arguments.num_sequences),
-        "judge": lambda: judged(lm, arguments.judge, arguments.data, arguments.num_texts) if arguments.judge else None,
-        "judge_name": lambda: arguments.judge_name,
     }
+    if arguments.judge is not None:
+        about["judge"] = lambda: judged(lm, arguments.judge, arguments.data, arguments.num_texts)
+        about["judge_name"] = lambda: arguments.judge_name
     if arguments.run is not None:
         about["packing"] = lambda: packing(lm, arguments.run, arguments.data, arguments.num_draws)
     for name, measure in about.items():
