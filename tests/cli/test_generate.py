@@ -413,6 +413,7 @@ REFUSED = {
     ),
     "strength of no guide": (["--guide_logits", "2"], "need --guide"),
     "order of no guide": (["--guide_order", "1"], "need --guide"),
+    "encoding of no file": (["--encoding", "cp1252"], "--encoding is for --prompts"),
 }
 
 

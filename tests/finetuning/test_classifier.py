@@ -17,7 +17,8 @@ import torch
 import mdlm_atat
 from finetuning.examples import cat_examples
 from mdlm_atat import Prediction, TextClassifier, UserError, load_lm
-from mdlm_atat.finetuning.classifier import BATCH_SIZE, folder_size
+from mdlm_atat.data.files import folder_size
+from mdlm_atat.finetuning.classifier import BATCH_SIZE
 from mdlm_atat.finetuning.head import pooled
 from mdlm_atat.finetuning.results import FinetuneResult
 

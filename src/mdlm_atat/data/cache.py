@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mdlm_atat.checks import did_you_mean
+from mdlm_atat.data.files import folder_size
 from mdlm_atat.data.manifest import FILE_NAME, is_prepared, read_manifest
 from mdlm_atat.errors import UserError
 from mdlm_atat.locks import Lock, shared_lock, try_lock
@@ -94,7 +95,7 @@ def _look_at(folder: Path) -> CachedCorpus:
         folder=folder,
         source=source,
         tokenizer=tokenizer,
-        num_bytes=sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()),
+        num_bytes=folder_size(folder),
         made=made,
         last_used=last_used,
         is_in_use=_is_held(_use_file(folder)) or _is_held(_preparing_file(folder)),

@@ -95,6 +95,11 @@ def bytes_per_character(text: str) -> int:
     return 1 if widest <= "\xff" else 2 if widest <= "\uffff" else 4
 
 
+def folder_size(folder: Path) -> int:
+    """Bytes of all files in a folder."""
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
 def check_is_file(path: Path) -> None:
     """Raise UserError where there is no file of this name."""
     if not path.is_file():

@@ -312,8 +312,3 @@ def read_record(folder: Path) -> ClassifierRecord:
             "wrote it"
         )
     return ClassifierRecord.from_json(stored)
-
-
-def folder_size(folder: Path) -> int:
-    """Bytes of all files in a folder."""
-    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())

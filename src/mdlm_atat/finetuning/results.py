@@ -18,9 +18,10 @@ from typing import Any
 import numpy as np
 
 from mdlm_atat.atomic import write_json
+from mdlm_atat.data.files import folder_size
 from mdlm_atat.errors import UserError
 from mdlm_atat.finetuning.calibration import FEWEST_ROWS
-from mdlm_atat.finetuning.classifier import TextClassifier, folder_size, read_record
+from mdlm_atat.finetuning.classifier import TextClassifier, read_record
 from mdlm_atat.finetuning.metrics import standard_error, title
 from mdlm_atat.finetuning.settings import FinetuneSettings
 from mdlm_atat.finetuning.tasks import Task

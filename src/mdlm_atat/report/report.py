@@ -17,6 +17,7 @@ from mdlm_atat.formats import count, duration, percent, significant, with_error
 from mdlm_atat.report import training_plots
 from mdlm_atat.report.figure import Series, svg
 from mdlm_atat.report.importance_page import figures, heatmap
+from mdlm_atat.report.inspection_view import is_by_frequency
 from mdlm_atat.report.page import template
 from mdlm_atat.report.run_reader import RunFolder, number_at, read_run
 from mdlm_atat.report.wording import flat, plain, section
@@ -105,7 +106,7 @@ def _contents(run: RunFolder) -> dict[str, Any]:
         "profile": None if result is None or result.profile is None else _profile(result.profile, unigram),
         "is_exact": is_exact,
         "importance": _importance(inspected),
-        "is_by_frequency": run.inspection.get("importance_mode") == "frequency_only",
+        "is_by_frequency": is_by_frequency(run.inspection),
         "progress": _progress(run),
         "evaluations": _evaluation_table(run),
         "samples": _samples(run),
