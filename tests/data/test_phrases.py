@@ -41,6 +41,8 @@ def counted(text: str, tokenizer: CharTokenizer | ByteTokenizer | None = None):
         ("He left. ", " Then", (SENTENCE, WORD)),
         ('"Go!" ', "\n\nHe", (SENTENCE, SENTENCE)),
         ("3.", "5", (SENTENCE, 0)),  # a gap may begin with the space
+        ("one line\r\n", "\r\nother", (SENTENCE, SENTENCE)),
+        ("one line\r", " \rother", (SENTENCE, SENTENCE)),  # as it is read: a line end
         ("彼は、", "。", (PHRASE, SENTENCE)),
         ("it — ", " — is", (PHRASE, PHRASE)),
         ("", "", (SENTENCE, SENTENCE)),

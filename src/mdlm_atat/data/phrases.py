@@ -35,7 +35,7 @@ LONGEST_RUN = 256
 WORD, PHRASE, SENTENCE = 1, 2, 3
 NUM_KINDS = 4
 _SEPARATORS = re.compile(
-    r"""(?P<sentence>\s*\n\s*|[.!?…]+["'”’»)\]]*(?:\s+|\Z)|[。！？]+\s*)"""
+    r"""(?P<sentence>\s*[\r\n]\s*|[.!?…]+["'”’»)\]]*(?:\s+|\Z)|[。！？]+\s*)"""
     r"""|(?P<phrase>[,;:]+(?:\s+|\Z)|\s*[—–]+\s*|[、，；：]+\s*)"""
     r"""|(?P<word>\s+)"""
 )

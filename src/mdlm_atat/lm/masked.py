@@ -324,11 +324,11 @@ class MaskedDiffusionLM(LanguageModel):
                 return sample(denoise, canvas, rule, mask_id=mask_id, seeds=seeds, known=known)
 
         num_together = min(256, max(8, MOST_LOGITS // (int((~fixed).sum()) * self.tokenizer.vocab_size)))
+        masked_mode, causal_mode = self.predictor(PROPOSAL), self.predictor(LeftToRight())
         rows, nll = [], []
         for first in range(start, stop, 2 * num_together):
             seeds = text_seeds(seed, range(first, min(first + 2 * num_together, stop)))
             whole = tokens.expand(len(seeds) // 2, -1)
-            masked_mode, causal_mode = self.predictor(PROPOSAL), self.predictor(LeftToRight())
             one = run(PROPOSAL, masked_mode, whole, seeds[::2])
             other = whole.clone()
             left = run(LeftToRight(), causal_mode, whole[:, :gaps_end], seeds[1::2])

@@ -39,7 +39,8 @@ def quantise(matrix: Float[Tensor, "rows columns"]) -> tuple[Int8[Tensor, "rows 
 
 
 def write_weights(weights: Mapping[str, Tensor], file: Path, packing: Packing = "float32") -> None:
-    """Write weights by name as safetensors. Raises UserError for weights that are not finite, which have no scale."""
+    """Write weights by name as safetensors. Raises UserError for a matrix that is to be stored in 8 bits and is not
+    finite: it has no scale."""
     stored: dict[str, Tensor] = {}
     for name, weight in weights.items():
         weight = weight.detach().cpu().contiguous()
