@@ -89,6 +89,8 @@ def test_a_port_that_is_taken_is_refused_and_the_next_one_found_where_none_is_na
     [
         (["--host", "203.0.113.9"], "cannot listen at 203.0.113.9"),
         (["--token", ""], "--token is empty"),
+        (["--token", " a"], "--token may have letters, digits and signs of ASCII"),
+        (["--token", "clé"], "--token may have letters, digits and signs of ASCII"),
         (["--classifier", "nosuch"], "there is no folder nosuch"),
         (["--max_texts", "0"], "--max_texts is 0"),
         (["--prot", "1"], "unknown flag; did you mean --port?"),

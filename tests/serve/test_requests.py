@@ -73,6 +73,7 @@ def client() -> Iterator[Client]:
         (SCORE, {"texts": ["a"], "order": "spred"}, "order", "did you mean spread?"),
         (SCORE, {"texts": ["a"], "order": "os:system"}, "order", "is not one that this server has"),
         (SCORE, {"texts": ["a"], "num_draws": 10**9}, "num_draws", "num_draws is 1000000000"),
+        (COMPLETE, {"prompt": []}, "prompt", "prompt is an empty list"),
         (COMPLETE, {"prompt": [1, 2]}, "prompt", "expected text or a list of text"),
         (COMPLETE, {"prompt": "a", "max_tokens": 2, "min_tokens": 3}, "min_tokens", "expected at most max_tokens, 2"),
         (COMPLETE, {"prompt": "a", "suffix": 1}, "suffix", "expected text, found 1"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from argparse import Namespace
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from mdlm_atat.cli.parser import whole as whole_number
 from mdlm_atat.errors import UserError
 from mdlm_atat.model_folder import find_classifier, follow, name_of
 from mdlm_atat.plugins import trusted
+
+TOKEN = re.compile("[!-~]+")
 
 
 def make_parser() -> Parser:
@@ -60,6 +63,8 @@ def main(argv: list[str]) -> int:
     arguments = make_parser().parse(argv)
     if arguments.token == "":
         raise UserError("--token is empty: leave it out, or name one")
+    if arguments.token is not None and not TOKEN.fullmatch(arguments.token):
+        raise UserError("--token may have letters, digits and signs of ASCII, and no spaces: no header holds others")
     check_model(arguments.model)
     if arguments.classifier is not None:
         find_classifier(arguments.classifier)

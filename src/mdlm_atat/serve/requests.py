@@ -194,6 +194,8 @@ class CompletionRequest(Request):
     """Any name: there is one model."""
 
     def __post_init__(self) -> None:
+        if not self.prompts:
+            raise RequestError("prompt is an empty list: there is nothing to complete", field="prompt")
         for name in ("max_tokens", "min_tokens", "n"):
             between(name, getattr(self, name), 1, math.inf)
         between("temperature", self.temperature, 0, 1e6)
