@@ -13,6 +13,19 @@ from mdlm_atat.atomic import write_text
 from mdlm_atat.errors import UserError
 
 SCRIPT = "slurm.sh"
+# `wait` returns at a signal too: the task is over when it is not there any more
+REQUEUEING = """\
+# A task is told (TERM) two minutes before its time is over, or when its place goes to another job: it ends with a
+# checkpoint, is queued again and goes on from there. A job that was cancelled is not running any more, and stays so.
+{command} &
+task=$!
+trap 'kill -TERM "$task" 2> /dev/null' TERM
+while wait "$task"; code=$?; kill -0 "$task" 2> /dev/null; do :; done
+if [ "$code" = 143 ] && scontrol show job "$SLURM_JOB_ID" | grep -q JobState=RUNNING; then
+    scontrol requeue "$SLURM_JOB_ID"
+fi
+exit "$code"
+"""
 
 
 def write_array_script(folder: Path, name: str, num_tasks: int, *, options: Sequence[str], at_once: int | None) -> Path:
@@ -26,22 +39,25 @@ def write_array_script(folder: Path, name: str, num_tasks: int, *, options: Sequ
             raise UserError(f"{option!r} is no option of sbatch; expected e.g. --time=4:00:00")
     here, home = Path.cwd(), folder.resolve()
     limit = "" if at_once is None else f"%{at_once}"
+    command = (
+        f"{shlex.quote(sys.executable)} -m mdlm_atat experiment run {shlex.quote(str(home))} "
+        '--task "$SLURM_ARRAY_TASK_ID"'
+    )
     lines = [
         "#!/bin/bash",
         f"#SBATCH --job-name={name}",
         f"#SBATCH --array=0-{num_tasks - 1}{limit}",
         f"#SBATCH --output={home}/logs/slurm-%A_%a.txt",
+        "#SBATCH --open-mode=append",
+        "#SBATCH --requeue",
         "#SBATCH --signal=B:TERM@120",
         *(f"#SBATCH {option}" for option in options),
-        "# TERM comes two minutes before a task's time is over: it ends with a checkpoint, and goes on from there when",
-        "# this script is submitted again. What is done is skipped.",
         f"cd {shlex.quote(str(here))} || exit 1",
-        f"exec {shlex.quote(sys.executable)} -m mdlm_atat experiment run {shlex.quote(str(home))} "
-        '--task "$SLURM_ARRAY_TASK_ID"',
+        REQUEUEING.format(command=command),
     ]
     (folder / "logs").mkdir(parents=True, exist_ok=True)
     script = folder / SCRIPT
-    write_text(script, "\n".join(lines) + "\n")
+    write_text(script, "\n".join(lines))
     script.chmod(0o755)
     return script
 
