@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+import stat
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
-from mdlm_atat.atomic import write_json
+import numpy as np
+import pytest
+import torch
+
+from mdlm_atat.atomic import folder_written_aside, write_array, write_json, write_text
+from mdlm_atat.training.packed import save_tensors
 
 
 def test_writers_of_one_file_do_not_take_each_other_s(tmp_path):
@@ -26,3 +35,54 @@ def test_a_file_is_on_the_disk_before_it_takes_the_old_one_s_place_and_so_is_its
     file = tmp_path / "results.json"
     write_json(file, [1, 2, 3])
     assert disk.is_synced_before_it_is_renamed(file, file)
+
+
+@pytest.fixture
+def umask() -> Iterator[None]:
+    """The umask of a group that shares its files."""
+    before = os.umask(0o027)
+    yield
+    os.umask(before)
+
+
+WRITERS: dict[str, Callable[[Path], object]] = {
+    "text": lambda file: write_text(file, "text"),
+    "json": lambda file: write_json(file, [1, 2]),
+    "array": lambda file: write_array(file, np.arange(3)),
+    "tensors": lambda file: save_tensors({"weights": torch.zeros(3)}, file),
+}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no umask")
+@pytest.mark.parametrize("kind", WRITERS)
+def test_a_file_s_permissions_follow_the_umask_whatever_library_writes_it(tmp_path, umask, kind):
+    WRITERS[kind](tmp_path / "file")
+    assert permissions(tmp_path / "file") == 0o640
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no umask")
+def test_a_saved_model_can_be_read_by_the_group_and_by_nobody_else(tmp_path, umask, masked):
+    masked.save_pretrained(tmp_path / "saved")
+    found = {permissions(path) for path in tmp_path.rglob("*") if path.is_file()}
+    assert found == {0o640}
+    assert {permissions(path) for path in tmp_path.rglob("*") if path.is_dir()} == {0o750}
+
+
+def permissions(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_a_folder_is_whole_or_as_it_was(tmp_path):
+    folder = tmp_path / "saved"
+    folder.mkdir()
+    (folder / "old").touch()
+    left = tmp_path / ".writing-saved"
+    left.mkdir()
+    (left / "of a killed process").touch()
+    with pytest.raises(OSError, match="full"), folder_written_aside(folder) as aside:
+        (aside / "new").touch()
+        raise OSError("the disk is full")
+    assert [path.name for path in tmp_path.rglob("*")] == ["saved", "old"]
+    with folder_written_aside(folder) as aside:
+        (aside / "new").touch()
+    assert [path.name for path in tmp_path.rglob("*")] == ["saved", "new"]

@@ -1,4 +1,5 @@
-"""Writing files atomically: a file is written under another name, flushed to the disk, and renamed."""
+"""Writing files and folders atomically: they are written under another name, flushed to the disk, and renamed. Their
+permissions follow the umask, whatever library writes them."""
 
 from __future__ import annotations
 
@@ -6,10 +7,15 @@ import json
 import math
 import os
 import secrets
+import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 def write_text(file: Path, content: str) -> None:
@@ -26,16 +32,48 @@ def write_bytes(file: Path, content: bytes) -> None:
 
 @contextmanager
 def written_aside(file: Path) -> Iterator[Path]:
-    """A path beside `file` to write to. At the end of the block it is flushed to the disk and becomes `file`; where the
-    block raises, `file` stays as it was."""
+    """An empty file beside `file` to write to. At the end of the block it is flushed to the disk and becomes `file`;
+    where the block raises, `file` stays as it was."""
     aside = file.with_name(f".{file.name}.{secrets.token_hex(4)}.writing")  # its own: others may write the same file
     try:
+        aside.touch(exist_ok=False)
+        mode = aside.stat().st_mode
         yield aside
+        if aside.stat().st_mode != mode:  # safetensors makes files that nobody else may read
+            aside.chmod(stat.S_IMODE(mode))
         sync(aside)
         aside.replace(file)
     finally:
         aside.unlink(missing_ok=True)
     sync(file.parent)
+
+
+@contextmanager
+def folder_written_aside(folder: Path) -> Iterator[Path]:
+    """An empty folder beside `folder` to write to. At the end of the block all that is in it is flushed to the disk and
+    it becomes `folder`, in place of one that is there; where the block raises, `folder` stays as it was. What a killed
+    process has left under the same name is removed."""
+    aside = folder.with_name(f".writing-{folder.name}")
+    shutil.rmtree(aside, ignore_errors=True)
+    try:
+        aside.mkdir(parents=True)
+        yield aside
+        sync_folder(aside)
+        if folder.exists():
+            shutil.rmtree(folder)
+        aside.rename(folder)
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+    sync(folder.parent)
+
+
+def write_array(file: Path, array: np.ndarray) -> None:
+    """Write an array as .npy, atomically."""
+    import numpy as np
+
+    with written_aside(file) as aside, aside.open("wb") as stream:
+        np.save(stream, array, allow_pickle=False)
 
 
 def write_json(file: Path, content: Any) -> None:
@@ -55,6 +93,12 @@ def finite(content: Any) -> Any:
             return None
         case _:
             return content
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush a folder and all that is in it to the disk."""
+    for path in [*folder.rglob("*"), folder]:
+        sync(path)
 
 
 def sync(path: Path) -> None:

@@ -11,7 +11,6 @@ from mdlm_atat.errors import UserError
 from mdlm_atat.model_folder import follow
 from mdlm_atat.nets.dit import ATATDiT
 from mdlm_atat.nets.ema import EMA
-from mdlm_atat.training import checkpoint as module
 from mdlm_atat.training.checkpoint import all_checkpoints, collect, newest_sound, save, tidy
 from mdlm_atat.training.optim import make_optimizer
 
@@ -103,7 +102,7 @@ def test_the_last_good_checkpoint_survives_a_full_disk(tmp_path, monkeypatch):
         Path(file).write_bytes(b"half of it")
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(module, "save_file", full)
+    monkeypatch.setattr("mdlm_atat.training.packed.save_file", full)
     with pytest.raises(UserError, match=r"No space left on device.*last good checkpoint is .*step-00000001"):
         write(tmp_path, 2)
     assert [c.step for c in all_checkpoints(tmp_path)] == [1]

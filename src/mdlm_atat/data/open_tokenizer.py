@@ -9,6 +9,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from mdlm_atat.atomic import write_text
 from mdlm_atat.data.hub import hub_unreachable
 from mdlm_atat.data.plugged import call_plugin, plugin_of
 from mdlm_atat.data.tokenizers import (
@@ -86,7 +87,7 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
     tokenizer.save(folder)
     if type(tokenizer) not in BUILT_IN:
         record = requirement("tokenizer", reference_to(type(tokenizer)))
-        (folder / PLUGIN_NAME).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        write_text(folder / PLUGIN_NAME, json.dumps(record, indent=2) + "\n")
 
 
 def is_plain_name(tokenizer: object) -> bool:

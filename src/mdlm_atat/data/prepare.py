@@ -21,9 +21,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Unpack
 
-import numpy as np
-
-from mdlm_atat.atomic import sync
+from mdlm_atat.atomic import sync, sync_folder, write_array, write_text
 from mdlm_atat.checks import check_keywords
 from mdlm_atat.data.accounts import account, check_halves, decided_lines, read_lines
 from mdlm_atat.data.cache import cache_folder, hold
@@ -145,7 +143,7 @@ def _prepare(
                 _write(request, opened, fingerprint, partial, num_workers, progress)
             finally:
                 progress.done()
-            _sync_folder(partial)
+            sync_folder(partial)
             partial.rename(out)
             sync(out.parent)
     for line in read_lines(read_manifest(out)):
@@ -227,7 +225,7 @@ def _write(
         _check_loss(request, name, split.changes, split.characters)
     save_tokenizer(tokenizer, folder / "tokenizer")
     if "train" in writers:
-        np.save(folder / "counts.npy", writers["train"].counts, allow_pickle=False)
+        write_array(folder / "counts.npy", writers["train"].counts)
     manifest = Manifest(
         format=FORMAT,
         fingerprint=fingerprint,
@@ -246,7 +244,7 @@ def _write(
         splits=splits,
         accounts=account({"source": source, "validation": held_out}, None if request.whole else repeats.found()),
     )
-    (folder / FILE_NAME).write_text(manifest_json(manifest), encoding="utf-8")
+    write_text(folder / FILE_NAME, manifest_json(manifest))
 
 
 def _check_loss(request: DataRequest, split: str, changes: Changes, num_characters: int) -> None:
@@ -340,8 +338,3 @@ def _check_agrees(corpus: Corpus, request: DataRequest) -> None:
             f"{corpus.folder} was prepared with the tokenizer {stored['name']}, not {name}: set "
             f"`data.tokenizer={stored['name']}` or prepare the corpus again"
         )
-
-
-def _sync_folder(folder: Path) -> None:
-    for file in [*folder.rglob("*"), folder]:
-        sync(file)

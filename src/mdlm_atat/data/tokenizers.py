@@ -11,6 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from mdlm_atat.atomic import write_text
 from mdlm_atat.data.files import utf8
 from mdlm_atat.errors import UserError
 
@@ -245,7 +246,7 @@ class HFTokenizer:
 
     def save(self, folder: Path) -> None:
         _save_config(self, folder, "hf")
-        (folder / "tokenizer.json").write_text(self.inner.to_str(pretty=False), encoding="utf-8")
+        write_text(folder / "tokenizer.json", self.inner.to_str(pretty=False))
 
 
 def has_identity(tokenizer: Tokenizer, identity: str) -> bool:
@@ -322,4 +323,4 @@ def _save_config(tokenizer: Tokenizer, folder: Path, kind: str, **more: Any) -> 
     folder.mkdir(parents=True, exist_ok=True)
     names = ("name", "vocab_size", "mask_id", "bos_id", "eos_id", "pad_id")
     config = {"mdlm_atat": 1, "kind": kind, **{name: getattr(tokenizer, name) for name in names}, **more}
-    (folder / CONFIG_NAME).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    write_text(folder / CONFIG_NAME, json.dumps(config, indent=2) + "\n")

@@ -13,7 +13,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -22,10 +21,9 @@ from typing import Any, overload
 import numpy as np
 import torch
 from jaxtyping import Float
-from safetensors.torch import save_file
 from torch import Tensor
 
-from mdlm_atat.atomic import sync, write_json
+from mdlm_atat.atomic import folder_written_aside, write_json
 from mdlm_atat.data.files import utf8
 from mdlm_atat.device import Precision, choose_device
 from mdlm_atat.errors import UserError
@@ -40,6 +38,7 @@ from mdlm_atat.lm.load import load_located
 from mdlm_atat.model_folder import CLASSIFIER_FILE, find_classifier
 from mdlm_atat.plugins import trusted
 from mdlm_atat.training.checkpoint import find_fault, load_weights, write_checksums
+from mdlm_atat.training.packed import save_tensors
 
 HEAD_FILE = "head.safetensors"
 FORMAT = 1
@@ -170,24 +169,13 @@ class TextClassifier:
         if is_there and not (overwrite and (folder / CLASSIFIER_FILE).is_file()):
             what = "not empty" if folder.is_dir() else "a file"
             raise UserError(f"{folder} is {what}; choose a new folder to save the classifier in")
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        aside = folder.with_name(f".writing-{folder.name}")
-        shutil.rmtree(aside, ignore_errors=True)
-        try:
+        with folder_written_aside(folder) as aside:
             self.lm.save_pretrained(aside)
             weights = {name: weight.detach().cpu().contiguous() for name, weight in self.head.named_parameters()}
-            save_file(weights, aside / HEAD_FILE)
+            save_tensors(weights, aside / HEAD_FILE)
             write_json(aside / CLASSIFIER_FILE, {"format": FORMAT, **asdict(self.record)})
             (aside / "checksums.json").unlink()  # that of the network alone
             write_checksums(aside)
-            for file in aside.iterdir():
-                sync(file)
-            if folder.exists():
-                shutil.rmtree(folder)
-            aside.rename(folder)
-            sync(folder.parent)
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
         self.folder = folder
         return folder
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from mdlm_atat.atomic import write_json
+from mdlm_atat.atomic import folder_written_aside, write_array, write_bytes, write_json
 from mdlm_atat.config.arguments import Setting
 from mdlm_atat.config.build import build_schedule, own_schedule
 from mdlm_atat.config.files import save_config
@@ -184,21 +184,21 @@ class LanguageModel(Scoring):
             raise UserError(
                 f"{folder} is {'not empty' if folder.is_dir() else 'a file'}; choose a new folder to save the model in"
             )
-        folder.mkdir(parents=True, exist_ok=True)
-        write_weights(dict(self.network.named_parameters()), folder / "model.safetensors", weights)
-        save_config(config, folder / "config.yaml")
-        save_tokenizer(self.tokenizer, folder / "tokenizer")
-        if self.counts is not None:
-            np.save(folder / COUNTS_FILE, self.counts, allow_pickle=False)
-        if self.phrases is not None:
-            self.phrases.write(folder)
-        if self.stage is not None:
-            write_json(folder / STAGE_FILE, asdict(self.stage))
-        write_plugins(folder, self.config)
-        write_checksums(folder)
-        same = weights == "float32"
-        if same and self.home is not None and self.profile_file.exists():  # no checksum: it may be measured anew
-            shutil.copy(self.profile_file, folder / PROFILE_FILE)
+        with nullcontext(folder) if folder.exists() else folder_written_aside(folder) as aside:
+            write_weights(dict(self.network.named_parameters()), aside / "model.safetensors", weights)
+            save_config(config, aside / "config.yaml")
+            save_tokenizer(self.tokenizer, aside / "tokenizer")
+            if self.counts is not None:
+                write_array(aside / COUNTS_FILE, self.counts)
+            if self.phrases is not None:
+                self.phrases.write(aside)
+            if self.stage is not None:
+                write_json(aside / STAGE_FILE, asdict(self.stage))
+            write_plugins(aside, self.config)
+            write_checksums(aside)
+            same = weights == "float32"
+            if same and self.home is not None and self.profile_file.exists():  # no checksum: it may be measured anew
+                write_bytes(aside / PROFILE_FILE, self.profile_file.read_bytes())
         return folder
 
     def fit(

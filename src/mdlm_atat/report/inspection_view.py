@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from mdlm_atat.atomic import write_json, write_text
+from mdlm_atat.atomic import write_json, write_text, written_aside
 from mdlm_atat.report.importance_page import (
     colour_scale,
     coloured_text,
@@ -100,7 +100,8 @@ def write_pictures(folder: Path, record: dict[str, Any], inspected: InspectedTex
     folder.mkdir(exist_ok=True)
     picture, page, numbers = folder / "heatmap.png", folder / "heatmap.html", folder / "inspection.json"
     write_json(numbers, record)
-    heatmap_picture(inspected, MAX_PICTURE_TOKENS).savefig(picture, dpi=PICTURE_DPI)
+    with written_aside(picture) as aside:
+        heatmap_picture(inspected, MAX_PICTURE_TOKENS).savefig(aside, dpi=PICTURE_DPI, format="png")
     notes = [
         *summary(inspected),
         f"{record['checkpoint']}; masking strategy {record['strategy']}; {record['num_draws']} random partitions at "

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
+from mdlm_atat.atomic import written_aside
 from mdlm_atat.report.figure import FAINT, INK, LINE_COLOURS, LINE_MARKERS, MUTED, TEXT_PT, label_axes
 from mdlm_atat.samplers.catalogue import in_words
 from mdlm_atat.scoring.quality import REFERENCE, SamplePoint, SampleQuality, TextQuality
@@ -147,7 +148,8 @@ def draw_quality(record: SampleQuality, file: Path) -> Path:
     fig.suptitle(
         f"{what}: {setting.num_texts} of {setting.length} tokens{by}, bars are two standard errors", fontsize=TEXT_PT
     )
-    fig.savefig(file, dpi=110)
+    with written_aside(file) as aside:
+        fig.savefig(aside, dpi=110, format="png")
     return file
 
 

@@ -58,7 +58,8 @@ def write_array_script(folder: Path, name: str, num_tasks: int, *, options: Sequ
     (folder / "logs").mkdir(parents=True, exist_ok=True)
     script = folder / SCRIPT
     write_text(script, "\n".join(lines))
-    script.chmod(0o755)
+    mode = script.stat().st_mode
+    script.chmod(mode | (mode & 0o444) >> 2)  # whoever may read it may run it
     return script
 
 

@@ -19,14 +19,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 import safetensors
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from mdlm_atat.atomic import sync
+from mdlm_atat.atomic import folder_written_aside, write_text
 from mdlm_atat.errors import UserError
 from mdlm_atat.nets.ema import EMA
-from mdlm_atat.training.packed import read_weights
+from mdlm_atat.training.packed import read_weights, save_tensors
 
 if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor
@@ -91,7 +91,7 @@ class Checkpoint:
 def write_checksums(folder: Path) -> None:
     """Write checksums.json: the sha256 of every file in a folder, by name. It is the last file to be written."""
     checksums = {file.name: sha256(file) for file in sorted(folder.iterdir()) if file.is_file()}
-    (folder / "checksums.json").write_text(json.dumps(checksums, indent=1), encoding="utf-8")
+    write_text(folder / "checksums.json", json.dumps(checksums, indent=1))
 
 
 def find_fault(folder: Path, required: set[str]) -> str | None:
@@ -145,27 +145,12 @@ def save(folder: Path, *, step: int, tensors: Tensors, state: dict[str, Any]) ->
     """Write the checkpoint `folder/step-STEP`, atomically and flushed to the disk. Raises UserError where it cannot be
     written, e.g. because the disk is full; the checkpoints before it are untouched then."""
     final = folder / f"step-{step:08d}"
-    aside = folder / f".writing-{final.name}"
-    with _explain_write_errors(folder):
-        shutil.rmtree(aside, ignore_errors=True)
-        try:
-            aside.mkdir(parents=True)
-            for file, found in tensors.items():
-                save_file(found, aside / file)
-            (aside / "state.json").write_text(
-                json.dumps({"format": FORMAT, "step": step, **state}, indent=1), encoding="utf-8"
-            )
-            write_checksums(aside)
-            for file in aside.iterdir():
-                sync(file)
-            sync(aside)
-            if final.exists():  # an older write of the same step, e.g. by the run that was resumed
-                shutil.rmtree(final)
-            aside.rename(final)
-            sync(folder)
-        except BaseException:
-            shutil.rmtree(aside, ignore_errors=True)
-            raise
+    # in place of an older write of the same step, e.g. by the run that was resumed
+    with _explain_write_errors(folder), folder_written_aside(final) as aside:
+        for file, found in tensors.items():
+            save_tensors(found, aside / file)
+        write_text(aside / "state.json", json.dumps({"format": FORMAT, "step": step, **state}, indent=1))
+        write_checksums(aside)
     return Checkpoint(final)
 
 

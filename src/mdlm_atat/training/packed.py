@@ -11,6 +11,7 @@ from jaxtyping import Float, Int8
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from mdlm_atat.atomic import written_aside
 from mdlm_atat.checks import did_you_mean
 from mdlm_atat.errors import UserError
 
@@ -50,7 +51,13 @@ def write_weights(weights: Mapping[str, Tensor], file: Path, packing: Packing = 
             stored[name], stored[name + SCALE] = quantise(weight)
         else:
             stored[name] = weight.bfloat16() if packing == "bf16" else weight
-    save_file(stored, file)
+    save_tensors(stored, file)
+
+
+def save_tensors(tensors: dict[str, Tensor], file: Path) -> None:
+    """Write tensors by name as safetensors, atomically."""
+    with written_aside(file) as aside:
+        save_file(tensors, aside)
 
 
 def read_weights(file: Path) -> dict[str, Tensor]:
