@@ -12,10 +12,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    import numpy as np
+from typing import Any
 
 
 def write_text(file: Path, content: str) -> None:
@@ -66,14 +63,6 @@ def folder_written_aside(folder: Path) -> Iterator[Path]:
         shutil.rmtree(aside, ignore_errors=True)
         raise
     sync(folder.parent)
-
-
-def write_array(file: Path, array: np.ndarray) -> None:
-    """Write an array as .npy, atomically."""
-    import numpy as np
-
-    with written_aside(file) as aside, aside.open("wb") as stream:
-        np.save(stream, array, allow_pickle=False)
 
 
 def write_json(file: Path, content: Any) -> None:

@@ -21,11 +21,12 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Unpack
 
-from mdlm_atat.atomic import sync, sync_folder, write_array, write_text
+from mdlm_atat.atomic import sync, sync_folder, write_text
 from mdlm_atat.checks import check_keywords
 from mdlm_atat.data.accounts import account, check_halves, decided_lines, read_lines
 from mdlm_atat.data.cache import cache_folder, hold
 from mdlm_atat.data.corpus import Corpus
+from mdlm_atat.data.counts import write_counts
 from mdlm_atat.data.encode import encoded
 from mdlm_atat.data.held_out import BY_HASH, Stream, hold_out
 from mdlm_atat.data.loss import MOST_LOST, Changes
@@ -225,7 +226,7 @@ def _write(
         _check_loss(request, name, split.changes, split.characters)
     save_tokenizer(tokenizer, folder / "tokenizer")
     if "train" in writers:
-        write_array(folder / "counts.npy", writers["train"].counts)
+        write_counts(folder, writers["train"].counts)
     manifest = Manifest(
         format=FORMAT,
         fingerprint=fingerprint,

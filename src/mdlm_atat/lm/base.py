@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from mdlm_atat.atomic import folder_written_aside, write_array, write_bytes, write_json
+from mdlm_atat.atomic import folder_written_aside, write_bytes, write_json
 from mdlm_atat.config.arguments import Setting
 from mdlm_atat.config.build import build_schedule, own_schedule
 from mdlm_atat.config.files import save_config
@@ -23,6 +23,7 @@ from mdlm_atat.config.schema import RunConfig
 from mdlm_atat.core.curriculum import Stage
 from mdlm_atat.core.schedules import Linear, Schedule
 from mdlm_atat.core.strategies.rates import ExponentMasking
+from mdlm_atat.data.counts import write_counts
 from mdlm_atat.data.open_tokenizer import save_tokenizer
 from mdlm_atat.data.phrases import Phrases
 from mdlm_atat.data.sources import SourceLike
@@ -36,7 +37,7 @@ from mdlm_atat.nets.protocol import Cached, Mode
 from mdlm_atat.samplers.sizes import Profile, as_profile
 from mdlm_atat.scoring.records import MaskRateProfile
 from mdlm_atat.training.checkpoint import Checkpoint, write_checksums
-from mdlm_atat.training.folder import COUNTS_FILE, write_plugins
+from mdlm_atat.training.folder import write_plugins
 from mdlm_atat.training.metrics import OnStep
 from mdlm_atat.training.packed import Packing, check_packing, write_weights
 
@@ -189,7 +190,7 @@ class LanguageModel(Scoring):
             save_config(config, aside / "config.yaml")
             save_tokenizer(self.tokenizer, aside / "tokenizer")
             if self.counts is not None:
-                write_array(aside / COUNTS_FILE, self.counts)
+                write_counts(aside, self.counts)
             if self.phrases is not None:
                 self.phrases.write(aside)
             if self.stage is not None:

@@ -21,9 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mdlm_atat import plugins
-from mdlm_atat.atomic import write_array, write_json
+from mdlm_atat.atomic import write_json
 from mdlm_atat.config.files import save_config
 from mdlm_atat.config.schema import RunConfig, named_plugins, settings_with
+from mdlm_atat.data.counts import write_counts
 from mdlm_atat.data.open_tokenizer import load_tokenizer, save_tokenizer
 from mdlm_atat.data.phrases import PHRASES_FILE, count_phrases
 from mdlm_atat.data.tokenizers import has_identity
@@ -94,7 +95,7 @@ def check_plugins(folder: Path, config: RunConfig, say: Callable[[str], None]) -
 
 def write_again(folder: Path, config: RunConfig, train_data: TokenDataset) -> None:
     """What a resumed run writes anew: its settings, and the counts of tokens and phrases in case they were lost."""
-    write_array(folder / COUNTS_FILE, train_data.counts)
+    write_counts(folder, train_data.counts)
     if not (folder / PHRASES_FILE).exists():
         count_phrases(train_data.tokens, train_data.tokenizer).write(folder)
     write_config(folder, config)  # last: what has it is a run
