@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Literal
 
@@ -12,6 +13,14 @@ BOX_NAME = "box"
 """What the model in the box is called wherever a model is named."""
 BOX = Path(__file__).parent / "box"
 """The folder of the model that comes with this package."""
+_CHECKPOINT_NAME = re.compile(r"step-([0-9]{8}|[1-9][0-9]{8,})")
+
+
+def step_of(name: str) -> int | None:
+    """The step of the checkpoint folder of this name; None for any other name, such as that of a copy beside it
+    (`step-00000060.bak`, `step-00000060 (copy)`)."""
+    found = _CHECKPOINT_NAME.fullmatch(name)
+    return None if found is None else int(found[1])
 
 
 def kind_of_folder(folder: Path) -> Literal["checkpoint", "saved", "classifier", "run"]:
@@ -27,6 +36,11 @@ def kind_of_folder(folder: Path) -> Literal["checkpoint", "saved", "classifier",
         raise UserError(f"there is no folder {folder}; expected a run such as runs/demo, or a checkpoint of one")
     real = folder.resolve()
     if real.name.startswith("step-") and real.parent.name == "checkpoints":
+        if step_of(real.name) is None:
+            raise UserError(
+                f"{folder} is not called what a checkpoint is (step-00001000): name the run {real.parent.parent}, or "
+                "copy the folder to checkpoints/ of a copy of the run, under its own name"
+            )
         return "checkpoint"
     if (folder / CLASSIFIER_FILE).exists():
         return "classifier"

@@ -1,6 +1,7 @@
 import errno
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 
 from mdlm_atat.config.schema import OptimConfig
 from mdlm_atat.errors import UserError
-from mdlm_atat.model_folder import follow
+from mdlm_atat.model_folder import follow, kind_of_folder
 from mdlm_atat.nets.dit import ATATDiT
 from mdlm_atat.nets.ema import EMA
 from mdlm_atat.training.checkpoint import all_checkpoints, collect, newest_sound, save, tidy
@@ -150,6 +151,49 @@ def test_a_damaged_checkpoint_that_a_run_fell_back_from_does_not_push_out_sound_
     resumed = write(tmp_path, 34, parts)
     tidy(tmp_path, newest=resumed, best_step=None, keep_interval_steps=0)
     assert [c.step for c in all_checkpoints(tmp_path)] == [30, 34]
+
+
+COPIES = (
+    "step-00000002.bak",
+    "step-00000002 (copy)",
+    "step-2",
+    "step-000000002",
+    "step-00000003~",
+    "step-",
+    "step-last",
+)
+
+
+@pytest.mark.parametrize("kind", ["folder", "file"])
+def test_a_copy_beside_a_checkpoint_is_named_and_neither_used_nor_deleted(tmp_path, kind):
+    parts = trained(1)
+    first, newest = write(tmp_path, 1, parts), write(tmp_path, 2, parts)
+    for name in COPIES:
+        shutil.copytree(newest.folder, tmp_path / name) if kind == "folder" else (tmp_path / name).write_text("mine")
+    if kind == "file":  # of a name that a checkpoint may have
+        (tmp_path / "step-00000009").write_text("mine")
+    said = []
+    assert newest_sound(tmp_path, said.append) == newest
+    assert len(said) == 1
+    assert all(name in said[0] for name in COPIES)
+    tidy(tmp_path, newest=newest, best_step=None, keep_interval_steps=0)
+    assert [c.step for c in all_checkpoints(tmp_path)] == [1, 2]
+    assert all((tmp_path / name).exists() for name in COPIES)
+    assert first.folder.exists()
+
+
+def test_a_checkpoint_beyond_step_10_to_the_8_is_the_newest_one(tmp_path):
+    parts = trained(1)
+    for step in (99_999_999, 100_000_000, 9):
+        write(tmp_path, step, parts)
+    assert [c.step for c in all_checkpoints(tmp_path)] == [9, 99_999_999, 100_000_000]
+
+
+def test_a_copy_of_a_checkpoint_that_is_named_itself_is_refused_by_its_name(tmp_path):
+    copy = tmp_path / "checkpoints" / "step-00000060.bak"
+    copy.mkdir(parents=True)
+    with pytest.raises(UserError, match=r"60\.bak is not called what a checkpoint is"):
+        kind_of_folder(copy)
 
 
 def test_no_checkpoint_at_all_is_none(tmp_path):

@@ -17,7 +17,7 @@ from mdlm_atat.data.open_tokenizer import load_tokenizer
 from mdlm_atat.data.tokenizers import Tokenizer
 from mdlm_atat.errors import UserError
 from mdlm_atat.lm.folder import Located, locate
-from mdlm_atat.training.checkpoint import load_weights
+from mdlm_atat.training.checkpoint import all_checkpoints, load_weights
 from mdlm_atat.training.folder import changes, read_start
 from mdlm_atat.training.packed import read_weights
 
@@ -38,13 +38,14 @@ class Initial:
     @classmethod
     def open(cls, path: Path) -> Initial:
         """A run (its newest sound checkpoint), a checkpoint or a saved model; UserError for anything else."""
-        faults: list[str] = []
+        said: list[str] = []
         try:
-            found = locate(path, faults.append)
+            found = locate(path, said.append)
         except UserError as error:
             raise UserError(f"`init=`: {error}") from error
-        if faults:  # whoever starts from a model wants to know which
-            raise UserError(f"`init=`: {faults[0]}; name a checkpoint")
+        if said and all_checkpoints(found.home / "checkpoints")[-1:] != [found.checkpoint]:
+            # whoever starts from a model wants to know which
+            raise UserError(f"`init=`: {said[-1]}; name a checkpoint")
         return cls(found, load_config(str(found.home / "config.yaml")))
 
     @property

@@ -25,6 +25,7 @@ from torch.optim import Optimizer
 
 from mdlm_atat.atomic import folder_written_aside, write_text
 from mdlm_atat.errors import UserError
+from mdlm_atat.model_folder import step_of
 from mdlm_atat.nets.ema import EMA
 from mdlm_atat.training.packed import read_weights, save_tensors
 
@@ -43,7 +44,9 @@ class Checkpoint:
     @property
     def step(self) -> int:
         """How many optimizer steps had been taken."""
-        return int(self.folder.name.removeprefix("step-"))
+        step = step_of(self.folder.name)
+        assert step is not None
+        return step
 
     def state(self) -> dict[str, Any]:
         """state.json: the run's progress, machine and curriculum. Raises UserError for the format of another
@@ -155,14 +158,18 @@ def save(folder: Path, *, step: int, tensors: Tensors, state: dict[str, Any]) ->
 
 
 def all_checkpoints(folder: Path) -> list[Checkpoint]:
-    """The complete checkpoints in a folder, oldest first."""
-    return [Checkpoint(path) for path in sorted(folder.glob("step-*"))]
+    """The complete checkpoints in a folder, oldest first: folders of exactly the names that `save` gives."""
+    found = [Checkpoint(path) for path in folder.glob("step-*") if step_of(path.name) is not None and path.is_dir()]
+    return sorted(found, key=lambda checkpoint: checkpoint.step)
 
 
 def newest_sound(folder: Path, say: Callable[[str], None]) -> Checkpoint | None:
     """The newest checkpoint whose checksums hold, or None where there are no checkpoints. `say` is told of damaged
-    ones. Raises UserError where all are damaged."""
+    ones, and of what only looks like a checkpoint. Raises UserError where all are damaged."""
     candidates = all_checkpoints(folder)
+    known = {checkpoint.folder for checkpoint in candidates}
+    if others := sorted(path.name for path in folder.glob("step-*") if path not in known):
+        say(f"ignored in {folder}: {', '.join(others)}; a checkpoint is a folder called as step-00001000 is")
     for checkpoint in reversed(candidates):
         fault = checkpoint.fault()
         if fault is None:
