@@ -8,7 +8,6 @@ trusts the folder, since importing a module runs its code: see `trusted`.
 from __future__ import annotations
 
 import importlib
-import json
 import re
 import sys
 from collections.abc import Iterator, Mapping
@@ -20,6 +19,7 @@ from typing import Any, Literal, get_args
 
 from mdlm_atat.checks import did_you_mean
 from mdlm_atat.errors import UserError
+from mdlm_atat.small_files import RESTORE, read_json
 
 Kind = Literal["masking", "schedule", "times", "sampler", "source", "tokenizer", "backbone", "optimizer", "metric"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -202,9 +202,19 @@ def check_requirement(needed: Mapping[str, str | None]) -> str | None:
 
 
 def needed_by(folder: Path) -> list[dict[str, str | None]]:
-    """The plugins that a folder of a run or a saved model says it needs, each as `requirement` gave it."""
-    file = folder / FILE
-    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
+    """The plugins that a folder of a run or a saved model says it needs, each as `requirement` gave it. Raises
+    UserError for a file that is damaged."""
+    try:
+        found = read_json(folder / FILE)
+    except FileNotFoundError:
+        return []
+    for needed in found if isinstance(found, list) else [None]:
+        if not isinstance(needed, dict) or not isinstance(needed.get("name"), str):
+            raise UserError(f"{folder / FILE} is damaged: it should list plugins by kind and name; {RESTORE}")
+        others = [needed.get(key) for key in ("kind", "distribution", "version")]
+        if not all(other is None or isinstance(other, str) for other in others):
+            raise UserError(f"{folder / FILE} is damaged: {needed['name']!r:.80} has no text as its package; {RESTORE}")
+    return found
 
 
 def described(kind: Kind, name: str) -> str:

@@ -18,6 +18,7 @@ from typing import Any, Literal, get_args, get_origin
 
 import yaml
 from cattrs import AttributeValidationNote, BaseValidationError, Converter
+from yaml.composer import ComposerError
 
 from mdlm_atat import plugins
 from mdlm_atat.atomic import write_text
@@ -25,8 +26,14 @@ from mdlm_atat.checks import did_you_mean
 from mdlm_atat.config.schema import SECTIONS, RunConfig
 from mdlm_atat.config.section import expect, hints_of, is_list, kind_of, shown
 from mdlm_atat.errors import UserError
+from mdlm_atat.small_files import check_file, read_small
 
 Tree = dict[Any, Any]  # a file's keys are whatever a person wrote
+MOST_BYTES = 1 << 18
+MOST_NODES = 20_000
+MOST_LEVELS = 32
+_ALIAS = yaml.AliasEvent
+_NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float", "tag:yaml.org,2002:timestamp")
 Mistake = tuple[str, str]  # (dotted path, what is wrong); no path where the message names its fields itself
 
 
@@ -198,8 +205,9 @@ def _locate(name: str, folder: Path, kind: str) -> tuple[str, Traversable]:
         raise UserError(f"{path} is a folder; a method is one of {', '.join(known)}, or a YAML file with `base: atat`")
     if path.is_dir():
         path = path / "config.yaml"
-        if not path.is_file():
+        if not path.exists():
             raise UserError(f"{path.parent} is no run folder: it holds no config.yaml")
+        check_file(path, most_bytes=MOST_BYTES)
     if path.is_file():
         return str(path), path
     if "/" in name or name.endswith((".yaml", ".yml")):
@@ -211,12 +219,17 @@ def _locate(name: str, folder: Path, kind: str) -> tuple[str, Traversable]:
 
 
 def _read_layers(name: str, kind: str) -> list[tuple[str, Tree]]:
-    """Read a file and all that it builds on through `base:`, nearest first."""
+    """Read a file and all that it builds on through `base:`, nearest first.
+
+    A file that a person names may build on presets, other YAML files and folders; the config.yaml of a folder, which
+    may be a stranger's, on presets alone.
+    """
     layers: list[tuple[str, Tree]] = []
     seen: list[Traversable] = []
     folder = Path()
     while True:
         label, source = _locate(name, folder, kind)
+        is_of_folder = (folder / name).is_dir()
         if isinstance(source, Path):
             folder = source.parent
             for needed in plugins.needed_by(folder):  # first: the name of one that is not installed is an unknown name
@@ -233,6 +246,11 @@ def _read_layers(name: str, kind: str) -> list[tuple[str, Tree]]:
             return layers
         if not isinstance(name, str):
             raise UserError(f"{label}: base: expected a preset's name or a path, found {shown(name)}")
+        path = folder / name
+        is_other = path.exists() and not path.is_dir() and not name.endswith((".yaml", ".yml"))
+        if name not in _names(kind) and (is_of_folder or is_other):
+            which = "a preset's name" if is_of_folder else "a preset's name, a YAML file or a folder"
+            raise UserError(f"{label}: base: expected {which}, found {shown(name)}")
 
 
 def _merged(layers: list[tuple[str, Tree]]) -> Tree:
@@ -262,7 +280,8 @@ def read_yaml(
 ) -> Tree:
     """A file's mapping, where a key given twice is a mistake and 1e-3 a number; `label` names the file in messages."""
     try:
-        tree = yaml.load(source.read_bytes().decode("utf-8"), _Loader)
+        content = read_small(source, most_bytes=MOST_BYTES) if isinstance(source, Path) else source.read_bytes()
+        tree = yaml.load(content.decode("utf-8"), _Loader)
     except UnicodeDecodeError as error:
         raise UserError(f"{label}: not UTF-8 text (byte {error.start}); save it as UTF-8") from None
     except yaml.MarkedYAMLError as error:
@@ -279,17 +298,55 @@ def read_yaml(
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader; 1e-3 is a number, and a key given twice is a mistake."""
+    """PyYAML's safe loader; 1e-3 is a number, and a key given twice is a mistake.
+
+    A text may be a stranger's: it has at most MOST_NODES values, where what an alias stands for counts each time, and
+    they lie at most MOST_LEVELS deep.
+    """
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self._num_nodes = self._level = 0
+        self._sizes: dict[int, int] = {}
+        """Nodes in each node that has an anchor, by its id."""
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        mark, anchor = self.peek_event().start_mark, self.peek_event().anchor if self.check_event(_ALIAS) else None
+        before, self._level = self._num_nodes, self._level + 1
+        if self._level > MOST_LEVELS:
+            raise ComposerError(None, None, f"more than {MOST_LEVELS} levels, one in another", mark)
+        node = super().compose_node(parent, index)
+        self._level -= 1
+        if anchor is None:
+            self._num_nodes += 1
+            self._sizes[id(node)] = self._num_nodes - before
+        elif id(node) in self._sizes:
+            self._num_nodes += self._sizes[id(node)]
+        else:
+            raise ComposerError(None, None, f"*{anchor} stands in what it stands for", mark)
+        if self._num_nodes > MOST_NODES:
+            raise ComposerError(None, None, f"more than {MOST_NODES:,} values", mark)
+        return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         lines: dict[str, int] = {}
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue  # which the loader refuses where it is no key
             if key.value in lines:
                 problem = f"{key.value!r} is given twice, first in line {lines[key.value]}"
                 raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
-            if isinstance(key, yaml.ScalarNode):
-                lines[key.value] = key.start_mark.line + 1
+            lines[key.value] = key.start_mark.line + 1
         return super().construct_mapping(node, deep)
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        if isinstance(node, yaml.ScalarNode) and len(node.value) > 100 and node.tag in _NUMBERS:
+            raise yaml.constructor.ConstructorError(None, None, "a number of more than 100 characters", node.start_mark)
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError):  # a tag, or a date that there is not
+            problem = f"this is no {node.tag.rpartition(':')[2]}"
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark) from None
 
 
 class _Dumper(yaml.SafeDumper):

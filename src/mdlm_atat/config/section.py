@@ -17,6 +17,7 @@ from mdlm_atat import plugins
 from mdlm_atat.checks import did_you_mean
 from mdlm_atat.errors import UserError
 
+MOST_SHOWN = 160  # characters of a value in a message
 Resume = Literal["free", "measured", "rounded"]
 """What a resumed run may change: nothing that is reported changes (free); the weights stay the same bit for bit, but
 not when and how exactly they are measured (measured); the same run, but sums round differently or the learning rate
@@ -129,7 +130,12 @@ def kind_of(hint: Any) -> str:
 
 
 def shown(value: Any) -> str:
-    """A value as a person would write it in YAML."""
+    """A value as a person would write it in YAML; of one that is long, the beginning."""
     if value is None:
         return "nothing"
-    return str(value).lower() if isinstance(value, bool) else repr(value)
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int) and abs(value) >= 1 << 64:
+        return f"a number of {value.bit_length():,} bits"
+    text = repr(value)
+    return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}..."
