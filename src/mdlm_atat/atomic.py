@@ -50,7 +50,7 @@ def folder_written_aside(folder: Path) -> Iterator[Path]:
     """An empty folder beside `folder` to write to. At the end of the block all that is in it is flushed to the disk and
     it becomes `folder`, in place of one that is there; where the block raises, `folder` stays as it was. What a killed
     process has left under the same name is removed."""
-    aside = folder.with_name(f".writing-{folder.name}")
+    aside = aside_of(folder)
     shutil.rmtree(aside, ignore_errors=True)
     try:
         aside.mkdir(parents=True)
@@ -63,6 +63,11 @@ def folder_written_aside(folder: Path) -> Iterator[Path]:
         shutil.rmtree(aside, ignore_errors=True)
         raise
     sync(folder.parent)
+
+
+def aside_of(folder: Path) -> Path:
+    """The folder in which `folder_written_aside` writes, where several processes write to it."""
+    return folder.with_name(f".writing-{folder.name}")
 
 
 def write_json(file: Path, content: Any) -> None:

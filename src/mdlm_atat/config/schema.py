@@ -228,6 +228,9 @@ class TrainConfig(Section):
     """Steps between two checkpoints; the newest two and the best are kept."""
     keep_interval_steps: int = setting(0, resume="free")
     """Checkpoints at multiples of this many steps are kept for good. 0: none."""
+    whole_checkpoint_gib: float = setting(16.0, resume="free")
+    """With shard: the largest checkpoint, in GiB of weights, average and moments, that one process gathers and writes.
+    Of a larger one every process writes its part, on one file system; any number of processes reads either."""
     max_minutes: float = setting(0.0, resume="measured")
     """Stop with a checkpoint after this many minutes. 0: no limit."""
     loggers: tuple[Literal["tensorboard", "wandb"], ...] = setting((), resume="free")
@@ -243,7 +246,7 @@ class TrainConfig(Section):
             "checkpoint_interval_steps",
         ):
             at_least(f"train.{name}", getattr(self, name), 1)
-        for name in ("keep_interval_steps", "max_minutes", "seed"):
+        for name in ("keep_interval_steps", "whole_checkpoint_gib", "max_minutes", "seed"):
             at_least(f"train.{name}", getattr(self, name), 0)
         if self.batch_size % self.num_micro_batches:
             raise UserError(

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from mdlm_atat.config.build import modes_of
 from mdlm_atat.config.files import apply_settings, load_config, method_settings
@@ -17,7 +17,7 @@ from mdlm_atat.data.open_tokenizer import load_tokenizer
 from mdlm_atat.data.tokenizers import Tokenizer
 from mdlm_atat.errors import UserError
 from mdlm_atat.lm.folder import Located, locate
-from mdlm_atat.training.checkpoint import all_checkpoints, load_weights
+from mdlm_atat.training.checkpoint import all_checkpoints, give_weights
 from mdlm_atat.training.folder import changes, read_start
 from mdlm_atat.training.packed import read_weights
 
@@ -49,12 +49,16 @@ class Initial:
         return cls(found, load_config(str(found.home / "config.yaml")))
 
     @property
-    def weights_file(self) -> Path:
-        """The averaged weights where they were kept."""
+    def weights_name(self) -> str:
+        """The file of the weights, averaged ones where they were kept, as a checkpoint of whole files names it."""
+        has_average = self.found.checkpoint is not None and self.found.checkpoint.has_average
+        return "ema.safetensors" if has_average else "model.safetensors"
+
+    def read_weights(self) -> dict[str, Tensor]:
+        """The weights by name, averaged ones where they were kept."""
         if self.found.checkpoint is None:
-            return self.found.home / "model.safetensors"
-        average = self.found.checkpoint.folder / "ema.safetensors"
-        return average if average.exists() else average.with_name("model.safetensors")
+            return read_weights(self.found.home / "model.safetensors")
+        return self.found.checkpoint.read_weights(average=True)
 
     @property
     def name(self) -> str:
@@ -92,7 +96,7 @@ class Initial:
         differences = self._differences(model, config, tokenizer)
         if differences:
             raise UserError("\n  ".join([f"`init=`: {self.name} does not fit this run:", *differences]))
-        load_weights(model, self.weights_file, may_lack=(ADDED,))
+        give_weights(model, self.read_weights(), Path(self.name), may_lack=(ADDED,))
 
     def _differences(self, model: nn.Module, config: RunConfig, tokenizer: Tokenizer) -> list[str]:
         lines: list[str] = []
@@ -103,7 +107,7 @@ class Initial:
                 f"tokenizer: {own.name} with {own.vocab_size:,} tokens there, {tokenizer.name} with "
                 f"{tokenizer.vocab_size:,} here{other}; leave out `data.tokenizer=`"
             )
-        there = {name: tuple(tensor.shape) for name, tensor in read_weights(self.weights_file).items()}
+        there = {name: tuple(tensor.shape) for name, tensor in self.read_weights().items()}
         here = {name: tuple(p.shape) for name, p in model.named_parameters()}
         wrong = sorted(name for name in there.keys() | here.keys() if there.get(name) != here.get(name))
         wrong = [name for name in wrong if name != ADDED or name in there]
@@ -123,7 +127,7 @@ class Initial:
 
     def describe(self, config: RunConfig) -> str:
         """What the run begins with, for a person."""
-        which = "averaged weights" if self.weights_file.name == "ema.safetensors" else "weights"
+        which = "averaged weights" if self.weights_name == "ema.safetensors" else "weights"
         text = f"init       the {which} of {self.name}"
         if config.data.length > self.config.data.length:
             text += f"; positions beyond {self.config.data.length} are new to them"
@@ -140,14 +144,14 @@ class Initial:
             "path": str((self.found.home if checkpoint is None else checkpoint.folder).resolve()),
             "checkpoint": None if checkpoint is None else checkpoint.folder.name,
             "checkpoint_hash": self.hash,
-            "weights": self.weights_file.name,
+            "weights": self.weights_name,
             "length": self.config.data.length,
         }
 
     @property
     def hash(self) -> str:
         """sha256 over the whole checkpoint or saved model, as of every other number that comes from one."""
-        return hashlib.sha256((self.weights_file.parent / "checksums.json").read_bytes()).hexdigest()
+        return hashlib.sha256((Path(self.name) / "checksums.json").read_bytes()).hexdigest()
 
 
 def reopen(record: dict[str, Any]) -> Initial:

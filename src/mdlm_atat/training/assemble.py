@@ -92,14 +92,20 @@ def make_training(
     def save_checkpoint(progress: Progress, stage: Stage | None) -> None:
         if checkpoints is None:
             return
+        state: dict[str, Any] = {"progress": as_state(progress), "machine": engine.describe()}
+        if curriculum is not None and stage is not None:
+            state["curriculum"] = curriculum.state()
+            state["stage"] = asdict(stage)
         engine.barrier()
-        tensors = collect(model, ema, optimizer)
+        saved = save(
+            checkpoints,
+            step=progress.step,
+            tensors=collect(model, ema, optimizer),
+            state=state,
+            is_main=engine.is_main,
+            largest_whole_bytes=config.train.whole_checkpoint_gib * 2**30,
+        )
         if engine.is_main:
-            state: dict[str, Any] = {"progress": as_state(progress), "machine": engine.describe()}
-            if curriculum is not None and stage is not None:
-                state["curriculum"] = curriculum.state()
-                state["stage"] = asdict(stage)
-            saved = save(checkpoints, step=progress.step, tensors=tensors, state=state)
             keep_interval_steps = config.train.keep_interval_steps
             tidy(checkpoints, newest=saved, best_step=progress.best_step, keep_interval_steps=keep_interval_steps)
         engine.barrier()

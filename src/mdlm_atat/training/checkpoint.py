@@ -4,29 +4,34 @@ A run keeps them in `checkpoints/step-00001000/`: `model.safetensors` (the weigh
 average), `optimizer.safetensors`, `state.json`, and `checksums.json`, written last; `last` and `best` are links (text
 files with a checkpoint's name where links cannot be made). A checkpoint is written aside, synced to disk and renamed,
 so a folder under its final name is complete; its checksums are verified when it is read. Nothing is pickled.
+
+Of a large network whose weights are shared out over processes the three are not gathered: `training.parts`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import shutil
 import sys
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, Any, Literal, TypeGuard
 
 import safetensors
+import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from mdlm_atat.atomic import folder_written_aside, write_text
+from mdlm_atat.atomic import aside_of, folder_written_aside, write_text
 from mdlm_atat.errors import UserError
 from mdlm_atat.model_folder import step_of
 from mdlm_atat.nets.ema import EMA
+from mdlm_atat.training import parts
 from mdlm_atat.training.packed import read_weights, save_tensors
 
 if TYPE_CHECKING:
@@ -63,32 +68,66 @@ class Checkpoint:
         """A sha256 that identifies the checkpoint, to be stored with numbers measured on it."""
         return hashlib.sha256((self.folder / "checksums.json").read_bytes()).hexdigest()
 
+    @property
+    def is_in_parts(self) -> bool:
+        """Whether each process wrote a part of it, in place of the main process whole files (see `training.parts`)."""
+        return not (self.folder / "model.safetensors").exists() and parts.are_in(self.folder)
+
+    @property
+    def has_average(self) -> bool:
+        """Whether the run kept averaged weights."""
+        if self.is_in_parts:
+            return any(name.startswith("ema/") for name in self.state()["tensors"])
+        return (self.folder / "ema.safetensors").exists()
+
     def fault(self) -> str | None:
         """Check the checksums. Returns what is wrong (a file that is missing or was altered), or None."""
-        return find_fault(self.folder, {"model.safetensors", "optimizer.safetensors", "state.json"})
+        files = set[str]() if self.is_in_parts else {"model.safetensors", "optimizer.safetensors"}
+        return find_fault(self.folder, files | {"state.json"})
+
+    def read_weights(self, *, average: bool) -> dict[str, Tensor]:
+        """The whole weights by name: with `average` the averaged ones where the run kept them, else the trained
+        ones."""
+        kind = "ema" if average and self.has_average else "model"
+        if not self.is_in_parts:
+            return read_weights(self.folder / f"{kind}.safetensors")
+        return self.read(kind, lambda _: None)
 
     def load_weights(self, model: nn.Module, *, average: bool) -> None:
-        """Load the weights into a model of the same shape: with `average` the averaged ones where the run kept them,
-        else the trained ones. Raises UserError for a model of another shape."""
-        ema = self.folder / "ema.safetensors"
-        load_weights(model, ema if average and ema.exists() else self.folder / "model.safetensors")
+        """Load the weights into a model of the same shape; which, see `read_weights`. Raises UserError for a model of
+        another shape."""
+        give_weights(model, self.read_weights(average=average), self.folder)
 
     def load_training(self, model: nn.Module, ema: EMA, optimizer: Optimizer) -> None:
-        """Load everything that `save` stored, so that training continues as if it had not stopped."""
-        load_weights(model, self.folder / "model.safetensors")
-        if ema.decay > 0:
-            for name, tensor in load_file(self.folder / "ema.safetensors").items():
-                ema.average[name].copy_(_cut_like(ema.average[name], tensor))
-        # copied out of the mapped file, which Windows would not remove while it is in use
-        moments = {name: tensor.clone() for name, tensor in load_file(self.folder / "optimizer.safetensors").items()}
+        """Load everything that `save` stored, so that training continues as if it had not stopped. Raises UserError
+        for a model of another shape, and where what is stored is not what is to be loaded, name for name."""
         parameters = dict(model.named_parameters())
+        give_weights(model, self.read("model", parameters.get), self.folder)
+        if ema.decay > 0:
+            averages = self.read("ema", ema.average.get)
+            _check_names(self.folder, "average", ema.average.keys(), averages.keys())
+            for name, tensor in averages.items():
+                ema.average[name].copy_(tensor)
+        moments = self.read("optimizer", lambda name: parameters.get(name.partition("/")[0]))
         state: dict[int, dict[str, Tensor]] = {}
         for index, name in enumerate(_names_in_optimizer_order(model, optimizer)):
             prefix = name + "/"
-            own = {k.removeprefix(prefix): v for k, v in moments.items() if k.startswith(prefix)}
-            # the step count is a number; the moments are shaped as their parameter
-            state[index] = {k: v if v.ndim == 0 else _cut_like(parameters[name], v) for k, v in own.items()}
+            state[index] = {key.removeprefix(prefix): moments.pop(key) for key in [*moments] if key.startswith(prefix)}
+        _check_names(self.folder, "optimizer's state", set(), moments.keys())
         optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+
+    def read(self, kind: Kind, like: Callable[[str], Tensor | None]) -> dict[str, Tensor]:
+        """Tensors of a kind, by name: each cut over the processes as the tensor `like(name)` is, if there is one."""
+        if not self.is_in_parts:
+            whole = load_file(self.folder / f"{kind}.safetensors")
+            if kind == "optimizer":  # used as they are: copied out of the mapped file, which Windows would not remove
+                whole = {name: tensor.clone() for name, tensor in whole.items()}
+            return {name: _cut_like(like(name), tensor) for name, tensor in whole.items()}
+        stored, prefix = parts.stored(self.folder), kind + "/"
+        _check_names(self.folder, "list of tensors", set(self.state()["tensors"]), stored.keys())
+        into = {key: _empty_like(like(key[len(prefix) :]), t) for key, t in stored.items() if key.startswith(prefix)}
+        parts.read(into, self.folder)
+        return {key.removeprefix(prefix): tensor for key, tensor in into.items()}
 
 
 def write_checksums(folder: Path) -> None:
@@ -115,45 +154,74 @@ def find_fault(folder: Path, required: set[str]) -> str | None:
 
 
 def load_weights(model: nn.Module, file: Path, *, may_lack: Collection[str] = ()) -> None:
-    """Load weights from a safetensors file, packed ones too (training.packed). Raises UserError unless its names and
-    shapes are exactly the model's, but for those that it `may_lack`, which stay as they are."""
-    weights = read_weights(file)
+    """Load weights from a safetensors file, packed ones too (training.packed); see `give_weights`."""
+    give_weights(model, read_weights(file), file, may_lack=may_lack)
+
+
+def give_weights(model: nn.Module, weights: dict[str, Tensor], source: Path, *, may_lack: Collection[str] = ()) -> None:
+    """Give a model weights that were read from `source`. Raises UserError unless their names and shapes are exactly the
+    model's, but for those that it `may_lack`, which stay as they are."""
     parameters = dict(model.named_parameters())
-    weights |= {name: parameters[name].detach() for name in may_lack if name in parameters and name not in weights}
+    kept = {name: parameters[name].detach() for name in may_lack if name in parameters and name not in weights}
+    weights = {**weights, **kept}
     expected = {name: tuple(p.shape) for name, p in parameters.items()}
     found = {name: tuple(p.shape) for name, p in weights.items()}
     if expected != found:
         name = sorted(n for n in expected.keys() | found.keys() if expected.get(n) != found.get(n))[0]
         raise UserError(
-            f"{file} does not fit this model: {name} has shape {found.get(name, 'missing')} in the file, "
+            f"{source} does not fit this model: {name} has shape {found.get(name, 'missing')} in the file, "
             f"{expected.get(name, 'missing')} in the model; was the configuration changed?"
         )
     model.load_state_dict({name: _cut_like(parameters[name], tensor) for name, tensor in weights.items()}, strict=True)
 
 
-Tensors = dict[str, dict[str, Tensor]]
-"""File name -> name -> tensor."""
+Kind = Literal["model", "ema", "optimizer"]
+Tensors = dict[Kind, dict[str, Tensor]]
+"""What a checkpoint holds, by name: the weights, their average where there is one, and the optimizer's state. Each is
+as this process holds it: whole, or a part (DTensor)."""
 
 
 def collect(model: nn.Module, ema: EMA, optimizer: Optimizer) -> Tensors:
-    """All tensors of a checkpoint. Where weights are sharded every process must call this, and gets all of them."""
-    tensors: Tensors = {"model.safetensors": dict(model.named_parameters())}
+    """All tensors of a checkpoint, where they lie."""
+    tensors: Tensors = {"model": dict(model.named_parameters())}
     if ema.decay > 0:
-        tensors["ema.safetensors"] = ema.average
-    tensors["optimizer.safetensors"] = _optimizer_tensors(model, optimizer)
-    return {file: {name: _joined(tensor) for name, tensor in found.items()} for file, found in tensors.items()}
+        tensors["ema"] = ema.average
+    tensors["optimizer"] = _optimizer_tensors(model, optimizer)
+    return {kind: {name: tensor.detach() for name, tensor in found.items()} for kind, found in tensors.items()}
 
 
-def save(folder: Path, *, step: int, tensors: Tensors, state: dict[str, Any]) -> Checkpoint:
+def save(
+    folder: Path,
+    *,
+    step: int,
+    tensors: Tensors,
+    state: dict[str, Any],
+    is_main: bool = True,
+    largest_whole_bytes: float = math.inf,
+) -> Checkpoint:
     """Write the checkpoint `folder/step-STEP`, atomically and flushed to the disk. Raises UserError where it cannot be
-    written, e.g. because the disk is full; the checkpoints before it are untouched then."""
+    written, e.g. because the disk is full; the checkpoints before it are untouched then.
+
+    Where weights are shared out, every process must call it: the main one gathers tensor by tensor and writes, or, of
+    more than `largest_whole_bytes`, every process writes its parts.
+    """
     final = folder / f"step-{step:08d}"
+    all_tensors = {f"{kind}/{name}": tensor for kind, found in tensors.items() for name, tensor in found.items()}
+    num_bytes = sum(tensor.numel() * tensor.element_size() for tensor in all_tensors.values())
+    in_parts = num_bytes > largest_whole_bytes and any(map(_is_part, all_tensors.values()))
     # in place of an older write of the same step, e.g. by the run that was resumed
-    with _explain_write_errors(folder), folder_written_aside(final) as aside:
-        for file, found in tensors.items():
-            save_tensors(found, aside / file)
-        write_text(aside / "state.json", json.dumps({"format": FORMAT, "step": step, **state}, indent=1))
-        write_checksums(aside)
+    written_aside = folder_written_aside(final) if is_main else nullcontext(aside_of(final))
+    with _explain_write_errors(folder), written_aside as aside:
+        if in_parts:
+            parts.write(all_tensors, aside)
+            state = {**state, "tensors": list(all_tensors)}
+        for kind, found in () if in_parts else tensors.items():
+            whole = {name: _joined(tensor, keep=is_main) for name, tensor in found.items()}
+            if is_main:
+                save_tensors(whole, aside / f"{kind}.safetensors")
+        if is_main:
+            write_text(aside / "state.json", json.dumps({"format": FORMAT, "step": step, **state}, indent=1))
+            write_checksums(aside)
     return Checkpoint(final)
 
 
@@ -226,27 +294,45 @@ def _optimizer_tensors(model: nn.Module, optimizer: Optimizer) -> dict[str, Tens
     return {f"{names[i]}/{key}": value for i, entry in state.items() for key, value in entry.items()}
 
 
-def _joined(tensor: Tensor) -> Tensor:
-    """The whole of a tensor. Where processes hold parts of it, it is put together on the CPU: it may not fit
-    elsewhere."""
-    tensor = tensor.detach()
-    return (tensor.full_tensor().cpu() if _is_part(tensor) else tensor).contiguous()
+def _joined(tensor: Tensor, *, keep: bool) -> Tensor:
+    """The whole of a tensor. Where processes hold parts of it, it is put together on the CPU, where it is to be kept:
+    it may not fit elsewhere."""
+    if not _is_part(tensor):
+        return tensor.contiguous()
+    whole = tensor.full_tensor()
+    return whole.cpu().contiguous() if keep else torch.empty(0)
 
 
-def _is_part(tensor: Tensor) -> TypeGuard[DTensor]:
+def _is_part(tensor: Tensor | None) -> TypeGuard[DTensor]:
     """Whether other processes hold the rest of a tensor. The import of DTensor takes half a second, and where nobody
     has imported it there is none."""
     found = sys.modules.get("torch.distributed.tensor")
     return found is not None and isinstance(tensor, found.DTensor)
 
 
-def _cut_like(part: Tensor, whole: Tensor) -> Tensor:
-    """This process's part of the tensor `whole`, cut as `part` is."""
-    if not _is_part(part):
+def _cut_like(part: Tensor | None, whole: Tensor) -> Tensor:
+    """This process's part of the tensor `whole`, cut as `part` is. A number, such as a count of steps, is not cut."""
+    if not _is_part(part) or _is_part(whole) or whole.ndim == 0:
         return whole
     from torch.distributed.tensor import distribute_tensor
 
     return distribute_tensor(whole.to(part.device), part.device_mesh, part.placements)
+
+
+def _empty_like(part: Tensor | None, whole: Tensor) -> Tensor:
+    """Room for this process's part of a tensor of the shape and type of `whole`, cut as `part` is."""
+    if not _is_part(part) or whole.ndim == 0:
+        return torch.empty(whole.shape, dtype=whole.dtype)
+    from torch.distributed import tensor
+
+    return tensor.empty(whole.shape, dtype=whole.dtype, device_mesh=part.device_mesh, placements=part.placements)
+
+
+def _check_names(folder: Path, what: str, expected: Collection[str], found: Collection[str]) -> None:
+    """Raises UserError unless both hold the same names."""
+    for name in sorted(set(expected) ^ set(found)):
+        whose = "and there is none in the checkpoint" if name in expected else "which the run does not have"
+        raise UserError(f"{folder} does not fit this run: its {what} {name}, {whose}; was the configuration changed?")
 
 
 @contextmanager

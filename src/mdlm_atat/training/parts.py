@@ -1,0 +1,78 @@
+"""Checkpoints in parts, for networks whose weights are shared out: every process writes what it holds.
+
+Writing and reading is left to torch.distributed.checkpoint, in its form of safetensors: a file for each process, whose
+header says where in the whole each of its tensors belongs. No process gathers anything, any number of processes reads
+what any other number wrote, also a single one, and nothing is pickled.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mdlm_atat.errors import UserError
+
+PATTERN = "shard-*.safetensors"
+
+
+def are_in(folder: Path) -> bool:
+    """Whether a folder holds a checkpoint in parts."""
+    return any(folder.glob(PATTERN))
+
+
+def write(tensors: Mapping[str, Tensor], folder: Path) -> None:
+    """Write this process's parts of tensors, by name, and flush them to the disk. Every process must call it, with the
+    same names, on one file system; the folder is there once one of them does. Raises OSError in all of them where one
+    could not write."""
+    torch.distributed.barrier()
+    from torch.distributed.checkpoint.api import CheckpointException
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
+    from torch.distributed.checkpoint.state_dict_saver import save
+
+    known = inspect.signature(HuggingFaceStorageWriter).parameters
+    in_parts: dict[str, Any] = {
+        "save_distributed" if "save_distributed" in known else "save_sharded": True
+    }  # torch 2.8
+    try:
+        save(dict(tensors), storage_writer=HuggingFaceStorageWriter(str(folder), **in_parts))
+    except CheckpointException as error:
+        raise OSError("; ".join(f"process {rank}: {cause}" for rank, (cause, _) in error.failures.items())) from error
+
+
+def stored(folder: Path) -> dict[str, Tensor]:
+    """What the parts in a folder make up: tensors without content (on the device "meta"), by name. Raises UserError
+    where a part is missing."""
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
+    from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+
+    found: dict[str, Tensor] = {}
+    metadata = HuggingFaceStorageReader(str(folder)).read_metadata()
+    for name, whole in metadata.state_dict_metadata.items():
+        assert isinstance(whole, TensorStorageMetadata)
+        if sum(math.prod(chunk.sizes) for chunk in whole.chunks) != math.prod(whole.size):
+            raise UserError(f"{folder} holds no more than a part of {name}; restore it from a copy")
+        found[name] = torch.empty(whole.size, dtype=whole.properties.dtype, device="meta")
+    return found
+
+
+def read(into: Mapping[str, Tensor], folder: Path) -> None:
+    """Fill tensors by name, each with what this process holds of it: all of it, or its part where it is a DTensor.
+    Raises UserError where they cannot be read."""
+    from torch.distributed.checkpoint.api import CheckpointException
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
+    from torch.distributed.checkpoint.state_dict_loader import load
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # no process waits for another
+        try:
+            load(dict(into), storage_reader=HuggingFaceStorageReader(str(folder)), no_dist=True)
+        except CheckpointException as error:
+            cause = next(iter(error.failures.values()))[0]
+            raise UserError(f"{folder} cannot be read ({cause}); restore it from a copy") from error
