@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import threading
+import warnings
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -16,6 +17,8 @@ import pytest
 from mdlm_atat.cli.main import main
 from mdlm_atat.data.train_tokenizer import train_tokenizer
 from mdlm_atat.interrupts import interruptible
+from mdlm_atat.runs.train import stop_requests
+from mdlm_atat.signals import signals_heard
 from mdlm_atat.training.checkpoint import all_checkpoints
 from tiny_runs import losses_of, train_method, write_text
 
@@ -164,3 +167,64 @@ def test_ctrl_c_after_the_last_step_stops_at_once_and_the_rest_can_be_made_up_fo
     assert not (tmp_path / "run" / "report.html").exists()
     assert main(["train", "--resume", str(tmp_path / "run")]) == 0
     assert (tmp_path / "run" / "report.html").exists()
+
+
+def test_a_process_that_was_started_by_nohup_goes_on_and_ctrl_c_is_heard_in_the_background(monkeypatch):
+    heard: list[int] = []
+    before = {number: signal.getsignal(number) for number in (signal.SIGHUP, signal.SIGINT)}
+    for number in before:
+        signal.signal(number, signal.SIG_IGN)
+    try:
+        with signals_heard(heard.append):
+            for name in ("SIGHUP", "SIGUSR1", "SIGINT", "SIGTERM"):
+                signal.raise_signal(getattr(signal, name))
+        assert heard == [signal.SIGUSR1, signal.SIGINT, signal.SIGTERM]
+        assert {signal.getsignal(number) for number in before} == {signal.SIG_IGN}
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGUSR1"])
+def test_another_command_ends_by_a_signal_as_by_ctrl_c_and_keeps_what_is_done(
+    runs, tmp_path, monkeypatch, capsys, name
+):
+    """The first batch of texts is in the file, and the same command with --resume goes on from there."""
+    from mdlm_atat.runs.texts import Lines
+
+    write, out = Lines.write, tmp_path / "texts.jsonl"
+
+    def interrupted(self: Lines, rows: Any) -> None:
+        write(self, rows)
+        signal.raise_signal(getattr(signal, name))
+
+    monkeypatch.setattr(Lines, "write", interrupted)
+    words = ["generate", str(runs / "masked"), "--num_samples", "2", "--batch_size", "1", "--length", "4"]
+    words += ["--out", str(out)]
+    assert main(words) == 128 + getattr(signal, name)
+    assert "interrupted" in capsys.readouterr().err
+    assert len(out.read_text().splitlines()) == 1
+    monkeypatch.setattr(Lines, "write", write)
+    assert main([*words, "--resume"]) == 0
+    assert len(out.read_text().splitlines()) == 2
+    assert signal.getsignal(getattr(signal, name)) is signal.SIG_DFL
+
+
+def test_training_is_asked_once_by_any_signal_and_ended_by_ctrl_c_after_that():
+    with pytest.raises(KeyboardInterrupt), stop_requests(0.0) as should_stop:
+        for number in (signal.SIGHUP, signal.SIGTERM):
+            signal.raise_signal(number)
+            assert should_stop() == "SIGHUP"
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_a_child_that_was_forked_ends_by_a_signal_as_it_would_have():
+    if not hasattr(os, "fork"):
+        pytest.skip("no fork here")
+    with signals_heard(lambda _: None), warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of threads that are not in the child
+        child = os.fork()
+        if child == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
+            os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGTERM

@@ -40,7 +40,7 @@ def asked(port: int, path: str, body: Any = None, **headers: str) -> tuple[int, 
         connection.close()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_it_prints_one_line_answers_and_ends_cleanly_in_the_middle_of_a_stream(number: signal.Signals, runs: Path):
     process, found = started(str(runs / "masked"))
     assert found[1] == str(runs / "masked")

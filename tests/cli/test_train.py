@@ -157,7 +157,7 @@ def test_the_command_says_what_to_train_and_the_exit_code_how_it_ended(tmp_path:
     out = str(tmp_path / "out")
     words = ["train", "demo", "--train.num_steps", "50", "--method", "atat", "--max-minutes", "3", "--out", out]
     endings: list[str | None] = []
-    for ended, code in ((None, 0), ("Ctrl-C", 130), ("SIGTERM", 143), ("3 minutes are over", 0)):
+    for ended, code in ((None, 0), ("Ctrl-C", 130), ("SIGTERM", 143), ("SIGHUP", 129), ("3 minutes are over", 0)):
         endings.append(ended)
         assert main([*words, "--trust-plugins"]) == code
     assert asked.pop("command").startswith("atat")

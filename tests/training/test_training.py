@@ -90,14 +90,17 @@ def test_a_run_killed_with_signal_9_at_a_random_moment_resumes_bit_for_bit(text,
     assert losses_of(tmp_path / "whole") == losses_of(killed)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_ends_with_a_checkpoint_and_the_command_that_resumes(text, tmp_path, number, code):
+ENDING = {"SIGINT": 130, "SIGTERM": 143, "SIGHUP": 129, "SIGUSR1": 128 + signal.SIGUSR1}
+
+
+@pytest.mark.parametrize("name", ENDING)
+def test_a_signal_ends_with_a_checkpoint_and_the_command_that_resumes(text, tmp_path, name):
     run = tmp_path / "run"
     flags = tiny_flags(text, train__num_steps=100_000, train__eval_interval_steps=100_000)
     started = Started(["train", "demo", "--out", str(run), *flags])
     wait_for(lambda: (run / "metrics.jsonl").exists() and (run / "metrics.jsonl").stat().st_size > 500)
-    started.send_signal(number)
-    assert started.wait(60) == code
+    started.send_signal(getattr(signal, name))
+    assert started.wait(60) == ENDING[name]
     output = started.output
     assert f"continue   atat train --resume {run}" in output
     checkpoint = all_checkpoints(run / "checkpoints")[-1]

@@ -13,6 +13,7 @@ from typing import Any
 
 from mdlm_atat.cli.parser import choose
 from mdlm_atat.errors import UserError, as_command
+from mdlm_atat.signals import Interrupted, ends_as_by_ctrl_c
 
 COMMANDS = {  # name: (module with main(argv), what it does)
     "data": ("mdlm_atat.cli.data", "prepare a corpus, or train a tokenizer on it"),
@@ -65,23 +66,25 @@ ADVICE = {
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a command. Returns the exit code: 0 done, 2 a mistake in what was asked, 130 interrupted."""
+    """Run a command. Returns the exit code: 0 done, 2 a mistake in what was asked, 130 interrupted (by
+    another signal than Ctrl-C: 128 and its number)."""
     os.environ["MPLBACKEND"] = "agg"  # a notebook's own, inherited, need not be installed here; no window is opened
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a file or console of Windows may not know a character of a text
     argv = sys.argv[1:] if argv is None else argv
     show_warning, warnings.showwarning = warnings.showwarning, _show_warning
     try:
-        code = _dispatch(argv)
+        with ends_as_by_ctrl_c():
+            code = _dispatch(argv)
         sys.stdout.flush()  # a closed pipe shows here, not at the interpreter's exit
     except UserError as error:
         print(f"error: {as_command(str(error), _flags(argv))}", file=sys.stderr)
         return 2
     except SystemExit as stop:  # a command's help was printed
         return int(stop.code or 0)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         print("\ninterrupted", file=sys.stderr)
-        return 130
+        return 128 + stop.number if isinstance(stop, Interrupted) else 130
     except BrokenPipeError:
         # the reader has left, as in `atat ... | head`; the interpreter flushes once more at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

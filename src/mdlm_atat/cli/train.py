@@ -13,8 +13,7 @@ from mdlm_atat.config.schema import RunConfig
 from mdlm_atat.errors import as_command
 from mdlm_atat.plugins import trusted
 from mdlm_atat.runs.request import RunRequest
-
-EXIT_CODES = {"Ctrl-C": 130, "SIGTERM": 143}
+from mdlm_atat.signals import INTERRUPTIONS
 
 
 def make_parser() -> Parser:
@@ -79,7 +78,7 @@ def main(argv: list[str]) -> int:
         from mdlm_atat.runs.train import train
 
         run = train(**asked, trust_plugins=arguments.trust_plugins, command=shlex.join(["atat", *sys.argv[1:]]))
-    return EXIT_CODES.get(run.stopped or "", 0)
+    return INTERRUPTIONS.get(run.stopped or "", 0)
 
 
 def check_at_once(request: RunRequest) -> None:

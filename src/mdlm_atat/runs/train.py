@@ -6,7 +6,6 @@ import os
 import shlex
 import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -46,6 +45,7 @@ from mdlm_atat.scoring.cost import unigram_json
 from mdlm_atat.scoring.draws import DrawSettings
 from mdlm_atat.scoring.unigram import unigram_cost
 from mdlm_atat.scoring.validation import score_validation
+from mdlm_atat.signals import reason_of, signals_heard
 from mdlm_atat.training.assemble import check_split, make_training
 from mdlm_atat.training.checkpoint import Checkpoint, newest_sound
 from mdlm_atat.training.dry_run import dry_run, measured_plan, plan
@@ -347,14 +347,15 @@ def write_inspection(
 
 @contextmanager
 def stop_requests(max_minutes: float) -> Iterator[Callable[[], str | None]]:
-    """Within the block, Ctrl-C and SIGTERM ask for a stop after the current step; a second Ctrl-C stops at once."""
+    """Within the block, a signal asks for a stop after the current step (see `signals`); a second Ctrl-C stops at
+    once."""
     start_s = time.monotonic()
     reasons: list[str] = []
 
-    def on_signal(number: int, _: object) -> None:
+    def hear(number: int) -> None:
         if reasons and number == signal.SIGINT:
             raise KeyboardInterrupt
-        reasons.append("Ctrl-C" if number == signal.SIGINT else "SIGTERM")
+        reasons.append(reason_of(number))
 
     def should_stop() -> str | None:
         if reasons:
@@ -363,11 +364,5 @@ def stop_requests(max_minutes: float) -> Iterator[Callable[[], str | None]]:
             return f"{max_minutes:g} minutes are over"
         return None
 
-    # only the main thread may say what a signal does; another one is stopped by its caller
-    heard = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
-    previous = {number: signal.signal(number, on_signal) for number in heard}
-    try:
+    with signals_heard(hear):
         yield should_stop
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

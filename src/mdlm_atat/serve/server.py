@@ -6,7 +6,6 @@ import asyncio
 import errno
 import logging
 import os
-import signal
 import socket
 import webbrowser
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from mdlm_atat.serve.app import Server
 from mdlm_atat.serve.guard import Guard
 from mdlm_atat.serve.service import Service
 from mdlm_atat.serve.worker import Worker
+from mdlm_atat.signals import ending_signals
 
 PORT = 8017
 NUM_PORTS = 100  # that are tried where none is named
@@ -67,7 +67,7 @@ def run(
     log_texts: bool = False,
     on_start: Callable[[], None] = lambda: None,
 ) -> None:
-    """Serve until Ctrl-C or SIGTERM. `on_start` is called when requests are answered."""
+    """Serve until a signal asks for the end. `on_start` is called when requests are answered."""
     worker = Worker(service.lm, service.limits, [] if service.classifier is None else [service.classifier.lm])
     server = Server(service, worker, guard, log_texts=log_texts)
     with suppress(KeyboardInterrupt):  # where signals cannot be handled in the loop
@@ -75,9 +75,9 @@ def run(
 
 
 async def serving(app: web.Application, sock: socket.socket, on_start: Callable[[], None]) -> None:
-    """Serve until a signal comes, or the task is cancelled."""
+    """Serve until a signal asks for the end, or the task is cancelled."""
     stop = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in ending_signals():
         with suppress(NotImplementedError, ValueError, RuntimeError):  # Windows; not the main thread
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
     silent = logging.Logger("atat")  # its messages would hold what was sent

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from mdlm_atat.signals import signals_heard
 from mdlm_atat.studies.jobs import command_line
 
 COMMAND = (sys.executable, "-m", "mdlm_atat")
@@ -102,15 +103,10 @@ def stop_commands(children: Sequence[subprocess.Popen[bytes]], at_once: Callable
 
 @contextmanager
 def stop_signals() -> Iterator[list[int]]:
-    """Within the block, add the number of each SIGINT, SIGTERM and SIGHUP to the list that it yields."""
+    """Within the block, add the number of each signal that asks for the end to the list that it yields."""
     heard: list[int] = []
-    numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    previous = {number: signal.signal(number, lambda number, _: heard.append(number)) for number in numbers}
-    try:
+    with signals_heard(heard.append):
         yield heard
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 def last_lines(log: Path) -> list[str]:

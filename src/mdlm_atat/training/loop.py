@@ -24,6 +24,7 @@ from mdlm_atat.errors import UserError
 from mdlm_atat.formats import with_error
 from mdlm_atat.nets.ema import EMA
 from mdlm_atat.progress import OnProgress
+from mdlm_atat.signals import INTERRUPTIONS
 from mdlm_atat.training.engine import Engine
 from mdlm_atat.training.log import ProgressLine, Writer
 from mdlm_atat.training.metrics import (
@@ -56,10 +57,6 @@ class Progress:
 
 class EvaluationInterrupted(Exception):
     """A signal asked for a stop while the validation text was scored."""
-
-
-INTERRUPTIONS = ("Ctrl-C", "SIGTERM")
-"""Reasons to stop that do not wait for an evaluation. Others, such as a time limit, do."""
 
 
 @dataclass(frozen=True)
@@ -289,6 +286,7 @@ def evaluate(run: Training, progress: Progress, stage: Stage | None) -> tuple[di
     because they wait for each other there."""
 
     def hear(_done: int, _total: int) -> None:
+        # other reasons to stop, such as a time limit, wait for the end of an evaluation
         if run.engine.num_ranks == 1 and run.should_stop() in INTERRUPTIONS:
             raise EvaluationInterrupted
 
