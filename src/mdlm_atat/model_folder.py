@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from mdlm_atat.errors import UserError
+from mdlm_atat.small_files import read_small
 
 CLASSIFIER_FILE = "classifier.json"
 BOX_NAME = "box"
@@ -75,11 +76,12 @@ def follow(path: Path) -> Path:
     that name is here, the folder of the model in the box; any other path as it is."""
     if path == Path(BOX_NAME) and not (path / "config.yaml").exists():
         return BOX
-    return (
-        path.with_name(path.read_text(encoding="utf-8").strip())
-        if path.name in ("last", "best") and path.is_file()
-        else path
-    )
+    if path.name not in ("last", "best") or not path.is_file():
+        return path
+    name = read_small(path).decode("utf-8", "replace").strip()
+    if step_of(name) is None:
+        raise UserError(f"{path} should hold the name of a checkpoint, such as step-00001000; name one yourself")
+    return path.with_name(name)
 
 
 def name_of(model: Path) -> str:

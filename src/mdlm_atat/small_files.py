@@ -43,6 +43,15 @@ def check_file(file: Path, *, most_bytes: float = MOST_BYTES) -> None:
         )
 
 
+def check_folder(folder: Path) -> None:
+    """Raise UserError for a folder that is a link out of the one that it lies in."""
+    home, target = folder.parent.resolve(), folder.resolve()
+    if not target.is_relative_to(home):
+        raise UserError(
+            f"{folder} is a link to {target}, and what a folder links to elsewhere is not read; put a copy in its place"
+        )
+
+
 def read_small(file: Path, *, most_bytes: int = MOST_BYTES) -> bytes:
     """The bytes of a file, as `check_file` allows. Raises UserError for any other, and FileNotFoundError where there is
     none."""

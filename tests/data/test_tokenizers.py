@@ -205,7 +205,7 @@ def test_training_needs_text_and_258_tokens() -> None:
         ({"tokenizer.json": "{}"}, "is not a tokenizer"),
         ({"vocab.bpe": "t h\n", "encoder.json": '{"t": 0}'}, "fits together"),
         ({"vocab.txt": "a\nb\n"}, r"no \[UNK\]"),
-        ({"tokenizer_config.json": "{"}, "is not JSON"),
+        ({"tokenizer_config.json": "{"}, "is damaged"),
         ({"tokenizer_config.json": '{"mdlm_atat": 1, "kind": "odd"}'}, "kind 'odd'"),
     ],
 )

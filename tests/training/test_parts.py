@@ -166,6 +166,6 @@ def test_a_damaged_part_is_found_out_by_its_checksum(parts):
     said: list[str] = []
     with pytest.raises(Exception, match="every checkpoint"):
         newest_sound(parts / "checkpoints", said.append)
-    assert "shard-00002-model-00001-of-00001.safetensors is not what was written" in said[0]
+    assert "shard-00002-model-00001-of-00001.safetensors is damaged" in said[0]
     shard.unlink()
     assert newest(parts).fault() == f"{shard.name} is missing"

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from mdlm_atat import plugins
 from mdlm_atat.config.atat_schema import CurriculumConfig, ImportanceConfig
@@ -78,6 +79,32 @@ def build_model(config: RunConfig, vocab_size: int, counts: NDArray[np.int64] | 
             return make_plugin(
                 "backbone", name, model.options, vocab_size, max_length, offered=shape, where="model.options"
             )
+
+
+def shapes_of(config: RunConfig, vocab_size: int) -> dict[str, tuple[int, ...]] | None:
+    """Names and shapes of the weights of `build_model`, of which none is made. None for a plugin's network, which may
+    need to be made to know them."""
+    if config.model.kind not in ("masked", "causal"):
+        return None
+    without_prior = {"full": "learned_only", "frequency_only": "none"}  # which is no weight
+    mode = without_prior.get(config.importance.mode, config.importance.mode)
+    config = replace(config, importance=replace(config.importance, mode=mode))
+    with _ShapesOnly():
+        network = build_model(config, vocab_size)
+    return {name: tuple(weight.shape) for name, weight in network.named_parameters()}
+
+
+class _ShapesOnly(TorchFunctionMode):
+    """Within it new tensors have a shape and no numbers, and what would draw their numbers does nothing. Tables that
+    are computed, as the rotary angles are, have theirs: on the meta device the import of what computes takes 0.8 s."""
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in (torch.empty, torch.zeros, torch.ones, torch.randn):
+            return torch.empty(*args, **{**kwargs, "device": "meta"})
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return kwargs.get("tensor", args[0] if args else None)
+        return func(*args, **kwargs)
 
 
 def modes_of(config: RunConfig) -> frozenset[Mode]:

@@ -61,6 +61,12 @@ def load_config(name_or_path: str, method: str | None = None) -> RunConfig:
     return config
 
 
+def folder_config(home: Path, method: str | None = None) -> RunConfig:
+    """Read the configuration of a run, a saved model or a classifier, as `load_config` does: whatever it is called, it
+    is no preset, and its config.yaml builds on nothing outside of it."""
+    return load_config(str(home) if home.is_absolute() else f"./{home}", method)
+
+
 def method_settings(method: str, section: str) -> dict[str, Any]:
     """What a method says in a section, with the files that it builds on: settings by dotted path."""
     found = _merged(_read_layers(method, METHODS)).get(section)

@@ -6,6 +6,8 @@ import json
 import lzma
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +25,14 @@ from mdlm_atat.data.tokenizers import (
     has_identity,
 )
 from mdlm_atat.errors import UserError
+from mdlm_atat.formats import data_size
 from mdlm_atat.plugins import allow, check_requirement, reference_to, requirement, resolve
+from mdlm_atat.small_files import RESTORE, read_object, read_small
 
 PLUGIN_NAME = "plugin.json"
 """In the folder of a tokenizer that a plugin saved: which one, of which package and version."""
+MOST_BYTES = 1 << 26
+"""Of a file of a tokenizer: the largest published vocabularies, of 256,000 tokens, take 35 MB."""
 HUB_NAMES = {"gpt2": "openai-community/gpt2", "bert-base-uncased": "google-bert/bert-base-uncased"}
 BUILT_IN = (CharTokenizer, ByteTokenizer, HFTokenizer)
 _MEMBERS = [name for name in vars(Tokenizer) if not name.startswith("_")]
@@ -122,7 +128,7 @@ def checked(tokenizer: Any) -> Tokenizer:
 def _load_folder(folder: Path) -> Tokenizer:
     if (folder / PLUGIN_NAME).is_file():
         return _load_plugin(folder)
-    config = _read_json(folder / CONFIG_NAME) if (folder / CONFIG_NAME).is_file() else {}
+    config = read_object(folder / CONFIG_NAME) if (folder / CONFIG_NAME).is_file() else {}
     if "mdlm_atat" in config:
         return _load_saved(folder, config)
     from tokenizers import Tokenizer as Inner
@@ -130,10 +136,7 @@ def _load_folder(folder: Path) -> Tokenizer:
 
     name = folder.resolve().name
     if (text := _read(folder, "tokenizer.json")) is not None:
-        try:
-            inner = Inner.from_str(text)
-        except Exception as error:  # the library raises bare Exception
-            raise UserError(f"{folder / 'tokenizer.json'} is not a tokenizer the library reads: {error}") from error
+        inner = _parsed(text, folder)
         return HFTokenizer(inner, name=name, **_roles(inner, config))
     for merges_name, vocabulary_name in (("vocab.bpe", "encoder.json"), ("merges.txt", "vocab.json")):
         merges, vocabulary = _read(folder, merges_name), _read(folder, vocabulary_name)
@@ -142,7 +145,8 @@ def _load_folder(folder: Path) -> Tokenizer:
         lines = (line.partition(" ") for line in merges.split("\n") if line and not line.startswith("#version"))
         pairs = [(left, right) for left, _, right in lines]
         try:
-            inner = byte_level(Inner(models.BPE(json.loads(vocabulary), pairs)))
+            with unbroken():
+                inner = byte_level(Inner(models.BPE(json.loads(vocabulary), pairs)))
         except Exception as error:
             raise UserError(f"{folder} does not hold a BPE vocabulary that fits together: {error}") from error
         return HFTokenizer(inner, name=name, **_roles(inner, config))
@@ -165,28 +169,34 @@ def _load_folder(folder: Path) -> Tokenizer:
 
 
 def _load_saved(folder: Path, config: dict[str, Any]) -> Tokenizer:
+    file = folder / CONFIG_NAME
     match config.get("kind"):
         case "char":
+            if not isinstance(config.get("alphabet"), str):
+                raise UserError(f"{file} is damaged: its alphabet is no text; {RESTORE}")
             return CharTokenizer(config["alphabet"])
         case "byte":
             return ByteTokenizer()
         case "hf":
-            from tokenizers import Tokenizer as Inner
-
-            roles = {role: config[role] for role in ("bos_id", "eos_id", "pad_id")}
-            tokenizer = HFTokenizer(Inner.from_file(str(folder / "tokenizer.json")), name=config["name"], **roles)
-            if tokenizer.vocab_size != config["vocab_size"]:
+            text, name = _read(folder, "tokenizer.json"), config.get("name")
+            roles = {role: config.get(role) for role in ("bos_id", "eos_id", "pad_id")}
+            if text is None or not isinstance(name, str):
+                raise UserError(f"{folder} has lost its tokenizer.json, or the tokenizer's name; {RESTORE}")
+            tokenizer = HFTokenizer(_parsed(text, folder), name=name, **roles)  # pyright: ignore[reportArgumentType]
+            if tokenizer.vocab_size != config.get("vocab_size"):
                 raise UserError(
                     f"{folder / 'tokenizer.json'} has {tokenizer.vocab_size} tokens, {CONFIG_NAME} says "
-                    f"{config['vocab_size']}: one of them was altered; prepare the corpus again"
+                    f"{config.get('vocab_size')!r:.40}: one of them was altered; prepare the corpus again"
                 )
+            if not all(i is None or (type(i) is int and 0 <= i < tokenizer.vocab_size) for i in roles.values()):
+                raise UserError(f"{file} is damaged: bos_id, eos_id or pad_id is no token's; {RESTORE}")
             return tokenizer
         case kind:
-            raise UserError(f"{folder / CONFIG_NAME} has kind {kind!r}, expected char, byte or hf")
+            raise UserError(f"{file} has kind {kind!r:.80}, expected char, byte or hf")
 
 
 def _load_plugin(folder: Path) -> Tokenizer:
-    needed = _read_json(folder / PLUGIN_NAME)
+    needed = read_object(folder / PLUGIN_NAME)
     name = needed.get("name")
     others = [needed.get(key) for key in ("kind", "distribution", "version")]
     if not isinstance(name, str) or not all(other is None or (isinstance(other, str) and other) for other in others):
@@ -237,21 +247,43 @@ def _roles(inner: Any, config: dict[str, Any]) -> dict[str, int | None]:
     return roles
 
 
-def _read(folder: Path, name: str) -> str | None:
-    """The text of folder/name or folder/name.xz; None where there is neither."""
-    if (folder / name).is_file():
-        return (folder / name).read_text(encoding="utf-8")
-    if (folder / f"{name}.xz").is_file():
-        with lzma.open(folder / f"{name}.xz", "rt", encoding="utf-8") as file:
-            return file.read()
-    return None
+def _parsed(text: str, folder: Path) -> Any:
+    """A tokenizer.json as the library reads it."""
+    from tokenizers import Tokenizer as Inner
 
-
-def _read_json(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path} is not JSON: {error}") from error
-    if not isinstance(found, dict):
-        raise UserError(f"{path} holds a {type(found).__name__}, expected a JSON object")
-    return found
+        with unbroken():
+            return Inner.from_str(text)
+    except Exception as error:  # the library raises bare Exception
+        raise UserError(
+            f"{folder / 'tokenizer.json'} is not a tokenizer the library reads: {str(error)[:200]}"
+        ) from None
+
+
+@contextmanager
+def unbroken() -> Iterator[None]:
+    """Raise ValueError for a panic of the `tokenizers` library, which is no Exception."""
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        raise ValueError(str(error)) from None
+
+
+def _read(folder: Path, name: str) -> str | None:
+    """The text of folder/name or folder/name.xz; None where there is neither. Raises UserError for one that is no
+    UTF-8, is damaged, or has more than MOST_BYTES."""
+    file, packed = folder / name, folder / f"{name}.xz"
+    try:
+        if file.exists():
+            return read_small(file, most_bytes=MOST_BYTES).decode("utf-8")
+        if not packed.exists():
+            return None
+        content = read_small(packed, most_bytes=MOST_BYTES)
+        text = lzma.LZMADecompressor(memlimit=MOST_BYTES * 4).decompress(content, max_length=MOST_BYTES + 1)
+        if len(text) > MOST_BYTES:
+            raise UserError(f"{packed} unpacks to more than {data_size(MOST_BYTES)}; {RESTORE}")
+        return text.decode("utf-8")
+    except (UnicodeDecodeError, lzma.LZMAError, EOFError) as error:
+        raise UserError(f"{file if file.exists() else packed} is damaged ({error}); {RESTORE}") from None

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Int
 
 from mdlm_atat.data.cache import hold
+from mdlm_atat.data.counts import read_counts
 from mdlm_atat.data.manifest import Manifest, read_manifest
 from mdlm_atat.data.verify import verify
 from mdlm_atat.errors import UserError
@@ -117,8 +118,8 @@ class TokenDataset:
             raise UserError(f"{self.folder} was prepared to be scored, and has no training text to count tokens in")
         path, vocab_size = self.folder / "counts.npy", self.manifest.tokenizer["vocab_size"]
         try:
-            counts = np.load(path, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
+            counts = read_counts(self.folder, f"delete {self.folder} and prepare it again")
+        except OSError as error:
             raise UserError(f"{path} cannot be read ({error}): delete {self.folder} and prepare it again") from error
         if counts.shape != (vocab_size,) or counts.sum() != self.manifest.splits["train"].tokens:
             raise UserError(

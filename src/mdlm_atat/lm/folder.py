@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from mdlm_atat.config.files import folder_config
+from mdlm_atat.config.size import least_weights, machine_memory, most_weights
 from mdlm_atat.core.curriculum import Stage
 from mdlm_atat.errors import UserError
+from mdlm_atat.formats import count, data_size
 from mdlm_atat.model_folder import follow, kind_of_folder
-from mdlm_atat.training.checkpoint import Checkpoint, find_fault, newest_sound
+from mdlm_atat.small_files import RESTORE, check_folder, read_object
+from mdlm_atat.training.checkpoint import Checkpoint, all_checkpoints, find_fault, newest_sound
+from mdlm_atat.training.packed import Shapes, read_shapes
 
 STAGE_FILE = "stage.json"
 PROFILE_FILE = "profile.json"
@@ -22,6 +27,39 @@ class Located:
 
     home: Path
     checkpoint: Checkpoint | None
+
+    def shapes(self) -> Shapes:
+        """The shapes of its weights, averaged ones where they were kept. None of them is read."""
+        if self.checkpoint is None:
+            return read_shapes(self.home / "model.safetensors")
+        return self.checkpoint.shapes(average=True)
+
+    def check_size(self) -> None:
+        """Raise UserError where there are fewer weights than the configuration asks for, or more, or more than fit into
+        this machine's memory. Takes neither memory nor time, whatever a stranger has written into either file. What is
+        damaged is passed over: the checksums say so. So are checkpoints in parts, whose reading takes seconds."""
+        if self.checkpoint is not None and self.checkpoint.is_in_parts:
+            return
+        try:
+            num_weights = sum(map(math.prod, self.shapes().values()))
+        except (UserError, OSError):
+            return
+        config, memory = folder_config(self.home), machine_memory() or math.inf
+        if not least_weights(config) <= num_weights <= most_weights(config):
+            raise UserError(
+                f"{self.name} has {count(num_weights)} weights, and {self.home / 'config.yaml'} asks for "
+                f"{count(least_weights(config))} and those of the vocabulary: they do not belong together; {RESTORE}"
+            )
+        if 4 * num_weights > memory:
+            raise UserError(
+                f"{self.name} has {count(num_weights)} weights, which take {data_size(4 * num_weights)}; this machine "
+                f"has {data_size(memory)} of memory"
+            )
+
+    @property
+    def name(self) -> str:
+        """The folder of the weights."""
+        return str(self.home if self.checkpoint is None else self.checkpoint.folder)
 
 
 def locate(folder: Path, say: Callable[[str], None]) -> Located:
@@ -37,20 +75,25 @@ def locate(folder: Path, say: Callable[[str], None]) -> Located:
         )
     if kind == "checkpoint":
         home, checkpoint = real.parent.parent, Checkpoint(real)
+        Located(home, checkpoint).check_size()
         fault = checkpoint.fault()
         if fault is not None:
             raise UserError(f"checkpoint {folder} is damaged: {fault}; name the run {home} to use another one")
     elif kind == "saved":
         home, checkpoint = folder, None
+        Located(home, None).check_size()
         fault = find_fault(folder, {"model.safetensors", "config.yaml"})
         if fault is not None:
             raise UserError(f"the saved model {folder} is damaged: {fault}; save it again or restore it from a copy")
     else:
+        for candidate in all_checkpoints(folder / "checkpoints"):
+            Located(folder, candidate).check_size()
         home, checkpoint = folder, newest_sound(folder / "checkpoints", say)
         if checkpoint is None:
             raise UserError(f"{folder} holds no checkpoint yet; go on with `train(resume={str(folder)!r})`")
     if not (home / "tokenizer").is_dir():
         raise UserError(f"{home} has lost its folder tokenizer; restore it from a copy")
+    check_folder(home / "tokenizer")
     return Located(home, checkpoint)
 
 
@@ -59,7 +102,10 @@ def read_stage(found: Located) -> Stage | None:
     if found.checkpoint is not None:
         stored = found.checkpoint.state().get("stage")
     elif (found.home / STAGE_FILE).exists():
-        stored = json.loads((found.home / STAGE_FILE).read_text(encoding="utf-8"))
+        stored = read_object(found.home / STAGE_FILE)
     else:
         stored = None
-    return None if stored is None else Stage.from_json(stored)
+    try:
+        return None if stored is None else Stage.from_json(stored)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"the stage that is stored in {found.home} is damaged ({error}); {RESTORE}") from None

@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 
 from mdlm_atat import model_folder
-from mdlm_atat.config.build import build_model
-from mdlm_atat.config.files import load_config
+from mdlm_atat.config.build import build_model, shapes_of
+from mdlm_atat.config.files import folder_config
 from mdlm_atat.data.open_tokenizer import load_tokenizer
 from mdlm_atat.data.phrases import read_phrases
 from mdlm_atat.device import Precision, choose_device
@@ -17,7 +17,7 @@ from mdlm_atat.lm.causal import CausalLM
 from mdlm_atat.lm.folder import Located, locate, read_stage
 from mdlm_atat.lm.masked import MaskedDiffusionLM
 from mdlm_atat.plugins import trusted
-from mdlm_atat.training.checkpoint import load_weights
+from mdlm_atat.training.checkpoint import check_shapes, load_weights
 from mdlm_atat.training.folder import check_plugins, read_counts
 
 
@@ -41,10 +41,13 @@ def load_located(
     found: Located, device: torch.device, precision: Precision, say: Callable[[str], None]
 ) -> MaskedDiffusionLM | CausalLM:
     """Load a model whose folder has been found and checked; see `load_lm`."""
-    config = load_config(str(found.home / "config.yaml"))
+    config = folder_config(found.home)
     check_plugins(found.home, config, say)
     tokenizer = load_tokenizer(str(found.home / "tokenizer"))
     counts = read_counts(found.home)
+    shapes = shapes_of(config, tokenizer.vocab_size)
+    if shapes is not None:
+        check_shapes(shapes, found.shapes(), Path(found.name))
     with torch.random.fork_rng(devices=[]):  # the weights drawn here are overwritten at once
         network = build_model(config, tokenizer.vocab_size, counts)
     if found.checkpoint is not None:

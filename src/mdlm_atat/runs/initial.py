@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from mdlm_atat.config.build import modes_of
-from mdlm_atat.config.files import apply_settings, load_config, method_settings
+from mdlm_atat.config.files import apply_settings, folder_config, load_config, method_settings
 from mdlm_atat.config.schema import DataConfig, RunConfig, settings_with
 from mdlm_atat.data.open_tokenizer import load_tokenizer
 from mdlm_atat.data.tokenizers import Tokenizer
@@ -46,7 +46,7 @@ class Initial:
         if said and all_checkpoints(found.home / "checkpoints")[-1:] != [found.checkpoint]:
             # whoever starts from a model wants to know which
             raise UserError(f"`init=`: {said[-1]}; name a checkpoint")
-        return cls(found, load_config(str(found.home / "config.yaml")))
+        return cls(found, folder_config(found.home))
 
     @property
     def weights_name(self) -> str:
@@ -68,7 +68,7 @@ class Initial:
         """What the new run starts from before its own settings (their paths are given): the model, its method, length
         and tokenizer are the old run's, all else is the preset's, if one is named, under what a new method says of the
         optimizer. What belongs to the old text is left out if another is named."""
-        old = load_config(str(self.found.home / "config.yaml"), method)
+        old = folder_config(self.found.home, method)
         config, data = old, old.data
         if preset is not None:
             config = load_config(preset)
@@ -107,7 +107,7 @@ class Initial:
                 f"tokenizer: {own.name} with {own.vocab_size:,} tokens there, {tokenizer.name} with "
                 f"{tokenizer.vocab_size:,} here{other}; leave out `data.tokenizer=`"
             )
-        there = {name: tuple(tensor.shape) for name, tensor in self.read_weights().items()}
+        there = self.found.shapes()
         here = {name: tuple(p.shape) for name, p in model.named_parameters()}
         wrong = sorted(name for name in there.keys() | here.keys() if there.get(name) != here.get(name))
         wrong = [name for name in wrong if name != ADDED or name in there]

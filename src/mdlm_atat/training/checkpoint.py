@@ -15,7 +15,7 @@ import json
 import math
 import shutil
 import sys
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,13 +31,19 @@ from mdlm_atat.atomic import aside_of, folder_written_aside, write_text
 from mdlm_atat.errors import UserError
 from mdlm_atat.model_folder import step_of
 from mdlm_atat.nets.ema import EMA
+from mdlm_atat.small_files import MOST_BYTES, check_file, read_object
 from mdlm_atat.training import parts
-from mdlm_atat.training.packed import read_weights, save_tensors
+from mdlm_atat.training.packed import Shapes, read_header, read_shapes, read_weights, save_tensors
 
 if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor
 
 FORMAT = 1
+CHECKSUMS_FILE = "checksums.json"
+MOST_STATES = 16
+"""Numbers of 4 bytes that any of a checkpoint's files holds for each weight, at most: AdamW's has 2."""
+MOST_LISTED_BYTES = 1 << 28
+"""Of all other files."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +72,7 @@ class Checkpoint:
 
     def checksum(self) -> str:
         """A sha256 that identifies the checkpoint, to be stored with numbers measured on it."""
-        return hashlib.sha256((self.folder / "checksums.json").read_bytes()).hexdigest()
+        return hashlib.sha256((self.folder / CHECKSUMS_FILE).read_bytes()).hexdigest()
 
     @property
     def is_in_parts(self) -> bool:
@@ -92,6 +98,14 @@ class Checkpoint:
         if not self.is_in_parts:
             return read_weights(self.folder / f"{kind}.safetensors")
         return self.read(kind, lambda _: None)
+
+    def shapes(self, *, average: bool) -> Shapes:
+        """The shapes of what `read_weights` reads, of which nothing is read."""
+        kind = "ema" if average and self.has_average else "model"
+        if not self.is_in_parts:
+            return read_shapes(self.folder / f"{kind}.safetensors")
+        stored, prefix = parts.stored(self.folder), kind + "/"
+        return {key.removeprefix(prefix): tuple(t.shape) for key, t in stored.items() if key.startswith(prefix)}
 
     def load_weights(self, model: nn.Module, *, average: bool) -> None:
         """Load the weights into a model of the same shape; which, see `read_weights`. Raises UserError for a model of
@@ -133,28 +147,47 @@ class Checkpoint:
 def write_checksums(folder: Path) -> None:
     """Write checksums.json: the sha256 of every file in a folder, by name. It is the last file to be written."""
     checksums = {file.name: sha256(file) for file in sorted(folder.iterdir()) if file.is_file()}
-    write_text(folder / "checksums.json", json.dumps(checksums, indent=1))
+    write_text(folder / CHECKSUMS_FILE, json.dumps(checksums, indent=1))
 
 
 def find_fault(folder: Path, required: set[str]) -> str | None:
-    """Check a folder against its checksums.json, which must list `required`. Returns what is wrong, or None."""
+    """Check a folder against its checksums.json, which must list `required`. Returns what is wrong, or None.
+
+    Nothing is read but the files that are listed, each by its plain name. Their sizes are looked at first, so that a
+    stranger's folder takes no longer than one of ours with as many weights.
+    """
     try:
-        checksums = json.loads((folder / "checksums.json").read_bytes())
+        checksums = read_object(folder / CHECKSUMS_FILE)
         missing = sorted(required - checksums.keys())
         if missing:
-            return f"checksums.json does not list {missing[0]}"
+            return f"{CHECKSUMS_FILE} does not list {missing[0]}"
+        for name in checksums:
+            if name in ("", ".", "..") or set(name) & set("/\\:\0"):
+                return f"{CHECKSUMS_FILE} lists {name!r:.80}, which is no name of a file in it"
+        _check_sizes(folder, checksums)
         for name, expected in checksums.items():
             if sha256(folder / name) != expected:
                 return f"{name} is not what was written (truncated or altered)"
     except FileNotFoundError as error:
         return f"{Path(error.filename).name} is missing"
-    except (ValueError, AttributeError):
-        return "checksums.json cannot be read"
+    except UserError as error:
+        return str(error)
     return None
 
 
+def _check_sizes(folder: Path, names: Iterable[str]) -> None:
+    """Raise UserError for a file that is larger than one of its kind in a folder with so many weights."""
+    headers = {name: read_header(folder / name) for name in names if name.endswith(".safetensors")}
+    num_weights = sum(math.prod(shape) for _, shape in headers.get("model.safetensors", {}).values())
+    most_bytes = MOST_STATES * 4 * num_weights + MOST_BYTES if "model.safetensors" in headers else math.inf
+    for name in names:
+        check_file(folder / name, most_bytes=most_bytes if name in headers else MOST_LISTED_BYTES)
+
+
 def load_weights(model: nn.Module, file: Path, *, may_lack: Collection[str] = ()) -> None:
-    """Load weights from a safetensors file, packed ones too (training.packed); see `give_weights`."""
+    """Load weights from a safetensors file, packed ones too (training.packed); see `give_weights`. Where they do not
+    fit, nothing but its header is read."""
+    check_shapes(model, read_shapes(file), file, may_lack=may_lack)
     give_weights(model, read_weights(file), file, may_lack=may_lack)
 
 
@@ -162,17 +195,23 @@ def give_weights(model: nn.Module, weights: dict[str, Tensor], source: Path, *, 
     """Give a model weights that were read from `source`. Raises UserError unless their names and shapes are exactly the
     model's, but for those that it `may_lack`, which stay as they are."""
     parameters = dict(model.named_parameters())
+    check_shapes(model, {name: tuple(p.shape) for name, p in weights.items()}, source, may_lack=may_lack)
     kept = {name: parameters[name].detach() for name in may_lack if name in parameters and name not in weights}
     weights = {**weights, **kept}
-    expected = {name: tuple(p.shape) for name, p in parameters.items()}
-    found = {name: tuple(p.shape) for name, p in weights.items()}
+    model.load_state_dict({name: _cut_like(parameters[name], tensor) for name, tensor in weights.items()}, strict=True)
+
+
+def check_shapes(model: nn.Module | Shapes, found: Shapes, source: Path, *, may_lack: Collection[str] = ()) -> None:
+    """Raise UserError unless the weights that were found in `source` have a model's names and shapes, but for those
+    that they `may_lack`."""
+    expected = {name: tuple(p.shape) for name, p in model.named_parameters()} if isinstance(model, nn.Module) else model
+    found = found | {name: expected[name] for name in may_lack if name in expected and name not in found}
     if expected != found:
         name = sorted(n for n in expected.keys() | found.keys() if expected.get(n) != found.get(n))[0]
         raise UserError(
-            f"{source} does not fit this model: {name} has shape {found.get(name, 'missing')} in the file, "
+            f"{source} does not fit this model: {name:.120} has shape {found.get(name, 'missing')} in the file, "
             f"{expected.get(name, 'missing')} in the model; was the configuration changed?"
         )
-    model.load_state_dict({name: _cut_like(parameters[name], tensor) for name, tensor in weights.items()}, strict=True)
 
 
 Kind = Literal["model", "ema", "optimizer"]

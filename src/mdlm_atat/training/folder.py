@@ -24,14 +24,12 @@ from mdlm_atat import plugins
 from mdlm_atat.atomic import write_json
 from mdlm_atat.config.files import save_config
 from mdlm_atat.config.schema import RunConfig, named_plugins, settings_with
-from mdlm_atat.data.counts import write_counts
+from mdlm_atat.data import counts as counts_file
 from mdlm_atat.data.open_tokenizer import load_tokenizer, save_tokenizer
 from mdlm_atat.data.phrases import PHRASES_FILE, count_phrases
 from mdlm_atat.data.tokenizers import has_identity
 from mdlm_atat.data.tokens import TokenDataset
 from mdlm_atat.errors import UserError
-
-COUNTS_FILE = "counts.npy"
 
 
 def check_free(folder: Path) -> None:
@@ -95,7 +93,7 @@ def check_plugins(folder: Path, config: RunConfig, say: Callable[[str], None]) -
 
 def write_again(folder: Path, config: RunConfig, train_data: TokenDataset) -> None:
     """What a resumed run writes anew: its settings, and the counts of tokens and phrases in case they were lost."""
-    write_counts(folder, train_data.counts)
+    counts_file.write_counts(folder, train_data.counts)
     if not (folder / PHRASES_FILE).exists():
         count_phrases(train_data.tokens, train_data.tokenizer).write(folder)
     write_config(folder, config)  # last: what has it is a run
@@ -109,12 +107,10 @@ def write_config(folder: Path, config: RunConfig) -> None:
 def read_counts(folder: Path) -> NDArray[np.int64] | None:
     """How often each token occurs in the training text of the model in a folder; None where that is not stored. Raises
     UserError for a file that is damaged."""
-    if not (folder / COUNTS_FILE).exists():
-        return None
     try:
-        return np.load(folder / COUNTS_FILE, allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise UserError(f"{folder / COUNTS_FILE} is damaged ({error}); restore it from a copy, or delete it") from error
+        return counts_file.read_counts(folder, "restore it from a copy, or delete it")
+    except FileNotFoundError:
+        return None
 
 
 def read_start(folder: Path) -> dict[str, Any]:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float, Int8
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mdlm_atat.atomic import written_aside
 from mdlm_atat.checks import did_you_mean
 from mdlm_atat.errors import UserError
+from mdlm_atat.formats import data_size
+from mdlm_atat.small_files import MOST_BYTES, RESTORE, check_file
 
 Packing = Literal["float32", "bf16", "int8"]
 """How weights are stored: as they are; every one in bfloat16; or matrices in 8 bits and all else (norms, vectors) in
@@ -21,6 +25,7 @@ float32."""
 SCALE = ".scale"
 """What the name of a matrix's scales ends in, behind the name of the matrix."""
 LARGEST = 127
+FLOATS = ("F32", "BF16", "F16", "F64")
 
 
 def check_packing(packing: str) -> None:
@@ -60,17 +65,55 @@ def save_tensors(tensors: dict[str, Tensor], file: Path) -> None:
         save_file(tensors, aside)
 
 
+Shapes = dict[str, tuple[int, ...]]
+"""Of tensors, by name."""
+
+
 def read_weights(file: Path) -> dict[str, Tensor]:
-    """Read weights by name, those that were packed as float32 again."""
+    """Read weights by name, those that were packed as float32 again. Raises UserError as `read_shapes` does."""
+    shapes = read_shapes(file)
     stored = load_file(file)
     weights: dict[str, Tensor] = {}
-    for name, weight in stored.items():
+    for name in shapes:
+        weight = stored[name]
         if weight.dtype == torch.int8:
             weights[name] = weight.float() * stored[name + SCALE][:, None]
-        elif not (name.endswith(SCALE) and _is_packed(stored, name.removesuffix(SCALE))):
+        else:
             weights[name] = weight.float() if weight.dtype == torch.bfloat16 else weight
     return weights
 
 
-def _is_packed(stored: Mapping[str, Tensor], name: str) -> bool:
-    return name in stored and stored[name].dtype == torch.int8
+def read_shapes(file: Path) -> Shapes:
+    """The shapes of the weights in a file, packed or not, from its header: no weight is read. Raises UserError for a
+    file that is damaged, or holds what are no weights."""
+    header = read_header(file)
+    shapes: Shapes = {}
+    for name, (dtype, shape) in header.items():
+        packed, scales = name.removesuffix(SCALE), header.get(name + SCALE)
+        if packed != name and packed in header and header[packed][0] == "I8":
+            continue
+        if dtype == "I8" and (len(shape) != 2 or scales != ("F32", shape[:1])):
+            raise UserError(f"{file} is damaged: {name!r:.80} has no scale for each row; {RESTORE}")
+        if dtype not in ("I8", *FLOATS):
+            raise UserError(
+                f"{file} is damaged: {name!r:.80} is of type {dtype}, and weights are of {', '.join(FLOATS)} or I8; "
+                f"{RESTORE}"
+            )
+        shapes[name] = shape
+    return shapes
+
+
+def read_header(file: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Type and shape of each tensor in a safetensors file, which is as long as they need. Raises UserError for a file
+    that is damaged, or that `check_file` does not allow."""
+    check_file(file, most_bytes=math.inf)
+    with file.open("rb") as stream:
+        size = int.from_bytes(stream.read(8), "little")
+    if size > MOST_BYTES:
+        raise UserError(f"{file} is damaged: its header claims {data_size(size)}; {RESTORE}")
+    try:
+        with safe_open(file, "pt") as opened:  # which checks that the tensors fill the file and do not overlap
+            parts = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118  # it is no mapping
+            return {name: (part.get_dtype(), tuple(part.get_shape())) for name, part in parts.items()}
+    except SafetensorError as error:
+        raise UserError(f"{file} is damaged ({error}); {RESTORE}") from None

@@ -53,7 +53,10 @@ def stored(folder: Path) -> dict[str, Tensor]:
     from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
     found: dict[str, Tensor] = {}
-    metadata = HuggingFaceStorageReader(str(folder)).read_metadata()
+    try:
+        metadata = HuggingFaceStorageReader(str(folder)).read_metadata()
+    except (ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
+        raise UserError(f"{folder} cannot be read ({error!r:.200}); restore it from a copy") from error
     for name, whole in metadata.state_dict_metadata.items():
         assert isinstance(whole, TensorStorageMetadata)
         if sum(math.prod(chunk.sizes) for chunk in whole.chunks) != math.prod(whole.size):
