@@ -66,12 +66,17 @@ def explain_out_of_memory(advice: str) -> Iterator[None]:
     """Inside the block, running out of memory raises a UserError that ends in `advice`."""
     try:
         yield
-    except torch.OutOfMemoryError as error:
-        raise UserError(f"out of memory on the device; {advice}") from error
-    except RuntimeError as error:  # the CPU's allocator has no error class of its own
-        if "can't allocate memory" not in str(error) and "out of memory" not in str(error):  # mps has none either
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
             raise
-        raise UserError(f"out of memory; {advice}") from error
+        where = " on the device" if isinstance(error, torch.OutOfMemoryError) else ""
+        raise UserError(f"out of memory{where}; {advice}") from error
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether memory was short, of a GPU or of the machine; only CUDA's allocator has an error class of its own."""
+    short = ("can't allocate memory", "out of memory")
+    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in short)
 
 
 def compile_network(model: Any, *, dynamic: bool | None = None) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_h
 
 from mdlm_atat import plugins
 from mdlm_atat.config.options import REQUIRED, field_docs, options_of
+from mdlm_atat.config.section import is_choice
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -97,7 +98,7 @@ def kind(hint: Any) -> str:
         if ... in options:
             return f"[{parts[0]} ...]"
         return f"{len(parts)} of {parts[0]}" if parts[0].startswith("{") else " ".join(parts)
-    if NoneType in options:
+    if NoneType in options or is_choice(hint):
         return " or ".join(kind(part) for part in options if part is not NoneType)
     return {bool: "{true, false}", int: "N", float: "X"}.get(hint, "TEXT")
 

@@ -24,7 +24,7 @@ from mdlm_atat import plugins
 from mdlm_atat.atomic import write_text
 from mdlm_atat.checks import did_you_mean
 from mdlm_atat.config.schema import SECTIONS, RunConfig
-from mdlm_atat.config.section import expect, hints_of, is_list, kind_of, shown
+from mdlm_atat.config.section import expect, hints_of, is_choice, is_list, kind_of, shown
 from mdlm_atat.errors import UserError
 from mdlm_atat.small_files import check_file, read_small
 
@@ -171,7 +171,8 @@ def _value_of_words(hint: Any, words: list[str]) -> Any:
     """Read a flag's words as the value that a file would hold."""
     if get_origin(hint) is tuple:
         return [_value_of_words(get_args(hint)[0], [word]) for word in words]
-    if hint not in (bool, int, float, Any):  # a text stays as it is typed: no quotes around 1984 or no
+    is_text = hint not in (bool, int, float, Any) and not is_choice(hint)
+    if is_text:  # it stays as it is typed: no quotes around 1984 or no
         return None if words[0] in ("None", "null") and type(None) in get_args(hint) else words[0]
     try:
         return yaml.load(words[0], _Loader)
@@ -438,7 +439,9 @@ def _converter() -> Converter:
     converter = Converter()
     for kind in (bool, int, float, str):
         converter.register_structure_hook(kind, expect)
-    converter.register_structure_hook_func(lambda hint: get_origin(hint) in (Literal, tuple, dict), expect)
+    converter.register_structure_hook_func(
+        lambda hint: get_origin(hint) in (Literal, tuple, dict) or is_choice(hint), expect
+    )
     converter.register_unstructure_hook_func(lambda hint: get_origin(hint) is tuple, tuple)
     return converter
 

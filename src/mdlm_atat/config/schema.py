@@ -193,8 +193,9 @@ class TrainConfig(Section):
     """Optimizer steps."""
     batch_size: int = setting(64, short="batch_size")
     """Sequences in one optimizer step, over all processes and micro-batches."""
-    num_micro_batches: int = setting(1, resume="rounded")
-    """Gradient accumulation: parts into which each process cuts its share of a batch."""
+    num_micro_batches: int | Literal["auto"] = setting(1, resume="rounded")
+    """Gradient accumulation: parts into which each process cuts its share of a batch. auto: as few as fit in memory,
+    found out by trying; the batch stays as it is, and a resumed run keeps the number."""
     precision: Literal["auto", "float32", "bf16"] = setting("auto", resume="rounded")
     """Arithmetic of the network; auto is bf16 on a GPU that has it and float32 elsewhere. Weights stay float32."""
     compile: bool = setting(False, resume="rounded")
@@ -240,7 +241,6 @@ class TrainConfig(Section):
         for name in (
             "num_steps",
             "batch_size",
-            "num_micro_batches",
             "log_interval_steps",
             "eval_interval_steps",
             "checkpoint_interval_steps",
@@ -248,14 +248,20 @@ class TrainConfig(Section):
             at_least(f"train.{name}", getattr(self, name), 1)
         for name in ("keep_interval_steps", "whole_checkpoint_gib", "max_minutes", "seed"):
             at_least(f"train.{name}", getattr(self, name), 0)
-        if self.batch_size % self.num_micro_batches:
+        at_least("train.num_micro_batches", self.least_micro_batches, 1)
+        if self.batch_size % self.least_micro_batches:
             raise UserError(
                 f"train.batch_size = {self.batch_size} cannot be cut into train.num_micro_batches = "
                 f"{self.num_micro_batches} equal parts; try `train.batch_size="
-                f"{max(1, self.batch_size // self.num_micro_batches) * self.num_micro_batches}`"
+                f"{max(1, self.batch_size // self.least_micro_batches) * self.least_micro_batches}`"
             )
         if not 0 <= self.ema_decay < 1:
             raise UserError(f"train.ema_decay is {self.ema_decay}, expected from 0 to below 1, e.g. 0.999")
+
+    @property
+    def least_micro_batches(self) -> int:
+        """`num_micro_batches`; 1 where it is yet to be found out."""
+        return 1 if self.num_micro_batches == "auto" else self.num_micro_batches
 
 
 @dataclass(frozen=True, kw_only=True)

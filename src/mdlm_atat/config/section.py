@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import field, fields
 from functools import cache
-from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
+from types import UnionType
+from typing import Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
 
 from mdlm_atat import plugins
 from mdlm_atat.checks import did_you_mean
@@ -97,6 +99,10 @@ def expect(value: Any, hint: Any) -> Any:
         return value
     if type(None) in get_args(hint):
         return None if value is None else expect(value, next(kind for kind in get_args(hint) if kind is not type(None)))
+    if is_choice(hint):
+        for kind in get_args(hint):
+            with suppress(UserError):
+                return expect(value, kind)
     if get_origin(hint) is dict and isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
         return dict(value)
     if get_origin(hint) is Literal and isinstance(value, str):
@@ -116,8 +122,15 @@ def is_list(hint: Any) -> bool:
     return get_origin(hint) is tuple and get_args(hint)[-1] is ...
 
 
+def is_choice(hint: Any) -> bool:
+    """Whether a setting takes values of several kinds, `int | Literal["auto"]`; one that may be None is none."""
+    return get_origin(hint) in (Union, UnionType) and type(None) not in get_args(hint)
+
+
 def kind_of(hint: Any) -> str:
     """What a setting asks for, in words."""
+    if is_choice(hint):
+        return " or ".join(kind_of(kind).removeprefix("one of ") for kind in get_args(hint))
     if get_origin(hint) is Literal:
         return f"one of {', '.join(get_args(hint))}"
     if is_list(hint):

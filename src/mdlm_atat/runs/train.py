@@ -48,13 +48,14 @@ from mdlm_atat.scoring.validation import score_validation
 from mdlm_atat.signals import reason_of, signals_heard
 from mdlm_atat.training.assemble import check_split, make_training
 from mdlm_atat.training.checkpoint import Checkpoint, newest_sound
-from mdlm_atat.training.dry_run import dry_run, measured_plan, plan
+from mdlm_atat.training.dry_run import dry_run, find_micro_batches, measured_plan, plan
 from mdlm_atat.training.engine import Engine
 from mdlm_atat.training.folder import (
     check_free,
     check_resumable,
     check_same_data,
     describe_data,
+    note_micro_batches,
     write_again,
     write_start,
 )
@@ -175,7 +176,12 @@ def _run(request: RunRequest, caller: _Caller) -> Run:
         say(plan(training, train_data, valid_data, progress.step))
         if init is not None:
             say(init.describe(config))
+        find_micro_batches(training, progress.step)
         measured = dry_run(training, progress.step)
+        if training.micro_batches is not None:
+            config = config_that_fits(training)
+            training = replace(training, config=config)
+            say(f"memory     is enough for a step in {config.train.num_micro_batches} micro-batches")
         say(measured_plan(training, measured, progress.step))
         say(f"run        {folder}")
         if engine.is_main and resumed_from is None:
@@ -186,6 +192,9 @@ def _run(request: RunRequest, caller: _Caller) -> Run:
         elif engine.is_main:
             say(f"continuing after step {progress.step}")
             write_again(folder, config, train_data)
+        if training.micro_batches is not None and engine.is_main:
+            note_micro_batches(folder, config, progress.step)
+            training.micro_batches.on_more = lambda num: go_on_in(num, training, progress, folder, say)
         reason = train_and_log(training, progress, folder, request.label, console, caller.on_step)
     run = Run(folder, trust_plugins=caller.trust_plugins, stopped=reason)
     if reason is not None:
@@ -218,15 +227,26 @@ def with_absolute_paths(data: DataConfig) -> DataConfig:
 
 def memory_advice(config: RunConfig, engine: Engine) -> str:
     train = config.train
-    rows = train.batch_size // engine.num_ranks // train.num_micro_batches
+    rows = train.batch_size // engine.num_ranks // train.least_micro_batches
     is_recorded = train.cuda_graph and engine.can_record
     keeps = "; a recorded step keeps its memory meanwhile: `train.cuda_graph=False`" if is_recorded else ""
     return (
         f"training uses {rows} sequences at once; the same in less memory: `train.num_micro_batches="
-        f"{train.num_micro_batches * 2}`, or a smaller batch: `train.batch_size={max(1, train.batch_size // 2)}`. "
+        f"{train.least_micro_batches * 2}`, or a smaller batch: `train.batch_size={max(1, train.batch_size // 2)}`. "
         f"Scoring uses {config.eval.batch_size}: `eval.batch_size={max(1, config.eval.batch_size // 2)}`"
         f"{keeps}"
     )
+
+
+def config_that_fits(training: Training) -> RunConfig:
+    """The settings of a run with the number of micro-batches that was found."""
+    return replace(training.config, train=replace(training.config.train, num_micro_batches=training.num_micro_batches))
+
+
+def go_on_in(num: int, training: Training, progress: Progress, folder: Path, say: Say) -> None:
+    """Keep, and say, that a step did not fit in memory and is cut into more micro-batches from now on."""
+    say(f"out of memory in step {progress.step + 1}: it and all after it are cut into {num} micro-batches")
+    note_micro_batches(folder, config_that_fits(training), progress.step)
 
 
 def train_and_log(

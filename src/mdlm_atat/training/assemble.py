@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -21,17 +21,24 @@ from mdlm_atat.training.checkpoint import Checkpoint, collect, save, tidy
 from mdlm_atat.training.engine import Engine, speed_up
 from mdlm_atat.training.flops import matrix_rate, training_flops_per_token
 from mdlm_atat.training.loop import Progress, Training, as_state, from_state, make_recorded
+from mdlm_atat.training.micro_batches import MicroBatches
 from mdlm_atat.training.optim import make_optimizer
 
 
 def check_split(config: RunConfig, engine: Engine) -> None:
     """Raise UserError, with a batch size to try, where a batch cannot be cut into equal shares."""
-    num_parts = engine.num_ranks * config.train.num_micro_batches
+    num_micro_batches = config.train.least_micro_batches
+    if config.train.num_micro_batches == "auto" and engine.is_sharded:
+        raise UserError(
+            "train.num_micro_batches = auto tries a step in each process alone, and with train.shard none has all "
+            "weights: set a number"
+        )
+    num_parts = engine.num_ranks * num_micro_batches
     rows = config.train.batch_size // num_parts
     if config.train.batch_size % num_parts:
         raise UserError(
             f"train.batch_size = {config.train.batch_size} cannot be cut into {engine.num_ranks} processes x "
-            f"{config.train.num_micro_batches} micro-batches of equal size; try `train.batch_size="
+            f"{num_micro_batches} micro-batches of equal size; try `train.batch_size="
             f"{max(1, rows) * num_parts}`"
         )
     share = causal_rows(config.objective) if "masked" in modes_of(config) else Fraction(1)
@@ -39,7 +46,7 @@ def check_split(config: RunConfig, engine: Engine) -> None:
         nearest = min(max(1, round(share * rows)), rows - 1)  # of so many; none where it is 0: a single row
         size = f"train.batch_size = {config.train.batch_size}"
         if num_parts > 1:
-            parts = f"{engine.num_ranks} processes and {config.train.num_micro_batches} micro-batches"
+            parts = f"{engine.num_ranks} processes and {num_micro_batches} micro-batches"
             size += f" over {parts}, {rows} at once,"
         raise UserError(
             f"objective.causal_share = {config.objective.causal_share} reads {share.numerator} of every "
@@ -50,7 +57,7 @@ def check_split(config: RunConfig, engine: Engine) -> None:
     if config.importance.through_bound and rows * (1 - share) % 2:
         raise UserError(
             f"importance.through_bound masks every sequence twice, and {config.train.batch_size} sequences over "
-            f"{engine.num_ranks} processes and {config.train.num_micro_batches} micro-batches are "
+            f"{engine.num_ranks} processes and {num_micro_batches} micro-batches are "
             f"{int(rows * (1 - share))} to mask at once, not an even number: change `train.batch_size=`"
         )
 
@@ -133,11 +140,28 @@ def make_training(
             num_ranks=engine.num_ranks,
         ),
         evaluate=score,
+        micro_batches=find_by_trying(config, engine),
         recorded=make_recorded(config.train, engine, model),
         flops_share_per_token=flops_share_per_token(config, vocab_size, engine),
         save=save_checkpoint,
     )
     return training, progress
+
+
+def find_by_trying(config: RunConfig, engine: Engine) -> MicroBatches | None:
+    """The numbers of micro-batches to try; None where one is set."""
+    if config.train.num_micro_batches != "auto":
+        return None
+
+    def cuts_evenly(num: int) -> bool:
+        try:
+            check_split(replace(config, train=replace(config.train, num_micro_batches=num)), engine)
+        except UserError:
+            return False
+        return True
+
+    rows = config.train.batch_size // engine.num_ranks
+    return MicroBatches([num for num in range(1, rows + 1) if rows % num == 0 and cuts_evenly(num)])
 
 
 def flops_share_per_token(config: RunConfig, vocab_size: int, engine: Engine) -> float | None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+
+import torch
 
 from mdlm_atat.config.build import modes_of
 from mdlm_atat.config.schema import OptimConfig, RunConfig
 from mdlm_atat.data.tokens import TokenDataset
+from mdlm_atat.device import is_out_of_memory
 from mdlm_atat.formats import data_size, duration, number, percent, short_count, significant
-from mdlm_atat.training.loop import Training, forward_backward
+from mdlm_atat.training.loop import Training, cut_smaller, forward_backward
 from mdlm_atat.training.optim import warm_up
 
 
@@ -40,6 +43,37 @@ def dry_run(run: Training, step: int) -> DryRun:
     moments_bytes = 2 * weight_bytes  # AdamW's two, or Muon's one and what a step needs
     peak_bytes = engine.peak_memory_bytes()
     return DryRun(step_s, None if peak_bytes is None else peak_bytes + moments_bytes)
+
+
+def find_micro_batches(run: Training, step: int) -> None:
+    """Cut steps into as many micro-batches as it takes for one to fit in memory in every process, if that is to be
+    found out. A step is tried by each process alone, so that one may fail without the others waiting for it. Raises
+    UserError where nothing fits."""
+    if run.micro_batches is None:
+        return
+    trial = replace(run, recorded=None, exchanges=False)
+    while not _fits_in_every_process(trial, step):
+        cut_smaller(run)
+
+
+def _fits_in_every_process(trial: Training, step: int) -> bool:
+    too_large = float(not _fits(trial, step))
+    return trial.engine.sum(torch.tensor(too_large, device=trial.engine.device)).item() == 0
+
+
+def _fits(trial: Training, step: int) -> bool:
+    """Whether memory is enough for a step and, before the first one, for the optimizer's moments."""
+    num_moments = 0 if trial.optimizer.state else 2
+    try:
+        room = [torch.empty_like(p) for p in trial.raw_model.parameters() for _ in range(num_moments)]
+        forward_backward(trial, step, measure=True)
+        del room
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        return False
+    trial.optimizer.zero_grad(set_to_none=True)
+    return True
 
 
 def plan(run: Training, train_data: TokenDataset, valid_data: TokenDataset, start_step: int) -> str:

@@ -243,6 +243,14 @@ class Engine:
         unit = 1 if sys.platform == "darwin" else 1024
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
+    def free_memory(self) -> None:
+        """Give memory that no tensor uses back to the device, and forget its peak."""
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats(self.device)
+        elif self.device.type == "mps":
+            torch.mps.empty_cache()
+
     def synchronize(self) -> None:
         """Wait until the device has done all its work, so that a clock read afterwards counts it."""
         if self.device.type != "cpu":

@@ -104,6 +104,15 @@ def write_config(folder: Path, config: RunConfig) -> None:
     save_config(replace(config, train=replace(config.train, max_minutes=0.0)), folder / "config.yaml")
 
 
+def note_micro_batches(folder: Path, config: RunConfig, step: int) -> None:
+    """Keep a number of micro-batches that was found by trying: in config.yaml, where a resumed run finds it, and in
+    run.json, with the steps that had been taken."""
+    write_config(folder, config)
+    record = read_start(folder)
+    found = {"after_step": step, "num_micro_batches": config.train.num_micro_batches}
+    write_json(folder / "run.json", {**record, "micro_batches": [*record.get("micro_batches", ()), found]})
+
+
 def read_counts(folder: Path) -> NDArray[np.int64] | None:
     """How often each token occurs in the training text of the model in a folder; None where that is not stored. Raises
     UserError for a file that is damaged."""

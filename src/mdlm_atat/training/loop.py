@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 from mdlm_atat.config.schema import RunConfig, TrainConfig
 from mdlm_atat.core.curriculum import Curriculum, Stage
 from mdlm_atat.core.objective import Draw, Objective, TrainingLoss
-from mdlm_atat.device import float64_device
+from mdlm_atat.device import float64_device, is_out_of_memory
 from mdlm_atat.errors import UserError
 from mdlm_atat.formats import with_error
 from mdlm_atat.nets.ema import EMA
@@ -35,6 +35,7 @@ from mdlm_atat.training.metrics import (
     EVAL_OWN_NATS,
     OnStep,
 )
+from mdlm_atat.training.micro_batches import MicroBatches
 from mdlm_atat.training.optim import learning_rate, set_learning_rate
 from mdlm_atat.training.recorded import Recorded
 
@@ -82,6 +83,10 @@ class Training:
     """Whose stage the objective follows; told the loss now and then."""
     last_stage: Stage | None = None
     """What the weights of a resumed run were last trained in."""
+    micro_batches: MicroBatches | None = None
+    """How many micro-batches a step is cut into, where that is found out; None: as set."""
+    exchanges: bool = True
+    """Whether processes exchange gradients: not where each tries a step alone."""
     recorded: Recorded | None = None
     """Gives a step's gradients in place of `gradients` (see `make_recorded`)."""
     flops_share_per_token: float | None = None
@@ -92,6 +97,11 @@ class Training:
     """A reason to end now with a checkpoint, or None."""
     on_step: OnStep = lambda _step, _values: None
     """Called after every step."""
+
+    @property
+    def num_micro_batches(self) -> int:
+        """The parts into which each process cuts its share of a batch."""
+        return self.config.train.least_micro_batches if self.micro_batches is None else self.micro_batches.num
 
 
 def train(run: Training, progress: Progress) -> str | None:
@@ -202,6 +212,8 @@ def log_step(
         "train/tokens_per_s": tokens_per_s,
         "elapsed_s": progress.elapsed_s,
     }
+    if run.micro_batches is not None:
+        values["train/num_micro_batches"] = run.num_micro_batches
     utilisation = None if run.flops_share_per_token is None else tokens_per_s * run.flops_share_per_token
     if utilisation is not None:
         values["train/model_flops_utilisation"] = utilisation
@@ -212,7 +224,33 @@ def log_step(
 
 def forward_backward(run: Training, step: int, *, measure: bool = False) -> tuple[TrainingLoss, int]:
     """Compute the gradients of one batch, over micro-batches and processes. Returns the loss of this process's rows,
-    and the number of tokens in the whole batch. `measure`: compute the loss's metrics too."""
+    and the number of tokens in the whole batch. `measure`: compute the loss's metrics too.
+
+    Where the number of micro-batches is found out, a single process that runs out of memory begins the step again in
+    more of them; of many, the others wait for it.
+    """
+    alone = run.micro_batches is not None and run.exchanges and run.engine.num_ranks == 1
+    while True:
+        try:
+            return forward_backward_once(run, step, measure)
+        except RuntimeError as error:
+            if not (alone and is_out_of_memory(error)):
+                raise
+        cut_smaller(run)
+
+
+def cut_smaller(run: Training) -> None:
+    """Go on in more micro-batches after a step that did not fit in memory. Raises UserError where that cannot be."""
+    assert run.micro_batches is not None
+    run.optimizer.zero_grad(set_to_none=True)
+    if run.recorded is not None:
+        run.recorded.forget()
+    run.engine.free_memory()
+    run.micro_batches.more()
+
+
+def forward_backward_once(run: Training, step: int, measure: bool) -> tuple[TrainingLoss, int]:
+    """`forward_backward`, in as many micro-batches as are known to fit."""
     config, engine = run.config.train, run.engine
     ids, row_lengths = run.batch_at(step)
     x0, lengths, num_tokens = engine.to_device(ids), None, float(config.batch_size * ids.shape[1])
@@ -246,11 +284,11 @@ def gradients(
     """Add the gradients of this process's rows, a micro-batch at a time, and return their loss. `num_tokens`: of all
     processes."""
     engine = run.engine
-    rows_per_part = len(x0) // run.config.train.num_micro_batches
+    rows_per_part = len(x0) // run.num_micro_batches
     parts: list[TrainingLoss] = []
     for start in range(0, len(x0), rows_per_part):
         rows = slice(start, start + rows_per_part)
-        more = start + rows_per_part < len(x0)
+        more = start + rows_per_part < len(x0) or not run.exchanges
         with engine.accumulate(run.model, more):
             # gradients are averaged over processes, so each divides by its mean share of the tokens
             lengths_of_rows = None if lengths is None else lengths[rows]
