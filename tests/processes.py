@@ -5,14 +5,18 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pty
 import shutil
 import socket
 import sys
 import tempfile
+import threading
+from contextlib import suppress
 from functools import cache
 from multiprocessing import connection
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
+from typing import TextIO
 
 import pytest
 
@@ -20,11 +24,16 @@ import pytest
 class Started:
     """A process that runs a command. `output` and `errors` are what it has printed, once it has ended."""
 
-    def __init__(self, argv: list[str], environment: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, argv: list[str], environment: dict[str, str] | None = None, printed_to: dict[str, str] | None = None
+    ) -> None:
+        """`printed_to`: the kind of place that "stdout" and "stderr" are, one of PLACES, or an encoding of a file."""
         self._folder = Path(tempfile.mkdtemp())
         self.output = self.errors = ""
         everything = {**os.environ, **(environment or {}), "CUDA_VISIBLE_DEVICES": ""}
-        self.process = _context().Process(target=_run, args=(argv, everything, str(Path.cwd()), str(self._folder)))
+        self.process = _context().Process(
+            target=_run, args=(argv, everything, str(Path.cwd()), str(self._folder), printed_to or {})
+        )
         self.process.start()
 
     @property
@@ -42,7 +51,8 @@ class Started:
         if self.process.exitcode is None:
             self.process.kill()
             self.process.join()
-        self.output, self.errors = ((self._folder / name).read_text() for name in ("out", "err"))
+        found = [self._folder / name for name in ("out", "err")]
+        self.output, self.errors = (file.read_bytes().decode(errors="surrogateescape") for file in found)
         shutil.rmtree(self._folder)
         assert self.process.exitcode is not None
         return self.process.exitcode
@@ -85,14 +95,54 @@ def _context() -> ForkServerContext:
     return context
 
 
-def _run(argv: list[str], environment: dict[str, str], folder: str, printed: str) -> None:
+_terminals: dict[int, threading.Thread] = {}
+PLACES = ("full", "closed", "broken pipe", "gone terminal", "terminal")
+
+
+def _run(argv: list[str], environment: dict[str, str], folder: str, printed: str, printed_to: dict[str, str]) -> None:
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
     for number, name in ((1, "out"), (2, "err")):
         os.dup2(os.open(f"{printed}/{name}", os.O_WRONLY | os.O_CREAT), number)
-    sys.stdout, sys.stderr = (os.fdopen(number, "w", closefd=False) for number in (1, 2))
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        setattr(sys, name, _stream(number, printed_to.get(name, "utf-8")))
     sys.argv = ["atat", *argv]
     from mdlm_atat.cli.main import main
 
-    sys.exit(main(argv))
+    code = main(argv)
+    for number, copying in _terminals.items():  # all that was printed is to be read
+        os.dup2(os.open(os.devnull, os.O_WRONLY), number)
+        copying.join()
+    sys.exit(code)
+
+
+def _stream(number: int, place: str) -> TextIO | None:
+    """Standard output or error, which lead to a file as yet, leading to such a place."""
+    match place:
+        case "closed":
+            os.close(number)
+            return None
+        case "full":
+            os.dup2(os.open("/dev/full", os.O_WRONLY), number)
+        case "broken pipe":
+            reader, writer = os.pipe()
+            os.close(reader)
+            os.dup2(writer, number)
+        case "gone terminal" | "terminal":
+            reader, writer = pty.openpty()
+            file = os.dup(number)
+            os.dup2(writer, number)
+            if place == "terminal":
+                _terminals[number] = threading.Thread(target=_copy, args=(reader, file), daemon=True)
+                _terminals[number].start()
+            else:
+                os.close(reader)
+            os.close(writer)
+    return os.fdopen(number, "w", closefd=False, encoding="utf-8" if place in PLACES else place)
+
+
+def _copy(reader: int, file: int) -> None:
+    with suppress(OSError):  # nobody writes to the terminal any more
+        while content := os.read(reader, 1 << 16):
+            os.write(file, content)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import builtins
+import errno
 import sys
-from io import StringIO
+from io import BytesIO, StringIO, TextIOWrapper
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -13,6 +14,7 @@ from rich.console import Console
 
 from mdlm_atat import progress
 from mdlm_atat.progress import Bar, progress_bar
+from mdlm_atat.terminal import Messages
 
 
 @pytest.fixture
@@ -115,3 +117,28 @@ def test_who_asked_for_quiet_sees_no_bar(clock, shown):
     bar.update(4)
     bar.close()
     assert shown == []
+
+
+class Broken(StringIO):
+    """A stream that fails as a terminal that is gone."""
+
+    def write(self, _: str) -> int:
+        raise OSError(errno.EIO, "Input/output error")
+
+
+@pytest.mark.parametrize("stream", [None, Broken(), TextIOWrapper(BytesIO(), encoding="ascii")])
+@pytest.mark.parametrize("is_terminal", [False, True])
+def test_a_bar_never_ends_the_work_that_it_tells_of(clock, monkeypatch, stream, is_terminal):
+    monkeypatch.setattr(sys, "stderr", stream)
+    monkeypatch.setattr(Messages, "isatty", lambda _: is_terminal)
+    for columns in ("1", "80"):
+        monkeypatch.setenv("COLUMNS", columns)
+        with progress_bar("läuft") as on_progress:
+            for done in range(3):
+                clock.s += 20
+                on_progress(done, 2)
+        bar = Bar("läuft")
+        bar.say("fertig: 1 ± 2")
+        bar.close()
+    if isinstance(stream, TextIOWrapper):
+        assert "fertig: 1 ? 2" in stream.buffer.getvalue().decode()  # type: ignore[attr-defined]

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import html
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import IO, Any, cast
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from mdlm_atat.formats import duration
-from mdlm_atat.terminal import printable
+from mdlm_atat.terminal import Messages, printable
 
 OnProgress = Callable[[int, int], None]
 """Called now and then with (done, total), in units of the caller's own."""
 
 PLAIN_LINE_INTERVAL_S = 15.0
 REDRAW_INTERVAL_S = {"terminal": 0.1, "notebook": 0.5}
+
+
+def messages(*, stderr: bool = False, quiet: bool = False) -> Console:
+    """A console for what tells of work, on standard output or error: it never ends the work (see `Messages`)."""
+    return Console(file=cast(IO[str], Messages(sys.stderr if stderr else sys.stdout)), quiet=quiet)
 
 
 class Bar:
@@ -28,7 +34,7 @@ class Bar:
         self, title: str = "", *, total: int | None = None, done: int = 0, console: Console | None = None
     ) -> None:
         """`console` None: stderr. A console that is quiet shows nothing."""
-        self._console = Console(stderr=True) if console is None else console
+        self._console = messages(stderr=True) if console is None else console
         self._title, self._total = title, total
         self._canvas = _canvas_of(self._console)
         self._begin(done)
@@ -89,7 +95,8 @@ def shown(title: str, progress: bool | OnProgress) -> Iterator[OnProgress | None
 def _canvas_of(console: Console) -> _Terminal | _Notebook | _Lines:
     if console.is_jupyter and not console.quiet:
         return _Notebook()
-    return _Terminal(console) if console.is_terminal else _Lines(console)
+    can_move = console.is_terminal and not console.is_dumb_terminal
+    return _Terminal(console) if can_move else _Lines(console)
 
 
 def _line(title: str, done: int, total: int | None, text: str, left_s: float | None) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import sys
 import unicodedata
+from contextlib import suppress
+from typing import Any
 
 BIDI = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 """Embeddings, overrides and isolates: they turn around how what comes after them is shown."""
@@ -24,6 +26,43 @@ def printable(text: str, encoding: str = "utf-8", instead: str = "?") -> str:
     except UnicodeEncodeError:
         return "".join(char if _can_encode(char, encoding) else instead for char in shown)
     return shown
+
+
+class Messages:
+    """A stream for what tells of work and must not end it: what cannot be written is left out, since the disk is full,
+    the reader or the terminal is gone, or the stream is closed (None); and what the encoding lacks is written as ?."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream: Any = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    @property
+    def encoding(self) -> str:
+        return getattr(self._stream, "encoding", None) or "utf-8"
+
+    def isatty(self) -> bool:
+        with suppress(AttributeError, OSError, ValueError):
+            return self._stream.isatty()
+        return False
+
+    def write(self, text: str) -> int:
+        if self._stream is not None:
+            try:
+                self._stream.write(text)
+            except UnicodeEncodeError:
+                self.write(text.encode(self.encoding, "replace").decode(self.encoding))
+            except (OSError, ValueError):  # ValueError: it was closed
+                self._stream = None
+        return len(text)
+
+    def flush(self) -> None:
+        if self._stream is not None:
+            try:
+                self._stream.flush()
+            except (OSError, ValueError):
+                self._stream = None
 
 
 def shown(text: str) -> str:

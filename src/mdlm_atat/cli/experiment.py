@@ -84,8 +84,7 @@ def run_parser() -> Parser:
 
 def run(arguments: argparse.Namespace) -> int:
     """Exit code 0 where every run is done, 1 where one failed, 128 and the signal's number where one ended it."""
-    from rich.console import Console
-
+    from mdlm_atat.progress import messages
     from mdlm_atat.studies.run import open_study, planned_commands, run_study
 
     if (arguments.submit or arguments.sbatch_option) and not arguments.slurm:
@@ -108,7 +107,7 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     if arguments.slurm:
         return slurm(arguments, study)
-    console = Console()
+    console = messages()
 
     def say(text: str) -> None:
         console.print(text, highlight=False, markup=False, soft_wrap=True)

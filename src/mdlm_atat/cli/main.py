@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import io
 import os
 import sys
 import warnings
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mdlm_atat.cli.parser import choose
+from mdlm_atat.cli.streams import steady_streams
 from mdlm_atat.errors import UserError, as_command
 from mdlm_atat.signals import Interrupted, ends_as_by_ctrl_c
 
@@ -51,6 +51,9 @@ for example:
   atat generate runs/demo --watch --sampler spread   text appears mask by mask
 """
 
+STORED = (("train",), ("finetune",), ("experiment", "run"), ("serve",))
+"""Commands whose results are in files: they go on where nobody can read what they print."""
+
 # What the machine refuses and a person can mend; any other OSError is our fault and keeps its traceback.
 ADVICE = {
     errno.ENOSPC: "make room and run the command again",
@@ -69,9 +72,17 @@ def main(argv: list[str] | None = None) -> int:
     """Run a command. Returns the exit code: 0 done, 2 a mistake in what was asked, 130 interrupted (by
     another signal than Ctrl-C: 128 and its number)."""
     os.environ["MPLBACKEND"] = "agg"  # a notebook's own, inherited, need not be installed here; no window is opened
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a file or console of Windows may not know a character of a text
     argv = sys.argv[1:] if argv is None else argv
+    is_printed = not any(argv[: len(words)] == [*words] for words in STORED)
+    with steady_streams(results_are_printed=is_printed) as lost:
+        code = _run(argv)
+    if lost.error is not None and is_printed and code == 0:
+        print(f"error: what was found could not be printed: {lost.error.strerror}", file=sys.stderr)
+        return 2
+    return code
+
+
+def _run(argv: list[str]) -> int:
     show_warning, warnings.showwarning = warnings.showwarning, _show_warning
     try:
         with ends_as_by_ctrl_c():
@@ -85,9 +96,7 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt as stop:
         print("\ninterrupted", file=sys.stderr)
         return 128 + stop.number if isinstance(stop, Interrupted) else 130
-    except BrokenPipeError:
-        # the reader has left, as in `atat ... | head`; the interpreter flushes once more at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # the reader has left, as in `atat ... | head`
         return 141
     except OSError as error:
         if error.errno not in ADVICE:

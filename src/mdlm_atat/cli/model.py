@@ -162,11 +162,10 @@ def check_model(folder: Path, flag: str | None = None, *, text: str = "") -> Non
 def load_model(arguments: argparse.Namespace) -> MaskedDiffusionLM | CausalLM:
     """The model that was named; damaged checkpoints that were passed over are warned of, and a line says where it is
     the model in the box."""
-    from rich.console import Console
-
     from mdlm_atat.lm import load_lm
+    from mdlm_atat.progress import messages
 
-    console = Console(stderr=True)
+    console = messages(stderr=True)
     lm = load_lm(
         arguments.model,
         device=arguments.device,

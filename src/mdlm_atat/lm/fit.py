@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
-from rich.console import Console
 from torch import nn
 
 from mdlm_atat.config.arguments import read_arguments, read_config
@@ -18,6 +17,7 @@ from mdlm_atat.data.prepare import prepare
 from mdlm_atat.data.request import DataRequest
 from mdlm_atat.data.sources import SourceLike
 from mdlm_atat.errors import UserError
+from mdlm_atat.progress import messages
 from mdlm_atat.scoring.validation import score_validation
 from mdlm_atat.training.assemble import check_split, make_training
 from mdlm_atat.training.engine import Engine
@@ -78,7 +78,7 @@ def fit(
         ),
         checkpoints=None,
     )
-    rows, line = Rows(), ProgressLine(Console(quiet=not progress), config.train.num_steps, 0)
+    rows, line = Rows(), ProgressLine(messages(quiet=not progress), config.train.num_steps, 0)
     ask: Callable[[int, Mapping[str, float]], object] = on_step or (lambda _step, _values: None)
     stop: list[str] = []
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -37,6 +38,7 @@ from mdlm_atat.model_folder import results_folder
 from mdlm_atat.progress import OnProgress, shown
 from mdlm_atat.provenance import command, cpu
 from mdlm_atat.runs.model import Model, open_model
+from mdlm_atat.terminal import Messages
 
 
 def finetune(
@@ -296,7 +298,7 @@ def _in_words(metrics: dict[str, float]) -> str:
 
 
 def _print(text: str) -> None:
-    print(text, flush=True)
+    print(text, file=Messages(sys.stdout), flush=True)
 
 
 def _keep_silent(*_: object) -> None:

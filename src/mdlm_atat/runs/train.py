@@ -32,6 +32,7 @@ from mdlm_atat.device import explain_out_of_memory
 from mdlm_atat.errors import UserError
 from mdlm_atat.lm import CausalLM, MaskedDiffusionLM, load_lm
 from mdlm_atat.plugins import trusted
+from mdlm_atat.progress import messages
 from mdlm_atat.provenance import code_version, commit
 from mdlm_atat.report.eval_lines import result_table
 from mdlm_atat.report.report import write_report
@@ -133,7 +134,7 @@ def _run(request: RunRequest, caller: _Caller) -> Run:
     check_method(config)
     config = replace(config, data=with_absolute_paths(config.data))
     engine = Engine(config.train.precision, shard=config.train.shard)
-    console = Console(quiet=not (engine.is_main and caller.progress))
+    console = messages(quiet=not (engine.is_main and caller.progress))
 
     def say(text: str) -> None:
         console.print(text, highlight=False, markup=False, soft_wrap=True)
