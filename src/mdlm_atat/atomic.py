@@ -9,8 +9,9 @@ import os
 import secrets
 import shutil
 import stat
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,15 @@ def folder_written_aside(folder: Path) -> Iterator[Path]:
 def aside_of(folder: Path) -> Path:
     """The folder in which `folder_written_aside` writes, where several processes write to it."""
     return folder.with_name(f".writing-{folder.name}")
+
+
+def sweep(folder: Path, older_than_s: float = 0.0) -> None:
+    """Remove what killed processes have left of files and folders that they were writing into `folder`, if nobody has
+    touched it for so long."""
+    for path in [*folder.glob(".*.writing"), *folder.glob(".writing-*")]:
+        with suppress(FileNotFoundError):
+            if time.time() - path.lstat().st_mtime >= older_than_s:
+                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
 
 
 def write_json(file: Path, content: Any) -> None:

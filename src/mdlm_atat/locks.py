@@ -3,6 +3,7 @@ after a crash. On Linux and macOS it is an advisory lock of the kernel (flock), 
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -10,13 +11,18 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from mdlm_atat.errors import UserError
+
 try:
     import fcntl
 except ImportError:
     import msvcrt
 
+    FAR = 1 << 30  # a byte that is locked cannot be read by others: one behind the content is
+
     def _take(descriptor: int, shared: bool = False) -> None:
         del shared  # Windows knows no shared lock of a byte
+        os.lseek(descriptor, FAR, os.SEEK_SET)
         msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
 
 else:
@@ -26,6 +32,12 @@ else:
 
 
 POLL_S = 0.2
+_HAS_NONE = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
+"""What a file system says that has no locks: some network file systems, depending on how they are mounted."""
+
+
+class NoLocks(UserError):
+    """A file lies on a file system without locks."""
 
 
 @dataclass(frozen=True)
@@ -34,21 +46,46 @@ class Lock:
     """Handed to a child process (not on Windows), it keeps the lock for as long as either process lives."""
 
     def release(self) -> None:
+        _not_for_forks.discard(self.descriptor)
         os.close(self.descriptor)
 
 
-def try_lock(file: Path, *, shared: bool = False) -> Lock | None:
+_not_for_forks: set[int] = set()
+
+
+def _drop_in_fork() -> None:
+    for descriptor in _not_for_forks:
+        os.close(descriptor)
+    _not_for_forks.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_drop_in_fork)
+
+
+def try_lock(file: Path, *, shared: bool = False, for_forks: bool = True) -> Lock | None:
     """Take the lock of a file, making the file if it is missing; None where another holder has it. Several may hold
-    a `shared` one (on Linux and macOS)."""
+    a `shared` one (on Linux and macOS). A process that is forked from this one keeps it too, unless `for_forks` is
+    false: then it ends with this process, whoever outlives it. Raises NoLocks on a file system without locks."""
     file.parent.mkdir(parents=True, exist_ok=True)
     while True:
-        descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
+        descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)  # less the umask
         try:
             _take(descriptor, shared)
         except (BlockingIOError, PermissionError):  # what flock and Windows say of a lock that is held
             os.close(descriptor)
             return None
+        except OSError as error:
+            os.close(descriptor)
+            if error.errno in _HAS_NONE:
+                raise NoLocks(
+                    f"{file.parent} lies on a file system without file locks ({error.strerror}), which keep processes "
+                    "from writing the same files at a time: choose a place on another one (caches: set ATAT_CACHE)"
+                ) from error
+            raise
         if _is_still(file, descriptor):
+            if not for_forks:
+                _not_for_forks.add(descriptor)
             return Lock(descriptor)
         os.close(descriptor)  # the holder before removed the file: it locks nothing any more
 

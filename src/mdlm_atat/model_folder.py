@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Literal
@@ -22,6 +23,30 @@ def step_of(name: str) -> int | None:
     (`step-00000060.bak`, `step-00000060 (copy)`)."""
     found = _CHECKPOINT_NAME.fullmatch(name)
     return None if found is None else int(found[1])
+
+
+LOCK_FILE = ".lock"
+"""Says which process may write a run's folder (training.owner)."""
+START_FILES = {"run.json", "tokenizer", "plugins.json", "counts.npy", "phrases.json"}
+"""What is written into the folder of a run before its first step, but for config.yaml, which is the last."""
+
+
+def is_unfinished_start(folder: Path) -> bool:
+    """Whether a folder holds what a run leaves that was killed while it wrote its first files, and nothing else. They
+    can be written again."""
+    names = _own_names(folder)
+    return "run.json" in names and names <= START_FILES
+
+
+def is_free(folder: Path) -> bool:
+    """Whether a run may be written to a folder: it is not there, or empty but for what a killed start has left."""
+    return not folder.exists() or (folder.is_dir() and (not _own_names(folder) or is_unfinished_start(folder)))
+
+
+def _own_names(folder: Path) -> set[str]:
+    """What is in a folder, but for a lock and what killed processes were writing."""
+    names = {path.name for path in folder.iterdir()} - {LOCK_FILE}
+    return {name for name in names if not (name.startswith(".writing-") or re.fullmatch(r"\..+\.writing", name))}
 
 
 def kind_of_folder(folder: Path) -> Literal["checkpoint", "saved", "classifier", "run"]:
@@ -72,16 +97,23 @@ def find_classifier(folder: Path) -> Path:
 
 
 def follow(path: Path) -> Path:
-    """The checkpoint folder that `last` or `best` stands for, where that is a text file; for `box`, where no model of
-    that name is here, the folder of the model in the box; any other path as it is."""
+    """The checkpoint folder that `last` or `best` stands for, where that is a text file, or a folder as some ways of
+    copying make of a link; for `box`, where no model of that name is here, the folder of the model in the box; any
+    other path as it is."""
     if path == Path(BOX_NAME) and not (path / "config.yaml").exists():
         return BOX
-    if path.name not in ("last", "best") or not path.is_file():
+    if path.name not in ("last", "best") or path.is_symlink():
         return path
-    name = read_small(path).decode("utf-8", "replace").strip()
-    if step_of(name) is None:
-        raise UserError(f"{path} should hold the name of a checkpoint, such as step-00001000; name one yourself")
-    return path.with_name(name)
+    if path.is_file():
+        name = read_small(path).decode("utf-8", "replace").strip()
+        if step_of(name) is None:
+            raise UserError(f"{path} should hold the name of a checkpoint, such as step-00001000; name one yourself")
+        return path.with_name(name)
+    try:
+        meant = path.with_name(f"step-{json.loads(read_small(path / 'state.json'))['step']:08d}")
+    except (OSError, UserError, ValueError, KeyError, TypeError):
+        return path
+    return meant if step_of(meant.name) is not None and meant.is_dir() else path
 
 
 def name_of(model: Path) -> str:

@@ -18,7 +18,7 @@ from mdlm_atat.checks import did_you_mean
 from mdlm_atat.data.files import folder_size
 from mdlm_atat.data.manifest import FILE_NAME, is_prepared, read_manifest
 from mdlm_atat.errors import UserError
-from mdlm_atat.locks import Lock, shared_lock, try_lock
+from mdlm_atat.locks import Lock, NoLocks, shared_lock, try_lock
 
 PARTIAL = ".partial"
 _held: dict[Path, Lock] = {}  # until the process ends: a corpus is memory-mapped, and read long after it was opened
@@ -36,7 +36,7 @@ def hold(folder: Path) -> None:
     if folder.parent != cache_folder() or folder.suffix == PARTIAL:
         return
     file = _use_file(folder)
-    with suppress(OSError):  # a cache that may only be read, or a file system without locks
+    with suppress(OSError, NoLocks):  # a cache that may only be read, or a file system without locks
         if (folder not in _held or not file.exists()) and (lock := shared_lock(file)) is not None:
             _held[folder] = lock
         os.utime(file)
@@ -108,7 +108,7 @@ def _is_held(file: Path) -> bool:
         return False
     try:
         lock = try_lock(file)
-    except OSError:  # a cache that may only be read
+    except (OSError, NoLocks):  # a cache that may only be read
         return False
     if lock is not None:
         lock.release()

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from mdlm_atat.config.arguments import read_config
 from mdlm_atat.config.files import load_config
 from mdlm_atat.config.schema import RunConfig
 from mdlm_atat.errors import UserError
+from mdlm_atat.model_folder import is_unfinished_start
 
 if TYPE_CHECKING:
     from mdlm_atat.runs.initial import Initial
@@ -52,6 +54,11 @@ class RunRequest:
             raise UserError("a resumed run stays in its folder: leave out `out=`")
         if not Path(self.resume).is_dir():
             raise UserError(f"`resume=`: there is no run folder {os.fspath(self.resume)}")
+        if is_unfinished_start(Path(self.resume)):
+            raise UserError(
+                f"`resume=`: the run in {os.fspath(self.resume)} ended before its first step, so there is nothing to "
+                "go on with: start it again as it was started, in the same folder"
+            )
 
     @cached_property
     def initial(self) -> Initial | None:
@@ -86,6 +93,15 @@ class RunRequest:
             names.append("init")
         first = self._name or (self.initial.found.home.resolve().name if self.initial else "run")
         return Path("runs") / f"{'-'.join([Path(first).stem, *names])}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+    @property
+    def folders(self) -> Iterator[Path]:
+        """`folder`, and where nobody has named it the same with -2, -3 and so on, for runs that are started in the same
+        second."""
+        first = self.folder
+        yield first
+        if self.resume is None and self.out is None:
+            yield from (first.with_name(f"{first.name}-{number}") for number in count(2))
 
     @property
     def label(self) -> str:

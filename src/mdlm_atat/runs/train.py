@@ -17,11 +17,13 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from mdlm_atat.atomic import write_json
+from mdlm_atat.atomic import sweep, write_json
 from mdlm_atat.config.arguments import Setting, read_arguments
 from mdlm_atat.config.build import build_model, own_schedule
+from mdlm_atat.config.files import load_config
 from mdlm_atat.config.method import check_method
 from mdlm_atat.config.schema import DataConfig, RunConfig
+from mdlm_atat.core.curriculum import Stage
 from mdlm_atat.data.corpus import Corpus
 from mdlm_atat.data.open_tokenizer import HUB_NAMES
 from mdlm_atat.data.prepare import prepare
@@ -56,7 +58,9 @@ from mdlm_atat.training.folder import (
     check_resumable,
     check_same_data,
     describe_data,
+    has_record,
     note_micro_batches,
+    read_start,
     write_again,
     write_start,
 )
@@ -64,6 +68,7 @@ from mdlm_atat.training.log import ProgressLine, check_installed, open_writers
 from mdlm_atat.training.loop import Progress, Training
 from mdlm_atat.training.loop import train as train_steps
 from mdlm_atat.training.metrics import OnStep
+from mdlm_atat.training.owner import Owned, Owner
 
 Say = Callable[[str], None]
 NUM_INSPECTED_TOKENS = 512  # of the validation text, for the report: each is scored in 124 masked rows
@@ -126,25 +131,41 @@ class _Caller:
     texts: SourceLike | None
     """What to train on, where it is no name or path."""
 
+    def console(self, engine: Engine) -> Console:
+        """Where the main process says what happens, if that is wanted."""
+        return messages(quiet=not (engine.is_main and self.progress))
+
+    def teller(self, engine: Engine) -> Say:
+        console = self.console(engine)
+        return lambda text: console.print(text, highlight=False, markup=False, soft_wrap=True)
+
 
 def _run(request: RunRequest, caller: _Caller) -> Run:
     """Train and, when it got to the end, evaluate, generate and write the report."""
-    config, folder = request.run_config(), request.folder
-    init, resumed_from = request.initial, request.resumed_config
+    config = request.run_config()
     check_method(config)
     config = replace(config, data=with_absolute_paths(config.data))
     engine = Engine(config.train.precision, shard=config.train.shard)
-    console = messages(quiet=not (engine.is_main and caller.progress))
-
-    def say(text: str) -> None:
-        console.print(text, highlight=False, markup=False, soft_wrap=True)
-
+    say = caller.teller(engine)
     check_installed(config.train.loggers)
     check_split(config, engine)
     if config.train.shard and not engine.is_sharded:
         say("train.shard: a single process holds all weights; there is nothing to share out")
-    if resumed_from is None:
-        check_free(folder)
+    with owned_folder(request, engine, say) as (folder, owner):
+        return _run_in(folder, owner, request, config, engine, caller, say)
+
+
+def _run_in(
+    folder: Path,
+    owner: Owner | None,
+    request: RunRequest,
+    config: RunConfig,
+    engine: Engine,
+    caller: _Caller,
+    say: Say,
+) -> Run:
+    """`_run` in a folder that belongs to this process, or to the main one of many (then `owner` is None here)."""
+    init, resumed_from = request.initial, request.resumed_config
     corpus = prepare_text(config, engine, caller.texts, caller.progress)
     if caller.texts is not None:  # a resumed run finds them in the cache
         config = replace(config, data=replace(config.data, source=str(corpus.folder), validation=None))
@@ -160,6 +181,20 @@ def _run(request: RunRequest, caller: _Caller) -> Run:
     model = build_model(config, train_data.tokenizer.vocab_size, train_data.counts)
     if init is not None:
         init.load_into(model, config, train_data.tokenizer)
+    record: dict[str, Any] = {}
+
+    def restore(folder: Path) -> None:
+        if not has_record(folder, record):
+            check_free(folder)
+        write_start(folder, config, train_data, record)
+
+    def place() -> Path:
+        def where() -> Path:
+            assert owner is not None
+            return owner.place(restore)
+
+        return engine.on_main(where)
+
     schedule = own_schedule(config, model.vocab_size, train_data.counts, model, train_data.tokenizer)
     training, progress = make_training(
         config,
@@ -169,9 +204,18 @@ def _run(request: RunRequest, caller: _Caller) -> Run:
         evaluate=lambda model, stage, on_progress: score_validation(
             config, engine, model, valid_data, schedule, stage, on_progress
         ),
-        checkpoints=folder / "checkpoints",
+        checkpoints=lambda: place() / "checkpoints",
         resume_from=checkpoint,
     )
+
+    def save(progress: Progress, stage: Stage | None) -> None:
+        try:
+            training.save(progress, stage)
+        except (OSError, UserError) as error:
+            if isinstance(error, Owned) or owner is None or owner.is_in_place() or engine.num_ranks > 1:
+                raise
+            training.save(progress, stage)  # its folder was taken away while it was written: where there is one now
+
     advice = memory_advice(config, engine)
     with explain_out_of_memory(advice), engine.deterministic(config.train.deterministic):
         say(plan(training, train_data, valid_data, progress.step))
@@ -186,17 +230,21 @@ def _run(request: RunRequest, caller: _Caller) -> Run:
         say(measured_plan(training, measured, progress.step))
         say(f"run        {folder}")
         if engine.is_main and resumed_from is None:
-            record = start_record(training, request.label, caller.command, train_data, valid_data)
-            if init is not None:
-                record["init"] = init.record()
-            write_start(folder, config, train_data, {**record, "peak_memory_bytes": measured.memory_bytes})
+            record |= start_record(training, request.label, caller.command, train_data, valid_data)
+            record |= {} if init is None else {"init": init.record()}
+            record |= {"peak_memory_bytes": measured.memory_bytes}
+            write_start(folder, config, train_data, record)
         elif engine.is_main:
             say(f"continuing after step {progress.step}")
+            record |= read_start(folder)
             write_again(folder, config, train_data)
         if training.micro_batches is not None and engine.is_main:
             note_micro_batches(folder, config, progress.step)
             training.micro_batches.on_more = lambda num: go_on_in(num, training, progress, folder, say)
-        reason = train_and_log(training, progress, folder, request.label, console, caller.on_step)
+        reason = train_and_log(
+            replace(training, save=save), progress, folder, request.label, caller.console(engine), caller.on_step, owner
+        )
+    engine.on_main(lambda: check_in_place(owner, progress))
     run = Run(folder, trust_plugins=caller.trust_plugins, stopped=reason)
     if reason is not None:
         say(f"stopped at step {progress.step} of {config.train.num_steps} ({reason}); a checkpoint is written")
@@ -209,6 +257,67 @@ def _run(request: RunRequest, caller: _Caller) -> Run:
             finish(folder, engine, config, train_data, valid_data, say)
     engine.barrier()
     return run
+
+
+@contextmanager
+def owned_folder(request: RunRequest, engine: Engine, say: Say) -> Iterator[tuple[Path, Owner | None]]:
+    """The run's folder, which only this run may write within the block, and in the main process its owner. Raises
+    UserError where another process owns it, where a new run's folder holds something, and where it is moved or
+    deleted meanwhile."""
+    owners: list[Owner] = []
+
+    def claim() -> Path:
+        owners.append(claim_folder(request, say))
+        return owners[0].folder
+
+    try:
+        folder = engine.on_main(claim)
+        yield folder, next(iter(owners), None)
+    except OSError as error:
+        if not owners or owners[0].is_in_place():
+            raise
+        raise UserError(f"{owners[0].folder} was moved or deleted while it was written: {error}") from error
+    finally:
+        for owner in owners:
+            owner.release()
+
+
+def claim_folder(request: RunRequest, say: Say) -> Owner:
+    """Become the owner of the folder of a run, and remove what killed processes were writing in it."""
+    resumed_from = request.resumed_config
+    for folder in request.folders:
+        is_named = request.out is not None or request.resume is not None
+        if not is_named and folder.exists():
+            continue
+        if resumed_from is None:
+            check_free(folder)
+        try:
+            owner = Owner.of(folder, say)
+        except Owned:
+            if is_named:
+                raise
+            continue
+        try:
+            if resumed_from is None:
+                check_free(folder)
+            elif load_config(os.fspath(folder)) != resumed_from:
+                raise UserError(f"another process has just changed {folder / 'config.yaml'}: give the command again")
+            sweep(folder)
+            sweep(folder / "checkpoints")
+            return owner
+        except BaseException:
+            owner.release()
+            raise
+    raise AssertionError  # there is always another name
+
+
+def check_in_place(owner: Owner | None, progress: Progress) -> None:
+    """Raises UserError where the run's folder was moved or deleted in training."""
+    if owner is not None and owner.left is not None:
+        raise UserError(
+            f"{owner.left}; training stopped, and the state after step {progress.step} is saved there: go on with "
+            f"`train(resume={str(owner.folder)!r})`"
+        )
 
 
 def with_absolute_paths(data: DataConfig) -> DataConfig:
@@ -251,7 +360,13 @@ def go_on_in(num: int, training: Training, progress: Progress, folder: Path, say
 
 
 def train_and_log(
-    training: Training, progress: Progress, folder: Path, preset: str, console: Console, on_step: OnStep
+    training: Training,
+    progress: Progress,
+    folder: Path,
+    preset: str,
+    console: Console,
+    on_step: OnStep,
+    owner: Owner | None,
 ) -> str | None:
     """The loop, with its log files and progress line open and signals heard; why it stopped early, if it did."""
     config, is_main = training.config, training.engine.is_main
@@ -264,6 +379,8 @@ def train_and_log(
             def call(step: int, values: Mapping[str, float]) -> None:
                 if on_step(step, values) is True:
                     asked.append("on_step returned True")
+                if owner is not None and (owner.left or not owner.is_in_place()):
+                    asked.append("the run's folder is gone")
 
             return train_steps(
                 replace(
@@ -312,6 +429,7 @@ def start_record(
 ) -> dict[str, Any]:
     """run.json: what was asked for, on what, where, and the floor to beat."""
     return {
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "command": command or f"mdlm_atat.train in {shlex.join(sys.argv)}",
         "preset": preset,
         "versions": {

@@ -69,15 +69,15 @@ def make_training(
     data: TokenDataset,
     *,
     evaluate: Callable[[nn.Module, Stage | None, OnProgress], dict[str, float]],
-    checkpoints: Path | None,
+    checkpoints: Callable[[], Path] | None,
     resume_from: Checkpoint | None = None,
 ) -> tuple[Training, Progress]:
     """The objects that the training loop needs, and how far the run is.
 
     `model` has its first weights; with `resume_from`, the checkpoint's weights replace them, and the optimizer's
     moments, the average and the curriculum's state are loaded too. `evaluate(model, stage, on_progress)` scores the
-    averaged weights in every process; see `Training.evaluate` for what it returns. `checkpoints`: the folder to write
-    checkpoints to; None: none are written.
+    averaged weights in every process; see `Training.evaluate` for what it returns. `checkpoints` is called in every
+    process and gives the folder to write the next checkpoint to; None: none are written.
     """
     vocab_size, counts = data.tokenizer.vocab_size, data.counts
     speed_up(model, config.train, engine.precision)
@@ -104,8 +104,9 @@ def make_training(
             state["curriculum"] = curriculum.state()
             state["stage"] = asdict(stage)
         engine.barrier()
+        folder = checkpoints()
         saved = save(
-            checkpoints,
+            folder,
             step=progress.step,
             tensors=collect(model, ema, optimizer),
             state=state,
@@ -114,7 +115,7 @@ def make_training(
         )
         if engine.is_main:
             keep_interval_steps = config.train.keep_interval_steps
-            tidy(checkpoints, newest=saved, best_step=progress.best_step, keep_interval_steps=keep_interval_steps)
+            tidy(folder, newest=saved, best_step=progress.best_step, keep_interval_steps=keep_interval_steps)
         engine.barrier()
 
     def score(stage: Stage | None, on_progress: OnProgress) -> dict[str, float]:

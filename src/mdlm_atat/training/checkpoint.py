@@ -313,6 +313,8 @@ def _link(path: Path, target: str) -> None:
         aside.symlink_to(target)
     except OSError:  # Windows makes links for administrators only
         aside.write_text(target, encoding="utf-8")
+    if path.is_dir() and not path.is_symlink():  # what some ways of copying make of a link
+        shutil.rmtree(path)
     aside.replace(path)
 
 

@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypeVar, cast
 
 import torch
 from lightning_fabric import Fabric
@@ -40,6 +40,8 @@ try:
     import resource
 except ImportError:  # Windows
     resource = None
+
+T = TypeVar("T")
 
 logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it greets every run with hints about our settings
 
@@ -221,6 +223,24 @@ class Engine:
         finally:
             if self.is_main:
                 self.barrier()
+
+    def on_main(self, work: Callable[[], T]) -> T:
+        """Do `work` in the main process; every process returns what it gives there, which can be pickled, or raises
+        UserError with the message of what it raises there."""
+        if self.num_ranks == 1:
+            return work()
+        shared: list[Any] = [None, None]
+        try:
+            if self.is_main:
+                shared[0] = work()
+        except BaseException as error:
+            shared[1] = str(error) or type(error).__name__
+            raise
+        finally:
+            torch.distributed.broadcast_object_list(shared, src=0)
+        if shared[1] is not None:
+            raise UserError(shared[1])
+        return shared[0]
 
     def describe(self) -> dict[str, str | int]:
         """The machine, as it is stored with every number that was measured on it."""

@@ -11,7 +11,7 @@ plugins.json     plugins it needs, if any       phrases.json     how long phrase
 from __future__ import annotations
 
 import json
-import time
+import shutil
 from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
@@ -30,12 +30,13 @@ from mdlm_atat.data.phrases import PHRASES_FILE, count_phrases
 from mdlm_atat.data.tokenizers import has_identity
 from mdlm_atat.data.tokens import TokenDataset
 from mdlm_atat.errors import UserError
+from mdlm_atat.model_folder import is_free
 
 
 def check_free(folder: Path) -> None:
-    """Raises UserError unless the folder of a new run is not there yet, or is empty. It is made by `write_start`, once
-    the run is known to fit."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    """Raises UserError unless the folder of a new run is not there yet, or is empty, or holds no more than the first
+    files of a run that was killed while it wrote them."""
+    if not is_free(folder):
         what = "holds another run" if (folder / "config.yaml").exists() else "is not empty"
         resume = f", or continue that run with `train(resume={str(folder)!r})`" if "another" in what else ""
         raise UserError(f"{folder} {what}, which is left as it is; choose another `out=`{resume}")
@@ -62,9 +63,15 @@ def describe_data(train_data: TokenDataset, valid_data: TokenDataset) -> dict[st
 
 def write_start(folder: Path, config: RunConfig, train_data: TokenDataset, record: dict[str, Any]) -> None:
     """Write a run's configuration, plugins, run.json, tokenizer and counts of tokens and phrases, before its first
-    step; the folder is made."""
+    step; the folder is made. run.json is the first: what has it and no config.yaml may be written again."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "run.json", {"started": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **record})
+    if not (
+        folder / "config.yaml"
+    ).exists():  # what there is is of a start that was killed, perhaps with other settings
+        shutil.rmtree(folder / "tokenizer", ignore_errors=True)
+        for name in (plugins.FILE, PHRASES_FILE):
+            (folder / name).unlink(missing_ok=True)
+    write_json(folder / "run.json", record)
     save_tokenizer(train_data.tokenizer, folder / "tokenizer")
     write_plugins(folder, config)
     write_again(folder, config, train_data)
@@ -128,6 +135,14 @@ def read_start(folder: Path) -> dict[str, Any]:
         return json.loads((folder / "run.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{folder / 'run.json'} cannot be read ({error}); restore it from a copy") from error
+
+
+def has_record(folder: Path, record: dict[str, Any]) -> bool:
+    """Whether a folder is that of the run with this run.json."""
+    try:
+        return read_start(folder)["started"] == record["started"]
+    except (UserError, KeyError):
+        return False
 
 
 def check_same_data(folder: Path, found: dict[str, Any]) -> None:
