@@ -135,7 +135,8 @@ def make_training(config: RunConfig, engine: Engine, variant: str, vocab_size: i
         optimizer=wrapped_optimizer,
         ema=EMA(model, config.train.ema_decay),
         objective=build_objective(config, vocab_size, counts, model),
-        batch_at=lambda step: (batches[step % len(batches)][own_rows], lengths[own_rows]),
+        seed=config.train.seed,
+        batch_at=lambda _, step: (batches[step % len(batches)][own_rows], lengths[own_rows]),
         recorded=make_recorded(config.train, engine, model),
         evaluate=lambda _, __: {},
         save=lambda _, __: None,
@@ -154,7 +155,7 @@ def step_of(run: Training, step: int) -> None:
 def reference_step(run: Training, step: int) -> None:
     """MDLM's step: all of float32 log p(x0 | z_t), then the token's own; AdamW and EMA a tensor at a time."""
     device, model = run.engine.device, run.raw_model
-    x0 = torch.from_numpy(run.batch_at(step)[0]).to(device)
+    x0 = torch.from_numpy(run.batch_at(run.seed, step)[0]).to(device)
     t = (torch.arange(len(x0), device=device) + torch.rand(1, device=device)) / len(x0)  # (B,)
     scored = torch.ones_like(x0, dtype=torch.bool)
     is_masked = mask_independently(torch.rand(x0.shape, device=device), t[:, None], scored)

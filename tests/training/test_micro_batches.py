@@ -8,16 +8,16 @@ from pathlib import Path
 
 import pytest
 
+from faulty import Tight
 from mdlm_atat.cli.main import main
 from mdlm_atat.config.files import apply_settings, load_config
 from mdlm_atat.training.assemble import find_by_trying
 from mdlm_atat.training.engine import Engine
 from processes import run_ranks
-from tight import Tight
 from tiny_runs import losses_of, tiny_flags, train, write_text
 
 pytestmark = pytest.mark.usefixtures("no_report")
-SETTINGS = {"model__kind": "tight:Tight", "train__batch_size": 12, "model__dropout": 0.1, "eval__num_samples": 0}
+SETTINGS = {"model__kind": "faulty:Tight", "train__batch_size": 12, "model__dropout": 0.1, "eval__num_samples": 0}
 
 
 @pytest.fixture
@@ -110,7 +110,7 @@ def test_two_processes_agree_on_what_fits_in_both(text, tmp_path, memory):
     flags = tiny_flags(text, **SETTINGS, train__num_steps=3, model__num_layers=1)
     run_ranks(2, ["train", "demo", "--out", str(tmp_path / "fixed"), *flags, "--train.num_micro_batches", "3"])
     memory.setenv("TIGHT_ROWS", "2")
-    memory.setenv("TIGHT_RANK", "1")
+    memory.setenv("FAULTY_RANK", "1")
     run_ranks(2, ["train", "demo", "--out", str(tmp_path / "auto"), *flags, "--train.num_micro_batches", "auto"])
     assert losses_of(tmp_path / "auto") == losses_of(tmp_path / "fixed")
     assert load_config(str(tmp_path / "auto")).train.num_micro_batches == 3

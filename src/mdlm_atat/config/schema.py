@@ -217,6 +217,11 @@ class TrainConfig(Section):
     """Several processes: each keeps a part of weights, gradients and moments (FSDP2) instead of all of them (DDP)."""
     deterministic: bool = setting(True, resume="rounded")
     """Repeat a run bit for bit on a GPU too, by its slower deterministic kernels; on a CPU it is so anyway."""
+    on_nan: Literal["stop", "rewind"] = setting("stop", resume="free")
+    """Where a loss, gradient or weight is no finite number: stop with an error, or rewind: go back to the last
+    checkpoint, and on from there with another data order."""
+    max_rewinds: int = setting(3, resume="free")
+    """rewind only: at most so many in a run; one more is an error."""
     seed: int = 0
     """Seed of initial weights, data order, times, masks and dropout."""
     ema_decay: float = 0.999
@@ -246,7 +251,7 @@ class TrainConfig(Section):
             "checkpoint_interval_steps",
         ):
             at_least(f"train.{name}", getattr(self, name), 1)
-        for name in ("keep_interval_steps", "whole_checkpoint_gib", "max_minutes", "seed"):
+        for name in ("keep_interval_steps", "whole_checkpoint_gib", "max_minutes", "max_rewinds", "seed"):
             at_least(f"train.{name}", getattr(self, name), 0)
         at_least("train.num_micro_batches", self.least_micro_batches, 1)
         if self.batch_size % self.least_micro_batches:

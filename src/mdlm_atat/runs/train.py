@@ -59,13 +59,14 @@ from mdlm_atat.training.folder import (
     check_same_data,
     describe_data,
     has_record,
+    note,
     note_micro_batches,
     read_start,
     write_again,
     write_start,
 )
 from mdlm_atat.training.log import ProgressLine, check_installed, open_writers
-from mdlm_atat.training.loop import Progress, Training
+from mdlm_atat.training.loop import NotFinite, Progress, Training, seed_after
 from mdlm_atat.training.loop import train as train_steps
 from mdlm_atat.training.metrics import OnStep
 from mdlm_atat.training.owner import Owned, Owner
@@ -242,7 +243,14 @@ def _run_in(
             note_micro_batches(folder, config, progress.step)
             training.micro_batches.on_more = lambda num: go_on_in(num, training, progress, folder, say)
         reason = train_and_log(
-            replace(training, save=save), progress, folder, request.label, caller.console(engine), caller.on_step, owner
+            replace(training, save=save),
+            progress,
+            folder,
+            request.label,
+            say,
+            caller.console(engine),
+            caller.on_step,
+            owner,
         )
     engine.on_main(lambda: check_in_place(owner, progress))
     run = Run(folder, trust_plugins=caller.trust_plugins, stopped=reason)
@@ -364,34 +372,37 @@ def train_and_log(
     progress: Progress,
     folder: Path,
     preset: str,
+    say: Say,
     console: Console,
     on_step: OnStep,
     owner: Owner | None,
 ) -> str | None:
-    """The loop, with its log files and progress line open and signals heard; why it stopped early, if it did."""
+    """The loop, with signals heard, from a checkpoint again where that is asked for after a number that is not finite;
+    why it stopped early, if it did."""
+    with stop_requests(training.config.train.max_minutes) as should_stop:
+        asked: list[str] = []
+
+        def call(step: int, values: Mapping[str, float]) -> None:
+            if on_step(step, values) is True:
+                asked.append("on_step returned True")
+            if owner is not None and (owner.left or not owner.is_in_place()):
+                asked.append("the run's folder is gone")
+
+        training = replace(training, should_stop=lambda: should_stop() or next(iter(asked), None), on_step=call)
+        while True:
+            try:
+                return log_steps(training, progress, folder, preset, console)
+            except NotFinite as error:
+                training = go_back(training, progress, error, folder, say)
+
+
+def log_steps(training: Training, progress: Progress, folder: Path, preset: str, console: Console) -> str | None:
+    """The loop, with its log files and progress line open; why it stopped early, if it did."""
     config, is_main = training.config, training.engine.is_main
     line = ProgressLine(console, config.train.num_steps, progress.step) if is_main else None
     writers = open_writers(folder, config.train.loggers, progress.step, {"preset": preset}) if is_main else []
     try:
-        with stop_requests(config.train.max_minutes) as should_stop:
-            asked: list[str] = []
-
-            def call(step: int, values: Mapping[str, float]) -> None:
-                if on_step(step, values) is True:
-                    asked.append("on_step returned True")
-                if owner is not None and (owner.left or not owner.is_in_place()):
-                    asked.append("the run's folder is gone")
-
-            return train_steps(
-                replace(
-                    training,
-                    writers=writers,
-                    line=line,
-                    should_stop=lambda: should_stop() or next(iter(asked), None),
-                    on_step=call,
-                ),
-                progress,
-            )
+        return train_steps(replace(training, writers=writers, line=line), progress)
     except OSError as error:
         raise UserError(
             f"could not write to {folder}: {error}. Mend that, then continue with\n  `train(resume='{folder}')`"
@@ -401,6 +412,26 @@ def train_and_log(
             line.close()
         for writer in writers:
             writer.close()
+
+
+def go_back(training: Training, progress: Progress, error: NotFinite, folder: Path, say: Say) -> Training:
+    """Load the last good checkpoint into a run, whose `progress` follows, and give it another data order. Raises
+    `error` where that is not asked for or there is no checkpoint, and UserError where it was done often enough."""
+    config, num_rewinds = training.config.train, progress.num_rewinds + 1
+    if config.on_nan == "stop":
+        raise error
+    if num_rewinds > config.max_rewinds:
+        raise UserError(f"{error}. It went back {progress.num_rewinds} times before (train.max_rewinds)") from error
+    training.engine.barrier()
+    checkpoint = newest_sound(folder / "checkpoints", say)
+    if checkpoint is None or training.load is None:
+        raise error
+    saved, stage = training.load(checkpoint)
+    progress.become(replace(saved, num_rewinds=num_rewinds))
+    say(f"step {error.step + 1} gave a number that is not finite: back to step {saved.step}, with another data order")
+    if training.engine.is_main:
+        note(folder, "rewinds", {"bad_step": error.step + 1, "to_step": saved.step})
+    return replace(training, seed=seed_after(config.seed, num_rewinds), last_stage=stage)
 
 
 def prepare_text(config: RunConfig, engine: Engine, texts: SourceLike | None, progress: bool) -> Corpus:

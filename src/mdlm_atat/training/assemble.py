@@ -20,7 +20,7 @@ from mdlm_atat.progress import OnProgress
 from mdlm_atat.training.checkpoint import Checkpoint, collect, save, tidy
 from mdlm_atat.training.engine import Engine, speed_up
 from mdlm_atat.training.flops import matrix_rate, training_flops_per_token
-from mdlm_atat.training.loop import Progress, Training, as_state, from_state, make_recorded
+from mdlm_atat.training.loop import Progress, Training, as_state, from_state, make_recorded, seed_after
 from mdlm_atat.training.micro_batches import MicroBatches
 from mdlm_atat.training.optim import make_optimizer
 
@@ -87,14 +87,15 @@ def make_training(
         model, lambda model: make_optimizer(model, config.optim, compile=config.train.compile)
     )
     ema = EMA(model, config.train.ema_decay)
-    progress, last_stage = Progress(), None
-    if resume_from is not None:
-        resume_from.load_training(model, ema, optimizer)
-        state = resume_from.state()
-        progress = from_state(state["progress"])
-        last_stage = Stage.from_json(state["stage"]) if "stage" in state else None
+
+    def load(checkpoint: Checkpoint) -> tuple[Progress, Stage | None]:
+        checkpoint.load_training(model, ema, optimizer)
+        state = checkpoint.state()
         if curriculum is not None:
             curriculum.load_state(state["curriculum"])
+        return from_state(state["progress"]), Stage.from_json(state["stage"]) if "stage" in state else None
+
+    progress, last_stage = (Progress(), None) if resume_from is None else load(resume_from)
 
     def save_checkpoint(progress: Progress, stage: Stage | None) -> None:
         if checkpoints is None:
@@ -132,9 +133,10 @@ def make_training(
         objective=objective,
         curriculum=curriculum,
         last_stage=last_stage,
-        batch_at=lambda step: batch_at(
+        seed=seed_after(config.train.seed, progress.num_rewinds),
+        batch_at=lambda seed, step: batch_at(
             data,
-            seed=config.train.seed,
+            seed=seed,
             step=step,
             batch_size=config.train.batch_size,
             rank=engine.rank,
@@ -145,6 +147,7 @@ def make_training(
         recorded=make_recorded(config.train, engine, model),
         flops_share_per_token=flops_share_per_token(config, vocab_size, engine),
         save=save_checkpoint,
+        load=load,
     )
     return training, progress
 

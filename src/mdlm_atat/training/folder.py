@@ -115,9 +115,13 @@ def note_micro_batches(folder: Path, config: RunConfig, step: int) -> None:
     """Keep a number of micro-batches that was found by trying: in config.yaml, where a resumed run finds it, and in
     run.json, with the steps that had been taken."""
     write_config(folder, config)
+    note(folder, "micro_batches", {"after_step": step, "num_micro_batches": config.train.num_micro_batches})
+
+
+def note(folder: Path, what: str, entry: dict[str, Any]) -> None:
+    """Add an entry to a list of run.json: what happened to the run on the way."""
     record = read_start(folder)
-    found = {"after_step": step, "num_micro_batches": config.train.num_micro_batches}
-    write_json(folder / "run.json", {**record, "micro_batches": [*record.get("micro_batches", ()), found]})
+    write_json(folder / "run.json", {**record, what: [*record.get(what, ()), entry]})
 
 
 def read_counts(folder: Path) -> NDArray[np.int64] | None:

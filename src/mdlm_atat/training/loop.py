@@ -25,6 +25,7 @@ from mdlm_atat.formats import with_error
 from mdlm_atat.nets.ema import EMA
 from mdlm_atat.progress import OnProgress
 from mdlm_atat.signals import INTERRUPTIONS
+from mdlm_atat.training.checkpoint import Checkpoint
 from mdlm_atat.training.engine import Engine
 from mdlm_atat.training.log import ProgressLine, Writer
 from mdlm_atat.training.metrics import (
@@ -39,8 +40,8 @@ from mdlm_atat.training.micro_batches import MicroBatches
 from mdlm_atat.training.optim import learning_rate, set_learning_rate
 from mdlm_atat.training.recorded import Recorded
 
-BatchAt = Callable[[int], tuple[NDArray[np.int64], NDArray[np.int64]]]
-"""This process's rows of a step's batch, (ids (B, L), lengths (B,)): a pure function of the step."""
+BatchAt = Callable[[int, int], tuple[NDArray[np.int64], NDArray[np.int64]]]
+"""This process's rows of a step's batch, (ids (B, L), lengths (B,)): a pure function of (seed, step)."""
 
 
 @dataclass
@@ -54,6 +55,22 @@ class Progress:
     best_step: int | None = None
     unscored: dict[str, float] | None = None
     """What is logged of the last step, where its evaluation was interrupted: a resumed run begins with that."""
+    num_rewinds: int = 0
+    """How often it went back to a checkpoint after a number that was not finite; each time it took another data
+    order."""
+
+    def become(self, other: Progress) -> None:
+        """Be as far as `other` is."""
+        vars(self).update(vars(other))
+
+
+class NotFinite(UserError):
+    """The loss, its gradient or the weights were not finite numbers."""
+
+    def __init__(self, message: str, step: int) -> None:
+        """`step`: the steps taken before it happened."""
+        super().__init__(message)
+        self.step = step
 
 
 class EvaluationInterrupted(Exception):
@@ -72,6 +89,8 @@ class Training:
     optimizer: Optimizer
     ema: EMA
     objective: Objective
+    seed: int
+    """Of data order, times, masks and dropout."""
     batch_at: BatchAt
     evaluate: Callable[[Stage | None, OnProgress], dict[str, float]]
     """Scores the raw model, which holds the averaged weights while it runs, as trained in this stage; must return the
@@ -79,6 +98,8 @@ class Training:
     or more often, which may raise EvaluationInterrupted."""
     save: Callable[[Progress, Stage | None], None]
     """Writes a checkpoint, with the stage that its weights were last trained in."""
+    load: Callable[[Checkpoint], tuple[Progress, Stage | None]] | None = None
+    """Loads what `save` has written, into everything here."""
     curriculum: Curriculum | None = None
     """Whose stage the objective follows; told the loss now and then."""
     last_stage: Stage | None = None
@@ -212,6 +233,8 @@ def log_step(
         "train/tokens_per_s": tokens_per_s,
         "elapsed_s": progress.elapsed_s,
     }
+    if progress.num_rewinds:
+        values["train/num_rewinds"] = progress.num_rewinds
     if run.micro_batches is not None:
         values["train/num_micro_batches"] = run.num_micro_batches
     utilisation = None if run.flops_share_per_token is None else tokens_per_s * run.flops_share_per_token
@@ -252,7 +275,7 @@ def cut_smaller(run: Training) -> None:
 def forward_backward_once(run: Training, step: int, measure: bool) -> tuple[TrainingLoss, int]:
     """`forward_backward`, in as many micro-batches as are known to fit."""
     config, engine = run.config.train, run.engine
-    ids, row_lengths = run.batch_at(step)
+    ids, row_lengths = run.batch_at(run.seed, step)
     x0, lengths, num_tokens = engine.to_device(ids), None, float(config.batch_size * ids.shape[1])
     if run.config.data.mode == "pad":
         lengths = engine.to_device(row_lengths)
@@ -260,7 +283,7 @@ def forward_backward_once(run: Training, step: int, measure: bool) -> tuple[Trai
     # alone, nobody waits for the device
     num_tokens_done = int(row_lengths.sum() if engine.num_ranks == 1 else num_tokens)
 
-    seed = step_seed(config.seed, step)
+    seed = step_seed(run.seed, step)
     torch.manual_seed(step_seed(seed, engine.rank))  # dropout: another mask in each process
     generator = torch.Generator(float64_device(engine.device)).manual_seed(seed)
     # for the rows of all processes: any number of them draws alike
@@ -378,7 +401,7 @@ def has_finite_weights(model: nn.Module) -> bool:
 
 
 def stop_if_not_finite(run: Training, first_bad_step: Tensor, saved_step: int | None) -> None:
-    """Raises UserError, naming the step and the last good checkpoint, if any process met a number that is not
+    """Raises NotFinite, naming the step and the last good checkpoint, if any process met a number that is not
     finite."""
     step = int(first_bad_step.item())
     if run.engine.num_ranks > 1:
@@ -389,11 +412,17 @@ def stop_if_not_finite(run: Training, first_bad_step: Tensor, saved_step: int | 
     good = (
         "no checkpoint was written before" if saved_step is None else f"the last good checkpoint is step {saved_step}"
     )
-    raise UserError(
+    raise NotFinite(
         f"the loss, its gradient or the weights were not finite numbers in step {step + 1} (sequences {step * batch} "
         f"to {(step + 1) * batch - 1} of the shuffled training data); {good}, and nothing was saved after it. "
-        "Start again with a lower `optim.lr=`, or with `train.precision='float32'`"
+        "Start again with a lower `optim.lr=`, or with `train.precision='float32'`",
+        step,
     )
+
+
+def seed_after(seed: int, num_rewinds: int) -> int:
+    """The seed of a run's steps after it went back to a checkpoint so many times."""
+    return seed if num_rewinds == 0 else step_seed(seed, num_rewinds)
 
 
 def step_seed(seed: int, step: int) -> int:
