@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import shlex
+import subprocess
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mdlm_atat.errors import as_command
+from mdlm_atat.errors import as_command, call, command_line
 
 
 @pytest.mark.parametrize(
@@ -68,11 +71,69 @@ def test_several_are_each_translated():
     assert as_command(message) == "--out exists; go on with atat train --resume runs/a or name another `out`"
 
 
-@given(st.text(st.characters(codec="utf-8", exclude_characters="`\0")))
+@given(st.text(st.characters(codec="utf-8", exclude_characters="\0")))
 def test_a_text_of_any_content_reaches_the_shell_as_one_word(text: str):
-    assert shlex.split(as_command(f"`prompt={text!r}`")) == ["--prompt", text]
+    assert shlex.split(as_command(f"`prompt={text!r}`")) in (["--prompt", text], [f"--prompt={text}"])
 
 
 @given(st.text())
 def test_no_message_makes_the_translation_fail(message: str):
     as_command(message)
+
+
+NAMES = [
+    "my run",
+    "it's",
+    'say "x"',
+    "$HOME",
+    "`id`",
+    "a\nb",
+    "-x",
+    "--out",
+    "r\u00fcn",
+    "~",
+    "a\\b",
+    "*",
+    "a;b",
+    "#1",
+    "tab\t",
+    ":dog:",
+    "a=b",
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_printed_command_can_be_pasted_into_a_shell_whatever_the_path(name: str):
+    """The shell calls a stand-in of `atat` that prints its words, each ended by a zero."""
+    printed = [
+        command_line(["train", "--resume", Path(name)]),
+        command_line(["generate", Path(name), "--watch"]),
+        as_command(f"go on with\n  {call('train', resume=Path(name))}").partition("\n")[2],
+        as_command(call("evaluate", Path(name), profile=True)),
+    ]
+    script = "\n".join(["atat() { printf '%s\\0' \"$@\"; }", *printed])
+    found = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True).stdout.split("\0")
+    path = f"./{name}" if name.startswith("-") else name
+    flag = [f"--resume={name}"] if name.startswith("-") else ["--resume", name]
+    assert found == [
+        "train",
+        "--resume",
+        path,
+        "generate",
+        path,
+        "--watch",
+        "train",
+        *flag,
+        "eval",
+        path,
+        "--profile",
+        "",
+    ]
+
+
+def test_no_command_is_printed_but_by_the_function_that_quotes_it():
+    by_hand = re.compile(r"""f["'].*(?<![-`])\batat (?!\{)[a-z ]+( --\w+)? \{(?!action|BOX)""")
+    quoted_by_hand = re.compile(r"""=["']\{(folder|file|path)""")
+    sources = [file.read_text("utf-8") for file in (Path(__file__).parents[1] / "src").rglob("*.py")]
+    lines = [line for text in sources for line in text.split("\n")]
+    assert [line for line in lines if by_hand.search(line) or quoted_by_hand.search(line)] == []

@@ -5,7 +5,8 @@ from __future__ import annotations
 import ast
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 
@@ -30,7 +31,30 @@ COMMANDS = {  # function of the library: the command that calls it
 }
 FLAGS = {"save": "json"}  # argument of the library: the flag that says the same, where it has another name
 _SETTING = re.compile(r"([A-Za-z_][\w.]*)=(?!=)(.*)", re.DOTALL)
+_IN_BACKTICKS = re.compile(r"""`((?:[^`'"]|'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*")+)`|`([^`]+)`""", re.DOTALL)
+"""Code, whose strings may hold backticks, or anything else."""
 _CALL = re.compile(r"[\w.]+\(.*\)", re.DOTALL)
+
+
+def call(function: str, *arguments: object, **keywords: object) -> str:
+    """A call of the library for a message, in backticks; paths as strings."""
+    words = [_code(value) for value in arguments]
+    words += [f"{name}={_code(value)}" for name, value in keywords.items()]
+    return f"`{function}({', '.join(words)})`"
+
+
+def _code(value: object) -> str:
+    return repr(str(value) if isinstance(value, Path) else value)
+
+
+def command_line(words: Sequence[str | Path]) -> str:
+    """`atat` and its words as they can be pasted into a shell, whatever is in them. A path that begins with a dash is
+    written as ./-PATH, for it would be a flag."""
+    return shlex.join(["atat", *(_word(word) if isinstance(word, Path) else word for word in words)])
+
+
+def _word(path: Path) -> str:
+    return f"./{path}" if str(path).startswith("-") else str(path)
 
 
 def as_command(message: str, flags: Mapping[str, str] | None = None) -> str:
@@ -42,7 +66,7 @@ def as_command(message: str, flags: Mapping[str, str] | None = None) -> str:
     name in this command: {"column": "data.column"} where there is no --column.
     """
     flags = {**FLAGS, **(flags or {})}
-    return re.sub(r"`([^`]+)`", lambda found: _command(found[1], flags) or found[0], message)
+    return _IN_BACKTICKS.sub(lambda found: _command(found[1] or found[2], flags) or found[0], message)
 
 
 def _command(code: str, flags: Mapping[str, str]) -> str | None:
@@ -61,7 +85,7 @@ def _command(code: str, flags: Mapping[str, str]) -> str | None:
     command = COMMANDS.get(ast.unparse(call.func).rpartition(".")[2])
     if command is None:
         return None
-    words = [f"atat {command}", *(_words(_value(ast.unparse(argument))) for argument in call.args)]
+    words = [f"atat {command}", *(_words(_value(ast.unparse(argument)), "./") for argument in call.args)]
     for keyword in call.keywords:
         value = _value(ast.unparse(keyword.value))
         if keyword.arg is not None:
@@ -88,10 +112,12 @@ class _Placeholder(str):
 def _flag(name: str, value: Any) -> str:
     if isinstance(value, bool) and "." not in name:
         return f"--{name}" if value else f"no --{name}"
-    return f"--{name} {_words(value)}"
+    is_like_flag = type(value) is str and value.startswith("-")
+    return f"--{name}{'=' if is_like_flag else ' '}{_words(value)}"
 
 
-def _words(value: Any) -> str:
+def _words(value: Any, before_dash: str = "") -> str:
+    """`before_dash` is put before a text that begins with a dash, and would be a flag."""
     match value:
         case bool():
             return str(value).lower()
@@ -100,4 +126,5 @@ def _words(value: Any) -> str:
         case _Placeholder():
             return "..." if value == "Ellipsis" else value
         case _:
-            return "..." if value is ... else shlex.quote(str(value))
+            before = before_dash if type(value) is str and value.startswith("-") else ""
+            return "..." if value is ... else shlex.quote(f"{before}{value}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -11,6 +10,7 @@ from mdlm_atat.cli.parser import Parser, choose, whole
 from mdlm_atat.config.options import field_docs
 from mdlm_atat.data.readers.reading import Reading, ReadingSettings
 from mdlm_atat.data.settings import DataSettings
+from mdlm_atat.errors import command_line
 
 if TYPE_CHECKING:
     pass
@@ -84,9 +84,13 @@ def _prepare(arguments: Namespace) -> None:
         print(f"{name:<10}  {fact}")
     plain = {"data.tokenizer": "char", "data.mode": "wrap"}  # as the preset has them
     settings = {name: value for name, value in corpus.settings().items() if plain.get(name) != value}
-    settings["data.source"] = str(arguments.out)
-    words = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
-    print(f"next        {shlex.join(['atat', 'train', 'char', *words])}")
+    settings["data.source"] = arguments.out
+    words = [
+        word
+        for name, value in settings.items()
+        for word in (f"--{name}", value if isinstance(value, Path) else str(value))
+    ]
+    print(f"next        {command_line(['train', 'char', *words])}")
 
 
 def _train_tokenizer(arguments: Namespace) -> None:
@@ -97,5 +101,5 @@ def _train_tokenizer(arguments: Namespace) -> None:
     if tokenizer.vocab_size < arguments.vocab_size:
         print(f"            the text has no more pairs to merge: fewer than the {arguments.vocab_size:,} asked for")
     print(f"folder      {arguments.out}")
-    source_word, out_word = shlex.quote(arguments.source), shlex.quote(str(arguments.out))
-    print(f"next        atat data prepare {source_word} --tokenizer {out_word} --out DIR")
+    words = ["data", "prepare", arguments.source, "--tokenizer", arguments.out, "--out", "DIR"]
+    print(f"next        {command_line(words)}")

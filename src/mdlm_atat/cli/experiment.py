@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mdlm_atat.cli.parser import Parser, choose, whole
-from mdlm_atat.errors import UserError
+from mdlm_atat.errors import UserError, command_line
 
 if TYPE_CHECKING:
     from mdlm_atat.studies.run import Study
@@ -110,7 +111,7 @@ def run(arguments: argparse.Namespace) -> int:
     console = messages()
 
     def say(text: str) -> None:
-        console.print(text, highlight=False, markup=False, soft_wrap=True)
+        print(text, file=console.file, flush=True)
 
     outcome = run_study(study, processes=arguments.processes, task=arguments.task, say=say)
     for line in outcome.lines():
@@ -135,6 +136,6 @@ def slurm(arguments: argparse.Namespace, study: Study) -> int:
     at_once = arguments.processes if arguments.processes > 1 else None
     script, num_tasks = write_job_array(study, options=arguments.sbatch_option, at_once=at_once)
     print(f"written    {script}: {num_tasks} tasks")
-    print(f"submitted  job {submit(script)}" if arguments.submit else f"next       sbatch {script}")
-    print(f"watch      atat experiment status {study.folder}")
+    print(f"submitted  job {submit(script)}" if arguments.submit else f"next       sbatch {shlex.quote(str(script))}")
+    print(f"watch      {command_line(['experiment', 'status', study.folder])}")
     return 0

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import math
-import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +12,7 @@ from markupsafe import Markup
 
 from mdlm_atat.atomic import write_text
 from mdlm_atat.config.schema import RunConfig
+from mdlm_atat.errors import command_line
 from mdlm_atat.formats import count, duration, percent, significant, with_error
 from mdlm_atat.report import training_plots
 from mdlm_atat.report.figure import Series, svg
@@ -448,11 +448,10 @@ def _provenance(run: RunFolder, result: Evaluation | None) -> dict[str, list[tup
 
 
 def _commands(run: RunFolder) -> list[tuple[str, str]]:
-    folder = shlex.quote(str(run.path))
     command = run.info.get("command")
     return [
         *([("reproduce", command)] if isinstance(command, str) and command else []),
-        ("resume, or go on", f"atat train --resume {folder}"),
-        ("evaluate again", f"atat eval {folder}"),
-        ("generate", f"atat generate {folder} --watch"),
+        ("resume, or go on", command_line(["train", "--resume", run.path])),
+        ("evaluate again", command_line(["eval", run.path])),
+        ("generate", command_line(["generate", run.path, "--watch"])),
     ]

@@ -31,7 +31,7 @@ from mdlm_atat.data.request import DataRequest
 from mdlm_atat.data.sources import HUB_SETS, SourceLike
 from mdlm_atat.data.tokens import TokenDataset
 from mdlm_atat.device import explain_out_of_memory
-from mdlm_atat.errors import UserError
+from mdlm_atat.errors import UserError, command_line
 from mdlm_atat.lm import CausalLM, MaskedDiffusionLM, load_lm
 from mdlm_atat.plugins import trusted
 from mdlm_atat.progress import messages
@@ -137,8 +137,9 @@ class _Caller:
         return messages(quiet=not (engine.is_main and self.progress))
 
     def teller(self, engine: Engine) -> Say:
+        """A function that prints a line, as it is, where this process is the one that speaks."""
         console = self.console(engine)
-        return lambda text: console.print(text, highlight=False, markup=False, soft_wrap=True)
+        return lambda text: None if console.quiet else print(text, file=console.file, flush=True)
 
 
 def _run(request: RunRequest, caller: _Caller) -> Run:
@@ -256,7 +257,7 @@ def _run_in(
     run = Run(folder, trust_plugins=caller.trust_plugins, stopped=reason)
     if reason is not None:
         say(f"stopped at step {progress.step} of {config.train.num_steps} ({reason}); a checkpoint is written")
-        say(f"continue   atat train --resume {folder}")
+        say(f"continue   {command_line(['train', '--resume', folder])}")
         return run
     if training.recorded is not None:
         training.recorded.forget()
@@ -405,7 +406,7 @@ def log_steps(training: Training, progress: Progress, folder: Path, preset: str,
         return train_steps(replace(training, writers=writers, line=line), progress)
     except OSError as error:
         raise UserError(
-            f"could not write to {folder}: {error}. Mend that, then continue with\n  `train(resume='{folder}')`"
+            f"could not write to {folder}: {error}. Mend that, then continue with\n  {call('train', resume=folder)}"
         ) from error
     finally:
         if line is not None:
@@ -495,12 +496,13 @@ def finish(
         report = write_report(folder)
         forgetting = measure_forgetting(lm, folder, say)
     except KeyboardInterrupt:
-        say(f"\ntraining is done, scoring was interrupted; for the rest: atat train --resume {folder}")
+        again = command_line(["train", "--resume", folder])
+        say(f"\ntraining is done, scoring was interrupted; for the rest: {again}")
         raise
     for text in [*result_table(evaluation), *forgetting, *sample_lines(samples)]:
         say(text)
     say(f"report     {report}")
-    say(f"next       atat generate {folder} --watch")
+    say(f"next       {command_line(['generate', folder, '--watch'])}")
 
 
 def write_inspection(

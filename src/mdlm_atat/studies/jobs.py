@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -128,11 +127,6 @@ def train_words(variant: Variant, settings: Mapping[str, Any], out: Path) -> lis
     arm = variant.arm
     method = [] if arm.method is None else ["--method", arm.method]
     return ["train", arm.base, *method, *flags_of({**variant.settings, **settings}), "--out", str(out)]
-
-
-def command_line(words: Sequence[str]) -> str:
-    """A command as a person types it."""
-    return shlex.join(["atat", *words])
 
 
 def flags_of(settings: Mapping[str, Any]) -> list[str]:

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from mdlm_atat.errors import command_line
 from mdlm_atat.signals import signals_heard
-from mdlm_atat.studies.jobs import command_line
 
 COMMAND = (sys.executable, "-m", "mdlm_atat")
 NUM_LAST_LINES = 15

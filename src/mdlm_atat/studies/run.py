@@ -19,12 +19,12 @@ from typing import Any
 from mdlm_atat.atomic import write_text
 from mdlm_atat.checks import at_least
 from mdlm_atat.config.files import yaml_text
-from mdlm_atat.errors import UserError
+from mdlm_atat.errors import UserError, command_line
 from mdlm_atat.studies import processes as children
 from mdlm_atat.studies.benches import run_benches
 from mdlm_atat.studies.grid import Grid, grid_tree, merge
 from mdlm_atat.studies.grid_file import load_grid, select
-from mdlm_atat.studies.jobs import Job, command_line, jobs_of, train_words, variants_of
+from mdlm_atat.studies.jobs import Job, jobs_of, train_words, variants_of
 from mdlm_atat.studies.planning import (
     Machine,
     check_plan,
@@ -98,7 +98,7 @@ class StudyOutcome:
 
     def lines(self) -> list[str]:
         """For a terminal: the report, or how to go on; and what failed, with the last line that each run said."""
-        again = f"atat experiment run {self.folder}"
+        again = command_line(["experiment", "run", self.folder])
         if self.report is None:
             return [f"go on      {again}"]
         runs, benches = self.failed_runs, self.failed_benches

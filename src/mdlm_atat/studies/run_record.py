@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from mdlm_atat.errors import UserError
-from mdlm_atat.studies.jobs import Job, command_line, flat_settings, train_words
+from mdlm_atat.errors import UserError, command_line
+from mdlm_atat.studies.jobs import Job, flat_settings, train_words
 from mdlm_atat.studies.run_state import final_evaluation, read_attempts, status_of, stored_config
 from mdlm_atat.training.metrics import EVAL_ERROR, EVAL_NATS, EVAL_OWN_NATS, Metrics, read_json_lines, read_metrics
 

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from mdlm_atat.atomic import aside_of, folder_written_aside, write_text
-from mdlm_atat.errors import UserError
+from mdlm_atat.errors import UserError, call
 from mdlm_atat.model_folder import step_of
 from mdlm_atat.nets.ema import EMA
 from mdlm_atat.small_files import MOST_BYTES, check_file, read_object
@@ -385,5 +385,5 @@ def _explain_write_errors(folder: Path) -> Iterator[None]:
         kept = f"the last good checkpoint is {written[-1].folder}" if written else "no checkpoint was written before"
         raise UserError(
             f"could not write a checkpoint to {folder}: {error}; {kept}. Free some space, then continue with\n"
-            f"  `train(resume='{folder.parent}')`"
+            f"  {call('train', resume=folder.parent)}"
         ) from error
