@@ -31,7 +31,7 @@ from mdlm_atat.data.request import DataRequest
 from mdlm_atat.data.sources import HUB_SETS, SourceLike
 from mdlm_atat.data.tokens import TokenDataset
 from mdlm_atat.device import explain_out_of_memory
-from mdlm_atat.errors import UserError, command_line
+from mdlm_atat.errors import UserError, call, command_line
 from mdlm_atat.lm import CausalLM, MaskedDiffusionLM, load_lm
 from mdlm_atat.plugins import trusted
 from mdlm_atat.progress import messages
@@ -383,13 +383,13 @@ def train_and_log(
     with stop_requests(training.config.train.max_minutes) as should_stop:
         asked: list[str] = []
 
-        def call(step: int, values: Mapping[str, float]) -> None:
+        def after_step(step: int, values: Mapping[str, float]) -> None:
             if on_step(step, values) is True:
                 asked.append("on_step returned True")
             if owner is not None and (owner.left or not owner.is_in_place()):
                 asked.append("the run's folder is gone")
 
-        training = replace(training, should_stop=lambda: should_stop() or next(iter(asked), None), on_step=call)
+        training = replace(training, should_stop=lambda: should_stop() or next(iter(asked), None), on_step=after_step)
         while True:
             try:
                 return log_steps(training, progress, folder, preset, console)
