@@ -1,4 +1,4 @@
-# make demo | test | browser | check | docs: each sets up what it needs in .venv and nothing else is touched.
+# make demo | test | torture | browser | check | docs: each sets up what it needs in .venv and nothing else is touched.
 
 PYTHON ?= python3
 VENV := .venv
@@ -10,11 +10,12 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check 
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-large browser check docs clean
+.PHONY: help demo test test-large torture browser check docs clean
 
 help:
 	@echo "make demo    train on Shakespeare on the CPU, evaluate, generate, write a report"
 	@echo "make test    run the tests; make test-large those of large texts, which take minutes"
+	@echo "make torture every fault of the disk, one by one, and KILLS=50 kills at random moments (SEED=...)"
 	@echo "make browser the tests of the page of atat serve, in chromium"
 	@echo "make check   formatting, lint, types, import rules and the site"
 	@echo "make docs    the pages of docs/ and the reference, as a site in site/"
@@ -34,6 +35,14 @@ test: $(VENV)/installed-dev
 
 test-large: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -n 0 -m large
+
+SEED ?= $(shell date +%s)
+SEED := $(SEED)
+KILLS ?= 50
+
+torture: $(VENV)/installed-dev
+	@echo "the same again: make torture SEED=$(SEED) KILLS=$(KILLS)"
+	TORTURE_SEED=$(SEED) TORTURE_KILLS=$(KILLS) $(BIN)/python -m pytest -m torture
 
 browser: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -m browser -rs tests/browser

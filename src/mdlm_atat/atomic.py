@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -78,6 +79,16 @@ def sweep(folder: Path, older_than_s: float = 0.0) -> None:
         with suppress(FileNotFoundError):
             if time.time() - path.lstat().st_mtime >= older_than_s:
                 shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
+
+
+def is_empty(folder: Path) -> bool:
+    """Whether a folder holds nothing but what killed processes have left of files that they were writing into it."""
+    return all(is_aside(path.name) for path in folder.iterdir())
+
+
+def is_aside(name: str) -> bool:
+    """Whether a file or folder of this name is one that is being written, or was when its process was killed."""
+    return name.startswith(".writing-") or re.fullmatch(r"\..+\.writing", name) is not None
 
 
 def write_json(file: Path, content: Any) -> None:

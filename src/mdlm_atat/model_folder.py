@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Literal
 
+from mdlm_atat.atomic import is_aside
 from mdlm_atat.errors import UserError
 from mdlm_atat.small_files import read_small
 
@@ -45,8 +46,7 @@ def is_free(folder: Path) -> bool:
 
 def _own_names(folder: Path) -> set[str]:
     """What is in a folder, but for a lock and what killed processes were writing."""
-    names = {path.name for path in folder.iterdir()} - {LOCK_FILE}
-    return {name for name in names if not (name.startswith(".writing-") or re.fullmatch(r"\..+\.writing", name))}
+    return {path.name for path in folder.iterdir() if path.name != LOCK_FILE and not is_aside(path.name)}
 
 
 def kind_of_folder(folder: Path) -> Literal["checkpoint", "saved", "classifier", "run"]:

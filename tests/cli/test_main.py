@@ -94,8 +94,8 @@ def test_ctrl_c_exits_130(command_that_raises, capsys: pytest.CaptureFixture[str
     assert capsys.readouterr().err == "\ninterrupted\n"
 
 
-@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EACCES, errno.EROFS])
-def test_a_full_disk_or_a_closed_folder_is_one_message_that_names_it(
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EIO, errno.ESTALE])
+def test_a_full_or_broken_disk_or_a_closed_folder_is_one_message_that_names_it(
     command_that_raises, capsys: pytest.CaptureFixture[str], code: int
 ):
     command_that_raises(OSError(code, os.strerror(code), "runs/a"))
@@ -104,7 +104,7 @@ def test_a_full_disk_or_a_closed_folder_is_one_message_that_names_it(
 
 
 def test_any_other_error_is_ours_and_keeps_its_traceback(command_that_raises):
-    for error in (OSError(errno.EIO, "broken"), ValueError("broken")):
+    for error in (OSError(errno.EBADF, "broken"), ValueError("broken")):
         command_that_raises(error)
         with pytest.raises(type(error), match="broken"):
             cli.main(["train"])

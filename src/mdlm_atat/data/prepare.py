@@ -16,7 +16,7 @@ import functools
 import os
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from itertools import chain
 from pathlib import Path
 from typing import Any, Unpack
@@ -205,8 +205,11 @@ def _write(
     tokenizer = request.fixed_tokenizer or CharTokenizer.from_texts(_counted(stream(), progress))
     names = ("valid",) if request.whole else ("train", "valid")
     repeats = Repeats()
-    writers = {name: SplitWriter(folder, name, tokenizer, request.row_length) for name in names}
-    try:
+    writers: dict[str, SplitWriter] = {}
+    with ExitStack() as files:
+        for name in names:
+            writers[name] = SplitWriter(folder, name, tokenizer, request.row_length)
+            files.callback(writers[name].close)
         num_characters = num_tokens = 0
         for name, chunk in encoded(repeats.watch(stream()), tokenizer, num_workers):
             writers[name].add(chunk)
@@ -216,9 +219,6 @@ def _write(
             num_tokens += sum(map(len, chunk.ids))
             progress.update("tokenizing", num_characters, num_tokens)
         splits = {name: writer.finish() for name, writer in writers.items()}
-    finally:
-        for writer in writers.values():
-            writer.close()
     if held_out is not None:
         rule = {**rule, **held_out.describe()}
     _check_not_empty(request, splits, rule)

@@ -27,7 +27,11 @@ class SplitWriter:
         self._row_length = row_length
         self._eos = None if tokenizer.eos_id is None else np.array([tokenizer.eos_id], self._dtype)
         self._tokens = (folder / f"{name}.bin").open("wb")
-        self._rows = (folder / f"{name}.idx").open("wb") if self._row_length else None
+        try:
+            self._rows = (folder / f"{name}.idx").open("wb") if self._row_length else None
+        except OSError:
+            self._tokens.close()
+            raise
         self._hash, self._rows_hash = hashlib.sha256(), hashlib.sha256()
         self._name = tokenizer.name
         self._in_document = 0  # tokens of the document that is being written
@@ -81,9 +85,11 @@ class SplitWriter:
 
     def close(self) -> None:
         """Close the files, ended or not."""
-        self._tokens.close()
-        if self._rows:
-            self._rows.close()
+        try:
+            self._tokens.close()
+        finally:
+            if self._rows:
+                self._rows.close()
 
     def _end_document(self, parts: list[np.ndarray]) -> None:
         if self._eos is not None:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mdlm_atat.atomic import write_text
+from mdlm_atat.atomic import is_empty, write_text
 from mdlm_atat.checks import at_least
 from mdlm_atat.config.files import yaml_text
 from mdlm_atat.errors import UserError, command_line
@@ -262,7 +262,7 @@ def write_grid(study: Study) -> Grid:
     """
     folder, grid = study.folder, study.grid
     file = folder / "grid.yaml"
-    if folder.exists() and not (folder.is_dir() and (file.exists() or not any(folder.iterdir()))):
+    if folder.exists() and not (folder.is_dir() and (file.exists() or is_empty(folder))):
         raise UserError(f"{folder} is not an experiment and is not empty; choose another `out=`")
     check_plan(read_plan(folder), grid, variants_of(grid), folder)
     if file.exists():

@@ -9,6 +9,7 @@ import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -173,14 +174,16 @@ class Runner:
     def _ended(self, child: Child, *, interrupted: bool) -> None:
         job, code = child.job, child.process.returncode
         run, data = self.folder / job.folder, self.plan[job.variant.key]["data"]
-        done = is_done(run, child.num_steps, data)
-        lines = last_lines(log_file(self.folder, job))
-        outcome = "done" if done else "interrupted" if interrupted else "failed"
-        *before, attempt = read_attempts(self.folder, job)
-        now_s = time.time()
-        ended = replace(attempt, ended=now_s, exit_code=code, outcome=outcome, last_lines=lines)
-        write_attempts(self.folder, job, [*before, ended])
-        child.lock.release()
+        try:
+            done = is_done(run, child.num_steps, data)
+            lines = last_lines(log_file(self.folder, job))
+            outcome = "done" if done else "interrupted" if interrupted else "failed"
+            *before, attempt = read_attempts(self.folder, job)
+            now_s = time.time()
+            ended = replace(attempt, ended=now_s, exit_code=code, outcome=outcome, last_lines=lines)
+            write_attempts(self.folder, job, [*before, ended])
+        finally:
+            child.lock.release()
         self.outcomes[job.name] = outcome
         if outcome == "done":
             final = final_evaluation(run, child.num_steps, data)
@@ -197,8 +200,9 @@ class Runner:
     def _interrupt(self, children: Sequence[Child]) -> None:
         self.say(f"stopping {len(children)} runs with their checkpoints; Ctrl-C again: at once, without")
         stop_commands([child.process for child in children], at_once=lambda: self.stop.count(signal.SIGINT) > 1)
-        for child in children:
-            self._ended(child, interrupted=True)
+        with ExitStack() as ends:  # each of them, also where another's end cannot be written down
+            for child in reversed(children):
+                ends.callback(self._ended, child, interrupted=True)
 
 
 def cpu_threads(num_processes: int) -> int:

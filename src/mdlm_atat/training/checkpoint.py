@@ -21,7 +21,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeGuard
 
-import safetensors
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -380,7 +379,7 @@ def _check_names(folder: Path, what: str, expected: Collection[str], found: Coll
 def _explain_write_errors(folder: Path) -> Iterator[None]:
     try:
         yield
-    except (OSError, safetensors.SafetensorError) as error:
+    except OSError as error:
         written = all_checkpoints(folder)
         kept = f"the last good checkpoint is {written[-1].folder}" if written else "no checkpoint was written before"
         raise UserError(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, get_args
@@ -60,9 +62,15 @@ def write_weights(weights: Mapping[str, Tensor], file: Path, packing: Packing = 
 
 
 def save_tensors(tensors: dict[str, Tensor], file: Path) -> None:
-    """Write tensors by name as safetensors, atomically."""
+    """Write tensors by name as safetensors, atomically. Raises OSError where the disk is full, say, as all writing
+    does: safetensors itself has the system's error in words only."""
     with written_aside(file) as aside:
-        save_file(tensors, aside)
+        try:
+            save_file(tensors, aside)
+        except SafetensorError as error:
+            if (found := re.search(r"\(os error (\d+)\)", str(error))) is None:
+                raise
+            raise OSError(int(found[1]), os.strerror(int(found[1])), str(file)) from error
 
 
 Shapes = dict[str, tuple[int, ...]]
