@@ -35,7 +35,7 @@ ABLATIONS = {
     "proportional": ("importance_rates", {"masking.direction"}),
     "muon": ("time_sampling_only", {"optim.kind", "optim.lr"}),
     "two_way": ("time_sampling_only", {"objective.causal_share"}),
-    "atat": ("muon", {"objective.causal_share"}),
+    "atat": ("muon", {"objective.causal_share", "model.qk_norm"}),
     "no_importance": ("importance_rates", {"importance.mode", "model.time_conditioning", "masking.strategy"}),
     "literal_importance": (
         "mdlm",
@@ -74,6 +74,7 @@ def test_a_method_leaves_data_steps_evaluation_and_all_of_the_optimizer_but_muon
             "model.time_conditioning",
             "model.time_through",
             *({"optim.kind", "optim.lr"} if method in ("muon", "atat") else ()),
+            *({"model.qk_norm"} if method == "atat" else ()),
         }
 
 
