@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from mdlm_atat.cli.main import main
+from mdlm_atat.config.files import from_tree
+from mdlm_atat.config.schema import EvalConfig, ObjectiveConfig
+from mdlm_atat.data.prepare import prepare
 from mdlm_atat.errors import UserError
 from mdlm_atat.runs.request import RunRequest
+from mdlm_atat.runs.run import Run
 from mdlm_atat.runs.train import claim_folder
 from mdlm_atat.runs.train import train as train_run
-from mdlm_atat.training.checkpoint import all_checkpoints
-from tiny_runs import MASKED, TINY, losses_of, train, write_text
-
-pytestmark = pytest.mark.usefixtures("no_report")
+from mdlm_atat.training.checkpoint import all_checkpoints, write_checksums
+from mdlm_atat.training.folder import settings_of
+from tiny_runs import MASKED, TINY, losses_of, tiny_flags, train, write_text
 
 
 @pytest.fixture(scope="module")
@@ -27,6 +32,7 @@ def text(tmp_path_factory) -> Path:
 @pytest.fixture(autouse=True)
 def cache(text, monkeypatch):
     monkeypatch.setenv("ATAT_CACHE", str(text.parent / "cache"))
+    monkeypatch.setattr("mdlm_atat.runs.train.finish", lambda *_: None)  # scoring takes longer than the training
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +40,7 @@ def whole(text) -> Path:
     """A run of 8 steps with checkpoints of steps 4 and 8, to be copied."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ATAT_CACHE", str(text.parent / "cache"))
-        patch.setattr("mdlm_atat.runs.train.write_report", lambda folder: folder / "report.html")
+        patch.setattr("mdlm_atat.runs.train.finish", lambda *_: None)
         assert train(text, text.parent / "whole") == 0
     return text.parent / "whole"
 
@@ -173,3 +179,152 @@ def test_a_run_copied_without_its_links_is_read_and_resumed(whole, tmp_path, cap
     assert main(["generate", str(run / "checkpoints" / "best"), "--length", "8"]) == 0
     assert main(["train", "--resume", str(run), "--train.num_steps", "10"]) == 0
     assert (run / "checkpoints" / "last").resolve().name == "step-00000010"
+
+
+def edit(run: Path, old: str, new: str) -> None:
+    text = (run / "config.yaml").read_text()
+    assert text.count(f"  {old}\n") == 1
+    (run / "config.yaml").write_text(text.replace(f"  {old}\n", f"  {new}\n"))
+
+
+FORBIDDEN = {
+    "train.seed": ("seed: 0", "seed: 1"),
+    "optim.lr": ("lr: 0.003", "lr: 0.01"),
+    "train.batch_size": ("batch_size: 4", "batch_size: 8"),
+    "data.length": ("length: 16", "length: 8"),
+    "objective.schedule": ("schedule: linear", "schedule: cosine"),
+}
+
+
+@pytest.mark.parametrize("path", FORBIDDEN)
+def test_what_may_not_change_on_resume_is_refused_alike_by_a_flag_and_by_an_edit(path, whole, tmp_path, capsys):
+    run = shutil.copytree(whole, tmp_path / "run")
+    if path == "data.length":  # before the first checkpoint run.json has the settings
+        shutil.rmtree(run / "checkpoints")
+    old, new = FORBIDDEN[path]
+    values = old.split()[1], new.split()[1]
+    messages: list[str] = []
+    for way in ("flag", "edit"):
+        flags = [f"--{path}", values[1]] if way == "flag" else []
+        if way == "edit":
+            edit(run, old, new)
+        before = {file: file.read_bytes() for file in run.rglob("*") if file.is_file()}
+        capsys.readouterr()
+        assert main(["train", "--resume", str(run), *flags]) == 2
+        messages.append(capsys.readouterr().err.splitlines()[-1])
+        assert {file: file.read_bytes() for file in run.rglob("*") if file.is_file()} == before
+    assert messages[0] == messages[1]
+    assert (
+        f"a resumed run cannot change {path} ({values[0]} to {values[1]}): leave it out, or set it back" in messages[0]
+    )
+    assert f"in {run / 'config.yaml'}; or begin a new run with atat train {run} --out ..." in messages[0]
+
+
+def test_what_may_change_on_resume_may_change_by_a_flag_or_by_an_edit_and_run_json_says_after_which_step(
+    whole, tmp_path, capsys
+):
+    records, losses = [], []
+    for way in ("flag", "edit"):
+        run = shutil.copytree(whole, tmp_path / way)
+        if way == "edit":
+            edit(run, "num_steps: 8", "num_steps: 10")
+        assert main(["train", "--resume", str(run), *(["--train.num_steps", "10"] if way == "flag" else [])]) == 0
+        assert "train.num_steps: 8 before, 10 now; from here on it is not the same run" in capsys.readouterr().out
+        records.append(Run(run).record["changes"])
+        losses.append(losses_of(run))
+        assert Run(run).config.train.num_steps == 10
+    assert records[0] == records[1] == [{"after_step": 8, "setting": "train.num_steps", "before": 8, "now": 10}]
+    assert losses[0] == losses[1]
+    # the next resume goes on from the settings of step 10
+    assert main(["train", "--resume", str(run), "--train.num_steps", "11", "--train.max_minutes", "5"]) == 0
+    steps = [(change["after_step"], change["before"], change["now"]) for change in Run(run).record["changes"]]
+    assert steps == [(8, 8, 10), (10, 10, 11)]
+
+
+def test_a_run_that_fell_back_to_an_earlier_checkpoint_notes_the_change_there(whole, tmp_path):
+    run = shutil.copytree(whole, tmp_path / "run")
+    assert main(["train", "--resume", str(run), "--train.num_steps", "10"]) == 0
+    for step in (8, 10):
+        shutil.rmtree(run / "checkpoints" / f"step-{step:08d}", ignore_errors=True)
+    shutil.copytree(whole / "checkpoints" / "step-00000004", run / "checkpoints" / "step-00000004", dirs_exist_ok=True)
+    assert main(["train", "--resume", str(run), "--train.num_micro_batches", "2"]) == 0
+    changes = [(change["after_step"], change["setting"]) for change in Run(run).record["changes"]]
+    assert changes == [(4, "train.num_steps"), (4, "train.num_micro_batches")]
+
+
+def test_a_run_of_a_version_that_kept_no_settings_in_its_checkpoints_is_resumed_by_config_yaml(whole, tmp_path, capsys):
+    run = shutil.copytree(whole, tmp_path / "run")
+    for checkpoint in all_checkpoints(run / "checkpoints"):
+        state = json.loads((checkpoint.folder / "state.json").read_text())
+        del state["settings"]
+        (checkpoint.folder / "state.json").write_text(json.dumps(state))
+        (checkpoint.folder / "checksums.json").unlink()
+        write_checksums(checkpoint.folder)
+    record = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps({k: v for k, v in record.items() if k not in ("settings", "folder")}))
+    assert main(["train", "--resume", str(run), "--train.seed", "1"]) == 2
+    assert "cannot change train.seed (0 to 1)" in capsys.readouterr().err
+    assert main(["train", "--resume", str(run), "--train.num_steps", "9"]) == 0
+    assert "settings" in all_checkpoints(run / "checkpoints")[-1].state()
+
+
+def test_settings_that_came_or_went_since_a_checkpoint_are_no_change(whole):
+    config = Run(whole).config
+    tree = json.loads(json.dumps(settings_of(config)))
+    del tree["eval"]["num_samples"], tree["objective"]
+    tree["train"]["gone"] = tree["gone"] = {"a": 1}
+    assert settings_of(from_tree(tree, "state.json")) == settings_of(
+        replace(config, objective=ObjectiveConfig(), eval=replace(config.eval, num_samples=EvalConfig().num_samples))
+    )
+
+
+def move_all(project: Path, elsewhere: Path) -> tuple[Path, list[str]]:
+    project.rename(elsewhere)
+    return elsewhere / "runs" / "a", []
+
+
+def move_run(project: Path, elsewhere: Path) -> tuple[Path, list[str]]:
+    elsewhere.mkdir()
+    (project / "runs" / "a").rename(elsewhere / "a")
+    (project / "text.txt").rename(elsewhere / "other.txt")
+    return elsewhere / "a", ["--data.source", str(elsewhere / "other.txt")]
+
+
+def move_tokens(project: Path, elsewhere: Path) -> tuple[Path, list[str]]:
+    elsewhere.mkdir()
+    corpus = prepare(project / "text.txt", out=elsewhere / "corpus", progress=False)
+    (project / "runs" / "a").rename(elsewhere / "a")
+    (project / "text.txt").unlink()
+    return elsewhere / "a", ["--data.source", str(corpus.folder)]
+
+
+@pytest.mark.parametrize("move", [move_all, move_run, move_tokens])
+def test_a_run_that_was_moved_to_another_place_goes_on_there_bit_for_bit(move, whole, text, tmp_path, monkeypatch):
+    project = tmp_path / "project"
+    project.mkdir()
+    shutil.copy(text, project / "text.txt")
+    stop = ["--train.max_minutes", "1e-9"]
+    assert main(["train", "demo", "--out", str(project / "runs" / "a"), *tiny_flags(project / "text.txt"), *stop]) == 0
+    run, flags = move(project, tmp_path / "elsewhere")
+    monkeypatch.setenv("ATAT_CACHE", str(tmp_path / "another cache"))
+    assert main(["train", "--resume", str(run), *flags]) == 0
+    assert losses_of(run) == losses_of(whole)
+    if move == move_all:  # and once more, before it is scored
+        again = tmp_path / "elsewhere again"
+        (tmp_path / "elsewhere").rename(again)
+        assert main(["eval", str(again / "runs" / "a"), "--num_draws", "32"]) == 0
+
+
+def test_a_run_whose_text_is_nowhere_says_how_to_name_its_place_and_other_text_is_refused(
+    text, whole, tmp_path, capsys
+):
+    run = shutil.copytree(whole, tmp_path / "run")
+    missing = tmp_path / "gone.txt"
+    edit(run, f"source: {text}", f"source: {missing}")
+    assert main(["train", "--resume", str(run)]) == 2
+    message = capsys.readouterr().err
+    assert f"{run} was trained on {missing}, which is not there any more: put it back" in message
+    assert f"go on with atat train --resume {run} and --data.source PLACE" in message
+    other = write_text(tmp_path / "other.txt", seed=5)
+    assert main(["train", "--resume", str(run), "--data.source", str(other)]) == 2
+    assert "has changed since the run began" in capsys.readouterr().err

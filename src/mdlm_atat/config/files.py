@@ -78,8 +78,23 @@ def save_config(config: RunConfig, path: str | Path) -> None:
     write_text(
         Path(path),
         "# Every setting of a run, resolved. `atat train FILE` starts the same run again.\n"
-        + yaml_text(_converter().unstructure(config)),
+        + yaml_text(as_tree(config)),
     )
+
+
+def as_tree(config: RunConfig) -> Tree:
+    """Every setting as plain values, as YAML and JSON hold them; `from_tree` reads it back."""
+    return _converter().unstructure(config)
+
+
+def from_tree(tree: Tree, label: str) -> RunConfig:
+    """What `as_tree` gave, also in another version: a setting that is not there any more is passed over, one that has
+    come since has its default. Raises UserError, which begins with `label`, for values that are none."""
+    known, _ = _without_unknown_keys(tree, RunConfig)
+    config, mistakes = _build(known)
+    if config is None:
+        raise UserError(_report(label, [_line(path, message) for path, message in mistakes]))
+    return config
 
 
 def yaml_text(tree: Tree) -> str:

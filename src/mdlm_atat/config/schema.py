@@ -22,16 +22,16 @@ from mdlm_atat.errors import UserError
 class DataConfig(Section, DataSettings):
     NAME = "data"
 
-    source: str = setting("shakespeare", same="text", short="data")
+    source: str = setting("shakespeare", resume="place", same="text", short="data")
     """`shakespeare` (built in), a file of text (plain text of any ending, HTML, mails, tables, JSON, Parquet, books,
     also packed) or a folder of them, a folder made by `atat data prepare`, a hub data set by short name (wikitext-2,
     lm1b, ...) or as hub:OWNER/NAME, or a plugin as package.module:Name."""
-    tokenizer: str = setting("char", same="text", short="tokenizer")
+    tokenizer: str = setting("char", resume="place", same="text", short="tokenizer")
     """`char`, `byte`, `gpt2`, `bert-base-uncased`, a folder with tokenizer.json, vocab.bpe + encoder.json or
     vocab.txt, or a plugin as package.module:Name."""
     length: int = setting(256, same="text")
     """Tokens in one training sequence; the model's maximum length."""
-    validation: str | None = setting(None, same="text", of_text=True)
+    validation: str | None = setting(None, resume="place", same="text", of_text=True)
     """Validation text: like source, or a split's name for a hub data set. None: what comes with the source, else cut
     from it."""
 

@@ -20,10 +20,11 @@ from mdlm_atat.checks import did_you_mean
 from mdlm_atat.errors import UserError
 
 MOST_SHOWN = 160  # characters of a value in a message
-Resume = Literal["free", "measured", "rounded"]
+Resume = Literal["free", "measured", "rounded", "place"]
 """What a resumed run may change: nothing that is reported changes (free); the weights stay the same bit for bit, but
 not when and how exactly they are measured (measured); the same run, but sums round differently or the learning rate
-follows another length (rounded). Settings without it cannot be changed."""
+follows another length (rounded); it says where something lies, and what is found there has to be the same (place).
+Settings without it cannot be changed."""
 
 
 def setting(

@@ -34,7 +34,7 @@ from mdlm_atat.scoring.paired import check_same_text, compare
 from mdlm_atat.scoring.records import BlockSums, Evaluation, Machine, TextIdentity
 from mdlm_atat.scoring.schedule_bound import recorded_bound
 from mdlm_atat.scoring.unigram import unigram_cost
-from mdlm_atat.training.folder import check_same_data, describe_data
+from mdlm_atat.training.folder import check_same_data, describe_data, found_again
 
 T_STEPS = (64, 256, 1000)
 
@@ -153,7 +153,7 @@ def open_data(
             raise UserError("only a run has a validation text of its own; name a text with `data=`")
         if split not in (None, "train", "valid"):
             raise UserError(f"`split={split!r}`: the run's own text has train and valid")
-        corpus = prepare_data(lm.config.data)
+        corpus = prepare_data(found_again(lm.home, lm.config.data))
         train_data, valid_data = (corpus.open(name, length) for name in ("train", "valid"))
         check_same_data(lm.home, describe_data(train_data, valid_data))
         return train_data if split == "train" else valid_data

@@ -54,14 +54,18 @@ from mdlm_atat.training.checkpoint import Checkpoint, newest_sound
 from mdlm_atat.training.dry_run import dry_run, find_micro_batches, measured_plan, plan
 from mdlm_atat.training.engine import Engine
 from mdlm_atat.training.folder import (
+    changes,
     check_free,
     check_resumable,
     check_same_data,
     describe_data,
+    found_again,
     has_record,
     note,
     note_micro_batches,
-    read_start,
+    note_resumed,
+    settings_before,
+    settings_of,
     write_again,
     write_start,
 )
@@ -168,14 +172,16 @@ def _run_in(
 ) -> Run:
     """`_run` in a folder that belongs to this process, or to the main one of many (then `owner` is None here)."""
     init, resumed_from = request.initial, request.resumed_config
+    if resumed_from is not None:
+        config = replace(config, data=found_again(folder, config.data))
     corpus = prepare_text(config, engine, caller.texts, caller.progress)
     if caller.texts is not None:  # a resumed run finds them in the cache
         config = replace(config, data=replace(config.data, source=str(corpus.folder), validation=None))
     train_data, valid_data = (corpus.open(split, config.data.length) for split in ("train", "valid"))
-    checkpoint = None
+    checkpoint, changed = None, {}
     if resumed_from is not None:
         found = describe_data(train_data, valid_data)
-        checkpoint = find_resume_point(folder, resumed_from, config, engine, found, say)
+        checkpoint, changed = find_resume_point(folder, resumed_from, config, engine, found, say)
         init = initial_of(folder) if checkpoint is None else None
     if init is not None:  # the old run may go: the new one has a tokenizer of its own
         config = replace(config, data=replace(config.data, tokenizer=str((folder / "tokenizer").resolve())))
@@ -234,11 +240,12 @@ def _run_in(
         if engine.is_main and resumed_from is None:
             record |= start_record(training, request.label, caller.command, train_data, valid_data)
             record |= {} if init is None else {"init": init.record()}
-            record |= {"peak_memory_bytes": measured.memory_bytes}
+            record |= {"peak_memory_bytes": measured.memory_bytes, "settings": settings_of(config)}
+            record |= {"folder": str(folder.resolve())}
             write_start(folder, config, train_data, record)
         elif engine.is_main:
             say(f"continuing after step {progress.step}")
-            record |= read_start(folder)
+            record |= note_resumed(folder, changed, progress.step)
             write_again(folder, config, train_data)
         if training.micro_batches is not None and engine.is_main:
             note_micro_batches(folder, config, progress.step)
@@ -444,16 +451,19 @@ def prepare_text(config: RunConfig, engine: Engine, texts: SourceLike | None, pr
 
 def find_resume_point(
     folder: Path, before: RunConfig, config: RunConfig, engine: Engine, data: dict[str, Any], say: Say
-) -> Checkpoint | None:
-    """The newest sound checkpoint of a run, if this run may continue it; says what it will do differently."""
+) -> tuple[Checkpoint | None, dict[str, tuple[Any, Any]]]:
+    """The newest sound checkpoint of a run and the settings that have changed since, (before, now) by dotted path, if
+    this run may continue it; says what it will do differently. `before` is taken to be the settings of a run that has
+    not kept them."""
     check_same_data(folder, data)
     checkpoint = newest_sound(folder / "checkpoints", say)
     step, machine = (0, {}) if checkpoint is None else (checkpoint.step, checkpoint.state()["machine"])
-    for line in check_resumable(before, config, step, machine, engine.describe()):
+    changed = changes(settings_before(folder, checkpoint) or before, config)
+    for line in check_resumable(folder, changed, config, step, machine, engine.describe()):
         say(line)
     if checkpoint is None:
         say("there is no checkpoint yet: the run starts again from its first step")
-    return checkpoint
+    return checkpoint, changed
 
 
 def start_record(

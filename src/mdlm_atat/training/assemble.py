@@ -20,6 +20,7 @@ from mdlm_atat.progress import OnProgress
 from mdlm_atat.training.checkpoint import Checkpoint, collect, save, tidy
 from mdlm_atat.training.engine import Engine, speed_up
 from mdlm_atat.training.flops import matrix_rate, training_flops_per_token
+from mdlm_atat.training.folder import settings_of
 from mdlm_atat.training.loop import Progress, Training, as_state, from_state, make_recorded, seed_after
 from mdlm_atat.training.micro_batches import MicroBatches
 from mdlm_atat.training.optim import make_optimizer
@@ -87,6 +88,7 @@ def make_training(
         model, lambda model: make_optimizer(model, config.optim, compile=config.train.compile)
     )
     ema = EMA(model, config.train.ema_decay)
+    micro_batches = find_by_trying(config, engine)
 
     def load(checkpoint: Checkpoint) -> tuple[Progress, Stage | None]:
         checkpoint.load_training(model, ema, optimizer)
@@ -101,6 +103,8 @@ def make_training(
         if checkpoints is None:
             return
         state: dict[str, Any] = {"progress": as_state(progress), "machine": engine.describe()}
+        found = {} if micro_batches is None else {"num_micro_batches": micro_batches.num}
+        state["settings"] = settings_of(replace(config, train=replace(config.train, **found)))
         if curriculum is not None and stage is not None:
             state["curriculum"] = curriculum.state()
             state["stage"] = asdict(stage)
@@ -143,7 +147,7 @@ def make_training(
             num_ranks=engine.num_ranks,
         ),
         evaluate=score,
-        micro_batches=find_by_trying(config, engine),
+        micro_batches=micro_batches,
         recorded=make_recorded(config.train, engine, model),
         flops_share_per_token=flops_share_per_token(config, vocab_size, engine),
         save=save_checkpoint,

@@ -11,8 +11,10 @@ plugins.json     plugins it needs, if any       phrases.json     how long phrase
 from __future__ import annotations
 
 import json
+import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -22,15 +24,17 @@ from numpy.typing import NDArray
 
 from mdlm_atat import plugins
 from mdlm_atat.atomic import write_json
-from mdlm_atat.config.files import save_config
-from mdlm_atat.config.schema import RunConfig, named_plugins, settings_with
+from mdlm_atat.config.files import as_tree, from_tree, save_config
+from mdlm_atat.config.schema import DataConfig, RunConfig, named_plugins, settings_with
 from mdlm_atat.data import counts as counts_file
+from mdlm_atat.data.cache import cache_folder
 from mdlm_atat.data.open_tokenizer import load_tokenizer, save_tokenizer
 from mdlm_atat.data.phrases import PHRASES_FILE, count_phrases
 from mdlm_atat.data.tokenizers import has_identity
 from mdlm_atat.data.tokens import TokenDataset
 from mdlm_atat.errors import UserError
 from mdlm_atat.model_folder import is_free
+from mdlm_atat.training.checkpoint import Checkpoint
 
 
 def check_free(folder: Path) -> None:
@@ -107,8 +111,61 @@ def write_again(folder: Path, config: RunConfig, train_data: TokenDataset) -> No
 
 
 def write_config(folder: Path, config: RunConfig) -> None:
-    """config.yaml, without the time limit: that belongs to one call of the command, not to the run."""
-    save_config(replace(config, train=replace(config.train, max_minutes=0.0)), folder / "config.yaml")
+    """config.yaml: the settings of the run."""
+    save_config(_of_run(config), folder / "config.yaml")
+
+
+def settings_of(config: RunConfig) -> dict[str, Any]:
+    """The settings of a run as plain values, which run.json and every checkpoint hold: a resumed run is compared with
+    them, since config.yaml can be edited."""
+    return as_tree(_of_run(config))
+
+
+def _of_run(config: RunConfig) -> RunConfig:
+    """Without the time limit, which belongs to one call of the command."""
+    return replace(config, train=replace(config.train, max_minutes=0.0))
+
+
+def settings_before(folder: Path, checkpoint: Checkpoint | None) -> RunConfig | None:
+    """The settings that a run goes on from: those that its checkpoint was trained by, or without one those that it was
+    begun with. None for a run of a version that did not keep them."""
+    file = folder / "run.json" if checkpoint is None else checkpoint.folder / "state.json"
+    settings = read_start(folder).get("settings") if checkpoint is None else checkpoint.state().get("settings")
+    return None if settings is None else from_tree(settings, str(file))
+
+
+def found_again(folder: Path, data: DataConfig) -> DataConfig:
+    """The settings of a run's text with paths that hold here and now, whatever was moved since it was trained.
+
+    What is not where it was is looked for where it would be if it had moved along with the run, in this machine's
+    cache, and, if it is the tokenizer, in the run's folder. `check_same_data` finds out whether it is the same. Raises
+    UserError where a text is found nowhere.
+    """
+    home = read_start(folder).get("folder", str(folder.resolve()))
+
+    def place(spec: str, other: Path) -> str:
+        if not Path(spec).is_absolute() or Path(spec).exists():
+            return spec
+        candidates = [other]
+        with suppress(ValueError):  # Windows knows no way from one disk to another
+            candidates.insert(0, (folder.resolve() / os.path.relpath(spec, home)).resolve())
+        found = next((str(path) for path in candidates if path.exists()), None)
+        if found is None:
+            raise UserError(
+                f"{folder} was trained on {spec}, which is not there any more: put it back, or go on with "
+                f"`train(resume={str(folder)!r})` and `data.source=PLACE`, where it lies now"
+            )
+        return found
+
+    def text(spec: str) -> str:
+        return place(spec, cache_folder() / Path(spec).name)
+
+    return replace(
+        data,
+        source=text(data.source),
+        validation=None if data.validation is None else text(data.validation),
+        tokenizer=place(data.tokenizer, folder.resolve() / "tokenizer"),
+    )
 
 
 def note_micro_batches(folder: Path, config: RunConfig, step: int) -> None:
@@ -181,24 +238,48 @@ def changes(before: RunConfig, after: RunConfig) -> dict[str, tuple[Any, Any]]:
     }
 
 
+def note_resumed(folder: Path, changed: Mapping[str, tuple[Any, Any]], step: int) -> dict[str, Any]:
+    """Keep in run.json where a run lies that goes on, and after which step which setting changed. Returns run.json.
+    What was noted of later steps goes: they are taken again."""
+    record = read_start(folder)
+    noted = [
+        {"after_step": step, "setting": path, "before": old, "now": new}
+        for path, (old, new) in changed.items()
+        if path != "train.max_minutes"  # which belongs to one call of the command
+    ]
+    earlier = [change for change in record.get("changes", ()) if change["after_step"] < step]
+    if [*earlier, *noted]:
+        record["changes"] = [*earlier, *noted]
+    record["folder"] = str(folder.resolve())
+    if record != read_start(folder):
+        write_json(folder / "run.json", record)
+    return record
+
+
 def check_resumable(
-    before: RunConfig, after: RunConfig, step: int, machine_before: dict[str, Any], machine: dict[str, Any]
+    folder: Path,
+    changed: Mapping[str, tuple[Any, Any]],
+    after: RunConfig,
+    step: int,
+    machine_before: dict[str, Any],
+    machine: dict[str, Any],
 ) -> list[str]:
     """Say what a resumed run does differently, a line each. Raises UserError for a changed setting that would make it
-    another run."""
-    changed = changes(before, after)
+    another run, however it was changed."""
     forbidden = sorted(changed.keys() - settings_with("resume"))
     if forbidden:
+        it, is_edited = ("it", "it was") if len(forbidden) == 1 else ("them", "they were")
         raise UserError(
             "a resumed run cannot change "
             + ", ".join(f"{path} ({changed[path][0]} to {changed[path][1]})" for path in forbidden)
-            + "; leave it out, or start a new run"
+            + f": leave {it} out, or set {it} back where {is_edited} edited, in {folder / 'config.yaml'}; or begin a "
+            f"new run with `train({str(folder)!r}, out=...)`"
         )
     if after.train.num_steps < step:
         raise UserError(
             f"train.num_steps is {after.train.num_steps}, but the run has taken {step} steps already; ask for more"
         )
-    exact = settings_with("resume", "free", "measured")
+    exact = settings_with("resume", "free", "measured", "place")
     fixed = after.curriculum.kind == "fixed"
     follows = "the learning rate and the curriculum's stages follow" if fixed else "the learning rate follows"
     lines = [
