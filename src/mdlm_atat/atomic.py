@@ -11,6 +11,7 @@ import secrets
 import shutil
 import stat
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -89,6 +90,17 @@ def is_empty(folder: Path) -> bool:
 def is_aside(name: str) -> bool:
     """Whether a file or folder of this name is one that is being written, or was when its process was killed."""
     return name.startswith(".writing-") or re.fullmatch(r"\..+\.writing", name) is not None
+
+
+@contextmanager
+def stored_if_possible(place: Path) -> Iterator[None]:
+    """Within the block a result that was computed is stored in `place`. Where it cannot be, since that may only be read
+    or the disk is full, a warning says so, and the result goes on to whoever asked for it."""
+    try:
+        yield
+    except OSError as error:
+        why = error.strerror or str(error)
+        warnings.warn(f"what was found is not stored, for {place} cannot be written: {why}", stacklevel=3)
 
 
 def write_json(file: Path, content: Any) -> None:

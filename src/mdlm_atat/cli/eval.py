@@ -101,7 +101,7 @@ def main(argv: list[str]) -> int:
         elif arguments.samples:
             run_samples(arguments)
         else:
-            run_scoring(arguments)
+            return run_scoring(arguments)
     return 0
 
 
@@ -132,8 +132,9 @@ def check_arguments(arguments: Namespace) -> None:
         raise UserError(f"--json: {arguments.json} is a folder, or the folder it should be in is not there")
 
 
-def run_scoring(arguments: Namespace) -> None:
-    """Score one text, and print what was found."""
+def run_scoring(arguments: Namespace) -> int:
+    """Score one text, and print what was found. Returns 2 where it is not in the file that was asked for."""
+    from mdlm_atat.atomic import stored_if_possible
     from mdlm_atat.report.eval_lines import comparison_lines, decile_lines, result_table, t_step_lines
     from mdlm_atat.report.report import write_report
     from mdlm_atat.runs.evaluate import evaluate
@@ -159,10 +160,12 @@ def run_scoring(arguments: Namespace) -> None:
     lines = result_table(found)
     lines += t_step_lines(found) if arguments.num_steps else []
     lines += decile_lines(found) if arguments.deciles else []
-    if arguments.profile:
+    if arguments.profile and lm.profile_file.exists():
         lines.append(f"profile    {lm.profile_file}")
     if found.against is not None:
         lines += comparison_lines(found.against)
     if arguments.data is None and lm.home is not None and (lm.home / "run.json").exists():
-        lines.append(f"report     {write_report(lm.home)}")
+        with stored_if_possible(lm.home / "report.html"):
+            lines.append(f"report     {write_report(lm.home)}")
     print("\n".join(lines))
+    return 2 if arguments.json is not None and found.file is None else 0

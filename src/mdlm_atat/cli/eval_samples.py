@@ -67,6 +67,7 @@ def print_quality(
 ) -> None:
     """Measure texts made in some ways, with the `options` of sample_quality: a line of a table as soon as one is
     measured, validation text's below them, and `notes` on the whole; then draw it."""
+    from mdlm_atat.atomic import stored_if_possible
     from mdlm_atat.report.quality_lines import header, point_line, real_line
     from mdlm_atat.report.sample_quality import draw_quality
     from mdlm_atat.runs.sample_quality import sample_quality
@@ -78,6 +79,7 @@ def print_quality(
         waiting.clear()
 
     record = sample_quality(lm, ways, on_point=lambda point: show(point_line(point, columns)), **options)
-    assert record.file is not None
     show(real_line(record.real, columns), *notes(record))
-    print(f"{'stored':10} {record.file}, {draw_quality(record, record.file.with_suffix('.png'))}")
+    if record.file is not None:
+        with stored_if_possible(picture := record.file.with_suffix(".png")):
+            print(f"{'stored':10} {record.file}, {draw_quality(record, picture)}")

@@ -38,7 +38,7 @@ def add_zero_shot_arguments(parser: Parser) -> None:
 
 def run_zero_shot(arguments: Namespace) -> None:
     """Score every text, each stored as soon as it is, and print one table."""
-    from mdlm_atat.atomic import write_json
+    from mdlm_atat.atomic import stored_if_possible, write_json
     from mdlm_atat.runs.zero_shot import evaluate_zero_shot
 
     lm = load_model(arguments)
@@ -60,8 +60,9 @@ def run_zero_shot(arguments: Namespace) -> None:
             print(f"{'warning':10} {name}: {caution}")
     print("\n".join(zero_shot_table(records)))
     if arguments.json is not None:
-        write_json(arguments.json, {"zero_shot": {name: found.to_json() for name, found in records.items()}})
-        print(f"{'stored':10} {arguments.json}, and each text's in {lm.home / 'evals'}")
+        with stored_if_possible(arguments.json):
+            write_json(arguments.json, {"zero_shot": {name: found.to_json() for name, found in records.items()}})
+            print(f"{'stored':10} {arguments.json}, and each text's in {lm.home / 'evals'}")
     else:
         print(f"{'stored':10} {lm.home / 'evals'}")
 

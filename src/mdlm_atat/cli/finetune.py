@@ -91,5 +91,5 @@ def main(argv: list[str]) -> int:
     first, number_of_seeds = arguments.pop("seed"), arguments.pop("seeds")
     keep_classifier = not arguments.pop("no_classifier")
     result = finetune(lm, seeds=range(first, first + number_of_seeds), keep_classifier=keep_classifier, **arguments)
-    print(f"\n{result!r}\nstored     {result.file}")
+    print(f"\n{result!r}" + (f"\nstored     {result.file}" if result.file.exists() else ""))
     return 0

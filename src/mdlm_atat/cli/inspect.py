@@ -67,6 +67,7 @@ def inspect(arguments: Namespace, text: str) -> None:
     """Show the text in colours, and write its pictures."""
     from rich.console import Console
 
+    from mdlm_atat.atomic import stored_if_possible
     from mdlm_atat.report.inspection_view import BY_FREQUENCY, is_by_frequency, show, write_pictures
     from mdlm_atat.scoring.inspected_text import InspectedText
 
@@ -79,8 +80,9 @@ def inspect(arguments: Namespace, text: str) -> None:
     if is_by_frequency(record):
         console.print(f"{BY_FREQUENCY}\n")
     folder = arguments.out or results_folder(lm.home, "inspect")
-    for file in write_pictures(folder, record, inspected, title_of(arguments.model)):
-        console.print(f"{file.suffix[1:]:10} {file}", markup=False, soft_wrap=True)
+    with stored_if_possible(folder):
+        for file in write_pictures(folder, record, inspected, title_of(arguments.model)):
+            console.print(f"{file.suffix[1:]:10} {file}", markup=False, soft_wrap=True)
 
 
 def masked_model(arguments: Namespace) -> MaskedDiffusionLM:

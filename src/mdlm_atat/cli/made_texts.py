@@ -160,7 +160,11 @@ def show(texts: Sequence[str], arguments: Namespace, document: Document | None, 
         content = None
     if out is not None:
         assert content is not None
-        write_bytes(out, kind.written(content))
+        try:
+            write_bytes(out, kind.written(content))
+        except OSError:
+            print(content, end="")  # as it is not in the file, it is here
+            raise
         print(f"{len(texts)} texts written to {out}", file=sys.stderr)
     elif content is not None and not is_terminal():
         if isinstance(sys.stdout, io.TextIOWrapper):

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from mdlm_atat.atomic import write_json
+from mdlm_atat.atomic import stored_if_possible, write_json
 from mdlm_atat.data.files import folder_size
 from mdlm_atat.errors import UserError
 from mdlm_atat.finetuning.calibration import FEWEST_ROWS
@@ -296,15 +296,19 @@ def run_seeds(
         if keep is not None and is_to_be_kept:
             outcome = finetuning.run(seed, hooks)
             trained = finetuning.classifier(outcome, seed, hooks)
-            keep(outcome, trained, {**about, "seed": seed}, kept)
+            with stored_if_possible(kept):
+                keep(outcome, trained, {**about, "seed": seed}, kept)
         else:
             outcome = finetuning.run(seed, hooks) if result is None else result
         if result is None:
             result = _seed_result(outcome, task, seed, baseline, about, file)
-            write_json(file, result.record())
+            with stored_if_possible(file):
+                write_json(file, result.record())
         results.append(result)
-    found = FinetuneResult(tuple(results), summary_file(folder, task.name, settings), None if keep is None else kept)
-    write_json(found.file, found.record())
+    is_kept = keep is not None and kept.exists()
+    found = FinetuneResult(tuple(results), summary_file(folder, task.name, settings), kept if is_kept else None)
+    with stored_if_possible(found.file):
+        write_json(found.file, found.record())
     return found
 
 

@@ -10,6 +10,7 @@ from typing import Any, Unpack
 
 import torch
 
+from mdlm_atat.atomic import stored_if_possible
 from mdlm_atat.checks import at_least, check_keywords
 from mdlm_atat.config.build import build_schedule, masking_traits, prepare_data
 from mdlm_atat.config.schema import RunConfig
@@ -118,7 +119,8 @@ def evaluate(
             found = scored(lm, "scoring")
             found = store(found, lm, file) if save else found
             if profile and found.profile is not None:
-                lm.save_profile(found.profile, num_draws=found.num_draws)
+                with stored_if_possible(lm.profile_file):
+                    lm.save_profile(found.profile, num_draws=found.num_draws)
             if other is None:
                 return found
             if not isinstance(other, Evaluation):
@@ -127,7 +129,8 @@ def evaluate(
     assert against is not None
     found = replace(found, against=compare(found, other, name=_name(against)))
     if found.file is not None:
-        found.save(found.file)
+        with stored_if_possible(found.file):
+            found.save(found.file)
     return found
 
 
@@ -253,19 +256,21 @@ def traced(lm: MaskedDiffusionLM | CausalLM) -> dict[str, Any]:
 def store(found: Evaluation, lm: MaskedDiffusionLM | CausalLM, file: Path | None = None) -> Evaluation:
     """Write an evaluation to `file`, by default one in evals/ of the model's folder, and return it with its place. The
     orders that the latter has of the same weights are kept. A model that is in no folder has no such file, and nothing
-    is written."""
+    is written; where the file cannot be written a warning says so. Its place is None then."""
     if file is None:
         if lm.home is None:
             return found
         digest = str(found.text.corpus_hash)[:8]
         file = evals_folder(lm.home) / f"{weights_name(lm)}-{digest}-{found.num_draws}-{found.seed}.json"
         found = with_stored_orders(found, file)
-    return replace(found, file=found.save(file))
+    with stored_if_possible(file):
+        file.parent.mkdir(exist_ok=True)
+        return replace(found, file=found.save(file))
+    return replace(found, file=None)
 
 
 def evals_folder(home: Path) -> Path:
     """Where a model's evaluations are stored."""
-    (home / "evals").mkdir(exist_ok=True)
     return home / "evals"
 
 
@@ -278,6 +283,8 @@ def writable(file: Path) -> Path:
     """The same file. Raises UserError where none can be written there."""
     if file.is_dir() or not file.parent.is_dir():
         raise UserError(f"`save=`: {file} is a folder, or the folder it should be in is not there")
+    if not os.access(file if file.exists() else file.parent, os.W_OK):
+        raise UserError(f"`save=`: {file} cannot be written; choose another place or change its permissions")
     return file
 
 

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
+from mdlm_atat.atomic import stored_if_possible
 from mdlm_atat.checks import check_keywords
 from mdlm_atat.data.readers.reading import ReadingSettings
 from mdlm_atat.device import explain_out_of_memory
@@ -137,10 +138,17 @@ def sample_quality(
                 told = cautions(point, record.real, judge_saw_training_text=same_text)
                 point = replace(point, cautions=tuple(told))
                 record = replace(record, points=(*record.points, point))
-                record = record if file is None else record.save(file)
+                record = _stored(record, file)
             on_point(point)
-    record = replace(record, is_complete=True)
-    return record if file is None else record.save(file)
+    return _stored(replace(record, is_complete=True), file)
+
+
+def _stored(record: SampleQuality, file: Path | None) -> SampleQuality:
+    """The record in its file; where there is none, or it cannot be written, the record alone."""
+    if file is not None:
+        with stored_if_possible(file):
+            return record.save(file)
+    return replace(record, file=None)
 
 
 def compared_samplers(

@@ -500,7 +500,8 @@ def finish(
     try:
         lm = load_lm(folder, device=engine.device, precision=engine.precision, say=say)
         draws = draw_settings(lm, num_draws=None, batch_size=None, seed=0)
-        evaluation = store(measure(lm, valid_data, draws), lm)
+        for text in result_table(store(measure(lm, valid_data, draws), lm)):
+            say(text)
         samples = write_samples(lm, folder, config, train_data, valid_data)
         write_inspection(lm, folder, config, valid_data)
         report = write_report(folder)
@@ -509,7 +510,7 @@ def finish(
         again = command_line(["train", "--resume", folder])
         say(f"\ntraining is done, scoring was interrupted; for the rest: {again}")
         raise
-    for text in [*result_table(evaluation), *forgetting, *sample_lines(samples)]:
+    for text in [*forgetting, *sample_lines(samples)]:
         say(text)
     say(f"report     {report}")
     say(f"next       {command_line(['generate', folder, '--watch'])}")

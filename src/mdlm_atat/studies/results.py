@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mdlm_atat.atomic import write_json
+from mdlm_atat.atomic import finite, stored_if_possible, write_json
 from mdlm_atat.errors import UserError
 from mdlm_atat.provenance import code_version, commit
 from mdlm_atat.studies.caveats import caveats_of
@@ -41,8 +41,9 @@ def read_results(folder: Path) -> dict[str, Any] | None:
 def write_results(folder: Path, grid: Grid) -> dict[str, Any]:
     """Collect all runs, derive what follows, and write results.json. Returns its content as a reader finds it."""
     results = collect(folder, grid, read_plan(folder), read_results(folder))
-    write_json(folder / FILE_NAME, results)
-    return json.loads((folder / FILE_NAME).read_text(encoding="utf-8"))  # as a report finds it
+    with stored_if_possible(folder / FILE_NAME):
+        write_json(folder / FILE_NAME, results)
+    return json.loads(json.dumps(finite(results)))  # as a report finds it
 
 
 def collect(folder: Path, grid: Grid, plan: Plan, stored: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mdlm_atat.atomic import is_empty, write_text
+from mdlm_atat.atomic import is_empty, stored_if_possible, write_text
 from mdlm_atat.checks import at_least
 from mdlm_atat.config.files import yaml_text
 from mdlm_atat.errors import UserError, command_line
@@ -211,8 +211,9 @@ def report_study(study: Study) -> StudyReport:
     from mdlm_atat.report.experiment_page import write_experiment_page
 
     results = write_results(study.folder, study.grid)
-    write_text(study.folder / "report.md", report_markdown(results))
-    write_experiment_page(results, study.folder)
+    with stored_if_possible(study.folder):
+        write_text(study.folder / "report.md", report_markdown(results))
+        write_experiment_page(results, study.folder)
     return StudyReport(results=results, folder=study.folder)
 
 
