@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load, save_file
 
 from mdlm_atat.config.schema import OptimConfig
 from mdlm_atat.errors import UserError
@@ -204,6 +205,33 @@ def test_weights_of_another_shape_are_refused_with_the_name_and_both_shapes(tmp_
     saved = write(tmp_path, 1)
     with pytest.raises(UserError, match=r"has shape \(16, 16\) in the file, \(32, 32\) in the model"):
         saved.load_weights(trained(1, width=32)[0], average=False)
+
+
+def change_names(file: Path, change) -> None:
+    tensors = load(file.read_bytes())
+    change(tensors)
+    save_file(tensors, file)
+
+
+def add_one(tensors: dict[str, torch.Tensor]) -> None:
+    tensors["blocks.9.weight/exp_avg"] = torch.ones(1)
+
+
+CHANGED_NAMES = {
+    "a moment of nobody's": ("optimizer", add_one, "its optimizer's state blocks.9.weight/exp_avg, which the run"),
+    "an average of nobody's": ("ema", add_one, "its average blocks.9.weight/exp_avg, which the run does not have"),
+    "an average too few": ("ema", lambda tensors: tensors.pop(min(tensors)), "its average .*, and there is none in"),
+    "a weight too few": ("model", lambda tensors: tensors.pop(min(tensors)), "missing in the file"),
+}
+
+
+@pytest.mark.parametrize("case", CHANGED_NAMES)
+def test_a_checkpoint_whose_names_are_not_the_run_s_is_not_loaded(tmp_path, case):
+    kind, change, message = CHANGED_NAMES[case]
+    saved, (model, optimizer, ema) = write(tmp_path, 3), trained(1)
+    change_names(saved.folder / f"{kind}.safetensors", change)
+    with pytest.raises(UserError, match=message):
+        saved.load_training(model, ema, optimizer)
 
 
 def test_nothing_in_a_checkpoint_is_pickled(tmp_path):

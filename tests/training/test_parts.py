@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load, save_file
+from torch import distributed
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.tensor import Shard, distribute_tensor
 
 from mdlm_atat.cli.main import main
+from mdlm_atat.errors import UserError
 from mdlm_atat.lm import load_lm
 from mdlm_atat.training.checkpoint import (
     Checkpoint,
@@ -169,3 +176,51 @@ def test_a_damaged_part_is_found_out_by_its_checksum(parts):
     assert "shard-00002-model-00001-of-00001.safetensors is damaged" in said[0]
     shard.unlink()
     assert newest(parts).fault() == f"{shard.name} is missing"
+
+
+@pytest.fixture
+def alone() -> Iterator[DeviceMesh]:
+    """A group of this process alone, in which a tensor can be a part all the same."""
+    store = distributed.HashStore()  # pyright: ignore[reportPrivateImportUsage]
+    distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    yield init_device_mesh("cpu", (1,))
+    distributed.destroy_process_group()
+
+
+def in_parts(mesh: DeviceMesh, value: float) -> Tensors:
+    weights = {name: distribute_tensor(torch.full((4, 3), value), mesh, [Shard(0)]) for name in ("a", "b")}
+    return {"model": dict(weights), "optimizer": {"a/step": torch.tensor(value), "a/exp_avg": weights["b"] + 1}}
+
+
+def test_a_full_disk_while_parts_are_written_leaves_the_checkpoint_before_and_nothing_else(
+    alone, tmp_path, monkeypatch
+):
+    kept = save(tmp_path, step=1, tensors=in_parts(alone, 1.0), state={}, largest_whole_bytes=0)
+    assert kept.is_in_parts
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UserError, match=r"process 0: .*No space left on device.*last good checkpoint is .*00000001"):
+        save(tmp_path, step=2, tensors=in_parts(alone, 2.0), state={}, largest_whole_bytes=0)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
+    assert kept.fault() is None
+    assert kept.read("model", lambda _: None)["a"].equal(torch.ones(4, 3))
+
+
+def test_only_what_is_larger_than_the_limit_is_written_in_parts(alone, tmp_path):
+    num_bytes = 4 * (3 * 12 + 1)
+    for limit, expected in ((num_bytes, False), (num_bytes - 1, True)):
+        saved = save(tmp_path, step=limit, tensors=in_parts(alone, 3.0), state={}, largest_whole_bytes=limit)
+        assert saved.is_in_parts == expected
+        assert saved.read("optimizer", lambda _: None)["a/exp_avg"].equal(torch.full((4, 3), 4.0))
+
+
+def test_the_number_of_a_later_step_is_not_in_a_checkpoint_that_was_saved_before_it(alone, tmp_path):
+    tensors = in_parts(alone, 1.0)
+    first = save(tmp_path, step=1, tensors=tensors, state={}, largest_whole_bytes=0)
+    for weight in tensors["model"].values():
+        weight += 1
+    second = save(tmp_path, step=2, tensors=tensors, state={}, largest_whole_bytes=0)
+    assert [saved.read("model", lambda _: None)["b"][0, 0].item() for saved in (first, second)] == [1.0, 2.0]

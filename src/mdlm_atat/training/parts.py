@@ -37,13 +37,13 @@ def write(tensors: Mapping[str, Tensor], folder: Path) -> None:
     from torch.distributed.checkpoint.state_dict_saver import save
 
     known = inspect.signature(HuggingFaceStorageWriter).parameters
-    in_parts: dict[str, Any] = {
-        "save_distributed" if "save_distributed" in known else "save_sharded": True
-    }  # torch 2.8
+    in_parts = "save_distributed" if "save_distributed" in known else "save_sharded"  # torch 2.8
+    options: dict[str, Any] = {in_parts: True}
     try:
-        save(dict(tensors), storage_writer=HuggingFaceStorageWriter(str(folder), **in_parts))
+        save(dict(tensors), storage_writer=HuggingFaceStorageWriter(str(folder), **options))
     except CheckpointException as error:
-        raise OSError("; ".join(f"process {rank}: {cause}" for rank, (cause, _) in error.failures.items())) from error
+        rank, (cause, _) = next(iter(error.failures.items()))
+        raise OSError(f"process {rank}: {cause}") if isinstance(cause, OSError) else cause from error
 
 
 def stored(folder: Path) -> dict[str, Tensor]:
