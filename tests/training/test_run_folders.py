@@ -21,6 +21,7 @@ from mdlm_atat.runs.train import claim_folder
 from mdlm_atat.runs.train import train as train_run
 from mdlm_atat.training.checkpoint import all_checkpoints, write_checksums
 from mdlm_atat.training.folder import settings_of
+from processes import run_ranks
 from tiny_runs import MASKED, TINY, losses_of, tiny_flags, train, write_text
 
 
@@ -163,13 +164,17 @@ def test_runs_that_nobody_has_named_get_names_of_their_own_in_the_same_second(te
 
 def test_what_killed_processes_were_writing_is_swept_when_the_run_goes_on(whole, tmp_path):
     run = shutil.copytree(whole, tmp_path / "run")
-    left = [run / ".metrics.jsonl.1a2b3c4d.writing", run / "checkpoints" / ".last.writing"]
+    (run / "evals").mkdir()
+    left = [run / ".metrics.jsonl.1a2b3c4d.writing", run / "evals" / ".step.json.1a2b3c4d.writing"]
     for file in left:
         file.write_text("half")
+        os.utime(file, (0, 0))
+    (run / "checkpoints" / ".last.writing").write_text("half")
+    (run / ".report.html.1a2b3c4d.writing").write_text("another process is writing it")
     shutil.copytree(run / "checkpoints/step-00000008", run / "checkpoints/.writing-step-00000012")
     (run / "checkpoints" / ".mine").write_text("kept")
     assert main(["train", "--resume", str(run)]) == 0
-    assert sorted(path.name for path in run.rglob(".*")) == [".mine"]
+    assert sorted(path.name for path in run.rglob(".*")) == [".mine", ".report.html.1a2b3c4d.writing"]
 
 
 def test_a_run_copied_without_its_links_is_read_and_resumed(whole, tmp_path, capsys):
@@ -328,3 +333,14 @@ def test_a_run_whose_text_is_nowhere_says_how_to_name_its_place_and_other_text_i
     other = write_text(tmp_path / "other.txt", seed=5)
     assert main(["train", "--resume", str(run), "--data.source", str(other)]) == 2
     assert "has changed since the run began" in capsys.readouterr().err
+
+
+@pytest.mark.torture  # test_two_processes_match_one goes from two to one
+def test_a_run_that_goes_on_in_two_and_then_four_processes_has_the_losses_of_one(text, whole, tmp_path):
+    run = tmp_path / "run"
+    stop = ["--train.max_minutes", "1e-9"]  # after a step
+    assert main(["train", "demo", "--out", str(run), *tiny_flags(text), *stop]) == 0
+    run_ranks(2, ["train", "--resume", str(run), *stop])
+    run_ranks(4, ["train", "--resume", str(run)])
+    assert [row["step"] for row in Run(run).metrics] == list(range(1, 9))
+    assert losses_of(run) == pytest.approx(losses_of(whole), abs=1e-5)

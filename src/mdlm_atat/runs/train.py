@@ -76,6 +76,7 @@ from mdlm_atat.training.metrics import OnStep
 from mdlm_atat.training.owner import Owned, Owner
 
 Say = Callable[[str], None]
+ABANDONED_S = 3600.0  # a file that was half written so long ago is nobody's any more
 NUM_INSPECTED_TOKENS = 512  # of the validation text, for the report: each is scored in 124 masked rows
 
 
@@ -318,8 +319,10 @@ def claim_folder(request: RunRequest, say: Say) -> Owner:
                 check_free(folder)
             elif load_config(os.fspath(folder)) != resumed_from:
                 raise UserError(f"another process has just changed {folder / 'config.yaml'}: give the command again")
-            sweep(folder)
             sweep(folder / "checkpoints")
+            # readers of a run may be writing beside them: an evaluation, a report
+            for beside in (folder, folder / "evals"):
+                sweep(beside, older_than_s=0.0 if resumed_from is None else ABANDONED_S)
             return owner
         except BaseException:
             owner.release()
