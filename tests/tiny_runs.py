@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from mdlm_atat.cli.main import main
+from mdlm_atat.config.files import load_config
 
 WORDS = "the cat dog sat on a mat and ran to see if you can be so kind as that old man was then".split()
 
@@ -60,8 +61,10 @@ def train(source: Path | str, out: Path, **changed: object) -> int:
 
 
 def method_flags(method: str, source: Path | str, **changed: object) -> list[str]:
-    """Flags of a tiny run of a training method, its estimator tiny too."""
-    estimator = {"importance__width": 16, "importance__num_layers": 1, "importance__num_heads": 2}
+    """Flags of a tiny run of a training method, its estimator tiny too, where it has one."""
+    estimator: dict[str, object] = {}
+    if load_config("demo", method).importance.has_estimator:
+        estimator = {"importance__width": 16, "importance__num_layers": 1, "importance__num_heads": 2}
     return ["--method", method, *as_flags({"data.source": str(source), **TINY}, {**estimator, **changed})]
 
 

@@ -16,6 +16,15 @@ def at_least(name: str, value: float | None, lowest: float) -> None:
         raise UserError(f"{name} is {value}, expected at least {lowest}")
 
 
+def within(name: str, value: float | None, lowest: float, highest: float) -> None:
+    """Raise UserError where the setting `name` is below `lowest`, above `highest` or NaN; None is a setting that is not
+    made."""
+    at_least(name, value, lowest)
+    if value is not None and value > highest:
+        shown = f"{value:,}" if value < 1e20 else f"{value:.2g}"
+        raise UserError(f"{name} is {shown}, expected at most {highest:,}")
+
+
 def whole(name: str, value: object, lowest: int) -> None:
     """Raise UserError where the setting `name` is no whole number, or below `lowest`; None is a setting that is not
     made."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import fields
@@ -11,9 +12,11 @@ from typing import Any
 
 from mdlm_atat import plugins
 from mdlm_atat.checks import did_you_mean
-from mdlm_atat.config.files import apply_settings, load_config
+from mdlm_atat.config.effect import without_effect
+from mdlm_atat.config.files import apply_settings, load_config, named_settings
 from mdlm_atat.config.schema import SECTIONS, RunConfig, named_plugins
 from mdlm_atat.config.section import Section
+from mdlm_atat.config.size import check_memory
 from mdlm_atat.data.plugged import allow_named
 from mdlm_atat.errors import UserError
 
@@ -62,8 +65,9 @@ def read_config(
     """The configuration of a preset, a YAML file, a run folder, or a RunConfig, under a method, with settings changed.
 
     Plugins that a person names here (in a file of settings, or in `changed`) may be imported from now on; those that a
-    run folder names only where it is trusted. `from_folder`: a RunConfig came from one. Raises UserError with every
-    mistake at once.
+    run folder names only where it is trusted. `from_folder`: a RunConfig came from one. Warns of settings that are
+    named here and have no effect. Raises UserError with every mistake at once, and for a network or batch that needs
+    more memory than there is.
     """
     if isinstance(config, RunConfig):
         if method is not None:
@@ -77,6 +81,10 @@ def read_config(
         lines = [f"`{path}=`: {message}" if path else message for path, message in mistakes]
         several = f"{len(lines)} mistakes\n  " if len(lines) > 1 else ""
         raise UserError(f"{label}: {several}" + "\n  ".join(lines))
+    check_memory(after)
+    named = set(changed) | (set() if isinstance(config, RunConfig) else named_settings(str(config), method))
+    for line in without_effect(after, named):
+        warnings.warn(line, stacklevel=2)
     given = [value for value in changed.values() if isinstance(value, str)]
     for kind, name in named_plugins(after):
         if not from_folder or name in given:

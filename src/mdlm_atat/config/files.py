@@ -61,6 +61,17 @@ def load_config(name_or_path: str, method: str | None = None) -> RunConfig:
     return config
 
 
+def named_settings(name_or_path: str, method: str | None = None) -> set[str]:
+    """Paths of the settings in the YAML files that a person names as `load_config` takes them: none for presets,
+    methods, and folders, which are somebody's recipe, and not for the files that a file builds on."""
+    found: set[str] = set()
+    for name, kind in ((name_or_path, PRESETS), (method, METHODS)):
+        if name is not None and name not in _names(kind) and Path(name).is_file():
+            tree = _read_layers(name, kind)[0][1]
+            found |= {f"{top}.{key}" for top, inner in tree.items() if isinstance(inner, dict) for key in inner}
+    return found
+
+
 def folder_config(home: Path, method: str | None = None) -> RunConfig:
     """Read the configuration of a run, a saved model or a classifier, as `load_config` does: whatever it is called, it
     is no preset, and its config.yaml builds on nothing outside of it."""

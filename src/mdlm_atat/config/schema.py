@@ -10,9 +10,9 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from mdlm_atat import plugins
-from mdlm_atat.checks import at_least, probability
+from mdlm_atat.checks import at_least, probability, within
 from mdlm_atat.config.atat_schema import CurriculumConfig, ImportanceConfig, MaskingConfig
-from mdlm_atat.config.section import Section, setting
+from mdlm_atat.config.section import BELOW_1, PLUGIN, Section, When, setting
 from mdlm_atat.data.plugged import plugin_of
 from mdlm_atat.data.settings import DataSettings
 from mdlm_atat.errors import UserError
@@ -43,6 +43,21 @@ SHAPE = ("num_layers", "width", "num_heads", "mlp_ratio", "norm", "qk_norm", "dr
 """Settings of `model` that every backbone is offered."""
 
 
+MOST_OF_MODEL = {
+    "num_layers": 10_000,
+    "width": 1 << 20,
+    "num_heads": 1 << 20,
+    "mlp_ratio": 1024,
+    "time_width": 1 << 20,
+    "extra_outputs": 1 << 20,
+}
+"""The largest values that are taken, far beyond any network: what is larger is a slip, or a stranger's."""
+MOST_ROWS = 1 << 30
+MOST_STEPS = 10**12
+MOST_DRAWS = 1 << 24
+MOST_SEED = (1 << 64) - 1  # torch's
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig(Section):
     NAME = "model"
@@ -69,55 +84,70 @@ class ModelConfig(Section):
     """Dropout probability after attention and after the MLP, in training."""
     time_conditioning: bool = False
     """Tell the denoiser t (sinusoidal embedding, adaLN). A scalar schedule's optimal denoiser does not need it."""
-    time_through: Literal["adaln", "embedding"] = "adaln"
+    time_through: Literal["adaln", "embedding"] = setting("adaln", when={"model.time_conditioning": True})
     """How a time-conditioned denoiser is told t: adaLN in every block, or added to the embeddings (few weights)."""
-    time_width: int = 128
+    time_width: int = setting(128, when={"model.time_conditioning": True, "model.time_through": "adaln"})
     """Width of the adaLN conditioning vector."""
     tied: bool = True
     """One matrix for the token embeddings and the output layer."""
-    extra_outputs: int = 0
+    extra_outputs: int = setting(0, when={"model.kind": "masked", "model.tied": False})
     """Output rows beyond the vocabulary, cut off unread; MDLM's published weights have 1, for [MASK]."""
     alignment: Literal["own", "shifted"] = "own"
     """Which place of a masked text predicts a token: its own, or the one before it (shifted), as in a causal network:
     what a network that was pretrained left to right already does."""
 
     def check(self) -> None:
-        for name in ("num_layers", "width", "num_heads", "mlp_ratio", "time_width"):
-            at_least(f"model.{name}", getattr(self, name), 1)
+        for name, highest in MOST_OF_MODEL.items():
+            within(f"model.{name}", getattr(self, name), 0 if name == "extra_outputs" else 1, highest)
         if self.width % self.num_heads or (self.width // self.num_heads) % 2:
             raise UserError(
                 f"model.width = {self.width} cannot be split over model.num_heads = {self.num_heads} heads of even "
                 f"width; try `model.width={max(1, self.width // (2 * self.num_heads)) * 2 * self.num_heads}`"
             )
-        probability("model.dropout", self.dropout)
+        if not 0 <= self.dropout < 1:
+            raise UserError(f"model.dropout is {self.dropout}, expected from 0 to below 1, e.g. 0.1")
+
+
+MASKS: When = {"model.kind": ("masked", PLUGIN), "objective.causal_share": BELOW_1}
+STAGES = ("fixed", "dynamic")
+DRAWN_FROM_BETA = (
+    {**MASKS, "objective.time_sampling": "beta", "curriculum.kind": "none"},
+    {**MASKS, "curriculum.kind": STAGES, "curriculum.time_sampling": "beta"},
+)
+CLIPPED = (
+    {**MASKS, "objective.weighting": "clipped", "curriculum.kind": "none"},
+    {**MASKS, "curriculum.kind": STAGES, "curriculum.weighting": "clipped"},
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectiveConfig(Section):
     NAME = "objective"
 
-    schedule: str = setting("linear", plugin="schedule", short="schedule")
+    schedule: str = setting("linear", plugin="schedule", short="schedule", when=MASKS)
     """Noise schedule: linear, cosine, geometric, polynomial, or a plugin: how the mask rate rises with t. It changes
     the bound's variance, not its value."""
     schedule_options: dict[str, Any] = setting({}, options_of="schedule")
     """Settings of a plugin's schedule, by name."""
-    exponent: float = 2.0
+    exponent: float = setting(2.0, when={**MASKS, "objective.schedule": "polynomial"})
     """polynomial only: mask_rate(t) = t ** exponent."""
-    time_sampling: str = setting("uniform", plugin="times")
+    time_sampling: str = setting("uniform", plugin="times", when={**MASKS, "curriculum.kind": "none"})
     """Density that training draws t from: uniform, beta, window, or a plugin."""
     time_options: dict[str, Any] = setting({}, options_of="time_sampling")
     """Settings of a plugin's density, by name."""
-    beta: tuple[float, float] = (3.0, 3.0)
+    beta: tuple[float, float] = setting((3.0, 3.0), when=DRAWN_FROM_BETA)
     """beta only: the two shape parameters."""
-    uniform_share: float = 0.05
+    uniform_share: float = setting(0.05, when=DRAWN_FROM_BETA)
     """beta only: share of draws that stay uniform, so that generation's first and last steps are trained too."""
-    window: tuple[float, float] = (0.3, 0.7)
+    window: tuple[float, float] = setting(
+        (0.3, 0.7), when={**MASKS, "objective.time_sampling": "window", "curriculum.kind": "none"}
+    )
     """window only: lowest and highest t."""
-    weighting: Literal["elbo", "flat", "clipped"] = "elbo"
+    weighting: Literal["elbo", "flat", "clipped"] = setting("elbo", when={**MASKS, "curriculum.kind": "none"})
     """Weight of the loss at t: elbo is the bound's own (1/t for linear), flat is 1, clipped is elbo up to 1 / clip."""
-    clip: float = 0.1
+    clip: float = setting(0.1, when=CLIPPED)
     """clipped only: 1 / the largest weight; with the linear schedule the t below which it stops growing."""
-    causal_share: float = setting(0.0, short="causal_share")
+    causal_share: float = setting(0.0, short="causal_share", when={"model.kind": ("masked", PLUGIN)})
     """Share of the rows of every batch that are read left to right, with an exact likelihood, in place of being masked:
     0 is masked diffusion, 1 a causal model, and between them one network learns both. (model.kind causal reads all.)"""
 
@@ -148,13 +178,13 @@ class OptimConfig(Section):
     """Peak learning rate."""
     betas: tuple[float, float] = (0.9, 0.98)
     """AdamW's decay of the first and second moment."""
-    momentum: float = setting(0.95, only_of="muon")
+    momentum: float = setting(0.95, when={"optim.kind": "muon"})
     """muon only: decay of the blocks' momentum (Nesterov's)."""
-    embedding_lr_ratio: float = setting(0.5, only_of="muon")
+    embedding_lr_ratio: float = setting(0.5, when={"optim.kind": "muon"})
     """muon only: the embedding's learning rate, AdamW's, over optim.lr; also of an output layer tied to it."""
-    output_lr_ratio: float = setting(0.5, only_of="muon")
+    output_lr_ratio: float = setting(0.5, when={"optim.kind": "muon", "model.tied": False})
     """muon only: the output layer's learning rate, AdamW's, over optim.lr."""
-    rest_lr_ratio: float = setting(0.5, only_of="muon")
+    rest_lr_ratio: float = setting(0.5, when={"optim.kind": "muon"})
     """muon only: the learning rate, AdamW's, over optim.lr, of norms, biases, vectors, adaLN, and all else outside of
     the blocks."""
     weight_decay: float = 0.01
@@ -164,9 +194,9 @@ class OptimConfig(Section):
     many."""
     decay: Literal["cosine", "constant", "wsd"] = "cosine"
     """After warm-up: cosine to the final rate, constant, or constant with a linear cool-down at the end (WSD)."""
-    cooldown_fraction: float = 0.2
+    cooldown_fraction: float = setting(0.2, when={"optim.decay": "wsd"})
     """wsd only: share of all steps that the final cool-down takes."""
-    final_lr_ratio: float = 0.1
+    final_lr_ratio: float = setting(0.1, when={"optim.decay": ("cosine", "wsd")})
     """Learning rate at the last step over the peak (cosine and wsd)."""
     grad_clip: float = 1.0
     """Largest gradient norm; longer gradients are scaled down to it. 0: no clipping."""
@@ -210,7 +240,9 @@ class TrainConfig(Section):
     recompute: bool = setting(False, resume="measured")
     """Keep only the blocks' inputs for the backward pass and compute the rest again: a model or batch that does not fit
     otherwise, for about a third more time a step."""
-    residual: Literal["float32", "bf16"] = setting("float32", resume="rounded")
+    residual: Literal["float32", "bf16"] = setting(
+        "float32", resume="rounded", when={"train.precision": ("auto", "bf16")}
+    )
     """Residual stream in training with precision bf16: float32 as autocast has it, or bf16: faster, and gradients
     rounded more."""
     shard: bool = setting(False, resume="rounded")
@@ -220,7 +252,7 @@ class TrainConfig(Section):
     on_nan: Literal["stop", "rewind"] = setting("stop", resume="free")
     """Where a loss, gradient or weight is no finite number: stop with an error, or rewind: go back to the last
     checkpoint, and on from there with another data order."""
-    max_rewinds: int = setting(3, resume="free")
+    max_rewinds: int = setting(3, resume="free", when={"train.on_nan": "rewind"})
     """rewind only: at most so many in a run; one more is an error."""
     seed: int = 0
     """Seed of initial weights, data order, times, masks and dropout."""
@@ -234,7 +266,7 @@ class TrainConfig(Section):
     """Steps between two checkpoints; the newest two and the best are kept."""
     keep_interval_steps: int = setting(0, resume="free")
     """Checkpoints at multiples of this many steps are kept for good. 0: none."""
-    whole_checkpoint_gib: float = setting(16.0, resume="free")
+    whole_checkpoint_gib: float = setting(16.0, resume="free", when={"train.shard": True})
     """With shard: the largest checkpoint, in GiB of weights, average and moments, that one process gathers and writes.
     Of a larger one every process writes its part, on one file system; any number of processes reads either."""
     max_minutes: float = setting(0.0, resume="measured")
@@ -243,17 +275,13 @@ class TrainConfig(Section):
     """Also log to these, under the names in metrics.jsonl."""
 
     def check(self) -> None:
-        for name in (
-            "num_steps",
-            "batch_size",
-            "log_interval_steps",
-            "eval_interval_steps",
-            "checkpoint_interval_steps",
-        ):
-            at_least(f"train.{name}", getattr(self, name), 1)
-        for name in ("keep_interval_steps", "whole_checkpoint_gib", "max_minutes", "max_rewinds", "seed"):
+        for name in ("num_steps", "log_interval_steps", "eval_interval_steps", "checkpoint_interval_steps"):
+            within(f"train.{name}", getattr(self, name), 1, MOST_STEPS)
+        within("train.batch_size", self.batch_size, 1, MOST_ROWS)
+        within("train.seed", self.seed, 0, MOST_SEED)
+        for name in ("keep_interval_steps", "whole_checkpoint_gib", "max_minutes", "max_rewinds"):
             at_least(f"train.{name}", getattr(self, name), 0)
-        at_least("train.num_micro_batches", self.least_micro_batches, 1)
+        within("train.num_micro_batches", self.least_micro_batches, 1, MOST_ROWS)
         if self.batch_size % self.least_micro_batches:
             raise UserError(
                 f"train.batch_size = {self.batch_size} cannot be cut into train.num_micro_batches = "
@@ -286,10 +314,10 @@ class EvalConfig(Section):
 
     def check(self) -> None:
         for name in ("num_draws", "final_num_draws"):
-            at_least(f"eval.{name}", getattr(self, name), 32)  # two blocks of 16, for a standard error
+            within(f"eval.{name}", getattr(self, name), 32, MOST_DRAWS)  # two blocks of 16, for a standard error
         for name in ("batch_size", "sample_steps"):
-            at_least(f"eval.{name}", getattr(self, name), 1)
-        at_least("eval.num_samples", self.num_samples, 0)
+            within(f"eval.{name}", getattr(self, name), 1, MOST_DRAWS)
+        within("eval.num_samples", self.num_samples, 0, MOST_DRAWS)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -35,7 +35,7 @@ def setting(
     of_text: bool = False,
     short: str | None = None,
     plugin: plugins.Kind | None = None,
-    only_of: str | None = None,
+    when: When | tuple[When, ...] = (),
     options_of: str | None = None,
     num_given: int = 0,
     offered: tuple[str, ...] = (),
@@ -44,17 +44,29 @@ def setting(
 
     `resume`: see `Resume`. `same`: runs are comparable only where it is the same, since it decides which text is scored
     or which draws are made. `of_text`: it says something of one text and nothing of another. `short`: its name as an
-    argument of `train`. `only_of`: the kind that alone reads it. `plugin`: its value names something, built in or
+    argument of `train`. `when`: see `When`; of several, one is enough. `plugin`: its value names something, built in or
     `package.module:Name`. `options_of`: it holds the own settings of the plugin that the section's setting of this name
     names. That is made with `num_given` arguments of ours, and with those of `offered` that it takes by name: they are
     no settings of its own.
     """
     facts = {"resume": resume, "same": same, "of_text": of_text, "short": short, "plugin": plugin}
-    facts |= {"only_of": only_of, "options_of": options_of, "num_given": num_given, "offered": offered}
+    facts |= {
+        "when": (when,) if isinstance(when, dict) else when,
+        "options_of": options_of,
+        "num_given": num_given,
+        "offered": offered,
+    }
     metadata = {name: value for name, value in facts.items() if value}
     if isinstance(default, dict):
         return field(default_factory=lambda: dict(default), metadata=metadata)
     return field(default=default, metadata=metadata)
+
+
+When = Mapping[str, Any]
+"""When a setting has an effect: other settings, by their paths, with the values that they need, one or a tuple of them.
+A setting of several values needs one of these among them. `PLUGIN` stands for any plugin, `BELOW_1` for such
+numbers. A setting without it has always an effect."""
+PLUGIN, BELOW_1 = "a plugin", "below 1"
 
 
 class Section:

@@ -8,11 +8,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from mdlm_atat.checks import at_least
+from mdlm_atat.checks import within
 from mdlm_atat.data.detokenizers import detokenizer
 from mdlm_atat.data.readers.reading import OF_TEXT, Reading
 from mdlm_atat.errors import UserError
 
+MOST_LENGTH = 1 << 20
 SAME = {"same": "text"}
 """Facts about a setting that a configuration looks up: runs are comparable only where it is the same."""
 
@@ -53,7 +54,7 @@ class DataSettings(Reading):
     def check_values(self, prefix: str = "") -> None:
         """Raise UserError where values are out of range; `prefix` goes before the settings' names in the message."""
         self.check_reading(prefix)
-        at_least(f"{prefix}length", self.length, 2)
+        within(f"{prefix}length", self.length, 2, MOST_LENGTH)
         if not 0 < self.validation_fraction < 1:
             raise UserError(
                 f"{prefix}validation_fraction is {self.validation_fraction}, expected between 0 and 1, e.g. 0.05"

@@ -23,6 +23,7 @@ from mdlm_atat.config.build import build_model, own_schedule
 from mdlm_atat.config.files import load_config
 from mdlm_atat.config.method import check_method
 from mdlm_atat.config.schema import DataConfig, RunConfig
+from mdlm_atat.config.size import check_memory, memory_of
 from mdlm_atat.core.curriculum import Stage
 from mdlm_atat.data.corpus import Corpus
 from mdlm_atat.data.open_tokenizer import HUB_NAMES
@@ -186,6 +187,7 @@ def _run_in(
         init = initial_of(folder) if checkpoint is None else None
     if init is not None:  # the old run may go: the new one has a tokenizer of its own
         config = replace(config, data=replace(config.data, tokenizer=str((folder / "tokenizer").resolve())))
+    check_memory(config, train_data.tokenizer.vocab_size, memory_of(engine.device))
     torch.manual_seed(config.train.seed)
     model = build_model(config, train_data.tokenizer.vocab_size, train_data.counts)
     if init is not None:

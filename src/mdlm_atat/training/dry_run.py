@@ -111,7 +111,7 @@ def describe_optimizer(optim: OptimConfig) -> str:
     unused = [
         f"optim.{part.name} = {getattr(optim, part.name):g}"
         for part in fields(optim)
-        if part.metadata.get("only_of") == "muon" and getattr(optim, part.name) != part.default
+        if "optim.kind" in dict(*part.metadata.get("when", ())) and getattr(optim, part.name) != part.default
     ]
     note = f"; {', '.join(unused)}: for optim.kind = muon only, and changes nothing here" if unused else ""
     return f"{names.get(optim.kind, optim.kind)} takes the steps, at a peak rate of {optim.lr:g}{note}"

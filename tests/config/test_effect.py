@@ -1,0 +1,165 @@
+"""Settings without effect, and settings that no machine could obey."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from dataclasses import fields
+from typing import Any
+
+import pytest
+
+from mdlm_atat.config.arguments import read_arguments, read_config
+from mdlm_atat.config.effect import without_effect
+from mdlm_atat.config.files import apply_settings, describe_methods, describe_presets, load_config, save_config
+from mdlm_atat.config.schema import SECTIONS, ModelConfig, RunConfig, settings_with
+from mdlm_atat.config.section import BELOW_1, PLUGIN
+from mdlm_atat.errors import UserError
+
+
+def ask(preset: Any = "char", method: str | None = None, **settings: Any) -> list[str]:
+    """What is said of settings without effect, where these are named."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        read_config(preset, method, {key.replace("__", "."): value for key, value in settings.items()}, "train")
+    return [str(each.message) for each in caught]
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"objective__exponent": 3.0}, "objective.schedule = linear: it needs objective.schedule polynomial"),
+        ({"curriculum__patience": 20}, "curriculum.kind = none: it needs curriculum.kind dynamic"),
+        ({"curriculum__kind": "fixed", "curriculum__patience": 3}, "it needs curriculum.kind dynamic"),
+        ({"curriculum__boundaries": [0.2, 0.8]}, "it needs curriculum.kind fixed"),
+        ({"importance__width": 64}, "importance.mode = none: it needs importance.mode full or learned_only"),
+        ({"importance__prior": "frequency"}, "it needs importance.mode full or frequency_only"),
+        ({"masking__temperature": 0.5}, "masking.strategy = uniform: it needs masking.strategy importance"),
+        ({"masking__direction": "proportional"}, "masking.strategy = uniform"),
+        ({"masking__position_strength": 1.0}, "masking.position = none"),
+        (
+            {
+                "masking__strategy": "importance",
+                "importance__mode": "frequency_only",
+                "masking__position_strength": 1.0,
+            },
+            "masking.position = none",
+        ),
+        ({"objective__clip": 0.2}, "objective.weighting = elbo: it needs objective.weighting clipped"),
+        ({"objective__beta": [2.0, 2.0]}, "it needs objective.time_sampling beta"),
+        ({"optim__momentum": 0.9}, "optim.kind = adamw: it needs optim.kind muon"),
+        ({"optim__kind": "muon", "optim__output_lr_ratio": 0.1}, "model.tied = true: it needs model.tied false"),
+        ({"optim__cooldown_fraction": 0.1}, "optim.decay = cosine: it needs optim.decay wsd"),
+        ({"optim__decay": "constant", "optim__final_lr_ratio": 0.0}, "it needs optim.decay cosine or wsd"),
+        ({"model__time_width": 64}, "model.time_conditioning = false: it needs model.time_conditioning true"),
+        ({"model__extra_outputs": 1}, "it needs model.tied false"),
+        ({"model__kind": "causal", "objective__schedule": "cosine"}, "it needs model.kind masked or a plugin"),
+        ({"objective__causal_share": 1.0, "objective__weighting": "flat"}, "it needs objective.causal_share below 1"),
+        ({"train__precision": "float32", "train__residual": "bf16"}, "it needs train.precision auto or bf16"),
+        (
+            {"curriculum__kind": "fixed", "objective__weighting": "clipped"},
+            "curriculum.kind = 'fixed'|curriculum.kind = fixed",
+        ),
+    ],
+)
+def test_a_setting_that_is_named_and_changes_nothing_is_said_so(settings: dict[str, Any], said: str):
+    (line,) = ask("char", **settings)
+    path = list(settings)[-1].replace("__", ".")
+    assert line.startswith(f"{path} has no effect with ")
+    assert any(each in line for each in said.split("|"))
+
+
+def test_settings_that_have_one_are_passed_in_silence():
+    assert ask("char", objective__schedule="polynomial", objective__exponent=3.0) == []
+    assert ask("char", "importance_rates", importance__width=64, masking__temperature=0.5) == []
+    assert ask("char", curriculum__kind="dynamic", curriculum__patience=3, objective__beta=[2.0, 2.0]) == []
+    assert ask("char", model__kind="mine.net:Net", objective__schedule="cosine") == []
+
+
+def test_a_preset_a_method_and_a_file_that_says_everything_name_nothing(tmp_path):
+    for preset in describe_presets():
+        assert ask(preset) == []
+    for method in describe_methods():
+        assert ask("char", method) == []
+    config, _ = apply_settings(load_config("demo"), {"objective.exponent": 3.0})
+    assert config is not None
+    save_config(config, tmp_path / "config.yaml")
+    assert ask(str(tmp_path / "config.yaml")) == ask(str(tmp_path)) == []
+    assert ask("char", **read_arguments({}, {"model": ModelConfig(width=64, num_heads=2)})) == []
+
+
+def test_a_file_that_is_named_is_asked_as_flags_are_and_not_what_it_builds_on(tmp_path):
+    (tmp_path / "below.yaml").write_text("base: char\ncurriculum: {patience: 7}\n")
+    (tmp_path / "mine.yaml").write_text("base: below.yaml\nobjective: {exponent: 3.0}\n")
+    (line,) = ask(str(tmp_path / "mine.yaml"))
+    assert line.startswith("objective.exponent has no effect")
+
+
+@pytest.mark.parametrize("path", sorted(settings_with("when")))
+def test_what_a_setting_needs_is_there_and_gives_it_an_effect(path: str):
+    section, _, name = path.partition(".")
+    (part,) = [part for part in fields(SECTIONS[section]) if part.name == name]  # type: ignore[arg-type]
+    for when in part.metadata["when"]:
+        values = {}
+        for other, needed in when.items():
+            value = needed[0] if isinstance(needed, tuple) else needed
+            value = {BELOW_1: 0.5, PLUGIN: "mine.net:Net"}.get(value, value)
+            values[other] = [value] * 3 if other in ("curriculum.time_sampling", "curriculum.weighting") else value
+        config, mistakes = apply_settings(RunConfig(), values)
+        assert not mistakes
+        assert config is not None
+        assert without_effect(config, {path}) == []
+
+
+ABSURD = {
+    "train.seed": [2**64, 10**30, -1],
+    "train.batch_size": [10**9, 10**30, 0, -4],
+    "train.num_steps": [10**18, 0, -1],
+    "train.num_micro_batches": [10**9, 0, -1],
+    "train.log_interval_steps": [0, -1, 10**18],
+    "train.eval_interval_steps": [0],
+    "train.checkpoint_interval_steps": [0],
+    "train.keep_interval_steps": [-1],
+    "train.max_minutes": [-1.0],
+    "train.ema_decay": [1.0, -0.1],
+    "model.width": [10**8, 10**6, 0, -384],
+    "model.num_layers": [10**9, 10**4, 0, -6],
+    "model.num_heads": [0, -2, 10**9],
+    "model.mlp_ratio": [10**6, 0],
+    "model.time_width": [10**9],
+    "model.extra_outputs": [10**9, -1],
+    "model.dropout": [1.0, 1.5, -0.1],
+    "importance.width": [10**8, -2],
+    "importance.num_layers": [10**9],
+    "data.length": [10**9, 1, 0, -256],
+    "data.validation_fraction": [0.0, 1.0, -0.1],
+    "eval.num_draws": [10**12, 0, -32],
+    "eval.final_num_draws": [10**12],
+    "eval.batch_size": [10**9, 0, -1],
+    "eval.num_samples": [10**12, -1],
+    "eval.sample_steps": [10**12, 0],
+    "optim.lr": [0.0, -1e-3],
+    "optim.warmup_steps": [-1],
+    "optim.grad_clip": [-1.0],
+    "objective.exponent": [0.0, -1.0],
+    "objective.causal_share": [1.1, -0.1],
+    "curriculum.interval_steps": [0],
+}
+
+
+@pytest.mark.parametrize(("path", "value"), [(path, value) for path, values in ABSURD.items() for value in values])
+def test_an_absurd_setting_is_one_message_within_a_second(path: str, value: float):
+    started_s = time.monotonic()
+    with pytest.raises(UserError, match=path.replace(".", r"\.")) as raised:
+        ask("small", None, **{path: value})
+    assert time.monotonic() - started_s < 1
+    assert "\n" not in str(raised.value)
+    assert len(str(raised.value)) < 400
+
+
+def test_a_batch_that_would_fit_in_parts_is_told_so():
+    with pytest.raises(UserError, match=r"train\.batch_size: 100,000,000 sequences at once need at least .* TiB"):
+        ask("small", train__batch_size=10**8)
+    assert ask("small", train__batch_size=10**8, train__num_micro_batches=10**7) == []
+    assert ask("small", train__batch_size=10**8, train__num_micro_batches="auto") == []
+    assert ask("small", train__seed=2**64 - 1) == []
