@@ -65,14 +65,19 @@ def run_command(argv: list[str]) -> str:
     return started.output
 
 
-def run_ranks(num_processes: int, argv: list[str]) -> None:
-    """Run a command on some processes of one machine, in the environment that torchrun gives to each."""
+def start_ranks(num_processes: int, argv: list[str]) -> list[Started]:
+    """Start a command on some processes of one machine, in the environment that torchrun gives to each."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]
     common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": "tests", "GROUP_RANK": "0"}
     common |= {"WORLD_SIZE": str(num_processes), "LOCAL_WORLD_SIZE": str(num_processes)}
-    ranks = [Started(argv, {**common, "RANK": str(n), "LOCAL_RANK": str(n)}) for n in range(num_processes)]
+    return [Started(argv, {**common, "RANK": str(n), "LOCAL_RANK": str(n)}) for n in range(num_processes)]
+
+
+def run_ranks(num_processes: int, argv: list[str]) -> None:
+    """Run a command that ends well on some processes of one machine."""
+    ranks = start_ranks(num_processes, argv)
     waiting = {each.process.sentinel: each for each in ranks}
     while waiting:
         ready = connection.wait(list(waiting), timeout=120)

@@ -60,7 +60,7 @@ def folder_written_aside(folder: Path) -> Iterator[Path]:
         yield aside
         sync_folder(aside)
         if folder.exists():
-            shutil.rmtree(folder)
+            remove_folder(folder)
         aside.rename(folder)
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
@@ -71,6 +71,15 @@ def folder_written_aside(folder: Path) -> Iterator[Path]:
 def aside_of(folder: Path) -> Path:
     """The folder in which `folder_written_aside` writes, where several processes write to it."""
     return folder.with_name(f".writing-{folder.name}")
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder and all that is in it. Under its own name it is whole until it is not there any more: a killed
+    process leaves no half of it."""
+    aside = folder.with_name(f".{folder.name}.writing")
+    shutil.rmtree(aside, ignore_errors=True)
+    folder.rename(aside)
+    shutil.rmtree(aside)
 
 
 def sweep(folder: Path, older_than_s: float = 0.0) -> None:

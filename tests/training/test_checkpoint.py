@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load, save_file
 
+from mdlm_atat.atomic import sweep
 from mdlm_atat.config.schema import OptimConfig
 from mdlm_atat.errors import UserError
 from mdlm_atat.model_folder import follow, kind_of_folder
@@ -195,6 +196,28 @@ def test_a_copy_of_a_checkpoint_that_is_named_itself_is_refused_by_its_name(tmp_
     copy.mkdir(parents=True)
     with pytest.raises(UserError, match=r"60\.bak is not called what a checkpoint is"):
         kind_of_folder(copy)
+
+
+def test_a_process_killed_while_it_removes_an_old_checkpoint_leaves_no_half_of_it(tmp_path, monkeypatch):
+    parts = trained(1)
+    for step in (1, 2):
+        write(tmp_path, step, parts)
+    newest = write(tmp_path, 3, parts)
+    rmtree = shutil.rmtree
+
+    def killed(folder, ignore_errors=False):
+        if folder.exists():
+            (folder / "model.safetensors").unlink()
+            raise SystemExit("killed")
+        rmtree(folder, ignore_errors=ignore_errors)
+
+    monkeypatch.setattr("mdlm_atat.atomic.shutil.rmtree", killed)
+    with pytest.raises(SystemExit):
+        tidy(tmp_path, newest=newest, best_step=None, keep_interval_steps=0)
+    assert [(c.step, c.fault()) for c in all_checkpoints(tmp_path)] == [(2, None), (3, None)]
+    monkeypatch.undo()
+    sweep(tmp_path)
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_no_checkpoint_at_all_is_none(tmp_path):

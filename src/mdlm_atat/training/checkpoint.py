@@ -26,7 +26,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from mdlm_atat.atomic import aside_of, folder_written_aside, write_text
+from mdlm_atat.atomic import aside_of, folder_written_aside, remove_folder, write_text
 from mdlm_atat.errors import UserError, call
 from mdlm_atat.model_folder import step_of
 from mdlm_atat.nets.ema import EMA
@@ -295,11 +295,11 @@ def tidy(folder: Path, *, newest: Checkpoint, best_step: int | None, keep_interv
     checkpoints = all_checkpoints(folder)
     for checkpoint in checkpoints:
         if checkpoint.step > newest.step:
-            shutil.rmtree(checkpoint.folder)
+            remove_folder(checkpoint.folder)
     for checkpoint in [c for c in checkpoints if c.step < newest.step][:-1]:
         kept = keep_interval_steps and checkpoint.step % keep_interval_steps == 0
         if not kept and checkpoint.step != best_step:
-            shutil.rmtree(checkpoint.folder)
+            remove_folder(checkpoint.folder)
     _link(folder / "last", newest.folder.name)
     if best_step is not None:
         _link(folder / "best", f"step-{best_step:08d}")
