@@ -95,10 +95,11 @@ def test_a_killed_process_leaves_its_folder_to_the_next_within_a_second_and_one_
 
 
 def test_a_forked_process_that_outlives_the_owner_does_not_keep_the_folder(tmp_path):
-    fork = "child = os.fork()\nif child == 0: time.sleep(20); os._exit(0)\n"
-    fork += "(Path(sys.argv[1]) / 'c').write_text(str(child))"
+    fork = "file = Path(sys.argv[1]) / 'child'\n"
+    fork += "if os.fork() == 0: file.write_text(str(os.getpid())); time.sleep(20); os._exit(0)\n"
+    fork += "while not file.exists() or not file.read_text(): time.sleep(0.01)"
     other = start_owner(tmp_path / "run", fork)
-    child = int((tmp_path / "run" / "c").read_text())
+    child = int((tmp_path / "run" / "child").read_text())
     other.kill()
     other.wait()
     try:
@@ -114,7 +115,14 @@ def left_by_another_machine(folder: Path, **changed: object) -> Path:
     folder.mkdir(exist_ok=True)
     file = folder / LOCK_FILE
     file.touch()
-    content = {"token": "theirs", "host": "node7", "pid": 12, "since": "yesterday", "inode": file.stat().st_ino}
+    content = {
+        "token": "theirs",
+        "machine": "another",
+        "host": "node7",
+        "pid": 12,
+        "since": "yesterday",
+        "inode": file.stat().st_ino,
+    }
     file.write_text(json.dumps({**content, **changed}))
     return file
 
@@ -141,6 +149,11 @@ def test_a_process_of_another_machine_keeps_its_folder_as_long_as_it_gives_signs
 
 def test_the_lock_of_a_folder_that_was_copied_says_nothing_of_a_process(tmp_path):
     left_by_another_machine(tmp_path, inode=1)
+    Owner.of(tmp_path, refused).release()
+
+
+def test_a_container_that_was_killed_leaves_its_folder_to_the_next_one_of_the_same_machine_at_once(tmp_path):
+    left_by_another_machine(tmp_path, machine=module.machine(), host="pod-1")
     Owner.of(tmp_path, refused).release()
 
 

@@ -52,6 +52,7 @@ class Owner:
         self._is_taken = False
         content = {
             "token": self._token,
+            "machine": machine(),
             "host": platform.node(),
             "pid": os.getpid(),
             "since": time.strftime("%Y-%m-%d %H:%M:%S"),
@@ -74,12 +75,12 @@ class Owner:
             try:
                 lock = try_lock(file, for_forks=False)
             except NoLocks:
-                say(f"{folder} lies on a file system without file locks: two processes may write it unseen at first")
+                say(f"{folder} lies on a file system without file locks: signs of life every {BEAT_S:g} s stand in")
                 lock, has_locks = Lock(os.open(file, os.O_RDWR | os.O_CREAT, 0o666)), False
             if lock is None:
                 raise Owned(_owned(folder, _read(file)))
             try:
-                reaches_it = has_locks and before.get("host") == platform.node()
+                reaches_it = has_locks and before.get("machine") == machine()
                 if not reaches_it and before.get("inode") == os.fstat(lock.descriptor).st_ino:
                     _wait_for_sign_of_life(folder, before, say)
             except BaseException:
@@ -88,9 +89,13 @@ class Owner:
         except OSError as error:
             raise UserError(f"{folder} cannot be written ({error}); choose another place, or mend that") from error
         owner = cls(folder, lock, made)
-        if not has_locks:  # of those who start at the same moment, the last one has its name in the file
-            time.sleep(POLL_S)
-            owner.check()
+        try:
+            if not has_locks:  # of those who start at the same moment, the last one has its name in the file
+                time.sleep(POLL_S)
+                owner.check()
+        except BaseException:
+            owner.release()
+            raise
         return owner
 
     def release(self) -> None:
@@ -185,16 +190,28 @@ def _read(file: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
+def machine() -> str:
+    """What tells this machine from others, where locks may not reach: containers of one have it in common."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return platform.node()
+
+
 def _process(owner: dict[str, Any]) -> str:
     if "pid" not in owner:
         return "another process"
-    here = "this machine" if owner.get("host") == platform.node() else owner.get("host")
-    return f"process {owner['pid']} on {here}"
+    return f"process {owner['pid']} on {'this machine' if _is_here(owner) else owner.get('host')}"
+
+
+def _is_here(owner: dict[str, Any]) -> bool:
+    """Whether it is a process of this machine and, in a container, of this one."""
+    return (owner.get("machine"), owner.get("host")) == (machine(), platform.node())
 
 
 def _owned(folder: Path, owner: dict[str, Any]) -> str:
     since = f" since {owner['since']}" if "since" in owner else ""
-    kill = f" (kill {owner['pid']})" if owner.get("host") == platform.node() and "pid" in owner else ""
+    kill = f" (kill {owner['pid']})" if _is_here(owner) and "pid" in owner else ""
     return (
         f"{_process(owner)} is at work in {folder}{since}, and one at a time may be: wait until it is done, or end "
         f"it{kill}, which saves what it has reached"
