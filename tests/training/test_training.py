@@ -199,7 +199,13 @@ def test_a_mistake_is_one_message_with_exit_code_2_and_leaves_no_folder(case, te
     (folder / "mine").write_text("precious")
     flags, expected = REFUSALS[case]
     flags = [flag.format(run=run, new=new, text_folder=folder) for flag in flags]
-    assert main(["train", "demo", *tiny_flags(text), *flags]) == 2
+    words = ["train", "demo", *tiny_flags(text)]
+    for name, value in zip(flags[::2], flags[1::2], strict=True):
+        if name in words:  # a flag that is given twice is another mistake
+            words[words.index(name) + 1] = value
+        else:
+            words += [name, value]
+    assert main(words) == 2
     message = capsys.readouterr().err
     assert expected in message
     assert "Traceback" not in message

@@ -138,6 +138,7 @@ class Parser(argparse.ArgumentParser):
         out with its values."""
         spelling = {_key(name): name for name in self._option_string_actions if name.startswith("--")}
         words: list[str] = []
+        given: set[str] = set()
         any_unknown = skipping = False
         for position, word in enumerate(argv):
             if word == "--":
@@ -151,6 +152,9 @@ class Parser(argparse.ArgumentParser):
             if self._takes_settings and name.startswith("--") and "." in name:
                 words.append("--" + _key(name)[2:] + value)
             elif name.startswith("--") and _key(name) in spelling:
+                if _key(name) in given:
+                    self._mistakes.append(f"{spelling[_key(name)]}: given twice; leave one of them out")
+                given.add(_key(name))
                 words.append(spelling[_key(name)] + value)
             else:
                 any_unknown = skipping = True
