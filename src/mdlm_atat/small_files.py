@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import stat
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from mdlm_atat.formats import data_size
 
 MOST_BYTES = 8 << 20
 """Of a small file, unless its reader says otherwise. As Python's objects it may take twenty times as much."""
+MOST_SHOWN = 160  # characters of what is wrong
 RESTORE = "restore it from a copy"
 
 
@@ -79,3 +82,36 @@ def read_object(file: Path, *, most_bytes: int = MOST_BYTES, remedy: str = RESTO
     if not isinstance(content, dict):
         raise UserError(f"{file} is damaged (it holds no object of names and values); {remedy}")
     return content
+
+
+DAMAGE = (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, RecursionError)
+"""What fails where the content of a file is taken apart, and is not what was written."""
+
+
+def why(error: Exception) -> str:
+    """What is wrong with the content of a file, in short, from an error of taking it apart."""
+    if isinstance(error, KeyError):
+        return f"it has no {error}"
+    return (str(error).splitlines() or [type(error).__name__])[0][:MOST_SHOWN]
+
+
+@contextmanager
+def taken_apart(file: Path, *, remedy: str = RESTORE) -> Iterator[None]:
+    """Within the block the content of `file` is taken apart. Where it is not what was written there (a name is missing,
+    a value of another kind), raises UserError, which names the file and ends in `remedy`."""
+    try:
+        yield
+    except DAMAGE as error:
+        raise UserError(f"{file} is damaged ({why(error)}); {remedy}") from error
+
+
+def check_kinds(content: Mapping[str, Any], **kinds: type | tuple[type, ...]) -> None:
+    """Raise ValueError for a value of another kind than the one under its name; what is missing, or null, passes."""
+    for name, kind in kinds.items():
+        value = content.get(name)
+        if value is not None and (not isinstance(value, kind) or isinstance(value, bool)):
+            raise ValueError(f"{name} is {value!r}"[:MOST_SHOWN])
+
+
+NUMBER = (int, float)
+"""For `check_kinds`."""

@@ -10,8 +10,10 @@ from typing import Any
 
 from mdlm_atat.data.loss import Changes
 from mdlm_atat.errors import UserError
+from mdlm_atat.small_files import check_kinds, read_json, read_object, taken_apart
 
 FORMAT = 1
+MOST_BYTES = 1 << 28  # it lists all files of the source
 FILE_NAME = "manifest.json"
 
 
@@ -81,8 +83,9 @@ def read_manifest(folder: str | os.PathLike[str]) -> Manifest:
             f"{folder} is not a prepared corpus (it has no {FILE_NAME}); "
             f"make one with `prepare(SOURCE, tokenizer='char', out={str(folder)!r})`"
         )
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+    remedy = f"delete {folder} and prepare the corpus again"
+    with taken_apart(path, remedy=remedy):
+        data = read_object(path, most_bytes=MOST_BYTES, remedy=remedy)
         if data["format"] != FORMAT:
             raise UserError(
                 f"{path} has format {data['format']}, this version reads {FORMAT}: prepare the corpus again"
@@ -91,12 +94,21 @@ def read_manifest(folder: str | os.PathLike[str]) -> Manifest:
         manifest = Manifest(splits=splits, **data)
         _check_numbers(manifest)
         return manifest
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} is damaged ({error}): delete {folder} and prepare the corpus again") from error
 
 
 def _check_numbers(manifest: Manifest) -> None:
     """Raise ValueError where a number that files are read by is none."""
+    check_kinds(asdict(manifest), fingerprint=str, source=dict, validation=dict, tokenizer=dict, mode=str, length=int)
+    check_kinds(manifest.tokenizer, name=str, hash=str, mask_id=int)
+    if manifest.accounts is not None and not isinstance(manifest.accounts, dict):
+        raise ValueError("accounts are no object")
+    for split in manifest.splits.values():
+        check_kinds(asdict(split), documents=int, words=int, characters=int, bytes=int, sha256=str, rows_sha256=str)
+        check_kinds(asdict(split), unspaced=int, changed=dict)
+        _ = split.changes
+    _ = manifest.tokenizer["name"], manifest.tokenizer["hash"]
+    if manifest.mode not in ("wrap", "pad"):
+        raise ValueError(f"mode {manifest.mode!r:.80}")
     if manifest.dtype not in ("<u1", "<u2", "<u4"):
         raise ValueError(f"dtype {manifest.dtype!r}")
     counts = {"vocab_size": manifest.tokenizer["vocab_size"]}
@@ -114,8 +126,8 @@ def is_prepared(folder: str | os.PathLike[str]) -> bool:
     if not path.is_file():
         return False
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
+        data = read_json(path, most_bytes=MOST_BYTES)
+    except UserError:
         return any((path.parent / f"{split}.bin").is_file() for split in ("train", "valid"))
     return isinstance(data, dict) and "fingerprint" in data and "splits" in data
 

@@ -10,20 +10,18 @@ two ends, and none is punctuation; between two ends within words, if it is of on
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Int, Integer
 
 from mdlm_atat.atomic import write_json
 from mdlm_atat.data.tokenizers import Tokenizer
-from mdlm_atat.errors import UserError
+from mdlm_atat.small_files import read_object, taken_apart
 
 PHRASES_FILE = "phrases.json"
 LONGEST = 64
@@ -69,16 +67,14 @@ def read_phrases(folder: Path) -> Phrases | None:
     file = folder / PHRASES_FILE
     if not file.exists():
         return None
-    try:
-        stored: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    with taken_apart(file, remedy="restore it from a copy, or delete it"):
+        stored = read_object(file, remedy="restore it from a copy, or delete it")
         stretches, units = (np.array(stored[name], dtype=np.int64) for name in ("stretches", "units"))
         if stretches.ndim != 3 or stretches.shape[1:] != (NUM_KINDS, NUM_KINDS) or stretches.shape != units.shape:
             raise ValueError(f"counts of shape {stretches.shape}")
         if not len(units) or units.min() < 0 or (units > stretches).any():
             raise ValueError("counts that cannot be")
         return Phrases(int(stored["num_tokens"]), stretches, units)
-    except (ValueError, KeyError, TypeError, OverflowError) as error:
-        raise UserError(f"{file} is damaged ({error}); restore it from a copy, or delete it") from error
 
 
 def count_phrases(tokens: Integer[np.ndarray, " tokens"], tokenizer: Tokenizer) -> Phrases:

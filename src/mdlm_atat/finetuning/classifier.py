@@ -37,6 +37,7 @@ from mdlm_atat.lm.folder import Located
 from mdlm_atat.lm.load import load_located
 from mdlm_atat.model_folder import CLASSIFIER_FILE, find_classifier
 from mdlm_atat.plugins import trusted
+from mdlm_atat.small_files import read_object, taken_apart
 from mdlm_atat.training.checkpoint import find_fault, load_weights, write_checksums
 from mdlm_atat.training.packed import save_tensors
 
@@ -293,10 +294,12 @@ class TextClassifier:
 
 def read_record(folder: Path) -> ClassifierRecord:
     """What a folder's classifier.json holds. Raises UserError for the format of another version."""
-    stored = json.loads((folder / CLASSIFIER_FILE).read_text(encoding="utf-8"))
-    if stored["format"] != FORMAT:
+    file = folder / CLASSIFIER_FILE
+    stored = read_object(file)
+    if stored.get("format") != FORMAT:
         raise UserError(
-            f"{folder} was written in format {stored['format']}, this version reads {FORMAT}; use the version that "
-            "wrote it"
+            f"{folder} was written in format {stored.get('format')!r:.80}, this version reads {FORMAT}; use the "
+            "version that wrote it"
         )
-    return ClassifierRecord.from_json(stored)
+    with taken_apart(file):
+        return ClassifierRecord.from_json(stored)

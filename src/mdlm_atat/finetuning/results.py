@@ -5,7 +5,6 @@ A seed whose file is there is not run again if it was made from the same weights
 
 from __future__ import annotations
 
-import json
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -29,6 +28,7 @@ from mdlm_atat.finetuning.training import CrossValidation, Epoch, Finetuning, Ho
 from mdlm_atat.formats import with_error
 from mdlm_atat.model_folder import CLASSIFIER_FILE
 from mdlm_atat.provenance import code_version, commit
+from mdlm_atat.small_files import read_object
 
 ADVICE = "`again=True` puts the new result in its place, `out='FOLDER'` puts it elsewhere"
 IDENTITY = ("task", "weights", "data_hash", "settings")
@@ -333,9 +333,9 @@ def _seed_result(
 def check_kept(folder: Path, request: Mapping[str, Any]) -> None:
     """Raise UserError unless the classifier in a folder was made from these weights, examples and settings."""
     try:
-        about = json.loads((folder / CLASSIFIER_FILE).read_text(encoding="utf-8"))["about"]
+        about = read_object(folder / CLASSIFIER_FILE)["about"]
         is_same = all(about[name] == request[name] for name in IDENTITY)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, UserError, KeyError, TypeError):
         is_same = False
     if not is_same:
         raise UserError(f"{folder} holds another classifier; {ADVICE}")
@@ -345,7 +345,7 @@ def read_stored(file: Path, request: Mapping[str, Any], metrics: Sequence[str]) 
     """A stored seed. Raises UserError, with what differs, where it is of other weights, examples, settings or
     metrics."""
     try:
-        record = json.loads(file.read_text(encoding="utf-8"))
+        record = read_object(file, remedy=ADVICE)
         different = [name for name in IDENTITY if record[name] != request[name]]
         if "settings" in different:
             old, new = record["settings"], request["settings"]

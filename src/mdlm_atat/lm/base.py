@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict
@@ -29,13 +28,14 @@ from mdlm_atat.data.phrases import Phrases
 from mdlm_atat.data.sources import SourceLike
 from mdlm_atat.data.tokenizers import Tokenizer
 from mdlm_atat.device import Precision, choose_precision, device_name
-from mdlm_atat.errors import UserError
+from mdlm_atat.errors import UserError, call
 from mdlm_atat.lm.folder import PROFILE_FILE, STAGE_FILE
 from mdlm_atat.lm.reading import CachedSteps
 from mdlm_atat.lm.scoring import Scoring
 from mdlm_atat.nets.protocol import Cached, Mode
 from mdlm_atat.samplers.sizes import Profile, as_profile
 from mdlm_atat.scoring.records import MaskRateProfile
+from mdlm_atat.small_files import read_object, taken_apart
 from mdlm_atat.training.checkpoint import Checkpoint, write_checksums
 from mdlm_atat.training.folder import write_plugins
 from mdlm_atat.training.metrics import OnStep
@@ -251,13 +251,13 @@ class LanguageModel(Scoring):
         file = self.profile_file
         if not file.exists():
             return None
-        record = json.loads(file.read_text(encoding="utf-8"))
-        if record["weights"] != self.fingerprint():
-            raise UserError(
-                f"{file} belongs to another model: it was measured on other weights; measure it anew with "
-                f"`evaluate({str(file.parent)!r}, profile=True)`"
-            )
-        return as_profile(record["profile"])
+        anew = f"measure it anew with {call('evaluate', file.parent, profile=True)}"
+        record = read_object(file, remedy=anew)
+        with taken_apart(file, remedy=anew):
+            weights, profile = record["weights"], as_profile(record["profile"])
+        if weights != self.fingerprint():
+            raise UserError(f"{file} belongs to another model: it was measured on other weights; {anew}")
+        return profile
 
     def save_profile(self, profile: MaskRateProfile, *, num_draws: int) -> Path:
         """Write a likelihood's `profile` beside the weights, for samplers with sizes=optimal, and return the file.

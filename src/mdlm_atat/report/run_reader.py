@@ -94,7 +94,12 @@ def _mapping(path: Path, gaps: list[str]) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
         content = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
-    except (ValueError, yaml.YAMLError):  # UnicodeDecodeError and JSONDecodeError are ValueErrors
+    except (
+        ValueError,
+        RecursionError,
+        OSError,
+        yaml.YAMLError,
+    ):  # no UTF-8, JSON or YAML
         gaps.append(f"{path.name} could not be read: it is cut off or altered.")
         return {}
     if not isinstance(content, dict):

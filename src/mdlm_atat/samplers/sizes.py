@@ -106,5 +106,9 @@ def all_boundaries(
 
 
 def as_profile(record: Mapping[str, Sequence[float]]) -> Profile:
-    """Read the columns of a stored profile."""
-    return Profile(*(tuple(record[name]) for name in ("mask_rate", "nats_per_masked_token", "standard_error")))
+    """Read the columns of a stored profile. Raises KeyError, TypeError or ValueError for anything else."""
+    names = ("mask_rate", "nats_per_masked_token", "standard_error")
+    columns = [tuple(float(value) for value in record[name]) for name in names]
+    if len(set(map(len, columns))) != 1 or len(columns[0]) < 2 or not all(math.isfinite(x) for c in columns for x in c):
+        raise ValueError("columns of numbers of different lengths, or none")
+    return Profile(*columns)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields, is_dataclass
@@ -12,7 +11,9 @@ from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from mdlm_atat.errors import UserError
+from mdlm_atat.small_files import DAMAGE, read_json, why
 
+MOST_BYTES = 1 << 27
 AnyRecord = TypeVar("AnyRecord")
 
 
@@ -33,11 +34,9 @@ def load_json(file: Path, *, expected: str) -> Any:
     """What a JSON file holds. Raises UserError for one that is not there, with what is `expected` in its place, and for
     one that is no JSON."""
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
+        return read_json(file, most_bytes=MOST_BYTES, remedy="restore it from a copy, or delete it")
     except FileNotFoundError as error:
         raise UserError(f"there is no file {file}; expected {expected}") from error
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file} could not be read as JSON: {error}") from error
 
 
 def read_record(
@@ -54,6 +53,8 @@ def read_record(
     `source` and `what` name the file and its kind in messages, and `again` says how to get such a record anew. Raises
     UserError for one of a later version, and where `read` stumbles: the record is damaged then.
     """
+    if not isinstance(content, Mapping):
+        raise UserError(f"{source} is damaged (it holds no object of names and values); {again}, or delete it")
     version = content.get("format", 0)
     if not isinstance(version, int) or version > newest:
         raise UserError(
@@ -62,17 +63,19 @@ def read_record(
         )
     try:
         return read(content)
-    except (UserError, TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
-        raise UserError(f"{source} is damaged ({error}); {again}, or delete it") from error
+    except (UserError, *DAMAGE) as error:
+        raise UserError(f"{source} is damaged ({why(error)}); {again}, or delete it") from error
 
 
-def read_fields(kind: type[AnyRecord], content: Mapping[str, Any]) -> AnyRecord:
+def read_fields(kind: type[AnyRecord], content: Any) -> AnyRecord:
     """A dataclass from the values under the names of its fields, nested ones included; other values are passed over.
 
     What is not there, or null, keeps its default; a number without a default is NaN then (there is no standard error of
     a single draw, and no number at all of a model that diverged). Raises KeyError for anything else that is missing,
     and ValueError or TypeError for a value of another type.
     """
+    if not isinstance(content, Mapping):
+        raise ValueError(f"{content!r} holds no names")
     hints, values = _hints(kind), {}
     for part in fields(kind):  # pyright: ignore[reportArgumentType]
         value = content.get(part.name)

@@ -17,6 +17,7 @@ from mdlm_atat.atomic import write_json
 from mdlm_atat.config.schema import DataConfig, RunConfig
 from mdlm_atat.errors import UserError
 from mdlm_atat.locks import waiting_lock
+from mdlm_atat.small_files import NUMBER, check_kinds, read_object, taken_apart
 from mdlm_atat.studies.grid import Budget, Grid
 from mdlm_atat.studies.jobs import (
     Job,
@@ -66,10 +67,15 @@ def plan_file(folder: Path) -> Path:
 def read_plan(folder: Path) -> Plan:
     """The plan of a study's folder; empty where there is none yet. Raises UserError for a damaged file."""
     file = plan_file(folder)
-    try:
-        return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    except ValueError as error:
-        raise UserError(f"{file} is damaged ({error}); delete it, and the next run plans anew") from error
+    remedy = "delete it, and the next run plans anew"
+    if not file.exists():
+        return {}
+    plan = read_object(file, remedy=remedy)
+    with taken_apart(file, remedy=remedy):
+        for entry in plan.values():
+            check_kinds(entry, calibration=dict, flops_per_token=NUMBER, num_steps=int)
+            _ = entry["data"]["hash"][32:]
+    return plan
 
 
 def check_plan(plan: Plan, grid: Grid, variants: Sequence[Variant], folder: Path) -> None:

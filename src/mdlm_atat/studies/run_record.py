@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import bisect
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from mdlm_atat.errors import UserError, command_line
+from mdlm_atat.small_files import read_object
 from mdlm_atat.studies.jobs import Job, flat_settings, train_words
 from mdlm_atat.studies.run_state import final_evaluation, read_attempts, status_of, stored_config
 from mdlm_atat.training.metrics import EVAL_ERROR, EVAL_NATS, EVAL_OWN_NATS, Metrics, read_json_lines, read_metrics
@@ -21,10 +21,9 @@ MAX_LOSS_POINTS = 1000
 def read_json(file: Path) -> dict[str, Any] | None:
     """The object in a JSON file; None where there is no such file, or no object in it."""
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_object(file)
+    except (OSError, UserError):
         return None
-    return content if isinstance(content, dict) else None
 
 
 def collect_run(

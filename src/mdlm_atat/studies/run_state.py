@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -15,6 +14,7 @@ from mdlm_atat.config.schema import RunConfig, settings_with
 from mdlm_atat.errors import UserError
 from mdlm_atat.locks import is_locked
 from mdlm_atat.scoring.records import Evaluation
+from mdlm_atat.small_files import NUMBER, check_kinds, read_json, taken_apart
 from mdlm_atat.studies.jobs import Job, differences, flat_settings
 
 Status = Literal["done", "failed", "running", "waiting"]
@@ -55,10 +55,14 @@ def log_file(folder: Path, job: Job) -> Path:
 def read_attempts(folder: Path, job: Job) -> list[Attempt]:
     """Every call of the run's training command so far. Raises UserError for a damaged file."""
     file = attempts_file(folder, job)
-    try:
-        return [Attempt(**attempt) for attempt in json.loads(file.read_text(encoding="utf-8"))] if file.exists() else []
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{file} is damaged ({error}); delete it: it only tells how often the run was tried") from error
+    remedy = "delete it: it only tells how often the run was tried"
+    if not file.exists():
+        return []
+    with taken_apart(file, remedy=remedy):
+        stored = read_json(file, remedy=remedy)
+        for attempt in stored:
+            check_kinds(attempt, started=NUMBER, ended=NUMBER, exit_code=int, outcome=str, last_lines=list, host=str)
+        return [Attempt(**attempt) for attempt in stored]
 
 
 def write_attempts(folder: Path, job: Job, attempts: list[Attempt]) -> None:

@@ -17,6 +17,7 @@ from mdlm_atat.data.tokens import TokenDataset, batch_at
 from mdlm_atat.errors import UserError
 from mdlm_atat.nets.ema import EMA
 from mdlm_atat.progress import OnProgress
+from mdlm_atat.small_files import taken_apart
 from mdlm_atat.training.checkpoint import Checkpoint, collect, save, tidy
 from mdlm_atat.training.engine import Engine, speed_up
 from mdlm_atat.training.flops import matrix_rate, training_flops_per_token
@@ -93,9 +94,10 @@ def make_training(
     def load(checkpoint: Checkpoint) -> tuple[Progress, Stage | None]:
         checkpoint.load_training(model, ema, optimizer)
         state = checkpoint.state()
-        if curriculum is not None:
-            curriculum.load_state(state["curriculum"])
-        return from_state(state["progress"]), Stage.from_json(state["stage"]) if "stage" in state else None
+        with taken_apart(checkpoint.folder / "state.json"):
+            if curriculum is not None:
+                curriculum.load_state(state["curriculum"])
+            return from_state(state["progress"]), Stage.from_json(state["stage"]) if "stage" in state else None
 
     progress, last_stage = (Progress(), None) if resume_from is None else load(resume_from)
 

@@ -30,7 +30,7 @@ from mdlm_atat.atomic import aside_of, folder_written_aside, remove_folder, writ
 from mdlm_atat.errors import UserError, call
 from mdlm_atat.model_folder import step_of
 from mdlm_atat.nets.ema import EMA
-from mdlm_atat.small_files import MOST_BYTES, check_file, read_object
+from mdlm_atat.small_files import MOST_BYTES, check_file, check_kinds, read_object, taken_apart
 from mdlm_atat.training import parts
 from mdlm_atat.training.packed import Shapes, read_header, read_shapes, read_weights, save_tensors
 
@@ -61,7 +61,10 @@ class Checkpoint:
     def state(self) -> dict[str, Any]:
         """state.json: the run's progress, machine and curriculum. Raises UserError for the format of another
         version."""
-        state = json.loads((self.folder / "state.json").read_text(encoding="utf-8"))
+        state = read_object(self.folder / "state.json")
+        with taken_apart(self.folder / "state.json"):
+            check_kinds(state, progress=dict, machine=dict, stage=dict, curriculum=dict, settings=dict, tensors=dict)
+            state = {"machine": {}, **state, "format": state["format"]}
         if state["format"] != FORMAT:
             raise UserError(
                 f"{self.folder} was written in format {state['format']}, this version reads {FORMAT}; "

@@ -10,7 +10,6 @@ plugins.json     plugins it needs, if any       phrases.json     how long phrase
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Callable, Mapping
@@ -34,6 +33,7 @@ from mdlm_atat.data.tokenizers import has_identity
 from mdlm_atat.data.tokens import TokenDataset
 from mdlm_atat.errors import UserError
 from mdlm_atat.model_folder import is_free
+from mdlm_atat.small_files import check_kinds, read_object, taken_apart
 from mdlm_atat.training.checkpoint import Checkpoint
 
 
@@ -192,10 +192,18 @@ def read_counts(folder: Path) -> NDArray[np.int64] | None:
 
 def read_start(folder: Path) -> dict[str, Any]:
     """The content of run.json, as written when the run began. Raises UserError where it is missing or damaged."""
+    file = folder / "run.json"
     try:
-        return json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{folder / 'run.json'} cannot be read ({error}); restore it from a copy") from error
+        record = read_object(file)
+    except FileNotFoundError as error:
+        raise UserError(f"{file} is not there; restore it from a copy") from error
+    with taken_apart(file):
+        check_kinds(record, started=str, folder=str, data=dict, machine=dict, init=dict, settings=dict)
+        check_kinds(record, changes=list, micro_batches=list)
+        check_kinds(record.get("data") or {}, tokenizer_hash=str, hash=str, tokenizer=str, train_tokens=int)
+        for change in record.get("changes") or ():
+            check_kinds(change, after_step=int, setting=str)
+    return record
 
 
 def has_record(folder: Path, record: dict[str, Any]) -> bool:
@@ -209,7 +217,9 @@ def has_record(folder: Path, record: dict[str, Any]) -> bool:
 def check_same_data(folder: Path, found: dict[str, Any]) -> None:
     """Raises UserError unless `found` is the data that the run in `folder` was begun on: a run that is resumed or
     scored again must see the same tokens."""
-    stored = read_start(folder)["data"]
+    record = read_start(folder)
+    with taken_apart(folder / "run.json"):
+        stored = {name: record["data"][name] for name in ("tokenizer_hash", "hash", "tokenizer", "train_tokens")}
     if stored["tokenizer_hash"] != found["tokenizer_hash"] and not _same_definition(folder, found["tokenizer_hash"]):
         raise UserError(
             f"{folder} was trained with another tokenizer ({stored['tokenizer']}) than the data now has "

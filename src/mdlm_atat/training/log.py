@@ -31,7 +31,8 @@ class JsonLines:
 
     def __init__(self, file: Path, resume_step: int) -> None:
         if file.exists():
-            kept = [line for line in file.read_text(encoding="utf-8").splitlines() if _step_of(line) <= resume_step]
+            text = file.read_text(encoding="utf-8", errors="replace")
+            kept = [line for line in text.split("\n") if _step_of(line) <= resume_step]
             write_text(file, "".join(line + "\n" for line in kept))
         self._stream = file.open("a", encoding="utf-8")
 
@@ -45,9 +46,9 @@ class JsonLines:
 
 def _step_of(line: str) -> float:
     try:
-        return json.loads(line)["step"]
-    except (json.JSONDecodeError, KeyError):
-        return float("inf")  # the half-written last line of a killed process
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+        return float("inf")  # the half-written last line of a killed process, or what is no line of ours
 
 
 def check_installed(loggers: Sequence[str]) -> None:

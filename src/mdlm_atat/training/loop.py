@@ -25,6 +25,7 @@ from mdlm_atat.formats import with_error
 from mdlm_atat.nets.ema import EMA
 from mdlm_atat.progress import OnProgress
 from mdlm_atat.signals import INTERRUPTIONS
+from mdlm_atat.small_files import NUMBER, check_kinds
 from mdlm_atat.training.checkpoint import Checkpoint
 from mdlm_atat.training.engine import Engine
 from mdlm_atat.training.log import ProgressLine, Writer
@@ -437,6 +438,8 @@ def as_state(progress: Progress) -> dict[str, Any]:
 
 
 def from_state(state: Mapping[str, Any]) -> Progress:
-    """Read what `as_state` wrote, also in earlier versions, which had fewer fields."""
+    """Read what `as_state` wrote, also in earlier versions, which had fewer fields. Raises ValueError and KeyError
+    for anything else."""
+    check_kinds(state, step=int, num_tokens=int, elapsed_s=NUMBER, best_bound=NUMBER, best_step=int, unscored=dict)
     known = {name: state[name] for name in Progress.__dataclass_fields__ if name in state}
     return Progress(**{**known, "best_bound": math.inf if known["best_bound"] is None else known["best_bound"]})

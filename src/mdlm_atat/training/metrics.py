@@ -12,6 +12,8 @@ from typing import Any, TypeGuard
 import numpy as np
 from jaxtyping import Float
 
+from mdlm_atat.small_files import check_file
+
 # the bound of the validation text under the uniform schedule, and under the method's own where it has one
 EVAL_NATS, EVAL_ERROR = "eval/nelbo_nats_per_token", "eval/standard_error"
 EVAL_OWN_NATS, EVAL_OWN_ERROR = "eval/schedule_nelbo_nats_per_token", "eval/schedule_standard_error"
@@ -72,17 +74,18 @@ def read_json_lines(file: Path) -> tuple[list[dict[str, Any]], int]:
 
     A killed process leaves half a line, which is in the middle of the file once its run has been resumed.
     """
-    if not file.is_file():
+    if not file.exists():
         return [], 0
     found: list[dict[str, Any]] = []
     num_broken = 0
     # Not splitlines(): a sample may hold U+2028, which JSON leaves as it is and splitlines() takes for a line's end.
+    check_file(file, most_bytes=math.inf)
     for line in file.read_text(encoding="utf-8", errors="replace").split("\n"):
         if not line.strip():
             continue
         try:
             content = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             content = None
         if isinstance(content, dict):
             found.append(content)
