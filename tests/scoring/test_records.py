@@ -200,7 +200,7 @@ def test_what_is_no_evaluation_is_damaged_or_of_a_later_version_is_refused(conte
 
 def test_a_file_that_is_not_there_or_no_json_is_refused(tmp_path):
     (tmp_path / "half.json").write_text(json.dumps(WHOLE.to_json())[:100])
-    with pytest.raises(UserError, match="could not be read as JSON"):
+    with pytest.raises(UserError, match="is damaged"):
         Evaluation.load(tmp_path / "half.json")
     with pytest.raises(UserError, match="there is no file"):
         Evaluation.load(tmp_path / "none.json")
