@@ -440,7 +440,8 @@ def _provenance(run: RunFolder, result: Evaluation | None) -> dict[str, list[tup
     """Everything else that is stored with the numbers, as tables. Arrays are left out; they are in the pictures."""
     tables = {}
     if run.info:
-        tables["run.json"] = flat(run.info)
+        begun = {name: value for name, value in run.info.items() if name != "settings"}  # they have tables of their own
+        tables["run.json"] = flat(begun)
     if run.evals and result is not None:
         stored = result.to_json()
         tables[f"evals/{next(iter(run.evals))}"] = flat({k: v for k, v in stored.items() if k not in BULK})
