@@ -72,6 +72,12 @@ def named_settings(name_or_path: str, method: str | None = None) -> set[str]:
     return found
 
 
+def names_settings(path: str) -> bool:
+    """Whether what lies at a path may be asked for settings: a YAML file or a folder; so may what is not there. The
+    text of any other file is not to appear in a message because a file of settings names it."""
+    return path.endswith((".yaml", ".yml")) or Path(path).is_dir() or not Path(path).exists()
+
+
 def folder_config(home: Path, method: str | None = None) -> RunConfig:
     """Read the configuration of a run, a saved model or a classifier, as `load_config` does: whatever it is called, it
     is no preset, and its config.yaml builds on nothing outside of it."""
@@ -281,9 +287,7 @@ def _read_layers(name: str, kind: str) -> list[tuple[str, Tree]]:
             return layers
         if not isinstance(name, str):
             raise UserError(f"{label}: base: expected a preset's name or a path, found {shown(name)}")
-        path = folder / name
-        is_other = path.exists() and not path.is_dir() and not name.endswith((".yaml", ".yml"))
-        if name not in _names(kind) and (is_of_folder or is_other):
+        if name not in _names(kind) and (is_of_folder or not names_settings(str(folder / name))):
             which = "a preset's name" if is_of_folder else "a preset's name, a YAML file or a folder"
             raise UserError(f"{label}: base: expected {which}, found {shown(name)}")
 

@@ -302,4 +302,9 @@ def read_record(folder: Path) -> ClassifierRecord:
             "version that wrote it"
         )
     with taken_apart(file):
-        return ClassifierRecord.from_json(stored)
+        record = ClassifierRecord.from_json(stored)
+        numbers = (record.max_length, record.mean, record.spread)
+        are_texts = all(isinstance(label, str) for label in record.labels)
+        if not (are_texts and all(isinstance(number, (int, float)) for number in numbers)):
+            raise ValueError("labels are texts, and max_length, mean and spread numbers")
+        return record

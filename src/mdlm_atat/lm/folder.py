@@ -18,6 +18,7 @@ from mdlm_atat.training.checkpoint import Checkpoint, all_checkpoints, find_faul
 from mdlm_atat.training.packed import Shapes, read_shapes
 
 STAGE_FILE = "stage.json"
+BOTH = (True, False)
 PROFILE_FILE = "profile.json"
 
 
@@ -41,7 +42,8 @@ class Located:
         if self.checkpoint is not None and self.checkpoint.is_in_parts:
             return
         try:
-            num_weights = sum(map(math.prod, self.shapes().values()))
+            files = [self.shapes()] if self.checkpoint is None else [self.checkpoint.shapes(average=a) for a in BOTH]
+            num_weights = max(sum(map(math.prod, shapes.values())) for shapes in files)
         except (UserError, OSError):
             return
         config, memory = folder_config(self.home), machine_memory() or math.inf

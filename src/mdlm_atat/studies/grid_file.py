@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from mdlm_atat.checks import did_you_mean
-from mdlm_atat.config.files import apply_settings, describe_methods, read_yaml
+from mdlm_atat.config.files import apply_settings, describe_methods, names_settings, read_yaml
 from mdlm_atat.config.schema import RunConfig, settings_with
 from mdlm_atat.errors import UserError
 from mdlm_atat.studies.grid import Arm, Budget, Corpus, Grid, SamplerBench, Unit, base_config
@@ -187,6 +187,10 @@ class _Reader:
                 continue
             if method is not None and not isinstance(method, str):
                 self.mistakes.append(f"{path}.method: expected a method's name, found {method!r}")
+                continue
+            others = [name for name in (base, method) if name is not None and not names_settings(self.beside(name))]
+            if others:
+                self.mistakes.append(f"{path}: {others[0]} is neither a YAML file nor a folder; nor is it a preset")
                 continue
             described = str(entry.get("description") or (describe_methods().get(method, "") if method else ""))
             arms.append(
