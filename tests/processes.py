@@ -51,7 +51,8 @@ class Started:
         if self.process.exitcode is None:
             self.process.kill()
             self.process.join()
-        found = [self._folder / name for name in ("out", "err")]
+        found = [file for file in (self._folder / "out", self._folder / "err") if file.exists()]
+        found += [Path(os.devnull)] * (2 - len(found))  # it was killed before it could print
         self.output, self.errors = (file.read_bytes().decode(errors="surrogateescape") for file in found)
         shutil.rmtree(self._folder)
         assert self.process.exitcode is not None

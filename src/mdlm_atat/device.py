@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from mdlm_atat.errors import UserError
+from mdlm_atat.errors import UserError, is_out_of_memory
 
 Precision = Literal["auto", "float32", "bf16"]
 T = TypeVar("T")
@@ -66,17 +66,11 @@ def explain_out_of_memory(advice: str) -> Iterator[None]:
     """Inside the block, running out of memory raises a UserError that ends in `advice`."""
     try:
         yield
-    except RuntimeError as error:
+    except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
         where = " on the device" if isinstance(error, torch.OutOfMemoryError) else ""
         raise UserError(f"out of memory{where}; {advice}") from error
-
-
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether memory was short, of a GPU or of the machine; only CUDA's allocator has an error class of its own."""
-    short = ("can't allocate memory", "out of memory")
-    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in short)
 
 
 def compile_network(model: Any, *, dynamic: bool | None = None) -> None:

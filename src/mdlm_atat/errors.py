@@ -19,6 +19,13 @@ class UserError(Exception):
     """
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory was short, of the machine or of a GPU. Only Python and CUDA have an error class of their own."""
+    short = ("can't allocate memory", "out of memory")
+    is_named = isinstance(error, RuntimeError) and any(words in str(error) for words in short)
+    return isinstance(error, MemoryError) or is_named
+
+
 COMMANDS = {  # function of the library: the command that calls it
     "train": "train",
     "evaluate": "eval",

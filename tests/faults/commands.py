@@ -24,7 +24,7 @@ import pytest
 import yaml
 from safetensors import safe_open
 
-from faults.disk import Disk, Killed
+from faults.disk import Disk, Fault, Killed
 from mdlm_atat.cli.main import main
 from mdlm_atat.studies import processes
 from mdlm_atat.training.checkpoint import Checkpoint
@@ -32,6 +32,7 @@ from studies import stand_in_train
 from studies.grids import grid_file, use_stand_in
 from tiny_runs import WORDS, tiny_flags, train, write_text
 
+SEED = int(os.environ.get("TORTURE_SEED", "0"))
 SHORT: dict[str, Any] = {
     "train__num_steps": 4,
     "train__eval_interval_steps": 2,
@@ -264,3 +265,54 @@ def _check_whole(path: Path) -> None:
             np.load(path, allow_pickle=False)
         case ".html":
             assert path.read_text().rstrip().endswith(("</html>", "</p>"))
+
+
+class Undisturbed:
+    """A command's folder before it, the operations on files that it does, and what it comes to."""
+
+    def __init__(self, name: str, folder: Path) -> None:
+        self.command, self.before, self.work = COMMANDS[name], folder / "before", folder / "work"
+        self.work.mkdir()
+        with quick(self.work):
+            self.command.set_up(self.work)
+            shutil.copytree(self.work, self.before, symlinks=True)
+            ended = run(self.command.words(self.work), Disk(self.work))
+            assert ended.code == 0, ended.errors
+            self.result = contents(self.work / self.command.results)
+        self.events = ended.disk.events
+
+    def check(self, fault: Fault) -> None:
+        """The command with a fault, and what follows it."""
+        kind, path = self.events[fault.number - 1]
+        ended, told = self.begin(f"{fault}: {kind} {Path(path).relative_to(self.work)}", fault)
+        assert ended.disk.has_failed, told
+        if fault.code is None:
+            assert ended.code is None, f"{told}: the kill was caught"
+        else:
+            assert ended.code in (0, 1, 2), told
+            assert "Traceback" not in ended.errors + ended.said, told
+            assert ended.errors.count("error: ") == (ended.code == 2), f"{told}: {ended.errors}"
+        self.check_rest(ended, told)
+
+    def begin(self, what: str, fault: Fault | None = None) -> tuple[Ended, str]:
+        """The command in a new folder, with a fault; and what to tell where a promise is broken."""
+        shutil.rmtree(self.work)
+        shutil.copytree(self.before, self.work, symlinks=True)
+        with quick(self.work):
+            ended = run(self.command.words(self.work), Disk(self.work, fault))
+        return ended, f"{what} (TORTURE_SEED={SEED})\n{ended.errors}"
+
+    def check_rest(self, ended: Ended, told: str) -> None:
+        """What has to hold after a command that has ended in whatever way."""
+        assert half_written(self.work) == [], told
+        for file in self.before.rglob("*"):
+            now = self.work / file.relative_to(self.before)
+            assert now.exists(), f"{told}: {now} is gone"
+            assert not file.is_file() or now.read_bytes() == file.read_bytes(), f"{told}: {now} was changed"
+        with quick(self.work):
+            for _ in range(2):  # the second is the command that a refusal names
+                if ended.code != 0:
+                    ended = run(next_words(self.command, self.work, ended), Disk(self.work))
+        assert ended.code == 0, f"{told}, and then:\n{ended.errors}"
+        found = differences(self.result, contents(self.work / self.command.results))
+        assert found == [], f"{told}: {'; '.join(found[:5])}"

@@ -12,7 +12,7 @@ from typing import Any
 
 from mdlm_atat.cli.parser import choose
 from mdlm_atat.cli.streams import steady_streams
-from mdlm_atat.errors import UserError, as_command
+from mdlm_atat.errors import UserError, as_command, is_out_of_memory
 from mdlm_atat.signals import Interrupted, ends_as_by_ctrl_c
 
 COMMANDS = {  # name: (module with main(argv), what it does)
@@ -103,6 +103,11 @@ def _run(argv: list[str]) -> int:
         return 128 + stop.number if isinstance(stop, Interrupted) else 130
     except BrokenPipeError:  # the reader has left, as in `atat ... | head`
         return 141
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        print("error: out of memory; end what else needs it, or ask for less at a time", file=sys.stderr)
+        return 2
     except OSError as error:
         if error.errno not in ADVICE:
             raise

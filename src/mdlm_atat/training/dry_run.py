@@ -10,7 +10,7 @@ import torch
 from mdlm_atat.config.build import modes_of
 from mdlm_atat.config.schema import OptimConfig, RunConfig
 from mdlm_atat.data.tokens import TokenDataset
-from mdlm_atat.device import is_out_of_memory
+from mdlm_atat.errors import is_out_of_memory
 from mdlm_atat.formats import data_size, duration, number, percent, short_count, significant
 from mdlm_atat.training.loop import Training, cut_smaller, forward_backward
 from mdlm_atat.training.optim import warm_up

@@ -19,8 +19,8 @@ from torch.optim import Optimizer
 from mdlm_atat.config.schema import RunConfig, TrainConfig
 from mdlm_atat.core.curriculum import Curriculum, Stage
 from mdlm_atat.core.objective import Draw, Objective, TrainingLoss
-from mdlm_atat.device import float64_device, is_out_of_memory
-from mdlm_atat.errors import UserError
+from mdlm_atat.device import float64_device
+from mdlm_atat.errors import UserError, is_out_of_memory
 from mdlm_atat.formats import with_error
 from mdlm_atat.nets.ema import EMA
 from mdlm_atat.progress import OnProgress
