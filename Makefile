@@ -39,10 +39,11 @@ test-large: $(VENV)/installed-dev
 SEED ?= $(shell date +%s)
 SEED := $(SEED)
 KILLS ?= 50
+ONLY ?=
 
 torture: $(VENV)/installed-dev
-	@echo "the same again: make torture SEED=$(SEED) KILLS=$(KILLS)"
-	TORTURE_SEED=$(SEED) TORTURE_KILLS=$(KILLS) $(BIN)/python -m pytest -m torture
+	@echo "the same again: make torture SEED=$(SEED) KILLS=$(KILLS) ONLY=$(ONLY)"
+	TORTURE_SEED=$(SEED) TORTURE_KILLS=$(KILLS) $(BIN)/python -m pytest -m torture -k "$(ONLY)" tests/faults
 
 browser: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -m browser -rs tests/browser

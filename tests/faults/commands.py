@@ -291,7 +291,9 @@ class Undisturbed:
         else:
             assert ended.code in (0, 1, 2), told
             assert "Traceback" not in ended.errors + ended.said, told
-            assert ended.errors.count("error: ") == (ended.code == 2), f"{told}: {ended.errors}"
+            assert len(re.findall(r"^error: ", ended.errors, re.MULTILINE)) == (ended.code == 2), (
+                f"{told}: {ended.errors}"
+            )
         self.check_rest(ended, told)
 
     def begin(self, what: str, fault: Fault | None = None) -> tuple[Ended, str]:

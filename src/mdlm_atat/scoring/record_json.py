@@ -32,7 +32,7 @@ def json_ready(content: Any) -> Any:
 
 def load_json(file: Path, *, expected: str) -> Any:
     """What a JSON file holds. Raises UserError for one that is not there, with what is `expected` in its place, and for
-    one that is no JSON."""
+    one that is no JSON; OSError for one that cannot be read now, which may be as sound as any."""
     try:
         return read_json(file, most_bytes=MOST_BYTES, remedy="restore it from a copy, or delete it")
     except FileNotFoundError as error:

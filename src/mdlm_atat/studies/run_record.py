@@ -19,10 +19,11 @@ MAX_LOSS_POINTS = 1000
 
 
 def read_json(file: Path) -> dict[str, Any] | None:
-    """The object in a JSON file; None where there is no such file, or no object in it."""
+    """The object in a JSON file; None where there is no such file, or no object in it. Raises OSError where it cannot
+    be read now: what is in it is not lost, and a record without it would be wrong."""
     try:
         return read_object(file)
-    except (OSError, UserError):
+    except (FileNotFoundError, NotADirectoryError, UserError):
         return None
 
 
