@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
@@ -141,7 +142,14 @@ class Ended:
 def run(words: list[str], disk: Disk) -> Ended:
     """A command in this process, on a disk."""
     output, errors = io.StringIO(), io.StringIO()
-    with disk.mounted(), redirect_stdout(output), redirect_stderr(errors), _children_in_this_process(disk):
+    with (
+        disk.mounted(),
+        redirect_stdout(output),
+        redirect_stderr(errors),
+        _children_in_this_process(disk),
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("always", UserWarning)  # as in a process of its own
         try:
             code = main(words)
         except Killed:
@@ -313,7 +321,9 @@ class Undisturbed:
             assert not file.is_file() or now.read_bytes() == file.read_bytes(), f"{told}: {now} was changed"
         with quick(self.work):
             for _ in range(2):  # the second is the command that a refusal names
-                if ended.code != 0:
+                if (
+                    ended.code != 0 or "not stored" in ended.errors
+                ):  # what was found is printed then, and can be had again
                     ended = run(next_words(self.command, self.work, ended), Disk(self.work))
         assert ended.code == 0, f"{told}, and then:\n{ended.errors}"
         found = differences(self.result, contents(self.work / self.command.results))
