@@ -16,6 +16,8 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import EntryPoints, entry_points
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,6 +28,7 @@ import yaml
 from safetensors import safe_open
 
 from faults.disk import Disk, Fault, Killed
+from mdlm_atat import plugins
 from mdlm_atat.cli.main import main
 from mdlm_atat.studies import processes
 from mdlm_atat.training.checkpoint import Checkpoint
@@ -187,6 +190,12 @@ def _children_in_this_process(disk: Disk) -> Iterator[None]:
         yield
 
 
+@cache
+def _entry_points() -> EntryPoints:
+    """Read once: there are hundreds of packages."""
+    return entry_points()
+
+
 @contextmanager
 def quick(folder: Path) -> Iterator[None]:
     """Within the block commands of `folder` draw no pictures and have their cache there."""
@@ -196,8 +205,9 @@ def quick(folder: Path) -> Iterator[None]:
         patch.setattr(processes, "COMMAND", (sys.executable, "stand-in"))
         patch.setattr("mdlm_atat.studies.runner.POLL_S", 0.0)
         patch.setattr("mdlm_atat.studies.processes.POLL_S", 0.0)
-        for module in ("training_plots", "report", "figure"):
-            patch.setattr(f"mdlm_atat.report.{module}.svg", lambda *_, **__: "<svg></svg>", raising=False)
+        patch.setattr(plugins, "entry_points", lambda **asked: _entry_points().select(**asked))
+        for name in ("_curves", "_profile"):
+            patch.setattr(f"mdlm_atat.report.report.{name}", lambda *_, **__: None)
         yield
 
 

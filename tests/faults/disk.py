@@ -24,7 +24,9 @@ from mdlm_atat.data import cache
 from mdlm_atat.training import packed
 
 WRITES = {"write", "rename", "fsync", "create", "mkdir", "symlink"}
-"""Operations that change the disk."""
+"""Operations that a full disk refuses."""
+CHANGES = WRITES - {"fsync"}
+"""Operations after which there is something else on the disk, for those who read it."""
 ERRORS = {  # what the system may say of each kind of operation
     "open": (errno.EACCES, errno.EIO),
     "read": (errno.EIO,),

@@ -9,7 +9,7 @@ import random
 import pytest
 
 from faults.commands import COMMANDS, SEED, Undisturbed
-from faults.disk import WRITES, Fault
+from faults.disk import CHANGES, Fault
 
 NUM_PARTS = 4
 SHARE = 2
@@ -22,7 +22,7 @@ def faults_of(found: Undisturbed, rng: random.Random) -> list[Fault]:
     faults = []
     for number, (kind, _) in enumerate(found.events, start=1):
         faults.append(Fault.drawn(number, kind, rng))
-        if kind in WRITES:
+        if kind in CHANGES:
             faults.append(Fault(number, None))
     return faults
 
