@@ -191,9 +191,9 @@ def _children_in_this_process(disk: Disk) -> Iterator[None]:
 
 
 @cache
-def _entry_points() -> EntryPoints:
+def _entry_points(*, group: str) -> EntryPoints:
     """Read once: there are hundreds of packages."""
-    return entry_points()
+    return entry_points(group=group)
 
 
 @contextmanager
@@ -205,7 +205,7 @@ def quick(folder: Path) -> Iterator[None]:
         patch.setattr(processes, "COMMAND", (sys.executable, "stand-in"))
         patch.setattr("mdlm_atat.studies.runner.POLL_S", 0.0)
         patch.setattr("mdlm_atat.studies.processes.POLL_S", 0.0)
-        patch.setattr(plugins, "entry_points", lambda **asked: _entry_points().select(**asked))
+        patch.setattr(plugins, "entry_points", _entry_points)
         for name in ("_curves", "_profile"):
             patch.setattr(f"mdlm_atat.report.report.{name}", lambda *_, **__: None)
         yield

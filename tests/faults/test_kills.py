@@ -19,7 +19,7 @@ from processes import Started
 from tiny_runs import tiny_flags, write_text
 
 KILLS = int(os.environ.get("TORTURE_KILLS", "50"))
-LONG = {**SHORT, "train__num_steps": 200, "train__checkpoint_interval_steps": 5, "train__eval_interval_steps": 40}
+LONG = {**SHORT, "train__num_steps": 60, "train__checkpoint_interval_steps": 4, "train__eval_interval_steps": 20}
 SHARES = {"train": 7, "prepare": 1, "generate": 1, "finetune": 1}
 
 
