@@ -147,7 +147,7 @@ class ObjectiveConfig(Section):
     """Weight of the loss at t: elbo is the bound's own (1/t for linear), flat is 1, clipped is elbo up to 1 / clip."""
     clip: float = setting(0.1, when=CLIPPED)
     """clipped only: 1 / the largest weight; with the linear schedule the t below which it stops growing."""
-    causal_share: float = setting(0.0, short="causal_share", when={"model.kind": ("masked", PLUGIN)})
+    causal_share: float = setting(0.0, short="causal_share")
     """Share of the rows of every batch that are read left to right, with an exact likelihood, in place of being masked:
     0 is masked diffusion, 1 a causal model, and between them one network learns both. (model.kind causal reads all.)"""
 
