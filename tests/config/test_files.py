@@ -263,10 +263,14 @@ def test_a_flag_is_spelled_like_the_path_in_the_file():
     assert (config.data.source, config.data.validation) == ("1984", "no")
 
 
-def test_the_last_of_two_equal_flags_wins_and_none_takes_a_setting_back():
+def test_of_two_equal_flags_neither_wins():
     argv = ["--train.seed", "1", "--data.validation", "a", "--train.seed", "2", "--data.validation", "None"]
-    config = with_flags(argv)
-    assert (config.train.seed, config.data.validation) == (2, None)
+    with pytest.raises(UserError) as error:
+        with_flags(argv)
+    assert str(error.value).splitlines() == [
+        "--train.seed: given twice; leave one of them out",
+        "--data.validation: given twice; leave one of them out",
+    ]
 
 
 def test_no_flags_change_nothing():

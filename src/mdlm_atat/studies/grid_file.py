@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any, get_args
 
 from mdlm_atat.checks import did_you_mean
-from mdlm_atat.config.files import apply_settings, describe_methods, names_settings, read_yaml
+from mdlm_atat.config.files import apply_settings, describe_methods, names_settings
 from mdlm_atat.config.schema import RunConfig, settings_with
+from mdlm_atat.config.yaml_text import read_yaml
 from mdlm_atat.errors import UserError
 from mdlm_atat.studies.grid import Arm, Budget, Corpus, Grid, SamplerBench, Unit, base_config
 from mdlm_atat.studies.jobs import differences, flat_settings

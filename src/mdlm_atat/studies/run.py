@@ -18,7 +18,7 @@ from typing import Any
 
 from mdlm_atat.atomic import is_empty, stored_if_possible, write_text
 from mdlm_atat.checks import at_least
-from mdlm_atat.config.files import yaml_text
+from mdlm_atat.config.yaml_text import yaml_text
 from mdlm_atat.errors import UserError, command_line
 from mdlm_atat.studies import processes as children
 from mdlm_atat.studies.benches import run_benches
