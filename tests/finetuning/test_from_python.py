@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from types import SimpleNamespace
@@ -111,7 +113,7 @@ def test_on_step_hears_every_step_with_its_loss_and_every_epoch_with_its_metrics
 def test_an_exception_in_on_step_loses_the_running_seed_alone_and_the_model_stays_as_it_was(masked, tmp_path, error):
     before = {name: value.clone() for name, value in masked.network.state_dict().items()}
 
-    def stop(step: int, values: dict[str, float]) -> None:
+    def stop(step: int, values: Mapping[str, float]) -> None:
         if values["seed"] == 1 and step == 2:
             raise error
 
@@ -253,3 +255,37 @@ def test_every_setting_can_be_given_by_its_name():
 
 def test_the_name_finetune_is_the_function_whatever_was_imported_before():
     assert callable(mdlm_atat.finetune)
+
+
+class Begun(Exception):
+    """Training has begun, and all that is said before it has been said."""
+
+
+@pytest.mark.parametrize(
+    ("number", "settings", "is_told"),
+    [
+        (80, {}, True),
+        (299, {}, True),
+        (300, {}, False),
+        (80, {"probe": True}, False),
+        (80, {"regression": True}, False),
+    ],
+)
+def test_who_trains_the_whole_network_on_fewer_than_300_examples_is_told_first_that_a_probe_is_likely_better(
+    number, settings, is_told, masked, tmp_path, capsys
+):
+    examples = cat_examples(number, 0, scores="regression" in settings)
+    data = [{"text": example.texts[0], "label": example.label} for example in examples]
+
+    def stop(step: int, values: Mapping[str, float]) -> None:
+        raise Begun
+
+    with pytest.raises(Begun):
+        mdlm_atat.finetune(masked, data=data, out=tmp_path, on_step=stop, epochs=1, **settings)
+    printed = capsys.readouterr().out
+    assert printed.startswith("hint       for so few examples `--probe`") == is_told
+    assert printed.count("hint ") == is_told
+    said = re.findall(r"\b0\.\d+\b", printed.partition("task ")[0])
+    page = (Path(mdlm_atat.__file__).parents[2] / "docs/classify.md").read_text(encoding="utf-8")
+    assert len(said) == 2 * is_told
+    assert all(number in page for number in said)
