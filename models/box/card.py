@@ -16,12 +16,16 @@ import lzma
 import re
 from collections.abc import Callable
 from dataclasses import asdict
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 from mdlm_atat import Evaluation, MaskedDiffusionLM, evaluate, load_lm
 from mdlm_atat.atomic import write_json
 from mdlm_atat.device import device_name
+from mdlm_atat.provenance import cpu
+from mdlm_atat.runs.evaluate import draw_settings, open_data
+from mdlm_atat.runs.orders import asked_orders, in_orders
 from mdlm_atat.runs.sample_quality import sample_quality
 from mdlm_atat.scoring.quality import HowSampled, Task
 from mdlm_atat.scoring.records import NamedCost
@@ -29,6 +33,7 @@ from mdlm_atat.scoring.records import NamedCost
 HERE = Path(__file__).parent
 NUM_PLACES = 20
 EVALUATIONS = 16
+OWN_ORDER_BATCH = 8
 GAPS = ((16, 19), (31, 33), (44, 48))
 """Words of an excerpt that are left out: three, two and four of them."""
 NUM_WORDS = 60
@@ -70,11 +75,18 @@ def likelihoods(lm: Any, data: Path, num_draws: int | None, known: Evaluation | 
 
 
 def own_order(lm: Any, data: Path, num_sequences: int | None) -> dict[str, Any]:
-    """What the held-out novels cost in the own order of `spread` with 16 evaluations."""
-    text = data / "corpus" / "valid-novels.jsonl.xz"
-    how = {"order": "spread", "evaluations": EVALUATIONS, "num_draws": num_sequences}
-    (own,) = (each for each in evaluate(lm, text, save=False, **how).likelihoods if "spread" in each.name)
-    return {"name": own.name, "num_sequences": num_sequences, **_numbers(own)}
+    """What the held-out novels cost in the own order of `spread` with 16 evaluations, over all sequences or so many."""
+    rows = open_data(lm, data / "corpus" / "valid-novels.jsonl.xz")
+    draws = draw_settings(lm, num_draws=num_sequences, batch_size=OWN_ORDER_BATCH, seed=0)
+    (own,) = in_orders(lm, rows, draws, asked_orders(lm, "spread", EVALUATIONS), every=num_sequences is None)
+    return {
+        "name": own.name,
+        "num_sequences": num_sequences,
+        **_numbers(NamedCost(own.name, own, own.is_exact)),
+        "machine": cpu() if lm.device.type == "cpu" else device_name(lm.device),
+        "date": date.today().isoformat(),
+        "command": f"python models/box/card.py DATA --num_sequences {num_sequences}" if num_sequences else None,
+    }
 
 
 def _numbers(found: NamedCost) -> dict[str, Any]:
