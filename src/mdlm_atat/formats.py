@@ -7,8 +7,10 @@ number reads the same wherever it is shown. What is missing, not finite or enorm
 from __future__ import annotations
 
 import math
+from typing import Any
 
 MISSING = "–"
+MOST_SHOWN = 160  # characters of a setting's value in a message
 
 
 def with_error(
@@ -131,3 +133,15 @@ def duration(elapsed_s: float | None) -> str:
 
 def _two_digits(value: float) -> str:
     return significant(value, 2) if abs(value) < 9.95 else f"{value:.0f}"
+
+
+def as_setting(value: Any) -> str:
+    """A setting's value as a person would write it in YAML; of one that is long, the beginning."""
+    if value is None:
+        return "nothing"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int) and abs(value) >= 1 << 64:
+        return f"a number of {value.bit_length():,} bits"
+    text = repr(value)
+    return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}..."

@@ -13,7 +13,11 @@ from mdlm_atat.config.arguments import read_arguments, read_config
 from mdlm_atat.config.effect import without_effect
 from mdlm_atat.config.files import apply_settings, describe_methods, describe_presets, load_config, save_config
 from mdlm_atat.config.schema import SECTIONS, ModelConfig, RunConfig, settings_with
-from mdlm_atat.config.section import BELOW_1, PLUGIN
+from mdlm_atat.config.section import PLUGIN
+from mdlm_atat.data import places
+from mdlm_atat.data.prepare import prepare
+from mdlm_atat.data.readers.kinds import READERS, ROWS
+from mdlm_atat.effect import BELOW_1
 from mdlm_atat.errors import UserError
 
 
@@ -95,20 +99,99 @@ def test_a_file_that_is_named_is_asked_as_flags_are_and_not_what_it_builds_on(tm
     assert line.startswith("objective.exponent has no effect")
 
 
-@pytest.mark.parametrize("path", sorted(settings_with("when")))
+@pytest.mark.parametrize("path", [path for path in sorted(settings_with("when")) if not path.startswith("data.")])
 def test_what_a_setting_needs_is_there_and_gives_it_an_effect(path: str):
     section, _, name = path.partition(".")
     (part,) = [part for part in fields(SECTIONS[section]) if part.name == name]  # type: ignore[arg-type]
     for when in part.metadata["when"]:
         values = {}
         for other, needed in when.items():
-            value = needed[0] if isinstance(needed, tuple) else needed
+            value = needed[0] if type(needed) is tuple else needed
             value = {BELOW_1: 0.5, PLUGIN: "mine.net:Net"}.get(value, value)
             values[other] = [value] * 3 if other in ("curriculum.time_sampling", "curriculum.weighting") else value
         config, mistakes = apply_settings(RunConfig(), values)
         assert not mistakes
         assert config is not None
         assert without_effect(config, {path}) == []
+
+
+def said_of(source: Any, **settings: Any) -> list[str]:
+    """What is said of settings of a text without effect, by `train` of a RunConfig, without "data."."""
+    lines = ask("char", data__source=str(source), **{f"data__{name}": value for name, value in settings.items()})
+    return [line.replace("data.", "") for line in lines]
+
+
+OF_TEXTS = {
+    "column": "body",
+    "documents": "line",
+    "encoding": "cp1252",
+    "delimiter": ";",
+    "template": "{a}",
+    "nulls": "refuse",
+    "splits": "none",
+    "leave_out": "*.log",
+    "split": "test",
+}
+COUNTS = {
+    "a.txt": {"documents", "encoding"},
+    "a.md.gz": {"documents", "encoding"},
+    "README": {"documents", "encoding"},
+    "a.csv": {"column", "encoding", "delimiter", "template"},
+    "A.TSV.zst": {"column", "encoding", "delimiter", "template"},
+    "a.jsonl": {"column", "encoding", "template", "nulls"},
+    "a.parquet": {"column", "template", "nulls"},
+    "a.html": {"encoding"},
+    "a.pdf": set(),
+    "shakespeare": set(),
+    "mine.corpora:Letters": set(),
+    "hub:OWNER/NAME": {"column", "template", "nulls", "split"},
+    "wikitext-2": {"column", "template", "nulls", "split"},
+    "folder": set(OF_TEXTS) - {"split"},
+    "prepared": set(),
+    "not/there.txt": set(OF_TEXTS),  # which is an error of its own
+}
+"""Which of them a source feels."""
+
+
+@pytest.mark.parametrize("source", COUNTS)
+def test_a_setting_of_a_text_that_the_source_does_not_feel_is_said_to_need_another(source: str, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("folder", "prepared"):
+        (tmp_path / folder).mkdir()
+    for file in ("prepared/manifest.json", "prepared/train.bin"):
+        (tmp_path / file).write_text("{}")
+    if source in ("README", *(name for name in COUNTS if name.lower().startswith("a."))):
+        (tmp_path / source).write_text("a")
+    for name, value in OF_TEXTS.items():
+        lines = said_of(source, **{name: value})
+        assert bool(lines) == (name not in COUNTS[source]), (name, lines)
+        for line in lines:
+            assert line.startswith(f"{name} has no effect with source = {source}: it needs source a ")
+
+
+def test_a_setting_of_the_validation_text_counts_where_the_source_does_not_feel_it(tmp_path):
+    (tmp_path / "a.txt").write_text("a")
+    (tmp_path / "b.csv").write_text("body\nb\n")
+    assert said_of(tmp_path / "a.txt", validation=str(tmp_path / "b.csv"), column="body") == []
+    (line,) = said_of(tmp_path / "a.txt", validation=str(tmp_path / "b.csv"), validation_fraction=0.1)
+    assert line.endswith("b.csv: it needs validation nothing")
+    (line,) = said_of("shakespeare", validation_fraction=0.1)
+    assert line.endswith("it needs source a text that brings no validation text")
+
+
+def test_the_endings_that_settings_need_are_those_that_have_readers():
+    assert {*places.TABLES, *places.WITH_NULLS} == set(ROWS)
+    assert {*places.NOT_PLAIN, ".txt"} == set(READERS)
+
+
+def test_a_preparation_warns_of_what_it_does_not_feel(tmp_path):
+    texts = [f"the text number {number}" for number in range(200)]
+    with pytest.warns(UserWarning, match="column has no effect with source = 200 texts from Python"):
+        prepare(texts, out=tmp_path / "a", column="body", progress=False)
+    with pytest.warns(UserWarning, match="length has no effect with mode = wrap: it needs mode pad"):
+        prepare(tuple(texts), out=tmp_path / "b", length=16, progress=False)
+    with pytest.warns(UserWarning, match="splits has no effect with source = .*a: it needs source a folder"):
+        prepare(tmp_path / "a", splits="none", progress=False)
 
 
 ABSURD = {

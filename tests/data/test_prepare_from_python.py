@@ -330,7 +330,7 @@ def test_a_tokenizer_of_a_package_is_saved_with_its_name_and_loaded_where_it_is_
         ({"name": "own.vowels:Shifted", "distribution": "nosuch-package", "version": "1.2"}, "nosuch-package==1.2"),
         ({"name": 3}, "is damaged"),
         ({"name": "own.vowels:Shifted", "distribution": ["x"]}, "is damaged"),
-        ([], "holds a list, expected a JSON object"),
+        ([], "holds no object of names and values"),
     ],
 )
 def test_a_tokenizers_folder_never_runs_code_by_itself(

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from mdlm_atat.checks import at_least, probability, within
-from mdlm_atat.config.section import Section, When, setting
+from mdlm_atat.config.section import Section, setting
+from mdlm_atat.effect import When
 from mdlm_atat.errors import UserError
 
 ESTIMATED: When = {"importance.mode": ("full", "learned_only")}

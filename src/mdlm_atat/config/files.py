@@ -22,9 +22,10 @@ from mdlm_atat import plugins
 from mdlm_atat.atomic import write_text
 from mdlm_atat.checks import did_you_mean
 from mdlm_atat.config.schema import SECTIONS, RunConfig
-from mdlm_atat.config.section import expect, hints_of, is_choice, is_list, kind_of, shown
+from mdlm_atat.config.section import expect, hints_of, is_choice, is_list, kind_of
 from mdlm_atat.config.yaml_text import MOST_BYTES, Tree, read_yaml, yaml_text, yaml_value
 from mdlm_atat.errors import UserError
+from mdlm_atat.formats import as_setting
 from mdlm_atat.small_files import check_file
 
 Mistake = tuple[str, str]  # (dotted path, what is wrong); no path where the message names its fields itself
@@ -274,10 +275,10 @@ def _read_layers(name: str, kind: str) -> list[tuple[str, Tree]]:
         if name is None:
             return layers
         if not isinstance(name, str):
-            raise UserError(f"{label}: base: expected a preset's name or a path, found {shown(name)}")
+            raise UserError(f"{label}: base: expected a preset's name or a path, found {as_setting(name)}")
         if name not in _names(kind) and (is_of_folder or not names_settings(str(folder / name))):
             which = "a preset's name" if is_of_folder else "a preset's name, a YAML file or a folder"
-            raise UserError(f"{label}: base: expected {which}, found {shown(name)}")
+            raise UserError(f"{label}: base: expected {which}, found {as_setting(name)}")
 
 
 def _merged(layers: list[tuple[str, Tree]]) -> Tree:
@@ -340,7 +341,7 @@ def _without_unknown_keys(tree: Tree, section: Any, prefix: str = "") -> tuple[T
             known[key], below = _without_unknown_keys(value, hint, f"{path}.")
             mistakes += below
         elif value is not None:  # a section whose every line is commented out changes nothing
-            mistakes.append((path, f"expected a section of settings, found {shown(value)}"))
+            mistakes.append((path, f"expected a section of settings, found {as_setting(value)}"))
     return known, mistakes
 
 

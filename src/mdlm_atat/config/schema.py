@@ -12,9 +12,11 @@ from typing import Any, Literal
 from mdlm_atat import plugins
 from mdlm_atat.checks import at_least, probability, within
 from mdlm_atat.config.atat_schema import CurriculumConfig, ImportanceConfig, MaskingConfig
-from mdlm_atat.config.section import BELOW_1, PLUGIN, Section, When, setting
+from mdlm_atat.config.section import PLUGIN, Section, setting
+from mdlm_atat.data import places
 from mdlm_atat.data.plugged import plugin_of
 from mdlm_atat.data.settings import DataSettings
+from mdlm_atat.effect import BELOW_1, When
 from mdlm_atat.errors import UserError
 
 
@@ -31,7 +33,7 @@ class DataConfig(Section, DataSettings):
     vocab.txt, or a plugin as package.module:Name."""
     length: int = setting(256, same="text")
     """Tokens in one training sequence; the model's maximum length."""
-    validation: str | None = setting(None, resume="place", same="text", of_text=True)
+    validation: str | None = setting(None, resume="place", same="text", of_text=True, when=places.NOT_PREPARED)
     """Validation text: like source, or a split's name for a hub data set. None: what comes with the source, else cut
     from it."""
 

@@ -17,9 +17,10 @@ from typing import Any, ClassVar, Literal, Union, get_args, get_origin, get_type
 
 from mdlm_atat import plugins
 from mdlm_atat.checks import did_you_mean
+from mdlm_atat.effect import Such, When
 from mdlm_atat.errors import UserError
+from mdlm_atat.formats import as_setting
 
-MOST_SHOWN = 160  # characters of a value in a message
 Resume = Literal["free", "measured", "rounded", "place"]
 """What a resumed run may change: nothing that is reported changes (free); the weights stay the same bit for bit, but
 not when and how exactly they are measured (measured); the same run, but sums round differently or the learning rate
@@ -44,7 +45,8 @@ def setting(
 
     `resume`: see `Resume`. `same`: runs are comparable only where it is the same, since it decides which text is scored
     or which draws are made. `of_text`: it says something of one text and nothing of another. `short`: its name as an
-    argument of `train`. `when`: see `When`; of several, one is enough. `plugin`: its value names something, built in or
+    argument of `train`. `when`: what it needs to have an effect, see `effect.When`; of several, one is enough, and
+    settings of its own section go by their bare names. `plugin`: its value names something, built in or
     `package.module:Name`. `options_of`: it holds the own settings of the plugin that the section's setting of this name
     names. That is made with `num_given` arguments of ours, and with those of `offered` that it takes by name: they are
     no settings of its own.
@@ -62,11 +64,8 @@ def setting(
     return field(default=default, metadata=metadata)
 
 
-When = Mapping[str, Any]
-"""When a setting has an effect: other settings, by their paths, with the values that they need, one or a tuple of them.
-A setting of several values needs one of these among them. `PLUGIN` stands for any plugin, `BELOW_1` for such
-numbers. A setting without it has always an effect."""
-PLUGIN, BELOW_1 = "a plugin", "below 1"
+PLUGIN = Such("a plugin", lambda value: plugins.is_plugin("backbone", value))
+"""For a setting that needs a `model.kind` of somebody's own."""
 
 
 class Section:
@@ -127,7 +126,7 @@ def expect(value: Any, hint: Any) -> Any:
         if len(kinds) == len(value):
             return tuple(expect(item, kind) for item, kind in zip(value, kinds, strict=True))
     quotes = "; put it in quotes" if hint is str and not isinstance(value, (list, dict)) else ""
-    raise UserError(f"expected {kind_of(hint)}, found {shown(value)}{quotes}")
+    raise UserError(f"expected {kind_of(hint)}, found {as_setting(value)}{quotes}")
 
 
 def is_list(hint: Any) -> bool:
@@ -153,15 +152,3 @@ def kind_of(hint: Any) -> str:
     if get_origin(hint) is dict:
         return "settings by name"
     return {bool: "true or false", int: "a whole number", float: "a number"}.get(hint, "text")
-
-
-def shown(value: Any) -> str:
-    """A value as a person would write it in YAML; of one that is long, the beginning."""
-    if value is None:
-        return "nothing"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, int) and abs(value) >= 1 << 64:
-        return f"a number of {value.bit_length():,} bits"
-    text = repr(value)
-    return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}..."

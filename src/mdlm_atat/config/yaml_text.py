@@ -10,8 +10,8 @@ from typing import Any
 import yaml
 from yaml.composer import ComposerError
 
-from mdlm_atat.config.section import shown
 from mdlm_atat.errors import UserError
+from mdlm_atat.formats import as_setting
 from mdlm_atat.small_files import read_small
 
 Tree = dict[Any, Any]  # a file's keys are whatever a person wrote
@@ -40,7 +40,7 @@ def read_yaml(
     if tree is None:
         raise UserError(f"{label}: the file is empty; it should hold {holds}")
     if not isinstance(tree, dict):
-        raise UserError(f"{label}: expected {holds}, found {shown(tree)}")
+        raise UserError(f"{label}: expected {holds}, found {as_setting(tree)}")
     return tree
 
 

@@ -1,4 +1,4 @@
-"""Whether the hub answers, and where it keeps its own copies of data sets."""
+"""Which data sets of the hub have short names, where it keeps its own copies of them, and whether it answers."""
 
 from __future__ import annotations
 
@@ -6,6 +6,17 @@ CONVERTED = "@~parquet"
 """After a data set's name: the files that the hub has made of it, for sets whose loading script no longer runs."""
 REVISION = "refs/convert/parquet"
 """The branch that they are in: a folder a configuration, in it a folder a split."""
+
+HUB_SETS = {
+    "wikitext-2": ("Salesforce/wikitext", "wikitext-2-raw-v1"),
+    "wikitext-103": ("Salesforce/wikitext", "wikitext-103-raw-v1"),
+    "lm1b": ("dvruette/lm1b", None),
+    "openwebtext": ("Skylion007/openwebtext", None),
+    "text8": ("afmck/text8", None),
+    "tinystories": ("roneneldan/TinyStories", None),
+    "fineweb-edu": ("HuggingFaceFW/fineweb-edu", "sample-10BT"),
+}
+"""Short name -> name on the hub and configuration."""
 
 
 def hub_unreachable() -> str | None:

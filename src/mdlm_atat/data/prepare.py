@@ -114,6 +114,7 @@ def _requested(source: SourceLike | None, settings: RequestSettings) -> DataRequ
         raise TypeError("prepare() needs a source, as in prepare('mine.txt')")
     check_keywords(settings, prepare, RequestSettings.__annotations__)
     request = DataRequest(source=source, **settings)
+    request.warn_of_what_has_no_effect()
     allow_named("source", request.source)
     allow_named("source", request.validation)
     allow_named("tokenizer", request.tokenizer)

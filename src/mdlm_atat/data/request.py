@@ -5,19 +5,23 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+from mdlm_atat import effect
+from mdlm_atat.data import places
 from mdlm_atat.data.manifest import FORMAT, is_prepared
 from mdlm_atat.data.open_tokenizer import checked, is_plain_name, load_tokenizer
-from mdlm_atat.data.readers.reading import ReadingSettings, reading_of
+from mdlm_atat.data.readers.reading import ReadingSettings, needing, reading_of
 from mdlm_atat.data.settings import DataSettings
-from mdlm_atat.data.sources import Files, HubSet, SourceLike, Texts, open_source
+from mdlm_atat.data.sources import Files, HubSet, SourceLike, Texts, label_of, open_source
 from mdlm_atat.data.tokenizers import HFTokenizer, Tokenizer
 from mdlm_atat.errors import UserError
+from mdlm_atat.formats import as_setting
 
 
 class RequestSettings(ReadingSettings, total=False):
@@ -48,6 +52,11 @@ class DataRequest(DataSettings):
     """As in `DataSettings`, or a tokenizer."""
     validation: SourceLike | None = None
     """Like source, or a split's name for a hub data set. None: what comes with the source, else cut from it."""
+    split: str = field(
+        default="train",
+        metadata=needing(({"source": places.OF_HUB}, {"whole": True, "source": places.OF_FOLDER})),
+    )
+    """Hub data sets: the split to read; with `whole` of a folder, `test` for its test files."""
     whole: bool = False
     """Make one split, valid, for scoring: of a hub set its `split`, of another source the validation text that comes
     with it, else its test files (those also where `split` is test), else all of it."""
@@ -68,6 +77,23 @@ class DataRequest(DataSettings):
         """Make the request that has the settings of a configuration, except for `changes`."""
         names = [field.name for field in fields(DataSettings)]
         return cls(**{**{name: getattr(settings, name) for name in names}, **changes})
+
+    def warn_of_what_has_no_effect(self) -> None:
+        """Warn of the settings that are not the default and have no effect on this source, with what they need."""
+
+        def value_of(name: str) -> Any:
+            value = getattr(self, name)
+            return list(value) if isinstance(value, tuple) else value
+
+        def show(value: Any) -> str:
+            is_plain = value is None or isinstance(value, (str, int, float))
+            return as_setting(value) if is_plain else label_of(value)
+
+        for part in fields(self):
+            if getattr(self, part.name) != part.default:
+                line = effect.without_effect(part.name, part.metadata.get("when", ()), value_of, show)
+                if line is not None:
+                    warnings.warn(line, stacklevel=3)
 
     @property
     def row_length(self) -> int | None:

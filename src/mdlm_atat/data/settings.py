@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from mdlm_atat.checks import within
+from mdlm_atat.data import places
 from mdlm_atat.data.detokenizers import detokenizer
-from mdlm_atat.data.readers.reading import OF_TEXT, Reading
+from mdlm_atat.data.readers.reading import Reading, needing
 from mdlm_atat.errors import UserError
 
 MOST_LENGTH = 1 << 20
@@ -29,22 +30,22 @@ class DataSettings(Reading):
     tokenizer: Any = "char"
     """char, byte, gpt2, bert-base-uncased, a hub name, a folder with tokenizer.json, vocab.bpe + encoder.json or
     vocab.txt, or a plugin as package.module:Name."""
-    length: int | None = None
+    length: int | None = field(default=None, metadata={"when": ({"mode": "pad"},)})
     """pad: tokens in a row; a longer document goes on in further rows."""
     mode: Literal["wrap", "pad"] = field(default="wrap", metadata=SAME)
     """`wrap`: documents joined and cut to length; `pad`: a document a row, padding never scored."""
-    validation: Any = None
+    validation: Any = field(default=None, metadata={"when": places.NOT_PREPARED})
     """Validation text: like source, or a split's name for a hub data set. None: what comes with the source, else cut
     from it."""
-    validation_fraction: float = field(default=0.05, metadata=OF_TEXT)
+    validation_fraction: float = field(default=0.05, metadata=needing(places.CUT))
     """Share of the source that is held out where no validation text is given or comes with it: documents chosen by a
     hash of their text, or the end of fewer than 20 documents."""
-    split: str = field(default="train", metadata=OF_TEXT)
+    split: str = field(default="train", metadata=needing(({"source": places.OF_HUB},)))
     """Hub data sets: the split to train on."""
-    detokenize: str | None = field(default=None, metadata=OF_TEXT)
+    detokenize: str | None = field(default=None, metadata=needing(places.NOT_PREPARED))
     """Undo the tokenization that a text is published in, by the rules of wikitext, ptb, lm1b, lambada or
     scientific_papers."""
-    accept_loss: bool = field(default=False, metadata={"resume": "free"})
+    accept_loss: bool = field(default=False, metadata={"resume": "free", "when": places.NOT_PREPARED})
     """Prepare the text with a tokenizer that does not give back more than 1% of its characters (those it does not know,
     case, accents, white space): what is read and scored is another text then."""
 

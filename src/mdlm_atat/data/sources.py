@@ -23,7 +23,7 @@ from mdlm_atat.checks import did_you_mean
 from mdlm_atat.data.detokenizers import detokenizer, whole_documents
 from mdlm_atat.data.files import utf8
 from mdlm_atat.data.folders import Folder, irregular, list_folder, shown
-from mdlm_atat.data.hub import CONVERTED, REVISION, hub_unreachable
+from mdlm_atat.data.hub import CONVERTED, HUB_SETS, REVISION, hub_unreachable
 from mdlm_atat.data.plays import HELD_OUT, play_files, play_text
 from mdlm_atat.data.plugged import call_plugin, plugin_of
 from mdlm_atat.data.readers.kinds import USABLE, Refusal, find_reader, no_reader, read_documents
@@ -35,15 +35,6 @@ from mdlm_atat.plugins import names
 EMPTY_DOCUMENTS, DETOKENIZED = "empty documents", "characters by which detokenized documents are shorter"
 PIECE_CHARACTERS = 1 << 18  # a tokenized piece takes about 100 bytes a token, so 10 MB a worker
 MOST_PIECES = 4  # that wait for a place to cut at
-HUB_SETS = {
-    "wikitext-2": ("Salesforce/wikitext", "wikitext-2-raw-v1"),
-    "wikitext-103": ("Salesforce/wikitext", "wikitext-103-raw-v1"),
-    "lm1b": ("dvruette/lm1b", None),
-    "openwebtext": ("Skylion007/openwebtext", None),
-    "text8": ("afmck/text8", None),
-    "tinystories": ("roneneldan/TinyStories", None),
-    "fineweb-edu": ("HuggingFaceFW/fineweb-edu", "sample-10BT"),
-}
 
 
 class Piece(NamedTuple):

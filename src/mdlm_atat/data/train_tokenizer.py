@@ -40,6 +40,7 @@ def train_tokenizer(
     if folder.exists() and (folder.is_file() or any(folder.iterdir())):
         raise UserError(f"{folder} is not an empty folder: choose another `out=`, or delete it first")
     request = DataRequest(source=source, split=split, **reading)
+    request.warn_of_what_has_no_effect()
     allow_named("source", request.source)
     opened = request.open()
     progress = reporting(progress)

@@ -17,6 +17,7 @@ from mdlm_atat.config.schema import RunConfig
 from mdlm_atat.data.manifest import is_prepared
 from mdlm_atat.data.prepare import prepare
 from mdlm_atat.data.readers.reading import ReadingSettings
+from mdlm_atat.data.request import DataRequest
 from mdlm_atat.data.sources import SourceLike
 from mdlm_atat.data.tokens import TokenDataset
 from mdlm_atat.device import Precision, explain_out_of_memory
@@ -161,6 +162,7 @@ def open_data(
         check_same_data(lm.home, describe_data(train_data, valid_data))
         return train_data if split == "train" else valid_data
     if isinstance(source, (str, os.PathLike)) and is_prepared(Path(source).expanduser()):
+        DataRequest(source=source, **reading).warn_of_what_has_no_effect()
         source = TokenDataset.open(Path(source).expanduser(), split or "valid", length)
     if isinstance(source, TokenDataset):
         if source.tokenizer.fingerprint() != lm.tokenizer.fingerprint():
@@ -170,11 +172,12 @@ def open_data(
                 "encoded as the model needs"
             )
         return source
+    mode = config_of(lm).data.mode
     corpus = prepare(
         source,
         tokenizer=lm.tokenizer,
-        mode=config_of(lm).data.mode,
-        length=length,
+        mode=mode,
+        length=length if mode == "pad" else None,
         split=split or "train",
         whole=True,
         accept_loss=True,

@@ -26,10 +26,11 @@ from mdlm_atat.config.schema import DataConfig, RunConfig
 from mdlm_atat.config.size import check_memory, memory_of
 from mdlm_atat.core.curriculum import Stage
 from mdlm_atat.data.corpus import Corpus
+from mdlm_atat.data.hub import HUB_SETS
 from mdlm_atat.data.open_tokenizer import HUB_NAMES
 from mdlm_atat.data.prepare import prepare
 from mdlm_atat.data.request import DataRequest
-from mdlm_atat.data.sources import HUB_SETS, SourceLike
+from mdlm_atat.data.sources import SourceLike
 from mdlm_atat.data.tokens import TokenDataset
 from mdlm_atat.device import explain_out_of_memory
 from mdlm_atat.errors import UserError, call, command_line

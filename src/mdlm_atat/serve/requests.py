@@ -15,8 +15,9 @@ from cattrs import AttributeValidationNote, BaseValidationError, Converter
 
 from mdlm_atat import plugins
 from mdlm_atat.checks import did_you_mean
-from mdlm_atat.config.section import expect, kind_of, shown
+from mdlm_atat.config.section import expect, kind_of
 from mdlm_atat.errors import UserError
+from mdlm_atat.formats import as_setting
 from mdlm_atat.samplers.catalogue import PRESETS, split_spec
 from mdlm_atat.samplers.template import MAX_DRAWS, QUICK_DRAWS
 from mdlm_atat.serve.mistakes import RequestError
@@ -346,13 +347,13 @@ def _expect_any(value: Any, hint: Any) -> Any:
         try:
             return _expect_any(value, kinds[-1])
         except UserError as error:
-            raise UserError(f"expected {' or '.join(map(_words, kinds))}, found {shown(value)[:80]}") from error
+            raise UserError(f"expected {' or '.join(map(_words, kinds))}, found {as_setting(value)[:80]}") from error
     if get_origin(hint) is tuple and isinstance(value, list):
         kinds = get_args(hint)[:1] * len(value) if get_args(hint)[-1] is ... else get_args(hint)
         if len(kinds) == len(value):
             return tuple(_expect_any(item, kind) for item, kind in zip(value, kinds, strict=True))
     if get_origin(hint) is tuple:
-        raise UserError(f"expected {_words(hint)}, found {shown(value)[:80]}")
+        raise UserError(f"expected {_words(hint)}, found {as_setting(value)[:80]}")
     return expect(value, hint)
 
 

@@ -8,12 +8,19 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal, TypedDict
 
 from mdlm_atat.checks import one_of
+from mdlm_atat.data import places
 from mdlm_atat.data.encodings import check_encoding
+from mdlm_atat.effect import When
 from mdlm_atat.errors import UserError
 
-OF_TEXT = {"same": "text", "of_text": True}
+OF_TEXT: dict[str, Any] = {"same": "text", "of_text": True}
 """Facts about a setting that a configuration looks up: runs are comparable only where it is the same, and it says
 something of one text and nothing of another."""
+
+
+def needing(when: tuple[When, ...]) -> dict[str, Any]:
+    """OF_TEXT for a setting that has an effect on some texts alone (`effect.When`)."""
+    return {**OF_TEXT, "when": when}
 
 
 OF_FOLDERS = ("splits", "leave_out")
@@ -38,23 +45,23 @@ class Reading:
     """Which files of a folder are read, and how files and rows become documents. Raises UserError for settings that
     cannot work."""
 
-    column: str = field(default="text", metadata=OF_TEXT)
+    column: str = field(default="text", metadata=needing(places.COLUMNS))
     """CSV, JSON, JSONL, Parquet and hub data sets: the column that holds the text. meta.text reaches into objects; a
     list of chat messages is written as lines of `User: ...` and `Assistant: ...`."""
-    documents: Literal["file", "line"] = field(default="file", metadata=OF_TEXT)
+    documents: Literal["file", "line"] = field(default="file", metadata=needing(places.PLAIN))
     """Plain text files: a document is the whole file, or each line that is not empty."""
-    encoding: str | None = field(default=None, metadata=OF_TEXT)
+    encoding: str | None = field(default=None, metadata=needing(places.ENCODED))
     """Encoding of text files that have no byte order mark, such as cp1252 or utf-16-le. None: UTF-8."""
-    delimiter: str | None = field(default=None, metadata=OF_TEXT)
+    delimiter: str | None = field(default=None, metadata=needing(places.DELIMITED))
     """What separates the columns of .csv and .tsv files, one character. None: told from the file's first lines."""
-    template: str | None = field(default=None, metadata=OF_TEXT)
+    template: str | None = field(default=None, metadata=needing(places.COLUMNS))
     """A document of several columns, such as "{title}: {body}"; it takes the place of column."""
-    nulls: Literal["skip", "refuse"] = field(default="skip", metadata=OF_TEXT)
+    nulls: Literal["skip", "refuse"] = field(default="skip", metadata=needing(places.NULLS))
     """JSON, JSONL, Parquet and hub data sets: rows whose text is null are skipped and counted, or refused."""
-    splits: Literal["names", "none"] = field(default="names", metadata=OF_TEXT)
+    splits: Literal["names", "none"] = field(default="names", metadata=needing(places.FILES_OF_FOLDER))
     """Folders: `names`: where names say what is for training and what for validation or test (`a.train.txt`,
     `valid/1.txt`), read them so; `none`: every file is text, whatever its name."""
-    leave_out: str | None = field(default=None, metadata=OF_TEXT)
+    leave_out: str | None = field(default=None, metadata=needing(places.FILES_OF_FOLDER))
     """Folders: endings, names or patterns of what is not to be read, with spaces between them (".png drafts/*").
     `rest`: go on though more than half of the folder cannot be read."""
 

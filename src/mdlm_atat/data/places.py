@@ -1,0 +1,77 @@
+"""What kind of thing a source is, told from its name without reading it: what each setting of a text needs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection
+from pathlib import Path
+
+from mdlm_atat.data.files import ending_of
+from mdlm_atat.data.hub import HUB_SETS
+from mdlm_atat.effect import Such
+from mdlm_atat.plugins import is_plugin
+
+TABLES = (".csv", ".tsv")
+WITH_NULLS = (".json", ".jsonl", ".ndjson", ".parquet")
+NOT_PLAIN = (*TABLES, *WITH_NULLS, ".html", ".htm", ".xhtml", ".eml", ".ipynb", ".epub", ".pdf", ".docx")
+WITHOUT_ENCODING = (".parquet", ".epub", ".pdf", ".docx")
+"""Their format says how text is encoded in them."""
+HUB, FOLDER, PREPARED, BUILT_IN, TEXTS = "hub", "folder", "prepared", "built in", "texts"
+
+
+def kind_of(source: object) -> str | None:
+    """One of HUB, FOLDER, PREPARED (tokens), BUILT_IN and TEXTS (objects and plugins of Python), or the ending of a
+    file; None where that cannot be told, or nothing of this name is there."""
+    if source is None or not isinstance(source, (str, os.PathLike)):
+        return TEXTS
+    name, path = os.fspath(source), Path(source).expanduser()
+    try:
+        if path.is_dir():
+            is_prepared = (path / "manifest.json").is_file() and any(path.glob("*.bin"))
+            return PREPARED if is_prepared else FOLDER
+        if name == "shakespeare":
+            return BUILT_IN
+        if name in HUB_SETS or name.startswith("hub:"):
+            return HUB
+        if path.is_file():
+            return ending_of(path) or "."
+    except (OSError, ValueError):  # no path is so long, or holds a NUL
+        return None
+    return TEXTS if is_plugin("source", name) else None
+
+
+def _such(words: str, *kinds: str, endings: Collection[str] = (), but: Collection[str] = ()) -> Such:
+    """Sources of these `kinds` and files of these `endings`; with `but`, files of all endings but these."""
+
+    def holds(source: object) -> bool:
+        if source is None:  # no validation text
+            return False
+        kind = kind_of(source)
+        is_file = kind is not None and kind.startswith(".")
+        return kind is None or kind in kinds or kind in endings or (is_file and bool(but) and kind not in but)
+
+    return Such(words, holds)
+
+
+OF_HUB = _such("a hub data set", HUB)
+OF_FOLDER = _such("a folder", FOLDER)
+_WITH_COLUMNS = _such(
+    "a file with columns (.csv, .tsv, .json, .jsonl, .parquet), a hub data set or a folder",
+    *(HUB, FOLDER),
+    endings=(*TABLES, *WITH_NULLS),
+)
+_WITH_NULLS = _such("a .json, .jsonl or .parquet file, a hub data set or a folder", HUB, FOLDER, endings=WITH_NULLS)
+_DELIMITED = _such("a .csv or .tsv file, or a folder", FOLDER, endings=TABLES)
+_PLAIN = _such("a plain text file or a folder", FOLDER, but=NOT_PLAIN)
+_ENCODED = _such("a text file or a folder", FOLDER, but=WITHOUT_ENCODING)
+_UNPREPARED = _such("a text that is not prepared yet", HUB, FOLDER, BUILT_IN, TEXTS, but=("?",))
+_UNDIVIDED = _such("a text that brings no validation text", HUB, FOLDER, TEXTS, but=("?",))
+
+COLUMNS, NULLS, DELIMITED, PLAIN, ENCODED = (
+    ({"source": such}, {"validation": such}) for such in (_WITH_COLUMNS, _WITH_NULLS, _DELIMITED, _PLAIN, _ENCODED)
+)
+"""What settings of how a text is read need, of the source or of the validation text."""
+FILES_OF_FOLDER = ({"source": OF_FOLDER}, {"validation": OF_FOLDER})
+NOT_PREPARED = ({"source": _UNPREPARED},)
+CUT = ({"validation": None, "source": _UNDIVIDED},)
+"""What the share of a source that is held out needs."""
