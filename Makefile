@@ -43,7 +43,7 @@ ONLY ?=
 
 torture: $(VENV)/installed-dev
 	@echo "the same again: make torture SEED=$(SEED) KILLS=$(KILLS) ONLY=$(ONLY)"
-	TORTURE_SEED=$(SEED) TORTURE_KILLS=$(KILLS) $(BIN)/python -m pytest -m torture -k "$(ONLY)" tests/faults
+	TORTURE_SEED=$(SEED) TORTURE_KILLS=$(KILLS) $(BIN)/python -m pytest -o addopts= -q -n auto -m torture -k "$(ONLY)" tests/faults
 
 browser: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -m browser -rs tests/browser
