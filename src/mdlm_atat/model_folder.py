@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Literal
 
 from mdlm_atat.atomic import is_aside
 from mdlm_atat.errors import UserError
-from mdlm_atat.small_files import read_small
+from mdlm_atat.small_files import read_object, read_small
 
 CLASSIFIER_FILE = "classifier.json"
 BOX_NAME = "box"
@@ -110,7 +109,7 @@ def follow(path: Path) -> Path:
             raise UserError(f"{path} should hold the name of a checkpoint, such as step-00001000; name one yourself")
         return path.with_name(name)
     try:
-        meant = path.with_name(f"step-{json.loads(read_small(path / 'state.json'))['step']:08d}")
+        meant = path.with_name(f"step-{read_object(path / 'state.json')['step']:08d}")
     except (OSError, UserError, ValueError, KeyError, TypeError):
         return path
     return meant if step_of(meant.name) is not None and meant.is_dir() else path

@@ -208,13 +208,16 @@ def needed_by(folder: Path) -> list[dict[str, str | None]]:
         found = read_json(folder / FILE)
     except FileNotFoundError:
         return []
-    for needed in found if isinstance(found, list) else [None]:
-        if not isinstance(needed, dict) or not isinstance(needed.get("name"), str):
-            raise UserError(f"{folder / FILE} is damaged: it should list plugins by kind and name; {RESTORE}")
-        others = [needed.get(key) for key in ("kind", "distribution", "version")]
-        if not all(other is None or isinstance(other, str) for other in others):
-            raise UserError(f"{folder / FILE} is damaged: {needed['name']!r:.80} has no text as its package; {RESTORE}")
-    return found
+    return [as_requirement(needed, folder / FILE) for needed in (found if isinstance(found, list) else [found])]
+
+
+def as_requirement(needed: Any, file: Path) -> dict[str, str | None]:
+    """What `requirement` gave, read from a file again. Raises UserError for anything else."""
+    is_one = isinstance(needed, dict) and isinstance(needed.get("name"), str)
+    others = [needed.get(key) for key in ("kind", "distribution", "version")] if is_one else [0]
+    if not all(other is None or (isinstance(other, str) and other) for other in others):
+        raise UserError(f"{file} is damaged: expected the name, kind, package and version of a plugin; {RESTORE}")
+    return needed
 
 
 def described(kind: Kind, name: str) -> str:

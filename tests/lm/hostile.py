@@ -156,6 +156,7 @@ MODEL: list[tuple[str, Callable[[Path], object]]] = [
     ("a stage of nonsense", listed(text("stage.json", '{"window": 3}'))),
     ("phrases of nonsense", listed(text("phrases.json", '{"stretches": [[1]], "units": 7, "num_tokens": -1}'))),
     ("plugins that are no list", listed(text("plugins.json", '{"name": 7}'))),
+    ("a plugin of no package", listed(text("plugins.json", '[{"name": "a:b", "distribution": ""}]'))),
     ("a tokenizer without end", link("tokenizer/tokenizer_config.json", "/dev/zero")),
     ("a tokenizer that is deep", text("tokenizer/tokenizer_config.json", '{"a":' * 100_000)),
     (

@@ -26,7 +26,7 @@ from mdlm_atat.data.tokenizers import (
 )
 from mdlm_atat.errors import UserError
 from mdlm_atat.formats import data_size
-from mdlm_atat.plugins import allow, check_requirement, reference_to, requirement, resolve
+from mdlm_atat.plugins import allow, as_requirement, check_requirement, reference_to, requirement, resolve
 from mdlm_atat.small_files import RESTORE, read_object, read_small
 
 PLUGIN_NAME = "plugin.json"
@@ -196,15 +196,11 @@ def _load_saved(folder: Path, config: dict[str, Any]) -> Tokenizer:
 
 
 def _load_plugin(folder: Path) -> Tokenizer:
-    needed = read_object(folder / PLUGIN_NAME)
-    name = needed.get("name")
-    others = [needed.get(key) for key in ("kind", "distribution", "version")]
-    if not isinstance(name, str) or not all(other is None or (isinstance(other, str) and other) for other in others):
-        raise UserError(f"{folder / PLUGIN_NAME} is damaged: expected the name, package and version of a tokenizer")
+    needed = as_requirement(read_object(folder / PLUGIN_NAME), folder / PLUGIN_NAME)
     warning = check_requirement(needed)
     if warning is not None:
         warnings.warn(warning, stacklevel=2)
-    return checked(resolve("tokenizer", name).load(folder))
+    return checked(resolve("tokenizer", str(needed["name"])).load(folder))
 
 
 def _load_hub(spec: str) -> Tokenizer:

@@ -6,7 +6,6 @@ What was found right is remembered in verified.json by size and time of change, 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import numpy as np
 from mdlm_atat.atomic import write_json
 from mdlm_atat.data.manifest import Manifest
 from mdlm_atat.errors import UserError
+from mdlm_atat.small_files import read_object
 
 FILE_NAME = "verified.json"
 READ_BYTES = 1 << 24
@@ -104,10 +104,9 @@ def _stamp(path: Path, sha256: str) -> list[int | str]:
 
 def _remembered(folder: Path) -> dict[str, Any]:
     try:
-        found = json.loads((folder / FILE_NAME).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_object(folder / FILE_NAME)
+    except (OSError, UserError):
         return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _remember(folder: Path, verified: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ from mdlm_atat.core.curriculum import Stage
 from mdlm_atat.errors import UserError
 from mdlm_atat.formats import count, data_size
 from mdlm_atat.model_folder import follow, kind_of_folder
-from mdlm_atat.small_files import RESTORE, check_folder, read_object
+from mdlm_atat.small_files import RESTORE, check_folder, read_object, taken_apart
 from mdlm_atat.training.checkpoint import Checkpoint, all_checkpoints, find_fault, newest_sound
 from mdlm_atat.training.packed import Shapes, read_shapes
 
@@ -102,12 +102,9 @@ def locate(folder: Path, say: Callable[[str], None]) -> Located:
 def read_stage(found: Located) -> Stage | None:
     """The stage of the curriculum that the model was last trained in; None where it had no curriculum."""
     if found.checkpoint is not None:
-        stored = found.checkpoint.state().get("stage")
-    elif (found.home / STAGE_FILE).exists():
-        stored = read_object(found.home / STAGE_FILE)
+        file, stored = found.checkpoint.folder / "state.json", found.checkpoint.state().get("stage")
     else:
-        stored = None
-    try:
+        file = found.home / STAGE_FILE
+        stored = read_object(file) if file.exists() else None
+    with taken_apart(file):
         return None if stored is None else Stage.from_json(stored)
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"the stage that is stored in {found.home} is damaged ({error}); {RESTORE}") from None

@@ -1,6 +1,5 @@
 """Read the content of an experiment's results.json. What is missing is None or empty; nothing here raises for it."""
 
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -15,6 +14,7 @@ from mdlm_atat.report.figure import CSS_NAMES, INK, LINE_COLOURS, LINE_MARKERS, 
 from mdlm_atat.report.run_reader import number_at
 from mdlm_atat.report.wording import section
 from mdlm_atat.scoring.records import Evaluation
+from mdlm_atat.small_files import read_object
 
 Role = Literal["baseline", "arm", "reference"]
 
@@ -269,12 +269,9 @@ def load_beside(folder: Path, run: Mapping[str, Any], key: str) -> dict[str, Any
     if path is None:
         raise ValueError(f"{named} is not there.")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        content = None
-    if not isinstance(content, dict):
-        raise ValueError(f"{named} could not be read: it is cut off or altered.")
-    return content
+        return read_object(path)
+    except UserError:
+        raise ValueError(f"{named} could not be read: it is cut off or altered.") from None
 
 
 def interval_at(mapping: Mapping[str, Any], key: str) -> tuple[float, float] | None:

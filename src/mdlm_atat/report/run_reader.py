@@ -1,16 +1,15 @@
 """Read a run folder as it is. What is missing or cut off is named in `gaps`, and does not raise."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from mdlm_atat.config.yaml_text import read_yaml
 from mdlm_atat.errors import UserError
 from mdlm_atat.scoring.cost import TextCounts
 from mdlm_atat.scoring.records import Evaluation
+from mdlm_atat.small_files import read_object
 from mdlm_atat.training.metrics import EVAL_NATS, Metrics, is_number, read_json_lines
 
 
@@ -92,20 +91,10 @@ def _mapping(path: Path, gaps: list[str]) -> dict[str, Any]:
         gaps.append(f"{path.name} is not there.")
         return {}
     try:
-        text = path.read_text(encoding="utf-8")
-        content = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
-    except (
-        ValueError,
-        RecursionError,
-        OSError,
-        yaml.YAMLError,
-    ):  # no UTF-8, JSON or YAML
+        return read_object(path) if path.suffix == ".json" else read_yaml(path.name, path)
+    except (UserError, OSError):
         gaps.append(f"{path.name} could not be read: it is cut off or altered.")
         return {}
-    if not isinstance(content, dict):
-        gaps.append(f"{path.name} could not be read: expected a mapping.")
-        return {}
-    return content
 
 
 def _json_lines(path: Path, gaps: list[str]) -> list[dict[str, Any]]:

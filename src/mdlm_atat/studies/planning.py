@@ -5,7 +5,6 @@ The plan is stored in plan.json, so that a run keeps its length when it is conti
 
 from __future__ import annotations
 
-import json
 import platform
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -238,7 +237,7 @@ def calibrate(variant: Variant, folder: Path, machine: Machine, say: Callable[[s
     if code != 0:
         raise UserError("\n  ".join([f"{variant.key} could not be timed; its log {log} ends with", *last_lines(log)]))
     per_step = seconds_per_step(read_metrics(out).having("train/tokens_per_s"))
-    run = json.loads((out / "run.json").read_text(encoding="utf-8"))
+    run = read_object(out / "run.json")
     shutil.rmtree(out)
     return {
         "seconds_per_step": per_step,

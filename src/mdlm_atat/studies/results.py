@@ -11,6 +11,7 @@ from typing import Any
 from mdlm_atat.atomic import finite, stored_if_possible, write_json
 from mdlm_atat.errors import UserError
 from mdlm_atat.provenance import code_version, commit
+from mdlm_atat.small_files import read_object, taken_apart
 from mdlm_atat.studies.caveats import caveats_of
 from mdlm_atat.studies.derived import derive
 from mdlm_atat.studies.grid import Grid
@@ -20,6 +21,7 @@ from mdlm_atat.studies.run_record import collect_run
 
 FORMAT = 1
 FILE_NAME = "results.json"
+MOST_BYTES = 1 << 28
 
 
 def read_results(folder: Path) -> dict[str, Any] | None:
@@ -27,14 +29,11 @@ def read_results(folder: Path) -> dict[str, Any] | None:
     file = folder / FILE_NAME
     if not file.is_file():
         return None
-    try:
-        results = json.loads(file.read_text(encoding="utf-8"))
+    remedy = "delete it, and the next report makes it anew from runs/"
+    results = read_object(file, most_bytes=MOST_BYTES, remedy=remedy)
+    with taken_apart(file, remedy=remedy):
         if results["format"] != FORMAT:
             raise UserError(f"{file} has format {results['format']}, this version reads {FORMAT}")
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{file} is damaged ({error}); delete it, and the next report makes it anew from runs/"
-        ) from error
     return results
 
 

@@ -22,6 +22,7 @@ from typing import Any
 from mdlm_atat.errors import UserError
 from mdlm_atat.locks import Lock, NoLocks, try_lock
 from mdlm_atat.model_folder import LOCK_FILE
+from mdlm_atat.small_files import read_object
 
 BEAT_S = 5.0
 """Between two signs of life."""
@@ -184,10 +185,9 @@ class Owner:
 def _read(file: Path) -> dict[str, Any]:
     """Who the file says that the owner is; nothing where it is missing, empty or anything else."""
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_object(file)
+    except (OSError, UserError):
         return {}
-    return found if isinstance(found, dict) else {}
 
 
 def machine() -> str:
