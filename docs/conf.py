@@ -1,8 +1,11 @@
 """The site: the pages of docs/ and a reference from docstrings. `make docs` builds it; a warning is an error."""
 
 import importlib.metadata
+import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from sphinx.application import Sphinx
 
@@ -13,7 +16,7 @@ PAGES = {"changelog": "CHANGELOG.md", "contributing": "CONTRIBUTING.md"}
 project = "mdlm-atat"
 release = importlib.metadata.version("mdlm-atat")
 extensions = ["sphinx.ext.autodoc", "myst_parser"]
-source_suffix = [".md"]
+source_suffix = {".md": "markdown", ".ipynb": "markdown"}
 html_theme = "furo"
 html_title = "mdlm-atat"
 html_copy_source = False
@@ -40,6 +43,23 @@ def _from_docs(found: re.Match[str]) -> str:
     return inside if inside != found[0] else names.get(found[0], f"../{found[0]}")
 
 
+def with_notebook(app: Sphinx, docname: str, source: list[str]) -> None:
+    """A notebook as Markdown: its text, its code, and what the code gave when it was last run."""
+    if app.env.doc2path(docname).suffix == ".ipynb":
+        cells = json.loads(source[0])["cells"]
+        source[0] = "\n\n".join(part for cell in cells for part in _parts_of_cell(cell))
+
+
+def _parts_of_cell(cell: dict[str, Any]) -> Iterator[str]:
+    text = "".join(cell["source"])
+    yield text if cell["cell_type"] == "markdown" else f"```python\n{text}\n```"
+    for output in cell.get("outputs", []):
+        shown = output.get("data", {"text/plain": output.get("text")})
+        is_html = "text/html" in shown
+        given = "".join(shown["text/html" if is_html else "text/plain"]).rstrip()
+        yield f"```{{raw}} html\n{given}\n```" if is_html else f"```text\n{given}\n```"
+
+
 def as_restructured_text(_app, _what, _name, _object, _options, lines: list[str]) -> None:
     """Docstrings are plain prose with `code` in single backticks and formulas indented by four. Sphinx reads
     reStructuredText, in which `code` takes two backticks, an indented block is announced by `::`, and `*`, `|` and `_`
@@ -62,5 +82,6 @@ def without_repetition(_app, what, name, thing, _options, _signature, _returns) 
 
 def setup(app: Sphinx) -> None:
     app.connect("source-read", with_page_of_root)
+    app.connect("source-read", with_notebook)
     app.connect("autodoc-process-docstring", as_restructured_text)
     app.connect("autodoc-process-signature", without_repetition)

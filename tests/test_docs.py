@@ -5,6 +5,7 @@ A block that begins with `# mine.py` is a part of that module. Training takes a 
 
 from __future__ import annotations
 
+import ast
 import csv
 import io
 import json
@@ -32,6 +33,7 @@ ESTIMATOR = {"importance.width": 16, "importance.num_layers": 1, "importance.num
 AS_WRITTEN = ("data.tokenizer", "objective.causal_share")  # what a page's own code says
 CHANGED = {"train.batch_size": 8}  # a whole number of groups of which atat reads five rows of eight left to right
 TINY_PARTS = {name: value for name, value in {**TINY, **ESTIMATOR, **CHANGED}.items() if name not in AS_WRITTEN}
+NOTEBOOK = ROOT / "docs/first-steps.ipynb"
 REFERENCE = "".join(page.read_text(encoding="utf-8") for page in (ROOT / "docs/reference").glob("*.md"))
 
 
@@ -123,7 +125,7 @@ def test_everything_in_the_packages_root_is_in_the_reference() -> None:
 
 
 def test_every_file_that_a_page_links_to_is_there() -> None:
-    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), NOTEBOOK]
     links = [(page, re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text(encoding="utf-8"))) for page in pages]
     files = [(page, target) for page, targets in links for target in targets if not target.startswith("http")]
     assert len(files) > 30
@@ -171,12 +173,39 @@ def test_the_commands_of_a_how_to_page_are_taken_and_its_python_runs_with_the_mo
     assert capsys.readouterr().out
 
 
+def test_the_notebooks_cells_run_in_order_and_what_they_gave_when_it_was_stored_they_give_again(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Without a kernel: numbers and words may differ by the machine, what a text costs only in its last digit."""
+    cells = [cell for cell in json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "code"]
+    namespace: dict[str, Any] = {}
+    for number, cell in enumerate(cells, start=1):
+        *most, last = ast.parse("".join(cell["source"])).body
+        shown = isinstance(last, ast.Expr)
+        exec(compile(ast.Module(most if shown else [*most, last], []), f"cell {number}", "exec"), namespace)
+        value = eval(compile(ast.Expression(last.value), f"cell {number}", "eval"), namespace) if shown else None
+        printed, stored = capsys.readouterr().out, cell["outputs"]
+        assert [each["output_type"] for each in stored] == ["stream"] * bool(printed) + ["execute_result"] * shown
+        if printed:
+            then = stored[0]["text"]
+            assert printed.count("\n") == sum(line.count("\n") for line in then)
+            costs = [list(map(float, re.findall(r"[\d.]+(?= nats)", text))) for text in (printed, "".join(then))]
+            assert costs[0] == pytest.approx(costs[1], abs=0.11) or "candidates" in "".join(cell["source"])
+        if shown:
+            assert ("text/html" in stored[-1]["data"]) == hasattr(value, "_repr_html_")
+    assert len(cells) >= 7
+    assert str(namespace["frame"]) == namespace["filled"].text  # watched is the text that was filled in
+    assert NOTEBOOK.stat().st_size < 20_000
+    assert str(Path.home()) not in NOTEBOOK.read_text(encoding="utf-8")
+
+
 def test_every_page_is_in_one_of_the_five_parts_of_the_index_and_linked_from_it() -> None:
     text = (ROOT / "docs/index.md").read_text(encoding="utf-8")
     assert re.findall(r"^## (.*)$", text, re.MULTILINE) == ["Tutorial", "How to", "Explanation", "Reference", "Results"]
     in_tree = re.findall(r"^([\w/-]+)$", "".join(re.findall(r"```\{toctree\}(.*?)```", text, re.DOTALL)), re.MULTILINE)
-    linked = {target.removesuffix(".md") for target in re.findall(r"\]\(([^)#]+\.md)\)", text)}
-    pages = {str(page.relative_to(ROOT / "docs").with_suffix("")) for page in (ROOT / "docs").rglob("*.md")}
+    linked = {str(Path(target).with_suffix("")) for target in re.findall(r"\]\(([^)#]+\.(?:md|ipynb))\)", text)}
+    files = [file for kind in ("*.md", "*.ipynb") for file in (ROOT / "docs").rglob(kind)]
+    pages = {str(page.relative_to(ROOT / "docs").with_suffix("")) for page in files}
     expected = {page for page in pages if page != "index" and not page.startswith("reference/")} | {"reference/index"}
     assert sorted(in_tree) == sorted(expected)
     assert linked == expected
