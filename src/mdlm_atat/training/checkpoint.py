@@ -63,7 +63,7 @@ class Checkpoint:
         version."""
         state = read_object(self.folder / "state.json")
         with taken_apart(self.folder / "state.json"):
-            check_kinds(state, progress=dict, machine=dict, stage=dict, curriculum=dict, settings=dict, tensors=dict)
+            check_kinds(state, progress=dict, machine=dict, stage=dict, curriculum=dict, settings=dict, tensors=list)
             state = {"machine": {}, **state, "format": state["format"]}
         if state["format"] != FORMAT:
             raise UserError(
