@@ -1,6 +1,7 @@
 """Networks with faults in training, set by the environment, so that processes of a run have them too."""
 
 import os
+from typing import ClassVar
 
 import torch
 
@@ -29,8 +30,12 @@ class Unstable(ATATDiT):
     """Gives NaN in training in the calls with the numbers in NAN_CALLS; the first three belong to the dry run."""
 
     num_calls = 0
+    times: ClassVar[list[list[float]]] = []
+    """What t was in each call in training."""
 
     def hidden(self, z_t, t, lengths=None):
         Unstable.num_calls += self.training
+        if self.training:
+            Unstable.times.append(t.tolist())
         is_bad = self.training and is_here() and str(Unstable.num_calls) in os.environ["NAN_CALLS"].split()
         return super().hidden(z_t, t, lengths) * (float("nan") if is_bad else 1.0)

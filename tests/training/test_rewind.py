@@ -12,6 +12,8 @@ import pytest
 import mdlm_atat
 from faulty import Unstable
 from mdlm_atat.cli.main import main
+from mdlm_atat.data.tokens import batch_at
+from mdlm_atat.training import assemble
 from mdlm_atat.training.checkpoint import all_checkpoints
 from processes import run_ranks
 from tiny_runs import losses_of, tiny_flags, train, write_text
@@ -30,8 +32,23 @@ def text(tmp_path: Path) -> Path:
 @pytest.fixture(autouse=True)
 def faults(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     monkeypatch.setattr(Unstable, "num_calls", 0)
+    monkeypatch.setattr(Unstable, "times", [])
     monkeypatch.setenv("NAN_CALLS", "")
     return monkeypatch
+
+
+@pytest.fixture
+def rows(monkeypatch: pytest.MonkeyPatch) -> list[list[list[int]]]:
+    """The sequences of each batch that is read from now on."""
+    read: list[list[list[int]]] = []
+
+    def recorded(*arguments, **keywords):
+        ids, lengths = batch_at(*arguments, **keywords)
+        read.append(ids.tolist())
+        return ids, lengths
+
+    monkeypatch.setattr(assemble, "batch_at", recorded)
+    return read
 
 
 def rewinds_of(run: Path) -> list[dict]:
@@ -48,14 +65,19 @@ def same(a: dict, b: dict) -> bool:
 
 
 def test_a_run_goes_back_to_its_last_checkpoint_takes_another_order_and_resumes_bit_for_bit(
-    text, tmp_path, faults, capsys
+    text, tmp_path, faults, rows, capsys
 ):
     assert train(text, tmp_path / "clean", **SETTINGS) == 0
+    assert len(rows) == len(Unstable.times) == 3 + 8
+    rows.clear()
+    Unstable.times.clear()
     faults.setattr(Unstable, "num_calls", 0)
     faults.setenv("NAN_CALLS", AT_STEP_6)
     assert train(text, tmp_path / "run", **SETTINGS) == 0
     assert "step 6 gave a number that is not finite: back to step 4, with another data order" in capsys.readouterr().out
     assert rewinds_of(tmp_path / "run") == REWOUND
+    for of_calls in (rows, Unstable.times):  # other sequences, and other times and masks, when steps 5 and 6 come again
+        assert not [call for call in of_calls[9:11] if call in of_calls[7:9]]
     clean, losses = losses_of(tmp_path / "clean"), losses_of(tmp_path / "run")
     assert len(losses) == 8  # one line a step, as nothing had happened
     assert losses[:4] == clean[:4]
