@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -12,7 +12,7 @@ from mdlm_atat.config.schema import OptimConfig, RunConfig
 from mdlm_atat.data.tokens import TokenDataset
 from mdlm_atat.errors import is_out_of_memory
 from mdlm_atat.formats import data_size, duration, number, percent, short_count, significant
-from mdlm_atat.training.loop import Training, cut_smaller, forward_backward
+from mdlm_atat.training.loop import Training, cut_smaller, forward_backward, forward_backward_once
 from mdlm_atat.training.optim import warm_up
 
 
@@ -66,7 +66,7 @@ def _fits(trial: Training, step: int) -> bool:
     num_moments = 0 if trial.optimizer.state else 2
     try:
         room = [torch.empty_like(p) for p in trial.raw_model.parameters() for _ in range(num_moments)]
-        forward_backward(trial, step, measure=True)
+        forward_backward_once(trial, step, measure=True)
         del room
     except RuntimeError as error:
         if not is_out_of_memory(error):
@@ -104,17 +104,9 @@ def plan(run: Training, train_data: TokenDataset, valid_data: TokenDataset, star
 
 
 def describe_optimizer(optim: OptimConfig) -> str:
-    """What takes the steps, and which of the settings that only Muon reads were changed though it takes none."""
-    if optim.kind == "muon":
-        return f"Muon steps the matrices of the blocks and AdamW the rest, at a peak rate of {optim.lr:g}"
-    names = {"adamw": "AdamW"}
-    unused = [
-        f"optim.{part.name} = {getattr(optim, part.name):g}"
-        for part in fields(optim)
-        if "optim.kind" in dict(*part.metadata.get("when", ())) and getattr(optim, part.name) != part.default
-    ]
-    note = f"; {', '.join(unused)}: for optim.kind = muon only, and changes nothing here" if unused else ""
-    return f"{names.get(optim.kind, optim.kind)} takes the steps, at a peak rate of {optim.lr:g}{note}"
+    """What takes the steps."""
+    names = {"muon": "Muon steps the matrices of the blocks and AdamW the rest", "adamw": "AdamW takes the steps"}
+    return f"{names.get(optim.kind, f'{optim.kind} takes the steps')}, at a peak rate of {optim.lr:g}"
 
 
 def _epochs(epochs: float) -> str:

@@ -99,7 +99,7 @@ class Training:
     or more often, which may raise EvaluationInterrupted."""
     save: Callable[[Progress, Stage | None], None]
     """Writes a checkpoint, with the stage that its weights were last trained in."""
-    load: Callable[[Checkpoint], tuple[Progress, Stage | None]] | None = None
+    load: Callable[[Checkpoint], tuple[Progress, Stage | None]]
     """Loads what `save` has written, into everything here."""
     curriculum: Curriculum | None = None
     """Whose stage the objective follows; told the loss now and then."""
@@ -253,14 +253,13 @@ def forward_backward(run: Training, step: int, *, measure: bool = False) -> tupl
     Where the number of micro-batches is found out, a single process that runs out of memory begins the step again in
     more of them; of many, the others wait for it.
     """
-    alone = run.micro_batches is not None and run.exchanges and run.engine.num_ranks == 1
     while True:
         try:
             return forward_backward_once(run, step, measure)
         except RuntimeError as error:
-            if not (alone and is_out_of_memory(error)):
+            if run.micro_batches is None or run.engine.num_ranks > 1 or not is_out_of_memory(error):
                 raise
-        cut_smaller(run)
+        cut_smaller(run)  # out here, where the error no longer keeps the step's tensors
 
 
 def cut_smaller(run: Training) -> None:
