@@ -15,6 +15,7 @@ import yaml
 from mdlm_atat.errors import UserError
 from mdlm_atat.formats import with_error
 from mdlm_atat.report.report import write_report
+from mdlm_atat.report.run_reader import read_run
 from mdlm_atat.scoring.cost import OrderCost, SequenceSums, order_json
 
 UNIGRAM_NATS = 3.3127
@@ -290,6 +291,26 @@ def test_each_of_5_files_may_be_missing_and_4_may_be_cut_off_in_the_middle(run: 
     if name != "config.yaml":  # half a YAML file is often good YAML
         (run / name).write_bytes(kept[: len(kept) // 2])
         assert "cut off" in text_of(page_of(run))
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "run.json", "metrics.jsonl", "samples.jsonl", "inspection.json"])
+def test_the_report_of_a_strangers_run_reads_no_link_and_no_file_without_end(tmp_path: Path, name: str):
+    for made in ("config.yaml", "run.json", "metrics.jsonl", "samples.jsonl", "inspection.json"):
+        (tmp_path / made).write_text("{}\n")
+    secret = tmp_path.parent / f"secret-{name}"
+    secret.write_text('{"importance": {"mode": "full"}, "text": "the secret", "command": "the secret"}\n')
+    (tmp_path / name).unlink()
+    (tmp_path / name).symlink_to(secret)
+    found = read_run(tmp_path)
+    assert "the secret" not in repr(found)
+    assert any(gap.startswith(f"{name} could not be read") for gap in found.gaps)
+
+
+def test_a_bomb_of_aliases_in_the_settings_of_a_run_costs_the_report_its_settings_alone(tmp_path: Path):
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 9)]
+    (tmp_path / "config.yaml").write_text("\n".join(lines))
+    assert read_run(tmp_path).gaps[0] == "config.yaml could not be read: it is cut off or altered."
 
 
 def test_a_run_of_a_config_and_2_metrics_gives_a_page_with_its_numbers(tmp_path: Path):

@@ -178,6 +178,36 @@ def test_a_damaged_part_is_found_out_by_its_checksum(parts):
     assert newest(parts).fault() == f"{shard.name} is missing"
 
 
+def test_a_file_beside_the_parts_that_no_checksum_is_of_is_named_and_not_read(parts):
+    shard = sorted(newest(parts).folder.glob("shard-*"))[0]
+    for copy in (f"{shard.stem} (copy).safetensors", "a.safetensors"):
+        shutil.copy(shard, shard.with_name(copy))
+        assert newest(parts).fault() == f"checksums.json does not list {copy}"
+        shard.with_name(copy).unlink()
+    checksums = json.loads((newest(parts).folder / "checksums.json").read_text())
+    del checksums[shard.name]
+    (newest(parts).folder / "checksums.json").write_text(json.dumps(checksums))
+    assert newest(parts).fault() == f"checksums.json does not list {shard.name}"
+
+
+def test_parts_of_another_size_than_the_configuration_are_refused_before_they_are_hashed(parts, monkeypatch):
+    monkeypatch.setattr("mdlm_atat.training.checkpoint.sha256", pytest.fail)
+    config = parts / "config.yaml"
+    config.write_text(re.sub(r"num_layers: \d+", "num_layers: 9000", config.read_text(), count=1))
+    with pytest.raises(UserError, match=r"weights, and .*config\.yaml asks for .*: they do not belong together"):
+        load_lm(parts)
+
+
+def test_a_part_that_is_larger_than_what_it_holds_of_so_many_weights_is_not_hashed(parts, monkeypatch):
+    def swell(tensors: dict[str, torch.Tensor], places: dict) -> None:
+        tensors["optimizer/x/exp_avg"], places["optimizer/x/exp_avg"] = torch.zeros(1 << 20), {"saved_offsets": [0]}
+
+    rewrite(newest(parts), 1, swell)
+    monkeypatch.setattr("mdlm_atat.training.checkpoint.sha256", pytest.fail)
+    monkeypatch.setattr("mdlm_atat.training.checkpoint.MOST_BYTES", 0)
+    assert re.search(r"shard-00001.* and no such file has more than", newest(parts).fault() or "")
+
+
 @pytest.fixture
 def alone() -> Iterator[DeviceMesh]:
     """A group of this process alone, in which a tensor can be a part all the same."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import pytest
@@ -13,10 +14,11 @@ import mdlm_atat
 from faulty import Unstable
 from mdlm_atat.cli.main import main
 from mdlm_atat.data.tokens import batch_at
+from mdlm_atat.errors import UserError
 from mdlm_atat.training import assemble
 from mdlm_atat.training.checkpoint import all_checkpoints
 from processes import run_ranks
-from tiny_runs import losses_of, tiny_flags, train, write_text
+from tiny_runs import MASKED, TINY, losses_of, tiny_flags, train, write_text
 
 pytestmark = pytest.mark.usefixtures("no_report")
 SETTINGS = {"model__kind": "faulty:Unstable", "train__on_nan": "rewind", "eval__num_samples": 0}
@@ -101,6 +103,24 @@ def test_a_run_goes_back_to_its_last_checkpoint_takes_another_order_and_resumes_
     assert main(["train", "--resume", str(tmp_path / "parts")]) == 0
     assert losses_of(tmp_path / "parts") == losses
     assert same(weights_of(tmp_path / "parts"), weights_of(tmp_path / "run"))
+
+
+def test_a_run_that_is_deleted_after_it_went_back_is_saved_again_with_what_happened_to_it(text, tmp_path, faults):
+    faults.setenv("NAN_CALLS", AT_STEP_6)
+    faults.setattr("mdlm_atat.training.owner.GOING_S", 0.1)
+
+    def delete_at_7(step, _values):
+        if step == 7:
+            shutil.rmtree(tmp_path / "run")
+
+    settings = {**MASKED, **TINY, **SETTINGS, "train__num_micro_batches": "auto"}
+    settings = {name.replace("__", "."): value for name, value in settings.items()}
+    with pytest.raises(UserError, match="was deleted while it was trained"):
+        mdlm_atat.train("demo", data=text, out=tmp_path / "run", on_step=delete_at_7, progress=False, settings=settings)
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert record["rewinds"] == [{"bad_step": 5, "to_step": 4}]
+    assert record["micro_batches"] == [{"after_step": 0, "num_micro_batches": 1}]
+    assert mdlm_atat.Run(tmp_path / "run").config.train.num_micro_batches == 1
 
 
 def test_after_so_many_rewinds_a_run_ends_with_the_error_and_its_last_good_checkpoint(text, tmp_path, faults, capsys):

@@ -18,7 +18,6 @@ from mdlm_atat.training.checkpoint import Checkpoint, all_checkpoints, find_faul
 from mdlm_atat.training.packed import Shapes, read_shapes
 
 STAGE_FILE = "stage.json"
-BOTH = (True, False)
 PROFILE_FILE = "profile.json"
 
 
@@ -38,12 +37,12 @@ class Located:
     def check_size(self) -> None:
         """Raise UserError where there are fewer weights than the configuration asks for, or more, or more than fit into
         this machine's memory. Takes neither memory nor time, whatever a stranger has written into either file. What is
-        damaged is passed over: the checksums say so. So are checkpoints in parts, whose reading takes seconds."""
-        if self.checkpoint is not None and self.checkpoint.is_in_parts:
-            return
+        damaged is passed over: the checksums say so."""
         try:
-            files = [self.shapes()] if self.checkpoint is None else [self.checkpoint.shapes(average=a) for a in BOTH]
-            num_weights = max(sum(map(math.prod, shapes.values())) for shapes in files)
+            if self.checkpoint is None:
+                num_weights = sum(map(math.prod, self.shapes().values()))
+            else:
+                num_weights = self.checkpoint.num_weights()
         except (UserError, OSError):
             return
         config, memory = folder_config(self.home), machine_memory() or math.inf

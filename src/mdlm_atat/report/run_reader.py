@@ -101,7 +101,11 @@ def _json_lines(path: Path, gaps: list[str]) -> list[dict[str, Any]]:
     if not path.is_file():
         gaps.append(f"{path.name} is not there.")
         return []
-    found, num_broken = read_json_lines(path)
+    try:
+        found, num_broken = read_json_lines(path)
+    except (UserError, OSError):
+        gaps.append(f"{path.name} could not be read.")
+        return []
     if num_broken:
         lines = "1 line was" if num_broken == 1 else f"{num_broken} lines were"
         gaps.append(f"{path.name}: {lines} cut off and left out.")
@@ -119,7 +123,7 @@ def _evals(folder: Path, data_hash: str, gaps: list[str]) -> dict[str, Evaluatio
     for path in paths:
         try:
             found[path] = Evaluation.load(path)
-        except UserError:
+        except (UserError, OSError):
             gaps.append(f"{path.name} could not be read: it is cut off or altered.")
     if not paths:
         gaps.append("evals/ holds no evaluation.")

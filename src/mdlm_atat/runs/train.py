@@ -198,7 +198,7 @@ def _run_in(
     def restore(folder: Path) -> None:
         if not has_record(folder, record):
             check_free(folder)
-        write_start(folder, config, train_data, record)
+        write_start(folder, config_that_fits(training), train_data, record)
 
     def place() -> Path:
         def where() -> Path:
@@ -252,12 +252,13 @@ def _run_in(
             record |= note_resumed(folder, changed, progress.step)
             write_again(folder, config, train_data)
         if training.micro_batches is not None and engine.is_main:
-            note_micro_batches(folder, config, progress.step)
-            training.micro_batches.on_more = lambda num: go_on_in(num, training, progress, folder, say)
+            record |= note_micro_batches(folder, config, progress.step)
+            training.micro_batches.on_more = lambda num: go_on_in(num, training, progress, folder, record, say)
         reason = train_and_log(
             replace(training, save=save),
             progress,
             folder,
+            record,
             request.label,
             say,
             caller.console(engine),
@@ -375,16 +376,18 @@ def config_that_fits(training: Training) -> RunConfig:
     return replace(training.config, train=replace(training.config.train, num_micro_batches=training.num_micro_batches))
 
 
-def go_on_in(num: int, training: Training, progress: Progress, folder: Path, say: Say) -> None:
-    """Keep, and say, that a step did not fit in memory and is cut into more micro-batches from now on."""
+def go_on_in(num: int, training: Training, progress: Progress, folder: Path, record: dict[str, Any], say: Say) -> None:
+    """Keep, in run.json and in `record`, which is what stands there, and say that a step did not fit in memory and is
+    cut into more micro-batches from now on."""
     say(f"out of memory in step {progress.step + 1}: it and all after it are cut into {num} micro-batches")
-    note_micro_batches(folder, config_that_fits(training), progress.step)
+    record |= note_micro_batches(folder, config_that_fits(training), progress.step)
 
 
 def train_and_log(
     training: Training,
     progress: Progress,
     folder: Path,
+    record: dict[str, Any],
     preset: str,
     say: Say,
     console: Console,
@@ -407,7 +410,7 @@ def train_and_log(
             try:
                 return log_steps(training, progress, folder, preset, console)
             except NotFinite as error:
-                training = go_back(training, progress, error, folder, say)
+                training = go_back(training, progress, error, folder, record, say)
 
 
 def log_steps(training: Training, progress: Progress, folder: Path, preset: str, console: Console) -> str | None:
@@ -428,9 +431,12 @@ def log_steps(training: Training, progress: Progress, folder: Path, preset: str,
             writer.close()
 
 
-def go_back(training: Training, progress: Progress, error: NotFinite, folder: Path, say: Say) -> Training:
-    """Load the last good checkpoint into a run, whose `progress` follows, and give it another data order. Raises
-    `error` where that is not asked for or there is no checkpoint, and UserError where it was done often enough."""
+def go_back(
+    training: Training, progress: Progress, error: NotFinite, folder: Path, record: dict[str, Any], say: Say
+) -> Training:
+    """Load the last good checkpoint into a run, whose `progress` follows, and give it another data order; run.json, and
+    `record`, which is what stands there, say so. Raises `error` where that is not asked for or there is no checkpoint,
+    and UserError where it was done often enough."""
     config, num_rewinds = training.config.train, progress.num_rewinds + 1
     if config.on_nan == "stop":
         raise error
@@ -444,7 +450,7 @@ def go_back(training: Training, progress: Progress, error: NotFinite, folder: Pa
     progress.become(replace(saved, num_rewinds=num_rewinds))
     say(f"step {error.step + 1} gave a number that is not finite: back to step {saved.step}, with another data order")
     if training.engine.is_main:
-        note(folder, "rewinds", {"bad_step": error.step + 1, "to_step": saved.step})
+        record |= note(folder, "rewinds", {"bad_step": error.step + 1, "to_step": saved.step})
     return replace(training, seed=seed_after(config.seed, num_rewinds), last_stage=stage)
 
 

@@ -90,7 +90,8 @@ class Checkpoint:
 
     def fault(self) -> str | None:
         """Check the checksums. Returns what is wrong (a file that is missing or was altered), or None."""
-        files = set[str]() if self.is_in_parts else {"model.safetensors", "optimizer.safetensors"}
+        whole = {"model.safetensors", "optimizer.safetensors"}
+        files = set(parts.files_in(self.folder)) if self.is_in_parts else whole
         return find_fault(self.folder, files | {"state.json"})
 
     def read_weights(self, *, average: bool) -> dict[str, Tensor]:
@@ -108,6 +109,14 @@ class Checkpoint:
             return read_shapes(self.folder / f"{kind}.safetensors")
         stored, prefix = parts.stored(self.folder), kind + "/"
         return {key.removeprefix(prefix): tuple(t.shape) for key, t in stored.items() if key.startswith(prefix)}
+
+    def num_weights(self) -> int:
+        """How many weights there are, or averages where these are more, by the headers of their files: none is read.
+        Raises UserError for a file that is damaged."""
+        if self.is_in_parts:
+            headers = [read_header(self.folder / name) for name in parts.files_in(self.folder)]
+            return max(parts.num_weights(headers, kind) for kind in ("model", "ema"))
+        return max(sum(map(math.prod, self.shapes(average=average).values())) for average in (True, False))
 
     def load_weights(self, model: nn.Module, *, average: bool) -> None:
         """Load the weights into a model of the same shape; which, see `read_weights`. Raises UserError for a model of
@@ -180,8 +189,9 @@ def find_fault(folder: Path, required: set[str]) -> str | None:
 def _check_sizes(folder: Path, names: Iterable[str]) -> None:
     """Raise UserError for a file that is larger than one of its kind in a folder with so many weights."""
     headers = {name: read_header(folder / name) for name in names if name.endswith(".safetensors")}
-    num_weights = sum(math.prod(shape) for _, shape in headers.get("model.safetensors", {}).values())
-    most_bytes = MOST_STATES * 4 * num_weights + MOST_BYTES if "model.safetensors" in headers else math.inf
+    whole = headers.get("model.safetensors")
+    num_weights = parts.num_weights(headers.values()) if whole is None else sum(math.prod(s) for _, s in whole.values())
+    most_bytes = MOST_STATES * 4 * num_weights + MOST_BYTES
     for name in names:
         check_file(folder / name, most_bytes=most_bytes if name in headers else MOST_LISTED_BYTES)
 

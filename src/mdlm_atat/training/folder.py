@@ -168,17 +168,19 @@ def found_again(folder: Path, data: DataConfig) -> DataConfig:
     )
 
 
-def note_micro_batches(folder: Path, config: RunConfig, step: int) -> None:
+def note_micro_batches(folder: Path, config: RunConfig, step: int) -> dict[str, Any]:
     """Keep a number of micro-batches that was found by trying: in config.yaml, where a resumed run finds it, and in
-    run.json, with the steps that had been taken."""
+    run.json, with the steps that had been taken. Returns run.json."""
     write_config(folder, config)
-    note(folder, "micro_batches", {"after_step": step, "num_micro_batches": config.train.num_micro_batches})
+    return note(folder, "micro_batches", {"after_step": step, "num_micro_batches": config.train.num_micro_batches})
 
 
-def note(folder: Path, what: str, entry: dict[str, Any]) -> None:
-    """Add an entry to a list of run.json: what happened to the run on the way."""
+def note(folder: Path, what: str, entry: dict[str, Any]) -> dict[str, Any]:
+    """Add an entry to a list of run.json: what happened to the run on the way. Returns run.json."""
     record = read_start(folder)
-    write_json(folder / "run.json", {**record, what: [*record.get(what, ()), entry]})
+    record[what] = [*record.get(what, ()), entry]
+    write_json(folder / "run.json", record)
+    return record
 
 
 def read_counts(folder: Path) -> NDArray[np.int64] | None:
@@ -199,7 +201,7 @@ def read_start(folder: Path) -> dict[str, Any]:
         raise UserError(f"{file} is not there; restore it from a copy") from error
     with taken_apart(file):
         check_kinds(record, started=str, folder=str, data=dict, machine=dict, init=dict, settings=dict)
-        check_kinds(record, changes=list, micro_batches=list)
+        check_kinds(record, changes=list, micro_batches=list, rewinds=list)
         check_kinds(record.get("data") or {}, tokenizer_hash=str, hash=str, tokenizer=str, train_tokens=int)
         for change in record.get("changes") or ():
             check_kinds(change, after_step=int, setting=str)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,18 @@ PATTERN = "shard-*.safetensors"
 def are_in(folder: Path) -> bool:
     """Whether a folder holds a checkpoint in parts."""
     return any(folder.glob(PATTERN))
+
+
+def files_in(folder: Path) -> list[str]:
+    """The names of the files that are read as parts of what a folder holds: all of this ending."""
+    return sorted(file.name for file in folder.glob("*.safetensors"))
+
+
+def num_weights(headers: Iterable[Mapping[str, tuple[str, tuple[int, ...]]]], kind: str = "model") -> int:
+    """How many numbers of a `kind` (model, ema, optimizer) the parts with these headers hold together (see
+    `packed.read_header`)."""
+    found = (item for header in headers for item in header.items())
+    return sum(math.prod(shape) for name, (_, shape) in found if name.startswith(f"{kind}/"))
 
 
 def write(tensors: Mapping[str, Tensor], folder: Path) -> None:
