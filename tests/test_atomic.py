@@ -38,6 +38,14 @@ def test_a_file_is_on_the_disk_before_it_takes_the_old_one_s_place_and_so_is_its
     assert disk.is_synced_before_it_is_renamed(file, file)
 
 
+def test_all_of_a_folder_is_on_the_disk_before_it_gets_its_name_whoever_writes_into_it(tmp_path, disk):
+    with folder_written_aside(tmp_path / "saved") as aside:
+        (aside / "parts").mkdir()
+        (aside / "parts" / "file").write_text("written by a library, which does not flush it")
+    saved = tmp_path / "saved"
+    assert disk.is_synced_before_it_is_renamed(saved, saved, saved / "parts", saved / "parts" / "file")
+
+
 @pytest.fixture
 def umask() -> Iterator[None]:
     """The umask of a group that shares its files."""

@@ -15,9 +15,9 @@ from mdlm_atat.config.files import from_tree
 from mdlm_atat.config.schema import EvalConfig, ObjectiveConfig
 from mdlm_atat.data.prepare import prepare
 from mdlm_atat.errors import UserError
+from mdlm_atat.runs.claim import claim_folder
 from mdlm_atat.runs.request import RunRequest
 from mdlm_atat.runs.run import Run
-from mdlm_atat.runs.train import claim_folder
 from mdlm_atat.runs.train import train as train_run
 from mdlm_atat.training.checkpoint import all_checkpoints, write_checksums
 from mdlm_atat.training.folder import settings_of

@@ -17,10 +17,9 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from mdlm_atat.atomic import sweep, write_json
+from mdlm_atat.atomic import write_json
 from mdlm_atat.config.arguments import Setting, read_arguments
 from mdlm_atat.config.build import build_model, own_schedule
-from mdlm_atat.config.files import load_config
 from mdlm_atat.config.method import check_method
 from mdlm_atat.config.schema import DataConfig, RunConfig
 from mdlm_atat.config.size import check_memory, memory_of
@@ -40,6 +39,7 @@ from mdlm_atat.progress import messages
 from mdlm_atat.provenance import code_version, commit
 from mdlm_atat.report.eval_lines import result_table
 from mdlm_atat.report.report import write_report
+from mdlm_atat.runs.claim import check_in_place, owned_folder
 from mdlm_atat.runs.evaluate import draw_settings, measure, store
 from mdlm_atat.runs.forgetting import measure_forgetting
 from mdlm_atat.runs.initial import initial_of
@@ -78,7 +78,6 @@ from mdlm_atat.training.metrics import OnStep
 from mdlm_atat.training.owner import Owned, Owner
 
 Say = Callable[[str], None]
-ABANDONED_S = 3600.0  # a file that was half written so long ago is nobody's any more
 NUM_INSPECTED_TOKENS = 512  # of the validation text, for the report: each is scored in 124 masked rows
 
 
@@ -278,69 +277,6 @@ def _run_in(
             finish(folder, engine, config, train_data, valid_data, say)
     engine.barrier()
     return run
-
-
-@contextmanager
-def owned_folder(request: RunRequest, engine: Engine, say: Say) -> Iterator[tuple[Path, Owner | None]]:
-    """The run's folder, which only this run may write within the block, and in the main process its owner. Raises
-    UserError where another process owns it, where a new run's folder holds something, and where it is moved or
-    deleted meanwhile."""
-    owners: list[Owner] = []
-
-    def claim() -> Path:
-        owners.append(claim_folder(request, say))
-        return owners[0].folder
-
-    try:
-        folder = engine.on_main(claim)
-        yield folder, next(iter(owners), None)
-    except OSError as error:
-        if not owners or owners[0].is_in_place():
-            raise
-        raise UserError(f"{owners[0].folder} was moved or deleted while it was written: {error}") from error
-    finally:
-        for owner in owners:
-            owner.release()
-
-
-def claim_folder(request: RunRequest, say: Say) -> Owner:
-    """Become the owner of the folder of a run, and remove what killed processes were writing in it."""
-    resumed_from = request.resumed_config
-    for folder in request.folders:
-        is_named = request.out is not None or request.resume is not None
-        if not is_named and folder.exists():
-            continue
-        if resumed_from is None:
-            check_free(folder)
-        try:
-            owner = Owner.of(folder, say)
-        except Owned:
-            if is_named:
-                raise
-            continue
-        try:
-            if resumed_from is None:
-                check_free(folder)
-            elif load_config(os.fspath(folder)) != resumed_from:
-                raise UserError(f"another process has just changed {folder / 'config.yaml'}: give the command again")
-            sweep(folder / "checkpoints")
-            # readers of a run may be writing beside them: an evaluation, a report
-            for beside in (folder, folder / "evals"):
-                sweep(beside, older_than_s=0.0 if resumed_from is None else ABANDONED_S)
-            return owner
-        except BaseException:
-            owner.release()
-            raise
-    raise AssertionError  # there is always another name
-
-
-def check_in_place(owner: Owner | None, progress: Progress) -> None:
-    """Raises UserError where the run's folder was moved or deleted in training."""
-    if owner is not None and owner.left is not None:
-        raise UserError(
-            f"{owner.left}; training stopped, and the state after step {progress.step} is saved there: go on with "
-            f"`train(resume={str(owner.folder)!r})`"
-        )
 
 
 def with_absolute_paths(data: DataConfig) -> DataConfig:
