@@ -221,7 +221,7 @@ def contents(place: Path) -> dict[str, Any]:
         return {}
     files = [place] if place.is_file() else sorted(path for path in place.rglob("*") if not path.is_dir())
     files = [file for file in files if not file.name.endswith(".writing") and file.parent.name not in ("jobs", "logs")]
-    files = [file for file in files if file.name not in ("best", "last")]  # links, or files where those are refused
+    files = [file for file in files if file.name not in ("best", "last", ".lock")]  # or files where links are refused
     return {re.sub(r"-[0-9a-f]{8}-", "-", str(file.relative_to(place))): _content(file) for file in files}
 
 
