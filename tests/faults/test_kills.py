@@ -9,6 +9,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -68,7 +69,8 @@ class Killable:
         self.anew()
         started = self.start(self.command.words(self.work))
         time.sleep(after_s)
-        started.send_signal(signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            started.send_signal(signal.SIGKILL)
         return started.wait() == -signal.SIGKILL
 
     def next_words(self) -> list[str]:
