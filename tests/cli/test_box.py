@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -232,3 +233,18 @@ def test_an_order_that_there_is_not_is_refused(
     flags: list[str], message: str, box: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert message in refused(["score", "the cat", *flags], capsys)
+
+
+def test_what_is_found_out_about_it_is_stored_here_and_its_folder_stays_as_it_was_installed(
+    box, runs, cache, tmp_path, capsys
+):
+    (tmp_path / "text.txt").write_text("the cat sat on a mat and ran to see if you can be so kind\n" * 20)
+    shutil.copytree(runs / "masked", tmp_path / "run", symlinks=True)
+    before = {file.relative_to(box): file.stat().st_mtime_ns for file in box.rglob("*")}
+    draws = ["--data", "text.txt", "--num_draws", "32"]
+    assert main(["eval", "run", "--against", "box", *draws]) == 0
+    assert "against    box: bound" in capsys.readouterr().out
+    assert len(list((tmp_path / "evals").glob("saved-*.json"))) == 1
+    assert main(["eval", "box", "--samples", "2", "--length", "12", "--data", "text.txt"]) == 0
+    assert len(list(tmp_path.glob("samples-saved-*.json"))) == 1
+    assert {file.relative_to(box): file.stat().st_mtime_ns for file in box.rglob("*")} == before

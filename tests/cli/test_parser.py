@@ -23,6 +23,7 @@ def make_parser(*, takes_settings: bool = False) -> Parser:
     parser.add_argument("--task", required=True, help="what to do: 100%% of it")
     group = parser.add_argument_group("times")
     group.add_argument("--times", type=real(0, 1), nargs="+", help="shares to mask")
+    group.add_argument("--pass_on", action="append", default=[], help="an option, as it is")
     group.add_argument("--zero-shot", action="store_true", help="other texts")
     return parser
 
@@ -49,6 +50,11 @@ def mistakes(line: str, **more: bool) -> list[str]:
 def test_flags_are_taken_with_dashes_or_underscores_and_in_any_order(line: str):
     found = parse(line)
     assert (found.model, found.text, found.task, found.num_draws, found.zero_shot) == (Path("m"), "text", "a", 3, True)
+
+
+def test_a_flag_that_collects_what_it_is_given_may_be_given_twice_and_no_other():
+    assert parse("m --task a --pass_on=--gres=gpu:1 --pass-on=--time=1").pass_on == ["--gres=gpu:1", "--time=1"]
+    assert mistakes("m --task a --task a") == ["--task: given twice; leave one of them out"]
 
 
 def test_what_follows_two_dashes_is_a_text_whatever_it_begins_with():

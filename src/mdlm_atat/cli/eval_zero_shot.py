@@ -39,6 +39,7 @@ def add_zero_shot_arguments(parser: Parser) -> None:
 def run_zero_shot(arguments: Namespace) -> None:
     """Score every text, each stored as soon as it is, and print one table."""
     from mdlm_atat.atomic import stored_if_possible, write_json
+    from mdlm_atat.runs.evaluate import evals_folder
     from mdlm_atat.runs.zero_shot import evaluate_zero_shot
 
     lm = load_model(arguments)
@@ -62,9 +63,9 @@ def run_zero_shot(arguments: Namespace) -> None:
     if arguments.json is not None:
         with stored_if_possible(arguments.json):
             write_json(arguments.json, {"zero_shot": {name: found.to_json() for name, found in records.items()}})
-            print(f"{'stored':10} {arguments.json}, and each text's in {lm.home / 'evals'}")
+            print(f"{'stored':10} {arguments.json}, and each text's in {evals_folder(lm.home)}")
     else:
-        print(f"{'stored':10} {lm.home / 'evals'}")
+        print(f"{'stored':10} {evals_folder(lm.home)}")
 
 
 def zero_shot_table(records: dict[str, Evaluation]) -> list[str]:

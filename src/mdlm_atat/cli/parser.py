@@ -152,7 +152,8 @@ class Parser(argparse.ArgumentParser):
             if self._takes_settings and name.startswith("--") and "." in name:
                 words.append("--" + _key(name)[2:] + value)
             elif name.startswith("--") and _key(name) in spelling:
-                if _key(name) in given:
+                is_list = isinstance(self._option_string_actions[spelling[_key(name)]], argparse._AppendAction)
+                if _key(name) in given and not is_list:
                     self._mistakes.append(f"{spelling[_key(name)]}: given twice; leave one of them out")
                 given.add(_key(name))
                 words.append(spelling[_key(name)] + value)

@@ -9,6 +9,7 @@ from mdlm_atat.cli.eval_samples import print_quality
 from mdlm_atat.cli.model import add_model_arguments, check_model, load_model
 from mdlm_atat.cli.parser import Parser, whole
 from mdlm_atat.errors import UserError
+from mdlm_atat.model_folder import results_folder
 from mdlm_atat.plugins import trusted
 
 
@@ -86,5 +87,5 @@ def bench(arguments: Namespace) -> None:
         seed=arguments.seed,
         num_scored=arguments.num_scored,
         with_mauve=False,
-        save=arguments.out or lm.home / f"samplers-{arguments.task}.json",
+        save=arguments.out or results_folder(lm.home, f"samplers-{arguments.task}.json"),
     )

@@ -23,6 +23,7 @@ from mdlm_atat.data.tokens import TokenDataset
 from mdlm_atat.device import Precision, explain_out_of_memory
 from mdlm_atat.errors import UserError
 from mdlm_atat.lm import CausalLM, MaskedDiffusionLM
+from mdlm_atat.model_folder import results_folder
 from mdlm_atat.plugins import trusted
 from mdlm_atat.progress import OnProgress, shown
 from mdlm_atat.provenance import code_version, commit, cpu
@@ -273,8 +274,8 @@ def store(found: Evaluation, lm: MaskedDiffusionLM | CausalLM, file: Path | None
 
 
 def evals_folder(home: Path) -> Path:
-    """Where a model's evaluations are stored."""
-    return home / "evals"
+    """Where a model's evaluations are stored: in its folder, or for the model in the box in the working directory."""
+    return results_folder(home, "evals")
 
 
 def weights_name(lm: MaskedDiffusionLM | CausalLM) -> str:

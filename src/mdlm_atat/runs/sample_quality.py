@@ -19,6 +19,7 @@ from mdlm_atat.data.readers.reading import ReadingSettings
 from mdlm_atat.device import explain_out_of_memory
 from mdlm_atat.errors import UserError
 from mdlm_atat.lm import CausalLM, How, MaskedDiffusionLM, load_lm
+from mdlm_atat.model_folder import results_folder
 from mdlm_atat.progress import OnProgress, shown
 from mdlm_atat.runs.evaluate import Data, config_of, open_data, traced, weights_name, writable
 from mdlm_atat.runs.model import Model, open_model
@@ -299,7 +300,8 @@ def _file(lm: MaskedDiffusionLM | CausalLM, setting: QualitySetting, save: bool 
     if not save or lm.home is None:
         return None
     task = "" if setting.task == "generate" else f"-{setting.task}"
-    return lm.home / f"samples{task}-{weights_name(lm)}-{setting.num_texts}x{setting.length}-{setting.seed}.json"
+    name = f"samples{task}-{weights_name(lm)}-{setting.num_texts}x{setting.length}-{setting.seed}.json"
+    return results_folder(lm.home, name)
 
 
 def _same_training_text(home: Path | None, judge: Path) -> bool:
