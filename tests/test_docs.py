@@ -144,6 +144,50 @@ def test_the_citation_has_what_its_format_asks_for_and_says_the_same_as_the_pack
     assert all(each["type"] == "doi" for each in paper["identifiers"])
 
 
+def commands_of(page: Path) -> list[list[str]]:
+    """The arguments of every `atat` of a page, whatever starts its processes."""
+    lines = re.findall(r"^ {4}(.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    found = [re.split(r"^atat |.*-m mdlm_atat ", line, maxsplit=1) for line in lines]
+    return [shlex.split(parts[1]) for parts in found if len(parts) == 2]
+
+
+def test_the_commands_for_several_gpus_are_taken_and_a_checkpoint_goes_on_in_one_process(
+    runs: Path, cache: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Training is only planned, by `--settings`. What several processes do is tested in tests/training."""
+    shutil.copytree(runs / "masked", tmp_path / "runs/large", symlinks=True)
+    monkeypatch.chdir(tmp_path)
+    commands = commands_of(ROOT / "docs/howto/several-gpus.md")
+    for arguments in commands:
+        planned = ["--settings"] if arguments[0] == "train" and "--resume" not in arguments else []
+        assert main([*arguments, *planned]) == 0, arguments
+    assert len(commands) == 11
+    assert "sbatch" in capsys.readouterr().out.lower()
+    assert "--gres=gpu:1" in (tmp_path / "runs/quick/slurm.sh").read_text()
+
+
+def test_a_model_is_published_as_its_page_says_and_the_folder_holds_what_it_lists(
+    runs: Path, cache: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(runs / "masked", tmp_path / "runs/mine", symlinks=True)
+    write_text(tmp_path / "other.txt", num_words=400, seed=1)
+    monkeypatch.chdir(tmp_path)
+    page = ROOT / "docs/howto/publish.md"
+    found = run_blocks(page, tmp_path)
+    folder = tmp_path / "my-model"
+    listed = set(re.findall(r"^\| `([\w.]+)/?` \|", page.read_text(encoding="utf-8"), re.MULTILINE))
+    assert {file.name for file in folder.iterdir()} == listed
+    (folder / "README.md").write_text("# My model\n")
+    assert mdlm_atat.load_lm(folder).fingerprint() == found["lm"].fingerprint()
+    assert str(tmp_path) not in (tmp_path / "my-letters/config.yaml").read_text()
+    assert mdlm_atat.load_lm("my-letters").config.data.source == "letters"
+    commands = [arguments for arguments in commands_of(page) if arguments[0] != "serve"]
+    for arguments in commands:
+        assert main(arguments) == 0, arguments
+    assert [arguments[0] for arguments in commands] == ["eval", "infill"]
+    assert "PPL-U" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("page", ["letter", "code", "ocr", "notes"])
 def test_the_commands_of_a_how_to_page_are_taken_and_its_python_runs_with_the_model_in_the_box(
     page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -158,8 +202,11 @@ def test_the_commands_of_a_how_to_page_are_taken_and_its_python_runs_with_the_mo
     for command in re.findall(r"^ {4}atat (.*)$", path.read_text(encoding="utf-8"), re.MULTILINE):
         arguments = ["box" if part == f"runs/{page}" else part for part in shlex.split(command, comments=True)]
         match arguments[0]:
-            case "serve" | "eval":
+            case "serve":
                 continue
+            case "eval":
+                write_text(tmp_path / "novel.txt", num_words=200)
+                arguments += ["--num_draws", "32"]
             case "train":
                 arguments += ["--settings"]
             case "infill":
