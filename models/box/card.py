@@ -85,7 +85,7 @@ def own_order(lm: Any, data: Path, num_sequences: int | None) -> dict[str, Any]:
         **_numbers(NamedCost(own.name, own, own.is_exact)),
         "machine": cpu() if lm.device.type == "cpu" else device_name(lm.device),
         "date": date.today().isoformat(),
-        "command": f"python models/box/card.py DATA --num_sequences {num_sequences}" if num_sequences else None,
+        "command": "python models/box/card.py DATA" + (f" --num_sequences {num_sequences}" if num_sequences else ""),
     }
 
 
@@ -177,6 +177,7 @@ def card(numbers: dict[str, Any]) -> str:
     text = (HERE / "card.md").read_text(encoding="utf-8")
     parts = {
         "likelihoods": _likelihood_table(numbers["likelihoods"], numbers.get("own_order")),
+        "own_order": _own_order_lines(numbers.get("own_order")),
         "packing": _packing_lines(numbers.get("packing")),
         "judge": _judge_table(numbers.get("judge"), numbers.get("judge_name")),
         "infillings": "\n\n".join(map(_infilling, range(NUM_PLACES), numbers["infillings"])),
@@ -214,6 +215,17 @@ def _likelihood_table(found: dict[str, Any], own: dict[str, Any] | None) -> str:
         if costs["unigram"]:
             lines.append(f"| {titles[name]} | unigram, the floor | {costs['unigram']['nats_per_token']:.4f} | | |")
     return "\n".join(lines)
+
+
+def _own_order_lines(own: dict[str, Any] | None) -> str:
+    if own is None:
+        return "What the novels cost in the own order of a sampler was not measured yet."
+    if own["num_sequences"] is None:
+        return f"The own order is of the packed weights ({own['machine']}, {own['date']})."
+    return (
+        f"The own order is of the packed weights, over {own['num_sequences']} of the sequences alone: its error is "
+        f"mostly that of which these are (`{own['command']}`; {own['machine']}, {own['date']})."
+    )
 
 
 def _packing_lines(found: dict[str, Any] | None) -> str:
