@@ -17,7 +17,7 @@ import pytest
 from mdlm_atat.cli.main import main
 from mdlm_atat.data.train_tokenizer import train_tokenizer
 from mdlm_atat.interrupts import interruptible
-from mdlm_atat.runs.train import stop_requests
+from mdlm_atat.runs.steps import stop_requests
 from mdlm_atat.signals import signals_heard
 from mdlm_atat.training.checkpoint import all_checkpoints
 from tiny_runs import losses_of, train_method, write_text

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import os
 import shlex
-import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,7 +30,7 @@ from mdlm_atat.data.request import DataRequest
 from mdlm_atat.data.sources import SourceLike
 from mdlm_atat.data.tokens import TokenDataset
 from mdlm_atat.device import explain_out_of_memory
-from mdlm_atat.errors import UserError, call, command_line
+from mdlm_atat.errors import UserError, command_line
 from mdlm_atat.lm import CausalLM, MaskedDiffusionLM, load_lm
 from mdlm_atat.plugins import trusted
 from mdlm_atat.progress import messages
@@ -46,11 +44,11 @@ from mdlm_atat.runs.initial import initial_of
 from mdlm_atat.runs.request import RunRequest
 from mdlm_atat.runs.run import Run
 from mdlm_atat.runs.samples import sample_lines, write_samples
+from mdlm_atat.runs.steps import Home, config_that_fits, go_on_in, take_steps
 from mdlm_atat.scoring.cost import unigram_json
 from mdlm_atat.scoring.draws import DrawSettings
 from mdlm_atat.scoring.unigram import unigram_cost
 from mdlm_atat.scoring.validation import score_validation
-from mdlm_atat.signals import reason_of, signals_heard
 from mdlm_atat.training.assemble import check_split, make_training
 from mdlm_atat.training.checkpoint import Checkpoint, newest_sound
 from mdlm_atat.training.dry_run import dry_run, find_micro_batches, measured_plan, plan
@@ -63,7 +61,6 @@ from mdlm_atat.training.folder import (
     describe_data,
     found_again,
     has_record,
-    note,
     note_micro_batches,
     note_resumed,
     settings_before,
@@ -71,9 +68,8 @@ from mdlm_atat.training.folder import (
     write_again,
     write_start,
 )
-from mdlm_atat.training.log import ProgressLine, check_installed, open_writers
-from mdlm_atat.training.loop import NotFinite, Progress, Training, seed_after
-from mdlm_atat.training.loop import train as train_steps
+from mdlm_atat.training.log import check_installed
+from mdlm_atat.training.loop import Progress, Training
 from mdlm_atat.training.metrics import OnStep
 from mdlm_atat.training.owner import Owned, Owner
 
@@ -193,6 +189,7 @@ def _run_in(
     if init is not None:
         init.load_into(model, config, train_data.tokenizer)
     record: dict[str, Any] = {}
+    home = Home(folder, record, request.label, owner, say, caller.console(engine))
 
     def restore(folder: Path) -> None:
         if not has_record(folder, record):
@@ -252,18 +249,8 @@ def _run_in(
             write_again(folder, config, train_data)
         if training.micro_batches is not None and engine.is_main:
             record |= note_micro_batches(folder, config, progress.step)
-            training.micro_batches.on_more = lambda num: go_on_in(num, training, progress, folder, record, say)
-        reason = train_and_log(
-            replace(training, save=save),
-            progress,
-            folder,
-            record,
-            request.label,
-            say,
-            caller.console(engine),
-            caller.on_step,
-            owner,
-        )
+            training.micro_batches.on_more = lambda num: go_on_in(num, training, progress, home)
+        reason = take_steps(replace(training, save=save), progress, home, caller.on_step)
     engine.on_main(lambda: check_in_place(owner, progress))
     run = Run(folder, trust_plugins=caller.trust_plugins, stopped=reason)
     if reason is not None:
@@ -305,89 +292,6 @@ def memory_advice(config: RunConfig, engine: Engine) -> str:
         f"Scoring uses {config.eval.batch_size}: `eval.batch_size={max(1, config.eval.batch_size // 2)}`"
         f"{keeps}"
     )
-
-
-def config_that_fits(training: Training) -> RunConfig:
-    """The settings of a run with the number of micro-batches that was found."""
-    return replace(training.config, train=replace(training.config.train, num_micro_batches=training.num_micro_batches))
-
-
-def go_on_in(num: int, training: Training, progress: Progress, folder: Path, record: dict[str, Any], say: Say) -> None:
-    """Keep, in run.json and in `record`, which is what stands there, and say that a step did not fit in memory and is
-    cut into more micro-batches from now on."""
-    say(f"out of memory in step {progress.step + 1}: it and all after it are cut into {num} micro-batches")
-    record |= note_micro_batches(folder, config_that_fits(training), progress.step)
-
-
-def train_and_log(
-    training: Training,
-    progress: Progress,
-    folder: Path,
-    record: dict[str, Any],
-    preset: str,
-    say: Say,
-    console: Console,
-    on_step: OnStep,
-    owner: Owner | None,
-) -> str | None:
-    """The loop, with signals heard, from a checkpoint again where that is asked for after a number that is not finite;
-    why it stopped early, if it did."""
-    with stop_requests(training.config.train.max_minutes) as should_stop:
-        asked: list[str] = []
-
-        def after_step(step: int, values: Mapping[str, float]) -> None:
-            if on_step(step, values) is True:
-                asked.append("on_step returned True")
-            if owner is not None and (owner.left or not owner.is_in_place()):
-                asked.append("the run's folder is gone")
-
-        training = replace(training, should_stop=lambda: should_stop() or next(iter(asked), None), on_step=after_step)
-        while True:
-            try:
-                return log_steps(training, progress, folder, preset, console)
-            except NotFinite as error:
-                training = go_back(training, progress, error, folder, record, say)
-
-
-def log_steps(training: Training, progress: Progress, folder: Path, preset: str, console: Console) -> str | None:
-    """The loop, with its log files and progress line open; why it stopped early, if it did."""
-    config, is_main = training.config, training.engine.is_main
-    line = ProgressLine(console, config.train.num_steps, progress.step) if is_main else None
-    writers = open_writers(folder, config.train.loggers, progress.step, {"preset": preset}) if is_main else []
-    try:
-        return train_steps(replace(training, writers=writers, line=line), progress)
-    except OSError as error:
-        raise UserError(
-            f"could not write to {folder}: {error}. Mend that, then continue with\n  {call('train', resume=folder)}"
-        ) from error
-    finally:
-        if line is not None:
-            line.close()
-        for writer in writers:
-            writer.close()
-
-
-def go_back(
-    training: Training, progress: Progress, error: NotFinite, folder: Path, record: dict[str, Any], say: Say
-) -> Training:
-    """Load the last good checkpoint into a run, whose `progress` follows, and give it another data order; run.json, and
-    `record`, which is what stands there, say so. Raises `error` where that is not asked for or there is no checkpoint,
-    and UserError where it was done often enough."""
-    config, num_rewinds = training.config.train, progress.num_rewinds + 1
-    if config.on_nan == "stop":
-        raise error
-    if num_rewinds > config.max_rewinds:
-        raise UserError(f"{error}. It went back {progress.num_rewinds} times before (train.max_rewinds)") from error
-    training.engine.barrier()
-    checkpoint = newest_sound(folder / "checkpoints", say)
-    if checkpoint is None or training.load is None:
-        raise error
-    saved, stage = training.load(checkpoint)
-    progress.become(replace(saved, num_rewinds=num_rewinds))
-    say(f"step {error.step + 1} gave a number that is not finite: back to step {saved.step}, with another data order")
-    if training.engine.is_main:
-        record |= note(folder, "rewinds", {"bad_step": error.step + 1, "to_step": saved.step})
-    return replace(training, seed=seed_after(config.seed, num_rewinds), last_stage=stage)
 
 
 def prepare_text(config: RunConfig, engine: Engine, texts: SourceLike | None, progress: bool) -> Corpus:
@@ -474,26 +378,3 @@ def write_inspection(
     ids, lengths = valid_data.evaluation_rows(np.arange(num_rows))
     found = lm.inspect_rows(ids, lengths, DrawSettings(num_draws=2, batch_size=config.eval.batch_size))
     write_json(folder / "inspection.json", lm.inspection_record(found, split=valid_data.split))
-
-
-@contextmanager
-def stop_requests(max_minutes: float) -> Iterator[Callable[[], str | None]]:
-    """Within the block, a signal asks for a stop after the current step (see `signals`); a second Ctrl-C stops at
-    once."""
-    start_s = time.monotonic()
-    reasons: list[str] = []
-
-    def hear(number: int) -> None:
-        if reasons and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        reasons.append(reason_of(number))
-
-    def should_stop() -> str | None:
-        if reasons:
-            return reasons[0]
-        if max_minutes > 0 and time.monotonic() - start_s > 60 * max_minutes:
-            return f"{max_minutes:g} minutes are over"
-        return None
-
-    with signals_heard(hear):
-        yield should_stop

@@ -69,9 +69,8 @@ def write_start(folder: Path, config: RunConfig, train_data: TokenDataset, recor
     """Write a run's configuration, plugins, run.json, tokenizer and counts of tokens and phrases, before its first
     step; the folder is made. run.json is the first: what has it and no config.yaml may be written again."""
     folder.mkdir(parents=True, exist_ok=True)
-    if not (
-        folder / "config.yaml"
-    ).exists():  # what there is is of a start that was killed, perhaps with other settings
+    if not (folder / "config.yaml").exists():
+        # what there is was left by a start that was killed, perhaps with other settings
         shutil.rmtree(folder / "tokenizer", ignore_errors=True)
         for name in (plugins.FILE, PHRASES_FILE):
             (folder / name).unlink(missing_ok=True)
