@@ -20,8 +20,10 @@ class Such(NamedTuple):
 When = Mapping[str, Any]
 """When something has an effect: other settings, by name, with the value that each needs, a `Such`, or a tuple of these.
 A setting of several values needs one of them among its own."""
-GIVEN = Such("given", lambda value: value not in (None, False, "", [], 0))
+NOT_GIVEN = Such("left out", lambda value: value in (None, False, "", []))
+GIVEN = Such("given", lambda value: value not in (None, False, "", []))
 BELOW_1 = Such("below 1", lambda value: value < 1)
+A_NUMBER = Such("a number", lambda value: value is not None)
 ABOVE_0 = Such("above 0", lambda value: value > 0)
 
 

@@ -40,14 +40,14 @@ def prompts(tmp_path) -> Path:
 
 @pytest.fixture
 def command(model, prompts) -> list[str]:
-    """10 texts in batches of 4."""
-    return ["generate", model, "--prompts", str(prompts), "--num_samples", "2", "--batch_size", "4"]
+    """10 texts."""
+    return ["generate", model, "--prompts", str(prompts), "--num_samples", "2"]
 
 
 @pytest.fixture
 def whole(command, tmp_path) -> bytes:
     """What the command writes when it is left alone."""
-    assert main([*command, "--out", str(tmp_path / "whole.jsonl")]) == 0
+    assert main([*command, "--batch_size", "4", "--out", str(tmp_path / "whole.jsonl")]) == 0
     return (tmp_path / "whole.jsonl").read_bytes()
 
 
@@ -190,6 +190,8 @@ OTHERS = {
 @pytest.mark.parametrize("case", OTHERS)
 def test_a_file_of_other_settings_is_not_gone_on_with(command, whole, tmp_path, capsys, case):
     out = tmp_path / "whole.jsonl"
+    if case == "number":
+        command = command[: command.index("--num_samples")]
     message = refused([*command, *OTHERS[case], "--resume", "--out", str(out)], capsys)
     assert f"line 1 of {out} was made with another model, other settings or other prompts" in message
     assert out.read_bytes() == whole
@@ -411,8 +413,8 @@ REFUSED = {
         ["--sampler", "ancestral", "--guide", "o=1", "--guide_order", "1"],
         "cannot change the order",
     ),
-    "strength of no guide": (["--guide_logits", "2"], "need --guide"),
-    "order of no guide": (["--guide_order", "1"], "need --guide"),
+    "strength of no guide": (["--guide_logits", "2"], "has no effect without --guide"),
+    "order of no guide": (["--guide_order", "1"], "has no effect without --guide"),
     "encoding of no file": (["--encoding", "cp1252"], "--encoding is for --prompts"),
 }
 

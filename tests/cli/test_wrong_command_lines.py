@@ -230,6 +230,18 @@ infill
 infill --file missing.txt
 infill --nothing
 infill "a [MASK] b" --steps 0
+infill "a [MASK] b" --overwrite
+infill "a [MASK] b" --length_seed 3
+infill "a [MASK:5] b" --length_draws 64
+infill "a [MASK:2-2] b" --length_prior text
+infill "a [MASK] b" --guide_order 2
+generate --overwrite
+generate --guide_logits 0.5
+classify missing "a text" --overwrite
+finetune --task FILE --dev FILE --folds 3
+finetune --task FILE --probe --backbone_dropout 0.1
+train demo --max_minutes 3 --train.max_minutes 4
+train demo --settings --out missing
 infill "a [MASK] b" --num_samples 0
 infill "a [MASK] b" --out missing/a.txt
 infill "a [MASK] b" "b" "c"

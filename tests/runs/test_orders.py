@@ -159,7 +159,7 @@ def test_the_command_prints_all_that_a_two_way_run_has_by_name(tmp_path, capsys,
     assert "perplexity at most" in random
     assert "(a bound, the order is random; " in random
     assert main([*words[:2], "--evaluations", "4"]) == 2
-    assert "--evaluations is for the own order of a sampler: name one with --order spread" in capsys.readouterr().err
+    assert "--evaluations has no effect without --order" in capsys.readouterr().err
 
 
 def test_a_rule_that_can_write_but_one_text_gives_others_no_probability_and_no_perplexity_either(lm, tmp_path):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -60,13 +61,13 @@ def test_the_five_presets_are_these():
 def test_options_have_the_type_of_their_field_and_those_of_a_field_its_name_before_a_dot():
     assert make_sampler("ancestral:num_steps=32,cache=False") == Ancestral(num_steps=32, cache=False)
     assert make_sampler("remask:strategy=rescale, eta=1") == Remask(strategy="rescale", eta=1.0)
-    assert make_sampler("uncertainty:num_steps=None,stop.entropy=0.5,stop.few=3,stop.patience=none") == (
-        UncertaintyGuidedSampler(num_steps=None, stop=Stop(entropy=0.5, few=3))
+    assert make_sampler("uncertainty:num_steps=None,stop.confidence=0.5,stop.few=3,stop.patience=none") == (
+        UncertaintyGuidedSampler(num_steps=None, stop=Stop(confidence=0.5, few=3))
     )
-    assert make_sampler("first_hitting:draw.temperature=0,draw.top_k=50") == FirstHitting(draw=TokenDraw(0.0, 50))
+    assert make_sampler("first_hitting:draw.temperature=0.5,draw.top_k=50") == FirstHitting(draw=TokenDraw(0.5, 50))
     assert isinstance(make_sampler("remask:eta=1").eta, float)  # type: ignore[attr-defined]
-    assert make_sampler("greedy:score=margin,draw.top_p=0.9") == UncertaintyGuidedSampler(
-        score="margin", amount="constant", draw=TokenDraw(temperature=0, top_p=0.9)
+    assert make_sampler("greedy:score=margin,draw.temperature=2") == UncertaintyGuidedSampler(
+        score="margin", amount="constant", draw=TokenDraw(temperature=2)
     )
 
 
@@ -75,8 +76,38 @@ def test_arguments_hold_where_the_specification_says_nothing_of_them():
     assert make_sampler("remask:num_steps=9") == Remask(num_steps=9)
     half = TokenDraw(0.5, 10)
     assert make_sampler("first_hitting", draw=half) == FirstHitting(draw=half)
-    assert make_sampler("first_hitting:draw.top_k=3", draw=half) == FirstHitting(draw=TokenDraw(0.5, 3))
-    assert make_sampler("greedy", draw=half).draw == TokenDraw(0, 10)  # type: ignore[attr-defined]
+    with pytest.warns(UserWarning, match="top_k has no effect"):
+        fewer = make_sampler("first_hitting:draw.top_k=3", draw=half)
+    assert fewer == FirstHitting(draw=TokenDraw(0.5, 3))
+    with pytest.warns(UserWarning, match="has no effect"):
+        assert make_sampler("greedy", draw=half).draw == TokenDraw(0, 10)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("spec", "draw", "said"),
+    [
+        ("greedy", TokenDraw(3.0), "temperature has no effect with sampler = greedy: it needs one that sets no draw."),
+        ("first_hitting:draw.top_k=3", TokenDraw(top_k=5), "top_k has no effect with sampler = first_hitting:draw."),
+        ("spread", TokenDraw(0, top_k=5), "top_k has no effect with temperature = 0: it needs temperature above 0"),
+        ("greedy", TokenDraw(top_p=0.5), "top_p has no effect with temperature = 0.0: it needs temperature above 0"),
+        ("uncertainty:gamma=0.2", None, "gamma has no effect with amount = half_cosine: it needs amount entropy_"),
+        ("entropy_budget:threshold=0.5", None, "threshold has no effect with amount = entropy_budget: it needs"),
+        ("uncertainty:least_steps=4", None, "least_steps has no effect with tokens_a_step = nothing: it needs"),
+        ("uncertainty:tokens_a_step=4,num_steps=9", None, "num_steps has no effect with tokens_a_step = 4: it needs"),
+        ("uncertainty:stop.few=2", None, "stop.few has no effect with stop.confidence = nothing: it needs stop.c"),
+        ("first_hitting:draw.temperature=0,draw.top_p=0.5", None, "draw.top_p has no effect with draw.temperature ="),
+    ],
+)
+def test_an_option_that_another_leaves_without_effect_is_said_to_be_so(spec: str, draw: TokenDraw | None, said: str):
+    with pytest.warns(UserWarning, match=re.escape(said)) as caught:
+        make_sampler(spec, draw=draw)
+    assert len(caught) == 1
+
+
+def test_options_and_arguments_that_count_are_taken_in_silence():
+    for spec in (*RULES, *PRESETS, "greedy:num_steps=3", "entropy_budget:gamma=1", "documents:stop.few=2"):
+        make_sampler(spec)
+    make_sampler("threshold:threshold=0.5", draw=TokenDraw(0.5, 10, 0.9))
 
 
 @pytest.mark.parametrize("preset", PRESETS)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from mdlm_atat.cli.model import add_device_arguments, is_there
 from mdlm_atat.cli.parser import Parser, whole
 from mdlm_atat.data.encodings import check_encoding
+from mdlm_atat.effect import GIVEN
 from mdlm_atat.errors import UserError
 from mdlm_atat.model_folder import find_classifier
 from mdlm_atat.terminal import is_terminal, shown
@@ -48,6 +49,7 @@ def make_parser() -> Parser:
     add("--delimiter", help="file: what separates the columns (default: told from the first lines)")
     add("--batch_size", type=whole(1), default=64, help="texts read together")
     add_device_arguments(parser)
+    parser.needs("--overwrite", {"--out": GIVEN})
     return parser
 
 

@@ -12,6 +12,7 @@ from mdlm_atat.cli.eval_zero_shot import add_zero_shot_arguments, run_zero_shot
 from mdlm_atat.cli.model import add_model_arguments, check_model, load_model
 from mdlm_atat.cli.parser import Parser, whole
 from mdlm_atat.data.readers.reading import Reading, ReadingSettings
+from mdlm_atat.effect import GIVEN
 from mdlm_atat.errors import UserError
 from mdlm_atat.plugins import trusted
 
@@ -86,6 +87,7 @@ def make_parser() -> Parser:
     parser.add_argument("--json", type=Path, help="write the result here (default: in the run's evals/)")
     add_zero_shot_arguments(parser)
     add_sample_arguments(parser)
+    parser.needs("--evaluations", {"--order": GIVEN})
     return parser
 
 

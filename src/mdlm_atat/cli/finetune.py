@@ -7,6 +7,7 @@ from pathlib import Path
 
 from mdlm_atat.cli.model import add_model_arguments, check_model, load_model
 from mdlm_atat.cli.parser import Parser, real, whole
+from mdlm_atat.effect import NOT_GIVEN
 from mdlm_atat.plugins import trusted
 
 EXAMPLES = """\
@@ -78,6 +79,9 @@ def make_parser() -> Parser:
     )
     add("--no_classifier", action="store_true", help="store the results alone, not the first seed's classifier")
     add("--again", action="store_true", help="run seeds anew whose results are stored")
+    for flag in ("--dev_fraction", "--folds"):
+        parser.needs(flag, {"--dev": NOT_GIVEN})
+    parser.needs("--backbone_dropout", {"--probe": NOT_GIVEN})
     return parser
 
 

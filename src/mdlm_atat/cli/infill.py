@@ -24,10 +24,11 @@ from mdlm_atat.cli.sampling import (
     check_arguments,
     how_to_sample,
 )
+from mdlm_atat.errors import UserError
 from mdlm_atat.model_folder import BOX, follow
 from mdlm_atat.plugins import trusted
 from mdlm_atat.runs.texts import Document, Item, check_each, read_items
-from mdlm_atat.samplers.template import MAX_DRAWS, QUICK_DRAWS, parse_template
+from mdlm_atat.samplers.template import MAX_DRAWS, QUICK_DRAWS, Gap, parse_template
 
 if TYPE_CHECKING:
     from mdlm_atat.lm import Infilled
@@ -94,12 +95,22 @@ def main(argv: list[str]) -> int:
     )
     items, document = read_templates(arguments)
     check_each(items, "template", lambda text: parse_template(text, escape=arguments.escape))
+    check_lengths_are_chosen(arguments, items)
     check_model(arguments.model)
     if arguments.length_draws is None:
         arguments.length_draws = QUICK_DRAWS if follow(arguments.model) == BOX else MAX_DRAWS
     with trusted(arguments.trust_plugins):
         write_texts(arguments, items, document)
     return 0
+
+
+def check_lengths_are_chosen(arguments: Namespace, items: Sequence[Item]) -> None:
+    """Raise UserError for an option of how lengths are chosen where every gap has the one that it has."""
+    gaps = [part for item in items for part in parse_template(item.text, escape=arguments.escape)]
+    varies = any(isinstance(gap, Gap) and gap.shortest < gap.longest for gap in gaps)
+    for name in ("length_draws", "length_seed", "length_prior"):
+        if getattr(arguments, name) and not varies:
+            raise UserError(f"--{name} has no effect without a gap of several lengths, such as [MASK:3-8]")
 
 
 def write_texts(arguments: Namespace, items: list[Item], document: Document | None) -> None:

@@ -11,6 +11,7 @@ from difflib import get_close_matches
 from typing import Any, NoReturn, get_args, get_type_hints
 
 from mdlm_atat.checks import did_you_mean
+from mdlm_atat.effect import When, without_effect
 from mdlm_atat.errors import UserError
 
 _FLAG = re.compile(r"(--?[A-Za-z][\w.-]*)(=.*)?", re.DOTALL)
@@ -71,6 +72,7 @@ class Parser(argparse.ArgumentParser):
             exit_on_error=False,
         )
         self._takes_settings = takes_settings
+        self._needs: dict[str, tuple[When, ...]] = {}
         self._mistakes: list[str] = []
 
     def add_fields(self, settings: type, *, leave_out: Collection[str] = (), with_defaults: bool = True) -> None:
@@ -96,6 +98,11 @@ class Parser(argparse.ArgumentParser):
                 default=field.default if with_defaults and not needed else None,
                 help=text,
             )
+
+    def needs(self, flag: str, *alternatives: When) -> None:
+        """Refuse a flag that changes nothing without others: one of the `alternatives`, by flags as they are written,
+        has to be so (`effect.When`)."""
+        self._needs[flag] = alternatives
 
     def parse(self, argv: Sequence[str]) -> argparse.Namespace:
         """The arguments by name; with `takes_settings`, `settings` has the dotted flags by path.
@@ -127,11 +134,26 @@ class Parser(argparse.ArgumentParser):
         if extra and not unknown:
             shown = " ".join(word.removeprefix(_TEXT) for word in extra)
             self._mistakes.append(f"{shown}: not expected here; a text of several words goes in quotes")
+        if not self._mistakes:
+            self._mistakes += self._without_effect(arguments)
         if self._mistakes:
             raise UserError(report(self.prog, self._mistakes))
         if self._takes_settings:
             arguments.settings = settings
         return arguments
+
+    def _without_effect(self, arguments: argparse.Namespace) -> list[str]:
+        """What is to be said of the flags that are given and change nothing."""
+
+        def value_of(flag: str) -> Any:
+            return getattr(arguments, self._option_string_actions[flag].dest)
+
+        lines = [
+            without_effect(flag, alternatives, value_of)
+            for flag, alternatives in self._needs.items()
+            if value_of(flag) != self._option_string_actions[flag].default
+        ]
+        return list(filter(None, lines))
 
     def _known_words(self, argv: Sequence[str]) -> tuple[list[str], bool]:
         """The words with every flag as it was declared, and whether any was unknown: that becomes a mistake and is left

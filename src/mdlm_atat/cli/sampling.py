@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mdlm_atat.cli.parser import Parser, real, whole
+from mdlm_atat.effect import GIVEN
 from mdlm_atat.errors import UserError
 from mdlm_atat.samplers.catalogue import split_spec
 
@@ -45,14 +46,15 @@ def add_sampling_arguments(parser: Parser) -> None:
     out.add_argument("--trace", action="store_true", help="with a .jsonl file: every text's trace too")
     out.add_argument("--resume", action="store_true", help="go on with a .jsonl file that was interrupted")
     out.add_argument("--overwrite", action="store_true", help="replace --out and --animate where they exist")
+    parser.needs("--overwrite", {"--out": GIVEN}, {"--animate": GIVEN})
+    parser.needs("--guide_logits", {"--guide": GIVEN})
+    parser.needs("--guide_order", {"--guide": GIVEN})
 
 
 def check_arguments(arguments: Namespace) -> None:
     """Everything that can be known to be wrong before a model is loaded."""
     if arguments.sampler is not None:
         split_spec(arguments.sampler)  # refuses an unknown name
-    if not arguments.guide and (arguments.guide_logits != 1 or arguments.guide_order != 0):
-        raise UserError("--guide_logits and --guide_order need --guide with the words that they are for")
     if arguments.resume and arguments.overwrite:
         raise UserError("--resume goes on with --out, --overwrite replaces it: leave one of them out")
     out: Path | None = arguments.out

@@ -10,7 +10,8 @@ from mdlm_atat.cli.model import add_trust_argument, check_model
 from mdlm_atat.cli.parser import Parser, real
 from mdlm_atat.config.files import describe_methods, describe_presets
 from mdlm_atat.config.schema import RunConfig
-from mdlm_atat.errors import as_command
+from mdlm_atat.effect import NOT_GIVEN
+from mdlm_atat.errors import UserError, as_command
 from mdlm_atat.plugins import trusted
 from mdlm_atat.runs.request import RunRequest
 from mdlm_atat.signals import INTERRUPTIONS
@@ -56,12 +57,15 @@ examples:
         "--settings", dest="list_settings", action="store_true", help="list every setting of the preset, and exit"
     )
     add_trust_argument(parser)
+    parser.needs("--out", {"--settings": NOT_GIVEN})
     return parser
 
 
 def main(argv: list[str]) -> int:
     arguments = make_parser().parse(argv)
     if arguments.max_minutes is not None:
+        if "train.max_minutes" in arguments.settings:
+            raise UserError("--max_minutes and --train.max_minutes are the same: leave one of them out")
         arguments.settings["train.max_minutes"] = arguments.max_minutes
     if arguments.list_settings and not (arguments.preset or arguments.init or arguments.resume):
         arguments.preset = RunConfig()

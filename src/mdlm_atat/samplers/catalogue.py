@@ -154,6 +154,8 @@ def _options(module: str, class_name: str, prefix: str = "") -> dict[str, str]:
                 pass
             case ast.Call(keywords=[ast.keyword(arg="default_factory", value=factory)]):
                 found |= _options(*_home(tree, module, ast.unparse(factory)), f"{prefix}{field}.")
+            case ast.Call(keywords=[ast.keyword(arg="default", value=default), *_]):
+                found[prefix + field] = shown(ast.literal_eval(default))
             case ast.expr() as default:
                 found[prefix + field] = shown(ast.literal_eval(default))
     return found

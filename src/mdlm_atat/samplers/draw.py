@@ -6,13 +6,14 @@ than 1e-7 are never drawn and the text looks better than the model is (arXiv 240
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from mdlm_atat.effect import ABOVE_0
 from mdlm_atat.errors import UserError
 
 PART = 256  # tokens
@@ -28,9 +29,9 @@ class TokenDraw:
 
     temperature: float = 1.0
     """Logits are divided by this; 0 always takes the most likely token."""
-    top_k: int = 0
+    top_k: int = field(default=0, metadata={"when": ({"temperature": ABOVE_0},)})
     """Only the k most likely tokens may be drawn. 0: all."""
-    top_p: float = 1.0
+    top_p: float = field(default=1.0, metadata={"when": ({"temperature": ABOVE_0},)})
     """Only the fewest most likely tokens whose probabilities sum to at least this may be drawn; of equally likely ones
     those of lower id. 1: all."""
 

@@ -3,12 +3,14 @@ of your own, `mine.rules:RightToLeft:group=2`. The grammar is catalogue.split_sp
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import MISSING, fields, is_dataclass, replace
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from mdlm_atat import plugins
+from mdlm_atat import effect, plugins
 from mdlm_atat.checks import did_you_mean
 from mdlm_atat.core.schedules import Schedule
 from mdlm_atat.errors import UserError
@@ -58,12 +60,43 @@ def make_sampler(
         available["profile"] = profile()
     start = {name: value for name, value in available.items() if value is not None and name in has}
     built = _build(rule, start, given, name)
+    for line in _without_effect(built, wanted, given, draw or TokenDraw(), spec if isinstance(spec, str) else name):
+        warnings.warn(line, stacklevel=2)
     if not isinstance(built, StepRule):
         raise UserError(
             f"{name} is no sampler: a step rule is called with the state, yields after every step, and has "
             "max_nfe(num_to_fill)"
         )
     return built
+
+
+def _without_effect(
+    rule: Any, wanted: Mapping[str, str], given: Mapping[str, str], draw: TokenDraw, spec: str
+) -> Iterator[str]:
+    """What is to be said of options that a person named in a specification (`wanted`), or by a `draw` of their own, and
+    that have no effect in the rule that was made, by `when` on their fields or since the specification has others."""
+
+    def value_of(option: str) -> Any:
+        return functools.reduce(getattr, option.split("."), rule)
+
+    for part in fields(TokenDraw):
+        option = f"draw.{part.name}"
+        if getattr(draw, part.name) == part.default:
+            continue
+        if option in given:
+            yield f"{part.name} has no effect with sampler = {spec}: it needs one that sets no {option}"
+        elif isinstance(getattr(rule, "draw", None), TokenDraw):
+            when = [effect.inside("draw", each) for each in part.metadata.get("when", ())]
+            if line := effect.without_effect(option, when, value_of):
+                yield line.replace("draw.", "")
+    for option in wanted:
+        owner, _, last = option.rpartition(".")
+        (part,) = [each for each in fields(value_of(owner) if owner else rule) if each.name == last]
+        alternatives: Iterable[effect.When] = part.metadata.get("when", ())
+        alternatives = [effect.inside(owner, when) if owner else when for when in alternatives]
+        line = effect.without_effect(option, alternatives, value_of)
+        if line is not None and value_of(option) != part.default:
+            yield line
 
 
 def rule_class(name: str) -> type:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
 from mdlm_atat.checks import at_least
+from mdlm_atat.effect import A_NUMBER
 from mdlm_atat.samplers.adaptive import Seen
 
 
@@ -26,7 +27,7 @@ class Stop:
     confidence: float | None = None
     """Mean probability of the likeliest tokens above this, with fewer than `few` positions left; the first
     description has 0.7."""
-    few: int = 5
+    few: int = field(default=5, metadata={"when": ({"confidence": A_NUMBER},)})
     patience: int | None = None
     """The mean entropy has not been lower than its least for this many steps, counted after half of the steps; the
     first description has 100."""

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mdlm_atat.checks import at_least, one_of
+from mdlm_atat.effect import A_NUMBER
 from mdlm_atat.errors import UserError
 from mdlm_atat.samplers.adaptive import Choice, Seen, reveal_adaptively, settle_ties
 from mdlm_atat.samplers.draw import TokenDraw
@@ -43,22 +44,22 @@ class UncertaintyGuidedSampler:
     order_is_deterministic: ClassVar = True
     looks_first: ClassVar = True
 
-    num_steps: int | None = 64
+    num_steps: int | None = field(default=64, metadata={"when": ({"tokens_a_step": None},)})
     """Steps at most; what is left is drawn in the last. None: one token at a time, or as many as it takes."""
     tokens_a_step: int | None = None
     """Instead of num_steps: a row has as many steps as this goes into its tokens."""
-    least_steps: int = 1
+    least_steps: int = field(default=1, metadata={"when": ({"tokens_a_step": A_NUMBER},)})
     """With tokens_a_step: at least so many steps, or one a token where there are fewer: what fills a short gap stands
     side by side."""
     score: Uncertainty = "entropy"
     order: Literal["most_certain", "most_uncertain"] = "most_certain"
     amount: Amount = "half_cosine"
-    gamma: float = 0.1
+    gamma: float = field(default=0.1, metadata={"when": ({"amount": "entropy_budget"},)})
     """Budget of entropy_budget, nats."""
     spread: bool = False
     """Take the most certain position out of each of as many equal parts of the masked positions, instead of the most
     certain of all, which are often neighbours and depend on each other. For amounts known beforehand."""
-    threshold: float = 0.9
+    threshold: float = field(default=0.9, metadata={"when": ({"amount": "threshold"},)})
     """Least probability of amount=threshold."""
     profile: Profile | None = None
     stop: Stop = field(default_factory=Stop)
