@@ -18,7 +18,7 @@ from mdlm_atat.errors import UserError
 from mdlm_atat.nets.ema import EMA
 from mdlm_atat.progress import OnProgress
 from mdlm_atat.small_files import taken_apart
-from mdlm_atat.training.checkpoint import Checkpoint, collect, save, tidy
+from mdlm_atat.training.checkpoint import Checkpoint, all_checkpoints, collect, save, tidy
 from mdlm_atat.training.engine import Engine, speed_up
 from mdlm_atat.training.flops import matrix_rate, training_flops_per_token
 from mdlm_atat.training.folder import settings_of
@@ -99,7 +99,14 @@ def make_training(
                 curriculum.load_state(state["curriculum"])
             return from_state(state["progress"]), Stage.from_json(state["stage"]) if "stage" in state else None
 
+    def tidy_up(newest: Checkpoint, progress: Progress) -> None:
+        keep_interval_steps = config.train.keep_interval_steps
+        folder = newest.folder.parent
+        tidy(folder, newest=newest, best_step=progress.best_step, keep_interval_steps=keep_interval_steps)
+
     progress, last_stage = (Progress(), None) if resume_from is None else load(resume_from)
+    if resume_from is not None and engine.is_main and all_checkpoints(resume_from.folder.parent)[-1] == resume_from:
+        tidy_up(resume_from, progress)  # which a killed process may not have come to
 
     def save_checkpoint(progress: Progress, stage: Stage | None) -> None:
         if checkpoints is None:
@@ -111,9 +118,8 @@ def make_training(
             state["curriculum"] = curriculum.state()
             state["stage"] = asdict(stage)
         engine.barrier()
-        folder = checkpoints()
         saved = save(
-            folder,
+            checkpoints(),
             step=progress.step,
             tensors=collect(model, ema, optimizer),
             state=state,
@@ -121,8 +127,7 @@ def make_training(
             largest_whole_bytes=config.train.whole_checkpoint_gib * 2**30,
         )
         if engine.is_main:
-            keep_interval_steps = config.train.keep_interval_steps
-            tidy(folder, newest=saved, best_step=progress.best_step, keep_interval_steps=keep_interval_steps)
+            tidy_up(saved, progress)
         engine.barrier()
 
     def score(stage: Stage | None, on_progress: OnProgress) -> dict[str, float]:
