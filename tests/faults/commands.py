@@ -145,14 +145,7 @@ class Ended:
 def run(words: list[str], disk: Disk) -> Ended:
     """A command in this process, on a disk."""
     output, errors = io.StringIO(), io.StringIO()
-    with (
-        disk.mounted(),
-        redirect_stdout(output),
-        redirect_stderr(errors),
-        _children_in_this_process(disk),
-        warnings.catch_warnings(),
-    ):
-        warnings.simplefilter("always", UserWarning)  # as in a process of its own
+    with disk.mounted(), redirect_stdout(output), redirect_stderr(errors), _children_in_this_process(disk):
         try:
             code = main(words)
         except Killed:
@@ -199,7 +192,8 @@ def _entry_points(*, group: str) -> EntryPoints:
 @contextmanager
 def quick(folder: Path) -> Iterator[None]:
     """Within the block commands of `folder` draw no pictures and have their cache there."""
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+        warnings.simplefilter("always", UserWarning)  # as in a process of its own
         use_stand_in(patch, folder.parent)
         patch.setenv("ATAT_CACHE", str(folder / "cache"))
         patch.setattr(processes, "COMMAND", (sys.executable, "stand-in"))
