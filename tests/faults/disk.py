@@ -8,6 +8,7 @@ import errno
 import io
 import os
 import random
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -170,6 +171,10 @@ class _File(io.FileIO):
         if self._is_unread:
             self._is_unread = False
             self._disk.meet("read", self._path)
+
+    def _dealloc_warn(self, source: Any) -> None:
+        if not self._disk.is_dead:  # a killed process warns of nothing
+            warnings.warn(f"unclosed file {source!r}", ResourceWarning, source=source, stacklevel=2)
 
     def close(self) -> None:
         if not self.closed:
