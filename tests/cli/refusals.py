@@ -25,3 +25,12 @@ def refused(argv: list[str], capsys: pytest.CaptureFixture[str], folder: Path | 
 
 def contents(folder: Path | None) -> dict[Path, bytes]:
     return {} if folder is None else {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def changed(command: list[str], *more: object) -> list[str]:
+    """A command with more flags, each in place of the same flag with other values."""
+    words, flags, skipping = [], {str(word) for word in more if str(word).startswith("--")}, False
+    for word in command:
+        skipping = word in flags if word.startswith("--") else skipping
+        words += [] if skipping else [word]
+    return words + [str(word) for word in more]

@@ -139,7 +139,7 @@ def test_the_causal_score_of_more_pieces_than_draws_is_still_exact(folder):
 def test_a_truncated_saved_model_and_a_lost_tokenizer_are_found_out(folder, lm, tmp_path):
     saved = lm.save_pretrained(tmp_path / "saved")
     (saved / "model.safetensors").write_bytes((saved / "model.safetensors").read_bytes()[:-10])
-    with pytest.raises(UserError, match=r"model.safetensors is not what was written"):
+    with pytest.raises(UserError, match=r"model.safetensors is damaged \(Error while deserializing header"):
         MaskedDiffusionLM.from_pretrained(saved)
     shutil.copytree(folder / "masked", tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "tokenizer")

@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from refusals import refused
+from refusals import changed, refused
 
 from mdlm_atat.cli.main import main
 from mdlm_atat.runs import sample_quality
@@ -125,7 +125,7 @@ def test_mistakes_are_told_before_a_judge_is_loaded(run, command, runs, capsys):
         (["--num_draws", "64", "--deciles"], "not with --samples, which generates texts"),
     )
     for argv, message in cases:
-        assert message in refused([*command, *argv], capsys, run)
+        assert message in refused(changed(command, *argv), capsys, run)
     assert "--judge, --steps: for --samples N only" in refused(
         ["eval", str(run), "--judge", "x", "--steps", "3"], capsys, run
     )

@@ -19,7 +19,7 @@ from tiny_runs import write_text
 
 QUICK = (  # of the shipped grid, as small as it gets
     *("--seeds", "0", "--arms", "mdlm", "atat", "--budget", "steps=200"),
-    *("--data.length", "16", "--model.num_layers", "1", "--model.width", "16", "--train.batch_size", "4"),
+    *("--data.length", "16", "--model.num_layers", "1", "--model.width", "16", "--train.batch_size", "8"),
     *("--importance.width", "16", "--importance.num_layers", "1", "--importance.num_heads", "2"),
     *("--optim.warmup_steps", "2", "--train.log_interval_steps", "1", "--train.eval_interval_steps", "100"),
     *("--train.checkpoint_interval_steps", "20", "--eval.num_draws", "32", "--eval.final_num_draws", "64"),

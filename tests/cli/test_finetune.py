@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from refusals import refused
+from refusals import changed, refused
 
 from finetuning.examples import as_tsv, cat_examples
 from mdlm_atat import MaskedDiffusionLM
@@ -26,7 +26,7 @@ def task(tmp_path: Path) -> Path:
 
 def command(model: Path, task: Path, *more: object) -> list[str]:
     quick = ["--epochs", "3", "--lr", "3e-2", "--out", task.parent / "out", "--dev", task.parent / "dev.tsv"]
-    return [*map(str, ["finetune", model, "--task", task, *quick, *more])]
+    return changed([*map(str, ["finetune", model, "--task", task, *quick])], *more)
 
 
 def stored(task: Path, name: str) -> dict:

@@ -61,7 +61,7 @@ def run_config(preset: str, method: str | None, **train: object) -> RunConfig:
     config = load_config(preset, method)
     shape = replace(config.model, num_layers=2, width=64, num_heads=2, dropout=0.0)
     data = replace(config.data, length=48)
-    return replace(config, model=shape, data=data, train=replace(config.train, batch_size=12, **train))  # type: ignore[arg-type]
+    return replace(config, model=shape, data=data, train=replace(config.train, batch_size=16, **train))  # type: ignore[arg-type]
 
 
 def loss_and_gradients(

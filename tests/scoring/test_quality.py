@@ -139,7 +139,7 @@ def test_every_published_bench_of_samplers_is_read_with_its_numbers():
         ([], "holds no evaluation of samples"),
         ({"points": []}, "holds no evaluation of samples"),
         ({"points": [], "num_texts": 2, "length": 4, "format": 9}, "is of format 9"),
-        ({"points": [{}], "num_texts": 2, "length": 4}, r"damaged \('sampler'\)"),
+        ({"points": [{}], "num_texts": 2, "length": 4}, r"damaged \(it has no 'sampler'\)"),
         ({"points": [], "num_texts": "2", "length": 4}, "damaged"),
         ({"points": [], "num_texts": 1, "length": 4}, "`num_texts` is 1, expected at least 2"),
     ],

@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,8 @@ def main(words: list[str]) -> int:
         config = load_config(str(run))
     else:
         method = own[own.index("--method") + 1] if "--method" in own else None
-        config = read_config(own[0], method, read_flags(dotted)[0], "stand-in")
+        with warnings.catch_warnings(action="ignore"):  # settings without effect, for all arms alike
+            config = read_config(own[0], method, read_flags(dotted)[0], "stand-in")
         run.mkdir(parents=True)
         start = {
             "command": f"atat {' '.join(words)}",

@@ -403,7 +403,7 @@ def test_every_run_knows_its_command_commit_data_machine_and_configuration(exper
         assert entry["curve"]["step"] == [4, 8]
         assert entry["curve"]["seconds"] == [2.0, 4.0]
     assert results["derived"]["text.txt"]["atat"]["difference"]["mean_nats"] == pytest.approx(-0.5)
-    assert results["arms"]["atat"]["config_differences"]["objective.causal_share"] == 0.5
+    assert results["arms"]["atat"]["config_differences"]["objective.causal_share"] == 0.625
     assert results["arms"]["atat"]["baseline_values"]["objective.causal_share"] == 0
     assert results["arms"]["mdlm"]["config_differences"] == {}
 
@@ -413,7 +413,7 @@ def test_the_markdown_has_the_table_the_caveats_the_differences_and_the_commands
     for heading in ("## text.txt", "## Caveats", "## What differs between the arms", "## Commands", "## Machines"):
         assert heading in text
     assert "- Two seeds only on text.txt for mdlm, atat" in text
-    assert "| `objective.causal_share` | 0.0 | 0.5 |" in text
+    assert "| `objective.causal_share` | 0.0 | 0.625 |" in text
     assert text.count("    atat train demo --method") == 4
 
 

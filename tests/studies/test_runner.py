@@ -255,7 +255,7 @@ def test_a_method_whose_meaning_has_changed_is_refused_in_a_folder_of_before_and
     assert main(["experiment", "run", str(out)]) == 2
     message = capsys.readouterr().err
     assert "atat: importance.mode was 'full', and is 'none' now" in message
-    assert "atat: objective.causal_share was 0.0, and is 0.5 now" in message
+    assert "atat: objective.causal_share was 0.0, and is 0.625 now" in message
     (out / "grid.yaml").write_text(grid)
     assert main(["experiment", "run", str(out)]) == 0
     assert capsys.readouterr().out.count("there already") == 2
