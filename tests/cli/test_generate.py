@@ -225,7 +225,7 @@ def test_ctrl_c_in_the_second_batch_keeps_4_lines_and_says_how_to_go_on(command,
     out = tmp_path / "stopped.jsonl"
     with monkeypatch.context() as patch:
         patch.setattr(MaskedDiffusionLM, "generate", interrupted)
-        assert main([*command, "--out", str(out)]) == 130
+        assert main([*command, "--batch_size", "4", "--out", str(out)]) == 130
     message = capsys.readouterr().err
     assert f"4 of 10 texts are in {out}; go on by adding --resume" in message
     assert out.read_bytes() == b"".join(whole.splitlines(keepends=True)[:4])

@@ -241,7 +241,6 @@ classify missing "a text" --overwrite
 finetune --task FILE --dev FILE --folds 3
 finetune --task FILE --probe --backbone_dropout 0.1
 train demo --max_minutes 3 --train.max_minutes 4
-train demo --settings --out missing
 infill "a [MASK] b" --num_samples 0
 infill "a [MASK] b" --out missing/a.txt
 infill "a [MASK] b" "b" "c"

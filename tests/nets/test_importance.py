@@ -19,9 +19,6 @@ from mdlm_atat.errors import UserError
 from mdlm_atat.nets.dit import ATATDiT
 from mdlm_atat.nets.estimator import AdaptiveImportanceEstimator, ImportanceEstimator
 
-# one shape for every method, the settings of an estimator where there is none too
-pytestmark = pytest.mark.filterwarnings("ignore:.* has no effect")
-
 VOCAB, LENGTH = 13, 20
 COUNTS = np.array([500, 200, 100, 80, 60, 40, 20, 10, 5, 3, 2, 1, 0])
 TINY = {

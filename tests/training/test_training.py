@@ -160,8 +160,9 @@ def test_a_loss_that_is_not_finite_names_the_step_and_saves_nothing_after_it(tex
     assert "not finite numbers in step 2 (sequences 4 to 7 of the shuffled training data)" in message
     assert "no checkpoint was written before" in message
     assert not all_checkpoints(tmp_path / "bad" / "checkpoints")
-    saved_at_once = [*flags, "--train.checkpoint_interval_steps", "1"]  # the first step's weights overflow already
-    assert main(["train", "demo", "--out", str(tmp_path / "worse"), *saved_at_once]) == 2
+    # the first step's weights overflow already
+    steps = {"train__num_steps": 20, "train__checkpoint_interval_steps": 1}
+    assert train(text, tmp_path / "worse", optim__lr=1e38, optim__warmup_steps=0, optim__grad_clip=0, **steps) == 2
     assert "not finite numbers in step 1" in capsys.readouterr().err
     assert not all_checkpoints(tmp_path / "worse" / "checkpoints")
 

@@ -10,7 +10,6 @@ from mdlm_atat.cli.model import add_trust_argument, check_model
 from mdlm_atat.cli.parser import Parser, real
 from mdlm_atat.config.files import describe_methods, describe_presets
 from mdlm_atat.config.schema import RunConfig
-from mdlm_atat.effect import NOT_GIVEN
 from mdlm_atat.errors import UserError, as_command
 from mdlm_atat.plugins import trusted
 from mdlm_atat.runs.request import RunRequest
@@ -57,7 +56,6 @@ examples:
         "--settings", dest="list_settings", action="store_true", help="list every setting of the preset, and exit"
     )
     add_trust_argument(parser)
-    parser.needs("--out", {"--settings": NOT_GIVEN})
     return parser
 
 
