@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from mdlm_atat import model_folder
 from mdlm_atat.atomic import folder_written_aside, write_bytes, write_json
 from mdlm_atat.config.arguments import Setting
 from mdlm_atat.config.build import build_schedule, own_schedule
@@ -251,7 +252,7 @@ class LanguageModel(Scoring):
         file = self.profile_file
         if not file.exists():
             return None
-        anew = f"measure it anew with {call('evaluate', file.parent, profile=True)}"
+        anew = f"measure it anew with {call('evaluate', model_folder.name_of(self._weights_folder), profile=True)}"
         record = read_object(file, remedy=anew)
         with taken_apart(file, remedy=anew):
             weights, profile = record["weights"], as_profile(record["profile"])
@@ -272,12 +273,20 @@ class LanguageModel(Scoring):
 
     @property
     def profile_file(self) -> Path:
-        """The file beside the weights that holds the profile, if one was stored. Raises UserError for a model that is
-        in no folder."""
+        """The file beside the weights that holds the profile, if one was stored; for the model in the box, whose folder
+        belongs to the installed package, box-profile.json in the working directory. Raises UserError for a model that
+        is in no folder."""
+        folder = self._weights_folder
+        if folder == model_folder.BOX:
+            return Path(f"{model_folder.BOX_NAME}-{PROFILE_FILE}")
+        return folder / PROFILE_FILE
+
+    @property
+    def _weights_folder(self) -> Path:
         folder = self.checkpoint.folder if self.checkpoint is not None else self.home
         if folder is None:
             raise UserError("this model is in no folder yet: save it first")
-        return folder / PROFILE_FILE
+        return folder
 
     def fingerprint(self) -> str:
         """SHA-256 of the names and values of all weights, in hexadecimal."""
