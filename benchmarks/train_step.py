@@ -24,7 +24,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import torch
@@ -140,12 +140,7 @@ def make_training(config: RunConfig, engine: Engine, variant: str, vocab_size: i
         recorded=make_recorded(config.train, engine, model),
         evaluate=lambda _, __: {},
         save=lambda _, __: None,
-        load=no_checkpoints,
     )
-
-
-def no_checkpoints(_: object) -> NoReturn:
-    raise NotImplementedError("a benchmark stores none")
 
 
 def step_of(run: Training, step: int) -> None:

@@ -21,7 +21,7 @@ class Tight(ATATDiT):
     def hidden(self, z_t, t, lengths=None):
         Tight.num_calls += self.training
         is_full = Tight.num_calls > int(os.environ.get("TIGHT_AFTER", "0"))
-        if self.training and is_here() and is_full and len(z_t) > int(os.environ["TIGHT_ROWS"]):
+        if self.training and is_here() and is_full and len(z_t) > int(os.environ.get("TIGHT_ROWS", "1000")):
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
         return super().hidden(z_t, t, lengths)
 
@@ -37,5 +37,5 @@ class Unstable(ATATDiT):
         Unstable.num_calls += self.training
         if self.training:
             Unstable.times.append(t.tolist())
-        is_bad = self.training and is_here() and str(Unstable.num_calls) in os.environ["NAN_CALLS"].split()
+        is_bad = self.training and is_here() and str(Unstable.num_calls) in os.environ.get("NAN_CALLS", "").split()
         return super().hidden(z_t, t, lengths) * (float("nan") if is_bad else 1.0)

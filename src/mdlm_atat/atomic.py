@@ -62,9 +62,8 @@ def folder_written_aside(folder: Path) -> Iterator[Path]:
         if folder.exists():
             remove_folder(folder)
         aside.rename(folder)
-    except BaseException:
+    finally:
         shutil.rmtree(aside, ignore_errors=True)
-        raise
     sync(folder.parent)
 
 

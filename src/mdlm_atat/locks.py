@@ -45,6 +45,13 @@ class Lock:
     descriptor: int
     """Handed to a child process (not on Windows), it keeps the lock for as long as either process lives."""
 
+    def is_at(self, file: Path) -> bool:
+        """Whether `file` is what is locked: a file of that name may have been removed, moved or put in its place."""
+        try:
+            return os.path.samestat(os.fstat(self.descriptor), file.stat())
+        except OSError:
+            return False
+
     def release(self) -> None:
         _not_for_forks.discard(self.descriptor)
         os.close(self.descriptor)
@@ -83,11 +90,12 @@ def try_lock(file: Path, *, shared: bool = False, for_forks: bool = True) -> Loc
                     "from writing the same files at a time: choose a place on another one (caches: set ATAT_CACHE)"
                 ) from error
             raise
-        if _is_still(file, descriptor):
+        lock = Lock(descriptor)
+        if lock.is_at(file):
             if not for_forks:
                 _not_for_forks.add(descriptor)
-            return Lock(descriptor)
-        os.close(descriptor)  # the holder before removed the file: it locks nothing any more
+            return lock
+        lock.release()  # the holder before removed the file: it locks nothing any more
 
 
 def shared_lock(file: Path) -> Lock | None:
@@ -121,10 +129,3 @@ def waiting_lock(file: Path, on_wait: Callable[[], None]) -> Iterator[None]:
         with suppress(OSError):  # Windows removes no file that is open
             file.unlink()
         lock.release()
-
-
-def _is_still(file: Path, descriptor: int) -> bool:
-    try:
-        return os.path.samestat(os.fstat(descriptor), file.stat())
-    except FileNotFoundError:
-        return False

@@ -14,22 +14,10 @@ from mdlm_atat.config.files import apply_settings, load_config
 from mdlm_atat.training.assemble import find_by_trying
 from mdlm_atat.training.engine import Engine
 from processes import run_ranks
-from tiny_runs import losses_of, tiny_flags, train, write_text
+from tiny_runs import losses_of, tiny_flags, train
 
-pytestmark = pytest.mark.usefixtures("no_report")
+pytestmark = pytest.mark.usefixtures("no_report", "faults")
 SETTINGS = {"model__kind": "faulty:Tight", "train__batch_size": 12, "model__dropout": 0.1, "eval__num_samples": 0}
-
-
-@pytest.fixture
-def text(tmp_path: Path) -> Path:
-    return write_text(tmp_path / "text.txt")
-
-
-@pytest.fixture(autouse=True)
-def memory(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    monkeypatch.setattr(Tight, "num_calls", 0)
-    monkeypatch.setenv("TIGHT_ROWS", "1000")
-    return monkeypatch
 
 
 def rows_of(run: Path) -> list[dict]:
@@ -39,11 +27,11 @@ def rows_of(run: Path) -> list[dict]:
 
 @pytest.mark.parametrize(("rows_that_fit", "expected"), [(11, 2), (4, 3)])
 def test_the_largest_micro_batch_that_fits_is_found_and_gives_the_losses_of_that_fixed_number(
-    text, tmp_path, memory, capsys, rows_that_fit, expected
+    text, tmp_path, faults, capsys, rows_that_fit, expected
 ):
     settings = {**SETTINGS, "train__num_steps": 2}
     assert train(text, tmp_path / "fixed", train__num_micro_batches=expected, **settings) == 0
-    memory.setenv("TIGHT_ROWS", str(rows_that_fit))
+    faults.setenv("TIGHT_ROWS", str(rows_that_fit))
     assert train(text, tmp_path / "auto", train__num_micro_batches="auto", **settings) == 0
     assert losses_of(tmp_path / "auto") == losses_of(tmp_path / "fixed")
     assert f"is enough for a step in {expected} micro-batches" in capsys.readouterr().out
@@ -53,30 +41,30 @@ def test_the_largest_micro_batch_that_fits_is_found_and_gives_the_losses_of_that
     assert load_config(str(tmp_path / "auto")).train.num_micro_batches == expected
 
 
-def test_a_resumed_run_keeps_the_number_and_repeats_the_run_bit_for_bit(text, tmp_path, memory, capsys):
-    memory.setenv("TIGHT_ROWS", "4")
+def test_a_resumed_run_keeps_the_number_and_repeats_the_run_bit_for_bit(text, tmp_path, faults, capsys):
+    faults.setenv("TIGHT_ROWS", "4")
     settings = {**SETTINGS, "train__num_steps": 3}
     assert train(text, tmp_path / "whole", train__num_micro_batches="auto", **settings) == 0
     parts = {**settings, "train__max_minutes": 1e-9}
     assert train(text, tmp_path / "parts", train__num_micro_batches="auto", **parts) == 0
-    memory.setenv("TIGHT_ROWS", "1000")
+    faults.setenv("TIGHT_ROWS", "1000")
     capsys.readouterr()
     assert main(["train", "--resume", str(tmp_path / "parts")]) == 0
     assert "num_micro_batches" not in capsys.readouterr().out
     assert losses_of(tmp_path / "parts") == losses_of(tmp_path / "whole")
     # another machine: it is found out again where that is asked for
-    memory.setenv("TIGHT_ROWS", "3")
+    faults.setenv("TIGHT_ROWS", "3")
     more = ["--train.num_steps", "4", "--train.num_micro_batches"]
     assert main(["train", "--resume", str(tmp_path / "parts"), *more, "auto"]) == 0
     assert load_config(str(tmp_path / "parts")).train.num_micro_batches == 4
 
 
-def test_memory_that_runs_out_in_the_middle_of_a_run_costs_no_step(text, tmp_path, memory, capsys):
+def test_memory_that_runs_out_in_the_middle_of_a_run_costs_no_step(text, tmp_path, faults, capsys):
     settings = {**SETTINGS, "model__dropout": 0, "train__num_micro_batches": "auto"}
     assert train(text, tmp_path / "whole", **settings) == 0
-    memory.setattr(Tight, "num_calls", 0)
-    memory.setenv("TIGHT_ROWS", "6")
-    memory.setenv("TIGHT_AFTER", "9")
+    faults.setattr(Tight, "num_calls", 0)
+    faults.setenv("TIGHT_ROWS", "6")
+    faults.setenv("TIGHT_AFTER", "9")
     assert train(text, tmp_path / "run", **settings) == 0
     assert losses_of(tmp_path / "run") == pytest.approx(losses_of(tmp_path / "whole"), abs=1e-5)
     numbers = [row["train/num_micro_batches"] for row in rows_of(tmp_path / "run")]
@@ -106,20 +94,20 @@ def test_every_number_that_cuts_the_share_of_a_process_into_parts_that_the_metho
     assert tried(1, batch_size=24, num_micro_batches=4) == []
 
 
-def test_two_processes_agree_on_what_fits_in_both(text, tmp_path, memory):
+def test_two_processes_agree_on_what_fits_in_both(text, tmp_path, faults):
     flags = tiny_flags(text, **SETTINGS, train__num_steps=3, model__num_layers=1)
     run_ranks(2, ["train", "demo", "--out", str(tmp_path / "fixed"), *flags, "--train.num_micro_batches", "3"])
-    memory.setenv("TIGHT_ROWS", "2")
-    memory.setenv("FAULTY_RANK", "1")
+    faults.setenv("TIGHT_ROWS", "2")
+    faults.setenv("FAULTY_RANK", "1")
     run_ranks(2, ["train", "demo", "--out", str(tmp_path / "auto"), *flags, "--train.num_micro_batches", "auto"])
     assert losses_of(tmp_path / "auto") == losses_of(tmp_path / "fixed")
     assert load_config(str(tmp_path / "auto")).train.num_micro_batches == 3
 
 
 def test_where_not_even_one_sequence_fits_the_message_says_what_to_do_and_nothing_is_begun(
-    text, tmp_path, memory, capsys
+    text, tmp_path, faults, capsys
 ):
-    memory.setenv("TIGHT_ROWS", "0")
+    faults.setenv("TIGHT_ROWS", "0")
     assert train(text, tmp_path / "run", train__num_micro_batches="auto", **SETTINGS) == 2
     assert "out of memory in 12 micro-batches, and there are no smaller ones: set --train.recompute" in (
         capsys.readouterr().err

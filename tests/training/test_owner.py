@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from mdlm_atat import locks
+from mdlm_atat.errors import UserError
 from mdlm_atat.locks import NoLocks, waiting_lock
 from mdlm_atat.model_folder import LOCK_FILE
 from mdlm_atat.training import owner as module
@@ -163,6 +164,27 @@ def test_any_content_of_a_lock_file_that_nobody_holds_is_overwritten(tmp_path, c
     owner = Owner.of(tmp_path, refused)
     owner.check()
     owner.release()
+
+
+@pytest.mark.parametrize("call", ["write", "ftruncate"])
+def test_a_folder_whose_lock_could_not_be_written_on_a_full_disk_is_free_once_there_is_room(tmp_path, call):
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(UserError, match=r"cannot be written .*No space left"):
+        patch.setattr(os, call, full)
+        Owner.of(tmp_path, refused)
+    Owner.of(tmp_path, refused).release()
+
+
+def test_ctrl_c_while_a_sign_of_life_is_waited_for_leaves_the_folder_free(tmp_path, fast):
+    def interrupt(_: str) -> None:
+        raise KeyboardInterrupt
+
+    left_by_another_machine(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        Owner.of(tmp_path, interrupt)
+    Owner.of(tmp_path, [].append).release()
 
 
 @pytest.fixture(params=["ENOLCK", "ENOTSUP", "ENOSYS"])

@@ -18,25 +18,12 @@ from mdlm_atat.errors import UserError
 from mdlm_atat.training import assemble
 from mdlm_atat.training.checkpoint import all_checkpoints
 from processes import run_ranks
-from tiny_runs import MASKED, TINY, losses_of, tiny_flags, train, write_text
+from tiny_runs import MASKED, TINY, losses_of, tiny_flags, train
 
-pytestmark = pytest.mark.usefixtures("no_report")
+pytestmark = pytest.mark.usefixtures("no_report", "faults")
 SETTINGS = {"model__kind": "faulty:Unstable", "train__on_nan": "rewind", "eval__num_samples": 0}
 REWOUND = [{"bad_step": 6, "to_step": 4}]  # checkpoints every 4 steps; calls 1 to 3 are those of the dry run
 AT_STEP_6 = "9"
-
-
-@pytest.fixture
-def text(tmp_path: Path) -> Path:
-    return write_text(tmp_path / "text.txt")
-
-
-@pytest.fixture(autouse=True)
-def faults(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    monkeypatch.setattr(Unstable, "num_calls", 0)
-    monkeypatch.setattr(Unstable, "times", [])
-    monkeypatch.setenv("NAN_CALLS", "")
-    return monkeypatch
 
 
 @pytest.fixture

@@ -15,11 +15,12 @@ from mdlm_atat.config.files import from_tree
 from mdlm_atat.config.schema import EvalConfig, ObjectiveConfig
 from mdlm_atat.data.prepare import prepare
 from mdlm_atat.errors import UserError
-from mdlm_atat.runs.claim import claim_folder
+from mdlm_atat.runs.claim import claim_folder, owned_folder
 from mdlm_atat.runs.request import RunRequest
 from mdlm_atat.runs.run import Run
 from mdlm_atat.runs.train import train as train_run
 from mdlm_atat.training.checkpoint import all_checkpoints, write_checksums
+from mdlm_atat.training.engine import Engine
 from mdlm_atat.training.folder import settings_of
 from processes import run_ranks
 from tiny_runs import MASKED, TINY, losses_of, tiny_flags, train, write_text
@@ -82,8 +83,10 @@ def test_a_resume_that_lags_behind_begins_with_what_the_other_process_has_left(w
     lagging = RunRequest(resume=run, settings={})
     lagging.run_config()
     assert main(["train", "--resume", str(run), "--train.num_steps", "10"]) == 0
-    with pytest.raises(UserError, match=r"changed .*config\.yaml: give the command again"):
-        claim_folder(lagging, pytest.fail)
+    late = pytest.raises(UserError, match=r"changed .*config\.yaml: give the command again")
+    with late, owned_folder(lagging, Engine("float32"), pytest.fail):
+        pytest.fail("it is not the run that was read")
+    assert not (run / ".lock").exists()
     assert all_checkpoints(run / "checkpoints")[-1].step == 10
 
 

@@ -29,11 +29,6 @@ def cache(tmp_path_factory, monkeypatch):
     monkeypatch.setenv("ATAT_CACHE", str(tmp_path_factory.mktemp("cache")))
 
 
-@pytest.fixture
-def text(tmp_path) -> Path:
-    return write_text(tmp_path / "text.txt")
-
-
 def weights_of(run: Path) -> dict[str, torch.Tensor]:
     """Every tensor of the newest checkpoint: weights, averages and optimizer moments."""
     folder = all_checkpoints(run / "checkpoints")[-1].folder

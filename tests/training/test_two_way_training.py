@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from mdlm_atat.cli.main import main
 from mdlm_atat.training.checkpoint import all_checkpoints
 from processes import run_ranks
-from tiny_runs import losses_of, method_flags, tiny_flags, train, train_method, write_text
+from tiny_runs import losses_of, method_flags, tiny_flags, train, train_method
 
 pytestmark = pytest.mark.usefixtures("no_report")
 
@@ -17,11 +17,6 @@ pytestmark = pytest.mark.usefixtures("no_report")
 @pytest.fixture(autouse=True)
 def cache(tmp_path_factory, monkeypatch):
     monkeypatch.setenv("ATAT_CACHE", str(tmp_path_factory.mktemp("cache")))
-
-
-@pytest.fixture
-def text(tmp_path) -> Path:
-    return write_text(tmp_path / "text.txt")
 
 
 def weights_of(run: Path) -> dict:

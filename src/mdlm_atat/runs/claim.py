@@ -9,6 +9,7 @@ from pathlib import Path
 
 from mdlm_atat.atomic import sweep
 from mdlm_atat.config.files import load_config
+from mdlm_atat.config.schema import RunConfig
 from mdlm_atat.errors import UserError
 from mdlm_atat.runs.request import RunRequest
 from mdlm_atat.training.engine import Engine
@@ -29,6 +30,7 @@ def owned_folder(request: RunRequest, engine: Engine, say: Say) -> Iterator[tupl
 
     def claim() -> Path:
         owners.append(claim_folder(request, say))
+        make_ready(owners[0].folder, request.resumed_config)
         return owners[0].folder
 
     try:
@@ -44,34 +46,32 @@ def owned_folder(request: RunRequest, engine: Engine, say: Say) -> Iterator[tupl
 
 
 def claim_folder(request: RunRequest, say: Say) -> Owner:
-    """Become the owner of the folder of a run, and remove what killed processes were writing in it."""
-    resumed_from = request.resumed_config
+    """Become the owner of the folder of a run."""
     for folder in request.folders:
         is_named = request.out is not None or request.resume is not None
         if not is_named and folder.exists():
             continue
-        if resumed_from is None:
+        if request.resume is None:
             check_free(folder)
         try:
-            owner = Owner.of(folder, say)
+            return Owner.of(folder, say)
         except Owned:
             if is_named:
                 raise
-            continue
-        try:
-            if resumed_from is None:
-                check_free(folder)
-            elif load_config(os.fspath(folder)) != resumed_from:
-                raise UserError(f"another process has just changed {folder / 'config.yaml'}: give the command again")
-            sweep(folder / "checkpoints")
-            # readers of a run may be writing beside them: an evaluation, a report
-            for beside in (folder, folder / "evals"):
-                sweep(beside, older_than_s=0.0 if resumed_from is None else ABANDONED_S)
-            return owner
-        except BaseException:
-            owner.release()
-            raise
     raise AssertionError  # there is always another name
+
+
+def make_ready(folder: Path, resumed_from: RunConfig | None) -> None:
+    """Remove from the folder of a run what killed processes were writing in it. Raises UserError where the folder has
+    changed since it was looked at, before it had an owner."""
+    if resumed_from is None:
+        check_free(folder)
+    elif load_config(os.fspath(folder)) != resumed_from:
+        raise UserError(f"another process has just changed {folder / 'config.yaml'}: give the command again")
+    sweep(folder / "checkpoints")
+    # readers of a run may be writing beside them: an evaluation, a report
+    for beside in (folder, folder / "evals"):
+        sweep(beside, older_than_s=0.0 if resumed_from is None else ABANDONED_S)
 
 
 def check_in_place(owner: Owner | None, progress: Progress) -> None:

@@ -89,7 +89,7 @@ def go_back(training: Training, progress: Progress, home: Home, error: NotFinite
         raise UserError(f"{error}. It went back {progress.num_rewinds} times before (train.max_rewinds)") from error
     training.engine.barrier()
     checkpoint = newest_sound(home.folder / "checkpoints", home.say)
-    if checkpoint is None:
+    if checkpoint is None or training.load is None:
         raise error
     saved, stage = training.load(checkpoint)
     progress.become(replace(saved, num_rewinds=num_rewinds))

@@ -252,17 +252,17 @@ def changes(before: RunConfig, after: RunConfig) -> dict[str, tuple[Any, Any]]:
 def note_resumed(folder: Path, changed: Mapping[str, tuple[Any, Any]], step: int) -> dict[str, Any]:
     """Keep in run.json where a run lies that goes on, and after which step which setting changed. Returns run.json.
     What was noted of later steps goes: they are taken again."""
-    record = read_start(folder)
+    before = read_start(folder)
     noted = [
         {"after_step": step, "setting": path, "before": old, "now": new}
         for path, (old, new) in changed.items()
         if path != "train.max_minutes"  # which belongs to one call of the command
     ]
-    earlier = [change for change in record.get("changes", ()) if change["after_step"] < step]
-    if [*earlier, *noted]:
+    earlier = [change for change in before.get("changes", ()) if change["after_step"] < step]
+    record = {**before, "folder": str(folder.resolve())}
+    if "changes" in before or noted:
         record["changes"] = [*earlier, *noted]
-    record["folder"] = str(folder.resolve())
-    if record != read_start(folder):
+    if record != before:
         write_json(folder / "run.json", record)
     return record
 

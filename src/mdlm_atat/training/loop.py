@@ -99,8 +99,8 @@ class Training:
     or more often, which may raise EvaluationInterrupted."""
     save: Callable[[Progress, Stage | None], None]
     """Writes a checkpoint, with the stage that its weights were last trained in."""
-    load: Callable[[Checkpoint], tuple[Progress, Stage | None]]
-    """Loads what `save` has written, into everything here."""
+    load: Callable[[Checkpoint], tuple[Progress, Stage | None]] | None = None
+    """Loads what `save` has written, into everything here; None where nothing is kept that could be loaded."""
     curriculum: Curriculum | None = None
     """Whose stage the objective follows; told the loss now and then."""
     last_stage: Stage | None = None
@@ -439,6 +439,7 @@ def as_state(progress: Progress) -> dict[str, Any]:
 def from_state(state: Mapping[str, Any]) -> Progress:
     """Read what `as_state` wrote, also in earlier versions, which had fewer fields. Raises ValueError and KeyError
     for anything else."""
-    check_kinds(state, step=int, num_tokens=int, elapsed_s=NUMBER, best_bound=NUMBER, best_step=int, unscored=dict)
+    check_kinds(state, step=int, num_tokens=int, elapsed_s=NUMBER, num_rewinds=int)
+    check_kinds(state, best_bound=NUMBER, best_step=int, unscored=dict)
     known = {name: state[name] for name in Progress.__dataclass_fields__ if name in state}
     return Progress(**{**known, "best_bound": math.inf if known["best_bound"] is None else known["best_bound"]})

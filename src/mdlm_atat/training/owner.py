@@ -15,7 +15,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,6 @@ class Owner:
         self._lock = lock
         self._made = made  # folders that were not there before, the innermost first
         self._token = secrets.token_hex(8)
-        self._file = os.fstat(lock.descriptor)
         self._ended = threading.Event()
         self._again: Owner | None = None  # of the folder that was made in place of one that was deleted
         self._is_taken = False
@@ -57,7 +56,7 @@ class Owner:
             "host": platform.node(),
             "pid": os.getpid(),
             "since": time.strftime("%Y-%m-%d %H:%M:%S"),
-            "inode": self._file.st_ino,  # a copy of the file says nothing of a process
+            "inode": os.fstat(lock.descriptor).st_ino,  # a copy of the file says nothing of a process
         }
         os.ftruncate(lock.descriptor, 0)
         os.lseek(lock.descriptor, 0, os.SEEK_SET)
@@ -80,24 +79,21 @@ class Owner:
                 lock, has_locks = Lock(os.open(file, os.O_RDWR | os.O_CREAT, 0o666)), False
             if lock is None:
                 raise Owned(_owned(folder, _read(file)))
-            try:
+            with ExitStack() as on_error:
+                on_error.callback(lock.release)
                 reaches_it = has_locks and before.get("machine") == machine()
                 if not reaches_it and before.get("inode") == os.fstat(lock.descriptor).st_ino:
                     _wait_for_sign_of_life(folder, before, say)
-            except BaseException:
-                lock.release()
-                raise
+                owner = cls(folder, lock, made)
+                on_error.pop_all()
+                on_error.callback(owner.release)
+                if not has_locks:  # of those who start at the same moment, the last one has its name in the file
+                    time.sleep(POLL_S)
+                    owner.check()
+                on_error.pop_all()
+                return owner
         except OSError as error:
             raise UserError(f"{folder} cannot be written ({error}); choose another place, or mend that") from error
-        owner = cls(folder, lock, made)
-        try:
-            if not has_locks:  # of those who start at the same moment, the last one has its name in the file
-                time.sleep(POLL_S)
-                owner.check()
-        except BaseException:
-            owner.release()
-            raise
-        return owner
 
     def release(self) -> None:
         """Let others have the folder. Folders that were made for it and are empty go again."""
@@ -115,18 +111,12 @@ class Owner:
 
     def is_in_place(self) -> bool:
         """Whether the folder is still where it was asked for, and nobody else has it. It costs microseconds."""
-        return not self._is_taken and self._is_at(self.folder)
-
-    def _is_at(self, folder: Path) -> bool:
-        try:
-            return os.path.samestat((folder / LOCK_FILE).stat(), self._file)
-        except OSError:
-            return False
+        return not self._is_taken and self._lock.is_at(self.folder / LOCK_FILE)
 
     def check(self) -> None:
         """Raises UserError where another process has taken the folder over."""
         other = _read(self.folder / LOCK_FILE)
-        if other.get("token", self._token) != self._token and self._is_at(self.folder):
+        if other.get("token", self._token) != self._token and self._lock.is_at(self.folder / LOCK_FILE):
             raise Owned(
                 f"{_process(other)} has taken {self.folder} over, as this one gave no sign of life for "
                 f"{SILENCE_S:.0f} seconds or they started together; this one ends, and leaves what is there alone"
@@ -169,7 +159,7 @@ class Owner:
                 import fcntl
 
                 found = os.fsdecode(fcntl.fcntl(descriptor, fcntl.F_GETPATH, bytes(1024)).rstrip(b"\0"))  # type: ignore[attr-defined]
-        return Path(found).parent if found and self._is_at(Path(found).parent) else None
+        return Path(found).parent if found and self._lock.is_at(Path(found).with_name(LOCK_FILE)) else None
 
     def _beat(self) -> None:
         while not self._ended.wait(BEAT_S):
