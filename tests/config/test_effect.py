@@ -80,16 +80,40 @@ def test_settings_that_have_one_are_passed_in_silence():
     assert ask("char", model__kind="mine.net:Net", objective__schedule="cosine") == []
 
 
-def test_a_preset_a_method_and_a_file_that_says_everything_name_nothing(tmp_path):
-    for preset in describe_presets():
-        assert ask(preset) == []
-    for method in describe_methods():
-        assert ask("char", method) == []
+@pytest.mark.parametrize("preset", describe_presets())
+def test_no_preset_and_no_method_names_anything(preset: str):
+    methods = [] if load_config(preset).model.kind == "causal" else describe_methods()
+    assert {method: said for method in (None, *methods) if (said := ask(preset, method))} == {}
+
+
+def test_what_a_run_was_is_repeated_in_silence(tmp_path):
     config, _ = apply_settings(load_config("demo"), {"objective.exponent": 3.0})
     assert config is not None
-    save_config(config, tmp_path / "config.yaml")
-    assert ask(str(tmp_path / "config.yaml")) == ask(str(tmp_path)) == []
+    file = tmp_path / "config.yaml"
+    save_config(config, file)
+    assert ask(str(file)) == ask(str(tmp_path)) == ask(config) == []
+    without = [line for line in file.read_text().splitlines() if "max_rewinds" not in line and "clip" not in line]
+    file.write_text("\n".join(without).replace("exponent: 3.0", "exponent: 2.0"))  # of a version without these
+    assert ask(str(file)) == ask(str(tmp_path)) == []
     assert ask("char", **read_arguments({}, {"model": ModelConfig(width=64, num_heads=2)})) == []
+
+
+def test_a_file_names_nothing_that_one_of_the_methods_feels_and_a_flag_does(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("base: char\nimportance: {width: 64}\nmasking: {temperature: 0.7}\ncurriculum: {patience: 7}\n")
+    for method in (None, "mdlm", "atat", "importance_rates"):
+        (line,) = ask(str(file), method)
+        assert line.startswith("curriculum.patience has no effect")
+    assert len(ask(str(file), "mdlm", importance__width=64)) == 2
+    file.write_text("base: char\nmodel: {kind: causal}\nimportance: {width: 64}\n")
+    (line,) = ask(str(file))
+    assert line.startswith("importance.width has no effect")
+
+
+def test_a_method_of_ones_own_is_asked_whatever_other_methods_feel(tmp_path):
+    (tmp_path / "mine.yaml").write_text("base: mdlm\nimportance: {width: 64}\n")
+    (line,) = ask("char", str(tmp_path / "mine.yaml"))
+    assert line.startswith("importance.width has no effect")
 
 
 def test_a_file_that_is_named_is_asked_as_flags_are_and_not_what_it_builds_on(tmp_path):
@@ -112,7 +136,7 @@ def test_what_a_setting_needs_is_there_and_gives_it_an_effect(path: str):
         config, mistakes = apply_settings(RunConfig(), values)
         assert not mistakes
         assert config is not None
-        assert without_effect(config, {path}) == []
+        assert without_effect(config, {path}) == {}
 
 
 def said_of(source: Any, **settings: Any) -> list[str]:

@@ -7,6 +7,7 @@ import random
 import subprocess
 import sys
 import threading
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -351,6 +352,24 @@ def test_a_bare_network_is_trained_in_place_without_a_folder(tmp_path, plugin, m
     assert not list(tmp_path.glob("*/config.yaml"))
     with pytest.raises(ma.UserError, match="did you mean num_steps"):
         lm.fit(TEXTS, num_stepz=3)
+
+
+def test_a_text_that_a_network_is_trained_on_in_place_is_what_its_settings_are_said_of(tmp_path, plugin):
+    with plugins.trusted():
+        network = plugins.resolve("backbone", f"{plugin}:Bag")
+    tokenizer = CharTokenizer.from_texts(TEXTS)
+    lm = ma.MaskedDiffusionLM(network(tokenizer.vocab_size, 16), tokenizer)
+    table = tmp_path / "table.csv"
+    table.write_text("\n".join(["body", *(f'"{text}"' for text in TEXTS)]))
+    settings = {"train.eval_interval_steps": 60, "eval.num_draws": 32, "data.column": "body"}
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        lm.fit(table, progress=False, num_steps=1, batch_size=4, settings=settings)
+    assert not said
+    (tmp_path / "rows.jsonl").write_text('{"text": "a"}\n')
+    says = pytest.warns(UserWarning, match="delimiter has no effect with data.source = .*rows.jsonl")
+    with says, pytest.raises(ma.UserError, match="body"):
+        lm.fit(tmp_path / "rows.jsonl", progress=False, settings={"data.column": "body", "data.delimiter": ";"})
 
 
 def test_a_plugins_own_settings_are_checked_as_ours_are(text, tmp_path, plugin):

@@ -25,7 +25,7 @@ def grid_file(folder: Path, **changed: Any) -> Path:
         write_text(text, num_words=800)
     tree: dict[str, Any] = {
         "base": "demo",
-        "overrides": {**SETTINGS, "importance.width": 16, "importance.num_layers": 1, "importance.num_heads": 2},
+        "overrides": SETTINGS,
         "arms": {"mdlm": {"method": "mdlm"}, "atat": {"method": "atat"}},
         "baseline": "mdlm",
         "seeds": [0, 1],

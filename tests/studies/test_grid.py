@@ -24,9 +24,13 @@ from mdlm_atat.studies.jobs import (
     train_words,
     variants_of,
 )
+from mdlm_atat.studies.processes import run_command
 from mdlm_atat.studies.results import _arms
+from mdlm_atat.studies.run import open_study
 from mdlm_atat.training.flops import training_flops_per_token
 from studies.grids import grid_file
+
+ROOT = Path(__file__).parents[2]
 
 
 def mistakes(folder: Path, **changed: Any) -> list[str]:
@@ -194,6 +198,35 @@ def test_the_command_of_a_run_gives_its_configuration(tmp_path):
         )
         assert (train, flag) == ("train", "--method")
         assert read_config(base, method, read_flags(rest[:-2])[0], "") == run_config(job, 300)
+
+
+SHIPPED = [*describe_grids(), *(str(file) for file in (ROOT / "docs/results").glob("wiki*.yaml"))]
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_shipped_grid_has_no_setting_without_effect(name: str):
+    assert load_grid(name).without_effect() == []
+
+
+def test_a_setting_of_all_arms_is_said_to_have_no_effect_where_no_arm_feels_it_and_an_arms_own_where_that_does_not(
+    tmp_path,
+):
+    arms: dict[str, Any] = {"mdlm": {"method": "mdlm"}, "atat": {"method": "importance_rates"}}
+    settings = {"importance.width": 32, "curriculum.patience": 7}
+    (line,) = load_grid(str(grid_file(tmp_path, arms=arms, overrides=settings))).without_effect()
+    assert line.startswith("curriculum.patience has no effect")
+    assert load_grid(str(grid_file(tmp_path, arms=arms)), settings).without_effect() == [line]
+    arms["mdlm"]["overrides"] = {"importance.width": 32}
+    with pytest.warns(UserWarning, match="importance.width has no effect with importance.mode = none"):
+        open_study(grid_file(tmp_path, arms=arms), tmp_path / "out")
+
+
+def test_the_process_of_an_arm_says_nothing_of_settings_that_are_meant_for_others(tmp_path):
+    words = ["train", "demo", "--importance.width", "64", "--settings"]
+    log = tmp_path / "log.txt"
+    run_command(words, log, device="cpu", num_threads=1, should_stop=lambda: False)
+    assert "--importance.width N (default: 64)" in log.read_text()
+    assert "no effect" not in log.read_text()
 
 
 def test_flags_carry_lists_truth_values_and_nothing():

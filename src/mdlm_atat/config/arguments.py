@@ -12,8 +12,8 @@ from typing import Any
 
 from mdlm_atat import plugins
 from mdlm_atat.checks import did_you_mean
-from mdlm_atat.config.effect import without_effect
-from mdlm_atat.config.files import apply_settings, load_config, named_settings
+from mdlm_atat.config.effect import without_effect, without_effect_in_file
+from mdlm_atat.config.files import METHODS, apply_settings, load_config, named_settings
 from mdlm_atat.config.schema import SECTIONS, RunConfig, named_plugins
 from mdlm_atat.config.section import Section
 from mdlm_atat.config.size import check_memory
@@ -82,8 +82,10 @@ def read_config(
         several = f"{len(lines)} mistakes\n  " if len(lines) > 1 else ""
         raise UserError(f"{label}: {several}" + "\n  ".join(lines))
     check_memory(after)
-    named = set(changed) | (set() if isinstance(config, RunConfig) else named_settings(str(config), method))
-    for line in without_effect(after, named):
+    named = set(changed) | (set() if method is None else named_settings(method, METHODS))
+    lines = {} if isinstance(config, RunConfig) else without_effect_in_file(str(config), after)
+    lines |= without_effect(after, named)
+    for line in lines.values():
         warnings.warn(line, stacklevel=2)
     given = [value for value in changed.values() if isinstance(value, str)]
     for kind, name in named_plugins(after):

@@ -28,6 +28,7 @@ from mdlm_atat.errors import UserError
 from mdlm_atat.formats import as_setting
 from mdlm_atat.small_files import check_file
 
+PRESETS, METHODS = "presets", "methods"  # folders of this package
 Mistake = tuple[str, str]  # (dotted path, what is wrong); no path where the message names its fields itself
 
 
@@ -55,15 +56,13 @@ def load_config(name_or_path: str, method: str | None = None) -> RunConfig:
     return config
 
 
-def named_settings(name_or_path: str, method: str | None = None) -> set[str]:
-    """Paths of the settings in the YAML files that a person names as `load_config` takes them: none for presets,
-    methods, and folders, which are somebody's recipe, and not for the files that a file builds on."""
-    found: set[str] = set()
-    for name, kind in ((name_or_path, PRESETS), (method, METHODS)):
-        if name is not None and name not in _names(kind) and Path(name).is_file():
-            tree = _read_layers(name, kind)[0][1]
-            found |= {f"{top}.{key}" for top, inner in tree.items() if isinstance(inner, dict) for key in inner}
-    return found
+def named_settings(name_or_path: str, kind: str = PRESETS) -> set[str]:
+    """Paths of the settings in a YAML file that a person names as a preset or a method (`kind`): none for those of
+    ours and for folders, which are somebody's recipe, and not for the files that a file builds on."""
+    if name_or_path in _names(kind) or not Path(name_or_path).is_file():
+        return set()
+    tree = _read_layers(name_or_path, kind)[0][1]
+    return {f"{top}.{key}" for top, inner in tree.items() if isinstance(inner, dict) for key in inner}
 
 
 def names_settings(path: str) -> bool:
@@ -204,9 +203,6 @@ def _value_of_words(hint: Any, words: list[str]) -> Any:
 
 
 # --- files
-
-
-PRESETS, METHODS = "presets", "methods"  # folders of this package
 
 
 def _shipped(kind: str) -> Traversable:

@@ -15,7 +15,7 @@ from mdlm_atat.config.schema import DataConfig, RunConfig
 from mdlm_atat.data.phrases import count_phrases
 from mdlm_atat.data.prepare import prepare
 from mdlm_atat.data.request import DataRequest
-from mdlm_atat.data.sources import SourceLike
+from mdlm_atat.data.sources import SourceLike, label_of
 from mdlm_atat.errors import UserError
 from mdlm_atat.progress import messages
 from mdlm_atat.scoring.validation import score_validation
@@ -60,6 +60,7 @@ def fit(
         )
     before = lm._config or RunConfig(data=DataConfig(length=lm.max_length))
     before = replace(before, train=replace(before.train, ema_decay=0.0))  # the network itself is what is trained
+    before = replace(before, data=replace(before.data, source=label_of(data)))  # which the settings are said of
     config = read_config(before, None, read_arguments(settings or {}, keywords), "fit")
     engine = Engine(config.train.precision)
     check_split(config, engine)

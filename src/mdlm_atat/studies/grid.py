@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, Literal
 
+from mdlm_atat.config.effect import without_effect
 from mdlm_atat.config.files import apply_settings, load_config
 from mdlm_atat.config.schema import RunConfig
 from mdlm_atat.errors import UserError
@@ -95,6 +96,20 @@ class Grid:
         if config is None:
             raise UserError("\n  ".join(f"{path}: {what}" if path else what for path, what in mistakes))
         return config
+
+    def without_effect(self) -> list[str]:
+        """What is to be said of the settings that have no effect in any of the arms that they are named for: a line
+        each, with what they need. One of all arms that has an effect in a few is no slip."""
+        lines: list[str] = []
+        for corpus in self.corpora:
+            said: dict[str, list[str | None]] = {}
+            for arm in self.arms:
+                named = self.settings(arm, corpus)
+                idle = without_effect(self.config(arm, corpus), named)
+                for path in named:
+                    said.setdefault(path, []).append(idle.get(path))
+            lines += [of_arms[0] for of_arms in said.values() if of_arms[0] and all(of_arms)]
+        return list(dict.fromkeys(lines))
 
 
 @cache

@@ -15,6 +15,8 @@ from mdlm_atat.errors import command_line
 from mdlm_atat.signals import signals_heard
 
 COMMAND = (sys.executable, "-m", "mdlm_atat")
+SILENT = "ignore::UserWarning:mdlm_atat.runs.request"
+"""For PYTHONWARNINGS: a run has settings that are meant for other arms too, and `Grid.without_effect` is said once."""
 NUM_LAST_LINES = 15
 POLL_S = 0.05
 GRACE_S = 60.0  # for a child to write its checkpoint, before it is told again
@@ -40,6 +42,7 @@ def start_command(
     """
     environment = dict(os.environ)
     environment["PYTHONUNBUFFERED"] = "1"
+    environment["PYTHONWARNINGS"] = ",".join(filter(None, [environment.get("PYTHONWARNINGS"), SILENT]))
     if device == "cpu":
         environment.setdefault("OMP_NUM_THREADS", str(num_threads))
     else:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import signal
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -135,6 +136,8 @@ def open_study(
     if is_folder and out is not None:
         raise UserError("an experiment goes on in its folder: leave out `out=`")
     read = grid if isinstance(grid, Grid) else load_grid(str(grid), settings)
+    for line in () if is_folder else read.without_effect():
+        warnings.warn(line, stacklevel=2)
     read = select(read, arms=arms, seeds=seeds, budget=budget)
     folder = Path(grid) if is_folder and not isinstance(grid, Grid) else Path(out or Path("runs") / read.name)
     return Study(grid=read, folder=folder)
