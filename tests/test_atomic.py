@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from mdlm_atat.atomic import folder_written_aside, write_json, write_text
+from mdlm_atat.config.yaml_text import read_yaml, yaml_text
 from mdlm_atat.data.counts import write_counts
 from mdlm_atat.training.packed import save_tensors
 
@@ -44,6 +45,14 @@ def test_all_of_a_folder_is_on_the_disk_before_it_gets_its_name_whoever_writes_i
         (aside / "parts" / "file").write_text("written by a library, which does not flush it")
     saved = tmp_path / "saved"
     assert disk.is_synced_before_it_is_renamed(saved, saved, saved / "parts", saved / "parts" / "file")
+
+
+def test_a_path_that_is_no_utf_8_is_read_back_as_it_was(tmp_path):
+    settings = {"source": os.fsdecode(b"/data/r\xfcn/\xe6\x97"), "split": "r\u00fcn"}
+    write_json(tmp_path / "file.json", settings)
+    write_text(tmp_path / "file.yaml", yaml_text(settings))
+    assert json.loads((tmp_path / "file.json").read_text()) == settings
+    assert read_yaml("file.yaml", tmp_path / "file.yaml") == settings
 
 
 @pytest.fixture

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -100,6 +102,18 @@ NAMES = [
     ":dog:",
     "a=b",
 ]
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+@pytest.mark.parametrize("name", [b"r\xfcn", b"\xff'\\", b"a\x1b[2Jb", b"\x07 $HOME"], ids=repr)
+def test_a_path_that_no_terminal_shows_can_be_pasted_too(name: bytes):
+    path = Path(os.fsdecode(name))
+    for line in (command_line(["eval", path]), as_command(call("evaluate", path))):
+        assert line.isascii()
+        assert line.isprintable()
+        script = f"atat() {{ printf '%s\\0' \"$@\"; }}\n{line}"
+        found = subprocess.run(["bash", "-c", script], capture_output=True, check=True).stdout
+        assert found == b"eval\0" + name + b"\0"
 
 
 @pytest.mark.parametrize("name", NAMES)

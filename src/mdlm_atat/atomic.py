@@ -20,8 +20,9 @@ from typing import Any
 
 def write_text(file: Path, content: str) -> None:
     """Write `content` to `file`, atomically: after a crash, and to whoever reads it meanwhile, it is the old file or
-    the new one."""
-    write_bytes(file, content.encode())
+    the new one. A byte of a path that is no UTF-8 (half a character in Python: "\\udcfc" is the byte FC) is written as
+    JSON and YAML write it in their strings, and read back as that byte."""
+    write_bytes(file, content.encode(errors="backslashreplace"))
 
 
 def write_bytes(file: Path, content: bytes) -> None:

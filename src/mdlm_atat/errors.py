@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import re
 import shlex
+import string
+import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -36,6 +38,7 @@ COMMANDS = {  # function of the library: the command that calls it
     "inspect": "inspect",
     "score": "score",
 }
+PLAIN = frozenset(f"{string.ascii_letters}{string.digits}/._- ")
 FLAGS = {"save": "json"}  # argument of the library: the flag that says the same, where it has another name
 _SETTING = re.compile(r"([A-Za-z_][\w.]*)=(?!=)(.*)", re.DOTALL)
 _IN_BACKTICKS = re.compile(r"""`((?:[^`'"]|'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*")+)`|`([^`]+)`""", re.DOTALL)
@@ -57,7 +60,16 @@ def _code(value: object) -> str:
 def command_line(words: Sequence[str | Path]) -> str:
     """`atat` and its words as they can be pasted into a shell, whatever is in them. A path that begins with a dash is
     written as ./-PATH, for it would be a flag."""
-    return shlex.join(["atat", *(_word(word) if isinstance(word, Path) else word for word in words)])
+    return " ".join(["atat", *(quoted(_word(word) if isinstance(word, Path) else word) for word in words)])
+
+
+def quoted(word: str) -> str:
+    """A word as a shell reads it. One with bytes that are no UTF-8 or with control characters, which a terminal obeys,
+    has their numbers: $'r\\374n' (bash, zsh, ksh)."""
+    if not any(unicodedata.category(char) in ("Cc", "Cs") and char not in "\n\t" for char in word):
+        return shlex.quote(word)
+    escaped = (chr(byte) if chr(byte) in PLAIN else f"\\{byte:03o}" for byte in word.encode("utf-8", "surrogateescape"))
+    return f"$'{''.join(escaped)}'"
 
 
 def _word(path: Path) -> str:
@@ -134,4 +146,4 @@ def _words(value: Any, before_dash: str = "") -> str:
             return "..." if value == "Ellipsis" else value
         case _:
             before = before_dash if type(value) is str and value.startswith("-") else ""
-            return "..." if value is ... else shlex.quote(f"{before}{value}")
+            return "..." if value is ... else quoted(f"{before}{value}")

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 
+from mdlm_atat import load_lm
+from mdlm_atat.cli.main import main
 from processes import Started
-from tiny_runs import tiny_flags, write_text
+from tiny_runs import tiny_flags, train, write_text
 
 
 @pytest.fixture(scope="module")
@@ -62,3 +66,20 @@ def test_texts_reach_their_file_though_messages_lead_nowhere(runs, tmp_path, pla
     words = ["generate", str(runs / "masked"), "--length", "4", "--out", str(out)]
     assert Started(words, printed_to={"stderr": place}).wait() == 0
     assert len(out.read_text().splitlines()) == 1
+
+
+def test_a_run_and_its_text_may_lie_where_no_name_is_utf_8(text, tmp_path, no_report, capsys):
+    place = Path(os.fsdecode(os.fsencode(tmp_path) + b"/r\xfcn"))
+    try:
+        place.mkdir()
+    except OSError:
+        pytest.skip("this file system has no such names")
+    source = shutil.copy(text, place / "text.txt")
+    run = place / "run"
+    assert train(source, run, train__num_steps=4, eval__num_samples=0) == 0
+    assert main(["train", "--resume", str(run), "--train.num_steps", "8"]) == 0
+    assert main(["eval", str(run), "--json", str(place / "found.json")]) == 0
+    assert json.loads((place / "found.json").read_text())["num_draws"] == 32
+    saved = load_lm(run).save_pretrained(place / "saved")
+    assert main(["generate", str(saved), "--length", "4", "--out", str(place / "texts.jsonl")]) == 0
+    assert "Traceback" not in capsys.readouterr().err

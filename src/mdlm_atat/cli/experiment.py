@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mdlm_atat.cli.parser import Parser, choose, whole
-from mdlm_atat.errors import UserError, command_line
+from mdlm_atat.errors import UserError, command_line, quoted
 
 if TYPE_CHECKING:
     from mdlm_atat.studies.run import Study
@@ -136,6 +135,6 @@ def slurm(arguments: argparse.Namespace, study: Study) -> int:
     at_once = arguments.processes if arguments.processes > 1 else None
     script, num_tasks = write_job_array(study, options=arguments.sbatch_option, at_once=at_once)
     print(f"written    {script}: {num_tasks} tasks")
-    print(f"submitted  job {submit(script)}" if arguments.submit else f"next       sbatch {shlex.quote(str(script))}")
+    print(f"submitted  job {submit(script)}" if arguments.submit else f"next       sbatch {quoted(str(script))}")
     print(f"watch      {command_line(['experiment', 'status', study.folder])}")
     return 0

@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeGuard
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -32,7 +31,7 @@ from mdlm_atat.model_folder import step_of
 from mdlm_atat.nets.ema import EMA
 from mdlm_atat.small_files import MOST_BYTES, check_file, check_kinds, read_object, taken_apart
 from mdlm_atat.training import parts
-from mdlm_atat.training.packed import Shapes, read_header, read_shapes, read_weights, save_tensors
+from mdlm_atat.training.packed import Shapes, load_tensors, read_header, read_shapes, read_weights, save_tensors
 
 if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor
@@ -144,7 +143,7 @@ class Checkpoint:
     def read(self, kind: Kind, like: Callable[[str], Tensor | None]) -> dict[str, Tensor]:
         """Tensors of a kind, by name: each cut over the processes as the tensor `like(name)` is, if there is one."""
         if not self.is_in_parts:
-            whole = load_file(self.folder / f"{kind}.safetensors")
+            whole = load_tensors(self.folder / f"{kind}.safetensors")
             if kind == "optimizer":  # used as they are: copied out of the mapped file, which Windows would not remove
                 whole = {name: tensor.clone() for name, tensor in whole.items()}
             return {name: _cut_like(like(name), tensor) for name, tensor in whole.items()}

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -73,6 +74,25 @@ def save_tensors(tensors: dict[str, Tensor], file: Path) -> None:
             raise OSError(int(found[1]), os.strerror(int(found[1])), str(file)) from error
 
 
+def load_tensors(file: Path) -> dict[str, Tensor]:
+    """Read tensors by name from a safetensors file."""
+    with named_in_utf8(file) as name:
+        return load_file(name)
+
+
+@contextmanager
+def named_in_utf8(file: Path) -> Iterator[str]:
+    """A name of `file` that safetensors takes within the block: its own, or where that has bytes that are no UTF-8, as
+    only Linux allows, the one that Linux gives to an open file."""
+    try:
+        str(file).encode()
+    except UnicodeEncodeError:
+        with file.open("rb") as stream:
+            yield f"/proc/self/fd/{stream.fileno()}"
+    else:
+        yield str(file)
+
+
 Shapes = dict[str, tuple[int, ...]]
 """Of tensors, by name."""
 
@@ -80,7 +100,7 @@ Shapes = dict[str, tuple[int, ...]]
 def read_weights(file: Path) -> dict[str, Tensor]:
     """Read weights by name, those that were packed as float32 again. Raises UserError as `read_shapes` does."""
     shapes = read_shapes(file)
-    stored = load_file(file)
+    stored = load_tensors(file)
     weights: dict[str, Tensor] = {}
     for name in shapes:
         weight = stored[name]
@@ -120,8 +140,9 @@ def read_header(file: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
     if size > MOST_BYTES:
         raise UserError(f"{file} is damaged: its header claims {data_size(size)}; {RESTORE}")
     try:
-        with safe_open(file, "pt") as opened:  # which checks that the tensors fill the file and do not overlap
-            parts = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118  # it is no mapping
-            return {name: (part.get_dtype(), tuple(part.get_shape())) for name, part in parts.items()}
+        # it checks that the tensors fill the file and do not overlap
+        with named_in_utf8(file) as name, safe_open(name, "pt") as opened:
+            parts = {key: opened.get_slice(key) for key in opened.keys()}  # noqa: SIM118  # it is no mapping
+            return {key: (part.get_dtype(), tuple(part.get_shape())) for key, part in parts.items()}
     except SafetensorError as error:
         raise UserError(f"{file} is damaged ({error}); {RESTORE}") from None
