@@ -40,7 +40,7 @@ from mdlm_atat.report.report import write_report
 from mdlm_atat.runs.claim import check_in_place, owned_folder
 from mdlm_atat.runs.evaluate import draw_settings, measure, store
 from mdlm_atat.runs.forgetting import measure_forgetting
-from mdlm_atat.runs.initial import initial_of
+from mdlm_atat.runs.initial import Initial, initial_of
 from mdlm_atat.runs.request import RunRequest
 from mdlm_atat.runs.run import Run
 from mdlm_atat.runs.samples import sample_lines, write_samples
@@ -51,7 +51,7 @@ from mdlm_atat.scoring.unigram import unigram_cost
 from mdlm_atat.scoring.validation import score_validation
 from mdlm_atat.training.assemble import check_split, make_training
 from mdlm_atat.training.checkpoint import Checkpoint, newest_sound
-from mdlm_atat.training.dry_run import dry_run, find_micro_batches, measured_plan, plan
+from mdlm_atat.training.dry_run import DryRun, dry_run, find_micro_batches, measured_plan, plan
 from mdlm_atat.training.engine import Engine
 from mdlm_atat.training.folder import (
     changes,
@@ -71,7 +71,7 @@ from mdlm_atat.training.folder import (
 from mdlm_atat.training.log import check_installed
 from mdlm_atat.training.loop import Progress, Training
 from mdlm_atat.training.metrics import OnStep
-from mdlm_atat.training.owner import Owned, Owner
+from mdlm_atat.training.owner import Owned
 
 Say = Callable[[str], None]
 NUM_INSPECTED_TOKENS = 512  # of the validation text, for the report: each is scored in 124 masked rows
@@ -156,114 +156,150 @@ def _run(request: RunRequest, caller: _Caller) -> Run:
     if config.train.shard and not engine.is_sharded:
         say("train.shard: a single process holds all weights; there is nothing to share out")
     with owned_folder(request, engine, say) as (folder, owner):
-        return _run_in(folder, owner, request, config, engine, caller, say)
+        home = Home(folder, {}, request.label, owner, say, caller.console(engine))
+        return _run_in(home, request, config, engine, caller)
 
 
-def _run_in(
-    folder: Path,
-    owner: Owner | None,
-    request: RunRequest,
-    config: RunConfig,
-    engine: Engine,
-    caller: _Caller,
-    say: Say,
-) -> Run:
-    """`_run` in a folder that belongs to this process, or to the main one of many (then `owner` is None here)."""
-    init, resumed_from = request.initial, request.resumed_config
-    if resumed_from is not None:
-        config = replace(config, data=found_again(folder, config.data))
-    corpus = prepare_text(config, engine, caller.texts, caller.progress)
-    if caller.texts is not None:  # a resumed run finds them in the cache
-        config = replace(config, data=replace(config.data, source=str(corpus.folder), validation=None))
-    train_data, valid_data = (corpus.open(split, config.data.length) for split in ("train", "valid"))
-    checkpoint, changed = None, {}
-    if resumed_from is not None:
-        found = describe_data(train_data, valid_data)
-        checkpoint, changed = find_resume_point(folder, resumed_from, config, engine, found, say)
-        init = initial_of(folder) if checkpoint is None else None
-    if init is not None:  # the old run may go: the new one has a tokenizer of its own
-        config = replace(config, data=replace(config.data, tokenizer=str((folder / "tokenizer").resolve())))
-    check_memory(config, train_data.tokenizer.vocab_size, memory_of(engine.device))
-    torch.manual_seed(config.train.seed)
-    model = build_model(config, train_data.tokenizer.vocab_size, train_data.counts)
-    if init is not None:
-        init.load_into(model, config, train_data.tokenizer)
-    record: dict[str, Any] = {}
-    home = Home(folder, record, request.label, owner, say, caller.console(engine))
-
-    def restore(folder: Path) -> None:
-        if not has_record(folder, record):
-            check_free(folder)
-        write_start(folder, config_that_fits(training), train_data, record)
-
-    def place() -> Path:
-        def where() -> Path:
-            assert owner is not None
-            return owner.place(restore)
-
-        return engine.on_main(where)
-
-    schedule = own_schedule(config, model.vocab_size, train_data.counts, model, train_data.tokenizer)
-    training, progress = make_training(
-        config,
-        engine,
-        model,
-        train_data,
-        evaluate=lambda model, stage, on_progress: score_validation(
-            config, engine, model, valid_data, schedule, stage, on_progress
-        ),
-        checkpoints=lambda: place() / "checkpoints",
-        resume_from=checkpoint,
-    )
-
-    def save(progress: Progress, stage: Stage | None) -> None:
-        try:
-            training.save(progress, stage)
-        except (OSError, UserError) as error:
-            if isinstance(error, Owned) or owner is None or owner.is_in_place() or engine.num_ranks > 1:
-                raise
-            training.save(progress, stage)  # its folder was taken away while it was written: where there is one now
-
-    advice = memory_advice(config, engine)
-    with explain_out_of_memory(advice), engine.deterministic(config.train.deterministic):
-        say(plan(training, train_data, valid_data, progress.step))
-        if init is not None:
-            say(init.describe(config))
-        find_micro_batches(training, progress.step)
-        measured = dry_run(training, progress.step)
-        if training.micro_batches is not None:
-            config = config_that_fits(training)
-            training = replace(training, config=config)
-            say(f"memory     is enough for a step in {config.train.num_micro_batches} micro-batches")
-        say(measured_plan(training, measured, progress.step))
+def _run_in(home: Home, request: RunRequest, config: RunConfig, engine: Engine, caller: _Caller) -> Run:
+    """`_run` in a folder that belongs to this process, or to the main one of many."""
+    folder, say = home.folder, home.say
+    start = find_start(folder, request, config, engine, caller, say)
+    training, progress = assemble(start, home, engine)
+    advice = memory_advice(start.config, engine)
+    with explain_out_of_memory(advice), engine.deterministic(start.config.train.deterministic):
+        training, measured = try_a_step(training, progress, start, say)
         say(f"run        {folder}")
-        if engine.is_main and resumed_from is None:
-            record |= start_record(training, request.label, caller.command, train_data, valid_data)
-            record |= {} if init is None else {"init": init.record()}
-            record |= {"peak_memory_bytes": measured.memory_bytes, "settings": settings_of(config)}
-            record |= {"folder": str(folder.resolve())}
-            write_start(folder, config, train_data, record)
-        elif engine.is_main:
-            say(f"continuing after step {progress.step}")
-            record |= note_resumed(folder, changed, progress.step)
-            write_again(folder, config, train_data)
-        if training.micro_batches is not None and engine.is_main:
-            record |= note_micro_batches(folder, config, progress.step)
-            training.micro_batches.on_more = lambda num: go_on_in(num, training, progress, home)
-        reason = take_steps(replace(training, save=save), progress, home, caller.on_step)
-    engine.on_main(lambda: check_in_place(owner, progress))
+        if engine.is_main:
+            write_first_files(training, progress, start, home, measured, caller.command)
+        reason = take_steps(training, progress, home, caller.on_step)
+    engine.on_main(lambda: check_in_place(home.owner, progress))
     run = Run(folder, trust_plugins=caller.trust_plugins, stopped=reason)
     if reason is not None:
-        say(f"stopped at step {progress.step} of {config.train.num_steps} ({reason}); a checkpoint is written")
+        say(f"stopped at step {progress.step} of {training.config.train.num_steps} ({reason}); a checkpoint is written")
         say(f"continue   {command_line(['train', '--resume', folder])}")
         return run
     if training.recorded is not None:
         training.recorded.forget()
     if engine.is_main:
         with explain_out_of_memory(advice), trusted():  # the run's plugins are imported already
-            finish(folder, engine, config, train_data, valid_data, say)
+            finish(folder, engine, training.config, start.train_data, start.valid_data, say)
     engine.barrier()
     return run
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a run begins with, or goes on from."""
+
+    config: RunConfig
+    """With paths that hold here and now."""
+    train_data: TokenDataset
+    valid_data: TokenDataset
+    init: Initial | None
+    """Whose weights it begins with; None for random ones, and where it goes on from a checkpoint."""
+    checkpoint: Checkpoint | None
+    """What it goes on from; None for the first step."""
+    changed: dict[str, tuple[Any, Any]] | None
+    """The settings of a run that goes on that have changed, (before, now) by dotted path; None for a new run."""
+
+
+def find_start(
+    folder: Path, request: RunRequest, config: RunConfig, engine: Engine, caller: _Caller, say: Say
+) -> Start:
+    """Prepare the text, and find what a run that goes on goes on from. Raises UserError where it cannot."""
+    init, before = request.initial, request.resumed_config
+    if before is not None:
+        config = replace(config, data=found_again(folder, config.data))
+    corpus = prepare_text(config, engine, caller.texts, caller.progress)
+    if caller.texts is not None:  # a resumed run finds them in the cache
+        config = replace(config, data=replace(config.data, source=str(corpus.folder), validation=None))
+    train_data, valid_data = (corpus.open(split, config.data.length) for split in ("train", "valid"))
+    checkpoint, changed = None, None
+    if before is not None:
+        found = describe_data(train_data, valid_data)
+        checkpoint, changed = find_resume_point(folder, before, config, engine, found, say)
+        init = initial_of(folder) if checkpoint is None else None
+    if init is not None:  # the old run may go: the new one has a tokenizer of its own
+        config = replace(config, data=replace(config.data, tokenizer=str((folder / "tokenizer").resolve())))
+    return Start(config, train_data, valid_data, init, checkpoint, changed)
+
+
+def assemble(start: Start, home: Home, engine: Engine) -> tuple[Training, Progress]:
+    """The objects of a run, and how far it is. Its checkpoints go where its folder is, also where that is moved or
+    deleted meanwhile (see `Owner.place`)."""
+    config, data = start.config, start.train_data
+    check_memory(config, data.tokenizer.vocab_size, memory_of(engine.device))
+    torch.manual_seed(config.train.seed)
+    model = build_model(config, data.tokenizer.vocab_size, data.counts)
+    if start.init is not None:
+        start.init.load_into(model, config, data.tokenizer)
+
+    def restore(folder: Path) -> None:
+        if not has_record(folder, home.record):
+            check_free(folder)
+        write_start(folder, config_that_fits(training), data, home.record)
+
+    def place() -> Path:
+        assert home.owner is not None
+        return home.owner.place(restore)
+
+    schedule = own_schedule(config, model.vocab_size, data.counts, model, data.tokenizer)
+    training, progress = make_training(
+        config,
+        engine,
+        model,
+        data,
+        evaluate=lambda model, stage, on_progress: score_validation(
+            config, engine, model, start.valid_data, schedule, stage, on_progress
+        ),
+        checkpoints=lambda: engine.on_main(place) / "checkpoints",
+        resume_from=start.checkpoint,
+    )
+
+    def save(progress: Progress, stage: Stage | None) -> None:
+        try:
+            training.save(progress, stage)
+        except (OSError, UserError) as error:
+            if isinstance(error, Owned) or home.owner is None or home.owner.is_in_place() or engine.num_ranks > 1:
+                raise
+            training.save(progress, stage)  # its folder was taken away while it was written: where there is one now
+
+    return replace(training, save=save), progress
+
+
+def try_a_step(training: Training, progress: Progress, start: Start, say: Say) -> tuple[Training, DryRun]:
+    """Say what the run will do, and try a step: how many micro-batches it takes, where that is to be found out, and
+    its time and memory. Returns the run as it fits in memory, and what was measured."""
+    say(plan(training, start.train_data, start.valid_data, progress.step))
+    if start.init is not None:
+        say(start.init.describe(start.config))
+    find_micro_batches(training, progress.step)
+    measured = dry_run(training, progress.step)
+    if training.micro_batches is not None:
+        training = replace(training, config=config_that_fits(training))
+        say(f"memory     is enough for a step in {training.num_micro_batches} micro-batches")
+    say(measured_plan(training, measured, progress.step))
+    return training, measured
+
+
+def write_first_files(
+    training: Training, progress: Progress, start: Start, home: Home, measured: DryRun, command: str | None
+) -> None:
+    """Write what a run's folder holds before its first step, or what changes in it where the run goes on."""
+    folder, config, record = home.folder, training.config, home.record
+    if start.changed is None:
+        record |= start_record(training, home.label, command, start.train_data, start.valid_data)
+        record |= {} if start.init is None else {"init": start.init.record()}
+        record |= {"peak_memory_bytes": measured.memory_bytes, "settings": settings_of(config)}
+        record |= {"folder": str(folder.resolve())}
+        write_start(folder, config, start.train_data, record)
+    else:
+        home.say(f"continuing after step {progress.step}")
+        record |= note_resumed(folder, start.changed, progress.step)
+        write_again(folder, config, start.train_data)
+    if training.micro_batches is not None:
+        record |= note_micro_batches(folder, config, progress.step)
+        training.micro_batches.on_more = lambda num: go_on_in(num, training, progress, home)
 
 
 def with_absolute_paths(data: DataConfig) -> DataConfig:
