@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from mdlm_atat.atomic import folder_written_aside, write_json, write_text
+from mdlm_atat.atomic import folder_written_aside, is_device, write_json, write_text
 from mdlm_atat.config.yaml_text import read_yaml, yaml_text
 from mdlm_atat.data.counts import write_counts
 from mdlm_atat.training.packed import save_tensors
@@ -45,6 +45,26 @@ def test_all_of_a_folder_is_on_the_disk_before_it_gets_its_name_whoever_writes_i
         (aside / "parts" / "file").write_text("written by a library, which does not flush it")
     saved = tmp_path / "saved"
     assert disk.is_synced_before_it_is_renamed(saved, saved, saved / "parts", saved / "parts" / "file")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes with names")
+def test_no_file_takes_the_place_of_a_pipe(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    write_text(pipe, "text")
+    assert os.read(reader, 10) == b"text"
+    os.close(reader)
+    assert pipe.is_fifo()
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_devices_and_names_of_open_files_are_no_files_whose_place_is_taken(tmp_path):
+    (tmp_path / "file").write_text("text")
+    assert [is_device(tmp_path / name) for name in ("file", "new", ".")] == [False] * 3
+    with (tmp_path / "file").open() as opened:
+        for name in ("null", "stdout", f"fd/{opened.fileno()}"):
+            assert is_device(Path("/dev") / name) == (Path("/dev") / name).exists()
 
 
 def test_a_path_that_is_no_utf_8_is_read_back_as_it_was(tmp_path):

@@ -34,7 +34,11 @@ def write_bytes(file: Path, content: bytes) -> None:
 @contextmanager
 def written_aside(file: Path) -> Iterator[Path]:
     """An empty file beside `file` to write to. At the end of the block it is flushed to the disk and becomes `file`;
-    where the block raises, `file` stays as it was."""
+    where the block raises, `file` stays as it was. A device, a pipe or the name of an open file is written to itself:
+    root could put a file in the place of /dev/null."""
+    if is_device(file):
+        yield file
+        return
     aside = file.with_name(f".{file.name}.{secrets.token_hex(4)}.writing")  # its own: others may write the same file
     try:
         aside.touch(exist_ok=False)
@@ -47,6 +51,13 @@ def written_aside(file: Path) -> Iterator[Path]:
     finally:
         aside.unlink(missing_ok=True)
     sync(file.parent)
+
+
+def is_device(file: Path) -> bool:
+    """Whether this is a device, a pipe or the name of an open file, such as /dev/stdout, which may lead to a file."""
+    folder = file.parent.resolve()
+    is_name_of_open_file = folder == Path("/dev") or folder.is_relative_to("/proc")
+    return file.exists() and (is_name_of_open_file or not (file.is_file() or file.is_dir()))
 
 
 @contextmanager
