@@ -110,6 +110,14 @@ def test_a_file_of_any_kind_gives_the_same_rows_with_the_same_labels(cats, tmp_p
     assert not (tmp_path / "labels.csv.part").exists()
 
 
+@pytest.mark.filterwarnings("always:delimiter has no effect")
+def test_a_delimiter_of_a_file_that_has_none_is_warned_about(cats, tmp_path, capsys):
+    for name in ("a.jsonl", "a.csv"):
+        WRITERS[name](tmp_path / name)
+        assert main(["classify", str(cats), str(tmp_path / name), "--delimiter", ","]) == 0
+        assert ("delimiter has no effect with source = " in capsys.readouterr().err) == (name == "a.jsonl")
+
+
 @pytest.mark.parametrize("ending", [".csv", ".tsv", ".jsonl", ".parquet"])
 def test_every_kind_of_output_holds_the_same(cats, tmp_path, ending):
     (tmp_path / "a.jsonl").write_text("".join(json.dumps({**row, "more": {"n": [1, None]}}) + "\n" for row in ROWS))

@@ -54,7 +54,18 @@ def test_flags_are_taken_with_dashes_or_underscores_and_in_any_order(line: str):
 
 def test_a_flag_that_collects_what_it_is_given_may_be_given_twice_and_no_other():
     assert parse("m --task a --pass_on=--gres=gpu:1 --pass-on=--time=1").pass_on == ["--gres=gpu:1", "--time=1"]
-    assert mistakes("m --task a --task a") == ["--task: given twice; leave one of them out"]
+    assert mistakes("m --task a --task a --task=b") == ["--task: given twice; leave one of them out"]
+
+
+@pytest.mark.parametrize("line", ["--times 0.1 0.2", "--times 0.1 --times 0.2", "--times=0.1 m --task a --times 0.2"])
+def test_the_values_of_a_list_that_is_given_again_add_up_and_take_the_place_of_its_default(line: str):
+    parser = make_parser()
+    parser.add_argument("--steps", type=whole(1), nargs="*", default=[8, 16], help="numbers of steps")
+    line = line if " m " in line else f"m --task a {line}"
+    found = parser.parse(shlex.split(line))
+    assert (found.times, found.steps) == ([0.1, 0.2], [8, 16])
+    assert parser.parse(shlex.split(f"{line} --steps 3 --steps 4 5")).steps == [3, 4, 5]
+    assert parser.parse(shlex.split(line)).steps == [8, 16]
 
 
 def test_what_follows_two_dashes_is_a_text_whatever_it_begins_with():

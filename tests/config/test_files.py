@@ -273,6 +273,11 @@ def test_of_two_equal_flags_neither_wins():
     ]
 
 
+def test_the_values_of_a_list_that_is_given_again_add_up():
+    for argv in ("--train.loggers wandb tensorboard", "--train.loggers wandb --train.loggers=tensorboard"):
+        assert with_flags(argv.split()).train.loggers == ("wandb", "tensorboard")
+
+
 def test_no_flags_change_nothing():
     assert with_flags([]) == RunConfig()
 

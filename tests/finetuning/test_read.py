@@ -174,6 +174,19 @@ def test_csv_with_quoted_line_ends_and_jsonl_are_the_same_task(tmp_path: Path):
     assert {len(task.dev) for task in found} == {4}  # a tenth
 
 
+def test_a_delimiter_of_a_file_that_has_none_is_warned_about_and_of_no_file_refused(tmp_path: Path, glue: Path):
+    table = write_csv(tmp_path / "a.csv", rows())
+    lines = tmp_path / "a.jsonl"
+    lines.write_text("".join(json.dumps(row) + "\n" for row in rows()))
+    says = "delimiter has no effect with source = .*a.jsonl"
+    with pytest.warns(UserWarning, match=says):
+        open_task(str(lines), delimiter=",", dev_fraction=0.1)
+    open_task(str(table), delimiter=",", encoding="utf-8", dev_fraction=0.1)
+    open_task(str(lines), delimiter=",", dev=write_csv(tmp_path / "b.csv", rows()[:4]))
+    assert "`delimiter=` are for a file of your own; cola has its" in refusal("cola", data=str(glue), delimiter=",")
+    assert "are for a file, and `data=` holds records" in refusal(None, data=rows(), encoding="cp1252")
+
+
 def test_40_labelled_rows_of_which_two_hold_stray_quotes_are_40_examples_and_that_is_said(tmp_path: Path):
     lines = [f"film {n}\t{'pos' if n % 2 else 'neg'}" for n in range(40)]
     lines[5], lines[25] = '"Hello film\tpos', 'went film"\tneg'

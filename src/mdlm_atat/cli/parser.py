@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import re
+from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import MISSING, dataclass, fields
 from difflib import get_close_matches
@@ -58,8 +59,8 @@ def real(least: float = -math.inf, most: float = math.inf) -> Number:
 class Parser(argparse.ArgumentParser):
     """An argparse parser whose mistakes are one UserError that lists them all.
 
-    A flag may be written with - or _ between its words, and is never abbreviated. `takes_settings`: dotted flags
-    (--optim.lr 1e-3) are settings of a run.
+    A flag may be written with - or _ between its words, is never abbreviated, and is given once unless it is a list.
+    `takes_settings`: dotted flags (--optim.lr 1e-3) are settings of a run.
     """
 
     def __init__(self, prog: str, description: str, epilog: str = "", *, takes_settings: bool = False) -> None:
@@ -71,6 +72,7 @@ class Parser(argparse.ArgumentParser):
             allow_abbrev=False,
             exit_on_error=False,
         )
+        self.register("action", None, _Store)
         self._takes_settings = takes_settings
         self._needs: dict[str, tuple[When, ...]] = {}
         self._mistakes: list[str] = []
@@ -160,7 +162,7 @@ class Parser(argparse.ArgumentParser):
         out with its values."""
         spelling = {_key(name): name for name in self._option_string_actions if name.startswith("--")}
         words: list[str] = []
-        given: set[str] = set()
+        given = Counter[str]()
         any_unknown = skipping = False
         for position, word in enumerate(argv):
             if word == "--":
@@ -174,10 +176,11 @@ class Parser(argparse.ArgumentParser):
             if self._takes_settings and name.startswith("--") and "." in name:
                 words.append("--" + _key(name)[2:] + value)
             elif name.startswith("--") and _key(name) in spelling:
-                is_list = isinstance(self._option_string_actions[spelling[_key(name)]], argparse._AppendAction)
-                if _key(name) in given and not is_list:
+                action = self._option_string_actions[spelling[_key(name)]]
+                is_list = isinstance(action, argparse._AppendAction) or action.nargs in ("+", "*")
+                given[_key(name)] += 1
+                if given[_key(name)] == 2 and not is_list:
                     self._mistakes.append(f"{spelling[_key(name)]}: given twice; leave one of them out")
-                given.add(_key(name))
                 words.append(spelling[_key(name)] + value)
             else:
                 any_unknown = skipping = True
@@ -229,6 +232,16 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise UserError(message)
+
+
+class _Store(argparse._StoreAction):
+    """What argparse does with a value; but the values of a flag that takes several, and is given again, add up."""
+
+    def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: Any = None) -> None:
+        before = getattr(namespace, self.dest, self.default)
+        if self.option_strings and self.nargs in ("+", "*") and before is not self.default:
+            values = [*before, *values]
+        super().__call__(parser, namespace, values, option_string)
 
 
 class _Help(argparse.RawDescriptionHelpFormatter):

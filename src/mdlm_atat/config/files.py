@@ -150,6 +150,8 @@ def read_flags(argv: Sequence[str]) -> tuple[dict[str, Any], list[Mistake]]:
             mistakes.append(("", f"{name}: unknown flag{_did_you_mean(path, dashes='--')}"))
         elif not words and not is_list(hint):
             mistakes.append(("", f"{name}: expected {kind_of(hint)} after it"))
+        elif is_list(hint):
+            settings[path] = [*settings.get(path, ()), *_value_of_words(hint, words)]
         elif path in settings:
             mistakes.append(("", f"{name}: given twice; leave one of them out"))
         else:

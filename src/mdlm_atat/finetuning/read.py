@@ -24,6 +24,7 @@ from mdlm_atat.data.readers.reading import Reading
 from mdlm_atat.data.readers.records import named, only
 from mdlm_atat.data.readers.rows import read_rows
 from mdlm_atat.data.readers.tables import Form, table_rows
+from mdlm_atat.data.request import DataRequest
 from mdlm_atat.data.sources import Files, HubSet
 from mdlm_atat.errors import UserError
 from mdlm_atat.finetuning.metrics import OF_SCORES, Metric, find_metrics
@@ -90,6 +91,8 @@ def open_task(
         if dev is not None or name in GLUE:
             what = "`dev=` names a file" if dev is not None else f"{name} is a task of GLUE with examples of its own"
             raise UserError(f"{what}, and `data=` holds records: leave one out, or name the task otherwise")
+        if encoding or delimiter:
+            raise UserError("`encoding=` and `delimiter=` are for a file, and `data=` holds records: leave them out")
         own = _from_records("records" if name is None else str(name), data, columns)
         return _own_task(own, dev_fraction, folds, regression, metrics)
     if name is None:
@@ -102,8 +105,11 @@ def open_task(
             raise UserError(
                 f"`dev=`, `dev_fraction=`, `folds=` and `regression=` are for a file of your own; {name} is complete"
             )
-        if text or text_pair or label:
-            raise UserError(f"`text=`, `text_pair=` and `label=` are for a file of your own; {name} has its columns")
+        if text or text_pair or label or encoding or delimiter:
+            raise UserError(
+                "`text=`, `text_pair=`, `label=`, `encoding=` and `delimiter=` are for a file of your own; "
+                f"{name} has its columns"
+            )
         if data is None or str(data).startswith("hub:"):
             return _from_hub(name, str(data or "").removeprefix("hub:") or HUB_NAME, metrics)
         return _from_folder(name, Path(data).expanduser(), metrics)
@@ -114,6 +120,8 @@ def open_task(
         hint = did_you_mean(str(name).lower().replace("-", "").replace("_", ""), GLUE)
         what = "is a folder" if path.is_dir() else "is no task that is known, and no file"
         raise UserError(f"`task={str(name)!r}` {what}{hint}; expected one of {', '.join(GLUE)}, or a file")
+    request = DataRequest(source=path, validation=dev, encoding=encoding, delimiter=delimiter)
+    request.warn_of_what_has_no_effect()
     own = _from_files(path, None if dev is None else Path(dev).expanduser(), reading, columns)
     return _own_task(own, dev_fraction, folds, regression, metrics)
 

@@ -23,6 +23,7 @@ from mdlm_atat.data.readers.kinds import Refusal, find_reader, no_reader
 from mdlm_atat.data.readers.reading import Reading
 from mdlm_atat.data.readers.records import named, only
 from mdlm_atat.data.readers.rows import Row, plain, read_rows
+from mdlm_atat.data.request import DataRequest
 from mdlm_atat.device import explain_out_of_memory
 from mdlm_atat.errors import UserError
 from mdlm_atat.finetuning.classifier import BATCH_SIZE, Prediction, TextClassifier
@@ -66,6 +67,7 @@ class Table:
         refusal = find_reader(file, encoding)
         if isinstance(refusal, Refusal):
             raise no_reader(file, refusal)
+        DataRequest(source=file, encoding=encoding, delimiter=delimiter).warn_of_what_has_no_effect()
         columns = columns_of(classifier, text, text_pair)
         reading = Reading(column=columns[0], documents="line", encoding=encoding, delimiter=delimiter)
         identity = json.dumps([sha256(file), file.suffixes, columns, encoding, delimiter])
