@@ -6,8 +6,6 @@ import json
 import lzma
 import os
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +21,7 @@ from mdlm_atat.data.tokenizers import (
     Tokenizer,
     byte_level,
     has_identity,
+    unbroken,
 )
 from mdlm_atat.errors import UserError
 from mdlm_atat.formats import data_size
@@ -254,17 +253,6 @@ def _parsed(text: str, folder: Path) -> Any:
         raise UserError(
             f"{folder / 'tokenizer.json'} is not a tokenizer the library reads: {str(error)[:200]}"
         ) from None
-
-
-@contextmanager
-def unbroken() -> Iterator[None]:
-    """Raise ValueError for a panic of the `tokenizers` library, which is no Exception."""
-    try:
-        yield
-    except BaseException as error:
-        if type(error).__name__ != "PanicException":
-            raise
-        raise ValueError(str(error)) from None
 
 
 def _read(folder: Path, name: str) -> str | None:

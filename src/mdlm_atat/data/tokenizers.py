@@ -156,6 +156,21 @@ class ByteTokenizer:
         _save_config(self, folder, "byte")
 
 
+class Panic(ValueError):
+    """The `tokenizers` library broke off, by a fault of its own or of what it was given."""
+
+
+@contextmanager
+def unbroken() -> Iterator[None]:
+    """Raise `Panic` for a panic of the `tokenizers` library, which is no Exception."""
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        raise Panic(str(error)) from None
+
+
 class HFTokenizer:
     """A `tokenizers.Tokenizer` (byte-level BPE, WordPiece, Unigram, ...) that adds, pads and truncates nothing."""
 
@@ -213,12 +228,11 @@ class HFTokenizer:
 
     @contextmanager
     def _panics(self, where: str) -> Iterator[None]:
-        """Raise UserError for a panic of the library, which is no Exception."""
+        """Raise UserError for a panic of the library."""
         try:
-            yield
-        except BaseException as error:
-            if type(error).__name__ != "PanicException":
-                raise
+            with unbroken():
+                yield
+        except Panic as error:
             raise UserError(f"the tokenizer {self.name} breaks {where} ({error}); choose another one") from None
 
     @property

@@ -118,14 +118,14 @@ class Runner:
             if lock is None:
                 continue
             waiting.remove(job)
+            child = None
             try:
                 child = self._start(job, lock, children, started_s)
-            except BaseException:
-                lock.release()
-                raise
+            finally:
+                if child is None:
+                    lock.release()
             if child is not None:
                 return child
-            lock.release()
         return None
 
     def _start(self, job: Job, lock: Lock, children: Sequence[Child], started_s: float) -> Child | None:
