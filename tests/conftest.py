@@ -94,6 +94,20 @@ def cache(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ATAT_CACHE", str(runs / "cache"))
 
 
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A text for a module's own runs."""
+    from tiny_runs import write_text
+
+    return write_text(tmp_path_factory.mktemp("text") / "text.txt")
+
+
+@pytest.fixture
+def cache_beside_text(text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For commands that read that text."""
+    monkeypatch.setenv("ATAT_CACHE", str(text.parent / "cache"))
+
+
 @pytest.fixture(scope="session")
 def masked(runs: Path) -> MaskedDiffusionLM:
     from mdlm_atat import MaskedDiffusionLM

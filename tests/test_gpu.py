@@ -18,22 +18,12 @@ from mdlm_atat.data.tokenizers import CharTokenizer
 from mdlm_atat.device import Graphed, choose_device, choose_precision, device_name
 from mdlm_atat.lm.reading import LeftToRightDenoiser
 from mdlm_atat.nets.two_way import TwoWayDiT
-from tiny_runs import losses_of, train_method, write_text
+from tiny_runs import losses_of, train_method
 
 ROOT = Path(__file__).parents[1]
-pytestmark = pytest.mark.gpu
+pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("cache_beside_text")]
 ABC = CharTokenizer("abcdefghijkl")  # and eos: a vocabulary of 13
 SHAPE: dict[str, Any] = {"num_layers": 2, "width": 32, "num_heads": 2}
-
-
-@pytest.fixture(scope="module")
-def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_text(tmp_path_factory.mktemp("gpu") / "text.txt")
-
-
-@pytest.fixture(autouse=True)
-def cache(text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ATAT_CACHE", str(text.parent / "cache"))
 
 
 def test_the_gpu_is_chosen_and_named_and_its_peak_of_memory_is_told(text, tmp_path):

@@ -20,18 +20,9 @@ from mdlm_atat.interrupts import interruptible
 from mdlm_atat.runs.steps import stop_requests
 from mdlm_atat.signals import signals_heard
 from mdlm_atat.training.checkpoint import all_checkpoints
-from tiny_runs import losses_of, train_method, write_text
+from tiny_runs import losses_of, train_method
 
-
-@pytest.fixture(scope="module")
-def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_text(tmp_path_factory.mktemp("text") / "text.txt")
-
-
-@pytest.fixture(autouse=True)
-def cache(text: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("ATAT_CACHE", str(text.parent / "cache"))
-    return text.parent / "cache"
+pytestmark = pytest.mark.usefixtures("cache_beside_text")
 
 
 # a validation of two batches every four steps

@@ -13,17 +13,9 @@ import pytest
 from mdlm_atat import load_lm
 from mdlm_atat.cli.main import main
 from processes import Started
-from tiny_runs import tiny_flags, train, write_text
+from tiny_runs import tiny_flags, train
 
-
-@pytest.fixture(scope="module")
-def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_text(tmp_path_factory.mktemp("text") / "text.txt")
-
-
-@pytest.fixture(autouse=True)
-def cache(text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ATAT_CACHE", str(text.parent / "cache"))
+pytestmark = pytest.mark.usefixtures("cache_beside_text")
 
 
 OUTPUTS = {  # where standard output leads, and error; whether anybody reads what is printed
