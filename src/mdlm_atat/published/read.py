@@ -1,0 +1,26 @@
+"""Which family a published model is of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from mdlm_atat.errors import UserError
+from mdlm_atat.published.imported import Imported
+
+Reader = Callable[[Path], Imported | None]
+"""Reads a folder in the hub's format, or a file of weights; None where that is of another family. Raises UserError for
+one of its family that is damaged or cannot be represented."""
+
+READERS: dict[str, Reader] = {}
+"""By the name of the family, in the order in which they are asked."""
+
+
+def read_published(path: Path) -> Imported:
+    """Read the model that others have published in a folder (config.json and safetensors) or a file (.ckpt, .gguf).
+    Raises UserError where it is of no family that is known."""
+    for read in READERS.values():
+        found = read(path)
+        if found is not None:
+            return found
+    raise UserError(f"{path} holds no model that can be read; known are {', '.join(READERS)}")
