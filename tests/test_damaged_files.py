@@ -142,7 +142,7 @@ ANYTHING = st.recursive(
 def test_a_value_of_any_kind_at_any_place_is_read_or_told(tmp_path_factory, name):
     kind, folder = KINDS[name], tmp_path_factory.mktemp("damaged")
 
-    @settings(max_examples=40, deadline=None, database=None)
+    @settings(max_examples=15, deadline=None, database=None)
     @given(st.data())
     def damage(data: st.DataObject) -> None:
         content = json.loads(json.dumps(kind.content))

@@ -89,13 +89,13 @@ def test_an_error_that_all_share_is_added_and_is_all_there_is_of_one_number():
 def test_the_interval_holds_the_truth_19_times_in_20_whatever_the_seeds_share():
     rng = np.random.default_rng(0)
     held = 0
-    for _ in range(1000):  # three seeds, which differ by less than what they share
+    for _ in range(250):  # three seeds, which differ by less than what they share
         blocks = rng.normal(0, 1.0, 32)
         values = blocks.mean() + rng.normal(0, 0.05, 3)
         found = mean_with_interval(list(values), CommonError(blocks.std(ddof=1) / math.sqrt(32), 31)).interval95
         assert found is not None
         held += found[0] < 0 < found[1]
-    assert 0.92 < held / 1000 < 0.98
+    assert 0.91 < held / 250 < 0.99  # 3 deviations
 
 
 def test_the_p_of_1_2_3_is_that_of_t_at_2_root_3_with_two_degrees():
