@@ -24,7 +24,7 @@ from mdlm_atat.scoring.records import Evaluation
 from mdlm_atat.small_files import read_object, taken_apart
 from mdlm_atat.studies.planning import read_plan
 from mdlm_atat.training.checkpoint import Checkpoint
-from mdlm_atat.training.folder import check_same_data, note_resumed, read_counts, read_start
+from mdlm_atat.training.folder import check_same_data, note, note_resumed, read_counts, read_start
 from mdlm_atat.training.log import JsonLines
 from mdlm_atat.training.loop import from_state
 from mdlm_atat.training.metrics import read_metrics
@@ -36,7 +36,9 @@ DATA = {"tokenizer_hash": "a", "hash": "b", "tokenizer": "char", "train_tokens":
 
 def resume(folder: Path) -> None:
     read_start(folder)
-    note_resumed(folder, {"optim.lr": (1.0, 2.0)}, 3)
+    note_resumed(folder, {"optim.lr": (1.0, 2.0)}, 3, 1)
+    note(folder, "rewinds", {})
+    note(folder, "micro_batches", {"after_step": 4})
 
 
 def read_state(folder: Path) -> None:
@@ -69,6 +71,11 @@ COUNTED = np.zeros((2, NUM_KINDS, NUM_KINDS), int).tolist()
 KINDS = {
     "run.json": Kind("run.json", known(OLD_RUN / "run.json"), resume),
     "its data": Kind("run.json", {"data": DATA}, lambda folder: check_same_data(folder, DATA)),
+    "what happened": Kind(
+        "run.json",
+        {name: [{"after_step": 1, "setting": "optim.lr"}] for name in ("changes", "micro_batches", "rewinds")},
+        resume,
+    ),
     "state.json": Kind("state.json", known(STATE), read_state),
     "profile.json": Kind("profile.json", {"weights": "a", "profile": COLUMNS}, read_profile),
     "manifest.json": Kind("manifest.json", known(CORPUS), lambda folder: (is_prepared(folder), read_manifest(folder))),
@@ -96,6 +103,18 @@ DAMAGED = {
     "zeros": bytes(100),
     "a folder": None,
 }
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"step": None}, {"step": -1}, {"step": 2.0}, {"num_rewinds": "2"}, {"num_rewinds": -1}, {"num_tokens": "many"}],
+)
+def test_progress_that_no_run_makes_is_told(tmp_path, wrong):
+    state = known(STATE)
+    state["progress"] |= wrong
+    (tmp_path / "state.json").write_text(json.dumps(state))
+    with pytest.raises(UserError, match=r"state\.json is damaged"):
+        read_state(tmp_path)
 
 
 def check(kind: Kind, folder: Path) -> None:

@@ -208,7 +208,7 @@ def _open_in(disk: Disk, real: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _stand_ins(disk: Disk) -> dict[str, Callable[..., Any]]:
-    real = {name: getattr(os, name) for name in ("open", "close", "fsync")}
+    real = {name: getattr(os, name) for name in ("open", "close", "fsync", "write")}
 
     def open_(path: Any, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
         if (found := disk.finds(path, dir_fd)) is not None:
@@ -227,6 +227,11 @@ def _stand_ins(disk: Disk) -> dict[str, Callable[..., Any]]:
         if (found := disk.finds(descriptor)) is not None:
             disk.meet("fsync", found)  # and that is enough: what really waits for the disk is slow
 
+    def write(descriptor: int, data: Any) -> int:
+        if (found := disk.finds(descriptor)) is not None:
+            disk.meet("write", found, half=lambda: real["write"](descriptor, bytes(data)[: len(data) // 2]))
+        return real["write"](descriptor, data)
+
     def changing(name: str, kind: str | None, which: int = 0) -> Callable[..., Any]:
         """`kind` None: it is not counted, but a dead process does it no more."""
         function = getattr(os, name)
@@ -244,7 +249,7 @@ def _stand_ins(disk: Disk) -> dict[str, Callable[..., Any]]:
     kinds = {"rename": "rename", "replace": "rename", "mkdir": "mkdir", "symlink": "symlink"}
     kinds |= dict.fromkeys(["unlink", "remove", "rmdir", "utime", "chmod"])
     changes = {name: changing(name, kind, which=1 if name == "symlink" else 0) for name, kind in kinds.items()}
-    return {"open": open_, "close": close, "fsync": fsync, **changes}
+    return {"open": open_, "close": close, "fsync": fsync, "write": write, **changes}
 
 
 def _tensors_in(disk: Disk, name: str) -> Callable[..., Any]:

@@ -17,6 +17,7 @@ from mdlm_atat.data.tokens import batch_at
 from mdlm_atat.errors import UserError
 from mdlm_atat.training import assemble
 from mdlm_atat.training.checkpoint import all_checkpoints
+from mdlm_atat.training.folder import note_resumed
 from processes import run_ranks
 from tiny_runs import MASKED, TINY, losses_of, tiny_flags, train
 
@@ -108,6 +109,22 @@ def test_a_run_that_is_deleted_after_it_went_back_is_saved_again_with_what_happe
     assert record["rewinds"] == [{"bad_step": 5, "to_step": 4}]
     assert record["micro_batches"] == [{"after_step": 0, "num_micro_batches": 1}]
     assert mdlm_atat.Run(tmp_path / "run").config.train.num_micro_batches == 1
+
+
+def test_what_was_noted_of_steps_that_are_taken_again_is_not_noted_twice(tmp_path):
+    record: dict = {
+        "changes": [{"after_step": step, "setting": "optim.lr", "before": 1, "now": 2} for step in (2, 4, 8)],
+        "micro_batches": [{"after_step": step, "num_micro_batches": step + 1} for step in (0, 4, 6)],
+        "rewinds": [{"bad_step": 3, "to_step": 2}, {"bad_step": 6, "to_step": 4}],
+    }
+    (tmp_path / "run.json").write_text(json.dumps(record))
+    kept = note_resumed(tmp_path, {}, 4, 1)
+    assert kept == json.loads((tmp_path / "run.json").read_text())
+    assert {name: kept[name] for name in record} == {
+        name: entries[:num] for (name, entries), num in zip(record.items(), (1, 2, 1), strict=True)
+    }
+    first = note_resumed(tmp_path, {}, 0, 0)
+    assert (first["changes"], first["micro_batches"], first["rewinds"]) == ([], record["micro_batches"][:1], [])
 
 
 def test_after_so_many_rewinds_a_run_ends_with_the_error_and_its_last_good_checkpoint(text, tmp_path, faults, capsys):

@@ -295,7 +295,7 @@ def write_first_files(
         write_start(folder, config, start.train_data, record)
     else:
         home.say(f"continuing after step {progress.step}")
-        record |= note_resumed(folder, start.changed, progress.step)
+        record |= note_resumed(folder, start.changed, progress.step, progress.num_rewinds)
         write_again(folder, config, start.train_data)
     if training.micro_batches is not None:
         record |= note_micro_batches(folder, config, progress.step)

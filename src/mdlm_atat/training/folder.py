@@ -177,7 +177,7 @@ def note_micro_batches(folder: Path, config: RunConfig, step: int) -> dict[str, 
 def note(folder: Path, what: str, entry: dict[str, Any]) -> dict[str, Any]:
     """Add an entry to a list of run.json: what happened to the run on the way. Returns run.json."""
     record = read_start(folder)
-    record[what] = [*record.get(what, ()), entry]
+    record[what] = [*(record.get(what) or ()), entry]
     write_json(folder / "run.json", record)
     return record
 
@@ -202,8 +202,8 @@ def read_start(folder: Path) -> dict[str, Any]:
         check_kinds(record, started=str, folder=str, data=dict, machine=dict, init=dict, settings=dict)
         check_kinds(record, changes=list, micro_batches=list, rewinds=list)
         check_kinds(record.get("data") or {}, tokenizer_hash=str, hash=str, tokenizer=str, train_tokens=int)
-        for change in record.get("changes") or ():
-            check_kinds(change, after_step=int, setting=str)
+        for entry in [*(record.get("changes") or ()), *(record.get("micro_batches") or ())]:
+            check_kinds(entry, after_step=int, setting=str)
     return record
 
 
@@ -249,19 +249,25 @@ def changes(before: RunConfig, after: RunConfig) -> dict[str, tuple[Any, Any]]:
     }
 
 
-def note_resumed(folder: Path, changed: Mapping[str, tuple[Any, Any]], step: int) -> dict[str, Any]:
+def note_resumed(folder: Path, changed: Mapping[str, tuple[Any, Any]], step: int, num_rewinds: int) -> dict[str, Any]:
     """Keep in run.json where a run lies that goes on, and after which step which setting changed. Returns run.json.
-    What was noted of later steps goes: they are taken again."""
+    What was noted of later steps goes: they are taken again, as are rewinds beyond the `num_rewinds` of the checkpoint.
+    """
     before = read_start(folder)
     noted = [
         {"after_step": step, "setting": path, "before": old, "now": new}
         for path, (old, new) in changed.items()
         if path != "train.max_minutes"  # which belongs to one call of the command
     ]
-    earlier = [change for change in before.get("changes", ()) if change["after_step"] < step]
-    record = {**before, "folder": str(folder.resolve())}
-    if "changes" in before or noted:
-        record["changes"] = [*earlier, *noted]
+    with taken_apart(folder / "run.json"):
+        lists = {name: before.get(name) or [] for name in ("changes", "micro_batches", "rewinds")}
+        kept = {
+            "changes": [*(change for change in lists["changes"] if change["after_step"] < step), *noted],
+            "micro_batches": [found for found in lists["micro_batches"] if found["after_step"] <= step],
+            "rewinds": lists["rewinds"][:num_rewinds],
+        }
+    kept = {name: entries for name, entries in kept.items() if entries != lists[name]}
+    record = {**before, **kept, "folder": str(folder.resolve())}
     if record != before:
         write_json(folder / "run.json", record)
     return record

@@ -441,5 +441,8 @@ def from_state(state: Mapping[str, Any]) -> Progress:
     for anything else."""
     check_kinds(state, step=int, num_tokens=int, elapsed_s=NUMBER, num_rewinds=int)
     check_kinds(state, best_bound=NUMBER, best_step=int, unscored=dict)
-    known = {name: state[name] for name in Progress.__dataclass_fields__ if name in state}
-    return Progress(**{**known, "best_bound": math.inf if known["best_bound"] is None else known["best_bound"]})
+    known = {name: state[name] for name in Progress.__dataclass_fields__ if state.get(name) is not None}
+    progress = Progress(known.pop("step"), **known)
+    if progress.step < 0 or progress.num_rewinds < 0:
+        raise ValueError(f"it counts {progress.step} steps and {progress.num_rewinds} rewinds")
+    return progress
