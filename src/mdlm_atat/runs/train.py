@@ -189,24 +189,25 @@ def _run_in(home: Home, request: RunRequest, config: RunConfig, engine: Engine, 
 
 @dataclass(frozen=True)
 class Start:
-    """What a run begins with, or goes on from."""
+    """What a run starts with, whether it is new or resumed."""
 
     config: RunConfig
     """With paths that hold here and now."""
     train_data: TokenDataset
     valid_data: TokenDataset
     init: Initial | None
-    """Whose weights it begins with; None for random ones, and where it goes on from a checkpoint."""
+    """Whose weights its first step starts from; None for random ones, and where there is a checkpoint."""
     checkpoint: Checkpoint | None
-    """What it goes on from; None for the first step."""
+    """What it is resumed from; None where it starts at its first step."""
     changed: dict[str, tuple[Any, Any]] | None
-    """The settings of a run that goes on that have changed, (before, now) by dotted path; None for a new run."""
+    """The settings that a resumed run has changed, (before, now) by dotted path; None for a new run."""
 
 
 def find_start(
     folder: Path, request: RunRequest, config: RunConfig, engine: Engine, caller: _Caller, say: Say
 ) -> Start:
-    """Prepare the text, and find what a run that goes on goes on from. Raises UserError where it cannot."""
+    """Prepare the text and, where a run is resumed, find its newest sound checkpoint and the settings that changed.
+    Raises UserError where it cannot be resumed."""
     init, before = request.initial, request.resumed_config
     if before is not None:
         config = replace(config, data=found_again(folder, config.data))

@@ -61,7 +61,8 @@ class Owner:
         os.ftruncate(lock.descriptor, 0)
         os.lseek(lock.descriptor, 0, os.SEEK_SET)
         os.write(lock.descriptor, json.dumps(content).encode())
-        threading.Thread(target=self._beat, daemon=True).start()
+        self._beats = threading.Thread(target=self._beat, daemon=True)
+        self._beats.start()
 
     @classmethod
     def of(cls, folder: Path, say: Callable[[str], None]) -> Owner:
@@ -98,6 +99,7 @@ class Owner:
     def release(self) -> None:
         """Let others have the folder. Folders that were made for it and are empty go again."""
         self._ended.set()
+        self._beats.join()  # it uses the descriptor, which another file may get as soon as it is closed
         if self._again is not None:
             self._again.release()
         if _read(self.folder / LOCK_FILE).get("token") == self._token:
