@@ -29,8 +29,8 @@ def names(kind: type) -> list[str]:
     return [field.name for field in fields(kind)]
 
 
-def test_the_17_settings_are_written_down_once() -> None:
-    assert len(names(DataSettings)) == 17
+def test_the_18_settings_are_written_down_once() -> None:
+    assert len(names(DataSettings)) == 18
     assert names(DataConfig) == names(DataSettings)
     assert names(DataRequest) == [*names(DataSettings), "whole"]
     assert names(ZeroShotSet) == [*names(DataSettings), "name"]

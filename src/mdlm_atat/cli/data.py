@@ -85,6 +85,8 @@ def _prepare(arguments: Namespace) -> None:
     plain = {"data.tokenizer": "char", "data.mode": "wrap"}  # as the preset has them
     settings = {name: value for name, value in corpus.settings().items() if plain.get(name) != value}
     settings["data.source"] = arguments.out
+    if "data.loss_on" in settings:
+        del settings["data.mode"]  # which that has
     words = [
         word
         for name, value in settings.items()

@@ -61,9 +61,25 @@ def read_lines(manifest: Manifest) -> list[str]:
     lines = [f"read       {'; '.join(sizes)} ({manifest.validation['rule']})", *_more_held_out(manifest)]
     if lost := lost_in_words(manifest):
         lines.append(f"lost       {lost}")
-    lines += changed_lines(manifest.accounts)
+    lines += changed_lines(manifest.accounts) + _answer_lines(manifest)
     repeated = repeated_in_words(manifest.accounts)
     return [*lines, f"repeated   {repeated}"] if repeated else lines
+
+
+def _answer_lines(manifest: Manifest) -> list[str]:
+    """How many answers there are, and what was left out of them, in at most one line."""
+    if manifest.loss_on != "answers":
+        return []
+    shares = "; ".join(
+        f"{_NAMES[name]} {split.rows:,}, {percent(split.answers['tokens'] / max(split.tokens, 1))} of its tokens"
+        for name, split in manifest.splits.items()
+        if split.answers is not None
+    )
+    left_out = Counter[str]()
+    for counts in ((manifest.accounts or {}).get("answers") or {}).values():
+        left_out.update(counts)
+    words = ", ".join(f"{what} ({number:,})" for what, number in left_out.most_common())
+    return [f"answers    {shares}{f'; not whole or left out: {words}' if words else ''}"]
 
 
 def _more_held_out(manifest: Manifest) -> list[str]:

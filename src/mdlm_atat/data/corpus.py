@@ -63,6 +63,8 @@ class Corpus:
         manifest = self.manifest
         name, length = manifest.tokenizer["name"], manifest.length
         own = {"data.source": str(self.folder), "data.tokenizer": name, "data.mode": manifest.mode}
+        if manifest.loss_on != "all":
+            own["data.loss_on"] = manifest.loss_on
         return own if length is None else {**own, "data.length": length}
 
     def __fspath__(self) -> str:

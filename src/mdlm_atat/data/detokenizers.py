@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mdlm_atat.errors import UserError
 
@@ -102,13 +102,13 @@ def detokenizer(name: str) -> Callable[[str], str]:
     return detokenize
 
 
-def whole_documents(parts: Iterable[tuple[str, bool]]) -> Iterator[str]:
+def whole_documents(parts: Iterable[tuple[Any, ...]]) -> Iterator[str]:
     """Yield whole documents from their parts, each a text and whether it is the document's last.
 
     A detokenizer sees whole documents, since its rules would miss what a cut goes through.
     """
     waiting: list[str] = []
-    for text, ends_document in parts:
+    for text, ends_document, *_ in parts:
         waiting.append(text)
         if ends_document:
             yield "".join(waiting)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mdlm_atat.data.answers import answer_rows
 from mdlm_atat.data.loss import Changes, compare
 from mdlm_atat.data.sources import PIECE_CHARACTERS, Piece
 from mdlm_atat.data.tokenizers import ByteTokenizer, CharTokenizer, HFTokenizer, Tokenizer
@@ -39,14 +40,33 @@ class Chunk(NamedTuple):
     """Characters of scripts that put no spaces between words."""
     changes: Changes = Changes()
     """What the tokenizer does not give back."""
+    answers: ChunkAnswers | None = None
+    """Where `ids` are rows, each an answer with its prompt; None where all of the text is scored."""
+
+
+class ChunkAnswers(NamedTuple):
+    """What of a chunk's rows are answers."""
+
+    prompts: list[int]
+    """Tokens at the beginning of each row that are none."""
+    words: int
+    characters: int
+    bytes: int
+    unspaced: int
+    left_out: Counter[str]
+    """See answers.AnswerRows."""
 
 
 def encoded(
-    stream: Iterable[tuple[str, Piece]], tokenizer: Tokenizer, num_workers: int | None
+    stream: Iterable[tuple[str, Piece]],
+    tokenizer: Tokenizer,
+    num_workers: int | None,
+    answer_length: int | None = None,
 ) -> Iterator[tuple[str, Chunk]]:
     """Encode a stream of (split, piece) on `num_workers` threads; yield (split, chunk) in the order of the stream.
 
     None takes one thread a core, at most 16. At most two chunks a thread are in flight, so that memory stays bounded.
+    `answer_length`: make a row of at most so many tokens of each answer (see answers.py); None: encode all of the text.
     Threads are enough: the tokenizers library runs without the GIL, and there is nothing to start. Raises UserError for
     fewer than one thread, and for a text that the tokenizer cannot encode.
     """
@@ -58,7 +78,7 @@ def encoded(
     with _serial_tokenizers(), ThreadPoolExecutor(num_workers) as pool:
         try:
             for name, batch in _batches(stream):
-                waiting.append((name, pool.submit(_encode, batch, tokenizer, unknown_text)))
+                waiting.append((name, pool.submit(_encode, batch, tokenizer, unknown_text, answer_length)))
                 if len(waiting) >= 2 * num_workers:
                     name, future = waiting.popleft()
                     yield name, future.result()
@@ -82,17 +102,30 @@ def _batches(stream: Iterable[tuple[str, Piece]]) -> Iterator[tuple[str, list[Pi
     yield from batches.items()
 
 
-def _encode(batch: list[Piece], tokenizer: Tokenizer, unknown_text: str | None) -> Chunk:
+def _encode(batch: list[Piece], tokenizer: Tokenizer, unknown_text: str | None, answer_length: int | None) -> Chunk:
     texts = [piece.text for piece in batch]
+    if answer_length is not None:
+        rows = answer_rows([(piece.text, piece.answers) for piece in batch], tokenizer, answer_length)
+        whole, encoded = [text for text, _ in rows.whole], [ids for _, ids in rows.whole]
+        return Chunk(
+            rows.ids,
+            rows.ends_document,
+            *_sizes(texts),
+            changes=_lost(whole, encoded, tokenizer, unknown_text),
+            answers=ChunkAnswers(rows.prompts, *_sizes(rows.answers), rows.left_out),
+        )
     ids = tokenizer.encode_batch(texts)
-    return Chunk(
-        ids=ids,
-        ends_document=[piece.ends_document for piece in batch],
-        words=sum(len(text.split()) for text in texts),
-        characters=sum(map(len, texts)),
-        bytes=sum(len(text.encode()) for text in texts),
-        unspaced=sum(sum(map(len, UNSPACED.findall(text))) for text in texts if not text.isascii()),
-        changes=_lost(texts, ids, tokenizer, unknown_text),
+    ends = [piece.ends_document for piece in batch]
+    return Chunk(ids, ends, *_sizes(texts), changes=_lost(texts, ids, tokenizer, unknown_text))
+
+
+def _sizes(texts: list[str]) -> tuple[int, int, int, int]:
+    """Words, characters, bytes and characters of scripts without spaces."""
+    return (
+        sum(len(text.split()) for text in texts),
+        sum(map(len, texts)),
+        sum(len(text.encode()) for text in texts),
+        sum(sum(map(len, UNSPACED.findall(text))) for text in texts if not text.isascii()),
     )
 
 
@@ -110,7 +143,8 @@ def _lost(texts: list[str], ids: list[np.ndarray], tokenizer: Tokenizer, unknown
             decoded = tokenizer.decode_batch(ids)
         case _:
             decoded = [tokenizer.decode(each) for each in ids]
-            _check_draws_nothing(texts[0][:FIRST], tokenizer)
+            if texts:
+                _check_draws_nothing(texts[0][:FIRST], tokenizer)
     return sum((compare(text, back, unknown_text) for text, back in zip(texts, decoded, strict=True)), Changes())
 
 

@@ -19,14 +19,16 @@ Stream = Callable[[], Iterator[tuple[str, Piece]]]
 """Pieces with the split that each goes to, as often as asked for."""
 
 
-def hold_out(source: Texts, fraction: float, progress: Progress) -> tuple[Stream, dict[str, Any]]:
+def hold_out(
+    source: Texts, fraction: float, progress: Progress, *, whole: bool = False
+) -> tuple[Stream, dict[str, Any]]:
     """Hold out about `fraction` of a source: return its pieces as the splits valid and train, and the rule in words.
 
     Of 20 documents and more those with the smallest hashes of their text are held out, wherever they stand; of fewer,
-    the end of the text.
+    the end of the text, or with `whole` documents too, at least one.
     """
     hashes, num_characters = _survey(source, progress)
-    if len(hashes) < MIN_DOCUMENTS_TO_HASH:
+    if len(hashes) < MIN_DOCUMENTS_TO_HASH and not whole:
         place = int(num_characters * (1 - fraction))
         return lambda: _cut_at(place, source), {"rule": "the end of the text", "fraction": fraction}
     few = len(hashes) < SURVEYED_DOCUMENTS

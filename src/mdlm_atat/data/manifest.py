@@ -6,7 +6,7 @@ import json
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from mdlm_atat.data.loss import Changes
 from mdlm_atat.errors import UserError
@@ -15,6 +15,10 @@ from mdlm_atat.small_files import check_kinds, read_json, read_object, taken_apa
 FORMAT = 1
 MOST_BYTES = 1 << 28  # it lists all files of the source
 FILE_NAME = "manifest.json"
+PROMPTS, PROMPTS_DTYPE = ".prompts", "<u4"
+"""Ending and type of the file that says how many tokens of each row are its prompt."""
+SIZES: tuple[str, ...] = ("tokens", "words", "characters", "bytes", "unspaced")
+"""What of the answers is counted apart from the rest."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +45,11 @@ class Split:
     """Characters of scripts that put no spaces between words."""
     changed: dict[str, int] | None = None
     """Characters that the tokenizer does not give back, by kind (see loss.py); None in folders of before 0.2."""
+    answers: dict[str, int] | None = None
+    """loss_on=answers: tokens (eos included), words, characters, bytes and unspaced characters of the answers in the
+    rows, which alone are scored. None where all of the text is."""
+    prompts_sha256: str = ""
+    """loss_on=answers: hash of the .prompts file."""
 
     @property
     def changes(self) -> Changes:
@@ -71,6 +80,8 @@ class Manifest:
     dtype: str
     """Little-endian unsigned integer of the .bin files: <u1, <u2 or <u4."""
     splits: dict[str, Split]
+    loss_on: Literal["all", "answers"] = "all"
+    """What of a row is scored; answers: all but its prompt."""
     accounts: dict[str, Any] | None = None
     """What was read, held out and left out of the source, and why; None in folders of earlier versions."""
 
@@ -104,11 +115,18 @@ def _check_numbers(manifest: Manifest) -> None:
         raise ValueError("accounts are no object")
     for split in manifest.splits.values():
         check_kinds(asdict(split), documents=int, words=int, characters=int, bytes=int, sha256=str, rows_sha256=str)
-        check_kinds(asdict(split), unspaced=int, changed=dict)
+        check_kinds(asdict(split), unspaced=int, changed=dict, answers=dict, prompts_sha256=str)
         _ = split.changes
+        if (manifest.loss_on == "answers") != (split.answers is not None):
+            raise ValueError(f"loss_on {manifest.loss_on!r:.80}, and answers {split.answers!r:.80}")
+        if split.answers is not None:
+            check_kinds(split.answers, **dict.fromkeys(SIZES, int))
+            _ = [split.answers[name] for name in SIZES]
     _ = manifest.tokenizer["name"], manifest.tokenizer["hash"]
     if manifest.mode not in ("wrap", "pad"):
         raise ValueError(f"mode {manifest.mode!r:.80}")
+    if manifest.loss_on not in ("all", "answers") or (manifest.loss_on == "answers" and manifest.mode == "wrap"):
+        raise ValueError(f"loss_on {manifest.loss_on!r:.80}")
     if manifest.dtype not in ("<u1", "<u2", "<u4"):
         raise ValueError(f"dtype {manifest.dtype!r}")
     counts = {"vocab_size": manifest.tokenizer["vocab_size"]}

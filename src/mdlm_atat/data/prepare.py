@@ -2,12 +2,14 @@
 
     train.bin, valid.bin    the tokens of a split, flat little-endian integers, as small as the vocabulary allows
     train.idx, valid.idx    pad mode: where each row starts in the .bin, and its end, little-endian 64-bit
+    train.prompts, ...      loss_on=answers: how many tokens of each row are its prompt, little-endian 32-bit
     counts.npy              how often each token occurs in train
     tokenizer/              what `load_tokenizer` needs
     manifest.json           see manifest.py; written last
 
 Wrap: every document is followed by eos, except that a split of a single document has none.
 Pad: every document is followed by eos; one that is longer than a row goes on in further rows.
+Answers: a row is a prompt, an answer and eos (see answers.py).
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from __future__ import annotations
 import functools
 import os
 import shutil
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from itertools import chain
@@ -24,6 +27,7 @@ from typing import Any, Unpack
 from mdlm_atat.atomic import sync, sync_folder, write_text
 from mdlm_atat.checks import check_keywords
 from mdlm_atat.data.accounts import account, check_halves, decided_lines, read_lines
+from mdlm_atat.data.answers import NO_ROOM, WITHOUT
 from mdlm_atat.data.cache import cache_folder, hold
 from mdlm_atat.data.corpus import Corpus
 from mdlm_atat.data.counts import write_counts
@@ -207,12 +211,14 @@ def _write(
     names = ("valid",) if request.whole else ("train", "valid")
     repeats = Repeats()
     writers: dict[str, SplitWriter] = {}
+    is_answers = request.loss_on == "answers"
+    answer_length = request.row_length if is_answers else None
     with ExitStack() as files:
         for name in names:
-            writers[name] = SplitWriter(folder, name, tokenizer, request.row_length)
+            writers[name] = SplitWriter(folder, name, tokenizer, request.row_length, answers=is_answers)
             files.callback(writers[name].close)
         num_characters = num_tokens = 0
-        for name, chunk in encoded(repeats.watch(stream()), tokenizer, num_workers):
+        for name, chunk in encoded(repeats.watch(stream()), tokenizer, num_workers, answer_length):
             writers[name].add(chunk)
             if (so_far := writers[name].num_characters) >= ENOUGH:
                 _check_loss(request, name, writers[name].changes, so_far)
@@ -222,6 +228,8 @@ def _write(
         splits = {name: writer.finish() for name, writer in writers.items()}
     if held_out is not None:
         rule = {**rule, **held_out.describe()}
+    if is_answers:
+        _check_answers(request, writers, splits)
     _check_not_empty(request, splits, rule)
     for name, split in splits.items():
         _check_loss(request, name, split.changes, split.characters)
@@ -244,7 +252,11 @@ def _write(
         eos=tokenizer.eos_id is not None and any(writer.num_eos for writer in writers.values()),
         dtype=token_dtype(tokenizer.vocab_size),
         splits=splits,
-        accounts=account({"source": source, "validation": held_out}, None if request.whole else repeats.found()),
+        loss_on=request.loss_on,
+        accounts={
+            **account({"source": source, "validation": held_out}, None if request.whole else repeats.found()),
+            **({"answers": {name: dict(writer.left_out) for name, writer in writers.items()}} if is_answers else {}),
+        },
     )
     write_text(folder / FILE_NAME, manifest_json(manifest))
 
@@ -260,6 +272,25 @@ def _check_loss(request: DataRequest, split: str, changes: Changes, num_characte
         f"{label_of(request.source)}, so what is trained on and scored would be another text: take `tokenizer='byte'` "
         "or one that is trained on this text, or say `accept_loss=True` if that is meant"
     )
+
+
+def _check_answers(request: DataRequest, writers: dict[str, SplitWriter], splits: dict[str, Split]) -> None:
+    """Raise UserError where no answer is found, or none has room in a row."""
+    if any(split.rows for split in splits.values()):
+        return
+    found = sum((writer.left_out for writer in writers.values()), Counter[str]())
+    name = label_of(request.source)
+    if found[NO_ROOM]:
+        raise UserError(
+            f"`loss_on='answers'`: every prompt of {name} fills a row of {request.length} tokens, so that no answer "
+            "has room: take a larger `length=`"
+        )
+    if found[WITHOUT]:
+        raise UserError(
+            f"`loss_on='answers'`: there are no answers in {name}: name the column of its chats, whose messages have "
+            "`role` and `content`, as in `column='messages'`, or write its rows by a template that ends in the answer, "
+            "as in `template='{question} {answer}'`; or train on all of the text with `loss_on='all'`"
+        )
 
 
 def _check_not_empty(request: DataRequest, splits: dict[str, Split], rule: dict[str, Any]) -> None:
@@ -299,7 +330,7 @@ def _stream(
         return lambda: _named("valid", held_out or source), rule
     if held_out is not None:
         return lambda: chain(_named("train", source), _named("valid", held_out)), rule
-    return hold_out(source, request.validation_fraction, progress)
+    return hold_out(source, request.validation_fraction, progress, whole=request.loss_on == "answers")
 
 
 def _named(name: str, source: Texts) -> Iterator[tuple[str, Piece]]:
@@ -317,6 +348,11 @@ def _counted(stream: Iterable[tuple[str, Piece]], progress: Progress) -> Iterato
 def _check_agrees(corpus: Corpus, request: DataRequest) -> None:
     """Raise UserError where a prepared corpus is not what is asked for."""
     manifest, asked = corpus.manifest, request.tokenizer
+    if request.loss_on != manifest.loss_on:
+        raise UserError(
+            f"{corpus.folder} was prepared with `loss_on={manifest.loss_on!r}`, not {request.loss_on!r}: set "
+            f"`data.loss_on={manifest.loss_on!r}` or prepare the corpus again"
+        )
     if request.mode != manifest.mode:
         raise UserError(
             f"{corpus.folder} was prepared in {manifest.mode} mode, not {request.mode}: set "

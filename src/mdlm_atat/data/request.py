@@ -36,6 +36,7 @@ class RequestSettings(ReadingSettings, total=False):
     detokenize: str | None
     accept_loss: bool
     whole: bool
+    loss_on: Literal["all", "answers"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +65,8 @@ class DataRequest(DataSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.mode == "pad" and self.length is None:
-            raise UserError("`mode=pad` needs `length=`, the tokens of a row, at least 2")
+            why = "`mode=pad`" if self.loss_on == "all" else "`loss_on='answers'`"
+            raise UserError(f"{why} needs `length=`, the tokens of a row, at least 2")
         for name in ("source", "validation"):
             given = getattr(self, name)
             if isinstance(given, str) and ("\n" in given or len(given) > 4096):  # longer than any path
@@ -177,5 +179,6 @@ class DataRequest(DataSettings):
             "mode": self.mode,
             "length": self.row_length,
             "whole": self.whole,
+            **({} if self.loss_on == "all" else {"loss_on": self.loss_on}),
         }
         return hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()

@@ -8,10 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from mdlm_atat.checks import within
+from mdlm_atat.checks import one_of, within
 from mdlm_atat.data import places
 from mdlm_atat.data.detokenizers import detokenizer
-from mdlm_atat.data.readers.reading import Reading, needing
+from mdlm_atat.data.readers.reading import OF_TEXT, Reading, needing
 from mdlm_atat.errors import UserError
 
 MOST_LENGTH = 1 << 20
@@ -34,6 +34,9 @@ class DataSettings(Reading):
     """pad: tokens in a row; a longer document goes on in further rows."""
     mode: Literal["wrap", "pad"] = field(default="wrap", metadata=SAME)
     """`wrap`: documents joined and cut to length; `pad`: a document a row, padding never scored."""
+    loss_on: Literal["all", "answers"] = field(default="all", metadata={**OF_TEXT, **SAME})
+    """`answers`: train on and score nothing but answers: what the assistant says in chats, or the last column of
+    `template`. Each is a row of its own, prompt before it, and `mode` is pad."""
     validation: Any = field(default=None, metadata={"when": places.NOT_PREPARED})
     """Validation text: like source, or a split's name for a hub data set. None: what comes with the source, else cut
     from it."""
@@ -56,6 +59,14 @@ class DataSettings(Reading):
         """Raise UserError where values are out of range; `prefix` goes before the settings' names in the message."""
         self.check_reading(prefix)
         within(f"{prefix}length", self.length, 2, MOST_LENGTH)
+        one_of(f"{prefix}loss_on", self.loss_on, ("all", "answers"))
+        if self.loss_on == "answers":
+            object.__setattr__(self, "mode", "pad")
+            if self.detokenize is not None:
+                raise UserError(
+                    f"{prefix}detokenize changes the text, so that it is not known any more where the answers of "
+                    f"`{prefix}loss_on='answers'` are: leave out one of the two"
+                )
         if not 0 < self.validation_fraction < 1:
             raise UserError(
                 f"{prefix}validation_fraction is {self.validation_fraction}, expected between 0 and 1, e.g. 0.05"

@@ -16,10 +16,12 @@ from collections.abc import Iterable, Iterator, Mapping, Set, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from mdlm_atat.checks import did_you_mean
+from mdlm_atat.data.answers import LONGEST_MARKED, Marked, Spans
 from mdlm_atat.data.detokenizers import detokenizer, whole_documents
 from mdlm_atat.data.files import utf8
 from mdlm_atat.data.folders import Folder, irregular, list_folder, shown
@@ -28,7 +30,7 @@ from mdlm_atat.data.plays import HELD_OUT, play_files, play_text
 from mdlm_atat.data.plugged import call_plugin, plugin_of
 from mdlm_atat.data.readers.kinds import USABLE, Refusal, find_reader, no_reader, read_documents
 from mdlm_atat.data.readers.reading import Reading
-from mdlm_atat.data.readers.records import text_of
+from mdlm_atat.data.readers.records import Messages, chat_text, is_chat, text_of
 from mdlm_atat.errors import UserError
 from mdlm_atat.plugins import names
 
@@ -42,6 +44,8 @@ class Piece(NamedTuple):
 
     text: str
     ends_document: bool
+    answers: Spans = ()
+    """Of a whole document."""
 
 
 @runtime_checkable
@@ -71,8 +75,9 @@ class Source(Protocol):
 AS_TEXT = Reading()
 """How files are read where nothing else is asked for."""
 
-SourceLike = str | os.PathLike[str] | Iterable[str] | Source
-"""A source by its name or path, or an object from Python: texts, each a document, or a `Source`."""
+SourceLike = str | os.PathLike[str] | Iterable[str] | Iterable[Messages] | Source
+"""A source by its name or path, or an object from Python: texts or the messages of chats, each a document, or a
+`Source`."""
 
 
 def open_source(
@@ -315,7 +320,10 @@ class HubSet:
 
 @dataclass(frozen=True)
 class Given:
-    """The documents of an object from Python or of a plugin: texts, or a `Source`. An iterator is read into a list."""
+    """The documents of an object from Python or of a plugin: texts, chats, or a `Source`.
+
+    An iterator is read into a list.
+    """
 
     documents: Any
     detokenize: str | None = None
@@ -337,10 +345,12 @@ class Given:
 
     def _pieces(self) -> Iterator[Piece]:
         for number, document in enumerate(self.documents):
+            if is_chat(document):
+                document = chat_text(document, f"document {number} of {label_of(self.documents)}")
             if not isinstance(document, (str, Piece)):
                 raise UserError(
                     f"document {number} of {label_of(self.documents)} is of type {type(document).__name__}, expected "
-                    "a str"
+                    "a str, or messages, each with `role` and `content`"
                 )
             utf8(document if isinstance(document, str) else document.text)  # refuses half a character
             if isinstance(document, Piece):
@@ -370,6 +380,8 @@ class Given:
             text = piece.text.encode()
             digest.update(f"{len(text)} {piece.ends_document} ".encode())
             digest.update(text)
+            if piece.answers:
+                digest.update(str(piece.answers).encode())
             num_documents += piece.ends_document
         return {"documents": num_documents, "text_sha256": digest.hexdigest()}
 
@@ -402,8 +414,15 @@ def pieces(chunks: Iterable[str]) -> Iterator[Piece]:
 
     A cut goes before the space that starts a word, or after a single line end: tokenizers that split at spaces
     (GPT-2's and BERT's among them) then give the same ids as for the whole. Only a text that has no such place for
-    4 pieces is cut anywhere, after 2 pieces. Where the cuts are does not depend on the chunks.
+    4 pieces is cut anywhere, after 2 pieces. Where the cuts are does not depend on the chunks. A text whose answers are
+    known is one piece.
     """
+    chunks = iter(chunks)
+    first = next(chunks, "")
+    if isinstance(first, Marked) and 0 < len(first) <= LONGEST_MARKED:  # a row, which is held as a whole anyway
+        yield Piece(str(first), ends_document=True, answers=first.answers)
+        return
+    chunks = chain([first], chunks)
     waiting, searched = "", 1  # no cut goes before `searched`
     for part in (chunk[i : i + PIECE_CHARACTERS] for chunk in chunks for i in range(0, len(chunk), PIECE_CHARACTERS)):
         waiting += part

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
+from contextlib import ExitStack
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
-from mdlm_atat.data.encode import Chunk
+from mdlm_atat.data.encode import Chunk, ChunkAnswers
 from mdlm_atat.data.loss import Changes
-from mdlm_atat.data.manifest import Split
+from mdlm_atat.data.manifest import PROMPTS, PROMPTS_DTYPE, SIZES, Split
 from mdlm_atat.data.tokenizers import Tokenizer
 from mdlm_atat.errors import UserError
 
@@ -20,19 +23,24 @@ def token_dtype(vocab_size: int) -> str:
 
 
 class SplitWriter:
-    """Writes the tokens of a split as they come. `row_length`: tokens of the longest row (pad), None (wrap)."""
+    """Writes the tokens of a split as they come. `row_length`: tokens of the longest row (pad), None (wrap).
+    `answers`: what is added are rows, each an answer with its prompt."""
 
-    def __init__(self, folder: Path, name: str, tokenizer: Tokenizer, row_length: int | None) -> None:
+    def __init__(
+        self, folder: Path, name: str, tokenizer: Tokenizer, row_length: int | None, *, answers: bool = False
+    ) -> None:
         self._dtype = token_dtype(tokenizer.vocab_size)
         self._row_length = row_length
         self._eos = None if tokenizer.eos_id is None else np.array([tokenizer.eos_id], self._dtype)
-        self._tokens = (folder / f"{name}.bin").open("wb")
-        try:
-            self._rows = (folder / f"{name}.idx").open("wb") if self._row_length else None
-        except OSError:
-            self._tokens.close()
-            raise
-        self._hash, self._rows_hash = hashlib.sha256(), hashlib.sha256()
+        self._prompts: IO[bytes] | None = None
+        with ExitStack() as files:  # closed where one of them cannot be opened
+            self._tokens = files.enter_context((folder / f"{name}.bin").open("wb"))
+            self._rows = files.enter_context((folder / f"{name}.idx").open("wb")) if row_length else None
+            self._prompts = files.enter_context((folder / f"{name}{PROMPTS}").open("wb")) if answers else None
+            self._files = files.pop_all()
+        self._hash, self._rows_hash, self._prompts_hash = hashlib.sha256(), hashlib.sha256(), hashlib.sha256()
+        self._scored = dict.fromkeys(SIZES, 0)
+        self.left_out = Counter[str]()
         self._name = tokenizer.name
         self._in_document = 0  # tokens of the document that is being written
         self._starts = True
@@ -43,18 +51,10 @@ class SplitWriter:
 
     def add(self, chunk: Chunk) -> None:
         """Write the next pieces of the split."""
-        parts: list[np.ndarray] = []
-        for ids, ends in zip(chunk.ids, chunk.ends_document, strict=True):
-            if self._starts:
-                if self._documents and not self._row_length:
-                    self._end_document(parts)
-                self._documents += 1
-            self._append(parts, ids)
-            self._starts = ends
-            if ends and self._row_length:
-                self._end_document(parts)
-                self._in_document = 0
-        self._write(parts)
+        if chunk.answers is None:
+            self._add_pieces(chunk.ids, chunk.ends_document)
+        else:
+            self._add_answers(chunk.ids, chunk.ends_document, chunk.answers)
         self._words += chunk.words
         self.num_characters += chunk.characters
         self._bytes += chunk.bytes
@@ -81,15 +81,45 @@ class SplitWriter:
             changed=dict(vars(self.changes)),
             sha256=self._hash.hexdigest(),
             rows_sha256=self._rows_hash.hexdigest() if self._rows else "",
+            answers={**self._scored} if self._prompts else None,
+            prompts_sha256=self._prompts_hash.hexdigest() if self._prompts else "",
         )
 
     def close(self) -> None:
         """Close the files, ended or not."""
-        try:
-            self._tokens.close()
-        finally:
-            if self._rows:
-                self._rows.close()
+        self._files.close()
+
+    def _add_pieces(self, pieces: list[np.ndarray], ends_document: list[bool]) -> None:
+        parts: list[np.ndarray] = []
+        for ids, ends in zip(pieces, ends_document, strict=True):
+            if self._starts:
+                if self._documents and not self._row_length:
+                    self._end_document(parts)
+                self._documents += 1
+            self._append(parts, ids)
+            self._starts = ends
+            if ends and self._row_length:
+                self._end_document(parts)
+                self._in_document = 0
+        self._write(parts)
+
+    def _add_answers(self, rows: list[np.ndarray], ends_document: list[bool], answers: ChunkAnswers) -> None:
+        lengths = np.array([len(ids) for ids in rows], np.int64)
+        prompts = np.array(answers.prompts, np.int64)
+        self._write_rows(self._num_tokens + np.cumsum(lengths) - lengths)
+        data = prompts.astype(PROMPTS_DTYPE).tobytes()
+        self._prompts_hash.update(data)
+        assert self._prompts is not None
+        self._prompts.write(data)
+        self._num_rows += len(rows)
+        self._num_tokens += int(lengths.sum())
+        self._documents += sum(ends_document)
+        self.num_eos += len(rows)
+        self._scored["tokens"] += int((lengths - prompts).sum())
+        for name in SIZES[1:]:
+            self._scored[name] += getattr(answers, name)
+        self.left_out.update(answers.left_out)
+        self._write(rows)
 
     def _end_document(self, parts: list[np.ndarray]) -> None:
         if self._eos is not None:

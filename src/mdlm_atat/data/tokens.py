@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -13,7 +14,7 @@ from jaxtyping import Int
 
 from mdlm_atat.data.cache import hold
 from mdlm_atat.data.counts import read_counts
-from mdlm_atat.data.manifest import Manifest, read_manifest
+from mdlm_atat.data.manifest import PROMPTS, PROMPTS_DTYPE, Manifest, read_manifest
 from mdlm_atat.data.verify import verify
 from mdlm_atat.errors import UserError
 
@@ -28,7 +29,8 @@ class TokenDataset:
     wrap: the tokens are one stream. Training rows are all full: row i at offset o is
     tokens[o + i * length : o + (i + 1) * length]. Evaluation rows hold every token exactly once, the last may
     be short.
-    pad: a row is a document, or a part of one longer than `length`; both kinds of rows are the stored ones.
+    pad: a row is a document, or a part of one longer than `length`; or, with loss_on=answers, an answer with its
+    prompt. Both kinds of rows are the stored ones.
     """
 
     folder: Path
@@ -39,6 +41,8 @@ class TokenDataset:
     """The memory-mapped stream, (num_tokens,) unsigned."""
     row_starts: np.ndarray | None
     """pad: (num_rows + 1,) positions in `tokens`."""
+    row_prompts: np.ndarray | None = None
+    """loss_on=answers: (num_rows,) tokens of each row that are its prompt."""
 
     @classmethod
     def open(cls, folder: str | os.PathLike[str], split: str, length: int | None = None) -> TokenDataset:
@@ -55,7 +59,9 @@ class TokenDataset:
             raise UserError(f"{folder} has no split {split!r}, only {', '.join(manifest.splits)}")
         verify(folder, manifest, split)
         tokens = _map(folder / f"{split}.bin", manifest.dtype)
-        row_starts = None
+        row_starts = row_prompts = None
+        if manifest.loss_on == "answers":
+            row_prompts = _map(folder / f"{split}{PROMPTS}", PROMPTS_DTYPE)
         if manifest.mode == "pad":
             if length not in (None, manifest.length):
                 raise UserError(
@@ -72,7 +78,15 @@ class TokenDataset:
                 f"the {split} split of {source} has {len(tokens)} tokens, less than one sequence of {length}: "
                 f"use more text or a shorter `data.length=`"
             )
-        return cls(folder=folder, split=split, length=length, manifest=manifest, tokens=tokens, row_starts=row_starts)
+        return cls(
+            folder=folder,
+            split=split,
+            length=length,
+            manifest=manifest,
+            tokens=tokens,
+            row_starts=row_starts,
+            row_prompts=row_prompts,
+        )
 
     def __repr__(self) -> str:
         rows = f"{self.num_rows:,} rows of {'at most ' if self.row_starts is not None else ''}{self.length} tokens"
@@ -147,6 +161,14 @@ class TokenDataset:
         _check_indices(indices, self.num_evaluation_rows)
         return self._gather(indices, 0)
 
+    def num_prompt_tokens(self, indices: Int[np.ndarray, " batch"]) -> Int[np.ndarray, " batch"]:
+        """Return how many tokens at the beginning of rows, by number, are a prompt, which is neither masked nor scored:
+        0 unless the corpus was prepared with loss_on=answers. Training and evaluation rows are the same then."""
+        if self.row_prompts is None:
+            return np.zeros(len(indices), np.int64)
+        _check_indices(indices, self.num_rows)
+        return self.row_prompts[indices].astype(np.int64)
+
     def _gather(self, indices: np.ndarray, offset: int) -> tuple[np.ndarray, np.ndarray]:
         if self.row_starts is not None:
             starts = self.row_starts[indices].astype(np.int64)  # (B,)
@@ -177,14 +199,30 @@ def batch_at(
             f"a batch of {batch_size} sequences cannot be split over {num_ranks} processes; "
             f"try `train.batch_size={max(1, batch_size // num_ranks) * num_ranks}`"
         )
+    parts = [
+        dataset.rows(indices, offset) for indices, offset in _rows_at(dataset, seed, step, batch_size, rank, num_ranks)
+    ]
+    return np.concatenate([ids for ids, _ in parts]), np.concatenate([lengths for _, lengths in parts])
+
+
+def prompts_at(
+    dataset: TokenDataset, *, seed: int, step: int, batch_size: int, rank: int = 0, num_ranks: int = 1
+) -> Int[np.ndarray, " batch"]:
+    """Return how many tokens of each row of `batch_at` are its prompt."""
+    rows = _rows_at(dataset, seed, step, batch_size, rank, num_ranks)
+    return np.concatenate([dataset.num_prompt_tokens(indices) for indices, _ in rows])
+
+
+def _rows_at(
+    dataset: TokenDataset, seed: int, step: int, batch_size: int, rank: int, num_ranks: int
+) -> Iterator[tuple[np.ndarray, int]]:
+    """The rows of a process's batch by number, with their offset, an epoch at a time."""
     share = batch_size // num_ranks
     first = step * batch_size + rank * share
     epochs, places = np.divmod(np.arange(first, first + share), dataset.num_rows)  # (B,), (B,)
-    parts = []
     for epoch in range(int(epochs[0]), int(epochs[-1]) + 1):
         order, offset = _epoch(dataset.num_rows, dataset.num_offsets, seed, epoch)
-        parts.append(dataset.rows(order[places[epochs == epoch]], offset))
-    return np.concatenate([ids for ids, _ in parts]), np.concatenate([lengths for _, lengths in parts])
+        yield order[places[epochs == epoch]], offset
 
 
 @lru_cache(maxsize=2)

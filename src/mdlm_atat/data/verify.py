@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from mdlm_atat.atomic import write_json
-from mdlm_atat.data.manifest import Manifest
+from mdlm_atat.data.manifest import PROMPTS, PROMPTS_DTYPE, Manifest
 from mdlm_atat.errors import UserError
 from mdlm_atat.small_files import read_object
 
@@ -24,8 +24,8 @@ _verified: dict[str, list[int | str]] = {}
 
 
 def verify(folder: Path, manifest: Manifest, split: str) -> None:
-    """Check the .bin of a split and, in pad mode, its .idx against the manifest: size, hash, and that every id is one
-    of the tokenizer's and every row one of the tokens.
+    """Check the .bin of a split and, where there are some, its .idx and .prompts against the manifest: size, hash, and
+    that every id is one of the tokenizer's, every row one of the tokens and every prompt shorter than its row.
 
     Takes one or two seconds a gigabyte, the first time. Raises UserError that names the file which is missing, changed
     or damaged, and says what to do.
@@ -33,16 +33,24 @@ def verify(folder: Path, manifest: Manifest, split: str) -> None:
     found, sizes = manifest.splits[split], {f"{split}.bin": manifest.splits[split].tokens}
     if manifest.mode == "pad":
         sizes[f"{split}.idx"] = found.rows + 1
+    if manifest.loss_on == "answers":
+        sizes[f"{split}{PROMPTS}"] = found.rows
     remembered = _remembered(folder)
     for name, num_items in sizes.items():
         path = folder / name
-        dtype, sha256 = (manifest.dtype, found.sha256) if name.endswith(".bin") else ("<u8", found.rows_sha256)
+        dtype, sha256 = {
+            ".bin": (manifest.dtype, found.sha256),
+            ".idx": ("<u8", found.rows_sha256),
+            PROMPTS: (PROMPTS_DTYPE, found.prompts_sha256),
+        }[path.suffix]
         _check_size(path, num_items * np.dtype(dtype).itemsize)
         stamp = _stamp(path, sha256)
         if stamp in (remembered.get(name), _verified.get(str(path))):
             continue
         if name.endswith(".bin"):
             _check_ids(path, dtype, manifest.tokenizer["vocab_size"], sha256)
+        elif path.suffix == PROMPTS:
+            _check_prompts(path, np.fromfile(path.with_suffix(".idx"), "<u8"), sha256)
         else:
             _check_rows(path, manifest, found.tokens, sha256)
         _verified[str(path)] = remembered[name] = stamp
@@ -80,6 +88,12 @@ def _check_rows(path: Path, manifest: Manifest, num_tokens: int, sha256: str) ->
         or not fits
         or sizes.max(initial=0) > (manifest.length or 0)
     ):
+        raise _changed(path)
+
+
+def _check_prompts(path: Path, row_starts: np.ndarray, sha256: str) -> None:
+    prompts = np.fromfile(path, PROMPTS_DTYPE)
+    if hashlib.sha256(prompts.data).hexdigest() != sha256 or (prompts >= np.diff(row_starts)).any():
         raise _changed(path)
 
 

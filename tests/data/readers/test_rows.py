@@ -221,7 +221,9 @@ def test_a_number_of_any_size_beside_the_text_is_no_obstacle(number: str, tmp_pa
 def test_a_name_that_stands_in_a_row_twice_is_refused_where_its_text_is_asked_for(
     row: str, settings: Any, repeated: str, name: str, tmp_path: Path
 ) -> None:
-    with pytest.raises(UserError, match=rf"(line|row) 1 has more than one '{repeated}': give them names of their own"):
+    with pytest.raises(
+        UserError, match=rf"(line|row) 1(: column 'a')? has more than one '{repeated}': give them names of their own"
+    ):
         read(write(tmp_path / name, row), **settings)
 
 

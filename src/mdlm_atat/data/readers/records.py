@@ -8,14 +8,19 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from mdlm_atat.data.answers import Marked
 from mdlm_atat.data.readers.reading import Reading, template_columns, template_parts
 from mdlm_atat.errors import UserError
 
 NULL_ROWS, EMPTY_CHATS = "rows without text (null)", "chats without messages"
 NULL_MESSAGES, TOOL_CALLS = "messages of chats without content (null)", "tool calls of chats"
 OTHER_PARTS = "parts of chat messages that are no text"
+ASSISTANT = "Assistant"
 _ROLES = {"human": "User", "gpt": "Assistant", "chatgpt": "Assistant", "bot": "Assistant", "model": "Assistant"}
 LONGEST_NAMES = 300
+Message = Mapping[str, Any]
+Messages = Sequence[Message]
+"""A conversation: each message with `role` and `content`, as OpenAI calls them, or `from` and `value`, as ShareGPT."""
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -31,8 +36,9 @@ def text_of(row: Any, reading: Reading, where: str, left_out: Counter[str]) -> s
     """Return the text of a row; None for one that has none and is skipped, which `left_out` counts.
 
     A row that is a text is taken as it is. With a template a null is written as nothing, unless all columns that the
-    template names are null, or nulls are to be refused. A chat without messages is a null. Raises UserError, which
-    begins with `where`, for a row without the column or the text.
+    template names are null, or nulls are to be refused. A chat without messages is a null. Of a chat, and of a
+    template, the text knows its answers (`Marked`): what the assistant says, else the last column with what follows it.
+    Raises UserError, which begins with `where`, for a row without the column or the text.
     """
     if isinstance(row, str):
         return _whole(row, where, "the text")
@@ -81,7 +87,7 @@ def no_column(where: str, column: str, row: Mapping[str, Any]) -> UserError:
     }
     found = {**{str(name): value for name, value in row.items()}, **inside}
     texts = {name: len(value) for name, value in found.items() if isinstance(value, str) and len(value) > 8}
-    chats = [name for name, value in found.items() if _is_chat(value)]
+    chats = [name for name, value in found.items() if is_chat(value)]
     likely = chats[0] if chats else max(texts, key=lambda name: texts[name]) if texts else None
     set_it = f"set `column={likely!r}`" if likely else "set `column=` to the one that holds the text"
     several = ", or several by `template='{...} {...}'`" if len(row) > 1 else ""
@@ -122,8 +128,8 @@ def _own_text(value: Any, column: str, where: str, left_out: Counter[str]) -> st
         return _whole(value, where, f"column {column!r}")
     if isinstance(value, bytes):
         return _decoded(value, column, where)
-    if _is_chat(value):
-        return _chat(value, column, where, left_out)
+    if is_chat(value):
+        return chat_text(value, f"{where}: column {column!r}", left_out)
     chat = " or messages, each with `role` and `content`" if isinstance(value, list) else ""
     raise UserError(f"{where}: column {column!r} holds {_kind(value)}, expected a text{chat}")
 
@@ -150,19 +156,61 @@ def _filled(template: str, values: Mapping[str, Any], where: str, left_out: Coun
                 return _whole(value, where, f"column {column!r}")
             case bytes():
                 return _decoded(value, column, where)
-            case _ if _is_chat(value):
-                return _chat(value, column, where, left_out)
+            case _ if is_chat(value):
+                return chat_text(value, f"{where}: column {column!r}", left_out)
             case Mapping() | list() | tuple():
                 raise UserError(f"{where}: column {column!r} holds {_kind(value)}, expected a text or a number")
             case _:
                 return str(value)
 
-    parts = template_parts(template)
-    return "".join(literal + ("" if column is None else shown(column)) for literal, column in parts)
+    text, answers, place = "", list[tuple[int, int]](), 0
+    for literal, column in template_parts(template):
+        text += literal
+        if column is None:
+            continue
+        place, part = len(text), shown(column)
+        text += part
+        if isinstance(part, Marked):
+            answers += [(place + start, place + end) for start, end in part.answers]
+    if not any(is_chat(value) for value in values.values()):
+        answers = [(place - text.endswith(" ", 0, place), len(text))]  # as in a chat, the space before is its own
+    return Marked(text, tuple(span for span in answers if text[slice(*span)].strip()))
 
 
-def _is_chat(value: Any) -> bool:
-    """Whether a value is a list of messages: role and content as OpenAI calls them, or from and value as ShareGPT."""
+def prompt_of(reading: Reading, given: Messages | Mapping[str, Any]) -> str:
+    """Return what a text begins with up to the answer that is to be written, as `text_of` would write it: messages, or
+    with a template the values of its columns but the last; those that are not given are written as nothing.
+
+    Raises UserError for what is neither, and where the text that was read has another form.
+    """
+    where = "the prompt"
+    if not isinstance(given, Mapping):
+        if not is_chat(given):
+            raise UserError("expected messages, each with `role` and `content`, at least one")
+        if reading.template is not None:
+            raise UserError(
+                f"this model's text was written by the template {reading.template!r}: give the values of its columns"
+            )
+        return f"{chat_text(given, where)}\n{ASSISTANT}:"
+    if reading.template is None:
+        raise UserError("this model's text was written by no template: give messages, each with `role` and `content`")
+    *columns, last = template_columns(reading.template)
+    begins = is_chat(given.get(last)) and reading.template.endswith(f"{{{last}}}")
+    unknown = sorted(given.keys() - set(columns) - {last} if begins else given.keys() - set(columns))
+    if unknown:
+        raise UserError(
+            f"{', '.join(unknown)}: the prompt of {reading.template!r} is made of {', '.join(columns) or 'no column'}"
+        )
+    values: dict[str, Any] = {column: given.get(column) for column in columns}
+    if begins:
+        return f"{_filled(reading.template, {**values, last: given[last]}, where, Counter())}\n{ASSISTANT}:"
+    text = _filled(reading.template, {**values, last: "."}, where, Counter())
+    assert isinstance(text, Marked)
+    return text[: text.answers[0][0]]
+
+
+def is_chat(value: Any) -> bool:
+    """Return whether a value is a list of messages (see `Messages`), at least one."""
     return (
         isinstance(value, list) and len(value) > 0 and all(isinstance(turn, Mapping) and _says(turn) for turn in value)
     )
@@ -174,9 +222,12 @@ def _says(turn: Mapping[str, Any]) -> bool:
     )
 
 
-def _chat(turns: Sequence[Mapping[str, Any]], column: str, where: str, left_out: Counter[str]) -> str:
-    """A conversation as lines "User: ..." and "Assistant: ...", in order; roles that are not known keep their name."""
-    lines = []
+def chat_text(turns: Messages, where: str, left_out: Counter[str] | None = None) -> Marked:
+    """Return a conversation as lines "User: ..." and "Assistant: ...", in order; roles that are not known keep their
+    name. What an assistant says, with the space before it, is an answer. Raises UserError, which begins with `where`,
+    for a message that is no text."""
+    left_out = Counter() if left_out is None else left_out
+    text, answers = "", list[tuple[int, int]]()
     for turn in turns:
         names = ("role", "content") if "role" in turn else ("from", "value")
         role, said = (only(turn, name, where) if name in turn else None for name in names)
@@ -193,10 +244,14 @@ def _chat(turns: Sequence[Mapping[str, Any]], column: str, where: str, left_out:
                 left_out[OTHER_PARTS] += len(parts) - len(texts)
             said = "".join(texts)
         if not isinstance(role, str) or not isinstance(said, (str, type(None))):
-            raise UserError(f"{where}: column {column!r} holds a message whose role or content is no text")
+            raise UserError(f"{where} holds a message whose role or content is no text")
         name = _ROLES.get(role.lower(), role[:1].upper() + role[1:])
-        lines.append(f"{name}: {_whole(said or '', where, f'column {column!r}')}")
-    return "\n".join(lines)
+        text += f"{chr(10) * bool(text)}{name}:"
+        start = len(text)
+        text += f" {_whole(said or '', where, 'a message')}"
+        if name == ASSISTANT and said and said.strip():
+            answers.append((start, len(text)))
+    return Marked(text, tuple(answers))
 
 
 def _whole(text: str, where: str, what: str) -> str:
