@@ -262,6 +262,8 @@ def test_scores_are_those_of_the_library(lm: MaskedDiffusionLM, client: Client):
         assert [each["is_exact"] for each in found] == [score.is_exact for score in scores]
         assert [each["num_tokens"] for each in found] == [11, 4]
         assert [each["likelihood"] for each in found] == [score.likelihood for score in scores]
+    (after,) = client.post("/v1/score", {"texts": [" face"], "given": "a bad"}).json["scores"]
+    assert after["nats"] == pytest.approx(lm.score(" face", given="a bad").nats, rel=1e-6)
 
 
 def test_a_causal_model_writes_and_refuses_to_fill(causal: CausalLM):

@@ -23,6 +23,7 @@ from mdlm_atat.errors import UserError
 from mdlm_atat.model_folder import BOX_NAME
 from mdlm_atat.plugins import trusted
 from mdlm_atat.samplers.catalogue import split_spec
+from mdlm_atat.samplers.template import unescaped
 
 if TYPE_CHECKING:
     from mdlm_atat.lm import CausalLM, MaskedDiffusionLM, Score
@@ -39,6 +40,7 @@ def make_parser() -> Parser:
   atat score runs/demo "To be, or not to be" "To be, or to be not"
   atat score runs/demo --file letter.txt --order any --num_draws 1024
   atat score runs/demo "To be, or not to be" --order spread --evaluations 8
+  atat score runs/demo " night." " dog." --given "It was a dark and stormy"
 
 A model that reads left to right has an exact likelihood in that order. In any order it has an upper bound on the nats,
 with a standard error over draws. The two are likelihoods of one model by different ways of writing: compare each with
@@ -53,7 +55,10 @@ its like.
         help=f"the texts, after {WHICH} (default: {BOX_NAME}, the model in the box)",
     )
     parser.add_argument("--file", type=Path, help="a file that holds the text")
-    add_reading_arguments(parser, texts="the texts")
+    parser.add_argument(
+        "--given", metavar="CONTEXT", help="score each text as it goes on from this one, which is visible"
+    )
+    add_reading_arguments(parser, texts="the texts and --given")
     parser.add_argument(
         "--order",
         metavar="ORDER",
@@ -73,6 +78,8 @@ def main(argv: list[str]) -> int:
     check_order(arguments.order, arguments.evaluations)
     arguments.model, given = model_and_texts(arguments.words, arguments.file)
     texts = texts_given(given, arguments.file, escape=arguments.escape, encoding=arguments.encoding)
+    if arguments.given is not None and arguments.escape:
+        arguments.given = unescaped(arguments.given)
     check_model(arguments.model)
     with trusted(arguments.trust_plugins):
         score_texts(arguments, texts)
@@ -123,8 +130,12 @@ def score_texts(arguments: Namespace, texts: Sequence[str]) -> None:
         if len(texts) > 1:
             print(shown(text if len(text) <= 60 else text[:57] + "..."))
         changes = lost_in(text, lm.tokenizer)
-        for score in scores(lm, text, arguments):
+        found = scores(lm, text, arguments)
+        for score in found:
             print(in_words(score, len(text)) + (" (lossy)" if changes.total else ""))
+        if found[0].num_cut:
+            seen, cut = found[0].num_given, found[0].num_cut
+            print(f"the model saw the last {seen:,} tokens of the context, and not the {cut:,} before them")
         if changes.total:
             print(
                 f"lossy: the tokenizer does not give back {changes.in_words(len(text))}, so it is another text's cost"
@@ -137,7 +148,10 @@ def scores(lm: MaskedDiffusionLM | CausalLM, text: str, arguments: Namespace) ->
     if arguments.order is None:
         orders = [order for order, mode in zip(ORDERS, ("causal", "masked"), strict=True) if mode in lm.modes]
     names = ("evaluations", "num_draws", "seed", "batch_size")
-    return [lm.score(text, order=order, **{name: getattr(arguments, name) for name in names}) for order in orders]
+    return [
+        lm.score(text, given=arguments.given, order=order, **{name: getattr(arguments, name) for name in names})
+        for order in orders
+    ]
 
 
 def in_words(score: Score, num_characters: int) -> str:

@@ -8,7 +8,7 @@ plain twin is `objective.masked_nll` on the logits of all positions; tests hold 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,9 +92,30 @@ def nll_in_chunks(
     """nll as above, where no gradient is wanted."""
     w, b = padded_layer(weight, bias, product_type(hidden))
     return torch.cat([
-        F.cross_entropy((h.to(w.dtype) @ w.T).to(b.dtype) + b, x, reduction="none")
-        for h, x in zip(hidden.split(CHUNK_ELEMENTS // len(w)), target.split(CHUNK_ELEMENTS // len(w)), strict=True)
+        F.cross_entropy(logits, x, reduction="none")
+        for logits, x in zip(_in_chunks(hidden, w, b), target.split(CHUNK_ELEMENTS // len(w)), strict=True)
     ])  # fmt: skip
+
+
+def nll_and_likeliest(
+    hidden: Float[Tensor, "positions width"],
+    weight: Float[Tensor, "vocab width"],
+    bias: Float[Tensor, " vocab"] | None,
+    target: Int[Tensor, " positions"],
+) -> tuple[Float[Tensor, " positions"], Int[Tensor, " positions"]]:
+    """nll as above, and the likeliest token of each position, where no gradient is wanted."""
+    w, b = padded_layer(weight, bias, product_type(hidden))
+    nll, likeliest = [], []
+    for logits, x in zip(_in_chunks(hidden, w, b), target.split(CHUNK_ELEMENTS // len(w)), strict=True):
+        nll.append(F.cross_entropy(logits, x, reduction="none"))
+        likeliest.append(logits.argmax(1))
+    return torch.cat(nll), torch.cat(likeliest)
+
+
+def _in_chunks(hidden: Tensor, w: Tensor, b: Tensor) -> Iterator[Tensor]:
+    """The logits of a padded output layer, a chunk of positions at a time."""
+    for h in hidden.split(CHUNK_ELEMENTS // len(w)):
+        yield (h.to(w.dtype) @ w.T).to(b.dtype) + b
 
 
 def product_type(hidden: Tensor) -> torch.dtype:

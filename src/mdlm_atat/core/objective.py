@@ -75,7 +75,8 @@ def denoised_nll(
     """`masked_nll` of what a denoiser says, without a gradient; a network's output layer is asked at masked positions
     only, a chunk at a time."""
     if not isinstance(denoise, Network):
-        return masked_nll(denoise(z_t, t, lengths), x0, is_masked)
+        clean = torch.where(is_masked, x0, 0)  # what is visible may hold [MASK] itself, which has no logit
+        return masked_nll(denoise(z_t, t, lengths), clean, is_masked)
     weight, bias = denoise.output_layer()
     nll = nll_in_chunks(denoise.hidden(z_t, t, lengths)[is_masked], weight, bias, x0[is_masked])
     return nll.new_zeros(x0.shape).masked_scatter(is_masked, nll)

@@ -267,6 +267,10 @@ class Score:
     is_exact: bool = False
     degrees: int = field(default=0, repr=False, compare=False)
     """Of freedom, of the standard error."""
+    num_given: int | None = field(default=None, compare=False)
+    """Tokens of the context that the model saw; None where no context was given."""
+    num_cut: int = field(default=0, compare=False)
+    """Tokens that the context lost at its beginning, because it was longer than the model."""
 
     @property
     def nats_per_token(self) -> float:
@@ -276,14 +280,20 @@ class Score:
     @property
     def interval95(self) -> tuple[float, float]:
         """The 95% interval of the nats by Student's t, which is wider than twice the error where draws are few."""
-        half = 0.0 if self.is_exact else interval_factor(self.degrees) * self.standard_error
+        known = self.is_exact or self.standard_error == 0  # as the bound is that all masks give
+        half = 0.0 if known else interval_factor(self.degrees) * self.standard_error
         return self.nats - half, self.nats + half
 
     def __repr__(self) -> str:
         error = f" ± {self.standard_error:.2f}" if self.standard_error else ""
         draws = "" if self.is_exact else f", {self.num_draws} draws"
         at_most = "exactly" if self.is_exact else "at most"
-        return f"Score({self.likelihood}: {at_most} {self.nats:.2f}{error} nats, {self.num_tokens} tokens{draws})"
+        after = "" if self.num_given is None else f" after {self.num_given}"
+        cut = f", {self.num_cut} before them cut off" if self.num_cut else ""
+        return (
+            f"Score({self.likelihood}: {at_most} {self.nats:.2f}{error} nats, {self.num_tokens} tokens{after}{draws}"
+            f"{cut})"
+        )
 
 
 def _short(text: str, length: int = 60) -> str:

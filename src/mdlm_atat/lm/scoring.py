@@ -13,8 +13,10 @@ from torch import Tensor
 
 from mdlm_atat.checks import whole
 from mdlm_atat.core.curriculum import Stage
+from mdlm_atat.core.denoiser import Denoiser
 from mdlm_atat.core.strategies.rates import ExponentMasking
 from mdlm_atat.errors import UserError
+from mdlm_atat.lm.continuations import score_windows, windows_after
 from mdlm_atat.lm.how import How, one_or_many
 from mdlm_atat.lm.pieces import Pieces
 from mdlm_atat.lm.results import Score
@@ -56,6 +58,11 @@ class Scoring(Sampling):
     def modes(self) -> frozenset[Mode]:
         """How its network may be asked: masked, causal or both."""
 
+    @property
+    def denoise(self) -> Denoiser:
+        """The network as a Denoiser. Only a model that fills masks has it."""
+        raise NotImplementedError
+
     @abstractmethod
     def own_schedule(self) -> ExponentMasking | None:
         """The masking schedule that the network was trained under. None where that is the uniform one, or one whose
@@ -66,6 +73,7 @@ class Scoring(Sampling):
         self,
         texts: str,
         *,
+        given: str | None = None,
         order: str | StepRule | None = None,
         evaluations: int | None = None,
         num_draws: int = 128,
@@ -78,6 +86,7 @@ class Scoring(Sampling):
         self,
         texts: Iterable[str],
         *,
+        given: str | Iterable[str] | None = None,
         order: str | StepRule | None = None,
         evaluations: int | None = None,
         num_draws: int = 128,
@@ -89,6 +98,7 @@ class Scoring(Sampling):
         self,
         texts: object,
         *,
+        given: object = None,
         order: str | StepRule | None = None,
         evaluations: int | None = None,
         num_draws: int = 128,
@@ -109,15 +119,30 @@ class Scoring(Sampling):
           the probability that the sampler writes this text. Else an upper bound, the mean over `num_draws` of its
           orders.
 
-        A text longer than the model is cut into independent pieces. Raises UserError for an empty text and for an order
-        that this model does not have; TypeError for a text that is no str.
+        A text longer than the model is cut into independent pieces.
+
+        `given`: a context, or one for each text: -log p(text | context), with the context visible throughout. In any
+        order masks are drawn over the text's places alone, and where there are no more masks than `num_draws` all of
+        them are taken: then the bound has no error, and of a text of one token it is -log p itself, exact. Context and
+        text are encoded together (see `continuations.split`). A context that is too long loses its beginning, as
+        `num_cut` of the result says; of a text longer than the model, each part sees half a model's length before it.
+        The random numbers depend on `seed` and the context alone: texts with one context have theirs in common, so that
+        what they differ by is known better than either.
+
+        Raises UserError for an empty text, contexts that are not as many as the texts, and an order that this model
+        does not have; TypeError for a text or context that is no str.
         """
-        given, is_one = one_or_many(texts, "texts")
-        encoded = [self.tokenizer.encode(text) for text in given]
+        chosen, is_one = one_or_many(texts, "texts")
+        if given is not None:
+            scores = self._after(
+                contexts_of(given, len(chosen)), chosen, order, evaluations, num_draws, seed, batch_size
+            )
+            return scores[0] if is_one else scores
+        encoded = [self.tokenizer.encode(text) for text in chosen]
         for index, tokens in enumerate(encoded):
             if not tokens:
                 raise UserError(f"text {index + 1} is empty: there is nothing to score")
-        order = self._checked(order, evaluations)
+        order = self.checked_order(order, evaluations)
         if order == ANY:
             draws = DrawSettings(num_draws=num_draws, seed=seed, on_progress=lambda *_: self.check_wanted())
             scores = [self._in_any_order(tokens, draws) for tokens in encoded]
@@ -131,7 +156,24 @@ class Scoring(Sampling):
             )
         return scores[0] if is_one else scores
 
-    def _checked(self, order: str | StepRule | None, evaluations: int | None) -> str | StepRule:
+    def _after(
+        self,
+        contexts: Sequence[str],
+        texts: Sequence[str],
+        order: str | StepRule | None,
+        evaluations: int | None,
+        num_draws: int,
+        seed: int,
+        batch_size: int,
+    ) -> list[Score]:
+        draws = DrawSettings(
+            num_draws=num_draws, seed=seed, batch_size=batch_size, on_progress=lambda *_: self.check_wanted()
+        )
+        chosen = windows_after(self, contexts, texts, seed)
+        return score_windows(self, chosen, order=order, evaluations=evaluations, draws=draws)
+
+    def checked_order(self, order: str | StepRule | None, evaluations: int | None = None) -> str | StepRule:
+        """The order that is meant: None is the default one. Raises UserError for one that this model does not have."""
         whole("`evaluations=`", evaluations, 1)
         if order is None:
             order = LEFT_TO_RIGHT if "causal" in self.modes else ANY
@@ -174,7 +216,7 @@ class Scoring(Sampling):
         seed: int,
         batch_size: int,
     ) -> list[Score]:
-        name = f"own order of {order_name(order)}" + (f" in {evaluations} evaluations" if evaluations else "")
+        name = self.name_of_order(order, evaluations)
         rule = self.order_rule(order, evaluations)
         is_exact = trait(rule, "order_is_deterministic")
         pieces = Pieces(texts, self.max_length)
@@ -238,8 +280,13 @@ class Scoring(Sampling):
     def is_own_order(self, order: str | StepRule, evaluations: int | None = None) -> bool:
         """Whether `order` is the own order of a sampler, neither any order nor the causal mode's. Raises UserError for
         one that this model does not have."""
-        order = self._checked(order, evaluations)
+        order = self.checked_order(order, evaluations)
         return order != ANY and not (order == LEFT_TO_RIGHT and "causal" in self.modes)
+
+    @staticmethod
+    def name_of_order(order: str | StepRule, evaluations: int | None = None) -> str:
+        """The likelihood in the own order of a sampler, as `Score.likelihood` names it."""
+        return f"own order of {order_name(order)}" + (f" in {evaluations} evaluations" if evaluations else "")
 
     def order_rule(self, order: str | StepRule, evaluations: int | None = None) -> StepRule:
         """The step rule of a sampler that is to reveal a text in so many network evaluations at most. Raises UserError
@@ -322,6 +369,18 @@ class Scoring(Sampling):
                 draws=replace(draws, device=self.device),
                 mask_id=self.tokenizer.mask_id,
             )
+
+
+def contexts_of(given: object, num_texts: int) -> list[str]:
+    """A context for each text. Raises UserError where they are not as many, and TypeError for one that is no str."""
+    contexts, is_one = one_or_many(given, "given")
+    if is_one:
+        return contexts * num_texts
+    if len(contexts) != num_texts:
+        raise UserError(
+            f"`given=` has {len(contexts)} contexts for {num_texts} texts: give one for each, or a single str for all"
+        )
+    return contexts
 
 
 def order_name(order: str | StepRule) -> str:

@@ -39,6 +39,13 @@ def mix_seed(seed: int, index: int) -> int:
     return int.from_bytes(digest[:8], "big") >> 2
 
 
+def context_seed(seed: int, context: str) -> int:
+    """The first 62 bits of SHA-256 of "SEED,CONTEXT": the seed of all that is drawn for texts that follow a context. It
+    depends on nothing else, so these have their random numbers in common, whatever is scored with them."""
+    digest = hashlib.sha256(f"{seed},{context}".encode("utf-8", "surrogatepass")).digest()
+    return int.from_bytes(digest[:8], "big") >> 2
+
+
 def block_seed(seed: int, block: int) -> int:
     """The seed of a block within a text, from the text's."""
     return int(np.random.SeedSequence((abs(seed), int(seed < 0), block)).generate_state(1, np.uint64)[0] >> 1)

@@ -228,11 +228,8 @@ def draw_nll(
 
     def score(x0: Tensor, lengths: Tensor, num_masked: Tensor, uniform: Tensor) -> Tensor:
         is_masked = mask_exactly(uniform, num_masked, scored_positions(lengths, x0.shape[1]))
-        z_t = hide(x0, is_masked, mask_id)
-        told = (num_masked / lengths).to(device, torch.float32)
-        padded = lengths.to(device) if (lengths < x0.shape[1]).any() else None
         x0, is_masked = x0.to(device), is_masked.to(device)
-        nll = as_float64(denoised_nll(denoise, z_t.to(device), told, padded, x0, is_masked))  # (B, L)
+        nll = nll_of_masked(denoise, x0, lengths, is_masked, mask_id)  # (B, L)
         columns = [nll.sum(1, keepdim=True)]  # (B, 1)
         if with_all_masked:
             columns.append(all_masked_nll(denoise, x0, lengths, mask_id)[:, None])
@@ -245,6 +242,21 @@ def draw_nll(
     nll, all_masked, of_groups = columns.tensor_split([1, 1 + with_all_masked], dim=1)
     parts = None if groups is None else GroupDraws(*of_groups.chunk(3, dim=1))
     return Draws(nll[:, 0], num_masked, lengths, block, parts, all_masked[:, 0] if with_all_masked else None)
+
+
+@torch.no_grad()
+def nll_of_masked(
+    denoise: Denoiser | Network,
+    x0: Int[Tensor, "batch length"],
+    lengths: Int[Tensor, " batch"],
+    is_masked: Bool[Tensor, "batch length"],
+    mask_id: int,
+) -> Float[Tensor, "batch length"]:
+    """-log p(x0_i | the row with its masks), nats, in float64, at the places that are masked, and 0 elsewhere. Rows
+    end at `lengths`, which may be on another device."""
+    padded = lengths.to(x0.device) if (lengths < x0.shape[1]).any() else None
+    told = (is_masked.sum(1) / lengths.to(x0.device)).float()
+    return as_float64(denoised_nll(denoise, hide(x0, is_masked, mask_id), told, padded, x0, is_masked))
 
 
 def all_masked_nll(

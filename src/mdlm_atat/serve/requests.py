@@ -128,6 +128,8 @@ class ScoreRequest(Request):
 
     texts: tuple[str, ...]
     """The texts."""
+    given: str | None = None
+    """A context that each text goes on from: -log p of the text, given the context."""
     order: str | None = None
     """left_to_right, any, or a sampler, whose own order it is (default: left_to_right for a model that reads so, else
     any)."""
@@ -142,7 +144,7 @@ class ScoreRequest(Request):
         between("num_draws", self.num_draws, 2, 4096)
 
     def all_text(self) -> Sequence[str]:
-        return self.texts
+        return [*self.texts, self.given or ""]
 
 
 @dataclass(frozen=True, kw_only=True)

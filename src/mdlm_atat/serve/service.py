@@ -192,7 +192,8 @@ class Service:
                     raise RequestError(f"text {number} is empty: there is nothing to score")
                 if len(tokens) > self.max_tokens:
                     raise RequestError(f"text {number} has more than {self.max_tokens:,} tokens", status=413)
-                found = lm.score(text, order=request.order, num_draws=request.num_draws or 128)
+                draws = request.num_draws or 128
+                found = lm.score(text, given=request.given, order=request.order, num_draws=draws)
                 scores.append(
                     Scored(
                         found.nats,
