@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mdlm_atat.nets.cache import KeyValueCache
 from mdlm_atat.nets.causal_transformer import CausalTransformer
+from mdlm_atat.nets.layers import Layout
 from mdlm_atat.nets.protocol import Cached
 from mdlm_atat.nets.two_way import TwoWayDiT
 
@@ -20,6 +21,7 @@ SHAPE: dict[str, Any] = {"num_layers": 2, "width": 16, "num_heads": 2}
 NETWORKS: dict[str, tuple[type, dict[str, Any]]] = {
     "causal": (CausalTransformer, {}),
     "causal, rms": (CausalTransformer, {"norm": "rms", "qk_norm": True, "tied": False}),
+    "causal, grouped": (CausalTransformer, {"layout": Layout(num_kv_heads=1, head_width=12, mlp="swiglu")}),
     "own": (TwoWayDiT, {}),
     "shifted": (TwoWayDiT, {"alignment": "shifted"}),
     "own, time": (TwoWayDiT, {"time_conditioning": True}),

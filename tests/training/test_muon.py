@@ -1,6 +1,7 @@
 import math
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from mdlm_atat.errors import UserError
 from mdlm_atat.nets.causal_transformer import CausalTransformer
 from mdlm_atat.nets.dit import ATATDiT, ImportanceParts
 from mdlm_atat.nets.estimator import AdaptiveImportanceEstimator
+from mdlm_atat.nets.layers import Layout
 from mdlm_atat.nets.two_way import TwoWayDiT
 from mdlm_atat.training import muon as module
 from mdlm_atat.training.checkpoint import all_checkpoints, sha256
@@ -182,6 +184,8 @@ def with_all_parts() -> ATATDiT:
 
 
 BLOCK = ("attention.qkv", "attention.out", "mlp.up", "mlp.down")
+LLAMA_BLOCK = ("attention.q", "attention.kv", "attention.out", "mlp.gate", "mlp.up", "mlp.down")
+LLAMA: dict[str, Any] = {"num_kv_heads": 2, "head_width": 6, "mlp": "swiglu", "qkv_bias": True}
 NETWORKS = {
     "all parts": (
         with_all_parts,
@@ -202,6 +206,11 @@ NETWORKS = {
         lambda: CausalTransformer(13, 8, num_layers=1, width=16, num_heads=2, tied=False),
         [f"blocks.0.{name}.weight" for name in BLOCK],
         ["output.bias", "output.weight"],
+    ),
+    "grouped queries": (
+        lambda: CausalTransformer(13, 8, num_layers=1, width=16, num_heads=4, layout=Layout(**LLAMA)),
+        [f"blocks.0.{name}.weight" for name in LLAMA_BLOCK],
+        [],
     ),
     "two ways": (
         lambda: TwoWayDiT(13, 8, num_layers=1, width=16, num_heads=2),
@@ -225,7 +234,8 @@ def test_every_parameter_is_in_one_group_by_its_role(name):
     assert sorted(name for name, role in by_role.items() if role == "output") == outputs
     assert [name for name, role in by_role.items() if role == "embedding"] == ["embedding.weight"]
     for name, group in roles:
-        assert group["num_matrices"] == (0 if name not in matrices else 3 if "qkv" in name else 1)
+        several = 3 if "qkv" in name else 2 if "kv" in name else 1
+        assert group["num_matrices"] == (several if name in matrices else 0)
         owner = network.get_submodule(name.rpartition(".")[0])
         is_decayed = isinstance(owner, nn.Linear) and name.endswith("weight")
         assert group["weight_decay"] == (0.1 if is_decayed else 0.0)

@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 from mdlm_atat import plugins
 from mdlm_atat.config.atat_schema import CurriculumConfig, ImportanceConfig
 from mdlm_atat.config.options import make_plugin
-from mdlm_atat.config.schema import SHAPE, DataConfig, ObjectiveConfig, RunConfig
+from mdlm_atat.config.schema import LAYOUT, SHAPE, DataConfig, ObjectiveConfig, RunConfig
 from mdlm_atat.core.curriculum import (
     Curriculum,
     CurriculumScheduler,
@@ -46,6 +46,7 @@ from mdlm_atat.errors import UserError
 from mdlm_atat.nets.causal_transformer import CausalTransformer
 from mdlm_atat.nets.dit import ATATDiT, ImportanceParts
 from mdlm_atat.nets.estimator import AdaptiveImportanceEstimator, ImportanceEstimator
+from mdlm_atat.nets.layers import Layout
 from mdlm_atat.nets.protocol import Mode
 from mdlm_atat.nets.two_way import TwoWayDiT
 
@@ -55,6 +56,7 @@ def build_model(config: RunConfig, vocab_size: int, counts: NDArray[np.int64] | 
     text; needed where importance has a prior."""
     model, max_length = config.model, config.data.length
     shape: dict[str, Any] = {name: getattr(model, name) for name in SHAPE}
+    layout = Layout(**{name: getattr(model, name) for name in LAYOUT})
     modes = modes_of(config)
     match model.kind:
         case "masked" if "masked" in modes:
@@ -72,9 +74,10 @@ def build_model(config: RunConfig, vocab_size: int, counts: NDArray[np.int64] | 
                 predict_speed=masking.reads_content and masking.is_bound,
                 position_table=config.masking.position == "table",
                 alignment=model.alignment,
+                layout=layout,
             )
         case "masked" | "causal":
-            return CausalTransformer(vocab_size, max_length, **shape)
+            return CausalTransformer(vocab_size, max_length, **shape, layout=layout)
         case name:
             return make_plugin(
                 "backbone", name, model.options, vocab_size, max_length, offered=shape, where="model.options"

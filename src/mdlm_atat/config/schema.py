@@ -43,13 +43,34 @@ class DataConfig(Section, DataSettings):
 
 SHAPE = ("num_layers", "width", "num_heads", "mlp_ratio", "norm", "qk_norm", "dropout", "tied")
 """Settings of `model` that every backbone is offered."""
+LAYOUT = (
+    "num_kv_heads",
+    "head_width",
+    "qkv_bias",
+    "mlp",
+    "mlp_width",
+    "norm_eps",
+    "rotary_base",
+    "rotary_scaling",
+    "rotary_factor",
+    "rotary_range",
+    "rotary_length",
+)
+"""Settings of `model` that make a `nets.layers.Layout`."""
+OURS: When = {"model.kind": ("masked", "causal")}
+SCALED: When = {**OURS, "model.rotary_scaling": ("linear", "llama3")}
+SCALED_BY_WAVES: When = {**OURS, "model.rotary_scaling": "llama3"}
 
 
 MOST_OF_MODEL = {
     "num_layers": 10_000,
     "width": 1 << 20,
     "num_heads": 1 << 20,
+    "num_kv_heads": 1 << 20,
+    "head_width": 1 << 20,
     "mlp_ratio": 1024,
+    "mlp_width": 1 << 24,
+    "rotary_length": 1 << 40,
     "time_width": 1 << 20,
     "extra_outputs": 1 << 20,
 }
@@ -97,15 +118,59 @@ class ModelConfig(Section):
     alignment: Literal["own", "shifted"] = "own"
     """Which place of a masked text predicts a token: its own, or the one before it (shifted), as in a causal network:
     what a network that was pretrained left to right already does."""
+    num_kv_heads: int | None = setting(None, when=OURS)
+    """Heads of keys and values, each for several heads of queries (grouped queries): less to keep in memory where a
+    text is read left to right; must divide num_heads. None: num_heads."""
+    head_width: int | None = setting(None, when=OURS)
+    """Width of an attention head. None: width / num_heads."""
+    qkv_bias: bool = setting(False, when=OURS)
+    """Biases in the layers of queries, keys and values."""
+    mlp: Literal["gelu", "swiglu"] = setting("gelu", when=OURS)
+    """The MLP: gelu, two layers with biases; or swiglu, two of which one gates the other, and a third, without
+    biases, as Llama has it: half as many weights again at the same hidden width."""
+    mlp_width: int | None = setting(None, when=OURS)
+    """Hidden width of the MLP. None: mlp_ratio * width."""
+    norm_eps: float = setting(1e-5, when=OURS)
+    """Added to the variance or mean square in every norm."""
+    rotary_base: float = setting(10_000.0, when=OURS)
+    """Base of the rotary positions' wave lengths: the longest is about 2 pi times it, in tokens."""
+    rotary_scaling: Literal["none", "linear", "llama3"] = setting("none", when=OURS)
+    """Slow down the rotary positions of a network for longer texts than it was trained on: linear, all of them; llama3,
+    the long waves alone."""
+    rotary_factor: float = setting(8.0, when=SCALED)
+    """How many times as slow."""
+    rotary_range: tuple[float, float] = setting((1.0, 4.0), when=SCALED_BY_WAVES)
+    """llama3 only: a wave that goes fewer than the first number of times into rotary_length tokens is slowed down in
+    full, one that goes more than the second number of times is not."""
+    rotary_length: int = setting(8192, when=SCALED_BY_WAVES)
+    """llama3 only: tokens of the texts that the network was trained on at first."""
 
     def check(self) -> None:
         for name, highest in MOST_OF_MODEL.items():
-            within(f"model.{name}", getattr(self, name), 0 if name == "extra_outputs" else 1, highest)
-        if self.width % self.num_heads or (self.width // self.num_heads) % 2:
+            if getattr(self, name) is not None:
+                within(f"model.{name}", getattr(self, name), 0 if name == "extra_outputs" else 1, highest)
+        if self.head_width is not None and self.head_width % 2:
+            raise UserError(
+                f"model.head_width is {self.head_width}, and rotary positions turn pairs of numbers: expected an even "
+                f"one; try `model.head_width={self.head_width + 1}`"
+            )
+        if self.head_width is None and (self.width % self.num_heads or (self.width // self.num_heads) % 2):
             raise UserError(
                 f"model.width = {self.width} cannot be split over model.num_heads = {self.num_heads} heads of even "
                 f"width; try `model.width={max(1, self.width // (2 * self.num_heads)) * 2 * self.num_heads}`"
             )
+        if self.num_kv_heads is not None and self.num_heads % self.num_kv_heads:
+            fits = next(n for n in range(min(self.num_kv_heads, self.num_heads), 0, -1) if self.num_heads % n == 0)
+            raise UserError(
+                f"model.num_heads = {self.num_heads} heads of queries cannot share model.num_kv_heads = "
+                f"{self.num_kv_heads} heads of keys and values equally; try `model.num_kv_heads={fits}`"
+            )
+        for name in ("norm_eps", "rotary_base", "rotary_factor"):
+            if getattr(self, name) <= 0:
+                raise UserError(f"model.{name} is {getattr(self, name):g}, expected above 0")
+        low, high = self.rotary_range
+        if not 0 < low < high:
+            raise UserError(f"model.rotary_range is {low:g} {high:g}, expected 0 < low < high, e.g. 1 4")
         if not 0 <= self.dropout < 1:
             raise UserError(f"model.dropout is {self.dropout}, expected from 0 to below 1, e.g. 0.1")
 

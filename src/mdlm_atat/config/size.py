@@ -6,7 +6,7 @@ import math
 import os
 from typing import TYPE_CHECKING
 
-from mdlm_atat.config.schema import RunConfig
+from mdlm_atat.config.schema import ModelConfig, RunConfig
 from mdlm_atat.errors import UserError
 from mdlm_atat.formats import count, data_size
 
@@ -17,13 +17,22 @@ MOST_DEVICE_BYTES = 1 << 42
 """Memory that no device has more of."""
 
 
+def block_weights(model: ModelConfig) -> int:
+    """The numbers in the matrices of one transformer block: of queries, keys, values and what mixes the heads, and of
+    the MLP."""
+    head_width = model.head_width or model.width // model.num_heads
+    heads = 2 * (model.num_heads + (model.num_kv_heads or model.num_heads))
+    mlp = (2 if model.mlp == "gelu" else 3) * (model.mlp_width or model.mlp_ratio * model.width)
+    return (heads * head_width + mlp) * model.width
+
+
 def least_weights(config: RunConfig) -> int:
     """The weights of a configuration's network without its vocabulary's, its norms and its biases: there are more. 0
     for a plugin's network, which says itself what its settings mean."""
     model, importance = config.model, config.importance
     if model.kind not in ("masked", "causal"):
         return 0
-    num_weights = model.num_layers * (4 + 2 * model.mlp_ratio) * model.width**2
+    num_weights = model.num_layers * block_weights(model)
     if model.kind == "masked":
         if model.time_conditioning and model.time_through == "adaln":
             num_weights += model.time_width * (model.time_width + 6 * model.num_layers * model.width)

@@ -41,8 +41,8 @@ class Reading(NamedTuple):
 
 @dataclass(frozen=True)
 class KeyValueCache:
-    """Keys and values of every block, (batch, heads, places, head width), in buffers that stay where they are, so that
-    a CUDA graph can write to them.
+    """Keys and values of every block, (batch, heads of keys and values, places, head width), in buffers that stay where
+    they are, so that a CUDA graph can write to them.
 
     Every row has a length of its own, and it is the place that is read now which says it: place i sees places 0 to i,
     and what the buffers hold beyond i, of an earlier text or of padding, is never seen. Reading the same again changes

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mdlm_atat.nets.cache import KeyValueCache
-from mdlm_atat.nets.layers import Norm
+from mdlm_atat.nets.layers import OWN_LAYOUT, Layout, Norm
 from mdlm_atat.nets.protocol import Mode
 from mdlm_atat.nets.transformer import Transformer
 
@@ -34,6 +34,7 @@ class CausalTransformer(Transformer):
         qk_norm: bool = False,
         dropout: float = 0.0,
         tied: bool = True,
+        layout: Layout = OWN_LAYOUT,
     ) -> None:
         super().__init__(
             vocab_size,
@@ -46,6 +47,7 @@ class CausalTransformer(Transformer):
             qk_norm=qk_norm,
             dropout=dropout,
             tied=tied,
+            layout=layout,
         )
 
     def forward(self, x: Int[Tensor, "batch length"]) -> Float[Tensor, "batch length vocab"]:

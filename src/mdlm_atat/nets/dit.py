@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from mdlm_atat.nets.cache import Reading
 from mdlm_atat.nets.estimator import ImportanceEstimator, mix_importance
-from mdlm_atat.nets.layers import Norm, attend_mask, sinusoidal_features, zero_linear
+from mdlm_atat.nets.layers import OWN_LAYOUT, Layout, Norm, attend_mask, sinusoidal_features, zero_linear
 from mdlm_atat.nets.protocol import Mode
 from mdlm_atat.nets.transformer import Transformer
 
@@ -72,6 +72,7 @@ class ATATDiT(Transformer):
         predict_speed: bool = False,
         position_table: bool = False,
         alignment: Alignment = "own",
+        layout: Layout = OWN_LAYOUT,
     ) -> None:
         super().__init__(
             vocab_size,
@@ -87,6 +88,7 @@ class ATATDiT(Transformer):
             extra_outputs=extra_outputs,
             time_width=time_width if time_conditioning and time_through == "adaln" else None,
             num_places=max_length + (alignment == "shifted"),
+            layout=layout,
         )
         self.mask_id = vocab_size
         added = time_conditioning and time_through == "embedding"

@@ -8,7 +8,18 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from mdlm_atat.nets.cache import KeyValueCache, Reading
-from mdlm_atat.nets.layers import Block, Norm, Rotary, TimeEmbedding, initialise, make_norm, modulate, zero_linear
+from mdlm_atat.nets.layers import (
+    OWN_LAYOUT,
+    Block,
+    Layout,
+    Norm,
+    Rotary,
+    TimeEmbedding,
+    initialise,
+    make_norm,
+    modulate,
+    zero_linear,
+)
 
 
 class Transformer(nn.Module):
@@ -36,12 +47,15 @@ class Transformer(nn.Module):
         extra_outputs: int = 0,
         time_width: int | None = None,
         num_places: int | None = None,
+        layout: Layout = OWN_LAYOUT,
     ) -> None:
         """`num_places`: the most that go through the blocks at once, where that is more than `max_length`."""
         super().__init__()
-        self.vocab_size, self.max_length, self.num_heads = vocab_size, max_length, num_heads
+        self.vocab_size, self.max_length = vocab_size, max_length
+        self.num_kv_heads = layout.num_kv_heads or num_heads
+        self.head_width = layout.head_width or width // num_heads
         self.embedding = nn.Embedding(vocab_size + 1, width)
-        self.rotary = Rotary(width // num_heads, num_places or max_length)
+        self.rotary = Rotary(self.head_width, num_places or max_length, layout)
         self.time_embedding = None if time_width is None else TimeEmbedding(time_width)
         self.blocks = nn.ModuleList(
             Block(
@@ -52,10 +66,11 @@ class Transformer(nn.Module):
                 qk_norm=qk_norm,
                 dropout=dropout,
                 time_width=time_width,
+                layout=layout,
             )
             for _ in range(num_layers)
         )
-        self.norm = make_norm(norm, width)
+        self.norm = make_norm(norm, width, layout.norm_eps)
         self.modulation = None if time_width is None else zero_linear(time_width, 2 * width)
         self.output = None if tied else zero_linear(width, vocab_size + extra_outputs)
         initialise(self.blocks, self.embedding)
@@ -84,7 +99,7 @@ class Transformer(nn.Module):
     def empty_cache(self, num_rows: int, num_places: int, dtype: torch.dtype | None = None) -> KeyValueCache:
         """For reading left to right so many rows, of at most so many places. `dtype` None: the weights'."""
         weight = self.embedding.weight
-        shape = (num_rows, self.num_heads, num_places, weight.shape[1] // self.num_heads)
+        shape = (num_rows, self.num_kv_heads, num_places, self.head_width)
         return KeyValueCache.empty(len(self.blocks), shape, dtype=dtype or weight.dtype, device=weight.device)
 
     def finish(

@@ -33,8 +33,9 @@ class Muon(Optimizer):
     """Muon for some groups of parameters and AdamW for the others.
 
     A group says which by `num_matrices`: how many matrices of equal height each of its parameters holds, one below the
-    other (1, or 3 for queries, keys and values in one), each of which is orthogonalised by itself; 0 is AdamW. Each has
-    its `weight_decay`, which is decoupled in both. For a matrix of r x c with gradient G, momentum m and rate lr:
+    other (1; 3 for queries, keys and values in one; 2 for keys and values), each of which is orthogonalised by itself;
+    0 is AdamW. Each has its `weight_decay`, which is decoupled in both. For a matrix of r x c with gradient G, momentum
+    m and rate lr:
 
         B <- m B + (1 - m) G
         W <- (1 - lr weight_decay) W - lr 0.2 sqrt(max(r, c)) orthogonalise((1 - m) G + m B)

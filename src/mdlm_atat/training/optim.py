@@ -51,9 +51,10 @@ def muon_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, Any]]:
 
     Muon's are the weights of linear layers in transformer blocks (`blocks`, wherever in the network: the importance
     estimator's too), or of a network that has none, of all its linear layers but the output layer. Those named `qkv`
-    hold three matrices. adaLN's `modulation` is left out: what it gives are shifts, scales and gates. AdamW has the
-    embeddings, a group; the output layer, where it is not the embedding, a group; and the rest, a group: norms, biases,
-    vectors, `modulation`, and what is outside of the blocks, such as heads and the time's embedding.
+    hold three matrices, those named `kv` two. adaLN's `modulation` is left out: what it gives are shifts, scales and
+    gates. AdamW has the embeddings, a group; the output layer, where it is not the embedding, a group; and the rest, a
+    group: norms, biases, vectors, `modulation`, and what is outside of the blocks, such as heads and the time's
+    embedding.
 
     Raises UserError for a network with nothing for Muon.
     """
@@ -67,8 +68,8 @@ def muon_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, Any]]:
     groups: list[dict[str, Any]] = []
     for role, ratio in ratios.items():
         found = [(name, p) for name, p in model.named_parameters() if roles[name] == role]
-        for num_matrices in (0,) if role != "matrix" else (1, 3):
-            own = [p for name, p in found if not num_matrices or (3 if is_fused(name) else 1) == num_matrices]
+        for num_matrices in (0,) if role != "matrix" else (1, 2, 3):
+            own = [p for name, p in found if not num_matrices or matrices_in(name) == num_matrices]
             more = {"role": role, "num_matrices": num_matrices, "lr_ratio": ratio}
             groups += [{**group, **more} for group in groups_by_decay(model, own, config.weight_decay)]
     if not any(group["num_matrices"] and group["params"] for group in groups):
@@ -105,9 +106,9 @@ def output_parameters(model: nn.Module) -> set[int]:
     return {id(part if part._base is None else part._base) for part in parts}
 
 
-def is_fused(name: str) -> bool:
-    """Whether a weight holds the three matrices of queries, keys and values, by its name."""
-    return name.split(".")[-2] == "qkv"
+def matrices_in(name: str) -> int:
+    """How many matrices a weight holds, by its name: those of queries, keys and values may be in one."""
+    return {"qkv": 3, "kv": 2}.get(name.split(".")[-2], 1)
 
 
 def set_learning_rate(optimizer: Optimizer, lr: float) -> None:
