@@ -14,6 +14,7 @@ import shlex
 import shutil
 import sys
 import tomllib
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ import yaml
 import mdlm_atat
 from mdlm_atat import model_folder, plugins
 from mdlm_atat.cli.main import main
+from mdlm_atat.cli.train import make_parser
+from mdlm_atat.runs.request import RunRequest
 from tiny_runs import TINY, write_text
 
 ROOT = Path(__file__).parents[1]
@@ -149,6 +152,26 @@ def commands_of(page: Path) -> list[list[str]]:
     lines = re.findall(r"^ {4}(.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
     found = [re.split(r"^atat |.*-m mdlm_atat ", line, maxsplit=1) for line in lines]
     return [shlex.split(parts[1]) for parts in found if len(parts) == 2]
+
+
+def test_no_training_of_a_page_names_a_setting_without_effect(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that begin with a preset or a file of this repository; others need a run that the page has made."""
+    monkeypatch.chdir(ROOT)
+    planned = 0
+    for page in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
+        text = page.read_text(encoding="utf-8").replace("\\\n", "")
+        lines = re.findall(r"^ {4,}(?:atat|.*-m mdlm_atat) train ([^&|\n]*)", text, re.MULTILINE)
+        for line in [*lines, *re.findall(r"`atat train ([^`]+)`", text)]:
+            words = [word for word in shlex.split(line, comments=True) if word not in ("...", "$AT")]
+            try:
+                found = make_parser().parse(words)
+                request = RunRequest(config=found.preset, method=found.method, settings=found.settings)
+                with warnings.catch_warnings(action="error"):
+                    request.run_config()
+            except (mdlm_atat.UserError, SystemExit):
+                continue
+            planned += 1
+    assert planned >= 40
 
 
 def test_the_commands_for_several_gpus_are_taken_and_a_checkpoint_goes_on_in_one_process(
