@@ -11,6 +11,7 @@ import torch
 from mdlm_atat import MaskedDiffusionLM
 from mdlm_atat.config.schema import DataConfig, RunConfig
 from mdlm_atat.data.tokenizers import CharTokenizer
+from mdlm_atat.errors import UserError
 from mdlm_atat.lm.amid_unknown import AmidUnknown
 from mdlm_atat.nets.dit import ATATDiT
 
@@ -98,3 +99,37 @@ def test_where_all_of_a_text_is_masked_inspect_shows_the_losses_that_the_denoise
         log_p = lm.denoise(z_t, t)[0, :, :9].double().log_softmax(-1)
     expected = -log_p[torch.arange(5), torch.tensor(lm.tokenizer.encode("abcab"))]
     assert found.mean_nll.tolist() == pytest.approx(expected.tolist(), abs=1e-5)
+
+
+@torch.no_grad()
+def test_a_network_whose_rows_began_with_a_token_is_shown_it_and_then_the_text_with_masks_behind(network):
+    z_t, t = torch.tensor([[1, 9, 3]]), torch.tensor([1 / 3], dtype=torch.float64)
+    shown = torch.tensor([[8, 1, 9, 3, *[9] * 64]])
+    amid = AmidUnknown(network, 9, 399, bos_id=8)
+    expected = network(shown, 1 - (1 - t) * (3 / 67))[:, 1:4]
+    torch.testing.assert_close(amid(z_t, t), expected, rtol=0, atol=1e-12)
+    alone = AmidUnknown(network, 9, 399, bos_id=8, num_around=0)
+    torch.testing.assert_close(alone(z_t, t), network(shown[:, :4], t)[:, 1:], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("mode", ["wrap", "pad"])
+def test_a_text_is_generated_filled_and_scored_behind_the_token_that_the_rows_began_with(network, monkeypatch, mode):
+    lm = lm_of(network, mode=mode)
+    lm = MaskedDiffusionLM(network, lm.tokenizer, replace(lm.config, model=replace(lm.config.model, bos_id=8)))
+    assert lm.max_length == 399
+    shown, hidden = [], network.hidden
+    monkeypatch.setattr(network, "hidden", lambda z_t, *more: shown.append(z_t[:, 0]) or hidden(z_t, *more))
+    made = lm.generate("ab", length=5, steps=4)
+    assert len(made.tokens) == 5
+    assert made.text.startswith("ab")
+    lm.infill("a[MASK:2]b", steps=2)
+    lm.score("abcab", num_draws=32)
+    lm.score("abc", order="spread", evaluations=3)
+    assert len(shown) > 8
+    assert all((first == 8).all() for first in shown)
+
+
+def test_a_token_that_rows_begin_with_has_to_be_one_of_the_vocabulary(network):
+    lm = lm_of(network, mode="wrap")
+    with pytest.raises(UserError, match="bos_id = 9 is none of the 9 tokens"):
+        MaskedDiffusionLM(network, lm.tokenizer, replace(lm.config, model=replace(lm.config.model, bos_id=9)))

@@ -94,6 +94,15 @@ def test_the_denoiser_sees_both_sides_of_a_position():
     assert not torch.allclose(made(z_t, t)[0, 8], made(changed_left, t)[0, 8])
 
 
+@torch.no_grad()
+def test_features_of_sigma_are_those_of_1000_t_at_a_thousandth_of_the_total_noise():
+    by_t, by_sigma = (network(time_conditioning=True, time_width=8, time_features=kind) for kind in ("t", "sigma"))
+    z_t = torch.randint(0, 14, (3, 9), generator=torch.Generator().manual_seed(0))
+    t = torch.tensor([0.0, 0.5, 1.0])
+    sigma = torch.tensor([0.0, 0.69214768, 6.90775528])  # of which sigma(1) = log 1000
+    torch.testing.assert_close(by_sigma(z_t, t), by_t(z_t, sigma / 1000), rtol=0, atol=1e-5)
+
+
 def test_only_a_time_conditioned_denoiser_looks_at_t():
     z_t = torch.full((1, 20), 13)
     early, late = torch.tensor([0.1]), torch.tensor([0.9])

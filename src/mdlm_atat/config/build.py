@@ -69,6 +69,7 @@ def build_model(config: RunConfig, vocab_size: int, counts: NDArray[np.int64] | 
                 time_conditioning=model.time_conditioning,
                 time_through=model.time_through,
                 time_width=model.time_width,
+                time_features=model.time_features,
                 extra_outputs=model.extra_outputs,
                 importance=build_importance(config, vocab_size, counts),
                 predict_speed=masking.reads_content and masking.is_bound,

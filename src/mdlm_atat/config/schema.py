@@ -62,6 +62,7 @@ SCALED: When = {**OURS, "model.rotary_scaling": ("linear", "llama3")}
 SCALED_BY_WAVES: When = {**OURS, "model.rotary_scaling": "llama3"}
 
 
+MASKED: When = {"model.kind": ("masked", PLUGIN)}
 MOST_OF_MODEL = {
     "num_layers": 10_000,
     "width": 1 << 20,
@@ -111,6 +112,9 @@ class ModelConfig(Section):
     """How a time-conditioned denoiser is told t: adaLN in every block, or added to the embeddings (few weights)."""
     time_width: int = setting(128, when={"model.time_conditioning": True, "model.time_through": "adaln"})
     """Width of the adaLN conditioning vector."""
+    time_features: Literal["t", "sigma"] = setting("t", when={"model.time_conditioning": True})
+    """What a time-conditioned denoiser is told features of: 1000 t, or sigma = -log(1 - 0.999 t), the total noise of
+    the log-linear schedule, as published networks of MDLM's family are."""
     tied: bool = True
     """One matrix for the token embeddings and the output layer."""
     extra_outputs: int = setting(0, when={"model.kind": "masked", "model.tied": False})
@@ -144,8 +148,13 @@ class ModelConfig(Section):
     full, one that goes more than the second number of times is not."""
     rotary_length: int = setting(8192, when=SCALED_BY_WAVES)
     """llama3 only: tokens of the texts that the network was trained on at first."""
+    bos_id: int | None = setting(None, when=MASKED)
+    """Token that is shown to the network before every text that it writes, fills or scores, as it stood at the
+    beginning of every row that it was trained on: set for models that others have published. None: none is."""
 
     def check(self) -> None:
+        if self.bos_id is not None:
+            within("model.bos_id", self.bos_id, 0, MOST_ROWS)
         for name, highest in MOST_OF_MODEL.items():
             if getattr(self, name) is not None:
                 within(f"model.{name}", getattr(self, name), 0 if name == "extra_outputs" else 1, highest)

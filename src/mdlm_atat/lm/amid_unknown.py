@@ -1,4 +1,5 @@
-"""A text that is shorter than those a network was trained on, as a part of a longer one that nobody knows."""
+"""A text as a network is to be shown it: shorter than those it was trained on, as a part of a longer one that nobody
+knows; or behind the token that all of its rows began with."""
 
 from __future__ import annotations
 
@@ -18,10 +19,22 @@ class AmidUnknown:
     either side. A text of its own length is shown as it is.
 
     A row of 20 tokens and nothing else never occurs in training; 20 tokens with masks around them do.
+
+    `bos_id`: the token that every row began with in training, whose place does not count in `max_length`. It is shown
+    first, and what is unknown stands behind the text alone: there a row that is a text's beginning looks so.
     """
 
-    def __init__(self, network: Network, mask_id: int, max_length: int) -> None:
+    def __init__(
+        self,
+        network: Network,
+        mask_id: int,
+        max_length: int,
+        *,
+        bos_id: int | None = None,
+        num_around: int = NUM_AROUND,
+    ) -> None:
         self._network, self._mask_id, self._max_length = network, mask_id, max_length
+        self._bos_id, self._num_around = bos_id, num_around
         self.output_layer = network.output_layer
 
     def hidden(
@@ -44,10 +57,20 @@ class AmidUnknown:
 
     def _hidden(self, z_t: Tensor, t: Tensor) -> Tensor:
         length = z_t.shape[1]
-        width = min(max(length, self._max_length), length + 2 * NUM_AROUND)
-        if width == length:
+        before, after = self._masks_around(length)
+        width = before + length + after
+        if width > length:
+            z_t = F.pad(z_t, (before, after), value=self._mask_id)
+            t = 1 - (1 - t) * (length / width)  # share of [MASK] in all of it
+        if self._bos_id is not None:
+            z_t, before = F.pad(z_t, (1, 0), value=self._bos_id), before + 1
+        if z_t.shape[1] == length:
             return self._network.hidden(z_t, t)
-        before = (width - length) // 2
-        wide = F.pad(z_t, (before, width - length - before), value=self._mask_id)
-        share = 1 - (1 - t) * (length / width)  # of [MASK] in all of it
-        return self._network.hidden(wide, share)[:, before : before + length]
+        return self._network.hidden(z_t, t)[:, before : before + length]
+
+    def _masks_around(self, length: int) -> tuple[int, int]:
+        """How many [MASK] a text of this length is shown with before and after it."""
+        num_sides = 2 if self._bos_id is None else 1
+        num = min(max(self._max_length - length, 0), num_sides * self._num_around)
+        before = num // 2 if self._bos_id is None else 0
+        return before, num - before

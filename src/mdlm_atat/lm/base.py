@@ -75,7 +75,13 @@ class LanguageModel(Scoring):
         length = max_length or (getattr(network, "max_length", None) if config is None else config.data.length)
         if length is None:
             raise UserError("this network does not say its longest sequence: give it, in tokens, as `max_length=...`")
-        self.max_length: int = length
+        self.bos_id = None if config is None or "masked" not in self.modes else config.model.bos_id
+        """The token that the network is shown before every text; None: none is. It is no token of the text."""
+        if self.bos_id is not None and self.bos_id >= tokenizer.vocab_size:
+            raise UserError(
+                f"model.bos_id = {self.bos_id} is none of the {tokenizer.vocab_size:,} tokens of {tokenizer.name}"
+            )
+        self.max_length: int = length - (self.bos_id is not None)
         """The longest sequence that the network takes, in tokens; longer texts are made in blocks."""
         self._wanted_precision: Precision = precision
         if isinstance(network, nn.Module):

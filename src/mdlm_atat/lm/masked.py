@@ -22,7 +22,7 @@ from mdlm_atat.core.strategies.rates import Clean, ExponentMasking, MaskingSched
 from mdlm_atat.core.strategies.uniform import UniformMasking
 from mdlm_atat.device import as_float64
 from mdlm_atat.errors import UserError
-from mdlm_atat.lm.amid_unknown import AmidUnknown
+from mdlm_atat.lm.amid_unknown import NUM_AROUND, AmidUnknown
 from mdlm_atat.lm.base import LanguageModel
 from mdlm_atat.lm.gap_lengths import (
     FIRST_DRAWS,
@@ -76,12 +76,16 @@ class MaskedDiffusionLM(LanguageModel):
     @property
     def denoise(self) -> Denoiser:
         """The network as a Denoiser, which the scoring functions call as (z_t, t, lengths). One that was trained on
-        pieces of longer texts is shown a shorter text amid [MASK]; see lm.amid_unknown."""
+        pieces of longer texts is shown a shorter text amid [MASK], and one whose rows began with a token is shown it;
+        see lm.amid_unknown."""
         network = self.network
         if not isinstance(network, Network):
             return PlainDenoiser(network)
         reads_pieces = self._config is not None and self._config.data.mode == "wrap"
-        return AmidUnknown(network, self.tokenizer.mask_id, self.max_length) if reads_pieces else self.network
+        if not reads_pieces and self.bos_id is None:
+            return self.network
+        num_around = NUM_AROUND if reads_pieces else 0
+        return AmidUnknown(network, self.tokenizer.mask_id, self.max_length, bos_id=self.bos_id, num_around=num_around)
 
     @property
     def has_importance(self) -> bool:

@@ -19,6 +19,15 @@ from mdlm_atat.nets.transformer import Transformer
 NUM_ADDED_FREQUENCIES = 16
 
 Alignment = Literal["own", "shifted"]
+TimeFeatures = Literal["t", "sigma"]
+LEAST_KEPT = 1e-3
+"""Of the log-linear schedule: the share of tokens that it leaves unmasked at t = 1."""
+
+
+def total_noise(t: Float[Tensor, " batch"]) -> Float[Tensor, " batch"]:
+    """sigma(t) = -log(1 - (1 - eps) t), float32: with eps = 1e-3, exp(-sigma) of the tokens are not masked at t (the
+    log-linear schedule of SEDD, arXiv 2310.16834)."""
+    return -torch.log1p(-(1 - LEAST_KEPT) * t.float())
 
 
 @dataclass(frozen=True)
@@ -41,9 +50,11 @@ class ATATDiT(Transformer):
     ATATDiT(50257, 1024, num_layers=12, width=768, num_heads=12, time_conditioning=True, tied=False, extra_outputs=1).
 
     `time_through`: how a time-conditioned network is told t, by adaLN in every block or, at a hundredth of the
-    parameters, by features of t added to the embeddings. ATAT's parts, all off by default: `importance`,
-    `predict_speed` (a linear head for the rates of its masking schedule) and `position_table` (the log-exponents of a
-    learned one).
+    parameters, by features of t added to the embeddings. `time_features`: they are of 1000 t, or of the total noise
+    sigma(t) of the log-linear schedule, as in published networks of MDLM's family (see `total_noise`).
+
+    ATAT's parts, all off by default: `importance`, `predict_speed` (a linear head for the rates of its masking
+    schedule) and `position_table` (the log-exponents of a learned one).
 
     `alignment`: which place predicts token i, its own, or the one before it, as in a causal network (shifted): then
     L + 1 places go through the blocks, the first with a start vector of its own.
@@ -66,6 +77,7 @@ class ATATDiT(Transformer):
         time_conditioning: bool = False,
         time_through: Literal["adaln", "embedding"] = "adaln",
         time_width: int = 128,
+        time_features: TimeFeatures = "t",
         tied: bool = True,
         extra_outputs: int = 0,
         importance: ImportanceParts | None = None,
@@ -91,6 +103,7 @@ class ATATDiT(Transformer):
             layout=layout,
         )
         self.mask_id = vocab_size
+        self.time_features: TimeFeatures = time_features
         added = time_conditioning and time_through == "embedding"
         self.added_time = zero_linear(2 * NUM_ADDED_FREQUENCIES, width) if added else None
         make = None if importance is None else importance.make_estimator
@@ -167,6 +180,8 @@ class ATATDiT(Transformer):
         reading: Reading | None = None,
     ) -> Tensor:
         """Embeddings (B, places, D), told t, through the blocks."""
+        if self.time_features == "sigma":
+            t = total_noise(t) / 1000  # the features are of 1000 times what they are given
         if self.added_time is not None:
             features = sinusoidal_features(t, NUM_ADDED_FREQUENCIES)
             x = x + self.added_time(features.to(self.added_time.weight.dtype))[:, None]

@@ -83,7 +83,7 @@ class Initial:
         return replace(
             config,
             data=replace(data, tokenizer=str(self.found.home / "tokenizer"), length=old.data.length),
-            model=old.model,
+            model=replace(old.model, bos_id=None),  # the rows of a text that is prepared here do not begin with it
             objective=old.objective,
             importance=old.importance,
             masking=old.masking,
