@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Literal
@@ -13,6 +14,12 @@ from mdlm_atat.small_files import read_object, read_small
 CLASSIFIER_FILE = "classifier.json"
 BOX_NAME = "box"
 """What the model in the box is called wherever a model is named."""
+ORIGIN_FILE = "origin.json"
+"""In the folder of a published model that was read: where it comes from."""
+PARTIAL = ".partial"
+"""What the name of a folder of the cache ends in while it is made."""
+PUBLISHED_FILES = (".gguf", ".ckpt")
+"""Files of weights that a model is named by, as others publish them."""
 BOX = Path(__file__).parent / "box"
 """The folder of the model that comes with this package."""
 _CHECKPOINT_NAME = re.compile(r"step-([0-9]{8}|[1-9][0-9]{8,})")
@@ -48,17 +55,22 @@ def _own_names(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir() if path.name != LOCK_FILE and not is_aside(path.name)}
 
 
-def kind_of_folder(folder: Path) -> Literal["checkpoint", "saved", "classifier", "run"]:
+def kind_of_folder(folder: Path) -> Literal["checkpoint", "saved", "classifier", "run", "published"]:
     """A checkpoint of a run (also the links `best` and `last`), a model made by save_pretrained, a classifier of texts,
-    or a run.
+    a run, or what somebody else has published: a folder in the hub's format, or a file of weights.
 
     Raises UserError for anything else. Whether the files in it are sound is not looked at.
     """
     folder = follow(folder)
     if folder == BOX and not (BOX / "model.safetensors").exists():
         raise UserError("this installation has no model in the box: name a run, such as runs/demo")
+    if is_published(folder):
+        return "published"
     if not folder.is_dir():
-        raise UserError(f"there is no folder {folder}; expected a run such as runs/demo, or a checkpoint of one")
+        raise UserError(
+            f"there is no folder {folder}; expected a run such as runs/demo, or a checkpoint of one, or a model of the "
+            "hub as hub:OWNER/NAME"
+        )
     real = folder.resolve()
     if real.name.startswith("step-") and real.parent.name == "checkpoints":
         if step_of(real.name) is None:
@@ -74,6 +86,15 @@ def kind_of_folder(folder: Path) -> Literal["checkpoint", "saved", "classifier",
     if (folder / "config.yaml").exists():
         return "run"
     raise UserError(f"{folder} is neither a run folder (no config.yaml), nor one of its checkpoints, nor a saved model")
+
+
+def is_published(path: Path) -> bool:
+    """Whether a path is what others publish: a folder in the hub's format without our configuration, or a file."""
+    if path.is_file():
+        return path.suffix in PUBLISHED_FILES
+    return (path / "config.json").is_file() and not any(
+        (path / name).exists() for name in ("config.yaml", CLASSIFIER_FILE)
+    )
 
 
 def find_classifier(folder: Path) -> Path:
@@ -126,6 +147,34 @@ def title_of(model: Path) -> str:
 
 
 def results_folder(home: Path, name: str) -> Path:
-    """The folder for what is found out about the model in `home`: in it, or in the working directory for the model in
-    the box, whose folder belongs to the installed package."""
-    return Path(name) if home == BOX else home / name
+    """The folder for what is found out about the model in `home`: in it, or in the working directory for a model whose
+    folder is not the user's (see `borrowed_name`)."""
+    return home / name if borrowed_name(home) is None else Path(name)
+
+
+def borrowed_name(home: Path) -> str | None:
+    """What the model in `home` is called in the names of files, if its folder is no place to keep anything: that of the
+    model in the box, which belongs to the installed package, of a published model in our cache, or of a model in the
+    hub's cache. None for a folder of the user's own."""
+    if home == BOX:
+        return BOX_NAME
+    if home.parent == models_folder():
+        return home.name
+    if home.parent.name == "snapshots" and home.parents[1].name.startswith("models--"):
+        return home.parents[1].name.removeprefix("models--")
+    return None
+
+
+def preparing_file(folder: Path) -> Path:
+    """The file whose lock a process has while it makes a folder of the cache."""
+    return folder.with_name(f".{folder.name.removesuffix(PARTIAL)}.lock")
+
+
+def models_folder() -> Path:
+    """Where published models are kept once they are read."""
+    return cache_home() / "models"
+
+
+def cache_home() -> Path:
+    """$ATAT_CACHE, else ~/.cache/mdlm-atat."""
+    return Path(os.environ.get("ATAT_CACHE") or "~/.cache/mdlm-atat").expanduser().resolve()

@@ -34,7 +34,8 @@ def check_file(file: Path, *, most_bytes: float = MOST_BYTES) -> None:
         raise UserError(f"{file} is {what}; remove it")
     if file.is_symlink():
         home, target = file.parent.resolve(), file.resolve()
-        blobs = home.parent.parent / "blobs" if home.parent.name == "snapshots" else home
+        snapshots = next((path for path in home.parents[:2] if path.name == "snapshots"), None)  # tokenizer/ is in it
+        blobs = home if snapshots is None else snapshots.parent / "blobs"
         if not any(target.is_relative_to(place) for place in (home, blobs)):
             raise UserError(
                 f"{file} is a link to {target}, and what a folder links to elsewhere is not read; put a copy in its "

@@ -11,7 +11,7 @@ from tiny import corpus
 
 from mdlm_atat.cli.main import main
 from mdlm_atat.data import cache
-from mdlm_atat.data.cache import CachedCorpus, cache_folder, choose_cached, clear_cached, list_cache
+from mdlm_atat.data.cache import Cached, cache_folder, choose_cached, clear_cached, list_cache
 from mdlm_atat.data.prepare import prepare
 from mdlm_atat.errors import UserError
 from mdlm_atat.locks import try_lock
@@ -59,7 +59,7 @@ def test_what_is_cached_is_listed_with_source_size_age_and_last_use_the_last_use
     assert "40 days ago  in use" in first
     assert second.split()[3:7] == ["just", "now"] * 2
     assert second.endswith(str(texts[1]))
-    assert last.startswith(f"{cache_folder()}: 2 prepared, ")
+    assert last.startswith(f"{cache_folder().parent}: 2 kept, ")
 
 
 @pytest.mark.parametrize(
@@ -142,7 +142,7 @@ def test_what_is_being_prepared_stays_and_what_a_killed_process_left_of_it_goes(
     assert lock is not None
     (entry,) = choose_cached(list_cache(), [partial.name])
     assert entry.is_in_use
-    kept: list[CachedCorpus] = []
+    kept: list[Cached] = []
     assert clear_cached([entry], kept.append) == []
     assert kept == [entry]
     assert partial.is_dir()
@@ -190,7 +190,7 @@ def test_a_mistake_clears_nothing(
 
 def test_the_beginning_of_several_names_is_refused():
     entries = [
-        CachedCorpus(folder=Path(name), source="s", tokenizer="", num_bytes=0, made=0.0, last_used=0.0, is_in_use=False)
+        Cached(folder=Path(name), source="s", tokenizer="", num_bytes=0, made=0.0, last_used=0.0, is_in_use=False)
         for name in ("ab1", "ab2", "c")
     ]
     with pytest.raises(UserError, match="ab is the beginning of 2 names"):
@@ -204,7 +204,7 @@ def test_a_cache_that_is_not_there_is_empty(
     monkeypatch.setenv("ATAT_CACHE", str(tmp_path / "none"))
     assert main(["cache", "list"]) == 0
     assert main(["cache", "clear", "--yes"]) == 0
-    assert capsys.readouterr().out == f"{tmp_path / 'none/data'}: nothing is cached\nnothing to clear\n"
+    assert capsys.readouterr().out == f"{tmp_path / 'none'}: nothing is cached\nnothing to clear\n"
     assert not (tmp_path / "none").exists()
 
 

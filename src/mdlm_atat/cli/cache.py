@@ -1,4 +1,4 @@
-"""atat cache: the corpora that were prepared on the way, to look at and to clear."""
+"""atat cache: corpora that were prepared on the way, and published models that were read, to look at and to clear."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ from mdlm_atat.formats import age, data_size
 from mdlm_atat.terminal import shown
 
 if TYPE_CHECKING:
-    from mdlm_atat.data.cache import CachedCorpus
+    from mdlm_atat.data.cache import Cached
 
 HELP = """\
-atat cache: list or clear the corpora that were prepared on the way
+atat cache: list or clear corpora that were prepared on the way, and published models
 
 usage: atat cache list
        atat cache clear [NAME ...] [--older_than DAYS] [--yes]
 
 A corpus that is prepared without a folder of its own, as atat train prepares its text, stays in $ATAT_CACHE, or in
-~/.cache/mdlm-atat. Cleared, it is prepared again when it is next needed: runs and models are not touched.
+~/.cache/mdlm-atat, and so does a published model (hub:OWNER/NAME) as it was read. Cleared, it is prepared or read again
+when it is next needed: runs and models of your own are not touched.
 
 for example:
   atat cache list
@@ -34,7 +35,7 @@ for example:
 def clear_parser() -> Parser:
     parser = Parser(
         "atat cache clear",
-        "Remove corpora from the cache. What a process is using stays.",
+        "Remove corpora and published models from the cache. What a process is using stays.",
     )
     parser.add_argument(
         "names", nargs="*", default=[], metavar="NAME", help="of atat cache list: a name, its beginning, or a source"
@@ -57,13 +58,14 @@ def main(argv: list[str]) -> int:
 
 
 def _list() -> None:
-    from mdlm_atat.data.cache import cache_folder, list_cache
+    from mdlm_atat.data.cache import list_cache
+    from mdlm_atat.model_folder import cache_home
 
     entries = list_cache()
     if entries:
         _show(entries)
     total = data_size(sum(entry.num_bytes for entry in entries))
-    print(f"{cache_folder()}: {f'{len(entries)} prepared, {total} in all' if entries else 'nothing is cached'}")
+    print(f"{cache_home()}: {f'{len(entries)} kept, {total} in all' if entries else 'nothing is cached'}")
 
 
 def _clear(arguments: Namespace) -> int:
@@ -83,7 +85,7 @@ def _clear(arguments: Namespace) -> int:
             print("nothing was cleared")
             return 0
 
-    def say_kept(entry: CachedCorpus) -> None:
+    def say_kept(entry: Cached) -> None:
         print(f"kept       {entry.name}: a process uses it, or its files may not be removed")
 
     removed = clear_cached(chosen, say_kept)
@@ -91,7 +93,7 @@ def _clear(arguments: Namespace) -> int:
     return 0
 
 
-def _agrees(chosen: list[CachedCorpus]) -> bool:
+def _agrees(chosen: list[Cached]) -> bool:
     size = data_size(sum(entry.num_bytes for entry in chosen))
     try:
         return input(f"Clear {len(chosen)}, {size}? [y/N] ").strip().lower() in ("y", "yes")
@@ -99,7 +101,7 @@ def _agrees(chosen: list[CachedCorpus]) -> bool:
         return False
 
 
-def _show(entries: list[CachedCorpus]) -> None:
+def _show(entries: list[Cached]) -> None:
     now = time.time()
     rows = [("name", "size", "made", "last used", "tokenizer", "source")]
     for entry in entries:

@@ -16,6 +16,7 @@ from mdlm_atat.data.encodings import check_encoding
 from mdlm_atat.effect import GIVEN
 from mdlm_atat.errors import UserError
 from mdlm_atat.model_folder import find_classifier
+from mdlm_atat.published.place import find_model
 from mdlm_atat.terminal import is_terminal, shown
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def main(argv: list[str]) -> int:
     check_is_for_file(arguments)
     if arguments.encoding is not None:
         check_encoding(arguments.encoding)
-    find_classifier(arguments.classifier)
+    find_classifier(find_model(arguments.classifier).path)
     from mdlm_atat.finetuning.classifier import TextClassifier
     from mdlm_atat.runs.classify import check_output, classify_file, part_of
 

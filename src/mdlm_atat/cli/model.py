@@ -14,13 +14,15 @@ from mdlm_atat.cli.parser import Parser
 from mdlm_atat.data.files import read_text
 from mdlm_atat.errors import UserError
 from mdlm_atat.model_folder import BOX_NAME, follow, kind_of_folder
+from mdlm_atat.published.hub import PREFIX
+from mdlm_atat.published.place import find_model
 from mdlm_atat.samplers.template import unescaped
 
 if TYPE_CHECKING:
     from mdlm_atat.lm import CausalLM, MaskedDiffusionLM
 
 
-WHICH = "a run folder, one of its checkpoints, or a saved model"
+WHICH = "a run folder, one of its checkpoints, a saved model, a model of the hub (hub:OWNER/NAME), or a published file"
 
 
 def add_model_arguments(parser: Parser, *, or_box: bool = False) -> None:
@@ -63,7 +65,9 @@ def model_and_text(model: str | None, text: str | None, file: Path | None, *, co
 
 def check_no_path(word: str, command: str) -> None:
     """Raise UserError for a word in place of a text that is the path of something that is there, or looks like one."""
-    if is_folder(word):
+    if word.startswith(PREFIX):
+        wrong = f'{word} is a model: give a text after it, as in atat {command} {word} "..."'
+    elif is_folder(word):
         wrong = f'{word} is a folder: give a text after it, as in atat {command} {word} "..."'
     elif is_there(word):
         wrong = f"{word} is a file: to read the text in it, write --file {word}"
@@ -149,10 +153,14 @@ def add_trust_argument(parser: Parser) -> None:
 
 
 def check_model(folder: Path, flag: str | None = None, *, text: str = "") -> None:
-    """UserError where there is no model in the folder that `flag` names: answered before torch is imported, which takes
-    seconds. `text`: where a text goes, for somebody who took the place of the model for that of a text."""
+    """UserError where there is no model in the folder, or on the hub, that `flag` names: answered before torch is
+    imported, which takes seconds. What is on the hub is downloaded. `text`: where a text goes, for somebody who took
+    the place of the model for that of a text."""
     try:
-        kind_of_folder(folder)
+        place = find_model(folder)
+        kind_of_folder(place.path)
+        if place.is_published:
+            place.check_memory()
     except UserError as error:
         if text and len(str(folder).split()) > 1 and not folder.is_dir():
             raise UserError(f"there is no model {str(folder)!r}; {text}") from error

@@ -14,14 +14,16 @@ from mdlm_atat.cli.model import (
     add_reading_arguments,
     check_model,
     is_folder,
+    is_there,
     load_model,
     model_and_text,
     texts_given,
 )
 from mdlm_atat.cli.parser import Parser, whole
 from mdlm_atat.errors import UserError
-from mdlm_atat.model_folder import BOX_NAME
+from mdlm_atat.model_folder import BOX_NAME, PUBLISHED_FILES
 from mdlm_atat.plugins import trusted
+from mdlm_atat.published.hub import PREFIX
 from mdlm_atat.samplers.catalogue import split_spec
 from mdlm_atat.samplers.template import unescaped
 
@@ -108,7 +110,8 @@ def model_and_texts(words: Sequence[str], file: Path | None) -> tuple[Path, list
 
 
 def _names_a_model(word: str) -> bool:
-    return word == BOX_NAME or is_folder(word)
+    is_file = is_there(word) and Path(word).suffix in PUBLISHED_FILES
+    return word == BOX_NAME or word.startswith(PREFIX) or is_folder(word) or is_file
 
 
 def check_are_texts(words: Sequence[str]) -> None:

@@ -12,6 +12,7 @@ from mdlm_atat.cli.parser import whole as whole_number
 from mdlm_atat.errors import UserError
 from mdlm_atat.model_folder import find_classifier, follow, name_of
 from mdlm_atat.plugins import trusted
+from mdlm_atat.published.place import find_model
 
 TOKEN = re.compile("[!-~]+")
 
@@ -67,7 +68,7 @@ def main(argv: list[str]) -> int:
         raise UserError("--token may have letters, digits and signs of ASCII, and no spaces: no header holds others")
     check_model(arguments.model)
     if arguments.classifier is not None:
-        find_classifier(arguments.classifier)
+        find_classifier(find_model(arguments.classifier).path)
     with trusted(arguments.trust_plugins):
         serve(arguments)
     return 0

@@ -1,4 +1,5 @@
-"""The cache: corpora that were prepared without a folder of their own. Each is a folder named after its request.
+"""The cache: corpora that were prepared without a folder of their own, and published models that were read. Each is a
+folder, a corpus named after its request.
 
 Beside a corpus NAME lie `.NAME.use`, which every process that reads it holds a shared lock of until it ends, and whose
 time is that of the last use, and while it is prepared `.NAME.lock` and `NAME.partial`.
@@ -19,14 +20,15 @@ from mdlm_atat.data.files import folder_size
 from mdlm_atat.data.manifest import FILE_NAME, is_prepared, read_manifest
 from mdlm_atat.errors import UserError
 from mdlm_atat.locks import Lock, NoLocks, shared_lock, try_lock
+from mdlm_atat.model_folder import ORIGIN_FILE, PARTIAL, cache_home, models_folder, preparing_file
+from mdlm_atat.small_files import read_object
 
-PARTIAL = ".partial"
 _held: dict[Path, Lock] = {}  # until the process ends: a corpus is memory-mapped, and read long after it was opened
 
 
 def cache_folder() -> Path:
     """Where corpora are cached: `data` in $ATAT_CACHE, else in ~/.cache/mdlm-atat."""
-    return (Path(os.environ.get("ATAT_CACHE") or "~/.cache/mdlm-atat") / "data").expanduser().resolve()
+    return cache_home() / "data"
 
 
 def hold(folder: Path) -> None:
@@ -43,13 +45,14 @@ def hold(folder: Path) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CachedCorpus:
-    """A folder of the cache, as `list_cache` finds it."""
+class Cached:
+    """A folder of the cache, as `list_cache` finds it: a corpus, or a published model."""
 
     folder: Path
     source: str
-    """What it was prepared from."""
+    """What it was prepared or read from."""
     tokenizer: str
+    """Of a corpus; empty for a model."""
     num_bytes: int
     """Of all its files."""
     made: float
@@ -64,22 +67,45 @@ class CachedCorpus:
         return self.folder.name
 
 
-def list_cache() -> list[CachedCorpus]:
+def list_cache() -> list[Cached]:
     """What is in the cache, the last used first. What a process that was killed left there counts too; whatever else
     lies in the folder does not."""
-    try:
-        folders = [folder for folder in cache_folder().iterdir() if folder.is_dir() and not folder.is_symlink()]
-    except FileNotFoundError:
-        return []
     found = []
-    for folder in folders:
+    for folder in (*_folders_in(cache_folder()), *_folders_in(models_folder())):
         with suppress(FileNotFoundError):  # another process removes it, or gives it its final name
-            if is_prepared(folder) or folder.suffix == PARTIAL:
+            if folder.suffix == PARTIAL or (folder.parent == cache_folder() and is_prepared(folder)):
                 found.append(_look_at(folder))
+            elif (folder / ORIGIN_FILE).is_file():
+                found.append(_look_at_model(folder))
     return sorted(found, key=lambda entry: -entry.last_used)
 
 
-def _look_at(folder: Path) -> CachedCorpus:
+def _folders_in(place: Path) -> list[Path]:
+    try:
+        return [folder for folder in place.iterdir() if folder.is_dir() and not folder.is_symlink()]
+    except FileNotFoundError:
+        return []
+
+
+def _look_at_model(folder: Path) -> Cached:
+    made = (folder / ORIGIN_FILE).stat().st_mtime
+    try:
+        origin = read_object(folder / ORIGIN_FILE)
+        source = str(origin.get("source", ""))
+    except UserError:
+        source = "(damaged)"
+    return Cached(
+        folder=folder,
+        source=source,
+        tokenizer="",
+        num_bytes=folder_size(folder),
+        made=made,
+        last_used=max(made, folder.stat().st_mtime),
+        is_in_use=_is_held(preparing_file(folder)),
+    )
+
+
+def _look_at(folder: Path) -> Cached:
     source, tokenizer = "(not finished)", ""
     made = last_used = folder.stat().st_mtime
     if folder.suffix != PARTIAL:
@@ -91,14 +117,14 @@ def _look_at(folder: Path) -> CachedCorpus:
             source = "(damaged)"
         with suppress(FileNotFoundError):
             last_used = max(made, _use_file(folder).stat().st_mtime)
-    return CachedCorpus(
+    return Cached(
         folder=folder,
         source=source,
         tokenizer=tokenizer,
         num_bytes=folder_size(folder),
         made=made,
         last_used=last_used,
-        is_in_use=_is_held(_use_file(folder)) or _is_held(_preparing_file(folder)),
+        is_in_use=_is_held(_use_file(folder)) or _is_held(preparing_file(folder)),
     )
 
 
@@ -115,9 +141,7 @@ def _is_held(file: Path) -> bool:
     return lock is None
 
 
-def choose_cached(
-    entries: list[CachedCorpus], names: list[str] | None = None, *, older_than_s: float = 0.0
-) -> list[CachedCorpus]:
+def choose_cached(entries: list[Cached], names: list[str] | None = None, *, older_than_s: float = 0.0) -> list[Cached]:
     """Those of the entries that go by one of `names`, or all, and were last used more than `older_than_s` ago.
 
     A name is that of the folder, or its beginning where only one begins so, or the source, of which there may be
@@ -137,7 +161,7 @@ def choose_cached(
     return [entry for entry in chosen if older_than_s == 0 or entry.last_used < before]
 
 
-def clear_cached(entries: list[CachedCorpus], kept: Callable[[CachedCorpus], None]) -> list[CachedCorpus]:
+def clear_cached(entries: list[Cached], kept: Callable[[Cached], None]) -> list[Cached]:
     """Remove what no process uses, and return that. `kept` is called for whatever is in use."""
     removed = []
     for entry in entries:
@@ -149,8 +173,8 @@ def clear_cached(entries: list[CachedCorpus], kept: Callable[[CachedCorpus], Non
 
 
 def _remove(folder: Path) -> bool:
-    """Remove a corpus unless a process uses it. While this goes on, no process begins to."""
-    files = _preparing_file(folder), _use_file(folder)
+    """Remove a corpus or a model unless a process uses it. While this goes on, no process begins to."""
+    files = preparing_file(folder), _use_file(folder)
     locks: list[Lock] = []
     try:
         for file in files:
@@ -174,7 +198,3 @@ def _remove(folder: Path) -> bool:
 
 def _use_file(folder: Path) -> Path:
     return folder.with_name(f".{folder.name.removesuffix(PARTIAL)}.use")
-
-
-def _preparing_file(folder: Path) -> Path:
-    return folder.with_name(f".{folder.name.removesuffix(PARTIAL)}.lock")

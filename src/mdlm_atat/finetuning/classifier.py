@@ -37,6 +37,7 @@ from mdlm_atat.lm.folder import Located
 from mdlm_atat.lm.load import load_located
 from mdlm_atat.model_folder import CLASSIFIER_FILE, find_classifier
 from mdlm_atat.plugins import trusted
+from mdlm_atat.published.place import find_model
 from mdlm_atat.small_files import read_object, taken_apart
 from mdlm_atat.training.checkpoint import find_fault, load_weights, write_checksums
 from mdlm_atat.training.packed import save_tensors
@@ -142,7 +143,7 @@ class TextClassifier:
         their code. Raises UserError where there is none or several, for one that is damaged, and for the format of a
         later version.
         """
-        folder = find_classifier(Path(folder))
+        folder = find_classifier(find_model(folder).path)
         fault = find_fault(folder, {CLASSIFIER_FILE, HEAD_FILE, "model.safetensors", "config.yaml"})
         if fault is None and not (folder / "tokenizer").is_dir():
             fault = "its folder tokenizer is missing"

@@ -34,6 +34,7 @@ from mdlm_atat.lm.folder import PROFILE_FILE, STAGE_FILE
 from mdlm_atat.lm.reading import CachedSteps
 from mdlm_atat.lm.scoring import Scoring
 from mdlm_atat.nets.protocol import Cached, Mode
+from mdlm_atat.published.hub import hub_name_of
 from mdlm_atat.samplers.sizes import Profile, as_profile
 from mdlm_atat.scoring.records import MaskRateProfile
 from mdlm_atat.small_files import read_object, taken_apart
@@ -158,13 +159,19 @@ class LanguageModel(Scoring):
         cls: type[AnyLM],
         folder: str | Path | None = None,
         *,
+        revision: str | None = None,
+        cache_dir: str | Path | None = None,
         device: torch.device | str | None = None,
         precision: Precision = "auto",
         say: Callable[[str], None] = lambda _: None,
         trust_plugins: bool = False,
     ) -> AnyLM:
         """Load a run folder (its newest sound checkpoint), one of its checkpoints, or a folder made by save_pretrained;
-        without a folder the model that comes with this package.
+        a model of the hub, as OWNER/NAME or hub:OWNER/NAME; or what others have published, as a folder in the hub's
+        format, a .ckpt or a .gguf. Without a folder it is the model that comes with this package.
+
+        `revision`: a branch, a tag or a commit of the hub's model. `cache_dir`: where its files are kept (default: as
+        the hub's client does). What others have published is read once, and kept in $ATAT_CACHE.
 
         Averaged (EMA) weights where the run kept them. `device` None: a GPU if there is one. `say` hears of damaged
         checkpoints that were passed over. `trust_plugins`: import the plugins that the folder names, which runs their
@@ -172,7 +179,13 @@ class LanguageModel(Scoring):
         """
         from mdlm_atat.lm.load import load_lm  # which knows the kinds there are
 
-        lm = load_lm(folder, device=device, precision=precision, say=say, trust_plugins=trust_plugins)
+        name, how = hub_name_of(folder), {"revision": revision, "cache_dir": cache_dir}
+        try:
+            lm = load_lm(name, **how, device=device, precision=precision, say=say, trust_plugins=trust_plugins)
+        except UserError as error:
+            if name == folder:
+                raise
+            raise UserError(f"there is no folder {folder}, and on the hub: {error}") from error
         if not isinstance(lm, cls):
             raise UserError(f"{folder} holds a {lm.kind} model; load it with {type(lm).__name__}.from_pretrained")
         return lm
@@ -279,13 +292,12 @@ class LanguageModel(Scoring):
 
     @property
     def profile_file(self) -> Path:
-        """The file beside the weights that holds the profile, if one was stored; for the model in the box, whose folder
-        belongs to the installed package, box-profile.json in the working directory. Raises UserError for a model that
+        """The file beside the weights that holds the profile, if one was stored; for a model whose folder is not the
+        user's, such as the one in the box, box-profile.json in the working directory. Raises UserError for a model that
         is in no folder."""
         folder = self._weights_folder
-        if folder == model_folder.BOX:
-            return Path(f"{model_folder.BOX_NAME}-{PROFILE_FILE}")
-        return folder / PROFILE_FILE
+        borrowed = model_folder.borrowed_name(folder)
+        return folder / PROFILE_FILE if borrowed is None else Path(f"{borrowed}-{PROFILE_FILE}")
 
     @property
     def _weights_folder(self) -> Path:

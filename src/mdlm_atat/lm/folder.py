@@ -12,7 +12,8 @@ from mdlm_atat.config.size import least_weights, machine_memory, most_weights
 from mdlm_atat.core.curriculum import Stage
 from mdlm_atat.errors import UserError
 from mdlm_atat.formats import count, data_size
-from mdlm_atat.model_folder import follow, kind_of_folder
+from mdlm_atat.model_folder import kind_of_folder
+from mdlm_atat.published.place import find_model, folder_of
 from mdlm_atat.small_files import RESTORE, check_folder, read_object, taken_apart
 from mdlm_atat.training.checkpoint import Checkpoint, all_checkpoints, find_fault, newest_sound
 from mdlm_atat.training.packed import Shapes, read_shapes
@@ -63,11 +64,14 @@ class Located:
         return str(self.home if self.checkpoint is None else self.checkpoint.folder)
 
 
-def locate(folder: Path, say: Callable[[str], None]) -> Located:
+def locate(
+    name: Path, say: Callable[[str], None], *, revision: str | None = None, cache_dir: str | Path | None = None
+) -> Located:
     """Find the model in a run folder (its newest sound checkpoint), a checkpoint (also by the links `best` and `last`)
-    or a folder made by save_pretrained. `say` is told of damaged checkpoints that were passed over. Raises UserError
-    where there is no model, or a damaged one."""
-    folder = follow(folder)
+    or a folder made by save_pretrained; on the hub (hub:OWNER/NAME); or in what others have published, which is read
+    once and kept in the cache. `say` is told of damaged checkpoints that were passed over; `revision` and `cache_dir`
+    as for `find_model`. Raises UserError where there is no model, or a damaged one."""
+    folder = folder_of(find_model(name, revision=revision, cache_dir=cache_dir))
     kind, real = kind_of_folder(folder), folder.resolve()
     if kind == "classifier":
         raise UserError(

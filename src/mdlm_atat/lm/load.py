@@ -24,15 +24,18 @@ from mdlm_atat.training.folder import check_plugins, read_counts
 def load_lm(
     folder: str | Path | None = None,
     *,
+    revision: str | None = None,
+    cache_dir: str | Path | None = None,
     device: torch.device | str | None = None,
     precision: Precision = "auto",
     say: Callable[[str], None] = lambda _: None,
     trust_plugins: bool = False,
 ) -> MaskedDiffusionLM | CausalLM:
-    """Load the model in a folder: a CausalLM if its network reads left to right only, else a MaskedDiffusionLM. Without
-    a folder, or as "box" where there is no model of that name, it is the model that comes with this package. The
-    arguments, and what is raised, are those of LanguageModel.from_pretrained."""
-    found = locate(model_folder.BOX if folder is None else Path(folder), say)
+    """Load the model in a folder, or on the hub as hub:OWNER/NAME: a CausalLM if its network reads left to right only,
+    else a MaskedDiffusionLM. Without a folder, or as "box" where there is no model of that name, it is the model that
+    comes with this package. The arguments, and what is raised, are those of LanguageModel.from_pretrained."""
+    name = model_folder.BOX if folder is None else Path(folder)
+    found = locate(name, say, revision=revision, cache_dir=cache_dir)
     with trusted(trust_plugins):
         return load_located(found, choose_device(device), precision, say)
 

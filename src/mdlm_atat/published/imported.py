@@ -13,10 +13,9 @@ from mdlm_atat.config.files import save_config
 from mdlm_atat.config.schema import RunConfig
 from mdlm_atat.data.open_tokenizer import save_tokenizer
 from mdlm_atat.data.tokenizers import Tokenizer
+from mdlm_atat.model_folder import ORIGIN_FILE
 from mdlm_atat.training.checkpoint import write_checksums
 from mdlm_atat.training.packed import Packing, write_weights
-
-ORIGIN_FILE = "origin.json"
 
 
 @dataclass(frozen=True, kw_only=True)

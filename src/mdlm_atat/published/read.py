@@ -7,6 +7,7 @@ from pathlib import Path
 
 from mdlm_atat.errors import UserError
 from mdlm_atat.published.imported import Imported
+from mdlm_atat.small_files import read_object
 
 Reader = Callable[[Path], Imported | None]
 """Reads a folder in the hub's format, or a file of weights; None where that is of another family. Raises UserError for
@@ -23,4 +24,15 @@ def read_published(path: Path) -> Imported:
         found = read(path)
         if found is not None:
             return found
-    raise UserError(f"{path} holds no model that can be read; known are {', '.join(READERS)}")
+    raise UserError(f"{path} is {_kind_of(path)}, which cannot be read; known are {', '.join(READERS)}")
+
+
+def _kind_of(path: Path) -> str:
+    """What a folder says that it holds, for a message."""
+    if path.is_file():
+        return f"a {path.suffix} file of another kind"
+    config = read_object(path / "config.json")
+    classes = config.get("architectures")
+    named = ", ".join(map(str, classes)) if isinstance(classes, list) else ""
+    kind = str(config.get("model_type", ""))
+    return f"a model of the architecture {named or kind or 'unknown'}{f' ({kind})' if named and kind else ''}"

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from mdlm_atat import model_folder
 from mdlm_atat.config.build import modes_of
 from mdlm_atat.config.files import apply_settings, folder_config, load_config, method_settings
 from mdlm_atat.config.schema import DataConfig, RunConfig, settings_with
@@ -17,6 +18,9 @@ from mdlm_atat.data.open_tokenizer import load_tokenizer
 from mdlm_atat.data.tokenizers import Tokenizer
 from mdlm_atat.errors import UserError
 from mdlm_atat.lm.folder import Located, locate
+from mdlm_atat.model_folder import ORIGIN_FILE, borrowed_name
+from mdlm_atat.published.hub import HubName
+from mdlm_atat.small_files import read_object
 from mdlm_atat.training.checkpoint import all_checkpoints, give_weights
 from mdlm_atat.training.folder import changes, read_start
 from mdlm_atat.training.packed import read_weights
@@ -34,10 +38,13 @@ class Initial:
     found: Located
     config: RunConfig
     """The one that they were trained by."""
+    place: Path
+    """As it was named."""
 
     @classmethod
     def open(cls, path: Path) -> Initial:
-        """A run (its newest sound checkpoint), a checkpoint or a saved model; UserError for anything else."""
+        """A run (its newest sound checkpoint), a checkpoint, a saved model, or one of the hub or as others publish it;
+        UserError for anything else."""
         said: list[str] = []
         try:
             found = locate(path, said.append)
@@ -46,7 +53,7 @@ class Initial:
         if said and all_checkpoints(found.home / "checkpoints")[-1:] != [found.checkpoint]:
             # whoever starts from a model wants to know which
             raise UserError(f"`init=`: {said[-1]}; name a checkpoint")
-        return cls(found, folder_config(found.home))
+        return cls(found, folder_config(found.home), path)
 
     @property
     def weights_name(self) -> str:
@@ -62,7 +69,9 @@ class Initial:
 
     @property
     def name(self) -> str:
-        return str(self.found.home if self.found.checkpoint is None else self.found.checkpoint.folder)
+        if borrowed_name(self.found.home) is not None and self.found.home != model_folder.BOX:
+            return str(self.place)
+        return self.found.name
 
     def run_config(self, preset: str | None, method: str | None, settings: Collection[str]) -> RunConfig:
         """What the new run starts from before its own settings (their paths are given): the model, its method, length
@@ -141,7 +150,7 @@ class Initial:
         """For run.json: which weights they were."""
         checkpoint = self.found.checkpoint
         return {
-            "path": str((self.found.home if checkpoint is None else checkpoint.folder).resolve()),
+            "path": self._path_to_keep,
             "checkpoint": None if checkpoint is None else checkpoint.folder.name,
             "checkpoint_hash": self.hash,
             "weights": self.weights_name,
@@ -151,12 +160,24 @@ class Initial:
     @property
     def hash(self) -> str:
         """sha256 over the whole checkpoint or saved model, as of every other number that comes from one."""
-        return hashlib.sha256((Path(self.name) / "checksums.json").read_bytes()).hexdigest()
+        return hashlib.sha256((Path(self.found.name) / "checksums.json").read_bytes()).hexdigest()
+
+    @property
+    def _path_to_keep(self) -> str:
+        """By what it is found again: a path, or for a model of the hub its name at this commit."""
+        hub_name = HubName.parse(self.place)
+        if hub_name is None:
+            is_ours = borrowed_name(self.found.home) is None or self.found.home == model_folder.BOX
+            return str((Path(self.found.name) if is_ours else self.place).resolve())
+        home = self.found.home
+        origin = home / ORIGIN_FILE
+        commit = home.name if not origin.is_file() else read_object(origin).get("revision")
+        return str(HubName(hub_name.repository, commit))
 
 
 def reopen(record: dict[str, Any]) -> Initial:
     """The weights that run.json names; UserError where they are not there any more, or not these."""
-    if not Path(record["path"]).is_dir():
+    if HubName.parse(record["path"]) is None and not Path(record["path"]).exists():
         raise UserError(f"{record['path']}, whose weights the run began with, is not there any more")
     initial = Initial.open(Path(record["path"]))
     if initial.hash != record["checkpoint_hash"]:
