@@ -203,6 +203,22 @@ def test_a_setting_of_the_validation_text_counts_where_the_source_does_not_feel_
     assert line.endswith("it needs source a text that brings no validation text")
 
 
+def test_a_setting_counts_for_a_folder_where_one_of_its_files_feels_it(tmp_path):
+    (tmp_path / "in" / "deep").mkdir(parents=True)
+    assert said_of(tmp_path, column="body", delimiter=";", documents="line") == []  # an empty one says so itself
+    (tmp_path / "in" / "a.txt").write_text("a")
+    assert [line.partition(" has")[0] for line in said_of(tmp_path, column="body", delimiter=";", nulls="refuse")] == [
+        "column",
+        "delimiter",
+        "nulls",
+    ]
+    assert said_of(tmp_path, documents="line", encoding="cp1252") == []
+    (tmp_path / "in" / "deep" / "b.JSONL.gz").write_bytes(b"")
+    (line,) = said_of(tmp_path, column="body", delimiter=";", nulls="refuse")
+    assert line.startswith("delimiter has no effect")
+    assert line.endswith("it needs source a .csv or .tsv file, or a folder of some")
+
+
 def test_the_endings_that_settings_need_are_those_that_have_readers():
     assert {*places.TABLES, *places.WITH_NULLS} == set(ROWS)
     assert {*places.NOT_PLAIN, ".txt"} == set(READERS)

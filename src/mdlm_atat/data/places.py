@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from itertools import islice
 from pathlib import Path
 
 from mdlm_atat.data.files import ending_of
@@ -16,6 +17,8 @@ WITH_NULLS = (".json", ".jsonl", ".ndjson", ".parquet")
 NOT_PLAIN = (*TABLES, *WITH_NULLS, ".html", ".htm", ".xhtml", ".eml", ".ipynb", ".epub", ".pdf", ".docx")
 WITHOUT_ENCODING = (".parquet", ".epub", ".pdf", ".docx")
 """Their format says how text is encoded in them."""
+MOST_LISTED = 10_000
+"""Files of a folder that are looked at before any is read."""
 HUB, FOLDER, PREPARED, BUILT_IN, TEXTS = "hub", "folder", "prepared", "built in", "texts"
 
 
@@ -41,29 +44,41 @@ def kind_of(source: object) -> str | None:
 
 
 def _such(words: str, *kinds: str, endings: Collection[str] = (), but: Collection[str] = ()) -> Such:
-    """Sources of these `kinds` and files of these `endings`; with `but`, files of all endings but these."""
+    """Sources of these `kinds` and files of these `endings`; with `but`, files of all endings but these. A folder needs
+    to hold one such file, if any are named."""
 
     def holds(source: object) -> bool:
         if source is None:  # no validation text
             return False
         kind = kind_of(source)
+        if kind == FOLDER and kind in kinds and (endings or but):
+            return _some_file(Path(str(source)).expanduser(), holds)
         is_file = kind is not None and kind.startswith(".")
         return kind is None or kind in kinds or kind in endings or (is_file and bool(but) and kind not in but)
 
     return Such(words, holds)
 
 
+def _some_file(folder: Path, holds: Callable[[object], bool]) -> bool:
+    """Whether there is such a file in a folder, at any depth; also where there are none, or too many to look at."""
+    names = [(at, name) for at, _, names in islice(os.walk(folder), MOST_LISTED) for name in names[:MOST_LISTED]]
+    names = [(at, name) for at, name in names if not name.startswith(".")]
+    return not names or len(names) >= MOST_LISTED or any(holds(Path(at) / name) for at, name in names)
+
+
 OF_HUB = _such("a hub data set", HUB)
 OF_FOLDER = _such("a folder", FOLDER)
 _WITH_COLUMNS = _such(
-    "a file with columns (.csv, .tsv, .json, .jsonl, .parquet), a hub data set or a folder",
+    "a file with columns (.csv, .tsv, .json, .jsonl, .parquet), a hub data set or a folder of some",
     *(HUB, FOLDER),
     endings=(*TABLES, *WITH_NULLS),
 )
-_WITH_NULLS = _such("a .json, .jsonl or .parquet file, a hub data set or a folder", HUB, FOLDER, endings=WITH_NULLS)
-_DELIMITED = _such("a .csv or .tsv file, or a folder", FOLDER, endings=TABLES)
-_PLAIN = _such("a plain text file or a folder", FOLDER, but=NOT_PLAIN)
-_ENCODED = _such("a text file or a folder", FOLDER, but=WITHOUT_ENCODING)
+_WITH_NULLS = _such(
+    "a .json, .jsonl or .parquet file, a hub data set or a folder of some", HUB, FOLDER, endings=WITH_NULLS
+)
+_DELIMITED = _such("a .csv or .tsv file, or a folder of some", FOLDER, endings=TABLES)
+_PLAIN = _such("a plain text file or a folder of some", FOLDER, but=NOT_PLAIN)
+_ENCODED = _such("a text file or a folder of some", FOLDER, but=WITHOUT_ENCODING)
 _UNPREPARED = _such("a text that is not prepared yet", HUB, FOLDER, BUILT_IN, TEXTS, but=("?",))
 _UNDIVIDED = _such("a text that brings no validation text", HUB, FOLDER, TEXTS, but=("?",))
 
