@@ -23,6 +23,7 @@ COMMANDS = {  # name: (module with main(argv), what it does)
     "generate": ("mdlm_atat.cli.generate", "write text with a trained model, and watch it appear"),
     "infill": ("mdlm_atat.cli.infill", "fill the gaps of a text with a trained model"),
     "score": ("mdlm_atat.cli.score", "say how likely a trained model finds a text"),
+    "harness": ("mdlm_atat.cli.harness", "run tasks of lm-evaluation-harness"),
     "serve": ("mdlm_atat.cli.serve", "a page and a JSON API for a trained model, on this machine"),
     "experiment": ("mdlm_atat.cli.experiment", "compare ways of training over seeds, and make the table of it"),
     "samplers": ("mdlm_atat.cli.samplers", "list the samplers, or compare them on a model"),

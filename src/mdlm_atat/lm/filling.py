@@ -29,7 +29,7 @@ class Filling:
         """See `Sampling.filling`, which makes these."""
         canvas = lm._canvas(rows)
         rule = lm.rule(how, canvas)
-        self._lm, self._rule, self.rows, self.seeds = lm, rule, list(rows), list(seeds)
+        self._lm, self.rule, self.rows, self.seeds = lm, rule, list(rows), list(seeds)
         self._state = Reverse(
             lm.predictor(rule, given_ahead=lm._given_ahead(canvas)),
             canvas.to(lm.canvas_device),
@@ -41,13 +41,13 @@ class Filling:
         """The last step that was taken."""
 
     def __iter__(self) -> Iterator[int]:
-        for step in reverse(self._state, self._rule):
+        for step in reverse(self._state, self.rule):
             self.step = step
             yield step
 
     def max_steps(self, number: int) -> int:
         """The most steps in which something is revealed in a row."""
-        return self._rule.max_nfe(self._state.num_to_fill[number])
+        return self.rule.max_nfe(self._state.num_to_fill[number])
 
     def frame(self, number: int, *, importance: bool = False) -> Frame:
         """What a row is after the last step. `importance`: ask the model for that of every token too, which is one more
@@ -69,7 +69,7 @@ class Filling:
     def is_settled_on_the_way(self) -> bool:
         """Whether what is revealed stays as it is. Known of rules whose order is deterministic; others may take tokens
         back."""
-        return trait(self._rule, "order_is_deterministic")
+        return trait(self.rule, "order_is_deterministic")
 
     def is_whole(self, number: int) -> bool:
         """Whether nothing will change in a row any more; where that is not known, False before the last step."""

@@ -208,6 +208,14 @@ class Engine:
         torch.distributed.all_gather_object(shares, value.cpu())
         return torch.cat([share for share in shares if share is not None]).to(value.device)
 
+    def gather_objects(self, share: T) -> list[T]:
+        """What every process has, in their order; it can be pickled."""
+        if self.num_ranks == 1:
+            return [share]
+        shares: list[Any] = [None] * self.num_ranks
+        torch.distributed.all_gather_object(shares, share)
+        return shares
+
     def barrier(self) -> None:
         """Wait until every process is here."""
         self._fabric.barrier()

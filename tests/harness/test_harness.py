@@ -1,0 +1,380 @@
+"""Models of this package in lm-evaluation-harness, on small tasks from local files."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from mdlm_atat import CausalLM, MaskedDiffusionLM, UserError, load_lm
+from mdlm_atat.cli.main import main
+from mdlm_atat.lm.continuations import windows
+from processes import run_ranks
+from tiny_runs import train
+
+CHOICES = [
+    {"q": "the cat sat on", "choices": [" a mat", " can be"], "gold": 0},
+    {"q": "a dog ran to", "choices": [" see if", " the the"], "gold": 0},
+    {"q": "if you can be so", "choices": [" dog", " kind as"], "gold": 1},
+    {"q": "the old", "choices": [" man was", " sat on a mat"], "gold": 0},
+    {"q": "and ran", "choices": [" to", " so"], "gold": 0},
+]
+TEXTS = [
+    {"text": text} for text in ("the cat sat on a mat", "a", "the old man was kind and ran to see if you can be", "")
+]
+
+
+def metrics(**found: tuple[str, bool]) -> list[dict[str, Any]]:
+    return [{"metric": name, "aggregation": how, "higher_is_better": up} for name, (how, up) in found.items()]
+
+
+TASKS: dict[str, tuple[list[dict[str, Any]], dict[str, Any]]] = {
+    "tiny_choice": (
+        CHOICES,
+        {
+            "output_type": "multiple_choice",
+            "doc_to_text": "{{q}}",
+            "doc_to_choice": "{{choices}}",
+            "doc_to_target": "{{gold}}",
+            "metric_list": metrics(acc=("mean", True), acc_norm=("mean", True)),
+        },
+    ),
+    "tiny_word": (  # as LAMBADA: the last word
+        [{"text": f"{each['q']}{each['choices'][each['gold']]}"} for each in CHOICES],
+        {
+            "output_type": "loglikelihood",
+            "doc_to_text": "{{text.rsplit(' ', 1)[0]}}",
+            "doc_to_target": "{{' ' + text.rsplit(' ', 1)[1]}}",
+            "metric_list": metrics(perplexity=("perplexity", False), acc=("mean", True)),
+        },
+    ),
+    "tiny_text": (
+        TEXTS,
+        {
+            "output_type": "loglikelihood_rolling",
+            "doc_to_text": "",
+            "doc_to_target": "{{text}}",
+            "metric_list": metrics(
+                word_perplexity=("weighted_perplexity", False), bits_per_byte=("bits_per_byte", False)
+            ),
+        },
+    ),
+    "tiny_writing": (
+        CHOICES,
+        {
+            "output_type": "generate_until",
+            "doc_to_text": "{{q}}",
+            "doc_to_target": "{{choices[gold]}}",
+            "generation_kwargs": {"until": [" t", "\n"], "max_gen_toks": 8, "do_sample": False},
+            "metric_list": metrics(exact_match=("mean", True)),
+        },
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def tasks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("tasks")
+    for name, (rows, about) in TASKS.items():
+        data = folder / f"{name}.jsonl"
+        data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        files = {"dataset_path": "json", "dataset_kwargs": {"data_files": {"test": str(data)}}, "test_split": "test"}
+        task = {"task": name, "target_delimiter": "", **files, **about}
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump(task))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        patch.setenv("HF_DATASETS_CACHE", str(folder / "cache"))
+        patch.setattr("datasets.config.HF_DATASETS_CACHE", folder / "cache")
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def two_way(runs: Path) -> MaskedDiffusionLM:
+    """A model of both modes."""
+    out = runs / "two_way"
+    if not out.exists():
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("ATAT_CACHE", str(runs / "cache"))
+            patch.setattr("mdlm_atat.runs.train.write_report", lambda folder: folder / "report.html")
+            learned = {"train__batch_size": 32, "train__num_steps": 60, "optim__lr": 2e-2, "model__width": 32}
+            assert train(runs / "text.txt", out, **learned, objective__causal_share=0.5) == 0
+    found = load_lm(out)
+    assert isinstance(found, MaskedDiffusionLM)
+    return found
+
+
+@pytest.fixture
+def run(tasks: Path) -> Callable[..., Any]:
+    from mdlm_atat.harness import run_tasks
+
+    def run(model: Any, *names: str, **more: Any) -> Any:
+        return run_tasks(
+            model,
+            names or [*TASKS],
+            **{"include_path": tasks, "save": False, "progress": False, "num_draws": 32, **more},
+        )
+
+    return run
+
+
+def request_of(*arguments: Any) -> Any:
+    from lm_eval.api.instance import Instance
+
+    return Instance("loglikelihood", {}, arguments, 0)
+
+
+@pytest.fixture
+def adapted(masked: MaskedDiffusionLM, causal: CausalLM, two_way: MaskedDiffusionLM) -> dict[str, Any]:
+    from mdlm_atat.harness import HarnessModel
+
+    lms = {"masked": masked, "causal": causal, "two_way": two_way}
+    return {name: HarnessModel(lm, num_draws=32, batch_size=4) for name, lm in lms.items()}
+
+
+@pytest.mark.parametrize("kind", ["masked", "causal", "two_way"])
+def test_all_four_kinds_of_tasks_give_what_the_library_gives(
+    kind: str, run: Callable[..., Any], request: pytest.FixtureRequest
+) -> None:
+    lm = request.getfixturevalue(kind)
+    found = run(lm, batch_size=3)
+    scored = [lm.score(each["choices"], given=each["q"], num_draws=32) for each in CHOICES]  # seed 0, as there
+    right = [
+        scores[each["gold"]].nats == min(score.nats for score in scores)
+        for each, scores in zip(CHOICES, scored, strict=True)
+    ]
+    assert found.value("tiny_choice", "acc") == pytest.approx(sum(right) / 5)
+    last = [(row["text"].rsplit(" ", 1)[0], " " + row["text"].rsplit(" ", 1)[1]) for row in TASKS["tiny_word"][0]]
+    nats = [lm.score(word, given=context, num_draws=32).nats for context, word in last]
+    assert found.value("tiny_word", "perplexity") == pytest.approx(math.exp(sum(nats) / 5), rel=1e-4)
+    sampler = "left_to_right" if kind != "masked" else "spread"
+    written = [
+        lm.generate(context, max_new_tokens=len(word), temperature=0).text == context + word for context, word in last
+    ]
+    assert found.value("tiny_word", "acc") == pytest.approx(sum(written) / 5)
+    exact = kind != "masked"
+    likelihood = "left to right, exact" if exact else "any order, an upper bound from 32 draws"
+    for task, metric in (("tiny_word", "perplexity"), ("tiny_text", "bits_per_byte")):
+        assert vars(found.basis(task, metric)) == {"of": likelihood, "is_bound": not exact}
+    assert vars(found.basis("tiny_word", "acc")) == {"of": f"greedy text by {sampler}", "is_bound": False}
+    assert found.basis("tiny_choice", "acc").of == f"compares answers by {likelihood}"
+    assert found.basis("tiny_writing", "exact_match").of == f"text by {sampler}"
+    lines = str(found).splitlines()
+    assert len(lines) == 8
+    perplexity = next(line for line in lines if " perplexity " in line)
+    assert ("≤" in perplexity) is not exact
+    assert perplexity.endswith(likelihood)
+    assert json.dumps(found.record)
+
+
+def test_a_score_depends_neither_on_batch_nor_on_order_nor_on_company(adapted: dict[str, Any], masked: Any) -> None:
+    from mdlm_atat.harness import HarnessModel
+
+    asked = [request_of(each["q"], choice) for each in CHOICES for choice in each["choices"]]
+    for name, lm in adapted.items():
+        found = lm.loglikelihood(asked)
+        alone = HarnessModel(lm.lm, num_draws=32, batch_size=1)
+        backwards = alone.loglikelihood(asked[::-1])[::-1]
+        assert [nats for nats, _ in found] == pytest.approx([nats for nats, _ in backwards], abs=1e-4), name
+        assert [greedy for _, greedy in found] == [greedy for _, greedy in backwards], name
+    other = HarnessModel(masked, num_draws=32, seed=1).loglikelihood(asked)
+    assert [nats for nats, _ in other] != [nats for nats, _ in adapted["masked"].loglikelihood(asked)]
+
+
+def test_what_the_model_writes_itself_is_greedy_and_anything_else_is_not(adapted: dict[str, Any]) -> None:
+    for name, lm in adapted.items():
+        contexts = ["the cat", "a dog ran", ""]
+        own = [lm.lm.generate(each, max_new_tokens=5, temperature=0).text[len(each) :] for each in contexts]
+        found = lm.loglikelihood([request_of(*pair) for pair in zip(contexts, own, strict=True)])
+        assert [greedy for _, greedy in found] == [True] * 3, name
+        other = [text[:-1] + ("k" if text[-1] != "k" else "o") for text in own]
+        found = lm.loglikelihood([request_of(*pair) for pair in zip(contexts, other, strict=True)])
+        assert [greedy for _, greedy in found] == [False] * 3, name
+
+
+def test_a_text_of_three_windows_has_each_token_scored_once(adapted: dict[str, Any]) -> None:
+    text = TEXTS[2]["text"][:42]
+    lm = adapted["causal"]
+    (rolling, nothing) = lm.loglikelihood_rolling([request_of(text), request_of("")])
+    assert nothing == 0
+    parts = windows([], lm.lm.tokenizer.encode(text), 16, overlap=1, seed=0).parts
+    assert [len(part.tokens) for part in parts] == [16, 15, 11]
+    assert [len(part.given) for part in parts] == [0, 1, 5]
+    decode = lm.lm.tokenizer.decode
+    by_hand = lm.lm.score(text[:16]).nats
+    for part in parts[1:]:
+        before, after = decode(part.given), decode([*part.given, *part.tokens])
+        by_hand += lm.lm.score(after).nats - lm.lm.score(before).nats
+    assert -rolling == pytest.approx(by_hand, abs=1e-4)
+
+
+def test_texts_end_at_a_stop_string_and_after_the_tokens_that_are_allowed(adapted: dict[str, Any]) -> None:
+    for name, lm in adapted.items():
+        free = lm.generate_until([request_of("the cat", {"until": [], "max_gen_toks": 9})])[0]
+        assert free == lm.lm.generate("the cat", max_new_tokens=9, temperature=0).text[7:], name
+        stop = free[3:5]
+        ended = lm.generate_until([
+            request_of("the cat", {"until": [stop], "max_gen_toks": 9}),
+            request_of("the cat", {"until": stop, "max_gen_toks": 2}),
+            request_of("a dog", {"until": ["\0"], "max_gen_toks": 40}),  # beyond the model's length
+        ])  # fmt: skip
+        assert ended[0] == free[: free.index(stop)], name
+        assert len(ended[1]) <= 2
+        assert len(ended[2]) >= 30
+
+
+@pytest.mark.parametrize("num_ranks", [2, 3])
+def test_the_share_of_each_process_together_is_what_one_finds_in_order(masked: Any, num_ranks: int) -> None:
+    """The processes one after the other: each is told at last what those before it have found."""
+    from mdlm_atat.harness import HarnessModel
+
+    asked = [request_of(each["q"], each["choices"][0]) for each in CHOICES]
+    expected = HarnessModel(masked, num_draws=32).loglikelihood(asked)
+    gathered: list[dict[str, Any]] = []
+
+    class Rank:
+        device = None
+
+        def __init__(self, rank: int) -> None:
+            self.rank, self.num_ranks = rank, num_ranks
+
+        def gather_objects(self, share: Any) -> list[Any]:
+            gathered.append(share)
+            return gathered if self.rank == num_ranks - 1 else [share, dict.fromkeys(keys - set(share), (0.0, False))]
+
+        def on_main(self, work: Callable[[], Any]) -> Any:
+            return work()
+
+    lms = [HarnessModel(masked, num_draws=32, ranks=Rank(rank)) for rank in range(num_ranks)]
+    keys = {lms[0].finished.key("loglikelihood", each.args) for each in asked}
+    *_, found = [lm.loglikelihood(asked) for lm in lms]
+    assert sorted(map(len, gathered), reverse=True) == ([3, 2] if num_ranks == 2 else [2, 2, 1])
+    assert [nats for nats, _ in found] == pytest.approx([nats for nats, _ in expected], abs=1e-4)
+
+
+def test_the_command_prints_the_table_stores_it_and_goes_on_after_an_interruption(
+    runs: Path, tasks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from mdlm_atat.harness import HarnessModel
+
+    out = tmp_path / "found/harness.json"
+    command = ["harness", str(runs / "causal"), "--tasks", "tiny_w*d,tiny_choice", "--include_path", str(tasks)]
+    command += ["--out", str(out), "--batch_size", "1", "--limit", "3", "--device", "cpu"]
+    whole, done = HarnessModel._continuations, []
+
+    def until_the_fourth(self: Any, asked: Any) -> Any:
+        if len(done) == 3:
+            raise KeyboardInterrupt
+        done.extend(asked)
+        return whole(self, asked)
+
+    monkeypatch.setattr(HarnessModel, "_continuations", until_the_fourth)
+    assert main(command) == 130
+    assert "3 answers are kept: the same command goes on from them" in capsys.readouterr().err
+    kept = out.parent / "harness.requests.jsonl"
+    assert len(kept.read_text().splitlines()) == 3
+    kept.write_text(kept.read_text() + '["cut o')  # killed as it wrote
+    monkeypatch.setattr(HarnessModel, "_continuations", lambda self, asked: done.extend(asked) or whole(self, asked))
+    assert main(command) == 0
+    assert len(done) == len(set(done)) == 9  # 3 words, and 2 choices of 3 questions
+    assert not kept.exists()
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0].split() == ["task", "shots", "metric", "value", "from"]
+    assert [line.split()[0] for line in printed if line.startswith("tiny")] == ["tiny_word", "tiny_choice"]
+    assert printed[-1] == f"stored in {out}"
+    record = json.loads(out.read_text())
+    assert record["results"]["tiny_word"]["sample_len"] == 3
+    assert record["likelihoods"]["tiny_word"]["perplexity,none"] == {"of": "left to right, exact", "is_bound": False}
+    assert record["config"]["likelihood"] == "left to right, exact"
+    assert "samples" not in record
+    assert main([*command, "--samples"]) == 0
+    again = json.loads(out.read_text())
+    assert again["results"] == record["results"]
+    assert len(again["samples"]["tiny_word"]) == 3
+
+
+def test_two_processes_find_what_one_does(runs: Path, tasks: Path, tmp_path: Path) -> None:
+    command = [
+        "harness",
+        str(runs / "causal"),
+        "--tasks",
+        "tiny_word",
+        "--include_path",
+        str(tasks),
+        "--batch_size",
+        "1",
+    ]
+    assert main([*command, "--out", str(tmp_path / "one.json"), "--device", "cpu"]) == 0
+    run_ranks(2, [*command, "--out", str(tmp_path / "two.json"), "--samples"])
+    one, two = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("one", "two"))
+    for metric in ("perplexity,none", "acc,none", "perplexity_stderr,none"):
+        assert two["results"]["tiny_word"][metric] == pytest.approx(one["results"]["tiny_word"][metric], rel=1e-4)
+    assert [each["doc_id"] for each in two["samples"]["tiny_word"]] == [0, 1, 2, 3, 4]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["one.json", "two.json"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"tasks": ["tiny_wrod"]}, "knows no task 'tiny_wrod'; did you mean tiny_word"),
+        ({"tasks": ["nosuch.yaml"]}, "there is no file nosuch.yaml"),
+        ({"tasks": []}, "`tasks=` is empty"),
+        ({"include_path": "nosuch"}, "`include_path=`: there is no folder nosuch"),
+        ({"limit": 1.5}, r"`limit=1.5`, expected a whole number"),
+        ({"num_draws": 16}, "16 draws are too few"),
+        ({"order": "best"}, "unknown sampler 'best'"),
+        ({"tasks": ["no_data"]}, "the tasks no_data cannot be loaded: FileNotFoundError"),
+    ],
+)
+def test_a_wrong_request_is_one_message(
+    changed: dict[str, Any],
+    message: str,
+    masked: Any,
+    tasks: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from lm_eval.tasks import TaskManager
+
+    from mdlm_atat.harness import run as module
+
+    # the harness's own are thousands, and listing them takes ten seconds
+    monkeypatch.setattr(
+        module,
+        "TaskManager",
+        lambda include_path, **_: TaskManager(include_path=include_path, include_defaults=False),
+    )
+    without = yaml.safe_load((tasks / "tiny_word.yaml").read_text())
+    without |= {"task": "no_data", "dataset_kwargs": {"data_files": {"test": str(tasks / "none.jsonl")}}}
+    (tasks / "no_data.yaml").write_text(yaml.safe_dump(without))
+    settings = {"tasks": ["tiny_word"], "include_path": tasks, "save": False, "progress": False, **changed}
+    with pytest.raises(UserError, match=message):
+        module.run_tasks(masked, **settings)
+
+
+def test_without_the_extra_the_message_says_how_to_get_it(
+    runs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in [name for name in sys.modules if name.partition(".")[0] == "mdlm_atat" and ".harness" in name]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    assert main(["harness", str(runs / "masked"), "--tasks", "lambada_openai"]) == 2
+    assert "not installed: pip install 'mdlm-atat[hub]'" in capsys.readouterr().err
+
+
+def test_the_harness_knows_the_model_by_its_name(runs: Path) -> None:
+    from lm_eval.api.registry import get_model
+
+    from mdlm_atat.harness import HarnessModel
+
+    assert get_model("mdlm-atat") is HarnessModel
+    made = HarnessModel.create_from_arg_string(
+        f"pretrained={runs / 'masked'},num_draws=64,seed=3",
+        {"batch_size": "8", "max_batch_size": None, "device": "cpu"},
+    )
+    assert (made.num_draws, made.seed, made.batch_size, made.lm.device.type) == (64, 3, 8, "cpu")
+    assert made.get_model_info()["likelihood"] == "any order, an upper bound from 64 draws"
