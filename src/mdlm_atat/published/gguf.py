@@ -1,0 +1,182 @@
+"""Networks in .gguf files, which llama.cpp reads: their weights by the names, and their numbers by the keys, of
+config.json.
+
+transformers reads such files too, but passes over what it has no place for: biases, scaled rotary positions. Weights
+that are packed in 2 to 8 bits become float32 here, which is what they stand for.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from mdlm_atat.data.open_tokenizer import load_tokenizer
+from mdlm_atat.data.tokenizers import HFTokenizer, Tokenizer
+from mdlm_atat.errors import UserError
+from mdlm_atat.nets.layers import Layout, slowed_down
+from mdlm_atat.published.files import check_fits
+from mdlm_atat.small_files import check_file, taken_apart
+
+if TYPE_CHECKING:
+    from gguf import GGUFReader
+
+ARCHITECTURES = ("llama", "qwen2", "qwen3")
+"""By `general.architecture`. Those of SmolLM2 and Mistral are llama."""
+NAMES = {
+    "token_embd": "model.embed_tokens",
+    "output_norm": "model.norm",
+    "output": "lm_head",
+    "attn_norm": "input_layernorm",
+    "ffn_norm": "post_attention_layernorm",
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "attn_q_norm": "self_attn.q_norm",
+    "attn_k_norm": "self_attn.k_norm",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+}
+LLAMA_3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
+"""Of every Llama from 3.1 on; a .gguf file has the frequencies that come of it (rope_freqs.weight), and not these."""
+
+
+def read_gguf(path: Path) -> tuple[dict[str, Any], dict[str, Tensor], Tokenizer, str | None]:
+    """What a .gguf file holds: the configuration and the weights as a folder of the hub has them, the tokenizer, and
+    the licence where the file says one. Raises UserError for one of another architecture, and for what the network
+    cannot represent."""
+    try:
+        from gguf import GGUFReader
+    except ImportError:
+        raise UserError(f"{path}: .gguf files need an extra: pip install 'mdlm-atat[hub]'") from None
+    check_file(path, most_bytes=math.inf)
+    with taken_apart(path):
+        reader = GGUFReader(path)
+        config = _config(path, reader)
+    check_fits(str(path), sum(int(tensor.n_elements) for tensor in reader.tensors))
+    with taken_apart(path):
+        tensors = _tensors(path, reader, config)
+    return config, tensors, _tokenizer(path), _value(reader, "general.license")
+
+
+def _value(reader: GGUFReader, key: str, default: Any = None) -> Any:
+    field = reader.get_field(key)
+    return default if field is None else field.contents()
+
+
+def _config(path: Path, reader: GGUFReader) -> dict[str, Any]:
+    """As config.json would hold it."""
+    kind = _value(reader, "general.architecture")
+    if kind not in ARCHITECTURES:
+        raise UserError(
+            f"{path} holds a network of the architecture {kind!r:.80}, which cannot be read; known are "
+            f"{', '.join(ARCHITECTURES)}"
+        )
+
+    def value(key: str, default: Any = None) -> Any:
+        return _value(reader, f"{kind}.{key}", default)
+
+    width, num_heads = value("embedding_length"), value("attention.head_count")
+    longest = value("context_length")
+    rotated = value("rope.dimension_count")
+    head_width = value("attention.key_length") or rotated or width // num_heads
+    window = value("attention.sliding_window", 0)
+    scaling, factor = value("rope.scaling.type", "none"), value("rope.scaling.factor", 1.0)
+    refused = {
+        f"of {value('expert_count')} experts": value("expert_count"),
+        f"with a sliding window of {window} tokens": 0 < window < longest,
+        "with values of another width than keys": value("attention.value_length", head_width) != head_width,
+        f"that turns {rotated} of {head_width} numbers of a head": rotated not in (None, head_width),
+        f"with rotary positions of the type {scaling}": scaling not in ("none", "linear"),
+    }
+    for what, is_so in refused.items():
+        if is_so:
+            raise UserError(f"{path} holds a network {what}, which cannot be read")
+    names = {tensor.name for tensor in reader.tensors}
+    config = {
+        "model_type": kind,
+        "hidden_size": width,
+        "num_attention_heads": num_heads,
+        "num_key_value_heads": value("attention.head_count_kv", num_heads),
+        "head_dim": head_width,
+        "num_hidden_layers": value("block_count"),
+        "intermediate_size": value("feed_forward_length"),
+        "rms_norm_eps": value("attention.layer_norm_rms_epsilon", 1e-6),
+        "max_position_embeddings": longest,
+        "rope_theta": value("rope.freq_base", 10_000.0),
+        "tie_word_embeddings": "output.weight" not in names,
+        "bos_token_id": _value(reader, "tokenizer.ggml.bos_token_id"),
+        "eos_token_id": _value(reader, "tokenizer.ggml.eos_token_id"),
+    }
+    if scaling == "linear":
+        config["rope_scaling"] = {"rope_type": "linear", "factor": factor}
+    if "rope_freqs.weight" in names:
+        config["rope_scaling"] = _scaling_of(path, reader, config)
+    return config
+
+
+def _scaling_of(path: Path, reader: GGUFReader, config: dict[str, Any]) -> dict[str, Any]:
+    """Llama 3's scaling of the rotary positions, from what each frequency is divided by. Raises UserError where it is
+    another."""
+    (divisors,) = (torch.tensor(tensor.data) for tensor in reader.tensors if tensor.name == "rope_freqs.weight")
+    factor = float(divisors.max())
+    low, high, length = LLAMA_3.values()
+    layout = Layout(rotary_scaling="llama3", rotary_factor=factor, rotary_range=(low, high), rotary_length=int(length))
+    frequency = config["rope_theta"] ** (-torch.arange(0, config["head_dim"], 2) / config["head_dim"])
+    if not torch.allclose(frequency / divisors, slowed_down(frequency, layout), rtol=1e-3, atol=0):
+        raise UserError(f"{path} scales rotary positions (rope_freqs.weight) in another way than Llama 3 does")
+    return {"rope_type": "llama3", "factor": factor, **LLAMA_3}
+
+
+def _tensors(path: Path, reader: GGUFReader, config: dict[str, Any]) -> dict[str, Tensor]:
+    """The weights by the names that a folder of the hub has."""
+    from gguf import dequantize
+
+    tensors: dict[str, Tensor] = {}
+    for stored in reader.tensors:
+        if stored.name == "rope_freqs.weight":
+            continue
+        place, _, part = stored.name.rpartition(".")
+        block, _, name = place.rpartition(".")
+        layer = f"model.layers.{block.removeprefix('blk.')}." if block else ""
+        if name not in NAMES:
+            raise UserError(f"{path} has the weight {stored.name!r:.80}, which a network of its kind does not have")
+        weight = torch.from_numpy(dequantize(stored.data, stored.tensor_type).copy()).float()
+        if config["model_type"] == "llama" and name in ("attn_q", "attn_k"):
+            heads = config["num_attention_heads" if name == "attn_q" else "num_key_value_heads"]
+            weight = _halves(weight, heads)
+        tensors[f"{layer}{NAMES[name]}.{part}"] = weight
+    return tensors
+
+
+def _halves(weight: Tensor, num_heads: int) -> Tensor:
+    """llama.cpp turns neighbouring numbers of a head against each other, and its files of Llama have them in that
+    order: rows 0, 1, 2, 3, ... of a head back into the order 0, 2, ..., 1, 3, ..., in which its halves are turned."""
+    return weight.view(num_heads, -1, 2, *weight.shape[1:]).transpose(1, 2).reshape(weight.shape)
+
+
+def _tokenizer(path: Path) -> Tokenizer:
+    """The one that lies beside the file as tokenizer.json, else the file's own, as transformers reads it."""
+    if (path.parent / "tokenizer.json").exists():
+        return load_tokenizer(path.parent)
+    try:
+        import transformers
+    except ImportError:
+        raise UserError(f"{path}: .gguf files need an extra: pip install 'mdlm-atat[hub]'") from None
+    read: Any
+    try:
+        read = transformers.AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name)
+        inner = read.backend_tokenizer
+    except Exception as error:  # the libraries raise all kinds, and bare ones
+        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        raise UserError(f"the tokenizer in {path} cannot be read ({reason}); put a tokenizer.json beside it") from None
+    roles = {f"{role}_id": getattr(read, f"{role}_token_id") for role in ("bos", "eos", "pad")}
+    for role in ("bos_id", "pad_id"):  # a role of its own or none
+        if roles[role] == roles["eos_id"]:
+            roles[role] = None
+    return HFTokenizer(inner, name=path.stem, **roles)

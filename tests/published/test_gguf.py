@@ -1,0 +1,169 @@
+"""Networks in .gguf files, as llama.cpp's converter writes them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from others import logits_behind, make, write_tokenizer
+from test_llama import network_of, tokens
+
+from mdlm_atat.errors import UserError
+from mdlm_atat.published.gguf import NAMES
+from mdlm_atat.published.read import read_published
+
+gguf = pytest.importorskip("gguf")
+SIZE, END = 257, 256
+
+
+def permuted(weight: np.ndarray, num_heads: int) -> np.ndarray:
+    """As llama.cpp wants the rows of queries and keys: the two halves of a head in turns."""
+    return weight.reshape(num_heads, 2, -1, *weight.shape[1:]).swapaxes(1, 2).reshape(weight.shape)
+
+
+def write(network: Any, file: Path, *, packing: str = "F32", words: bool = False, **more: Any) -> Path:
+    """`packing`: of the matrices. `words`: with a tokenizer inside. `more`: keys and weights, dots as two underscores;
+    None leaves a key out."""
+    config = network.config
+    arch = config.model_type
+    writer = gguf.GGUFWriter(file, arch)
+    scale = {
+        "context_length": config.max_position_embeddings,
+        "embedding_length": config.hidden_size,
+        "block_count": config.num_hidden_layers,
+        "feed_forward_length": config.intermediate_size,
+        "attention.head_count": config.num_attention_heads,
+        "attention.head_count_kv": config.num_key_value_heads,
+        "rope.dimension_count": config.head_dim if arch == "llama" else None,
+        "attention.key_length": getattr(config, "head_dim", None),
+        "attention.layer_norm_rms_epsilon": float(config.rms_norm_eps),
+        "rope.freq_base": float(config.rope_parameters["rope_theta"]),
+    }
+    extra = {name: value for name, value in more.items() if isinstance(value, np.ndarray)}
+    scale |= {name.replace("__", "."): value for name, value in more.items() if name not in extra}
+    for key, value in scale.items():
+        add = {str: writer.add_string, float: writer.add_float32, int: writer.add_uint32}.get(type(value))
+        if add is not None:
+            add(f"{arch}.{key}", value)
+    writer.add_string("general.license", "apache-2.0")
+    if words:
+        from tokenizers.pre_tokenizers import ByteLevel
+
+        writer.add_tokenizer_model("gpt2")
+        writer.add_token_list([*sorted(ByteLevel.alphabet())[:-1], "ab", "<|endoftext|>"])
+        writer.add_token_types([1] * 256 + [3])
+        writer.add_token_merges(["a b"])
+        writer.add_eos_token_id(END)
+    theirs = {value: key for key, value in NAMES.items()}
+    for name, weight in network.state_dict().items():
+        place, _, part = name.rpartition(".")
+        block = f"blk.{place.split('.')[2]}." if "layers" in place else ""
+        found = theirs[place.removeprefix(f"model.layers.{block[4:-1]}.") if block else place]
+        numbers = weight.numpy()
+        if arch == "llama" and found in ("attn_q", "attn_k"):
+            numbers = permuted(numbers, config.num_attention_heads if found == "attn_q" else config.num_key_value_heads)
+        if found == "output" and config.tie_word_embeddings:
+            continue
+        kind = gguf.GGMLQuantizationType[packing if numbers.ndim == 2 else "F32"]
+        writer.add_tensor(f"{block}{found}.{part}", gguf.quantize(numbers, kind), raw_dtype=kind)
+    for name, numbers in extra.items():
+        writer.add_tensor(name.replace("__", "."), numbers)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return file
+
+
+@pytest.mark.parametrize(
+    ("kind", "more"),
+    [
+        ("Llama", {}),
+        ("Llama", {"hidden_size": 36, "num_attention_heads": 9, "num_key_value_heads": 3, "tie_word_embeddings": True}),
+        ("Llama", {"head_dim": 16, "num_key_value_heads": 8}),
+        ("Qwen2", {}),
+        ("Qwen3", {"head_dim": 16}),
+    ],
+)
+def test_the_network_is_the_one_that_was_written_with_8_heads_to_2_and_9_to_3(kind, more, tmp_path):
+    theirs = make(kind, **more)
+    write_tokenizer(tmp_path)
+    found, x = read_published(write(theirs, tmp_path / "model.gguf")), tokens()
+    with torch.no_grad():
+        torch.testing.assert_close(network_of(found)(x), logits_behind(theirs, END, x)[..., :SIZE], rtol=0, atol=1e-4)
+    assert (found.origin.licence, found.origin.source, found.packing) == ("apache-2.0", "model", "float32")
+
+
+def test_weights_packed_in_8_bits_are_what_transformers_makes_of_them_and_the_tokenizer_is_inside(tmp_path):
+    import transformers
+
+    theirs = make("Llama", vocab_size=SIZE, intermediate_size=64)
+    file = write(theirs, tmp_path / "model.gguf", packing="Q8_0", words=True)
+    unpacked = transformers.LlamaForCausalLM.from_pretrained(tmp_path, gguf_file=file.name, dtype=torch.float32)
+    found, x = read_published(file), tokens()
+    with torch.no_grad():
+        ours = network_of(found)(x)
+    torch.testing.assert_close(ours, logits_behind(unpacked, END, x), rtol=0, atol=1e-4)
+    assert not torch.allclose(ours, logits_behind(theirs, END, x), atol=1e-3)
+    assert found.tokenizer.eos_id == END
+    ids = found.tokenizer.encode("a ab ä")
+    assert (len(ids), found.tokenizer.decode(ids)) == (6, "a ab ä")
+
+
+def test_llama_3s_scaling_is_told_from_its_frequencies_and_another_one_is_refused(tmp_path):
+    scaling = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+    scaling |= {"rope_theta": 5e5, "original_max_position_embeddings": 8192}
+    theirs = make("Llama", rope_parameters=scaling, head_dim=16, max_position_embeddings=1100)
+    plain = 5e5 ** (-torch.arange(0, 16, 2) / 16)
+    divisors = (plain / theirs.model.rotary_emb.inv_freq).numpy()
+    assert divisors.max() == pytest.approx(8)
+    write_tokenizer(tmp_path)
+    found, x = read_published(write(theirs, tmp_path / "a.gguf", rope_freqs__weight=divisors)), tokens(1100, 1)
+    with torch.no_grad():
+        torch.testing.assert_close(network_of(found)(x), logits_behind(theirs, END, x)[..., :SIZE], rtol=0, atol=1e-4)
+    with pytest.raises(UserError, match=r"rope_freqs\.weight\) in another way than Llama 3 does"):
+        read_published(write(theirs, tmp_path / "b.gguf", rope_freqs__weight=divisors[::-1].copy()))
+
+
+def test_linear_scaling_is_read_which_transformers_passes_over(tmp_path):
+    write_tokenizer(tmp_path)
+    file = write(make("Llama"), tmp_path / "a.gguf", rope__scaling__type="linear", rope__scaling__factor=4.0)
+    model = read_published(file).config.model
+    assert (model.rotary_scaling, model.rotary_factor) == ("linear", 4.0)
+
+
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "experts": ({"expert_count": 8}, "a network of 8 experts, which cannot be read"),
+    "window": ({"attention__sliding_window": 32}, "a sliding window of 32 tokens"),
+    "part": ({"rope__dimension_count": 2}, "turns 2 of 4 numbers of a head"),
+    "yarn": ({"rope__scaling__type": "yarn"}, "of the type yarn"),
+    "bias": ({"blk__0__attn_output__bias": np.zeros(32, np.float32)}, "does not ask for: .*o_proj.bias"),
+    "other": ({"blk__0__attn_sinks__weight": np.zeros(8, np.float32)}, "has the weight 'blk.0.attn_sinks.weight'"),
+    "no key": ({"block_count": None}, "is damaged"),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_what_the_network_cannot_represent_is_refused_by_its_name(what, tmp_path):
+    more, said = REFUSED[what]
+    write_tokenizer(tmp_path)
+    with pytest.raises(UserError, match=said):
+        read_published(write(make("Llama"), tmp_path / "model.gguf", **more))
+
+
+def test_another_architecture_a_cut_file_and_a_missing_extra_are_one_message_each(tmp_path, monkeypatch):
+    write_tokenizer(tmp_path)
+    file = write(make("Llama"), tmp_path / "model.gguf")
+    content = file.read_bytes()
+    file.write_bytes(content[: len(content) // 2])
+    with pytest.raises(UserError, match="is damaged"):
+        read_published(file)
+    file.write_bytes(content.replace(b"llama", b"gemma"))
+    with pytest.raises(UserError, match="architecture 'gemma', which cannot be read; known are llama, qwen2, qwen3"):
+        read_published(file)
+    monkeypatch.setitem(__import__("sys").modules, "gguf", None)
+    with pytest.raises(UserError, match=r"pip install 'mdlm-atat\[hub\]'"):
+        read_published(file)
