@@ -61,15 +61,24 @@ class Joint:
 
 
 class ListRows:
-    """Rows in memory, all full."""
+    """Rows in memory, all full and without a prompt where nothing else is said."""
 
-    def __init__(self, ids: NDArray[np.int64], lengths: NDArray[np.int64] | None = None) -> None:
+    def __init__(
+        self,
+        ids: NDArray[np.int64],
+        lengths: NDArray[np.int64] | None = None,
+        prompts: NDArray[np.int64] | None = None,
+    ) -> None:
         self.ids = ids
+        self.prompts = np.zeros(len(ids), np.int64) if prompts is None else prompts
         self.lengths = np.full(len(ids), ids.shape[1]) if lengths is None else lengths
         self.num_evaluation_rows = len(ids)
 
     def evaluation_rows(self, indices: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         return self.ids[indices], self.lengths[indices]
+
+    def num_prompt_tokens(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+        return self.prompts[indices]
 
 
 class CausalTable:

@@ -37,11 +37,12 @@ class CausalNLL:
         num_tokens: float | Float[Tensor, ""],
         *,
         measure: bool = False,  # noqa: ARG002
+        prompts: Int[Tensor, " batch"] | None = None,
     ) -> TrainingLoss:
         if self.fused is None:
-            total = causal_nll(model(x0), x0, lengths).sum() / num_tokens
+            total = causal_nll(model(x0), x0, lengths, prompts).sum() / num_tokens
         else:
-            scored = torch.ones_like(x0) if lengths is None else scored_positions(lengths, x0.shape[1])
+            scored = torch.ones_like(x0) if lengths is None else scored_positions(lengths, x0.shape[1], prompts)
             hidden, scale = model.hidden(x0).flatten(0, 1), scored.flatten().float()
             weight, bias = model.output_layer()
             total, _ = weighted_nll(hidden, weight, bias, x0.flatten(), scale, chunk_nll=self.fused.chunk_nll)
@@ -53,9 +54,13 @@ def causal_nll(
     logits: Float[Tensor, "batch length vocab"],
     x0: Int[Tensor, "batch length"],
     lengths: Int[Tensor, " batch"] | None,
+    prompts: Int[Tensor, " batch"] | None = None,
 ) -> Float[Tensor, "batch length"]:
-    """-log p(x_i | x_<i) at every position that is not padding."""
-    scored = torch.ones_like(x0, dtype=torch.bool) if lengths is None else scored_positions(lengths, x0.shape[1])
+    """-log p(x_i | x_<i) at every position that is neither padding nor one of the `prompts` tokens that a row begins
+    with."""
+    scored = torch.ones_like(x0, dtype=torch.bool)
+    if lengths is not None:
+        scored = scored_positions(lengths, x0.shape[1], prompts)
     return masked_nll(logits, x0, scored)
 
 

@@ -8,9 +8,14 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 
-def scored_positions(lengths: Int[Tensor, " batch"], length: int) -> Bool[Tensor, "batch length"]:
-    """True where a row holds text, False where it holds padding (which is never masked and never scored)."""
-    return torch.arange(length, device=lengths.device)[None, :] < lengths[:, None]
+def scored_positions(
+    lengths: Int[Tensor, " batch"], length: int, prompts: Int[Tensor, " batch"] | None = None
+) -> Bool[Tensor, "batch length"]:
+    """True where a row holds text to learn, False where it holds padding, or one of the `prompts` tokens that it begins
+    with: these are never masked and never scored."""
+    place = torch.arange(length, device=lengths.device)[None, :]
+    is_text = place < lengths[:, None]
+    return is_text if prompts is None else is_text & (place >= prompts[:, None])
 
 
 def mask_independently(

@@ -148,8 +148,11 @@ class Objective(Protocol):
         num_tokens: float | Float[Tensor, ""],
         *,
         measure: bool = False,
+        prompts: Int[Tensor, " batch"] | None = None,
     ) -> TrainingLoss:
-        """The rows' summed loss over `num_tokens`, nats per token; with `measure`, its metrics too."""
+        """The rows' summed loss over `num_tokens`, nats per token; with `measure`, its metrics too. `prompts`: how many
+        tokens each row begins with that are given, so that the loss is that of the rest under them (`lengths` is there
+        too then, and `num_tokens` counts the rest); None: none."""
         ...
 
 
@@ -231,11 +234,15 @@ class MaskedDiffusion:
         num_tokens: float | Float[Tensor, ""],
         *,
         measure: bool = False,
+        prompts: Int[Tensor, " batch"] | None = None,
     ) -> TrainingLoss:
         t, stage = draw.t, draw.stage
         if self.through_bound:
-            x0, lengths, t = _twice(x0), None if lengths is None else _twice(lengths), _twice(t)
-        scored = torch.ones_like(x0, dtype=torch.bool) if lengths is None else scored_positions(lengths, x0.shape[1])
+            x0, t = _twice(x0), _twice(t)
+            lengths, prompts = (None if each is None else _twice(each) for each in (lengths, prompts))
+        scored = torch.ones_like(x0, dtype=torch.bool)
+        if lengths is not None:
+            scored = scored_positions(lengths, x0.shape[1], prompts)
         importance = self._importance(model, x0, lengths, measure)  # (B, L), of the clean text
         # t, the draws and the rates are float64, which not every device has: theirs may be another than the model's
         clean = Clean(scored, x0, importance, stage).to(t.device)

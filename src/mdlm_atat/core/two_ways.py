@@ -47,13 +47,18 @@ class TwoWays:
         num_tokens: float | Float[Tensor, ""],
         *,
         measure: bool = False,
+        prompts: Int[Tensor, " batch"] | None = None,
     ) -> TrainingLoss:
         to_mask, to_read = self._split(x0)
         lengths_masked, lengths_read = (None, None) if lengths is None else self._split(lengths)
+        prompts_masked, prompts_read = (None, None) if prompts is None else self._split(prompts)
         draw = Draw(self._split(draw.t)[0], self._split(draw.uniform)[0], draw.stage)
         share = float(self.share)
-        masked = self.masked.loss(model, to_mask, lengths_masked, draw, num_tokens * (1 - share), measure=measure)
-        causal = self.causal.loss(model, to_read, lengths_read, draw, num_tokens * share)
+        num_masked, num_read = num_tokens * (1 - share), num_tokens * share
+        masked = self.masked.loss(
+            model, to_mask, lengths_masked, draw, num_masked, measure=measure, prompts=prompts_masked
+        )
+        causal = self.causal.loss(model, to_read, lengths_read, draw, num_read, prompts=prompts_read)
         total = (1 - share) * masked.total + share * causal.total
         return TrainingLoss(total, masked.terms | causal.terms, masked.metrics)
 

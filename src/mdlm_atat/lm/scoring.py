@@ -14,6 +14,7 @@ from torch import Tensor
 from mdlm_atat.checks import whole
 from mdlm_atat.core.curriculum import Stage
 from mdlm_atat.core.denoiser import Denoiser
+from mdlm_atat.core.masking import hide, scored_positions
 from mdlm_atat.core.strategies.rates import ExponentMasking
 from mdlm_atat.errors import UserError
 from mdlm_atat.lm.continuations import score_windows, windows_after
@@ -304,11 +305,11 @@ class Scoring(Sampling):
         with self.inference():
             denoise = self.predictor(rule)
 
-            def score(x0: Tensor, lengths: Tensor, indices: list[int]) -> Tensor:
-                del lengths  # of one length in a batch: a canvas has no padding
-                trace = sample(
+            def score(x0: Tensor, lengths: Tensor, prompts: Tensor, indices: list[int]) -> Tensor:
+                revealed = scored_positions(lengths, x0.shape[1], prompts)
+                trace = sample(  # of one length in a batch: a canvas has no padding
                     denoise,
-                    Canvas.blank(len(x0), x0.shape[1], self.tokenizer.mask_id).to(x0.device),
+                    Canvas(hide(x0, revealed, self.tokenizer.mask_id), ~revealed),
                     rule,
                     mask_id=self.tokenizer.mask_id,
                     seeds=[seed_of(index) for index in indices],

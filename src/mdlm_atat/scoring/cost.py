@@ -45,8 +45,11 @@ class TextCounts:
 
     @classmethod
     def of(cls, data: TokenDataset) -> TextCounts:
-        """The counts of the split of a prepared data set."""
+        """The counts of the split of a prepared data set; where its answers alone are scored, of these."""
         split = data.manifest.splits[data.split]
+        if split.answers is not None:
+            sizes = [split.answers[name] for name in ("tokens", "words", "characters", "bytes", "unspaced")]
+            return cls(*sizes, num_changed=split.changes.total)
         sizes = split.tokens, split.words, split.characters, split.bytes
         return cls(*sizes, split.unspaced, split.changes.total)
 

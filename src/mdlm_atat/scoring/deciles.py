@@ -10,7 +10,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mdlm_atat.scoring.draws import Rows
+from mdlm_atat.scoring.draws import Rows, is_scored
 from mdlm_atat.scoring.likelihood import GroupCosts
 from mdlm_atat.scoring.records import DecileCosts
 
@@ -63,11 +63,12 @@ def frequency_deciles(rows: Rows, train_counts: NDArray[np.int64], num_deciles: 
 
 
 def token_counts(rows: Rows, vocab_size: int) -> NDArray[np.int64]:
-    """How often each token of the vocabulary occurs in a data set, padding left out."""
+    """How often each token of the vocabulary occurs in a data set, padding and prompts left out."""
     counts = np.zeros(vocab_size, dtype=np.int64)
     for start in range(0, rows.num_evaluation_rows, ROWS_PER_PART):
-        ids, lengths = rows.evaluation_rows(np.arange(start, min(start + ROWS_PER_PART, rows.num_evaluation_rows)))
-        counts += np.bincount(ids[np.arange(ids.shape[1]) < lengths[:, None]], minlength=vocab_size)
+        indices = np.arange(start, min(start + ROWS_PER_PART, rows.num_evaluation_rows))
+        ids, lengths = rows.evaluation_rows(indices)
+        counts += np.bincount(ids[is_scored(rows, indices, lengths, ids.shape[1])], minlength=vocab_size)
     return counts
 
 

@@ -13,11 +13,12 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
 from mdlm_atat.checks import whole
+from mdlm_atat.core.masking import scored_positions
 from mdlm_atat.errors import UserError
 from mdlm_atat.progress import OnProgress
 from mdlm_atat.scoring.records import BLOCK_SIZE
@@ -36,6 +37,54 @@ class Rows(Protocol):
     def evaluation_rows(self, indices: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """(ids (n, L), lengths (n,)): rows are padded beyond their length."""
         ...
+
+
+@runtime_checkable
+class AnswerRows(Rows, Protocol):
+    """Sequences of which only a part is scored, given the rest: all but the prompt that each begins with."""
+
+    def num_prompt_tokens(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+        """(n,): 0 for a row that is scored from its first token on."""
+        ...
+
+
+def prompts_of(rows: Rows, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+    """How many tokens each row begins with that are not scored (n,)."""
+    return rows.num_prompt_tokens(indices) if isinstance(rows, AnswerRows) else np.zeros(len(indices), np.int64)
+
+
+def is_scored(rows: Rows, indices: NDArray[np.int64], lengths: NDArray[np.int64], width: int) -> NDArray[np.bool_]:
+    """Which positions of rows are scored (n, width): neither padding nor prompt."""
+    place = np.arange(width)[None, :]
+    return (place < lengths[:, None]) & (place >= prompts_of(rows, indices)[:, None])
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A batch of draws, on the CPU."""
+
+    x0: Int[Tensor, "draws length"]
+    lengths: Int[Tensor, " draws"]
+    """Tokens of each row, its prompt among them."""
+    prompts: Int[Tensor, " draws"]
+    """Tokens of each row that are given."""
+    num_masked: Int[Tensor, " draws"]
+    """Of the others."""
+    uniform: Float[Tensor, "draws length"]
+    """A random number in [0, 1) for each position, which says which of them are masked."""
+
+    @property
+    def num_scored(self) -> Int[Tensor, " draws"]:
+        return self.lengths - self.prompts
+
+    @property
+    def padded(self) -> Int[Tensor, " draws"] | None:
+        """The lengths, where a row is shorter than the batch."""
+        return self.lengths if bool((self.lengths < self.x0.shape[1]).any()) else None
+
+    @property
+    def scored(self) -> Bool[Tensor, "draws length"]:
+        return scored_positions(self.lengths, self.x0.shape[1], self.prompts)
 
 
 def alone(values: Tensor) -> Tensor:
@@ -91,12 +140,11 @@ class DrawSettings:
 
 
 def score_draws(
-    rows: Rows, score: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor], draws: DrawSettings
+    rows: Rows, score: Callable[[Drawn], Tensor], draws: DrawSettings
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Take the draws and score each: (columns (draws, k), num_masked, lengths, block), of all processes, in order.
+    """Take the draws and score each: (columns (draws, k), num_masked, num_scored, block), of all processes, in order.
 
-    `score(x0, lengths, num_masked, uniform)` gives k columns for a batch, on any device; `uniform` is a random number
-    in [0, 1) for each position, which says which of them are masked.
+    `score` gives k columns for a batch, on any device. `num_scored`: tokens of each sequence that are not its prompt.
     """
     mine = list(range(draws.rank, draws.num_blocks, draws.num_ranks))
     blocks_per_call = max(1, draws.batch_size // BLOCK_SIZE)
@@ -104,9 +152,9 @@ def score_draws(
     for start in range(0, len(mine), blocks_per_call):
         chosen = mine[start : start + blocks_per_call]
         parts = [_block(rows, block, draws.seed) for block in chosen]
-        x0, lengths, num_masked, uniform = (torch.cat(part) for part in zip(*parts, strict=True))
-        columns = score(x0, lengths, num_masked, uniform).cpu()
-        found.append((columns, num_masked, lengths, torch.tensor(chosen).repeat_interleave(BLOCK_SIZE)))
+        drawn = Drawn(*(torch.cat([getattr(part, name) for part in parts]) for name in Drawn.__dataclass_fields__))
+        block = torch.tensor(chosen).repeat_interleave(BLOCK_SIZE)
+        found.append((score(drawn).cpu(), drawn.num_masked, drawn.num_scored, block))
         draws.report(start + len(chosen), len(mine))
     empty = torch.zeros(0, dtype=torch.int64)
     # a process without a block of its own still takes part, with as many columns as the others
@@ -119,13 +167,17 @@ def score_draws(
 
 
 def score_each(
-    rows: Rows, score: Callable[[Tensor, Tensor, list[int]], Tensor], draws: DrawSettings, *, by_length: bool = False
+    rows: Rows,
+    score: Callable[[Tensor, Tensor, Tensor, list[int]], Tensor],
+    draws: DrawSettings,
+    *,
+    by_length: bool = False,
 ) -> tuple[Float[Tensor, "sequences k"], Int[Tensor, " sequences"], Int[Tensor, " sequences"]]:
-    """Score the sequences that score_draws takes for the same `draws`, each once: (columns, lengths, row of the data
+    """Score the sequences that score_draws takes for the same `draws`, each once: (columns, num_scored, row of the data
     set), of all processes, in the order in which they are first drawn.
 
-    `score(x0, lengths, indices)` gives k columns for a batch of rows of the data set, on any device. `by_length`: a
-    batch holds sequences of one length, without padding.
+    `score(x0, lengths, prompts, indices)` gives k columns for a batch of rows of the data set, on any device; `prompts`
+    tokens of each row are not to be scored. `by_length`: a batch holds sequences of one length, without padding.
     """
     chosen = permutation(draws.seed, 0, rows.num_evaluation_rows)[: draws.num_blocks * BLOCK_SIZE]
     mine = np.arange(draws.rank, len(chosen), draws.num_ranks)
@@ -135,8 +187,10 @@ def score_each(
         ids, row_lengths = rows.evaluation_rows(chosen[places])
         width = int(row_lengths.max()) if by_length else ids.shape[1]
         x0, lengths = torch.from_numpy(ids[:, :width]), torch.from_numpy(row_lengths)
-        columns = score(x0.to(draws.device), lengths.to(draws.device), chosen[places].tolist())
-        found.append((columns.cpu().double(), lengths, torch.from_numpy(places)))
+        prompts = torch.from_numpy(prompts_of(rows, chosen[places]))
+        device, indices = draws.device, chosen[places].tolist()
+        columns = score(x0.to(device), lengths.to(device), prompts.to(device), indices)
+        found.append((columns.cpu().double(), lengths - prompts, torch.from_numpy(places)))
         done += len(places)
         draws.report(done, len(mine))
     empty = torch.zeros(0, dtype=torch.int64)
@@ -169,24 +223,25 @@ def permutation(seed: int, epoch: int, num_rows: int) -> NDArray[np.int64]:
     return np.random.default_rng((seed, epoch, num_rows)).permutation(num_rows)
 
 
-def _block(
-    rows: Rows, block: int, seed: int
-) -> tuple[Int[Tensor, "draws length"], Int[Tensor, " draws"], Int[Tensor, " draws"], Float[Tensor, "draws length"]]:
-    """(x0, lengths, num_masked, uniform) of one block: a function of (seed, block) and the data alone.
+def _block(rows: Rows, block: int, seed: int) -> Drawn:
+    """One block: a function of (seed, block) and the data alone.
 
     Rows are taken in a random order without replacement, and again in another when all were used. The numbers masked
-    are n_i = 1 + floor(L (u + i) / BLOCK_SIZE), spread evenly over 1..L with one uniform u.
+    are n_i = 1 + floor(L (u + i) / BLOCK_SIZE), spread evenly over 1..L, the tokens of a row that are scored, with one
+    uniform u.
     """
     places = np.arange(block * BLOCK_SIZE, (block + 1) * BLOCK_SIZE)
     num_rows = rows.num_evaluation_rows
     indices = np.array([permutation(seed, int(d // num_rows), num_rows)[d % num_rows] for d in places])
     ids, row_lengths = rows.evaluation_rows(indices)
     x0, lengths = torch.from_numpy(ids), torch.from_numpy(row_lengths)
+    prompts = torch.from_numpy(prompts_of(rows, indices))
+    num_scored = lengths - prompts
     generator = torch.Generator().manual_seed(_mix(seed, block))
     u = torch.rand(1, generator=generator, dtype=torch.float64)
     stratum = (u + torch.arange(BLOCK_SIZE)) / BLOCK_SIZE  # in [0, 1)
-    num_masked = 1 + (lengths * stratum).long().clamp_max(lengths - 1)
-    return x0, lengths, num_masked, torch.rand(x0.shape, generator=generator)
+    num_masked = 1 + (num_scored * stratum).long().clamp_max(num_scored - 1)
+    return Drawn(x0, lengths, prompts, num_masked, torch.rand(x0.shape, generator=generator))
 
 
 def _mix(seed: int, block: int) -> int:

@@ -41,12 +41,12 @@ def exact_nll(
     groups = None if groups is None else groups.to(float64_device(draws.device))
     num_groups = 0 if groups is None else groups.shape[1]
 
-    def score(x0: Tensor, lengths: Tensor, indices: list[int]) -> Tensor:
+    def score(x0: Tensor, lengths: Tensor, prompts: Tensor, indices: list[int]) -> Tensor:
         del indices
-        nll = as_float64(causal_nll(model(x0), x0, lengths))  # (B, L)
+        nll = as_float64(causal_nll(model(x0), x0, lengths, prompts))  # (B, L)
         columns = [nll.sum(1, keepdim=True)]
         if groups is not None:
-            scored = scored_positions(lengths, x0.shape[1])
+            scored = scored_positions(lengths, x0.shape[1], prompts)
             columns.append(by_group(groups[x0.to(groups.device)], nll, scored, scored)[:, : 2 * num_groups])
         return torch.cat(columns, dim=1)
 

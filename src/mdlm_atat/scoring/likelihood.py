@@ -16,7 +16,7 @@ from mdlm_atat.core.objective import count_weights, denoised_nll, t_step_count_w
 from mdlm_atat.core.schedules import Schedule
 from mdlm_atat.device import as_float64, float64_device
 from mdlm_atat.scoring.cost import StepBound, TextCounts
-from mdlm_atat.scoring.draws import DrawSettings, Rows, score_draws
+from mdlm_atat.scoring.draws import Drawn, DrawSettings, Rows, score_draws
 from mdlm_atat.scoring.records import Kind, MaskRateProfile
 
 NUM_PROFILE_BINS = 10
@@ -226,16 +226,15 @@ def draw_nll(
     device = draws.device
     groups = None if groups is None else groups.to(float64_device(device))
 
-    def score(x0: Tensor, lengths: Tensor, num_masked: Tensor, uniform: Tensor) -> Tensor:
-        is_masked = mask_exactly(uniform, num_masked, scored_positions(lengths, x0.shape[1]))
-        x0, is_masked = x0.to(device), is_masked.to(device)
-        nll = nll_of_masked(denoise, x0, lengths, is_masked, mask_id)  # (B, L)
+    def score(drawn: Drawn) -> Tensor:
+        is_masked = mask_exactly(drawn.uniform, drawn.num_masked, drawn.scored)
+        x0, is_masked = drawn.x0.to(device), is_masked.to(device)
+        nll = nll_of_masked(denoise, x0, drawn.lengths, is_masked, mask_id, drawn.num_scored)  # (B, L)
         columns = [nll.sum(1, keepdim=True)]  # (B, 1)
         if with_all_masked:
-            columns.append(all_masked_nll(denoise, x0, lengths, mask_id)[:, None])
+            columns.append(all_masked_nll(denoise, x0, drawn.lengths, mask_id, drawn.prompts)[:, None])
         if groups is not None:
-            scored = scored_positions(lengths, x0.shape[1]).to(device)
-            columns.append(by_group(groups[x0.to(groups.device)], nll, is_masked, scored))
+            columns.append(by_group(groups[x0.to(groups.device)], nll, is_masked, drawn.scored.to(device)))
         return torch.cat(columns, dim=1)
 
     columns, num_masked, lengths, block = score_draws(rows, score, draws)
@@ -251,19 +250,30 @@ def nll_of_masked(
     lengths: Int[Tensor, " batch"],
     is_masked: Bool[Tensor, "batch length"],
     mask_id: int,
+    num_scored: Int[Tensor, " batch"] | None = None,
 ) -> Float[Tensor, "batch length"]:
     """-log p(x0_i | the row with its masks), nats, in float64, at the places that are masked, and 0 elsewhere. Rows
-    end at `lengths`, which may be on another device."""
+    end at `lengths`, which may be on another device. The denoiser is told the share of masks among all tokens, or among
+    `num_scored` of them, as one that was trained on answers alone was."""
     padded = lengths.to(x0.device) if (lengths < x0.shape[1]).any() else None
-    told = (is_masked.sum(1) / lengths.to(x0.device)).float()
+    told = (is_masked.sum(1) / (lengths if num_scored is None else num_scored).to(x0.device)).float()
     return as_float64(denoised_nll(denoise, hide(x0, is_masked, mask_id), told, padded, x0, is_masked))
 
 
 def all_masked_nll(
-    denoise: Denoiser | Network, x0: Int[Tensor, "batch length"], lengths: Int[Tensor, " batch"], mask_id: int
+    denoise: Denoiser | Network,
+    x0: Int[Tensor, "batch length"],
+    lengths: Int[Tensor, " batch"],
+    mask_id: int,
+    prompts: Int[Tensor, " batch"] | None = None,
 ) -> Float[Tensor, " batch"]:
-    """-log p of each row when all of it is masked, in float64. The denoiser is asked once for all rows of one
-    length."""
+    """-log p of each row, its prompt given, when all else is masked, in float64. The denoiser is asked once for all
+    rows of one length where none has a prompt."""
+    if prompts is not None and prompts.any():
+        scored = scored_positions(lengths, x0.shape[1], prompts).to(x0.device)
+        ones = torch.ones(len(x0), device=x0.device)
+        padded = lengths.to(x0.device) if (lengths < x0.shape[1]).any() else None
+        return as_float64(denoised_nll(denoise, hide(x0, scored, mask_id), ones, padded, x0, scored)).sum(1)
     nll = torch.empty(len(x0), dtype=torch.float64, device=float64_device(x0.device))
     for length in lengths.unique().tolist():
         z_t = torch.full((1, x0.shape[1]), mask_id, device=x0.device)

@@ -32,6 +32,7 @@ SAME = {
     "tokenizer_hash": "the tokenizer",
     "length": "the length of a sequence",
     "mode": "how text is cut into sequences",
+    "loss_on": "what of them is scored",
     "seed": "the seed of the draws",
 }
 

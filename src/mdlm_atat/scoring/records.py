@@ -147,6 +147,8 @@ class TextIdentity:
     bos: bool | None = None
     length: int | None = None
     """Tokens of a sequence."""
+    loss_on: str = "all"
+    """What of a sequence is scored: all, or answers, each under its prompt."""
 
     @classmethod
     def of(cls, data: TokenDataset) -> TextIdentity:
@@ -163,6 +165,7 @@ class TextIdentity:
             eos=manifest.eos,
             bos=False,
             length=data.length,
+            loss_on=manifest.loss_on,
         )
 
 

@@ -10,12 +10,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mdlm_atat.core.curriculum import Stage
-from mdlm_atat.core.masking import hide, mask_exactly, scored_positions
+from mdlm_atat.core.masking import hide, mask_exactly
 from mdlm_atat.core.objective import denoise_under, masked_nll
 from mdlm_atat.core.strategies.rates import Clean, ExponentMasking
 from mdlm_atat.device import as_float64, float64_device
 from mdlm_atat.scoring.cost import ScheduleBound, TextCounts
-from mdlm_atat.scoring.draws import DrawSettings, Rows, score_draws
+from mdlm_atat.scoring.draws import Drawn, DrawSettings, Rows, score_draws
 from mdlm_atat.scoring.likelihood import Blocks, Likelihood, per_block
 
 
@@ -77,12 +77,12 @@ def draw_schedule_nll(
     if form == "order" and not masking.is_plackett_luce:
         raise ValueError("the order form needs speeds that do not change with t")
 
-    def score(x0: Tensor, lengths: Tensor, num_masked: Tensor, uniform: Tensor) -> Tensor:
-        x0, lengths = x0.to(device), lengths.to(device)
+    def score(drawn: Drawn) -> Tensor:
+        x0, scored = drawn.x0.to(device), drawn.scored.to(device)
         wide = float64_device(device)  # of times, rates and sums
-        num_masked, uniform = num_masked.to(wide), uniform.to(wide)
-        padded = lengths if (lengths < x0.shape[1]).any() else None
-        scored = scored_positions(lengths, x0.shape[1])
+        num_masked, num_scored = drawn.num_masked.to(wide), drawn.num_scored.to(wide)
+        uniform = drawn.uniform.to(wide)
+        padded = None if drawn.padded is None else drawn.padded.to(device)
         importance = None
         if masking.needs_importance:
             f = network.importance_score(x0, torch.zeros(len(x0), device=device), padded)
@@ -92,7 +92,7 @@ def draw_schedule_nll(
         revealed_at = masking.log_reveal_rate(uniform.clamp_min(2**-25), clean)  # (B, L)
         is_masked = mask_exactly(revealed_at, num_masked, clean.scored)
         log_r = torch.where(is_masked, revealed_at, -torch.inf).amax(1)  # (B,): the last of them to be masked
-        r, share_masked = log_r.exp(), num_masked / lengths.to(wide)
+        r, share_masked = log_r.exp(), num_masked / num_scored
         told, log_told = (r, log_r) if form == "continuous" else (share_masked, share_masked.log())
         z_t = hide(x0, is_masked.to(device), mask_id)
         at = told.float().to(device)
@@ -108,7 +108,7 @@ def draw_schedule_nll(
         mismatch = mismatch + (ratio - 1 if form == "continuous" else ratio.log())
         if log_speed_hat is None:
             mismatch = torch.zeros_like(mismatch)  # known rates cost nothing, not even a rounding error
-        return lengths.to(wide)[:, None] * torch.stack([(share * nll).sum(1), mismatch], dim=1)
+        return num_scored[:, None] * torch.stack([(share * nll).sum(1), mismatch], dim=1)
 
     columns, _, lengths, block = score_draws(rows, score, draws)
     return ScheduleDraws(columns[:, 0], columns[:, 1], lengths, block)

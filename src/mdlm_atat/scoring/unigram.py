@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mdlm_atat.data.tokens import TokenDataset
 from mdlm_atat.scoring.cost import Cost, TextCounts
-from mdlm_atat.scoring.draws import Rows
+from mdlm_atat.scoring.draws import Rows, is_scored
 from mdlm_atat.scoring.likelihood import ratio_with_standard_error
 
 ROWS_PER_PART = 256
@@ -36,8 +36,8 @@ def unigram_nll(rows: Rows, counts: NDArray[np.int64]) -> tuple[float, float]:
     for start in range(0, rows.num_evaluation_rows, ROWS_PER_PART):
         indices = np.arange(start, min(start + ROWS_PER_PART, rows.num_evaluation_rows))
         ids, lengths = rows.evaluation_rows(indices)
-        scored = np.arange(ids.shape[1])[None, :] < lengths[:, None]
+        scored = is_scored(rows, indices, lengths, ids.shape[1])
         nll = torch.where(torch.from_numpy(scored), -log_probs[torch.from_numpy(ids)], 0.0)
         totals.append(nll.sum(1))
-        sizes.append(torch.from_numpy(lengths).double())
+        sizes.append(torch.from_numpy(scored.sum(1)).double())
     return ratio_with_standard_error(torch.cat(totals), torch.cat(sizes))

@@ -8,12 +8,13 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from mdlm_atat.config.build import build_objective, causal_rows, modes_of
 from mdlm_atat.config.schema import RunConfig
 from mdlm_atat.core.curriculum import Stage
-from mdlm_atat.data.tokens import TokenDataset, batch_at
+from mdlm_atat.data.tokens import TokenDataset, batch_at, prompts_at
 from mdlm_atat.errors import UserError
 from mdlm_atat.nets.ema import EMA
 from mdlm_atat.progress import OnProgress
@@ -134,6 +135,11 @@ def make_training(
         with engine.whole(wrapped):
             return evaluate(model, stage, on_progress)
 
+    def rows_at(seed: int, step: int) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        share = {"batch_size": config.train.batch_size, "rank": engine.rank, "num_ranks": engine.num_ranks}
+        prompts = None if data.row_prompts is None else prompts_at(data, seed=seed, step=step, **share)
+        return *batch_at(data, seed=seed, step=step, **share), prompts
+
     training = Training(
         config=config,
         engine=engine,
@@ -145,14 +151,7 @@ def make_training(
         curriculum=curriculum,
         last_stage=last_stage,
         seed=seed_after(config.train.seed, progress.num_rewinds),
-        batch_at=lambda seed, step: batch_at(
-            data,
-            seed=seed,
-            step=step,
-            batch_size=config.train.batch_size,
-            rank=engine.rank,
-            num_ranks=engine.num_ranks,
-        ),
+        batch_at=rows_at,
         evaluate=score,
         micro_batches=micro_batches,
         recorded=make_recorded(config.train, engine, model),

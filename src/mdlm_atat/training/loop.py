@@ -41,8 +41,9 @@ from mdlm_atat.training.micro_batches import MicroBatches
 from mdlm_atat.training.optim import learning_rate, set_learning_rate
 from mdlm_atat.training.recorded import Recorded
 
-BatchAt = Callable[[int, int], tuple[NDArray[np.int64], NDArray[np.int64]]]
-"""This process's rows of a step's batch, (ids (B, L), lengths (B,)): a pure function of (seed, step)."""
+BatchAt = Callable[[int, int], tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64] | None]]
+"""This process's rows of a step's batch, (ids (B, L), lengths (B,), how many tokens of each are its prompt (B,) or None
+for none): a pure function of (seed, step)."""
 
 
 @dataclass
@@ -275,13 +276,17 @@ def cut_smaller(run: Training) -> None:
 def forward_backward_once(run: Training, step: int, measure: bool) -> tuple[TrainingLoss, int]:
     """`forward_backward`, in as many micro-batches as are known to fit."""
     config, engine = run.config.train, run.engine
-    ids, row_lengths = run.batch_at(run.seed, step)
-    x0, lengths, num_tokens = engine.to_device(ids), None, float(config.batch_size * ids.shape[1])
+    ids, row_lengths, row_prompts = run.batch_at(run.seed, step)
+    x0, lengths, prompts = engine.to_device(ids), None, None
+    num_tokens = num_read = float(config.batch_size * ids.shape[1])
     if run.config.data.mode == "pad":
         lengths = engine.to_device(row_lengths)
-        num_tokens = engine.sum(lengths.sum()).float()  # a tensor, as it is another number in every step
+        num_tokens = num_read = engine.sum(lengths.sum()).float()  # a tensor, as it is another number in every step
+        if row_prompts is not None:
+            prompts = engine.to_device(row_prompts)
+            num_tokens = engine.sum((lengths - prompts).sum()).float()
     # alone, nobody waits for the device
-    num_tokens_done = int(row_lengths.sum() if engine.num_ranks == 1 else num_tokens)
+    num_tokens_done = int(row_lengths.sum() if engine.num_ranks == 1 else num_read)
 
     seed = step_seed(run.seed, step)
     torch.manual_seed(step_seed(seed, engine.rank))  # dropout: another mask in each process
@@ -290,7 +295,7 @@ def forward_backward_once(run: Training, step: int, measure: bool) -> tuple[Trai
     draw = run.objective.draw(config.batch_size, x0.shape[1], generator, step)
     draw = draw[slice(engine.rank * len(x0), (engine.rank + 1) * len(x0))]
     compute = run.recorded or gradients
-    return compute(run, x0, lengths, draw, num_tokens, measure), num_tokens_done
+    return compute(run, x0, lengths, draw, num_tokens, measure, prompts), num_tokens_done
 
 
 def make_recorded(config: TrainConfig, engine: Engine, model: nn.Module) -> Recorded | None:
@@ -302,10 +307,16 @@ def make_recorded(config: TrainConfig, engine: Engine, model: nn.Module) -> Reco
 
 
 def gradients(
-    run: Training, x0: Tensor, lengths: Tensor | None, draw: Draw, num_tokens: float | Tensor, measure: bool
+    run: Training,
+    x0: Tensor,
+    lengths: Tensor | None,
+    draw: Draw,
+    num_tokens: float | Tensor,
+    measure: bool,
+    prompts: Tensor | None,
 ) -> TrainingLoss:
-    """Add the gradients of this process's rows, a micro-batch at a time, and return their loss. `num_tokens`: of all
-    processes."""
+    """Add the gradients of this process's rows, a micro-batch at a time, and return their loss. `num_tokens`: all that
+    are scored, in all processes."""
     engine = run.engine
     rows_per_part = len(x0) // run.num_micro_batches
     parts: list[TrainingLoss] = []
@@ -314,8 +325,9 @@ def gradients(
         more = start + rows_per_part < len(x0) or not run.exchanges
         with engine.accumulate(run.model, more):
             # gradients are averaged over processes, so each divides by its mean share of the tokens
-            lengths_of_rows = None if lengths is None else lengths[rows]
-            part = loss_of_rows(run, x0[rows], lengths_of_rows, draw[rows], num_tokens / engine.num_ranks, measure)
+            lengths_of_rows, prompts_of_rows = (None if each is None else each[rows] for each in (lengths, prompts))
+            mean_share = num_tokens / engine.num_ranks
+            part = loss_of_rows(run, x0[rows], lengths_of_rows, draw[rows], mean_share, measure, prompts_of_rows)
             engine.backward(part.total)
         parts.append(part)
     terms = {name: torch.stack([part.terms[name] for part in parts]).sum() for name in parts[0].terms}
@@ -324,12 +336,18 @@ def gradients(
 
 
 def loss_of_rows(
-    run: Training, x0: Tensor, lengths: Tensor | None, draw: Draw, num_tokens: float | Tensor, measure: bool
+    run: Training,
+    x0: Tensor,
+    lengths: Tensor | None,
+    draw: Draw,
+    num_tokens: float | Tensor,
+    measure: bool,
+    prompts: Tensor | None,
 ) -> TrainingLoss:
     """The objective of some rows, in one forward pass of the wrapped model."""
 
     def parts(model: nn.Module) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
-        loss = run.objective.loss(model, x0, lengths, draw, num_tokens, measure=measure)
+        loss = run.objective.loss(model, x0, lengths, draw, num_tokens, measure=measure, prompts=prompts)
         return loss.total, loss.terms, loss.metrics
 
     return TrainingLoss(*run.model(parts))

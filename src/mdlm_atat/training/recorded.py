@@ -17,7 +17,8 @@ from mdlm_atat.device import record_cuda_graph
 from mdlm_atat.errors import UserError
 
 Gradients = Callable[..., TrainingLoss]
-"""Called with (run, x0, lengths, draw, num_tokens, measure); returns the loss and adds its gradients to `p.grad`."""
+"""Called with (run, x0, lengths, draw, num_tokens, measure, prompts); returns the loss and adds its gradients to
+`p.grad`."""
 Record = Callable[[Callable[[], TrainingLoss]], tuple[Callable[[], None], TrainingLoss]]
 """Captures a function; returns `(replay, out)` as `device.record_cuda_graph` does."""
 
@@ -47,20 +48,33 @@ class Recorded:
         self._recording: _Recording | None = None
 
     def __call__(
-        self, run: Any, x0: Tensor, lengths: Tensor | None, draw: Draw, num_tokens: float | Tensor, measure: bool
+        self,
+        run: Any,
+        x0: Tensor,
+        lengths: Tensor | None,
+        draw: Draw,
+        num_tokens: float | Tensor,
+        measure: bool,
+        prompts: Tensor | None = None,
     ) -> TrainingLoss:
         stage, without, of_stage = draw.stage, None, None
         if stage is not None:
             numbers = stage.numbers()
             without = stage.with_numbers([0.0] * len(numbers))
             of_stage = run.engine.to_device(np.array(numbers, dtype=np.float64))
-        fixed = (x0.shape, lengths is None, without, None if isinstance(num_tokens, Tensor) else num_tokens)
+        fixed = (
+            x0.shape,
+            lengths is None,
+            prompts is None,
+            without,
+            None if isinstance(num_tokens, Tensor) else num_tokens,
+        )
         if fixed != self._fixed:
             self._fixed, self._num_seen, self._recording = fixed, 0, None
         self._num_seen += 1
         if self._num_seen <= self.num_warm_up:
-            return self._gradients(run, x0, lengths, draw, num_tokens, measure or self._num_seen > 1)
-        changing = _Inputs(x0, lengths, draw.t, draw.uniform, of_stage, num_tokens)
+            return self._gradients(run, x0, lengths, draw, num_tokens, measure or self._num_seen > 1, prompts)
+        changing = _Inputs(x0, lengths, draw.t, draw.uniform, of_stage, num_tokens, prompts)
         if self._recording is None:
             self._recording = self._recorded(run, changing, stage)
         self._recording.inputs.fill(changing)
@@ -82,7 +96,7 @@ class Recorded:
             p.grad = None  # the recording makes its own
         try:
             replay, loss = self._record(
-                lambda: self._gradients(run, inputs.x0, inputs.lengths, draw, inputs.num_tokens, True)
+                lambda: self._gradients(run, inputs.x0, inputs.lengths, draw, inputs.num_tokens, True, inputs.prompts)
             )
         except RuntimeError as error:
             # ending a recording that failed fails too, and says less than what came before
@@ -108,6 +122,7 @@ class _Inputs(NamedTuple):
     """`Stage.numbers`."""
     num_tokens: float | Tensor
     """A float where it is the same in every step."""
+    prompts: Tensor | None
 
     def clone(self) -> _Inputs:
         return _Inputs._make(part.clone() if isinstance(part, Tensor) else part for part in self)
