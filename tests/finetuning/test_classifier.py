@@ -100,7 +100,7 @@ def test_logits_and_labels_are_bit_for_bit_the_same_in_new_processes_of_two_hash
 
 def test_a_folder_holds_no_pickle_and_a_saved_copy_is_the_same_to_the_bit(cats, folder, tmp_path):
     kept = {file.relative_to(folder): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
-    assert {file.suffix for file in kept} == {".json", ".safetensors", ".yaml", ".npy"}
+    assert {file.suffix for file in kept} == {".json", ".safetensors", ".yaml", ".npy", ".py"}
     copied = cats.classifier.save_pretrained(tmp_path / "copy")
     assert {file.relative_to(copied): file.read_bytes() for file in copied.rglob("*") if file.is_file()} == kept
     assert folder_size(copied) == sum(map(len, kept.values()))

@@ -64,6 +64,13 @@ class Tokenizer(Protocol):
         ...
 
 
+def other_case(character: str, alphabet: str) -> str:
+    """What stands in the characters of an alphabet for one that is not in it: the character in the other case, else a
+    space, else nothing."""
+    choices = (character.lower(), character.upper(), " ", "")
+    return next(choice for choice in choices if set(choice) <= set(alphabet))
+
+
 class UnknownCharacter(UserError):
     """A character that is not in a tokenizer's alphabet of `num_known`."""
 

@@ -33,6 +33,7 @@ from mdlm_atat.finetuning.head import Head, output_width, pooled
 from mdlm_atat.finetuning.settings import Pooling
 from mdlm_atat.finetuning.training import Trained
 from mdlm_atat.lm import CausalLM, MaskedDiffusionLM
+from mdlm_atat.lm.export import Labels, write_export
 from mdlm_atat.lm.folder import Located
 from mdlm_atat.lm.load import load_located
 from mdlm_atat.model_folder import CLASSIFIER_FILE, find_classifier
@@ -40,7 +41,7 @@ from mdlm_atat.plugins import trusted
 from mdlm_atat.published.place import find_model
 from mdlm_atat.small_files import read_object, taken_apart
 from mdlm_atat.training.checkpoint import find_fault, load_weights, write_checksums
-from mdlm_atat.training.packed import save_tensors
+from mdlm_atat.training.packed import Packing, check_packing, save_tensors
 
 HEAD_FILE = "head.safetensors"
 FORMAT = 1
@@ -159,27 +160,43 @@ class TextClassifier:
         found.folder = folder
         return found
 
-    def save_pretrained(self, folder: str | Path, *, overwrite: bool = False) -> Path:
-        """Write all that from_pretrained needs, and return the folder. It is written aside and renamed, so that a
-        folder of this name is whole.
+    def save_pretrained(self, folder: str | Path, *, overwrite: bool = False, weights: Packing = "float32") -> Path:
+        """Write all that from_pretrained needs, and what transformers needs for `text-classification`; return the
+        folder. It is written aside and renamed, so that a folder of this name is whole. `weights`: as for
+        `LanguageModel.save_pretrained`; the head's are stored as they are.
 
         Raises UserError for a folder that is not empty, unless `overwrite` and it holds a classifier, and for a bare
         network, which from_pretrained could not build.
         """
         folder = Path(folder)
+        check_packing(weights)
         is_there = folder.exists() and not (folder.is_dir() and not any(folder.iterdir()))
         if is_there and not (overwrite and (folder / CLASSIFIER_FILE).is_file()):
             what = "not empty" if folder.is_dir() else "a file"
             raise UserError(f"{folder} is {what}; choose a new folder to save the classifier in")
         with folder_written_aside(folder) as aside:
-            self.lm.save_pretrained(aside)
-            weights = {name: weight.detach().cpu().contiguous() for name, weight in self.head.named_parameters()}
-            save_tensors(weights, aside / HEAD_FILE)
+            self.lm.write_files(aside, weights)
+            head = {name: weight.detach().cpu().contiguous() for name, weight in self.head.named_parameters()}
+            save_tensors(head, aside / HEAD_FILE)
             write_json(aside / CLASSIFIER_FILE, {"format": FORMAT, **asdict(self.record)})
-            (aside / "checksums.json").unlink()  # that of the network alone
             write_checksums(aside)
+            lm = self.lm
+            write_export(aside, lm.config, lm.network, lm.tokenizer, packing=weights, labels=self._exported_labels())
         self.folder = folder
         return folder
+
+    def _exported_labels(self) -> Labels:
+        record = self.record
+        return Labels(
+            names=record.labels,
+            pooling=record.pooling,
+            temperature=self.temperature,
+            mean=record.mean,
+            spread=record.spread,
+            head_file=HEAD_FILE,
+            max_length=record.max_length,
+            separator=record.separator.ids if record.is_pair else (),
+        )
 
     @property
     def labels(self) -> tuple[str, ...]:

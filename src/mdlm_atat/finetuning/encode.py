@@ -11,7 +11,7 @@ from jaxtyping import Int
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mdlm_atat.data.tokenizers import CharTokenizer, Tokenizer
+from mdlm_atat.data.tokenizers import CharTokenizer, Tokenizer, other_case
 from mdlm_atat.errors import UserError
 
 SEPARATING_TEXTS = ("\n", "|", ".")
@@ -161,8 +161,5 @@ def fit_alphabet(text: str, alphabet: str) -> tuple[str, int]:
     wrong = set(text) - set(alphabet)
     if not wrong:
         return text, 0
-    instead = {}
-    for character in wrong:
-        choices = (character.lower(), character.upper(), " ", "")
-        instead[ord(character)] = next(choice for choice in choices if set(choice) <= set(alphabet))
+    instead = {ord(character): other_case(character, alphabet) for character in wrong}
     return text.translate(instead), sum(character in wrong for character in text)

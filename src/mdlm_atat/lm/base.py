@@ -30,6 +30,7 @@ from mdlm_atat.data.sources import SourceLike
 from mdlm_atat.data.tokenizers import Tokenizer
 from mdlm_atat.device import Precision, choose_precision, device_name
 from mdlm_atat.errors import UserError, call
+from mdlm_atat.lm.export import write_export
 from mdlm_atat.lm.folder import PROFILE_FILE, STAGE_FILE
 from mdlm_atat.lm.reading import CachedSteps
 from mdlm_atat.lm.scoring import Scoring
@@ -192,7 +193,8 @@ class LanguageModel(Scoring):
 
     def save_pretrained(self, folder: str | Path, *, weights: Packing = "float32") -> Path:
         """Write weights (safetensors), configuration (YAML), tokenizer (JSON), counts of tokens and phrases and the
-        curriculum's stage: all that from_pretrained needs, and return the folder.
+        curriculum's stage: all that from_pretrained needs, and what transformers needs to load the same weights (see
+        docs/howto/publish.md). Returns the folder.
 
         `weights`: "float32", as they are; "bf16", in half of the space; "int8", in a quarter: each matrix in whole
         numbers from -127 to 127 times a scale for each row. All are float32 again when they are loaded, so that what
@@ -206,21 +208,26 @@ class LanguageModel(Scoring):
                 f"{folder} is {'not empty' if folder.is_dir() else 'a file'}; choose a new folder to save the model in"
             )
         with nullcontext(folder) if folder.exists() else folder_written_aside(folder) as aside:
-            write_weights(dict(self.network.named_parameters()), aside / "model.safetensors", weights)
-            save_config(config, aside / "config.yaml")
-            save_tokenizer(self.tokenizer, aside / "tokenizer")
-            if self.counts is not None:
-                write_counts(aside, self.counts)
-            if self.phrases is not None:
-                self.phrases.write(aside)
-            if self.stage is not None:
-                write_json(aside / STAGE_FILE, asdict(self.stage))
-            write_plugins(aside, self.config)
+            self.write_files(aside, weights)
             write_checksums(aside)
+            write_export(aside, config, self.network, self.tokenizer, packing=weights)
             same = weights == "float32"
             if same and self.home is not None and self.profile_file.exists():  # no checksum: it may be measured anew
                 write_bytes(aside / PROFILE_FILE, self.profile_file.read_bytes())
         return folder
+
+    def write_files(self, folder: Path, weights: Packing) -> None:
+        """Write what from_pretrained needs, but for the checksums."""
+        write_weights(dict(self.network.named_parameters()), folder / "model.safetensors", weights)
+        save_config(self.config, folder / "config.yaml")
+        save_tokenizer(self.tokenizer, folder / "tokenizer")
+        if self.counts is not None:
+            write_counts(folder, self.counts)
+        if self.phrases is not None:
+            self.phrases.write(folder)
+        if self.stage is not None:
+            write_json(folder / STAGE_FILE, asdict(self.stage))
+        write_plugins(folder, self.config)
 
     def fit(
         self,

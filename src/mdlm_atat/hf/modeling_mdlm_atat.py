@@ -1,0 +1,539 @@
+"""Masked diffusion and causal language models of mdlm-atat as models of transformers.
+
+This file needs torch and transformers alone: it is copied beside the weights, so that
+`AutoModelForMaskedLM.from_pretrained(folder, trust_remote_code=True)` loads them where mdlm-atat is not installed.
+Its modules and weights have the names that they have there, so that one model.safetensors serves both.
+
+The vocabulary has `vocab_size - 1` tokens and, last, [MASK], which is read and never written: its logit is -inf. A text
+that is read left to right begins behind a start symbol, which the network puts there, not the tokenizer; [MASK] in such
+a text stands for it too, so that `generate()` can begin without a prompt.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from transformers import Cache, DynamicCache, GenerationMixin, PretrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import (
+    BaseModelOutput,
+    CausalLMOutputWithPast,
+    MaskedLMOutput,
+    SequenceClassifierOutput,
+)
+from transformers.utils.hub import cached_file
+
+NUM_ADDED_FREQUENCIES = 16
+NUM_TIME_FREQUENCIES = 128
+
+
+class MdlmAtatConfig(PretrainedConfig):
+    """Sizes and options of a network, and what the outputs of a classifier mean."""
+
+    model_type = "mdlm_atat"
+
+    def __init__(
+        self,
+        *,
+        vocab_size: int = 258,  # with [MASK], whose id is the last
+        hidden_size: int = 64,
+        num_hidden_layers: int = 2,
+        num_attention_heads: int = 2,
+        num_key_value_heads: int | None = None,
+        head_dim: int | None = None,
+        intermediate_size: int | None = None,
+        max_position_embeddings: int = 64,  # tokens of the longest text
+        modes: tuple[str, ...] | list[str] = ("masked",),  # how it may be asked: masked, causal or both
+        alignment: str = "own",  # which place of a masked text predicts a token: its own, or the one before (shifted)
+        norm: str = "layer",  # or rms
+        norm_eps: float = 1e-5,
+        qk_norm: bool = False,
+        qkv_bias: bool = False,
+        mlp: str = "gelu",  # or swiglu
+        dropout: float = 0.0,
+        rotary_base: float = 10_000.0,
+        rotary_scaling: str = "none",  # or linear or llama3
+        rotary_factor: float = 8.0,
+        rotary_range: tuple[float, float] | list[float] = (1.0, 4.0),
+        rotary_length: int = 8192,
+        time_through: str | None = None,  # how it is told the time: adaln, embedding, or not at all
+        time_width: int = 128,
+        time_features: str = "t",  # or sigma: the total noise -log(1 - 0.999 t)
+        time_of_share: list[float] | None = None,  # the times at which 0, 1/n, .. 1 of a text is masked; None: t itself
+        extra_outputs: int = 0,
+        masks_before: int = 0,  # at most so many [MASK] stand before a text that is shorter than the network's own
+        masks_behind: int = 0,
+        pooling: str = "mean",  # what a classifier reads: mean, first, causal_mean or last
+        label_temperature: float = 1.0,
+        score_mean: float = 0.0,
+        score_spread: float = 1.0,
+        head_file: str | None = None,  # where a classifier's head is stored apart
+        packing: str | None = None,  # int8: matrices are whole numbers times a scale for each row
+        tie_word_embeddings: bool = True,
+        **more: Any,
+    ) -> None:
+        self.vocab_size, self.max_position_embeddings = vocab_size, max_position_embeddings
+        self.hidden_size, self.num_hidden_layers = hidden_size, num_hidden_layers
+        self.num_attention_heads = num_attention_heads
+        self.num_key_value_heads = num_key_value_heads or num_attention_heads
+        self.head_dim = head_dim or hidden_size // num_attention_heads
+        self.intermediate_size = intermediate_size or 4 * hidden_size
+        self.modes, self.alignment = list(modes), alignment
+        self.norm, self.norm_eps, self.qk_norm, self.qkv_bias = norm, norm_eps, qk_norm, qkv_bias
+        self.mlp, self.dropout, self.extra_outputs = mlp, dropout, extra_outputs
+        self.rotary_base, self.rotary_scaling, self.rotary_factor = rotary_base, rotary_scaling, rotary_factor
+        self.rotary_range, self.rotary_length = list(rotary_range), rotary_length
+        self.time_through, self.time_width, self.time_of_share = time_through, time_width, time_of_share
+        self.time_features, self.masks_before, self.masks_behind = time_features, masks_before, masks_behind
+        self.pooling, self.label_temperature = pooling, label_temperature
+        self.score_mean, self.score_spread = score_mean, score_spread
+        self.head_file, self.packing = head_file, packing
+        more["tie_word_embeddings"] = tie_word_embeddings
+        super().__init__(**more)
+
+
+class RMSNorm(nn.RMSNorm):
+    """In float32 whatever the input's type."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.float()).to(x.dtype)
+
+
+def make_norm(config: MdlmAtatConfig, width: int, kind: str) -> nn.Module:
+    if kind == "rms":
+        return RMSNorm(width, eps=config.norm_eps)
+    return nn.LayerNorm(width, eps=config.norm_eps, bias=False)
+
+
+def rotary_angles(config: MdlmAtatConfig, places: Tensor) -> tuple[Tensor, Tensor]:
+    """cos and sin of the rotary angles at these places, (..., 1, Dh / 2). Made anew every time: a table in a buffer
+    would be lost where the model is built on the meta device."""
+    pair = torch.arange(0, config.head_dim, 2, device=places.device)
+    frequency = config.rotary_base ** (-pair / config.head_dim)  # (Dh / 2,)
+    if config.rotary_scaling == "linear":
+        frequency = frequency / config.rotary_factor
+    elif config.rotary_scaling == "llama3":
+        low, high = config.rotary_range
+        num_waves = config.rotary_length * frequency / (2 * math.pi)
+        kept = ((num_waves - low) / (high - low)).clamp(0, 1)
+        frequency = (1 - kept) * frequency / config.rotary_factor + kept * frequency
+    angle = (places[..., None] * frequency)[..., None, :]
+    return angle.cos(), angle.sin()
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    left, right = x.float().chunk(2, dim=-1)
+    return torch.cat([left * cos - right * sin, right * cos + left * sin], dim=-1).to(x.dtype)
+
+
+def sinusoidal_features(t: Tensor, num_frequencies: int) -> Tensor:
+    index = torch.arange(num_frequencies, device=t.device, dtype=torch.float32)
+    angle = 1000 * t.float()[:, None] * torch.exp(-math.log(10_000) * index / num_frequencies)
+    return torch.cat([angle.cos(), angle.sin()], dim=-1)
+
+
+class Attention(nn.Module):
+    def __init__(self, config: MdlmAtatConfig, layer: int) -> None:
+        super().__init__()
+        self.layer, self.num_heads, self.num_kv_heads = layer, config.num_attention_heads, config.num_key_value_heads
+        self.head_dim = config.head_dim
+        width, inner, bias = config.hidden_size, config.num_attention_heads * config.head_dim, config.qkv_bias
+        if self.num_kv_heads == self.num_heads:
+            self.qkv = nn.Linear(width, 3 * inner, bias=bias)
+        else:
+            self.q = nn.Linear(width, inner, bias=bias)
+            self.kv = nn.Linear(width, 2 * self.num_kv_heads * self.head_dim, bias=bias)
+        self.out = nn.Linear(inner, width, bias=False)
+        self.norm_q = make_norm(config, self.head_dim, "rms") if config.qk_norm else nn.Identity()
+        self.norm_k = make_norm(config, self.head_dim, "rms") if config.qk_norm else nn.Identity()
+
+    def forward(self, x: Tensor, angles: tuple[Tensor, Tensor], attend: Tensor | None, cache: Cache | None) -> Tensor:
+        batch, length, _ = x.shape
+        if self.num_kv_heads == self.num_heads:
+            q, k, v = self.qkv(x).view(batch, length, 3, self.num_heads, self.head_dim).unbind(2)
+        else:
+            q = self.q(x).view(batch, length, self.num_heads, self.head_dim)
+            k, v = self.kv(x).view(batch, length, 2, self.num_kv_heads, self.head_dim).unbind(2)
+        q, k = rotate(self.norm_q(q), *angles), rotate(self.norm_k(k), *angles)
+        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (B, H, L, Dh)
+        if cache is not None:  # of the text's tokens; the start symbol, which is first, is read in every pass
+            seen = cache.update(k[:, :, 1:], v[:, :, 1:], self.layer)
+            k, v = (torch.cat([start[:, :, :1], rest], dim=2) for start, rest in zip((k, v), seen, strict=True))
+        if self.num_kv_heads != self.num_heads:
+            k, v = (part.repeat_interleave(self.num_heads // self.num_kv_heads, dim=1) for part in (k, v))
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=attend)
+        return self.out(y.transpose(1, 2).reshape(batch, length, -1))
+
+
+class MLP(nn.Module):
+    def __init__(self, config: MdlmAtatConfig) -> None:
+        super().__init__()
+        width, inner, bias = config.hidden_size, config.intermediate_size, config.mlp == "gelu"
+        self.gate = None if bias else nn.Linear(width, inner, bias=False)
+        self.up = nn.Linear(width, inner, bias=bias)
+        self.down = nn.Linear(inner, width, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.gate is None:
+            return self.down(F.gelu(self.up(x), approximate="tanh"))
+        return self.down(F.silu(self.gate(x)) * self.up(x))
+
+
+class TimeEmbedding(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.up = nn.Linear(2 * NUM_TIME_FREQUENCIES, width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, t: Tensor) -> Tensor:
+        features = sinusoidal_features(t, NUM_TIME_FREQUENCIES).to(self.up.weight.dtype)
+        return F.silu(self.out(F.silu(self.up(features))))
+
+
+class ZeroLinear(nn.Linear):
+    """A linear layer that starts at zero where it is not loaded."""
+
+
+class Block(nn.Module):
+    def __init__(self, config: MdlmAtatConfig, layer: int) -> None:
+        super().__init__()
+        width = config.hidden_size
+        self.norm_attention, self.norm_mlp = (
+            make_norm(config, width, config.norm),
+            make_norm(config, width, config.norm),
+        )
+        self.attention, self.mlp = Attention(config, layer), MLP(config)
+        self.dropout = config.dropout
+        self.modulation = ZeroLinear(config.time_width, 6 * width) if config.time_through == "adaln" else None
+
+    def forward(
+        self,
+        x: Tensor,
+        angles: tuple[Tensor, Tensor],
+        attend: Tensor | None,
+        condition: Tensor | None,
+        cache: Cache | None,
+    ) -> Tensor:
+        if self.modulation is None or condition is None:
+            x = x + self._drop(self.attention(self.norm_attention(x), angles, attend, cache))
+            return x + self._drop(self.mlp(self.norm_mlp(x)))
+        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.modulation(condition)[:, None].chunk(6, dim=-1)
+        h = self.norm_attention(x) * (1 + scale_a) + shift_a
+        x = x + gate_a * self._drop(self.attention(h, angles, attend, cache))
+        h = self.norm_mlp(x) * (1 + scale_m) + shift_m
+        return x + gate_m * self._drop(self.mlp(h))
+
+    def _drop(self, x: Tensor) -> Tensor:
+        return F.dropout(x, self.dropout, self.training)
+
+
+class MdlmAtatNetwork(PreTrainedModel):
+    """Embeddings, blocks, a norm and an output layer, to be asked in one or both modes."""
+
+    config_class = MdlmAtatConfig
+    base_model_prefix = ""
+    config: MdlmAtatConfig
+    _no_split_modules = ["Block"]
+    _supports_sdpa = True
+    # parts of training and of samplers of mdlm-atat, which plain prediction does not ask
+    _keys_to_ignore_on_load_unexpected = [r"^estimator\.", r"^speed_head\.", r"^position_table$"]
+
+    def __init__(self, config: MdlmAtatConfig) -> None:
+        super().__init__(config)
+        width, modes = config.hidden_size, config.modes
+        self.embedding = nn.Embedding(config.vocab_size, width)
+        self.time_embedding = TimeEmbedding(config.time_width) if config.time_through == "adaln" else None
+        self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.num_hidden_layers))
+        self.norm = make_norm(config, width, config.norm)
+        self.modulation = ZeroLinear(config.time_width, 2 * width) if config.time_through == "adaln" else None
+        added = config.time_through == "embedding"
+        self.added_time = ZeroLinear(2 * NUM_ADDED_FREQUENCIES, width) if added else None
+        num_outputs = config.vocab_size - 1 + config.extra_outputs
+        self.output = None if config.tie_word_embeddings else ZeroLinear(width, num_outputs)  # (V + extra, D)
+        self.start_vector = nn.Parameter(torch.empty(width)) if config.alignment == "shifted" else None
+        self.mode_vector = nn.Parameter(torch.empty(width)) if len(modes) == 2 else None
+        self._add_head()
+        self.post_init()
+
+    def _add_head(self) -> None:
+        """What a class has beside the network."""
+
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, (nn.Linear, nn.Embedding)):
+            if isinstance(module, ZeroLinear):
+                nn.init.zeros_(module.weight)
+            else:
+                nn.init.normal_(module.weight, std=0.02)
+            if isinstance(module, nn.Linear) and module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, (nn.LayerNorm, nn.RMSNorm)):
+            nn.init.ones_(module.weight)
+        elif isinstance(module, MdlmAtatNetwork):
+            if module.start_vector is not None:
+                nn.init.normal_(module.start_vector, std=0.02)
+            if module.mode_vector is not None:
+                nn.init.zeros_(module.mode_vector)
+
+    @classmethod
+    def from_pretrained(cls, name: Any, *args: Any, config: Any = None, **more: Any) -> Any:
+        """As every model's, but that weights which are missing are an error, and that those which mdlm-atat stored in 8
+        bits, or in a file of their own, are put together."""
+        wants_info = more.pop("output_loading_info", False)
+        keys = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
+        where = {key: more.pop(key) for key in keys if key in more}
+        if not isinstance(config, PretrainedConfig) and name is not None:
+            read: Any = MdlmAtatConfig.from_pretrained(config or name, return_unused_kwargs=True, **where, **more)
+            config, more = read[0], {key: value for key, value in read[1].items() if key not in where}
+        head_file = config.head_file if issubclass(cls, MdlmAtatForSequenceClassification) else None
+        if name is not None and (config.packing or head_file):
+            weights = unpacked(load_file(str(cached_file(name, "model.safetensors", **where))))
+            if head_file:
+                head = load_file(str(cached_file(name, head_file, **where)))
+                weights |= {f"head.{key}": weight for key, weight in head.items()}
+            config.name_or_path = str(name)
+            name, where, more["state_dict"] = None, {}, weights
+        found: Any = super().from_pretrained(name, *args, config=config, output_loading_info=True, **where, **more)
+        model, info = found
+        missing = sorted(key for key in info["missing_keys"] if not key.startswith("head."))
+        model.config.packing = model.config.head_file = None  # of the folder, not of the model
+        if missing:
+            raise ValueError(f"the weights lack {', '.join(missing[:5])}, which config.json asks for")
+        return found if wants_info else model
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.embedding
+
+    def set_input_embeddings(self, value: Any) -> None:
+        self.embedding = value
+
+    def get_output_embeddings(self) -> nn.Module | None:
+        return self.output
+
+    def resize_token_embeddings(self, *args: Any, **more: Any) -> Any:
+        del args, more
+        raise ValueError("[MASK] is the last token of this model, which can have no others behind it")
+
+    def denoise(
+        self, tokens: Tensor, attention_mask: Tensor | None, t: Tensor | float | None, *, alone: bool = True
+    ) -> Tensor:
+        """States (B, L, D) that predict token i at place i, from all other tokens. `t` None: the time at which the
+        share that is masked is to be expected. Not `alone`: a text that is shorter than the network's own is shown with
+        [MASK] around it, for what it was trained on were pieces of longer ones."""
+        config, mask_id = self.config, self.config.vocab_size - 1
+        is_text = torch.ones_like(tokens, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
+        lengths, longest = is_text.sum(1).clamp(min=1), config.max_position_embeddings
+        self._check_length(is_text.cumsum(1))
+        before, behind = (0, 0) if alone else (config.masks_before, config.masks_behind)
+        num_around = (longest - lengths).clamp(min=0, max=before + behind)
+        first = num_around // 2 if before else torch.zeros_like(num_around)
+        widths = lengths + num_around
+        width = int(widths.max())
+        place = torch.where(is_text, first[:, None] + is_text.cumsum(1) - 1, width)  # padding to an end that is cut off
+        tokens = tokens.new_full((len(tokens), width + 1), mask_id).scatter(1, place, tokens)[:, :width]
+        is_seen = torch.arange(width, device=tokens.device) < widths[:, None]
+        if t is None:
+            t = self._time_of(((tokens == mask_id) & is_seen).sum(1) / widths)
+        else:
+            t = torch.as_tensor(t, dtype=torch.float32, device=tokens.device).expand(len(tokens))
+            t = torch.where(num_around > 0, 1 - (1 - t) * (lengths / widths), t)
+        x = self.embedding(tokens)
+        if self.start_vector is not None:  # one place more goes through the blocks
+            x = torch.cat([self.start_vector.to(x.dtype).expand(len(x), 1, -1), x], dim=1)
+            is_seen = F.pad(is_seen, (1, 0), value=True)
+        attend = None if is_seen.all() else is_seen[:, None, None]
+        states = self._through_blocks(x, torch.arange(x.shape[1], device=x.device), attend, t)
+        return states.gather(1, place.clamp(max=width - 1)[..., None].expand(-1, -1, x.shape[2]))
+
+    def read(self, tokens: Tensor, attention_mask: Tensor | None, cache: Cache | None = None) -> Tensor:
+        """States (B, L, D) after each token, given those before it: at place i they predict token i + 1. `cache` has
+        what was read before; `attention_mask` is of that too."""
+        mask_id, (batch, length) = self.config.vocab_size - 1, tokens.shape
+        num_seen = 0 if cache is None else cache.get_seq_length()
+        is_text = torch.ones(batch, num_seen + length, dtype=torch.bool, device=tokens.device)
+        if attention_mask is not None:
+            is_text = attention_mask[:, : num_seen + length].bool()
+        is_text = torch.cat([is_text[:, :num_seen], is_text[:, num_seen:] & (tokens != mask_id)], dim=1)
+        places = is_text.cumsum(1)  # the start symbol is at 0
+        self._check_length(places)
+        symbols = F.pad(tokens, (1, 0), value=mask_id)
+        x = self.embedding(symbols)  # (B, 1 + L, D)
+        if self.start_vector is not None:
+            x = torch.where((symbols == mask_id)[..., None], self.start_vector.to(x.dtype), x)
+        if self.mode_vector is not None:
+            x = x + self.mode_vector.to(x.dtype)
+        index = torch.arange(num_seen + length, device=tokens.device)
+        attend = is_text[:, None] & (index <= index[num_seen:, None])  # (B, L, seen + L)
+        attend = F.pad(attend, (1, 0), value=True)  # all see the start symbol
+        attend = F.pad(attend, (0, 0, 1, 0), value=False)
+        attend[:, 0, 0] = True  # which sees itself alone
+        nothing_masked = torch.zeros(batch, device=tokens.device)
+        places = F.pad(places[:, num_seen:], (1, 0))
+        return self._through_blocks(x, places, attend[:, None], nothing_masked, cache)[:, 1:]
+
+    def _through_blocks(
+        self, x: Tensor, places: Tensor, attend: Tensor | None, t: Tensor, cache: Cache | None = None
+    ) -> Tensor:
+        if self.config.time_features == "sigma":
+            t = -torch.log1p(-0.999 * t) / 1000
+        if self.added_time is not None:
+            features = sinusoidal_features(t, NUM_ADDED_FREQUENCIES)
+            x = x + self.added_time(features.to(x.dtype))[:, None]
+        condition = None if self.time_embedding is None else self.time_embedding(t)
+        angles = rotary_angles(self.config, places)
+        for block in self.blocks:
+            x = block(x, angles, attend, condition, cache)
+        x = self.norm(x)
+        if self.modulation is None:
+            return x
+        shift, scale = self.modulation(condition)[:, None].chunk(2, dim=-1)
+        return x * (1 + scale) + shift
+
+    def logits(self, states: Tensor) -> Tensor:
+        """(..., V + 1): of the tokens, and -inf for [MASK]."""
+        num_tokens = self.config.vocab_size - 1
+        if self.output is None:
+            logits = F.linear(states, self.embedding.weight[:num_tokens])
+        else:
+            logits = F.linear(states, self.output.weight[:num_tokens], self.output.bias[:num_tokens])
+        return F.pad(logits, (0, 1), value=-math.inf)
+
+    def states(self, tokens: Tensor, attention_mask: Tensor | None) -> Tensor:
+        """States (B, L, D) of a text of which nothing is masked."""
+        if "masked" in self.config.modes:
+            return self.denoise(tokens, attention_mask, 0.0)
+        return self.read(tokens, attention_mask)
+
+    def _time_of(self, share: Tensor) -> Tensor:
+        times = self.config.time_of_share
+        if times is None:
+            return share
+        table = torch.tensor(times, device=share.device)
+        place = share * (len(times) - 1)
+        low = place.long().clamp(max=len(times) - 2)
+        return torch.lerp(table[low], table[low + 1], place - low)
+
+    def _check_length(self, num_read: Tensor) -> None:
+        longest = self.config.max_position_embeddings
+        if num_read.shape[1] > longest and (length := int(num_read.max())) > longest:
+            raise ValueError(
+                f"this network reads {longest} tokens at most, not {length}: cut the text (truncation=True)"
+            )
+
+
+class MdlmAtatModel(MdlmAtatNetwork):
+    """The states of a text, of which nothing is masked."""
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, **more: Any) -> BaseModelOutput:
+        del more
+        return BaseModelOutput(last_hidden_state=self.states(input_ids, attention_mask))
+
+
+class MdlmAtatForMaskedLM(MdlmAtatNetwork):
+    """Logits of the clean tokens at every place of a partly masked text."""
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        t: Tensor | float | None = None,
+        alone: bool = False,
+        **more: Any,
+    ) -> MaskedLMOutput:
+        """`t` in [0, 1], of each row, is the time that a time-conditioned network is told; None: the time at which the
+        share of the row's tokens that is masked is to be expected. `alone`: show the network a short text as it is,
+        not with [MASK] around it, as in training. `labels`: -100 where nothing is asked; the loss is
+        the plain mean of -log p over the others, which is no bound on the likelihood of a text."""
+        del more
+        logits = self.logits(self.denoise(input_ids, attention_mask, t, alone=alone or self.training))
+        loss = None if labels is None else F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten())
+        return MaskedLMOutput(loss=loss, logits=logits)
+
+
+class MdlmAtatForCausalLM(MdlmAtatNetwork, GenerationMixin):
+    """Logits of the token behind every place."""
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        **more: Any,
+    ) -> CausalLMOutputWithPast:
+        del more
+        if use_cache and past_key_values is None:
+            past_key_values = DynamicCache(config=self.config)
+        states = self.read(input_ids, attention_mask, past_key_values)
+        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        logits = self.logits(states[:, kept])
+        loss = None
+        if labels is not None:
+            loss = F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten())
+        return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=past_key_values)
+
+    def prepare_inputs_for_generation(  # pyright: ignore
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: Any
+    ) -> dict[str, Any]:
+        is_start = input_ids == self.config.vocab_size - 1
+        if is_start.any():  # of a text without a prompt: the network has a start symbol of its own
+            mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+            attention_mask = mask.masked_fill(is_start, 0)
+        # which looks for `kwargs` among the names of these arguments
+        return super().prepare_inputs_for_generation(input_ids, attention_mask=attention_mask, **kwargs)  # pyright: ignore
+
+
+class Head(nn.Module):
+    def __init__(self, width: int, num_outputs: int) -> None:
+        super().__init__()
+        self.output = nn.Linear(width, num_outputs)
+
+
+class MdlmAtatForSequenceClassification(MdlmAtatNetwork):
+    """Logits of the labels of a text, calibrated; or of a regression the number itself."""
+
+    def _add_head(self) -> None:
+        self.head = Head(self.config.hidden_size, self.config.num_labels or 2)
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        **more: Any,
+    ) -> SequenceClassifierOutput:
+        del more
+        config, is_text = (
+            self.config,
+            torch.ones_like(input_ids) if attention_mask is None else attention_mask.ne(0).long(),
+        )
+        reads_on = config.pooling in ("last", "causal_mean")  # left to right
+        states = (self.read(input_ids, is_text) if reads_on else self.denoise(input_ids, is_text, 0.0)).float()
+        if config.pooling in ("first", "last"):
+            place = is_text.argmax(1) if config.pooling == "first" else is_text.cumsum(1).argmax(1)
+            pooled = states[torch.arange(len(states), device=states.device), place]
+        else:
+            pooled = (states * is_text[..., None]).sum(1) / is_text.sum(1, keepdim=True)
+        logits = self.head.output(pooled.to(self.head.output.weight.dtype)).float()
+        if config.problem_type == "regression":
+            logits = config.score_mean + config.score_spread * logits
+            loss = None if labels is None else F.mse_loss(logits.squeeze(-1), labels.float().view(-1))
+        else:
+            logits = logits / config.label_temperature
+            loss = None if labels is None else F.cross_entropy(logits, labels.view(-1))
+        return SequenceClassifierOutput(loss=loss, logits=logits)
+
+
+def unpacked(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights of which the matrices may be whole numbers, with a scale for each row beside them."""
+    return {
+        name: weight.float() * weights[f"{name}.scale"][:, None] if weight.dtype == torch.int8 else weight
+        for name, weight in weights.items()
+        if not name.endswith(".scale")
+    }

@@ -1,0 +1,265 @@
+"""A saved folder is a model of transformers too, where this package is not installed."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from made_tokenizers import FORMS, TEXTS, tokenizer_of
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer as Inner
+
+from mdlm_atat import CausalLM, MaskedDiffusionLM, TextClassifier, load_lm
+from mdlm_atat.config.build import build_model
+from mdlm_atat.config.schema import DataConfig, ModelConfig, ObjectiveConfig, RunConfig
+from mdlm_atat.core.schedules import Cosine, Geometric, Linear, Polynomial
+from mdlm_atat.data.tokenizers import CharTokenizer
+from mdlm_atat.errors import UserError
+from mdlm_atat.finetuning.calibration import Calibration
+from mdlm_atat.finetuning.classifier import ClassifierRecord
+from mdlm_atat.finetuning.encode import Separator
+from mdlm_atat.finetuning.head import Head
+from mdlm_atat.lm.export import MODELLING, exported_tokenizer, left_out, times_of_shares
+from mdlm_atat.nets.dit import ATATDiT, ImportanceParts
+
+LETTERS = CharTokenizer("abcdefghij .")
+LENGTH, NUM_NEW, WIDTH = 14, 5, 24
+TIMED: dict[str, Any] = {"time_conditioning": True}
+LLAMA: dict[str, Any] = {"num_kv_heads": 2, "head_width": 8, "mlp": "swiglu", "mlp_width": 24, "norm": "rms"}
+LLAMA |= {"norm_eps": 1e-3, "qkv_bias": True, "rotary_base": 500.0, "rotary_scaling": "llama3", "rotary_length": 20}
+NETWORKS: dict[str, tuple[float, dict[str, Any]]] = {  # share of rows that are read left to right, settings of `model`
+    "masked": (0, {}),
+    "timed": (0.5, {"norm": "rms", "qk_norm": True, "tied": False, "extra_outputs": 1, **TIMED}),
+    "shifted": (0.5, {"alignment": "shifted", "time_through": "embedding", **TIMED}),
+    "noise": (0, {"alignment": "shifted", **TIMED, "time_features": "sigma"}),
+    "causal": (1, {"tied": False}),
+    "llama": (0.5, LLAMA),
+    "causal llama": (1, {**LLAMA, "rotary_scaling": "linear"}),
+    "int8": (0.5, {"tied": False}),
+    "bf16": (0.5, {}),
+}
+MASKED = [name for name, (share, _) in NETWORKS.items() if share < 1]
+CAUSAL = [name for name, (share, _) in NETWORKS.items() if share > 0]
+CLASSIFIERS = {"mean": 0.0, "first": 0.0, "causal_mean": 0.5, "last": 1.0, "pair": 0.5, "score": 0.0}
+ROWS, PROMPTS = ["a cab is bad", "fed", "hide a j"], ["abc ", "j", "dab"]
+TIMES = [0.3, 0.9, 0.05]
+CLASSIFIED = ["a cab", "b", "hide.", "ABIDE xi", "cabbage faded"]
+"""Among them letters that the alphabet does not have."""
+CALIBRATED: dict[str, Any] = {"temperature": 1.7, "num_rows": 10, "ece_before": 0.0, "ece_after": 0.0}
+CALIBRATED |= {"ece_by_chance": 0.0, "nats_before": 0.0, "nats_after": 0.0}
+PAIRS = [("a cab", "bad"), ("b", "hide.")]
+
+
+def encoded(texts: list[str], *, masks: bool = False) -> list[list[int]]:
+    rows = [LETTERS.encode("".join(c if c in LETTERS.alphabet else " " for c in text)) for text in texts]
+    return [[LETTERS.mask_id if masks and i % 3 == 1 else token for i, token in enumerate(row)] for row in rows]
+
+
+def padded(rows: list[list[int]], side: str = "left") -> tuple[list[list[int]], list[list[int]]]:
+    """Rows of one length, and their attention mask."""
+    ids, masks = [], []
+    for row in rows:
+        fill, ones = [3] * (max(map(len, rows)) - len(row)), [1] * len(row)
+        ids.append(fill + row if side == "left" else row + fill)
+        masks.append([0] * len(fill) + ones if side == "left" else ones + [0] * len(fill))
+    return ids, masks
+
+
+def made(share: float, *, schedule: str = "linear", **model: Any) -> Any:
+    config = RunConfig(
+        data=DataConfig(length=LENGTH),
+        model=ModelConfig(**{"width": WIDTH, "num_layers": 2, "num_heads": 4, **model}),
+        objective=ObjectiveConfig(causal_share=share, schedule=schedule),
+    )
+    torch.manual_seed(0)
+    network = build_model(config, LETTERS.vocab_size)
+    for weight in network.parameters():
+        torch.nn.init.normal_(weight, std=0.2)
+    kind = CausalLM if share == 1 else MaskedDiffusionLM
+    return kind(network, LETTERS, config, device="cpu", precision="float32")
+
+
+def made_classifier(kind: str, share: float) -> TextClassifier:
+    is_score = kind == "score"
+    torch.manual_seed(1)
+    record = ClassifierRecord(
+        labels=() if is_score else ("bad", "good", "odd"),
+        is_pair=kind == "pair",
+        pooling="mean" if kind in ("score", "pair") else kind,  # pyright: ignore[reportArgumentType]
+        max_length=LENGTH - 1,
+        separator=Separator((LETTERS.encode(".")[0], LETTERS.vocab_size - 1), "."),
+        mean=2.0,
+        spread=3.0,
+        calibration=None if is_score else Calibration(**CALIBRATED),
+    )
+    return TextClassifier(made(share), Head(WIDTH, 1 if is_score else 3, 0.0), record)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Saved folders, and what they say in a process without this package, without a network and with empty caches."""
+    home = tmp_path_factory.mktemp("exported")
+    for name, (share, model) in NETWORKS.items():
+        made(share, **model).save_pretrained(home / name, weights=name if name in ("int8", "bf16") else "float32")
+    for kind, share in CLASSIFIERS.items():
+        made_classifier(kind, share).save_pretrained(home / kind, weights="int8" if kind == "last" else "float32")
+    made(0).save_pretrained(home / "lacking")
+    weights = load_file(home / "lacking" / "model.safetensors")
+    del weights["norm.weight"]
+    save_file(weights, home / "lacking" / "model.safetensors", {"format": "pt"})
+    rows = {side: padded(encoded(ROWS, masks=True), side) for side in ("left", "right")}
+    rows |= {"plain": padded(encoded(ROWS)), "prompts": padded(encoded(PROMPTS))}
+    pairs = [{"text": first, "text_pair": second} for first, second in PAIRS]
+    asked: dict[str, Any] = {"networks": list(NETWORKS), "rows": rows, "t": TIMES, "num_new": NUM_NEW}
+    asked["fill"] = "a c[MASK]b"
+    asked["classified"] = {kind: pairs if kind == "pair" else CLASSIFIED for kind in CLASSIFIERS}
+    (home / "asked.json").write_text(json.dumps(asked))
+    script = Path(__file__).with_name("loaded_elsewhere.py")
+    environment = {"HF_HOME": str(home / "cache"), "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
+    subprocess.run([sys.executable, "-I", str(script), str(home)], check=True, env={**os.environ, **environment})
+    return home
+
+
+@pytest.fixture(scope="module")
+def said(home: Path) -> dict[str, Any]:
+    return json.loads((home / "said.json").read_text())
+
+
+def assert_logits(found: list[Any], mask: list[int], expected: torch.Tensor, atol: float = 1e-5) -> None:
+    """That a row's logits, but for its padding, are these, and that [MASK] is never written."""
+    here = torch.tensor(found)[torch.tensor(mask).bool()]
+    assert torch.equal(here[:, -1], torch.full((len(here),), -torch.inf))
+    torch.testing.assert_close(here[:, :-1], expected, rtol=1e-5, atol=atol)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", MASKED)
+def test_masked_logits_are_ours_wherever_the_padding_stands(home, said, name):
+    network = load_lm(home / name, device="cpu").network
+    for side in ("left", "right"):
+        _, masks = padded(encoded(ROWS, masks=True), side)
+        for n, row in enumerate(encoded(ROWS, masks=True)):
+            expected = network(torch.tensor([row]), torch.tensor([TIMES[n]]))[0]
+            assert_logits(said[name][f"masked {side}"][n], masks[n], expected)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", MASKED)
+def test_a_short_text_is_shown_amid_masks_at_the_time_of_their_share(home, said, name):
+    lm: Any = load_lm(home / name, device="cpu")
+    _, masks = padded(encoded(ROWS, masks=True), "right")
+    for n, row in enumerate(encoded(ROWS, masks=True)):
+        z = torch.tensor([row])
+        t = (z == LETTERS.mask_id).float().mean(1)
+        expected = lm.denoise(z, t)[0]
+        assert_logits(said[name]["masked"][n], masks[n], expected, atol=1e-4)  # t is rounded in another order
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", CAUSAL)
+def test_causal_logits_and_greedy_texts_are_ours_with_and_without_a_cache(home, said, name):
+    lm = load_lm(home / name, device="cpu")
+    _, masks = padded(encoded(PROMPTS))
+    for n, row in enumerate(encoded(PROMPTS)):
+        expected = lm.network(torch.tensor([[*row, 0]]))[0, 1:]
+        assert_logits(said[name]["causal"][n], masks[n], expected)
+        tokens = row
+        for _ in range(NUM_NEW):
+            tokens = [*tokens, int(lm.network(torch.tensor([[*tokens, 0]]))[0, -1].argmax())]
+        assert said[name]["generated True"][n] == said[name]["generated False"][n] == tokens[len(row) :]
+    tokens = []
+    for _ in range(NUM_NEW):
+        tokens = [*tokens, int(lm.network(torch.tensor([[*tokens, 0]]))[0, -1].argmax())]
+    assert said[name]["from nothing True"] == said[name]["from nothing False"] == tokens
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", NETWORKS)
+def test_states_of_a_text_are_ours_and_nothing_is_left_to_a_buffer(home, said, name):
+    network = load_lm(home / name, device="cpu").network
+    _, masks = padded(encoded(ROWS))
+    for n, row in enumerate(encoded(ROWS)):
+        x = torch.tensor([row])
+        if "masked" in network.modes:
+            expected = network.hidden(x, torch.zeros(1))[0]
+        else:
+            expected = network.hidden(torch.tensor([[*row, 0]]))[0, 1:]
+        here = torch.tensor(said[name]["states"][n])[torch.tensor(masks[n]).bool()]
+        torch.testing.assert_close(here, expected, rtol=1e-5, atol=1e-5)
+    assert said[name]["buffers"] == []
+    assert all(0 < said[name][f"{mode} loss"] < 100 for mode in network.modes)
+
+
+@pytest.mark.parametrize("kind", CLASSIFIERS)
+def test_a_classifier_tells_the_labels_and_probabilities_that_ours_does(home, said, kind):
+    texts = PAIRS if kind == "pair" else CLASSIFIED
+    classifier = TextClassifier.from_pretrained(home / kind, device="cpu")
+    for n, expected in enumerate(classifier.predict(texts)):
+        for side in ("left", "right"):
+            found = {told["label"]: told["score"] for told in said[kind][side][n]}
+            wanted = {"score": expected.score} if kind == "score" else expected.probabilities
+            assert found == pytest.approx(wanted, abs=1e-5)
+
+
+def test_gaps_are_filled_by_the_pipeline_with_the_probabilities_that_we_give(home, said):
+    lm: Any = load_lm(home / "masked", device="cpu")
+    z = torch.tensor([[*LETTERS.encode("a c"), LETTERS.mask_id, *LETTERS.encode("b")]])
+    expected = lm.denoise(z, torch.tensor([1 / 4]))[0, 3].softmax(-1).topk(3)
+    assert [told["score"] for told in said["filled"]] == pytest.approx(expected.values.tolist(), abs=1e-5)
+    assert [told["token"] for told in said["filled"]] == expected.indices.tolist()
+    assert said["filled"][0]["sequence"] == f"a c{said['filled'][0]['token_str']}b"
+
+
+def test_weights_that_are_missing_are_an_error_and_packed_ones_can_be_saved_again(said):
+    assert said["lacking"] == ["the weights lack norm.weight, which config.json asks for"]
+    assert said["saved again"]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_an_exported_tokenizer_gives_texts_the_ids_that_ours_gives(form):
+    tokenizer = tokenizer_of(form)
+    exported = exported_tokenizer(tokenizer)
+    assert exported is not None
+    inner = Inner.from_str(json.dumps(exported))
+    for text in (*TEXTS[:2], "  two  spaces", " ", "É", "cat\ncat\n\n", "a"):
+        try:
+            ids = tokenizer.encode(text)
+        except UserError:
+            continue
+        assert inner.encode(text).ids == ids
+        assert inner.decode(ids, skip_special_tokens=False) == tokenizer.decode(ids)
+    assert inner.encode("cat[MASK]").ids[-1] == tokenizer.mask_id == inner.get_vocab_size() - 1
+
+
+@pytest.mark.parametrize("schedule", [Cosine(), Geometric(), Polynomial(3.0)])
+def test_times_are_those_at_which_a_share_is_masked(schedule):
+    times = times_of_shares(schedule)
+    assert times is not None
+    rates = schedule.mask_rate(torch.tensor(times, dtype=torch.float64))
+    torch.testing.assert_close(rates, torch.linspace(0, 1, len(times), dtype=torch.float64), rtol=0, atol=1e-9)
+    assert times_of_shares(Linear()) is None
+
+
+def test_what_transformers_does_not_get_is_said():
+    assert left_out(made(0.5).network, LETTERS) == []
+    estimated = ATATDiT(12, 8, num_layers=1, width=8, num_heads=2, importance=ImportanceParts(None, torch.ones(13)))
+    assert left_out(estimated, LETTERS) == ["Its importance serves mdlm_atat's samplers; transformers leaves it out."]
+    assert left_out(torch.nn.Linear(1, 1), LETTERS) == [
+        "transformers has no class for the network Linear: the folder opens with mdlm_atat alone."
+    ]
+
+
+def test_files_for_others_may_be_changed_or_taken_away(home, tmp_path):
+    lm = made(0)
+    folder = lm.save_pretrained(tmp_path / "model")
+    assert (folder / MODELLING.name).read_bytes() == MODELLING.read_bytes()
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+        (folder / name).write_text("{}")
+    (folder / MODELLING.name).unlink()
+    assert load_lm(folder).fingerprint() == lm.fingerprint()
