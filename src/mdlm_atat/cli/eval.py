@@ -45,6 +45,12 @@ def make_parser() -> Parser:
     )
     parser.add_fields(Reading, with_defaults=False)
     parser.add_argument(
+        "--loss_on",
+        choices=("all", "answers"),
+        help="score all of --data, or its answers alone, each under its prompt (default: as the model was trained)",
+    )
+    parser.needs("--loss_on", {"--data": GIVEN})
+    parser.add_argument(
         "--num_draws",
         type=whole(1, MOST_DRAWS),
         help="masked sequences drawn (default: eval.final_num_draws of the run)",
@@ -151,6 +157,7 @@ def run_scoring(arguments: Namespace) -> int:
         batch_size=arguments.batch_size,
         seed=arguments.seed,
         split=arguments.split,
+        loss_on=arguments.loss_on,
         **reading_arguments(arguments),
         num_steps=arguments.num_steps,
         order=arguments.order,

@@ -26,6 +26,8 @@ from mdlm_atat.core.strategies.rates import ExponentMasking
 from mdlm_atat.data.counts import write_counts
 from mdlm_atat.data.open_tokenizer import save_tokenizer
 from mdlm_atat.data.phrases import Phrases
+from mdlm_atat.data.readers.reading import Reading, reading_of
+from mdlm_atat.data.readers.records import Messages, prompt_of
 from mdlm_atat.data.sources import SourceLike
 from mdlm_atat.data.tokenizers import Tokenizer
 from mdlm_atat.device import Precision, choose_precision, device_name
@@ -121,6 +123,14 @@ class LanguageModel(Scoring):
                 "tokenizer, config)`"
             )
         return self._config
+
+    def prompt_of(self, given: Messages | Mapping[str, Any]) -> str:
+        """What to `generate` an answer to: messages, each with `role` and `content`, or where the model was trained on
+        text by a template the values of its columns but the last, written as the training text was up to the answer.
+
+        Raises UserError for what has another form than the training text.
+        """
+        return prompt_of(reading_of(self._config.data) if self._config is not None else Reading(), given)
 
     @property
     def modes(self) -> frozenset[Mode]:

@@ -20,6 +20,7 @@ FEW_DEGREES = 30  # of freedom: with fewer a 95% interval is wider than twice th
 
 def result_table(found: Evaluation) -> list[str]:
     """What was found, where it is stored, and the floor to beat."""
+    answers = "answer " if found.text.loss_on == "answers" else ""
     lines = [
         f"{'bound' if found.is_bound else 'exact':10} {found.shown()} nats per token, "
         f"perplexity {'at most ' if found.is_bound else ''}{perplexity(found.perplexity_per_token)}"
@@ -49,11 +50,13 @@ def result_table(found: Evaluation) -> list[str]:
         )
     lines.append(
         f"{'scored':10} {found.num_draws:,} {'draws' if found.is_bound else 'sequences'} from "
-        f"{found.counts.num_tokens:,} tokens, {found.counts.num_characters:,} characters ({found.text.split}, seed "
-        f"{found.seed}); {found.machine.device}, {found.machine.precision}"
+        f"{found.counts.num_tokens:,} tokens, {found.counts.num_characters:,} characters"
+        f"{' of answers' if answers else ''} ({found.text.split}, seed {found.seed}); "
+        f"{found.machine.device}, {found.machine.precision}"
     )
     if found.text.split == "valid" and (repeated := repeated_in_words(found.text.accounts)):
         lines.append(f"{'repeated':10} {repeated}")
+    lines = [line.replace("nats per token", f"nats per {answers}token") for line in lines]
     return lines if found.file is None else [*lines, f"{'stored':10} {found.file}"]
 
 

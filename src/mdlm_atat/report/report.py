@@ -159,7 +159,8 @@ def _main_numbers(run: RunFolder, result: Evaluation) -> list[KeyNumber]:
     if math.isnan(result.nats_per_token):
         return []
     split = "validation" if result.text.split in (None, "valid") else result.text.split
-    what = f"{split} {'bound' if result.is_bound else 'loss, exact'}"
+    of_answers = " of the answers" if result.text.loss_on == "answers" else ""
+    what = f"{split} {'bound' if result.is_bound else 'loss, exact'}{of_answers}"
     draws = f"{count(result.num_draws)} {'draws' if result.is_bound else 'sequences'}" if result.num_draws else ""
     note = " · ".join(part for part in (f"step {count(result.step)}" if result.step is not None else "", draws) if part)
     perplexity = "perplexity per token, at most" if result.is_bound else "perplexity per token"
@@ -393,6 +394,11 @@ def _how_to_read(run: RunFolder, result: Evaluation | None, *, is_exact: bool) -
     weights = ", and it is taken on the weights as they are, not on their moving average" if averaged else ""
     extra = "; it includes the estimator's own loss, which is no part of the bound" if has_estimator else ""
     sentences.append(f"{scale}{extra}; it is noisy, each line covering few batches{weights}.")
+    if result is not None and result.text.loss_on == "answers":
+        sentences.append(
+            "Answers alone are trained on and scored, each under its prompt: losses, bounds and likelihoods are per "
+            "token or character of an answer, its end included."
+        )
     across = "bits per character compare across tokenizers, on the same text"
     if result is not None and result.is_lossy:
         across = f"so do those per character here: {result.loss_in_words}"

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any, Literal, Unpack
 
 import torch
 
@@ -54,6 +54,7 @@ def evaluate(
     batch_size: int | None = None,
     seed: int = 0,
     split: str | None = None,
+    loss_on: Literal["all", "answers"] | None = None,
     num_steps: Sequence[int] | None = None,
     order: Order | Sequence[Order] | None = None,
     evaluations: int | Sequence[int] | None = None,
@@ -72,7 +73,8 @@ def evaluate(
     `model`: a run, a folder (of a run, a checkpoint or a saved model) or a language model.
     `data`: see `Data`; None: the validation text of the model's run, or another `split` of it. `split` says
     which part of a data set is scored, and `reading` (`column`, `encoding`, `leave_out`, ...) which of its files are
-    read and how, as for `prepare`.
+    read and how, as for `prepare`. `loss_on`: whether all of `data` is scored or its answers alone, each under its
+    prompt; None: as the model was trained.
     `num_draws`: masked sequences, from `seed`; None: as many as the run's last evaluation takes. `batch_size`:
     sequences in one call of the network; it changes nothing but the memory that is needed. `num_steps`: numbers of
     steps of the T-step bounds; None: 64, 256 and 1,000.
@@ -103,7 +105,7 @@ def evaluate(
         file = None if isinstance(save, bool) else writable(Path(save))
         other = None if against is None else _open_other(against, lm)
         orders = asked_orders(lm, order, evaluations)
-        rows = open_data(lm, data, split=split, **reading)
+        rows = open_data(lm, data, split=split, loss_on=loss_on, **reading)
         if isinstance(other, Evaluation):
             check_same_text(TextIdentity.of(rows), seed, other)
         draws = draw_settings(lm, num_draws=num_draws, batch_size=batch_size, seed=seed)
@@ -141,10 +143,11 @@ def open_data(
     source: Data | None,
     *,
     split: str | None = None,
+    loss_on: Literal["all", "answers"] | None = None,
     **reading: Unpack[ReadingSettings],
 ) -> TokenDataset:
     """The text to score, as tokens of this model's own tokenizer: see `Data`, or the validation text of the model's run
-    (None).
+    (None). `loss_on`: see `evaluate`.
 
     `split` is one of the run's or the folder's splits (default: valid), or one of a hub set (default: train), and
     `reading` says how files become documents. Raises UserError where there is no such text, and where
@@ -154,6 +157,8 @@ def open_data(
     if source is None:
         if reading:
             raise UserError(f"`{next(iter(reading))}=`: the text of a run is prepared already: it goes with `data=`")
+        if loss_on is not None:
+            raise UserError("`loss_on=`: the text of a run is scored as it was trained on: it goes with `data=`")
         if lm.checkpoint is None or lm.home is None:
             raise UserError("only a run has a validation text of its own; name a text with `data=`")
         if split not in (None, "train", "valid"):
@@ -172,13 +177,19 @@ def open_data(
                 f"the model was trained with ({lm.tokenizer.name}); name the text itself with `data=`, and it is "
                 "encoded as the model needs"
             )
+        if loss_on not in (None, source.manifest.loss_on):
+            raise UserError(
+                f"{source.folder} was prepared with `loss_on={source.manifest.loss_on!r}`: name the text itself with "
+                "`data=`"
+            )
         return source
-    mode = config_of(lm).data.mode
+    mode, loss_on = config_of(lm).data.mode, loss_on or config_of(lm).data.loss_on
     corpus = prepare(
         source,
         tokenizer=lm.tokenizer,
         mode=mode,
-        length=length if mode == "pad" else None,
+        length=length if mode == "pad" or loss_on == "answers" else None,
+        loss_on=loss_on,
         split=split or "train",
         whole=True,
         accept_loss=True,

@@ -70,7 +70,14 @@ def _texts(
     *seeds, after_beginning, in_gap = text_seeds(0, range(config.eval.num_samples + 2))
     for text in lm.generate([""] * config.eval.num_samples, steps=steps, seed=seeds):
         yield "from nothing", lm.default_sampler, text
-    ids, lengths = valid_data.evaluation_rows(np.arange(min(1, valid_data.num_evaluation_rows)))
+    first = np.arange(min(1, valid_data.num_evaluation_rows))
+    ids, lengths = valid_data.evaluation_rows(first)
+    if valid_data.row_prompts is not None and len(first):
+        prompt = lm.tokenizer.decode(ids[0][: (given := int(valid_data.num_prompt_tokens(first)[0]))])
+        number = int(lengths[0]) - given
+        answer = lm.generate(prompt, max_new_tokens=number, steps=steps, seed=[after_beginning])
+        yield "the answer to a held-out prompt", lm.default_sampler, answer
+        return
     part = min(int(lengths[0]), 4 * LONGEST_PROMPT) // 4 if len(lengths) else 0
     if part < 1:
         return

@@ -462,6 +462,7 @@ class Evaluation(Cost):
     def _about(self) -> str:
         """How many draws of which text, by which weights."""
         drawn = f"{self.num_draws:,} {'draws' if self.is_bound else 'sequences'}"
+        drawn += " of answers, each under its prompt," * (self.text.loss_on == "answers")
         text = f" of {self.zero_shot or self.text.split}" if self.zero_shot or self.text.split else ""
         tokens = f" ({self.text.tokenizer} tokens)" if self.text.tokenizer else ""
         model = self.checkpoint if self.step is None else f"step {self.step:,}"

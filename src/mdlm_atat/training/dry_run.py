@@ -93,6 +93,9 @@ def plan(run: Training, train_data: TokenDataset, valid_data: TokenDataset, star
         f"training   {steps:,} steps of {config.train.batch_size} x {tokens_per_row:,.0f} = {tokens_per_step:,.0f} "
         f"tokens: {short_count(steps * tokens_per_step)} tokens, {_epochs(epochs)} in all",
     ]
+    if (answers := train_data.manifest.splits[train_data.split].answers) is not None:
+        share = percent(answers["tokens"] / train_data.num_tokens)
+        lines.append(f"{'':10} on answers alone, {share} of them: each is a row of its own, its prompt before it")
     lines.append(f"{'':10} {describe_optimizer(config.optim)}")
     warm_up_steps = warm_up(config.train.num_steps, config.optim)
     if warm_up_steps < config.optim.warmup_steps:

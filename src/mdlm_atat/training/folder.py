@@ -27,6 +27,7 @@ from mdlm_atat.config.files import as_tree, from_tree, save_config
 from mdlm_atat.config.schema import DataConfig, RunConfig, named_plugins, settings_with
 from mdlm_atat.data import counts as counts_file
 from mdlm_atat.data.cache import cache_folder
+from mdlm_atat.data.manifest import SIZES
 from mdlm_atat.data.open_tokenizer import load_tokenizer, save_tokenizer
 from mdlm_atat.data.phrases import PHRASES_FILE, count_phrases
 from mdlm_atat.data.tokenizers import has_identity
@@ -49,19 +50,17 @@ def check_free(folder: Path) -> None:
 def describe_data(train_data: TokenDataset, valid_data: TokenDataset) -> dict[str, Any]:
     """The data of a run as stored in run.json; `hash` changes with any token of either split."""
     manifest, valid = train_data.manifest, valid_data.manifest.splits[valid_data.split]
+    scored = {name: getattr(valid, name) for name in SIZES} if valid.answers is None else valid.answers
     return {
         "source": manifest.source.get("spec", str(train_data.folder)),
         "hash": manifest.splits[train_data.split].sha256[:32] + valid.sha256[:32],
         "tokenizer": manifest.tokenizer["name"],
         "tokenizer_hash": manifest.tokenizer["hash"],
         "train_tokens": train_data.num_tokens,
-        "valid_tokens": valid.tokens,
-        "valid_words": valid.words,
-        "valid_characters": valid.characters,
-        "valid_bytes": valid.bytes,
-        "valid_unspaced": valid.unspaced,
+        **{f"valid_{name}": scored[name] for name in SIZES},
         "valid_changed": valid.changes.total,
         "accounts": manifest.accounts,
+        **({} if manifest.loss_on == "all" else {"loss_on": manifest.loss_on}),
     }
 
 

@@ -383,7 +383,8 @@ def evaluate(run: Training, progress: Progress, stage: Stage | None) -> tuple[di
         uniform = f" (uniform schedule {with_error(values[EVAL_NATS])})" if has_own else ""
         exact = f"; left to right {with_error(values[EVAL_CAUSAL_NATS])}" if EVAL_CAUSAL_NATS in values else ""
         found = with_error(bound, error, decimals=4)
-        run.line.say(f"step {progress.step}: validation {found} nats/token{uniform}{exact}")
+        of_answers = " of answers" if run.config.data.loss_on == "answers" else ""
+        run.line.say(f"step {progress.step}: validation {found} nats/token{of_answers}{uniform}{exact}")
     return values, is_best
 
 
