@@ -189,28 +189,6 @@ def test_the_commands_for_several_gpus_are_taken_and_a_checkpoint_goes_on_in_one
     assert "--gres=gpu:1" in (tmp_path / "runs/quick/slurm.sh").read_text()
 
 
-def test_a_model_is_published_as_its_page_says_and_the_folder_holds_what_it_lists(
-    runs: Path, cache: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    shutil.copytree(runs / "masked", tmp_path / "runs/mine", symlinks=True)
-    write_text(tmp_path / "other.txt", num_words=400, seed=1)
-    monkeypatch.chdir(tmp_path)
-    page = ROOT / "docs/howto/publish.md"
-    found = run_blocks(page, tmp_path)
-    folder = tmp_path / "my-model"
-    listed = set(re.findall(r"^\| `([\w.]+)/?` \|", page.read_text(encoding="utf-8"), re.MULTILINE))
-    assert {file.name for file in folder.iterdir()} == listed
-    (folder / "README.md").write_text("# My model\n")
-    assert mdlm_atat.load_lm(folder).fingerprint() == found["lm"].fingerprint()
-    assert str(tmp_path) not in (tmp_path / "my-letters/config.yaml").read_text()
-    assert mdlm_atat.load_lm("my-letters").config.data.source == "letters"
-    commands = [arguments for arguments in commands_of(page) if arguments[0] != "serve"]
-    for arguments in commands:
-        assert main(arguments) == 0, arguments
-    assert [arguments[0] for arguments in commands] == ["eval", "infill"]
-    assert "PPL-U" in capsys.readouterr().out
-
-
 @pytest.mark.parametrize("page", ["letter", "code", "ocr", "notes"])
 def test_the_commands_of_a_how_to_page_are_taken_and_its_python_runs_with_the_model_in_the_box(
     page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

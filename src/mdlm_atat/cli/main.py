@@ -29,6 +29,7 @@ COMMANDS = {  # name: (module with main(argv), what it does)
     "samplers": ("mdlm_atat.cli.samplers", "list the samplers, or compare them on a model"),
     "inspect": ("mdlm_atat.cli.inspect", "colour a text by importance, and compare with the loss"),
     "finetune": ("mdlm_atat.cli.finetune", "train a head on tasks with labels, over several seeds"),
+    "push": ("mdlm_atat.cli.push", "send a model to the hub, with a card"),
     "classify": ("mdlm_atat.cli.classify", "label texts with a classifier that finetune made"),
 }
 

@@ -32,15 +32,17 @@ from mdlm_atat.data.sources import SourceLike
 from mdlm_atat.data.tokenizers import Tokenizer
 from mdlm_atat.device import Precision, choose_precision, device_name
 from mdlm_atat.errors import UserError, call
+from mdlm_atat.lm.card import without_paths, write_card
 from mdlm_atat.lm.export import write_export
 from mdlm_atat.lm.folder import PROFILE_FILE, STAGE_FILE
 from mdlm_atat.lm.reading import CachedSteps
 from mdlm_atat.lm.scoring import Scoring
+from mdlm_atat.model_folder import ORIGIN_FILE
 from mdlm_atat.nets.protocol import Cached, Mode
 from mdlm_atat.published.hub import hub_name_of
 from mdlm_atat.samplers.sizes import Profile, as_profile
 from mdlm_atat.scoring.records import MaskRateProfile
-from mdlm_atat.small_files import read_object, taken_apart
+from mdlm_atat.small_files import read_object, read_small, taken_apart
 from mdlm_atat.training.checkpoint import Checkpoint, write_checksums
 from mdlm_atat.training.folder import write_plugins
 from mdlm_atat.training.metrics import OnStep
@@ -202,9 +204,10 @@ class LanguageModel(Scoring):
         return lm
 
     def save_pretrained(self, folder: str | Path, *, weights: Packing = "float32") -> Path:
-        """Write weights (safetensors), configuration (YAML), tokenizer (JSON), counts of tokens and phrases and the
-        curriculum's stage: all that from_pretrained needs, and what transformers needs to load the same weights (see
-        docs/howto/publish.md). Returns the folder.
+        """Write weights (safetensors), configuration (YAML), tokenizer (JSON), counts of tokens and phrases, the
+        curriculum's stage and a card (README.md): all that from_pretrained needs, and what transformers needs to load
+        the same weights (see docs/howto/publish.md). Returns the folder. Of a text that lies in a folder of this
+        machine the configuration keeps the name alone.
 
         `weights`: "float32", as they are; "bf16", in half of the space; "int8", in a quarter: each matrix in whole
         numbers from -127 to 127 times a scale for each row. All are float32 again when they are loaded, so that what
@@ -224,12 +227,15 @@ class LanguageModel(Scoring):
             same = weights == "float32"
             if same and self.home is not None and self.profile_file.exists():  # no checksum: it may be measured anew
                 write_bytes(aside / PROFILE_FILE, self.profile_file.read_bytes())
+            if self.home is not None and (self.home / ORIGIN_FILE).is_file():
+                write_bytes(aside / ORIGIN_FILE, read_small(self.home / ORIGIN_FILE))
+            write_card(self, aside, name=folder.name, packing=weights)
         return folder
 
     def write_files(self, folder: Path, weights: Packing) -> None:
         """Write what from_pretrained needs, but for the checksums."""
         write_weights(dict(self.network.named_parameters()), folder / "model.safetensors", weights)
-        save_config(self.config, folder / "config.yaml")
+        save_config(without_paths(self.config), folder / "config.yaml")
         save_tokenizer(self.tokenizer, folder / "tokenizer")
         if self.counts is not None:
             write_counts(folder, self.counts)
@@ -238,6 +244,27 @@ class LanguageModel(Scoring):
         if self.stage is not None:
             write_json(folder / STAGE_FILE, asdict(self.stage))
         write_plugins(folder, self.config)
+
+    def push_to_hub(
+        self,
+        repository: str,
+        *,
+        private: bool | None = None,
+        message: str | None = None,
+        revision: str | None = None,
+        weights: Packing = "float32",
+        replace: bool = False,
+    ) -> str:
+        """Send this model to the hub as OWNER/NAME, as save_pretrained writes it, and return the address of the commit.
+
+        The repository is made if it is missing, for everybody to see unless `private`. One that holds files is left
+        alone unless `replace`: then what a model saved before has left there and this one has not is removed, in the
+        same commit. `revision`: a branch, made if it is missing. Needs a token that may write (hf auth login, or
+        HF_TOKEN). Raises UserError where the hub refuses.
+        """
+        from mdlm_atat.lm.push import push
+
+        return push(self, repository, private, message, revision, weights, replace=replace)
 
     def fit(
         self,

@@ -266,6 +266,8 @@ def hub_errors(name: HubName) -> Iterator[None]:
             raise UserError(f"{name}: the disk is full; make room, or name a cache elsewhere (HF_HOME)") from error
         raise Unreachable(_unanswered(name, error)) from error
     except Exception as error:  # of whichever HTTP client the installed version uses
+        if isinstance(error.__cause__, errors.HfHubHTTPError):  # of a file that was sent in a thread
+            raise _refusal(name, error.__cause__) from error
         raise Unreachable(_unanswered(name, error)) from error
 
 

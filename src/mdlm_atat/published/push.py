@@ -1,0 +1,138 @@
+"""Sending the folder of a model to the hub. No torch here."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from mdlm_atat.errors import UserError
+from mdlm_atat.published.hub import CONNECT_S, LOG_IN, OWNER_AND_NAME, PREFIX, HubName, Unreachable, client, hub_errors
+
+_OWN = re.compile(
+    r"(pytorch_)?model(-\d{5}-of-\d{5})?\.(safetensors|bin)|[\w.-]+\.index\.json|head\.safetensors|config\.(json|yaml)"
+    r"|(checksums|phrases|stage|profile|plugins|origin|classifier|generation_config|tokenizer|tokenizer_config)\.json"
+    r"|(special_tokens_map|added_tokens|vocab)\.json|counts\.npy|README\.md|merges\.txt|vocab\.txt"
+    r"|(modeling|configuration|tokenization)_\w+\.py|tokenizer/[\w.-]+"
+)
+"""Files of a saved model, ours or of transformers: they are sent, and removed from a repository whose new save has them
+not."""
+_BESIDE = re.compile(r"(LICENSE|LICENCE|NOTICE)[\w.-]*|[\w.-]+\.(md|png|jpg|svg)")
+"""What somebody puts beside it."""
+_MADE_BY_THE_HUB = {".gitattributes"}
+
+
+@dataclass(frozen=True)
+class Target:
+    """A repository as it is before anything is sent."""
+
+    name: HubName
+    """With the branch as its revision, if one was named."""
+    commit: str | None
+    """What is there now; None for a repository, or a branch, that has to be made."""
+    is_new: bool
+    """Whether the repository has to be made."""
+    files: Mapping[str, int]
+    """Bytes of each file that is there."""
+
+    @property
+    def has_files(self) -> bool:
+        """Whether it holds anything that somebody put there."""
+        return any(file not in _MADE_BY_THE_HUB for file in self.files)
+
+
+@dataclass(frozen=True)
+class Push:
+    """What would be sent."""
+
+    target: Target
+    folder: Path
+    files: Mapping[str, int]
+    """Bytes of each file."""
+    removed: tuple[str, ...]
+    """Files of an earlier save that the new one has not."""
+
+
+def check_target(
+    repository: str, *, revision: str | None = None, replace: bool = False, to_write: bool = True
+) -> Target:
+    """Look at the repository that is to be sent to. Raises UserError for a name that is none, where nobody is logged
+    in, and for one that holds files unless they may be replaced. `to_write` off: only to see what would be sent."""
+    if not OWNER_AND_NAME.fullmatch(repository.removeprefix(PREFIX)):
+        raise UserError(f"{repository} is no name for a model on the hub; expected OWNER/NAME, as in me/my-model")
+    name = HubName(repository.removeprefix(PREFIX), revision)
+    if to_write and client().get_token() is None:
+        raise UserError(f"to send a model you have to be logged in, with a token that may write: {LOG_IN}")
+    try:
+        target = _look_at(name)
+    except Unreachable:
+        if to_write:
+            raise
+        return Target(name, None, True, {})
+    there = sorted(file for file in target.files if file not in _MADE_BY_THE_HUB)
+    if there and not replace and to_write:
+        more = f" and {len(there) - 3} more" if len(there) > 3 else ""
+        raise UserError(
+            f"{name.repository} holds files already ({', '.join(there[:3])}{more}): add `replace=True` to put this "
+            "model in their place (what was there stays in its history), or choose another name"
+        )
+    return target
+
+
+def _look_at(name: HubName) -> Target:
+    """A repository that nobody may see is taken for a new one: making it is refused then."""
+    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+
+    api = client().HfApi()
+    with hub_errors(name):
+        try:
+            info = api.model_info(name.repository, revision=name.revision, files_metadata=True, timeout=CONNECT_S)
+        except RevisionNotFoundError:  # a branch that is to be made, from the main one
+            info = api.model_info(name.repository, files_metadata=True, timeout=CONNECT_S)
+            return Target(name, None, False, {each.rfilename: each.size or 0 for each in info.siblings or ()})
+        except RepositoryNotFoundError:
+            return Target(name, None, True, {})
+    return Target(name, str(info.sha), False, {each.rfilename: each.size or 0 for each in info.siblings or ()})
+
+
+def plan(folder: Path, target: Target) -> Push:
+    """What sending a folder would do. What is neither a saved model's nor a licence, a text or a picture beside it
+    stays here."""
+    found = {
+        str(file.relative_to(folder)): file.stat().st_size
+        for file in sorted([*folder.iterdir(), *folder.glob("tokenizer/*")])
+        if file.is_file()
+    }
+    files = {name: size for name, size in found.items() if _is_sent(name)}
+    removed = tuple(sorted(name for name in target.files if _OWN.fullmatch(name) and name not in files))
+    return Push(target, folder, files, removed)
+
+
+def _is_sent(name: str) -> bool:
+    return bool(_OWN.fullmatch(name) or _BESIDE.fullmatch(name))
+
+
+def send(push: Push, *, private: bool | None = None, message: str | None = None) -> str:
+    """Send what was planned, as one commit, and return its address. Raises UserError where the hub refuses, or somebody
+    else has sent something meanwhile."""
+    hub, target = client(), push.target
+    api, name = hub.HfApi(), target.name
+    if not sys.stderr.isatty():
+        hub.utils.disable_progress_bars()
+    with hub_errors(name):
+        if target.is_new:
+            api.create_repo(name.repository, private=private)
+        if name.revision is not None and target.commit is None:
+            api.create_branch(name.repository, branch=name.revision, exist_ok=True)
+        added = [hub.CommitOperationAdd(file, push.folder / file) for file in push.files]
+        removed = [hub.CommitOperationDelete(file) for file in push.removed]
+        done = api.create_commit(
+            name.repository,
+            [*added, *removed],
+            commit_message=message or "A model saved by mdlm-atat",
+            revision=name.revision,
+            parent_commit=target.commit,
+        )
+    return str(done.commit_url)

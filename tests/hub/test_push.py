@@ -1,0 +1,222 @@
+"""Sending models to the hub: by its own client, to a stand-in that speaks its endpoints."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from standing_in import OTHER_TOKEN, Hub, files_of
+
+from mdlm_atat.cli.main import main
+from mdlm_atat.errors import UserError
+from mdlm_atat.lm import CausalLM, MaskedDiffusionLM, load_lm
+from mdlm_atat.published.push import check_target, plan, send
+
+CARD = "README.md"
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>':DeprecationWarning")  # of the hub's client
+
+
+def test_a_model_that_was_sent_is_the_same_when_it_is_loaded_by_its_name(
+    hub: Hub, client, masked: MaskedDiffusionLM
+) -> None:
+    client.log_in()
+    url = masked.push_to_hub("me/new", private=True, message="The first one")
+    repository = hub.model("me/new")
+    assert url == f"{hub.url}/me/new/commit/{repository.branches['main']}"
+    assert (repository.is_private, repository.messages[-1]) == (True, "The first one")
+    lm = load_lm("hub:me/new")
+    assert lm.fingerprint() == masked.fingerprint()
+    assert lm.counts is not None
+    assert masked.counts is not None
+    assert lm.counts.tolist() == masked.counts.tolist()
+    client.log_out()
+    with pytest.raises(UserError, match="has no model me/new: check the name; if it is private, log in"):
+        load_lm("hub:me/new")
+
+
+def test_weights_go_as_large_files_and_all_else_as_text(hub: Hub, client, masked: MaskedDiffusionLM) -> None:
+    client.log_in()
+    masked.push_to_hub("me/new", weights="int8")
+    files = hub.model("me/new").files
+    assert {"model.safetensors", "config.yaml", "checksums.json", "README.md", "tokenizer/tokenizer_config.json"} <= {
+        *files
+    }
+    assert files["model.safetensors"] in hub.objects.values()
+    assert files["config.yaml"] not in hub.objects.values()
+    assert b"stored in 8 bits a weight" in files["README.md"]
+
+
+def test_a_repository_with_files_is_left_alone_until_it_is_told_to_be_replaced(
+    hub: Hub, client, masked: MaskedDiffusionLM, causal: CausalLM
+) -> None:
+    client.log_in()
+    theirs = {
+        **{f"model-0000{part}-of-00002.safetensors": b"." for part in (1, 2)},
+        **{"model.safetensors.index.json": b"{}", "LICENSE": b"mine", "notes.json": b"{}", ".gitattributes": b""},
+    }
+    hub.add("me/new", theirs)
+    with pytest.raises(
+        UserError, match=r"holds files already \(LICENSE, model-00001.*and 2 more\): add `replace=True`"
+    ):
+        masked.push_to_hub("me/new")
+    assert {*hub.model("me/new").files} == {*theirs}
+    masked.push_to_hub("me/new", replace=True)
+    files = hub.model("me/new").files
+    assert {name for name in theirs if name in files} == {"LICENSE", "notes.json", ".gitattributes"}
+    assert load_lm("hub:me/new").fingerprint() == masked.fingerprint()
+    causal.push_to_hub("me/new", replace=True)
+    assert load_lm("hub:me/new").fingerprint() == causal.fingerprint()
+
+
+def test_a_branch_is_made_and_main_stays(hub: Hub, client, masked: MaskedDiffusionLM) -> None:
+    client.log_in()
+    hub.add("me/new", {"README.md": b"mine"})
+    masked.push_to_hub("me/new", revision="v2", replace=True)
+    assert {*hub.model("me/new").files} == {"README.md"}
+    assert load_lm("hub:me/new@v2").fingerprint() == masked.fingerprint()
+
+
+def test_what_somebody_sent_meanwhile_is_not_written_over(hub: Hub, client, saved: Path) -> None:
+    client.log_in()
+    hub.add("me/new", {".gitattributes": b""})
+    planned = plan(saved, check_target("me/new"))
+    hub.add("me/new", {"README.md": b"of somebody else"})
+    with pytest.raises(UserError, match=r"answered 412 \(A commit has happened since"):
+        send(planned)
+    assert {*hub.model("me/new").files} == {"README.md"}
+
+
+def test_what_is_found_out_about_a_saved_model_stays_where_it_is(hub: Hub, saved: Path, tmp_path: Path) -> None:
+    import shutil
+
+    folder = shutil.copytree(saved, tmp_path / "copy")
+    (folder / "evals").mkdir()
+    for name in ("evals/saved-1.json", "samples-saved-2x16-0.json", ".hidden", "report.html", "notes.txt"):
+        (folder / name).write_text("/home/me/secret.txt")
+    (folder / "LICENSE").write_text("mine")
+    sent = plan(folder, check_target("me/new", to_write=False)).files
+    assert {*sent} == {*files_of(saved), "LICENSE"}
+
+
+@pytest.mark.parametrize(
+    ("token", "name", "expected"),
+    [
+        (None, "me/new", r"to send a model you have to be logged in, with a token that may write: hf auth login"),
+        ("hf_expired", "me/new", r"refuses the token that you are logged in with \(Invalid credentials"),
+        (
+            OTHER_TOKEN,
+            "me/new",
+            r'hub:me/new: You don\'t have the rights to create a model under the namespace "me"; log',
+        ),
+        (OTHER_TOKEN, "me/ours", r"me/ours holds files already"),
+        ("hf_mine", "new", r"^new is no name for a model on the hub; expected OWNER/NAME"),
+        ("hf_mine", "me/a b", r"is no name for a model on the hub"),
+    ],
+)
+def test_who_may_not_send_is_told_what_to_do(
+    token: str | None, name: str, expected: str, on_hub: Hub, client, masked: MaskedDiffusionLM
+) -> None:
+    if token is not None:
+        client.log_in(token)
+    before = {key: repository.files for key, repository in on_hub.repositories.items()}
+    with pytest.raises(UserError, match=expected):
+        masked.push_to_hub(name)
+    assert {key: repository.files for key, repository in on_hub.repositories.items()} == before
+
+
+def test_who_may_read_and_not_write_is_told_so(on_hub: Hub, client, masked: MaskedDiffusionLM) -> None:
+    client.log_in(OTHER_TOKEN)
+    with pytest.raises(
+        UserError, match=r"You don't have the rights to write to this repository; log in as somebody who"
+    ):
+        masked.push_to_hub("me/ours", replace=True)
+
+
+def test_a_dry_run_shows_every_file_and_sends_none(hub: Hub, runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["push", str(runs / "masked"), "me/new", "--dry_run", "--weights", "bf16"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "to         me/new, a new repository"
+    assert [line for line in lines if re.fullmatch(r"send       model\.safetensors  \d[\d.]* KiB", line)]
+    assert lines[-1] == "dry run    nothing was sent"
+    assert not any(request.startswith(("POST", "PUT")) for request in hub.requests)
+    hub.add("me/new", {"model.safetensors": b".", "pytorch_model.bin": b"."})
+    assert main(["push", str(runs / "masked"), "me/new", "--dry_run"]) == 0
+    printed = capsys.readouterr().out
+    assert "\nreplace    model.safetensors" in printed
+    assert "\nremove     pytorch_model.bin\n" in printed
+    assert "nothing was sent; it would need --replace" in printed
+
+
+def test_a_run_is_sent_from_the_command_line(
+    hub: Hub, client, runs: Path, capsys: pytest.CaptureFixture[str], masked: MaskedDiffusionLM
+) -> None:
+    assert main(["push", str(runs / "masked"), "me/new"]) == 2
+    assert "hf auth login" in capsys.readouterr().err
+    client.log_in()
+    assert main(["push", str(runs / "masked"), "me/new", "--private", "--message", "One"]) == 0
+    printed = capsys.readouterr().out
+    assert f"pushed     {hub.url}/me/new/commit/" in printed
+    assert "next       atat generate hub:me/new" in printed
+    assert main(["push", str(runs / "masked"), "me/new"]) == 2
+    assert "add --replace" in capsys.readouterr().err
+    assert load_lm("hub:me/new").fingerprint() == masked.fingerprint()
+
+
+def test_the_card_is_read_by_the_hubs_own_client_and_says_what_the_run_measured(
+    runs: Path, masked: MaskedDiffusionLM, tmp_path: Path, cache: None
+) -> None:
+    from huggingface_hub import ModelCard
+
+    found = __import__("mdlm_atat").evaluate(runs / "masked", progress=False)
+    folder = masked.save_pretrained(tmp_path / "my-model", weights="bf16")
+    card = ModelCard.load(folder / CARD)
+    data = card.data.to_dict()
+    assert (data["library_name"], data["pipeline_tag"]) == ("mdlm-atat", "fill-mask")
+    assert "masked-diffusion" in data["tags"]
+    assert "license" not in data
+    assert f"at most {found.shown()} | {found.shown_bits()}" in card.text
+    assert "before they were stored in bfloat16" in card.text
+    assert "150 of 32 sequences" in card.text
+    assert "76,800, repeated ones included" in card.text
+    sample = json.loads((runs / "masked/samples.jsonl").read_text().splitlines()[0])
+    assert f"from nothing (seed {sample['seed']}, {sample['sampler']})" in card.text
+    assert sample["text"].splitlines()[0] in card.text
+    assert 'atat infill my-model "' in card.text
+
+
+def test_nothing_in_a_saved_folder_says_where_the_text_lies_on_this_machine(
+    runs: Path, saved: Path, adaptive: MaskedDiffusionLM, tmp_path: Path
+) -> None:
+    assert (runs / "masked/config.yaml").read_text().count(str(runs)) == 1
+    for folder in (saved, adaptive.save_pretrained(tmp_path / "adaptive")):
+        for name, content in files_of(folder).items():
+            assert str(runs).encode() not in content, name
+        assert "source: text.txt\n" in (folder / "config.yaml").read_text()
+
+
+def test_a_models_origin_is_named_in_what_is_made_of_it(
+    on_hub: Hub, toy_family: list[Path], tmp_path: Path, runs: Path, no_report: None
+) -> None:
+    from huggingface_hub import ModelCard
+
+    import mdlm_atat
+
+    commit = on_hub.model("them/toy").branches["main"]
+    folder = load_lm("hub:them/toy").save_pretrained(tmp_path / "again")
+    card = ModelCard.load(folder / CARD)
+    assert (card.data.to_dict()["license"], card.data.to_dict()["base_model"]) == ("apache-2.0", "them/toy")
+    assert f"at commit {commit}, a model of the Toy family" in card.text
+    assert "## Training" not in card.text  # by others, of whose training nothing is known
+    run = mdlm_atat.train(
+        init="hub:them/toy",
+        data=runs / "text.txt",
+        out=tmp_path / "tuned",
+        num_steps=2,
+        progress=False,
+        settings={"eval.num_samples": 0, "eval.final_num_draws": 32, "train.batch_size": 2},
+    )
+    card = ModelCard.load(run.model.save_pretrained(tmp_path / "tuned-saved") / CARD)
+    assert card.data.to_dict()["base_model"] == "them/toy"
+    assert "Its training began with the weights of [them/toy]" in card.text
