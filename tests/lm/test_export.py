@@ -19,6 +19,7 @@ from mdlm_atat import CausalLM, MaskedDiffusionLM, TextClassifier, load_lm
 from mdlm_atat.config.build import build_model
 from mdlm_atat.config.schema import DataConfig, ModelConfig, ObjectiveConfig, RunConfig
 from mdlm_atat.core.schedules import Cosine, Geometric, Linear, Polynomial
+from mdlm_atat.data.open_tokenizer import load_tokenizer
 from mdlm_atat.data.tokenizers import CharTokenizer
 from mdlm_atat.errors import UserError
 from mdlm_atat.finetuning.calibration import Calibration
@@ -26,7 +27,9 @@ from mdlm_atat.finetuning.classifier import ClassifierRecord
 from mdlm_atat.finetuning.encode import Separator
 from mdlm_atat.finetuning.head import Head
 from mdlm_atat.lm.export import MODELLING, exported_tokenizer, left_out, times_of_shares
+from mdlm_atat.lm.given import encode_template, space_joins_next
 from mdlm_atat.nets.dit import ATATDiT, ImportanceParts
+from mdlm_atat.samplers.template import Gap
 
 LETTERS = CharTokenizer("abcdefghij .")
 LENGTH, NUM_NEW, WIDTH = 14, 5, 24
@@ -234,7 +237,19 @@ def test_an_exported_tokenizer_gives_texts_the_ids_that_ours_gives(form):
             continue
         assert inner.encode(text).ids == ids
         assert inner.decode(ids, skip_special_tokens=False) == tokenizer.decode(ids)
-    assert inner.encode("cat[MASK]").ids[-1] == tokenizer.mask_id == inner.get_vocab_size() - 1
+    assert tokenizer.mask_id == inner.get_vocab_size() - 1
+
+
+@pytest.mark.parametrize("form", ["byte-level BPE", "SentencePiece BPE without prefix", "bytes", "characters"])
+def test_a_gap_takes_the_space_before_it_as_it_does_in_our_templates(form):
+    tokenizer = tokenizer_of(form)
+    joins = space_joins_next(tokenizer)
+    inner = Inner.from_str(json.dumps(exported_tokenizer(tokenizer)))
+    for before, behind in (("The cat ", " and"), ("The cat", ", and"), ("the un", "able"), ("", " cat"), ("sat ", "")):
+        template = [part for part in (before, Gap(1, 1), behind) if part != ""]
+        parts = encode_template(tokenizer, template, joins=joins)
+        ours = [token for part in parts for token in (part if isinstance(part, list) else [tokenizer.mask_id])]
+        assert inner.encode(f"{before}[MASK]{behind}").ids == ours, (before, behind)
 
 
 @pytest.mark.parametrize("schedule", [Cosine(), Geometric(), Polynomial(3.0)])
@@ -255,7 +270,30 @@ def test_what_transformers_does_not_get_is_said():
     ]
 
 
-def test_files_for_others_may_be_changed_or_taken_away(home, tmp_path):
+def test_our_classes_are_known_to_the_auto_classes_once_hf_is_imported(home):
+    """Without `trust_remote_code`: nothing of the folder is run."""
+    import transformers
+
+    import mdlm_atat.hf
+
+    transformers.utils.logging.disable_progress_bar()
+    for auto, kind, name in (
+        ("MaskedLM", mdlm_atat.hf.MdlmAtatForMaskedLM, "bf16"),
+        ("CausalLM", mdlm_atat.hf.MdlmAtatForCausalLM, "causal"),
+        ("SequenceClassification", mdlm_atat.hf.MdlmAtatForSequenceClassification, "last"),
+    ):
+        assert type(getattr(transformers, f"AutoModelFor{auto}").from_pretrained(home / name)) is kind
+    assert transformers.AutoTokenizer.from_pretrained(home / "masked").mask_token_id == LETTERS.mask_id
+
+
+def test_without_transformers_hf_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    monkeypatch.delitem(sys.modules, "mdlm_atat.hf", raising=False)
+    with pytest.raises(UserError, match=r"pip install 'mdlm-atat\[hub\]'"):
+        import mdlm_atat.hf  # noqa: F401
+
+
+def test_files_for_others_may_be_changed_or_taken_away(tmp_path):
     lm = made(0)
     folder = lm.save_pretrained(tmp_path / "model")
     assert (folder / MODELLING.name).read_bytes() == MODELLING.read_bytes()
@@ -263,3 +301,4 @@ def test_files_for_others_may_be_changed_or_taken_away(home, tmp_path):
         (folder / name).write_text("{}")
     (folder / MODELLING.name).unlink()
     assert load_lm(folder).fingerprint() == lm.fingerprint()
+    assert load_tokenizer(str(folder)).fingerprint() == LETTERS.fingerprint()

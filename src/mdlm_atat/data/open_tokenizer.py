@@ -40,9 +40,10 @@ _MEMBERS = [name for name in vars(Tokenizer) if not name.startswith("_")]
 def load_tokenizer(spec: str | os.PathLike[str]) -> Tokenizer:
     """Load the tokenizer that `spec` names: byte, gpt2, bert-base-uncased, another hub name, a folder, or a plugin.
 
-    A folder holds what `save_tokenizer` wrote, or tokenizer.json, vocab.bpe + encoder.json (merges.txt + vocab.json) or
-    vocab.txt, each also as .xz. "char" depends on a corpus and is built by `prepare`. Raises UserError where nothing is
-    found, where files are damaged, and for a plugin that is not installed or that nobody trusts.
+    A folder holds what `save_tokenizer` wrote, or a model of ours, or tokenizer.json, vocab.bpe + encoder.json
+    (merges.txt + vocab.json) or vocab.txt, each also as .xz. "char" depends on a corpus and is built by `prepare`.
+    Raises UserError where nothing is found, where files are damaged, and for a plugin that is not installed or that
+    nobody trusts.
     """
     folder = Path(spec).expanduser()
     if not isinstance(spec, str):  # a path, whatever its name
@@ -127,6 +128,8 @@ def checked(tokenizer: Any) -> Tokenizer:
 def _load_folder(folder: Path) -> Tokenizer:
     if (folder / PLUGIN_NAME).is_file():
         return _load_plugin(folder)
+    if (folder / "tokenizer" / CONFIG_NAME).is_file():  # of a model of ours: beside it lies that of transformers
+        folder = folder / "tokenizer"
     config = read_object(folder / CONFIG_NAME) if (folder / CONFIG_NAME).is_file() else {}
     if "mdlm_atat" in config:
         return _load_saved(folder, config)

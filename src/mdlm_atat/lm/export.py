@@ -30,6 +30,7 @@ from mdlm_atat.data.tokenizers import (
     other_case,
 )
 from mdlm_atat.lm.amid_unknown import NUM_AROUND
+from mdlm_atat.lm.given import space_joins_next
 from mdlm_atat.nets.causal_transformer import CausalTransformer
 from mdlm_atat.nets.dit import ATATDiT
 from mdlm_atat.training.packed import Packing
@@ -210,7 +211,7 @@ def exported_tokenizer(
         inner["added_tokens"].append(_special(tokenizer.eos_id, END_OF_TEXT))
     known = Inner.from_str(json.dumps(inner)).get_vocab(with_added_tokens=True)
     mask = next(name for name in MASK_NAMES if name not in known)
-    inner["added_tokens"].append(_special(tokenizer.mask_id, mask))
+    inner["added_tokens"].append(_special(tokenizer.mask_id, mask, lstrip=space_joins_next(tokenizer)))
     inner |= {"truncation": None, "padding": None, "post_processor": None}
     made = Inner.from_str(json.dumps(inner))
     if made.token_to_id(mask) != tokenizer.mask_id:  # a vocabulary with gaps, behind which it has another id
@@ -274,9 +275,10 @@ def _of_characters(tokenizer: CharTokenizer, *, is_lenient: bool) -> dict[str, A
     return json.loads(inner.to_str())
 
 
-def _special(token_id: int, content: str) -> dict[str, Any]:
-    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
-    return {"id": token_id, "content": content, **flags, "special": True}
+def _special(token_id: int, content: str, *, lstrip: bool = False) -> dict[str, Any]:
+    """An added token. `lstrip`: it takes the spaces before it, which are part of the token that is to stand there."""
+    others = dict.fromkeys(("single_word", "rstrip", "normalized"), False)
+    return {"id": token_id, "content": content, **others, "lstrip": lstrip, "special": True}
 
 
 def _between(made: Any, begin: Sequence[int], separator: Sequence[int]) -> dict[str, Any]:
