@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from mdlm_atat import CausalLM, MaskedDiffusionLM, UserError, load_lm
 from mdlm_atat.cli.main import main
 from mdlm_atat.lm.continuations import windows
 from processes import run_ranks
+from test_docs import ROOT, commands_of, run_blocks
 from tiny_runs import train
 
 CHOICES = [
@@ -378,3 +380,60 @@ def test_the_harness_knows_the_model_by_its_name(runs: Path) -> None:
     )
     assert (made.num_draws, made.seed, made.batch_size, made.lm.device.type) == (64, 3, 8, "cpu")
     assert made.get_model_info()["likelihood"] == "any order, an upper bound from 64 draws"
+
+
+QUESTIONS = {
+    "lambada_openai": ("lambada/lambada_openai.yaml", "test", [{"text": "it was a dark and stormy night"}] * 2),
+    "hellaswag": (
+        "hellaswag/hellaswag.yaml",
+        "validation",
+        [{"activity_label": "Tea", "ctx_a": "She", "ctx_b": "sat", "endings": ["up.", "so."], "label": "0"}] * 2,
+    ),
+}
+
+
+def test_the_page_on_the_harness_does_what_it_says_with_the_harnesss_own_tasks_on_made_questions(
+    runs: Path, tasks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import lm_eval.tasks
+
+    from mdlm_atat.harness import run as module
+
+    page = ROOT / "docs/howto/harness.md"
+    for name, (definition, split, rows) in QUESTIONS.items():
+        own = tmp_path / "own"
+        own.mkdir(exist_ok=True)
+        (own / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        task: dict[str, Any] = {"include": str(Path(lm_eval.tasks.__file__).parent / definition), "task": name}
+        task |= {"dataset_path": "json", "dataset_name": None, "training_split": None, "validation_split": None}
+        task |= {"test_split": None, "dataset_kwargs": {"data_files": {split: str(own / f"{name}.jsonl")}}}
+        (own / f"{name}.yaml").write_text(yaml.safe_dump({**task, f"{split}_split": split}))
+    monkeypatch.setattr(
+        module,
+        "TaskManager",
+        lambda include_path, **_: lm_eval.tasks.TaskManager(
+            include_path=[tmp_path / "own", *([include_path] if include_path else [])], include_defaults=False
+        ),
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ATAT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("mdlm_atat.runs.train.write_report", lambda folder: folder / "report.html")
+    assert train(runs / "text.txt", Path("runs/mine"), data__tokenizer="byte", train__num_steps=2) == 0
+    text = page.read_text(encoding="utf-8")
+    Path("tasks").mkdir()
+    for ending, kind in (("yaml", "yaml"), ("jsonl", "json")):
+        (block,) = re.findall(rf"^```{kind}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+        Path(f"tasks/endings.{ending}").write_text(block)
+    commands = commands_of(page)
+    assert len(commands) == 5
+    for command in commands:
+        capsys.readouterr()
+        assert main(command) == 0, command
+        printed = capsys.readouterr().out
+        if command[1] == "box":  # the last: what is printed is on the page, numbers too
+            assert printed.rpartition("stored in")[0] in text
+        else:
+            assert "upper bound from" in printed
+    found = run_blocks(page, tmp_path)
+    assert found["found"].file.is_relative_to("harness")
+    assert found["right"].nats < found["wrong"].nats

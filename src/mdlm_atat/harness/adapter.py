@@ -96,9 +96,8 @@ class HarnessModel(LM):
         if not self.reads_exactly:
             self._draws().check_enough()
         self._on_progress = on_progress
-        self.finished = Finished(None, self.settings())
-        self.has_begun = False
-        """Whether a request has been answered."""
+        self._settings = self._all_settings()
+        self.finished = Finished(None, self._settings)
 
     @property
     def reads_exactly(self) -> bool:
@@ -129,6 +128,9 @@ class HarnessModel(LM):
 
     def settings(self) -> dict[str, Any]:
         """All that an answer depends on besides the request."""
+        return dict(self._settings)
+
+    def _all_settings(self) -> dict[str, Any]:
         return {
             "version": __version__,
             "weights": self.lm.fingerprint() if isinstance(self.lm.network, nn.Module) else None,
@@ -257,7 +259,6 @@ class HarnessModel(LM):
     ) -> list[Answer]:
         """The answers to all requests, in order. Those that are not known are shared out over the processes, longest
         first, and worked on `size` at a time; equal ones are one. Every process has all answers in the end."""
-        self.has_begun = True
         keys = [self.finished.key(kind, request.args) for request in requests]
         asked = dict(zip(keys, (request.args for request in requests), strict=True))
         todo = sorted(set(asked) - set(self.finished.answers), key=lambda key: (-_length(asked[key]), key))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import os
 import random
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -114,7 +116,7 @@ def run_tasks(
         on_progress=bar,
     )
     ranks = lm.ranks
-    file = _file_of(lm, names, save)
+    file = _file_of(lm, names, save, {"limit": limit, "num_fewshot": num_fewshot})
     kept = None if file is None else file.with_suffix(".requests.jsonl")
     if kept is not None:
         lm.finished.answers = ranks.on_main(lambda: read_finished(kept))
@@ -144,16 +146,19 @@ def run_tasks(
     return TaskResults(record, file, ranks.rank == 0)
 
 
-def _file_of(lm: HarnessModel, names: Sequence[str], save: bool | str | Path) -> Path | None:
+def _file_of(lm: HarnessModel, names: Sequence[str], save: bool | str | Path, asked: Mapping[str, Any]) -> Path | None:
+    """Where the results go: by default a file for each choice of tasks and settings."""
     if not isinstance(save, bool):
         if Path(save).is_dir():
             raise UserError(f"`save=`: {save} is a folder; name a file in it, such as {Path(save) / 'harness.json'}")
         return Path(save)
     if not save or lm.lm.home is None:
         return None
-    name = "-".join(Path(name).stem if name.endswith(".yaml") else name for name in names)
+    name = "-".join(Path(name).stem for name in names)
     plain = "".join(char if char.isalnum() or char in "-_" else "_" for char in name)[:100]
-    return results_folder(lm.lm.home, "harness") / f"{weights_name(lm.lm)}-{plain}.json"
+    settings = json.dumps([names, lm.settings(), asked])
+    digest = hashlib.sha256(settings.encode()).hexdigest()[:8]
+    return results_folder(lm.lm.home, "harness") / f"{weights_name(lm.lm)}-{plain}-{digest}.json"
 
 
 def _load(names: Sequence[str], include_path: str | Path | None, num_fewshot: int | None) -> dict[str, Any]:
