@@ -8,13 +8,17 @@ from pathlib import Path
 from mdlm_atat.errors import UserError
 from mdlm_atat.published.imported import Imported
 from mdlm_atat.published.llama import read_llama
+from mdlm_atat.published.mdlm import read_mdlm
 from mdlm_atat.small_files import read_object
 
 Reader = Callable[[Path], Imported | None]
 """Reads a folder in the hub's format, or a file of weights; None where that is of another family. Raises UserError for
 one of its family that is damaged or cannot be represented."""
 
-READERS: dict[str, Reader] = {"Llama, SmolLM2, Mistral, Qwen2 and Qwen3": read_llama}
+READERS: dict[str, Reader] = {
+    "Llama, SmolLM2, Mistral, Qwen2 and Qwen3": read_llama,
+    "MDLM and its left-to-right baseline": read_mdlm,
+}
 """By the name of the family, in the order in which they are asked."""
 
 

@@ -1,0 +1,537 @@
+"""Networks of MDLM's family: masked diffusion in the DDiT that MDLM (arXiv 2406.07524) took over from SEDD, and the
+left-to-right baseline of the same code; from a folder in the hub's format (config.json, safetensors) or a checkpoint of
+PyTorch Lightning (.ckpt).
+
+What a mere renaming of the weights would get wrong, silently:
+
+- A network with `time_conditioning: false` has adaLN all the same and always sees sigma = 0. What that makes of every
+  block is constant, and is folded into its norms, layers and biases (`_folded`): the same function without a time,
+  which is trained on as any network without one.
+- With `time_conditioning: true` it is told features of sigma = -log(1 - 0.999 t), not of 1000 t
+  (`model.time_features`).
+- Where [MASK] is a token of the vocabulary (BERT's, 103), its embedding is copied to the end, where ours is, and its
+  output is closed: no text and no bound ever gives probability to it.
+- Rows began with a token (`<|endoftext|>` or [CLS]): it is shown before every text (`model.bos_id`).
+- A checkpoint has the weights of the last step in `state_dict`, and the average, which is what was published, as a list
+  in the order of the network's parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mdlm_atat.config.build import shapes_of
+from mdlm_atat.config.schema import (
+    MOST_OF_MODEL,
+    DataConfig,
+    EvalConfig,
+    ModelConfig,
+    ObjectiveConfig,
+    OptimConfig,
+    RunConfig,
+    TrainConfig,
+)
+from mdlm_atat.data.open_tokenizer import load_tokenizer
+from mdlm_atat.data.settings import MOST_LENGTH
+from mdlm_atat.data.tokenizers import HFTokenizer, Tokenizer
+from mdlm_atat.errors import UserError
+from mdlm_atat.published.files import check_fits, licence_of, name_of_published, read_tensors, weight_files
+from mdlm_atat.published.imported import Imported, Origin
+from mdlm_atat.published.pickles import plain, read_pickle
+from mdlm_atat.small_files import read_object
+from mdlm_atat.training.checkpoint import check_shapes
+
+PICKLED = "pytorch_model.bin"
+TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.bpe", "merges.txt", "tokenizer_config.json")
+BY_VOCABULARY = {50_258: "gpt2", 50_257: "gpt2", 30_522: "bert-base-uncased"}
+"""Rows of the embedding: the tokenizer. Published folders of this family hold none."""
+TEXTS = {"gpt2": "openwebtext", "bert-base-uncased": "lm1b"}
+"""What networks with these tokens were trained on."""
+CLOSED = -1e6
+"""Bias of an output that is never to have any probability."""
+NUM_FEATURES = 256
+PREFIX = "backbone."
+UNUSED = ("rotary_emb.inv_freq", "sampling_eps_min", "sampling_eps_max")
+"""Buffers, which our network computes or does not need."""
+OTHERS = {
+    "bd3lm": "BD3LM's block mask, over a clean and a noisy copy of the text",
+    "duo": "Duo's noise, which replaces tokens by random ones and masks none",
+    "udlm": "UDLM's noise, which replaces tokens by random ones and masks none",
+    "uniform": "noise that replaces tokens by random ones and masks none",
+    "sedd": "SEDD's head, which gives ratios of probabilities (scores) and no distribution over tokens",
+    "dimamba": "DiMamba, which has state-space layers and no attention",
+}
+"""What our networks cannot be, in words."""
+NUM_LISTED = 5
+
+
+@dataclass(frozen=True)
+class _Shape:
+    """What config.json or the hyperparameters of a checkpoint say of a network."""
+
+    num_rows: int
+    """Of the embedding: tokens, and [MASK] where it is none of them."""
+    length: int
+    width: int
+    num_layers: int
+    num_heads: int
+    condition_width: int
+    mlp_width: int
+    dropout: float
+    is_causal: bool
+    sees_time: bool
+
+    @property
+    def tensors(self) -> dict[str, tuple[int, ...]]:
+        """Names and shapes of the weights, in the order of `backbone.parameters()`."""
+        width, conditioned = self.width, not self.is_causal
+        found: dict[str, tuple[int, ...]] = {"vocab_embed.embedding": (self.num_rows, width)}
+        if conditioned:
+            found |= _linear("sigma_map.mlp.0", NUM_FEATURES, self.condition_width)
+            found |= _linear("sigma_map.mlp.2", self.condition_width, self.condition_width)
+        for index in range(self.num_layers):
+            block = f"blocks.{index}."
+            found[block + "norm1.weight"] = (width,)
+            found[block + "attn_qkv.weight"] = (3 * width, width)
+            found[block + "attn_out.weight"] = (width, width)
+            found[block + "norm2.weight"] = (width,)
+            found |= _linear(block + "mlp.0", width, self.mlp_width) | _linear(block + "mlp.2", self.mlp_width, width)
+            if conditioned:
+                found |= _linear(block + "adaLN_modulation", self.condition_width, 6 * width)
+        found["output_layer.norm_final.weight"] = (width,)
+        found |= _linear("output_layer.linear", width, self.num_rows)
+        if conditioned:
+            found |= _linear("output_layer.adaLN_modulation", self.condition_width, 2 * width)
+        return found
+
+
+def _linear(name: str, num_in: int, num_out: int) -> dict[str, tuple[int, ...]]:
+    return {f"{name}.weight": (num_out, num_in), f"{name}.bias": (num_out,)}
+
+
+def read_mdlm(path: Path) -> Imported | None:
+    """Read a folder in the hub's format or a .ckpt of MDLM's family; None for another family.
+
+    The tokenizer is the one whose files lie in the folder, or in a folder `tokenizer` in it or beside the checkpoint;
+    else GPT-2's or BERT's, by the number of tokens. Raises UserError for weights that are missing, not used, or of
+    other shapes than the configuration says, for a tokenizer that does not fit, for a checkpoint that is no plain one,
+    and for what our networks cannot be, by its name.
+    """
+    if path.is_file():
+        return _read_checkpoint(path) if path.suffix == ".ckpt" else None
+    if not (path / "config.json").is_file():
+        return None
+    config = read_object(path / "config.json")
+    kind = _kind_of(config)
+    if kind in OTHERS:
+        raise _refusal(path, kind)
+    if kind != "mdlm":
+        return None
+    return _imported(path, config, _without_prefix(path, _folder_tensors(path)), notes=[], licence=licence_of(path))
+
+
+def _kind_of(config: Mapping[str, Any]) -> str | None:
+    """Which family a folder's config.json is of: "mdlm", one of OTHERS, or None for any other."""
+    kind = config.get("model_type")
+    if isinstance(kind, str):
+        return kind if kind == "mdlm" or kind in OTHERS else None
+    if isinstance(config.get("graph"), dict) and isinstance(config.get("noise"), dict):
+        return "sedd"
+    return "mdlm" if {"hidden_dim", "n_blocks", "cond_dim"} <= config.keys() else None
+
+
+def _refusal(path: Path, kind: str) -> UserError:
+    return UserError(
+        f"{path} cannot be read: it has {OTHERS[kind]}, which our networks cannot represent; of this family MDLM, D3PM "
+        "with masks, and the left-to-right baseline can be"
+    )
+
+
+def _folder_tensors(folder: Path) -> dict[str, Tensor]:
+    has_safetensors = any(folder.glob("model*.safetensors*"))
+    if has_safetensors or not (folder / PICKLED).is_file():
+        return read_tensors(weight_files(folder))
+    return _tensors_only(folder / PICKLED, read_pickle(folder / PICKLED))
+
+
+def _tensors_only(file: Path, found: Any) -> dict[str, Tensor]:
+    if not isinstance(found, Mapping) or not all(isinstance(value, Tensor) for value in found.values()):
+        raise UserError(f"{file} holds no weights by name")
+    return {str(name): value for name, value in found.items()}
+
+
+def _without_prefix(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The network's tensors by their names in it. Raises UserError where some are named so and others not."""
+    strange = [name for name in tensors if not name.startswith(PREFIX) and name not in UNUSED]
+    if "vocab_embed.embedding" in strange:
+        raise UserError(
+            f"{path} has weights whose names do not begin with {PREFIX}, as MDLM's do, such as vocab_embed.embedding: "
+            f"SEDD's are named so, and {OTHERS['sedd']} our networks cannot represent"
+        )
+    if strange:
+        raise UserError(f"{path} has weights that are not used: {_listed(strange)}")
+    return {name.removeprefix(PREFIX): value for name, value in tensors.items() if name.startswith(PREFIX)}
+
+
+def _read_checkpoint(file: Path) -> Imported | None:
+    """A checkpoint of PyTorch Lightning."""
+    content = read_pickle(file)
+    if not isinstance(content, Mapping) or not isinstance(content.get("state_dict"), Mapping):
+        return None
+    state = _tensors_only(file, content["state_dict"])
+    if f"{PREFIX}vocab_embed.embedding" not in state:
+        return None
+    config = _part(plain(_part(content, "hyper_parameters")), "config")
+    _check_method(file, config)
+    tensors = _without_prefix(file, {name: value for name, value in state.items() if not name.startswith("noise.")})
+    model, data = _part(config, "model"), _part(config, "data")
+    known = {
+        "vocab_size": len(tensors["vocab_embed.embedding"]),
+        "model_length": model.get("length"),
+        "hidden_dim": model.get("hidden_size"),
+        "cond_dim": model.get("cond_dim"),
+        "n_blocks": model.get("n_blocks"),
+        "n_heads": model.get("n_heads"),
+        "dropout": model.get("dropout"),
+        "time_conditioning": config.get("time_conditioning"),
+        "wrap": data.get("wrap"),
+        "tokenizer": data.get("tokenizer_name_or_path"),
+    }
+    notes = []
+    if config.get("parameterization") == "d3pm":
+        notes.append("its output for [MASK] is left out, so that what is left sums to 1")
+    ema = content.get("ema")
+    average = None if not isinstance(ema, Mapping) else ema.get("shadow_params")
+    notes.append("the weights of the last step: it holds no average" if average is None else "the averaged weights")
+    if average is not None and not (isinstance(average, list) and all(isinstance(part, Tensor) for part in average)):
+        raise UserError(f"{file} has an average (ema) that is no list of tensors")
+    licence = licence_of(file.parent)
+    return _imported(file, known, tensors, notes=notes, licence=licence, average=average)
+
+
+def _part(settings: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """A section of settings; empty where there is none."""
+    found = settings.get(name)
+    return found if isinstance(found, Mapping) else {}
+
+
+def _check_method(file: Path, config: Mapping[str, Any]) -> None:
+    """Raise UserError where the hyperparameters name a method that our networks cannot represent."""
+    algorithm = _part(config, "algo")
+    named = [config.get(name) for name in ("parameterization", "backbone", "diffusion")]
+    named += [algorithm.get(name) for name in ("name", "parameterization", "backbone", "diffusion_type")]
+    found = next((kind for kind in OTHERS for name in named if str(name).startswith(kind)), None)
+    if found is not None:
+        raise _refusal(file, found)
+
+
+def _imported(
+    path: Path,
+    config: Mapping[str, Any],
+    tensors: dict[str, Tensor],
+    *,
+    notes: list[str],
+    licence: str | None,
+    average: list[Tensor] | None = None,
+) -> Imported:
+    shape = _shape_of(path, config, tensors, notes)
+    buffer = tensors.pop("rotary_emb.inv_freq", None)
+    tensors = {name: value for name, value in tensors.items() if name not in UNUSED}
+    check_fits(str(path), sum(value.numel() for value in tensors.values()))
+    _check_tensors(path, shape, tensors, buffer)
+    if average is not None:
+        tensors = _averaged(path, shape, average)
+    tensors = {name: value.float() for name, value in tensors.items()}
+    tokenizer = _tokenizer_of(path, config, shape.num_rows)
+    mask_id = _mask_of(path, tokenizer, shape.num_rows)
+    bos_id = next((i for i in (tokenizer.bos_id, tokenizer.eos_id) if i is not None), None)
+    if mask_id < tokenizer.vocab_size:
+        notes.append(f"[MASK], token {mask_id} there, has its embedding at the end and no output")
+    if bos_id is not None:
+        notes.append(f"token {bos_id} is shown before every text, as it began the rows of the training")
+    run = _run_config(config, shape, tokenizer, mask_id, bos_id)
+    if shape.is_causal:
+        weights = _causal_weights(path, tensors, tokenizer, mask_id, bos_id)
+    elif shape.sees_time:
+        weights = _renamed(tensors, tokenizer, mask_id)
+    else:
+        weights = _renamed(_folded(shape, tensors), tokenizer, mask_id)
+        notes.append("it sees no time: what its adaLN makes of sigma = 0 is folded into the other weights")
+    shapes = shapes_of(run, tokenizer.vocab_size)
+    assert shapes is not None
+    check_shapes(shapes, {name: tuple(weight.shape) for name, weight in weights.items()}, path)
+    family = "the left-to-right baseline of MDLM" if shape.is_causal else "MDLM"
+    origin = Origin(source=name_of_published(path), family=family, licence=licence, notes=tuple(notes))
+    return Imported(config=run, weights=weights, tokenizer=tokenizer, origin=origin)
+
+
+def _shape_of(path: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor], notes: list[str]) -> _Shape:
+    """What the configuration says or, of a checkpoint without hyperparameters, the tensors themselves."""
+    embedding = tensors.get("vocab_embed.embedding")
+    if embedding is None or embedding.ndim != 2:
+        raise UserError(f"{path} has no weight {PREFIX}vocab_embed.embedding with a row for each token")
+    num_blocks = len({name.split(".")[1] for name in tensors if name.startswith("blocks.")})
+    inv_freq, up = tensors.get("rotary_emb.inv_freq"), tensors.get("blocks.0.mlp.0.weight")
+    sigma = tensors.get("sigma_map.mlp.2.bias")
+    width = int(embedding.shape[1])
+
+    def number(name: str, of_tensors: int | None, most: int) -> int:
+        value = config.get(name)
+        value = of_tensors if value is None and path.is_file() else value
+        if type(value) is not int or not 1 <= value <= most:
+            raise UserError(f"{path} says {name} = {value!r:.40}, expected a whole number from 1 to {most:,}")
+        return value
+
+    length_guess = 128 if len(embedding) == 30_522 else 1024
+    if path.is_file() and config.get("model_length") is None:
+        notes.append(f"it does not say its length: taken to be {length_guess:,}")
+    width = number("hidden_dim", width, MOST_OF_MODEL["width"])
+    of_rotary = None if inv_freq is None or inv_freq.ndim != 1 or not len(inv_freq) else width // (2 * len(inv_freq))
+    num_heads = number("n_heads", of_rotary, MOST_OF_MODEL["num_heads"])
+    if width % num_heads or (width // num_heads) % 2:
+        raise UserError(
+            f"{path} says n_heads = {num_heads}, and its width {width} cannot be split over so many heads of even width"
+        )
+    is_causal = sigma is None and not any("adaLN_modulation" in name for name in tensors)
+    dropout = config.get("dropout")
+    return _Shape(
+        num_rows=number("vocab_size", len(embedding), 1 << 30),
+        length=number("model_length", length_guess, MOST_LENGTH),
+        width=width,
+        num_layers=number("n_blocks", num_blocks, MOST_OF_MODEL["num_layers"]),
+        num_heads=num_heads,
+        condition_width=1 if is_causal else number("cond_dim", None if sigma is None else len(sigma), 1 << 20),
+        mlp_width=4 * width if up is None or up.ndim != 2 else int(up.shape[0]),
+        dropout=dropout if isinstance(dropout, float) and 0 <= dropout < 1 else 0.0,
+        is_causal=is_causal,
+        sees_time=config.get("time_conditioning") is True and not is_causal,
+    )
+
+
+def _check_tensors(path: Path, shape: _Shape, tensors: Mapping[str, Tensor], inv_freq: Tensor | None) -> None:
+    """Raise UserError unless the tensors are those of the network that is described, every one of them."""
+    expected = shape.tensors
+    missing = [name for name in expected if name not in tensors]
+    unused = [name for name in tensors if name not in expected]
+    if missing or unused:
+        parts = [f"lacks {_listed([PREFIX + name for name in missing])}"] if missing else []
+        parts += [f"has weights that are not used: {_listed([PREFIX + name for name in unused])}"] if unused else []
+        raise UserError(f"{path} {' and '.join(parts)}: these are not the weights of the network that it describes")
+    for name, wanted in expected.items():
+        if tuple(tensors[name].shape) != wanted:
+            raise UserError(
+                f"{path} describes another network than its weights are of: {PREFIX}{name} has the shape "
+                f"{tuple(tensors[name].shape)}, and {wanted} follows from the configuration"
+            )
+        if not tensors[name].is_floating_point():
+            raise UserError(
+                f"{path} has {PREFIX}{name} as {tensors[name].dtype}, and weights are floating-point numbers"
+            )
+    pairs = shape.width // shape.num_heads // 2
+    if inv_freq is not None and tuple(inv_freq.shape) != (pairs,):
+        raise UserError(
+            f"{path} says n_heads = {shape.num_heads}, and the rotary frequencies beside its weights are those of "
+            f"{shape.width // (2 * max(1, inv_freq.numel()))} heads"
+        )
+    if inv_freq is not None:
+        ours = 10_000.0 ** (-torch.arange(pairs) / pairs)
+        if not torch.allclose(inv_freq.float(), ours, rtol=0.01, atol=0):  # it may be stored in 16 bits
+            raise UserError(f"{path} has rotary frequencies of another base than 10,000, which this family does not")
+
+
+def _averaged(path: Path, shape: _Shape, average: list[Tensor]) -> dict[str, Tensor]:
+    """The averaged weights by name. Raises UserError where the list is not one of each, in order."""
+    expected = shape.tensors
+    if len(average) != len(expected):
+        raise UserError(f"{path} has an average (ema) of {len(average)} tensors, and the network has {len(expected)}")
+    for (name, wanted), tensor in zip(expected.items(), average, strict=True):
+        if tuple(tensor.shape) != wanted:
+            raise UserError(
+                f"{path} has an average (ema) in which {PREFIX}{name} should be of the shape {wanted}, and is "
+                f"{tuple(tensor.shape)}"
+            )
+    return dict(zip(expected, average, strict=True))
+
+
+def _tokenizer_of(path: Path, config: Mapping[str, Any], num_rows: int) -> Tokenizer:
+    """The tokenizer beside the weights, or the known one with so many tokens."""
+    home = path.parent if path.is_file() else path
+    here = [home / "tokenizer"] if path.is_file() else [home, home / "tokenizer"]
+    for folder in here:
+        if any((folder / name).exists() for name in TOKENIZER_FILES):
+            return load_tokenizer(folder)
+    known = config.get("tokenizer") or BY_VOCABULARY.get(num_rows)
+    if not isinstance(known, str) or known not in BY_VOCABULARY.values():
+        raise UserError(
+            f"{path} has {num_rows:,} tokens and no tokenizer, and those known by their size are "
+            f"{', '.join(dict.fromkeys(BY_VOCABULARY.values()))}: put its files (tokenizer.json) into a folder "
+            f"{home / 'tokenizer'}"
+        )
+    try:
+        return load_tokenizer(known)
+    except UserError as error:
+        raise UserError(
+            f"{path} has no tokenizer beside its weights, and with {num_rows:,} tokens it is {known}'s: {error}; here "
+            f"{home / 'tokenizer'}"
+        ) from error
+
+
+def _mask_of(path: Path, tokenizer: Tokenizer, num_rows: int) -> int:
+    """The row of [MASK] in their embedding: behind all tokens, or one of them. Raises UserError for a tokenizer that
+    does not fit the network."""
+    size = tokenizer.vocab_size
+    if num_rows == size + 1:
+        return size
+    if num_rows == size and isinstance(tokenizer, HFTokenizer):
+        for name in ("[MASK]", "<mask>"):
+            if (found := tokenizer.inner.token_to_id(name)) is not None:
+                return found
+    raise UserError(
+        f"the tokenizer {tokenizer.name} has {size:,} tokens and the network of {path} {num_rows:,} rows, where "
+        f"{size + 1:,} would be those with [MASK]{', and it has no token [MASK]' if num_rows == size else ''}: they do "
+        "not belong together"
+    )
+
+
+def _run_config(
+    config: Mapping[str, Any], shape: _Shape, tokenizer: Tokenizer, mask_id: int, bos_id: int | None
+) -> RunConfig:
+    """The settings of our network, and those that a run begins with which goes on from it."""
+    is_outside = mask_id == tokenizer.vocab_size
+    wraps = config.get("wrap")
+    model = ModelConfig(
+        kind="causal" if shape.is_causal else "masked",
+        num_layers=shape.num_layers,
+        width=shape.width,
+        num_heads=shape.num_heads,
+        mlp_width=None if shape.mlp_width == 4 * shape.width else shape.mlp_width,
+        dropout=shape.dropout,
+        tied=False,
+    )
+    if shape.sees_time:
+        model = replace(model, time_conditioning=True, time_width=shape.condition_width, time_features="sigma")
+    elif not shape.is_causal:
+        model = replace(model, qkv_bias=True)
+    if not shape.is_causal:
+        model = replace(model, extra_outputs=int(is_outside), bos_id=bos_id)
+    data = DataConfig(
+        source=TEXTS.get(tokenizer.name, "shakespeare"),
+        tokenizer=tokenizer.name,
+        length=shape.length - shape.is_causal,  # whose first place is the beginning's
+        mode="pad" if wraps is False or (wraps is None and tokenizer.name == "bert-base-uncased") else "wrap",
+    )
+    return RunConfig(
+        data=data,
+        model=model,
+        objective=ObjectiveConfig(causal_share=float(shape.is_causal)),
+        # of a network that knows much already: small steps, and batches that a GPU holds
+        optim=OptimConfig(lr=1e-4, weight_decay=0.0),
+        train=TrainConfig(batch_size=16, num_micro_batches="auto"),
+        eval=EvalConfig(num_draws=256, final_num_draws=1024, batch_size=8),
+    )
+
+
+def _folded(shape: _Shape, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights with what adaLN makes of sigma = 0 worked into them, in float64, and `attn_qkv.bias` besides.
+
+    Every norm is followed by x * (1 + scale) + shift and a linear layer W x + b: the norm's weight takes 1 + scale, and
+    the bias W shift. What attention and the MLP give is multiplied by a gate: so are the rows of their last layers.
+    """
+    wide = {name: value.double() for name, value in tensors.items()}
+    half = NUM_FEATURES // 2
+    features = torch.cat([torch.ones(half), torch.zeros(half)]).double()  # cosines and sines of 0
+    condition = F.silu(_apply(wide, "sigma_map.mlp.2", F.silu(_apply(wide, "sigma_map.mlp.0", features))))
+    for index in range(shape.num_layers):
+        block = f"blocks.{index}."
+        parts = _apply(wide, block + "adaLN_modulation", condition).chunk(6)
+        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = parts
+        wide[block + "norm1.weight"] *= 1 + scale_a
+        wide[block + "attn_qkv.bias"] = wide[block + "attn_qkv.weight"] @ shift_a
+        wide[block + "attn_out.weight"] *= gate_a[:, None]
+        wide[block + "norm2.weight"] *= 1 + scale_m
+        wide[block + "mlp.0.bias"] += wide[block + "mlp.0.weight"] @ shift_m
+        wide[block + "mlp.2.weight"] *= gate_m[:, None]
+        wide[block + "mlp.2.bias"] *= gate_m
+    shift, scale = _apply(wide, "output_layer.adaLN_modulation", condition).chunk(2)
+    wide["output_layer.norm_final.weight"] *= 1 + scale
+    wide["output_layer.linear.bias"] += wide["output_layer.linear.weight"] @ shift
+    return {
+        name: value.float()
+        for name, value in wide.items()
+        if not name.startswith("sigma_map.") and "adaLN_modulation" not in name
+    }
+
+
+def _apply(weights: Mapping[str, Tensor], layer: str, x: Tensor) -> Tensor:
+    return weights[f"{layer}.weight"] @ x + weights[f"{layer}.bias"]
+
+
+OUR_NAMES = {
+    "vocab_embed.embedding": "embedding.weight",
+    "sigma_map.mlp.0": "time_embedding.up",
+    "sigma_map.mlp.2": "time_embedding.out",
+    "norm1": "norm_attention",
+    "attn_qkv": "attention.qkv",
+    "attn_out": "attention.out",
+    "norm2": "norm_mlp",
+    "mlp.0": "mlp.up",
+    "mlp.2": "mlp.down",
+    "adaLN_modulation": "modulation",
+    "output_layer.norm_final": "norm",
+    "output_layer.linear": "output",
+    "output_layer.adaLN_modulation": "modulation",
+}
+
+
+def _our_name(name: str) -> str:
+    if name == "vocab_embed.embedding":
+        return OUR_NAMES[name]
+    layer, _, kind = name.rpartition(".")
+    if layer.startswith("blocks."):
+        _, index, part = layer.split(".", 2)
+        return f"blocks.{index}.{OUR_NAMES[part]}.{kind}"
+    return f"{OUR_NAMES[layer]}.{kind}"
+
+
+def _renamed(tensors: Mapping[str, Tensor], tokenizer: Tokenizer, mask_id: int) -> dict[str, Tensor]:
+    """Our network's weights. A [MASK] among the tokens gets a row of its own behind them, and no output."""
+    weights = {_our_name(name): value for name, value in tensors.items()}
+    if mask_id < tokenizer.vocab_size:
+        embedding, bias = weights["embedding.weight"], weights["output.bias"].clone()
+        weights["embedding.weight"] = torch.cat([embedding, embedding[mask_id : mask_id + 1]])
+        bias[mask_id] = CLOSED
+        weights["output.bias"] = bias
+    return weights
+
+
+def _causal_weights(
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    tokenizer: Tokenizer,
+    mask_id: int,
+    bos_id: int | None,
+) -> dict[str, Tensor]:
+    """Those of the left-to-right baseline, whose start symbol is the token that its rows began with."""
+    if bos_id is None:
+        raise UserError(
+            f"{path} is read left to right behind a first token, and the tokenizer names none as bos or eos"
+        )
+    weights = _renamed(tensors, tokenizer, mask_id)
+    size = tokenizer.vocab_size
+    embedding = weights["embedding.weight"][:size]
+    weights["embedding.weight"] = torch.cat([embedding, embedding[bos_id : bos_id + 1]])
+    for name in ("output.weight", "output.bias"):
+        weights[name] = weights[name][:size].clone()
+    return weights
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - NUM_LISTED} more" if len(names) > NUM_LISTED else ""
+    return ", ".join(name[:80] for name in names[:NUM_LISTED]) + more

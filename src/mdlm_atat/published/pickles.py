@@ -1,0 +1,92 @@
+"""Files of torch.save, read without running anything that is in them.
+
+A pickle says which functions to call. torch's own restricted reader (`weights_only=True`) calls those alone that make
+tensors. The checkpoints of PyTorch Lightning also hold the settings of the training, as objects of other packages
+(omegaconf, transformers); the few that are known to stand there are replaced by `Inert` objects, which keep what they
+are given and do nothing. Any other name is an error.
+"""
+
+from __future__ import annotations
+
+import pickle
+import warnings
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mdlm_atat.errors import UserError
+
+KNOWN = (
+    "omegaconf.",
+    "transformers.",
+    "tokenizers.",
+    "lightning.",
+    "pytorch_lightning.",
+    "numpy.",
+    "pathlib.",
+    "typing.",
+)
+"""Beginnings of names that hyperparameters are made of. Nothing of these packages is imported."""
+KNOWN_NAMES = {f"builtins.{name}" for name in ("int", "float", "str", "bool", "list", "dict", "tuple", "NoneType")}
+DICTIONARIES = {"collections.defaultdict", "lightning_utilities.core.rank_zero.AttributeDict"}
+
+
+class Inert:
+    """What stands in for an object of another package: its state, and no behaviour."""
+
+    state: Any = None
+
+    def __new__(cls, *_: Any, **__: Any) -> Inert:
+        return super().__new__(cls)
+
+    def __init__(self, *_: Any, **__: Any) -> None: ...
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+
+def _dictionary(*_: Any) -> dict[Any, Any]:
+    return {}
+
+
+def read_pickle(file: Path) -> Any:
+    """What torch.save has written: tensors, which are read from the disk as they are used, and plain Python. Raises
+    UserError for a file that is damaged, and for one that names anything but tensors and known settings; nothing that
+    it names is called."""
+    try:
+        if not zipfile.is_zipfile(file):
+            raise UserError(f"{file} is damaged or is no file of torch.save of PyTorch 1.6 or later")
+        named = torch.serialization.get_unsafe_globals_in_checkpoint(file)
+        if strange := sorted(name for name in named if not _is_known(name)):
+            raise UserError(
+                f"{file} is a pickle that would run {strange[0]:.120}, and is not read: whoever made it can save its "
+                "weights as safetensors"
+            )
+        stand_ins: list[Any] = [(_dictionary if name in DICTIONARIES else Inert, name) for name in named]
+        with torch.serialization.safe_globals(stand_ins), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    except (RuntimeError, ValueError, OSError, EOFError, KeyError, IndexError, pickle.UnpicklingError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{file} is damaged, or a pickle that is not read: {str(error).splitlines()[0]:.160}") from None
+
+
+def _is_known(name: str) -> bool:
+    return name.startswith(KNOWN) or name in KNOWN_NAMES or name in DICTIONARIES
+
+
+def plain(value: Any) -> Any:
+    """Settings as dictionaries, lists and values, also out of what stands in for OmegaConf's objects; None for any
+    other object."""
+    if isinstance(value, Inert):
+        state = value.state if isinstance(value.state, Mapping) else {}
+        return plain(state["_content"] if "_content" in state else state.get("_val"))
+    if isinstance(value, Mapping):
+        return {str(name): plain(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(part) for part in value]
+    return value if isinstance(value, str | int | float | bool) else None
