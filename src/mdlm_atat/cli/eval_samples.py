@@ -21,7 +21,8 @@ def add_sample_arguments(parser: Parser) -> None:
     group.add_argument("--samples", type=whole(2), metavar="N", help="generate so many texts and measure them instead")
     group.add_argument(
         "--judge",
-        help="who finds them likely or not: a run of ours that reads left to right, or a causal model of a hub",
+        help="who finds them likely or not: a run of ours that reads left to right, or a causal model of the hub: its "
+        "name, its folder or a .gguf file",
     )
     group.add_argument("--steps", type=whole(1), nargs="+", help="numbers of steps (default: the sampler's own)")
     group.add_argument("--temperature", type=real(0), nargs="+", help="temperatures (default: 1)")

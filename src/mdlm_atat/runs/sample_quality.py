@@ -19,8 +19,10 @@ from mdlm_atat.data.readers.reading import ReadingSettings
 from mdlm_atat.device import explain_out_of_memory
 from mdlm_atat.errors import UserError
 from mdlm_atat.lm import CausalLM, How, MaskedDiffusionLM, load_lm
-from mdlm_atat.model_folder import results_folder
+from mdlm_atat.model_folder import BOX_NAME, results_folder
 from mdlm_atat.progress import OnProgress, shown
+from mdlm_atat.published.hub import PREFIX
+from mdlm_atat.published.place import find_model
 from mdlm_atat.runs.evaluate import Data, config_of, open_data, traced, weights_name, writable
 from mdlm_atat.runs.model import Model, open_model
 from mdlm_atat.samplers.canvas import Canvas
@@ -87,8 +89,9 @@ def sample_quality(
     `ways`: None is the model's own sampler alone; see also `compared_samplers`. `task`: "generate" makes whole texts,
     "infill" fills what is left out of validation text. `num_texts` texts of `length` tokens are made (default: the
     model's length), each from a seed of its own, `batch_size` of them together.
-    `judge`: who says how likely the texts are: the folder of a causal run of ours, a hub's causal model or its folder,
-    or a `Judge`. `data`, `split` and `reading` (`column`, `encoding`, ...): the validation text, as for `evaluate`.
+    `judge`: who says how likely the texts are: the folder of a causal run of ours; a hub's causal model, as its name,
+    its folder or a .gguf file; or a `Judge`. `data`, `split` and `reading` (`column`, `encoding`, ...): the validation
+    text, as for `evaluate`.
     `num_scored`: validation texts whose likelihood in each sampler's own order is taken, too. `with_mauve`: with a
     judge, compute MAUVE.
     `save`: where the record is stored as JSON, after each point; True: in the model's folder. Points that are stored
@@ -179,8 +182,15 @@ def check_ways(lm: MaskedDiffusionLM | CausalLM, ways: Sequence[HowSampled], len
 
 
 def load_judge(judge: str | Path, *, device: torch.device, batch_size: int) -> Judge:
-    """One of our causal models by its folder, or a causal model of a hub, by its name or folder."""
-    if not Path(judge).is_dir() or (Path(judge) / "config.json").exists():
+    """One of our causal models by its folder, or a causal model of a hub, by its name (also as hub:OWNER/NAME), folder
+    or .gguf file. Raises UserError where there is none, and where it does not fit into memory."""
+    is_named_so = str(judge).startswith(PREFIX)
+    if is_named_so or Path(judge).expanduser().exists() or Path(judge) == Path(BOX_NAME):
+        place = find_model(judge if is_named_so else Path(judge).expanduser())
+        if place.path.suffix == ".gguf" or (place.is_published and place.path.is_dir()):
+            place.check_memory()
+            return HubJudge(str(judge), path=place.path, device=device, batch_size=min(8, batch_size))
+    else:
         return HubJudge(str(judge), device=device, batch_size=min(8, batch_size))
     lm = load_lm(judge, device=device)
     if "causal" not in lm.modes:

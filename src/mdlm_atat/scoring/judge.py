@@ -12,11 +12,13 @@ A number that is easily won by nonsense, so:
 
 from __future__ import annotations
 
+import io
 import math
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, redirect_stderr
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -149,7 +151,8 @@ class CausalJudge:
 
 
 class HubJudge:
-    """A causal language model in Hugging Face's format as judge, in float32: a hub name or a local folder.
+    """A causal language model in Hugging Face's format as judge, in float32: a hub name, a local folder, or a .gguf
+    file, whose weights are unpacked.
 
     If its tokenizer has a bos token, that is put before every text and all tokens of the text are scored; else the
     first one is only read, and not counted. (Much published code never scores it, nor adds a bos.) Texts longer than
@@ -160,10 +163,17 @@ class HubJudge:
     """
 
     def __init__(
-        self, name: str, *, device: torch.device | str = "cpu", batch_size: int = 8, max_length: int | None = None
+        self,
+        name: str,
+        *,
+        path: Path | None = None,
+        device: torch.device | str = "cpu",
+        batch_size: int = 8,
+        max_length: int | None = None,
     ) -> None:
+        """`path`: where its files are, if `name` does not say it."""
         self.name, self.device, self.batch_size = name, device, batch_size
-        self.model, self.tokenizer = _load(name)
+        self.model, self.tokenizer = _load(name, Path(name).expanduser() if path is None else path)
         self.model = self.model.to(device).eval()
         positions = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         context = min(positions or sys.maxsize, self.tokenizer.model_max_length)  # 1e30 where there is no limit
@@ -267,35 +277,42 @@ def _features(
     return torch.cat(found)[torch.tensor(order).argsort()]
 
 
-def _load(name: str) -> tuple[Any, Any]:
-    """(model, tokenizer), whole and in float32."""
+def _load(name: str, path: Path) -> tuple[Any, Any]:
+    """(model, tokenizer), whole and in float32, from a folder, a .gguf file or, where no path is there, the hub."""
+    is_here = path.is_dir() or path.is_file()
     try:
         import transformers
     except ImportError as error:
-        where = "" if Path(name).expanduser().is_dir() else " is no folder here; a judge of the hub"
+        where = "" if is_here else " is no folder here; a judge of the hub"
         raise UserError(
             f"the judge {name}{where} needs the library transformers, an extra: pip install 'mdlm-atat[judge]'"
         ) from error
     if not sys.stderr.isatty():
         transformers.utils.logging.disable_progress_bar()
-    folder = Path(name).expanduser()
-    if not folder.is_dir() and (name.startswith((".", "/", "~")) or name.count("/") > 1):
+    is_gguf = path.suffix == ".gguf"
+    looks_like_path = name.startswith((".", "/", "~")) or name.count("/") > 1
+    if not is_here and (is_gguf or looks_like_path):
         raise UserError(f"there is no folder {name} to load a judge from; expected one, or a hub name like OWNER/NAME")
-    no_hub = None if folder.is_dir() else hub_unreachable()
+    if is_gguf and not all(map(find_spec, ("gguf", "accelerate"))):
+        raise UserError(f"the judge {name} needs the library gguf, an extra: pip install 'mdlm-atat[hub]'")
+    no_hub = None if is_here else hub_unreachable()
     # without the hub, what was downloaded before still serves
-    source, only_local = str(folder) if folder.is_dir() else name, folder.is_dir() or no_hub is not None
-    options = {"trust_remote_code": False, "local_files_only": only_local}
-    weights = {"use_safetensors": True, "dtype": torch.float32, "output_loading_info": True}
+    source, only_local = str(path.parent if is_gguf else path) if is_here else name, is_here or no_hub is not None
+    options: dict[str, Any] = {"trust_remote_code": False, "local_files_only": only_local}
+    options |= {"gguf_file": path.name} if is_gguf else {}
+    weights = {"use_safetensors": not is_gguf, "dtype": torch.float32, "output_loading_info": True}
     loader: Any = transformers.AutoModelForCausalLM  # its types do not know of output_loading_info
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(source, **options)
-        model, found = loader.from_pretrained(source, **options, **weights)
+        # transformers draws the unpacking of a .gguf whether anybody looks on or not
+        with redirect_stderr(io.StringIO()) if is_gguf and not sys.stderr.isatty() else nullcontext():
+            model, found = loader.from_pretrained(source, **options, **weights)
     except Exception as error:  # of many kinds: files, HTTP, configuration, safetensors
         reason = no_hub or str(error).strip().split("\n")[0].rstrip(".")
-        where = "" if folder.is_dir() else " is no folder here, and from the hub it"
+        where = "" if is_here else " is no folder here, and from the hub it"
         raise UserError(
             f"the judge {name}{where} could not be loaded ({reason}). Check its name and the network, or give a "
-            "local folder with config.json, model.safetensors and tokenizer.json of a causal language model"
+            "local folder with config.json, model.safetensors and tokenizer.json of a causal language model, or a .gguf"
         ) from error
     if found["missing_keys"]:  # would be drawn at random
         missing = ", ".join(sorted(found["missing_keys"])[:3])
