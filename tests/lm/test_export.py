@@ -283,7 +283,8 @@ def test_our_classes_are_known_to_the_auto_classes_once_hf_is_imported(home):
         ("SequenceClassification", mdlm_atat.hf.MdlmAtatForSequenceClassification, "last"),
     ):
         assert type(getattr(transformers, f"AutoModelFor{auto}").from_pretrained(home / name)) is kind
-    assert transformers.AutoTokenizer.from_pretrained(home / "masked").mask_token_id == LETTERS.mask_id
+    tokenizers = [transformers.AutoTokenizer.from_pretrained(home / name) for name in ("masked", "causal")]
+    assert [(each.mask_token_id, each.bos_token_id) for each in tokenizers] == [(13, None), (13, 13)]
 
 
 def test_without_transformers_hf_says_what_to_install(monkeypatch):

@@ -15,6 +15,7 @@ from mdlm_atat.atomic import write_text
 from mdlm_atat.config.schema import RunConfig
 from mdlm_atat.errors import UserError
 from mdlm_atat.formats import count, perplexity
+from mdlm_atat.lm.export import left_out
 from mdlm_atat.model_folder import ORIGIN_FILE, results_folder
 from mdlm_atat.plugins import is_reference
 from mdlm_atat.published.hub import PREFIX, HubName
@@ -156,6 +157,7 @@ import mdlm_atat
 lm = mdlm_atat.load_lm({name!r})
 print({call})
 ```"""
+    text = "\n\n".join([text, *left_out(lm.network, lm.tokenizer)])
     if has_code is None:
         return text
     return f"""{text}
@@ -166,7 +168,7 @@ With transformers alone, which runs the code in this folder:
 from transformers import {has_code}, AutoTokenizer
 
 model = {has_code}.from_pretrained({name.removeprefix(PREFIX)!r}, trust_remote_code=True)
-tokenizer = AutoTokenizer.from_pretrained({name.removeprefix(PREFIX)!r})
+tokenizer = AutoTokenizer.from_pretrained({name.removeprefix(PREFIX)!r}, trust_remote_code=True)
 ```"""
 
 

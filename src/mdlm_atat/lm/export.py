@@ -130,7 +130,7 @@ def network_config(
         "dtype": "bfloat16" if packing == "bf16" else "float32",
         "vocab_size": tokenizer.vocab_size + 1,
         "mask_token_id": tokenizer.mask_id,
-        "bos_token_id": tokenizer.mask_id if "causal" in modes else tokenizer.bos_id,
+        "bos_token_id": start_id(tokenizer, network),
         "eos_token_id": tokenizer.eos_id,
         "pad_token_id": pad_id(tokenizer),
         "hidden_size": model.width,
@@ -185,6 +185,11 @@ def times_of_shares(schedule: Schedule) -> list[float] | None:
     return high.tolist()
 
 
+def start_id(tokenizer: Tokenizer, network: Ours) -> int | None:
+    """What a text begins with that has no prompt: of a network that reads left to right its start symbol, [MASK]."""
+    return tokenizer.mask_id if "causal" in network.modes else tokenizer.bos_id
+
+
 def pad_id(tokenizer: Tokenizer) -> int | None:
     """What texts are filled up with: eos where there is nothing else. Attention masks say what is padding."""
     return tokenizer.eos_id if tokenizer.pad_id is None else tokenizer.pad_id
@@ -229,7 +234,8 @@ def tokenizer_config(
     from tokenizers import Tokenizer as Inner
 
     made = Inner.from_str(json.dumps(inner))
-    ids = {"mask": tokenizer.mask_id, "bos": tokenizer.bos_id, "eos": tokenizer.eos_id, "pad": pad_id(tokenizer)}
+    bos_id = start_id(tokenizer, network)
+    ids = {"mask": tokenizer.mask_id, "bos": bos_id, "eos": tokenizer.eos_id, "pad": pad_id(tokenizer)}
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
         **{f"{role}_token": made.id_to_token(i) for role, i in ids.items() if i is not None},
