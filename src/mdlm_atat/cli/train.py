@@ -36,6 +36,8 @@ examples:
   atat train char --optim.lr 3e-4 --train.num_steps 2000
   atat train char --settings                       every setting of a preset, with its flag and meaning
   atat train --init runs/a --data.source mine.txt  go on from a trained model, on another text
+  atat train --init hub:HuggingFaceTB/SmolLM2-135M --method atat --data.source mine.txt
+                                                   a pretrained causal network learns to fill gaps
   torchrun --nproc-per-node 8 -m mdlm_atat train small    8 GPUs of one machine
 """,
         takes_settings=True,
@@ -48,8 +50,8 @@ examples:
         "--init",
         type=Path,
         metavar="RUN",
-        help="begin with the weights, shape, method and tokenizer of a run, checkpoint or saved model; without a "
-        "preset with its other settings too",
+        help="begin with the weights, shape, method and tokenizer of a run, checkpoint, saved or published model; "
+        "without a preset with its other settings too. One that reads left to right learns to fill gaps by --method atat",
     )
     parser.add_argument("--max_minutes", type=real(0), help="the same as --train.max_minutes")
     parser.add_argument(

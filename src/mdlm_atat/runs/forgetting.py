@@ -30,6 +30,8 @@ def measure_forgetting(lm: MaskedDiffusionLM | CausalLM, folder: Path, say: Call
     say("scoring the old validation text ...")
     try:
         initial = reopen(init)
+        if initial.is_published:
+            raise UserError(f"what {initial.name} was trained on is not stored with it")
         old = load_lm(init["path"], device=lm.device, precision=lm.precision)
         data = open_old_text(old, lm)
     except UserError as error:
