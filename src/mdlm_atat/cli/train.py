@@ -51,7 +51,7 @@ examples:
         type=Path,
         metavar="RUN",
         help="begin with the weights, shape, method and tokenizer of a run, checkpoint, saved or published model; "
-        "without a preset with its other settings too. One that reads left to right learns to fill gaps by --method atat",
+        "without a preset with its other settings too; one that reads left to right fills gaps too by --method atat",
     )
     parser.add_argument("--max_minutes", type=real(0), help="the same as --train.max_minutes")
     parser.add_argument(
