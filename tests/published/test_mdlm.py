@@ -27,6 +27,7 @@ from ddit import (
 from others import edit, write_tokenizer
 from safetensors.torch import load_file, save_file
 
+from mdlm_atat.cli.main import main
 from mdlm_atat.config.build import build_model
 from mdlm_atat.errors import UserError
 from mdlm_atat.lm import CausalLM, MaskedDiffusionLM, load_lm
@@ -35,6 +36,8 @@ from mdlm_atat.published.mdlm import read_mdlm
 from mdlm_atat.published.read import read_published
 from mdlm_atat.runs.train import train
 from mdlm_atat.runs.zero_shot import evaluate_zero_shot
+from test_docs import ROOT, commands_of, run_blocks
+from tiny_runs import TINY, as_flags
 
 END, MASK = 256, 257
 TEXT = "It was a dark night; the rain fell in torrents.\n"
@@ -386,3 +389,22 @@ def test_gpt2s_tokenizer_is_looked_for_by_its_50258_rows(tmp_path, monkeypatch):
         read_published(folder)
     assert asked == ["gpt2"]
     assert json.loads((folder / "config.json").read_text())["vocab_size"] == 50_258
+
+
+def test_its_page_does_what_it_says(theirs, tmp_path, monkeypatch, capsys, no_report):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ATAT_CACHE", str(tmp_path / "cache"))
+    save_folder(theirs, tmp_path / "mdlm-owt", model_length=48)
+    save_checkpoint(theirs, tmp_path / "last.ckpt", average=theirs, config=hyperparameters())
+    (tmp_path / "other.txt").write_text("the cat 's 5 @-@ year plan , he said .\n" * 30)
+    (tmp_path / "mine.txt").write_text(TEXT * 60)
+    page = ROOT / "docs/howto/mdlm.md"
+    little = {name: value for name, value in TINY.items() if name.startswith(("train.", "eval.", "optim."))}
+    flags = as_flags(little, {"train__num_steps": 2, "eval__num_samples": 0})
+    commands = commands_of(page)
+    for arguments in commands:
+        assert main([*arguments, *(flags if arguments[0] == "train" else ())]) == 0, arguments
+    assert [arguments[0] for arguments in commands] == ["generate", "infill", "eval", "generate", "train"]
+    run_blocks(page, tmp_path)
+    assert "256 47" in capsys.readouterr().out
+    assert len(list((tmp_path / "cache/models").iterdir())) == 2

@@ -444,7 +444,8 @@ def _folded(shape: _Shape, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     Every norm is followed by x * (1 + scale) + shift and a linear layer W x + b: the norm's weight takes 1 + scale, and
     the bias W shift. What attention and the MLP give is multiplied by a gate: so are the rows of their last layers.
     """
-    wide = {name: value.double() for name, value in tensors.items()}
+    embedding = "vocab_embed.embedding"
+    wide = {name: value if name == embedding else value.double() for name, value in tensors.items()}
     half = NUM_FEATURES // 2
     features = torch.cat([torch.ones(half), torch.zeros(half)]).double()  # cosines and sines of 0
     condition = F.silu(_apply(wide, "sigma_map.mlp.2", F.silu(_apply(wide, "sigma_map.mlp.0", features))))
