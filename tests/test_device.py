@@ -70,6 +70,12 @@ def test_models_on_a_device_without_float64_write_score_and_inspect_as_on_the_cp
     assert causal_there.generate("the").tokens == causal.generate("the").tokens
     for model, on_cpu in ((there, adaptive), (causal_there, causal)):
         assert model.score("the cat sat").nats == pytest.approx(on_cpu.score("the cat sat").nats, rel=1e-5)
+        for order in ("spread", None) if model is there else (None,):
+            after, expected = (lm.score([" sat on a", " mat"], given="the", order=order) for lm in (model, on_cpu))
+            assert [each.nats for each in after] == pytest.approx([each.nats for each in expected], rel=1e-4)
+        torch.testing.assert_close(
+            model.encode(["the cat", "a"]), on_cpu.encode(["the cat", "a"]), atol=1e-5, rtol=1e-4
+        )
     inspected, expected = there.inspect("the cat"), adaptive.inspect("the cat")
     assert inspected.mask_rate == pytest.approx(expected.mask_rate)
     assert inspected.nll == pytest.approx(expected.nll, rel=1e-4)

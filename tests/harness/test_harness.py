@@ -7,6 +7,7 @@ import math
 import re
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -213,6 +214,27 @@ def test_a_text_of_three_windows_has_each_token_scored_once(adapted: dict[str, A
         before, after = decode(part.given), decode([*part.given, *part.tokens])
         by_hand += lm.lm.score(after).nats - lm.lm.score(before).nats
     assert -rolling == pytest.approx(by_hand, abs=1e-4)
+
+
+def test_a_model_that_was_trained_behind_bos_is_shown_it_once_in_every_row(
+    masked: MaskedDiffusionLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mdlm_atat.harness import HarnessModel
+
+    bos_id = masked.tokenizer.eos_id
+    config = replace(masked.config, model=replace(masked.config.model, bos_id=bos_id))
+    lm = MaskedDiffusionLM(masked.network, masked.tokenizer, config)
+    seen: list[Any] = []
+    hidden = masked.network.hidden
+    monkeypatch.setattr(masked.network, "hidden", lambda z_t, *more: seen.extend(z_t) or hidden(z_t, *more))
+    adapted = HarnessModel(lm, num_draws=32, batch_size=4)
+    texts = ("the cat", "an old man sat", "to see if you can be")
+    adapted.loglikelihood([request_of(texts[0], texts[1]), request_of("", texts[0]), request_of(texts[2], texts[1])])
+    adapted.loglikelihood_rolling([request_of(texts[2])])
+    assert len(seen) > 100
+    for row in seen:
+        assert row[0] == bos_id
+        assert (row == bos_id).sum() == 1
 
 
 def test_texts_end_at_a_stop_string_and_after_the_tokens_that_are_allowed(adapted: dict[str, Any]) -> None:
