@@ -217,7 +217,10 @@ WRONG = {
         r"is gated: its authors ask for terms to be accepted, at http.*/them/gated; do so, and l",
     ),
     "private": ("hub:them/private", r"has no model them/private: check the name; if it is private, log in"),
-    "unknown": ("hub:me/odd", r"a model of the architecture OddForCausalLM \(odd\), which cannot be read; known are "),
+    "unknown": (
+        "hub:me/odd",
+        r"^hub:me/odd is a model of the architecture OddForCausalLM \(odd\), which cannot be read; kno",
+    ),
 }
 
 

@@ -126,7 +126,10 @@ def folder_of(place: Place, *, tell: Tell = to_stderr) -> Path:
 def _convert(place: Place, folder: Path, tell: Tell) -> None:
     from mdlm_atat.published.read import read_published  # which imports torch
 
-    found = read_published(place.path)
+    try:
+        found = read_published(place.path)
+    except UserError as error:  # which names a folder of the hub's cache
+        raise UserError(str(error).replace(str(place.path), place.name)) from error
     hub_name, origin = HubName.parse(place.name), found.origin
     origin = replace(
         origin,
