@@ -100,6 +100,28 @@ def test_what_is_found_out_about_a_saved_model_stays_where_it_is(hub: Hub, saved
     assert {*sent} == {*files_of(saved), "LICENSE"}
 
 
+def test_a_saved_folder_is_sent_with_the_card_that_somebody_wrote_and_packed_as_it_is(
+    hub: Hub, client, masked: MaskedDiffusionLM, tmp_path: Path
+) -> None:
+    client.log_in()
+    folder = masked.save_pretrained(tmp_path / "mine", weights="int8")
+    (folder / "LICENSE").write_text("all of it")
+    card = (folder / CARD).read_text()
+    (folder / CARD).write_text(card.replace("---\n", "---\nlicense: mit\n", 1) + "\nFor cats.\n")
+    load_lm(folder).push_to_hub("me/new")
+    files = hub.model("me/new").files
+    sent = files[CARD].decode()
+    assert (files["LICENSE"], len(files["model.safetensors"])) == (
+        b"all of it",
+        (folder / "model.safetensors").stat().st_size,
+    )
+    assert sent.startswith("---\nlicense: mit\n")
+    assert sent.endswith("For cats.\n")
+    assert 'atat infill hub:me/new "' in sent
+    assert "load_lm('hub:me/new')" in sent
+    assert "mine" not in sent.replace("# mine", "")
+
+
 @pytest.mark.parametrize(
     ("token", "name", "expected"),
     [

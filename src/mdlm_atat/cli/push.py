@@ -36,8 +36,8 @@ It needs a token that may write: hf auth login, or HF_TOKEN.
     parser.add_argument(
         "--weights",
         choices=["float32", "bf16", "int8"],
-        default="float32",
-        help="how they are stored: as they are, in half of the space, or in a quarter",
+        help="how they are stored: as they are, in half of the space, or in a quarter (default: as in a saved folder, "
+        "else float32)",
     )
     parser.add_argument("--revision", help="a branch, made if it is missing (default: main)")
     parser.add_argument("--message", help="of the commit")

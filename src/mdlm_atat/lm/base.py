@@ -254,15 +254,16 @@ class LanguageModel(Scoring):
         private: bool | None = None,
         message: str | None = None,
         revision: str | None = None,
-        weights: Packing = "float32",
+        weights: Packing | None = None,
         replace: bool = False,
     ) -> str:
         """Send this model to the hub as OWNER/NAME, as save_pretrained writes it, and return the address of the commit.
 
         The repository is made if it is missing, for everybody to see unless `private`. One that holds files is left
         alone unless `replace`: then what a model saved before has left there and this one has not is removed, in the
-        same commit. `revision`: a branch, made if it is missing. Needs a token that may write (hf auth login, or
-        HF_TOKEN). Raises UserError where the hub refuses.
+        same commit. `revision`: a branch, made if it is missing. `weights`: as in save_pretrained; None: as in the
+        saved folder that it comes from, whose card is sent along, else float32. Needs a token that may write (hf auth
+        login, or HF_TOKEN). Raises UserError where the hub refuses.
         """
         from mdlm_atat.lm.push import push
 

@@ -172,6 +172,14 @@ tokenizer = AutoTokenizer.from_pretrained({name.removeprefix(PREFIX)!r}, trust_r
 ```"""
 
 
+def renamed(text: str, old: str, new: str) -> str:
+    """A card whose lines on how to use the model call it otherwise."""
+    for word in ("infill", "generate"):
+        text = text.replace(f"    atat {word} {old} ", f"    atat {word} {new} ")
+    text = text.replace(f"load_lm({old!r})", f"load_lm({new!r})")
+    return text.replace(f"from_pretrained({old!r}", f"from_pretrained({new.removeprefix(PREFIX)!r}")
+
+
 LIMITS = """## What it is not good for
 
 It continues and fills text as its training text would have it, repeats what that says of people and things, and may

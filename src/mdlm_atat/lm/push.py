@@ -8,10 +8,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from mdlm_atat.lm.card import write_card
+from mdlm_atat.atomic import write_bytes, write_text
+from mdlm_atat.lm.card import CARD_FILE, renamed, write_card
+from mdlm_atat.model_folder import borrowed_name
 from mdlm_atat.published.hub import PREFIX
-from mdlm_atat.published.push import check_target, plan, send
-from mdlm_atat.training.packed import Packing, check_packing
+from mdlm_atat.published.push import check_target, lies_beside, plan, send
+from mdlm_atat.training.packed import Packing, check_packing, packing_of
 
 if TYPE_CHECKING:
     from mdlm_atat.lm.base import LanguageModel
@@ -23,22 +25,33 @@ def push(
     private: bool | None,
     message: str | None,
     revision: str | None,
-    weights: Packing,
+    weights: Packing | None,
     *,
     replace: bool,
 ) -> str:
     """Send a model to the hub; see `LanguageModel.push_to_hub`."""
-    check_packing(weights)
+    if weights is not None:
+        check_packing(weights)
     target = check_target(repository, revision=revision, replace=replace)
     with saved_for(lm, repository, weights) as folder:
         return send(plan(folder, target), private=private, message=message)
 
 
 @contextmanager
-def saved_for(lm: LanguageModel, repository: str, weights: Packing) -> Iterator[Path]:
-    """The folder of a model with the card that it has on the hub, until the block ends."""
-    repository = repository.removeprefix(PREFIX)
+def saved_for(lm: LanguageModel, repository: str, weights: Packing | None) -> Iterator[Path]:
+    """The folder of a model as it is sent to the hub, until the block ends. `weights` None: packed as they are in the
+    saved folder that the model comes from, in float32 for any other. That folder's card goes along, and what lies
+    beside it."""
+    name = f"{PREFIX}{repository.removeprefix(PREFIX)}"
+    saved = lm.home if lm.home is not None and lm.checkpoint is None and borrowed_name(lm.home) is None else None
+    packing = weights or ("float32" if saved is None else packing_of(saved / "model.safetensors"))
     with TemporaryDirectory(prefix="atat-push-") as place:
-        folder = lm.save_pretrained(Path(place) / repository.rpartition("/")[2], weights=weights)
-        write_card(lm, folder, name=f"{PREFIX}{repository}", packing=weights)
+        folder = lm.save_pretrained(Path(place) / name.rpartition("/")[2], weights=packing)
+        write_card(lm, folder, name=name, packing=packing)
+        if saved is not None:
+            for file in saved.iterdir():
+                if lies_beside(file.name) and file.is_file():
+                    write_bytes(folder / file.name, file.read_bytes())
+            if (saved / CARD_FILE).is_file():
+                write_text(folder / CARD_FILE, renamed((saved / CARD_FILE).read_text("utf-8"), saved.name, name))
         yield folder

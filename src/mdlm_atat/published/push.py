@@ -111,7 +111,12 @@ def plan(folder: Path, target: Target) -> Push:
 
 
 def _is_sent(name: str) -> bool:
-    return bool(_OWN.fullmatch(name) or _BESIDE.fullmatch(name))
+    return _OWN.fullmatch(name) is not None or lies_beside(name)
+
+
+def lies_beside(name: str) -> bool:
+    """Whether a file is a licence, a text or a picture that somebody put beside a model."""
+    return _BESIDE.fullmatch(name) is not None
 
 
 def send(push: Push, *, private: bool | None = None, message: str | None = None) -> str:

@@ -111,6 +111,12 @@ def read_weights(file: Path) -> dict[str, Tensor]:
     return weights
 
 
+def packing_of(file: Path) -> Packing:
+    """How the weights in a file are stored, from its header. Raises UserError for a file that is damaged."""
+    types = {dtype for dtype, _ in read_header(file).values()}
+    return "int8" if "I8" in types else "bf16" if types == {"BF16"} else "float32"
+
+
 def read_shapes(file: Path) -> Shapes:
     """The shapes of the weights in a file, packed or not, from its header: no weight is read. Raises UserError for a
     file that is damaged, or holds what are no weights."""
