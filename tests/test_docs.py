@@ -189,7 +189,7 @@ def test_the_commands_for_several_gpus_are_taken_and_a_checkpoint_goes_on_in_one
     assert "--gres=gpu:1" in (tmp_path / "runs/quick/slurm.sh").read_text()
 
 
-@pytest.mark.parametrize("page", ["letter", "code", "ocr", "notes"])
+@pytest.mark.parametrize("page", ["letter", "code", "ocr", "notes", "instructions"])
 def test_the_commands_of_a_how_to_page_are_taken_and_its_python_runs_with_the_model_in_the_box(
     page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -199,6 +199,8 @@ def test_the_commands_of_a_how_to_page_are_taken_and_its_python_runs_with_the_mo
             shutil.copy(file, tmp_path)
     monkeypatch.chdir(tmp_path)
     path = ROOT / f"docs/howto/{page}.md"
+    for data in re.findall(r"^```json\n(.*?)^```", path.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL):
+        (tmp_path / "chats.jsonl").write_text(data, encoding="utf-8")
     done = 0
     for command in re.findall(r"^ {4}atat (.*)$", path.read_text(encoding="utf-8"), re.MULTILINE):
         arguments = ["box" if part == f"runs/{page}" else part for part in shlex.split(command, comments=True)]

@@ -17,7 +17,7 @@ from mdlm_atat.config.section import PLUGIN
 from mdlm_atat.data import places
 from mdlm_atat.data.prepare import prepare
 from mdlm_atat.data.readers.kinds import READERS, ROWS
-from mdlm_atat.effect import BELOW_1
+from mdlm_atat.effect import ABOVE_0, BELOW_1
 from mdlm_atat.errors import UserError
 
 
@@ -131,7 +131,7 @@ def test_what_a_setting_needs_is_there_and_gives_it_an_effect(path: str):
         values = {}
         for other, needed in when.items():
             value = needed[0] if type(needed) is tuple else needed
-            value = {BELOW_1: 0.5, PLUGIN: "mine.net:Net"}.get(value, value)
+            value = {BELOW_1: 0.5, ABOVE_0: 8, PLUGIN: "mine.net:Net"}.get(value, value)
             values[other] = [value] * 3 if other in ("curriculum.time_sampling", "curriculum.weighting") else value
         config, mistakes = apply_settings(RunConfig(), values)
         assert not mistakes

@@ -17,6 +17,16 @@ def check_method(config: RunConfig) -> None:
     names."""
     importance, masking, curriculum = config.importance, config.masking, config.curriculum
     check_options(config)
+    if config.lora.rank and config.optim.kind == "muon":
+        raise UserError(
+            f"lora.rank = {config.lora.rank} trains narrow matrices, which optim.kind = muon is not for: set "
+            "`optim.kind='adamw'`, with a learning rate of its own, e.g. `optim.lr=1e-3`"
+        )
+    if config.lora.rank and config.train.shard:
+        raise UserError(
+            "train.shard shares out weights that are trained, and lora.rank leaves few of them: leave out "
+            "`train.shard=`"
+        )
     modes, share = modes_of(config), config.objective.causal_share
     if config.model.alignment != "own" and not (config.model.kind == "masked" and share < 1):
         raise UserError(

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from mdlm_atat import plugins
 from mdlm_atat.checks import at_least, probability, within
 from mdlm_atat.config.atat_schema import CurriculumConfig, ImportanceConfig, MaskingConfig
+from mdlm_atat.config.low_rank_schema import LoraConfig
 from mdlm_atat.config.section import PLUGIN, Section, setting
 from mdlm_atat.data import places
 from mdlm_atat.data.plugged import plugin_of
@@ -405,6 +406,7 @@ class RunConfig:
     masking: MaskingConfig = field(default_factory=MaskingConfig)
     curriculum: CurriculumConfig = field(default_factory=CurriculumConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
+    lora: LoraConfig = field(default_factory=LoraConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
 
@@ -425,6 +427,7 @@ SECTIONS: dict[str, type[Section]] = {
         MaskingConfig,
         CurriculumConfig,
         OptimConfig,
+        LoraConfig,
         TrainConfig,
         EvalConfig,
     )

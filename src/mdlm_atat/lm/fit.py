@@ -62,6 +62,10 @@ def fit(
     before = replace(before, train=replace(before.train, ema_decay=0.0))  # the network itself is what is trained
     before = replace(before, data=replace(before.data, source=label_of(data)))  # which the settings are said of
     config = read_config(before, None, read_arguments(settings or {}, keywords), "fit")
+    if config.lora.rank:
+        raise UserError(
+            "`lora.rank=`: fit() trains the network itself; a run trains beside one: `train(init=..., lora_rank=8)`"
+        )
     engine = Engine(config.train.precision)
     check_split(config, engine)
     corpus = prepare(request=DataRequest.of(config.data, source=data, tokenizer=lm.tokenizer), progress=progress)

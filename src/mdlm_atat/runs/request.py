@@ -81,7 +81,13 @@ class RunRequest:
         if self.initial is not None:
             before, method = self.initial.run_config(self._name, method, self.settings), None
         given = self.config if isinstance(self.config, RunConfig) else self._name
-        return read_config(before or given or "", method, self.settings, self.call, from_folder=before is not None)
+        config = read_config(before or given or "", method, self.settings, self.call, from_folder=before is not None)
+        if config.lora.rank and self.init is None and self.resume is None:
+            raise UserError(
+                f"lora.rank = {config.lora.rank} trains a few weights beside those of a trained network, and this run "
+                "begins with random ones: name a run or a model to begin with by `init=`, or set `lora.rank=0`"
+            )
+        return config
 
     @property
     def folder(self) -> Path:

@@ -70,6 +70,7 @@ from mdlm_atat.training.folder import (
 )
 from mdlm_atat.training.log import check_installed
 from mdlm_atat.training.loop import Progress, Training
+from mdlm_atat.training.low_rank import add_low_rank
 from mdlm_atat.training.metrics import OnStep
 from mdlm_atat.training.owner import Owned
 
@@ -234,6 +235,8 @@ def assemble(start: Start, home: Home, engine: Engine) -> tuple[Training, Progre
     model = build_model(config, data.tokenizer.vocab_size, data.counts)
     if start.init is not None:
         start.init.load_into(model, config, data.tokenizer)
+    if config.lora.rank:
+        add_low_rank(model, config.lora)
 
     def restore(folder: Path) -> None:
         if not has_record(folder, home.record):

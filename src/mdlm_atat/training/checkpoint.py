@@ -30,7 +30,7 @@ from mdlm_atat.errors import UserError, call
 from mdlm_atat.model_folder import step_of
 from mdlm_atat.nets.ema import EMA
 from mdlm_atat.small_files import MOST_BYTES, check_file, check_kinds, read_object, taken_apart
-from mdlm_atat.training import parts
+from mdlm_atat.training import low_rank, parts
 from mdlm_atat.training.packed import Shapes, load_tensors, read_header, read_shapes, read_weights, save_tensors
 
 if TYPE_CHECKING:
@@ -94,8 +94,13 @@ class Checkpoint:
         return find_fault(self.folder, files | {"state.json"})
 
     def read_weights(self, *, average: bool) -> dict[str, Tensor]:
-        """The whole weights by name: with `average` the averaged ones where the run kept them, else the trained
-        ones."""
+        """The whole weights by name: with `average` the averaged ones where the run kept them, else the trained ones.
+        Low-rank ones are added to those that they were trained beside."""
+        if self._is_low_rank:
+            weights = read_weights(self.folder / "model.safetensors")
+            weights |= read_weights(self.folder / "ema.safetensors") if average and self.has_average else {}
+            with taken_apart(self.folder / "state.json"):
+                return low_rank.merged(weights, float(self.state()["settings"]["lora"]["alpha"]))
         kind = "ema" if average and self.has_average else "model"
         if not self.is_in_parts:
             return read_weights(self.folder / f"{kind}.safetensors")
@@ -103,11 +108,18 @@ class Checkpoint:
 
     def shapes(self, *, average: bool) -> Shapes:
         """The shapes of what `read_weights` reads, of which nothing is read."""
+        if self._is_low_rank:
+            shapes = read_shapes(self.folder / "model.safetensors")
+            return {own: shape for name, shape in shapes.items() if (own := low_rank.own_name(name)) is not None}
         kind = "ema" if average and self.has_average else "model"
         if not self.is_in_parts:
             return read_shapes(self.folder / f"{kind}.safetensors")
         stored, prefix = parts.stored(self.folder), kind + "/"
         return {key.removeprefix(prefix): tuple(t.shape) for key, t in stored.items() if key.startswith(prefix)}
+
+    @property
+    def _is_low_rank(self) -> bool:
+        return not self.is_in_parts and low_rank.is_low_rank(read_header(self.folder / "model.safetensors"))
 
     def num_weights(self) -> int:
         """How many weights there are, or averages where these are more, by the headers of their files: none is read.

@@ -13,6 +13,7 @@ from mdlm_atat.data.tokens import TokenDataset
 from mdlm_atat.errors import is_out_of_memory
 from mdlm_atat.formats import data_size, duration, number, percent, short_count, significant
 from mdlm_atat.training.loop import Training, cut_smaller, forward_backward, forward_backward_once
+from mdlm_atat.training.low_rank import num_trained
 from mdlm_atat.training.optim import warm_up
 
 
@@ -39,7 +40,7 @@ def dry_run(run: Training, step: int) -> DryRun:
         times_s.append(time.perf_counter() - start_s)
     step_s = min(times_s[num_warm_up:])
     run.optimizer.zero_grad(set_to_none=True)
-    weight_bytes = sum(p.numel() * p.element_size() for p in run.raw_model.parameters())
+    weight_bytes = sum(p.numel() * p.element_size() for p in run.raw_model.parameters() if p.requires_grad)
     moments_bytes = 2 * weight_bytes  # AdamW's two, or Muon's one and what a step needs
     peak_bytes = engine.peak_memory_bytes()
     return DryRun(step_s, None if peak_bytes is None else peak_bytes + moments_bytes)
@@ -65,7 +66,8 @@ def _fits(trial: Training, step: int) -> bool:
     """Whether memory is enough for a step and, before the first one, for the optimizer's moments."""
     num_moments = 0 if trial.optimizer.state else 2
     try:
-        room = [torch.empty_like(p) for p in trial.raw_model.parameters() for _ in range(num_moments)]
+        trained = [p for p in trial.raw_model.parameters() if p.requires_grad]
+        room = [torch.empty_like(p) for p in trained for _ in range(num_moments)]
         forward_backward_once(trial, step, measure=True)
         del room
     except RuntimeError as error:
@@ -93,6 +95,12 @@ def plan(run: Training, train_data: TokenDataset, valid_data: TokenDataset, star
         f"training   {steps:,} steps of {config.train.batch_size} x {tokens_per_row:,.0f} = {tokens_per_step:,.0f} "
         f"tokens: {short_count(steps * tokens_per_step)} tokens, {_epochs(epochs)} in all",
     ]
+    if config.lora.rank:
+        number_trained = num_trained(run.raw_model)
+        lines.append(
+            f"{'':10} of rank {config.lora.rank}: {short_count(number_trained)} of the parameters are trained "
+            f"({percent(number_trained / num_parameters)}), beside weights that stay"
+        )
     if (answers := train_data.manifest.splits[train_data.split].answers) is not None:
         share = percent(answers["tokens"] / train_data.num_tokens)
         lines.append(f"{'':10} on answers alone, {share} of them: each is a row of its own, its prompt before it")

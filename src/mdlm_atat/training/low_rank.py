@@ -1,0 +1,81 @@
+"""Low-rank training (LoRA, arXiv 2106.09685): a matrix W becomes W + alpha / rank * B A, of which A and B are trained.
+
+What is trained are layers of peft. Checkpoints hold all weights under peft's names, so that training goes on bit for
+bit; whoever reads a checkpoint's weights for anything else gets the sum, under the network's own names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+from torch import Tensor, nn
+
+from mdlm_atat.checks import did_you_mean
+from mdlm_atat.config.low_rank_schema import LoraConfig
+from mdlm_atat.errors import UserError
+
+BASE, DOWN, UP = ".base_layer.", ".lora_A.default.weight", ".lora_B.default.weight"
+"""In the names of weights: of W and its bias, of A (rank, in) and of B (out, rank)."""
+OF_TIME = "modulation"
+ALWAYS_TRAINED = "mode_vector"
+"""All that a network of two modes has more than one of either: a start may lack it (nets.two_way)."""
+
+
+def add_low_rank(network: nn.Module, config: LoraConfig) -> int:
+    """Put A and B beside the chosen linear layers of a network's blocks, in place, and let nothing else be trained. B
+    is 0 at first, so the network stays the function that it was. Returns how many numbers are trained.
+
+    Raises UserError where peft is not installed, and for targets that the network does not have.
+    """
+    try:
+        from peft import LoraConfig as Settings
+        from peft import inject_adapter_in_model
+    except ImportError as error:
+        raise UserError("`lora.rank=` needs an extra: pip install 'mdlm-atat[lora]'") from error
+    layers = [name for name, part in network.named_modules() if isinstance(part, nn.Linear)]
+    in_blocks = {name: name.split(".")[-1] for name in layers if "blocks" in name.split(".")[:-1]}
+    known = sorted(set(in_blocks.values()))
+    if wrong := [name for name in config.targets if name not in known]:
+        raise UserError(
+            f"lora.targets: the blocks of {type(network).__name__} have no linear layer {wrong[0]!r}; expected some of "
+            f"{', '.join(known)}{did_you_mean(wrong[0], known)}"
+        )
+    targets = config.targets or [name for name in known if name != OF_TIME]
+    chosen = [name for name, last in in_blocks.items() if last in targets]
+    if not chosen:
+        raise UserError(f"`lora.rank=`: {type(network).__name__} has no blocks of linear layers: train all its weights")
+    settings = Settings(r=config.rank, lora_dropout=config.input_dropout, target_modules=chosen)
+    settings.lora_alpha = config.alpha  # pyright: ignore[reportAttributeAccessIssue]  # any number will do
+    inject_adapter_in_model(settings, network)
+    for name, p in network.named_parameters():
+        p.requires_grad_(name.endswith((DOWN, UP)) or name == ALWAYS_TRAINED)
+    return num_trained(network)
+
+
+def num_trained(network: nn.Module) -> int:
+    """How many of a network's numbers are trained."""
+    return sum(p.numel() for p in network.parameters() if p.requires_grad)
+
+
+def is_low_rank(names: Collection[str]) -> bool:
+    """Whether weights of these names are those of a network with low-rank layers."""
+    return any(name.endswith(DOWN) for name in names)
+
+
+def own_name(name: str) -> str | None:
+    """What the network itself calls a weight; None for A and B."""
+    return None if name.endswith((DOWN, UP)) else name.replace(BASE, ".")
+
+
+def merged(weights: Mapping[str, Tensor], alpha: float) -> dict[str, Tensor]:
+    """The weights under the network's own names, W + alpha / rank * B A in the place of the three; in float32."""
+    found: dict[str, Tensor] = {}
+    for name, weight in weights.items():
+        if (own := own_name(name)) is None:
+            continue
+        layer = name.removesuffix(f"{BASE}weight")
+        if layer != name:
+            down, up = weights[layer + DOWN], weights[layer + UP]
+            weight = weight + alpha / len(down) * (up @ down)
+        found[own] = weight
+    return found
