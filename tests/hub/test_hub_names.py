@@ -126,6 +126,17 @@ def test_what_was_downloaded_serves_without_a_network_and_offline(on_hub: Hub, c
     assert (len(on_hub.requests), len(toy_family)) == (asked, 1)
 
 
+def test_a_commit_that_was_read_serves_offline_when_its_download_was_cleared(
+    on_hub: Hub, client, toy_family: list[Path]
+) -> None:
+    name = f"hub:them/toy@{on_hub.model('them/toy').branches['main']}"
+    load_lm(name)
+    shutil.rmtree(client.home)
+    client.go_offline()
+    load_lm(name)
+    assert len(toy_family) == 1
+
+
 def test_a_commit_that_was_downloaded_is_not_asked_for_again(on_hub: Hub) -> None:
     name = f"hub:me/ours@{on_hub.model('me/ours').branches['main']}"
     load_lm(name)

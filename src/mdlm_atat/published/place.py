@@ -80,6 +80,10 @@ def find_model(
             raise UserError(f"`revision={revision!r}` is for a model of the hub, and {name} is none")
         return Place(follow(Path(name)), str(name))
     repository, found = hub_name.repository, None
+    if hub_name.revision is not None and is_commit(hub_name.revision):
+        kept = _kept(repository, hub_name.revision)
+        if kept.is_dir():
+            return Place(kept, str(name), hub_name.revision)
     if not is_commit(hub_name.revision) or (found := downloaded_before(hub_name, cache_dir)) is None:
         listed = look_up(hub_name)
         if listed is not None and (kept := _kept(repository, listed.commit)).is_dir():
