@@ -249,6 +249,17 @@ def test_texts_end_at_a_stop_string_and_after_the_tokens_that_are_allowed(adapte
         assert len(ended[2]) >= 30
 
 
+def test_a_text_that_is_drawn_several_times_is_another_each_time_and_the_same_again(adapted: dict[str, Any]) -> None:
+    drawn = request_of("the", {"until": [], "max_gen_toks": 12, "do_sample": True, "temperature": 1.0})
+    for name, lm in adapted.items():
+        texts = lm.generate_until([drawn] * 4)
+        assert len(set(texts)) > 1, name
+        lm.finished.answers.clear()
+        assert lm.generate_until([drawn] * 2) == texts[:2], name
+        greedy = request_of("the", {"until": [], "max_gen_toks": 12, "do_sample": False})
+        assert len(set(lm.generate_until([greedy] * 3))) == 1, name
+
+
 @pytest.mark.parametrize("num_ranks", [2, 3])
 def test_the_share_of_each_process_together_is_what_one_finds_in_order(masked: Any, num_ranks: int) -> None:
     """The processes one after the other: each is told at last what those before it have found."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -29,7 +30,7 @@ from mdlm_atat.lm.scoring import ANY, order_name
 from mdlm_atat.runs.model import Model, open_model
 from mdlm_atat.samplers.left_to_right import LeftToRight
 from mdlm_atat.samplers.loop import trait
-from mdlm_atat.samplers.seeds import context_seed
+from mdlm_atat.samplers.seeds import context_seed, mix_seed
 from mdlm_atat.scoring.cost import LEFT_TO_RIGHT
 from mdlm_atat.scoring.draws import DrawSettings
 from mdlm_atat.serve.stops import cut_at_stop
@@ -160,7 +161,8 @@ class HarnessModel(LM):
     def loglikelihood(self, requests: Sequence[Instance], **_: Any) -> list[tuple[float, bool]]:
         """(log p of each continuation after its context, whether the model would write it itself)."""
         size = self.batch_size if self.reads_exactly else min(self.batch_size, MOST_TOGETHER)
-        found = self._answer("loglikelihood", requests, self._continuations, size)
+        asked = [request.args for request in requests]
+        found = self._answer("loglikelihood", asked, self._continuations, size)
         return [(nats, is_greedy) for nats, is_greedy in found]
 
     def _continuations(self, asked: Sequence[tuple[Any, ...]]) -> list[tuple[float, bool]]:
@@ -183,7 +185,8 @@ class HarnessModel(LM):
     def loglikelihood_rolling(self, requests: Sequence[Instance], **_: Any) -> list[float]:
         """log p of each text."""
         size = self.batch_size if self.reads_exactly else min(self.batch_size, MOST_TOGETHER)
-        return self._answer("loglikelihood_rolling", requests, self._whole_texts, size)
+        asked = [request.args for request in requests]
+        return self._answer("loglikelihood_rolling", asked, self._whole_texts, size)
 
     def _whole_texts(self, asked: Sequence[tuple[Any, ...]]) -> list[float]:
         chosen = []
@@ -198,29 +201,41 @@ class HarnessModel(LM):
     def generate_until(self, requests: Sequence[Instance], **_: Any) -> list[str]:
         """What the model writes after each context, up to a string that ends it, or eos: from left to right where it
         can, else by its default sampler, which fills all places that there may be and is then cut."""
-        return self._answer("generate_until", requests, self._texts, self.batch_size)
+        asked: list[tuple[Any, ...]] = []
+        times: Counter[str] = Counter()
+        arguments: list[Any] = [request.args for request in requests]
+        for context, given in arguments:
+            options: dict[str, Any] = dict(normalize_gen_kwargs(given, self.max_gen_toks))
+            options.setdefault("temperature", 1.0 if options.get("do_sample") else 0.0)
+            name = self.finished.key("generate_until", (context, options))
+            asked.append((context, options, times[name] if options["temperature"] > 0 else 0))
+            times[name] += 1
+        return self._answer("generate_until", asked, self._texts, self.batch_size)
 
     def _texts(self, asked: Sequence[tuple[Any, ...]]) -> list[str]:
+        """Texts after contexts, by options, the how manieth each."""
         made: list[str] = [""] * len(asked)
         alike: dict[str, list[int]] = {}
-        for number, (_, options) in enumerate(asked):
+        for number, (_, options, _) in enumerate(asked):
             alike.setdefault(repr(sorted(options.items())), []).append(number)
         for numbers in alike.values():
-            options = normalize_gen_kwargs(dict(asked[numbers[0]][1]), self.max_gen_toks)
             contexts = [str(asked[number][0]) for number in numbers]
-            for number, text in zip(numbers, self._written(contexts, options), strict=True):
+            seeds = [
+                mix_seed(context_seed(self.seed, context), asked[n][2])
+                for n, context in zip(numbers, contexts, strict=True)
+            ]
+            for number, text in zip(numbers, self._written(contexts, asked[numbers[0]][1], seeds), strict=True):
                 made[number] = text
         return made
 
-    def _written(self, contexts: Sequence[str], options: Any) -> list[str]:
+    def _written(self, contexts: Sequence[str], options: dict[str, Any], seeds: Sequence[int]) -> list[str]:
         lm, stops = self.lm, [stop for stop in options.get("until", []) if stop]
         sampler = self.sampler
         if sampler is None and "causal" in lm.modes and lm.tokenizer.eos_id is not None:
             sampler = "left_to_right:stop_at_eos=true"
         given = {name: options[name] for name in ("top_k", "top_p") if options.get(name) is not None}
-        how = How(sampler=sampler, temperature=options.get("temperature", 0.0), **given)
+        how = How(sampler=sampler, temperature=options["temperature"], **given)
         rows = lm.prompt_rows(contexts, max_new_tokens=options["max_gen_toks"])
-        seeds = [context_seed(self.seed, context) for context in contexts]
         batches: dict[tuple[int, bool], list[int]] = {}
         for number, batch in enumerate(lm.batches_of(rows, how)):
             batches.setdefault(batch, []).append(number)
@@ -253,14 +268,14 @@ class HarnessModel(LM):
     def _answer(
         self,
         kind: str,
-        requests: Sequence[Instance],
+        requests: Sequence[tuple[Any, ...]],
         work: Callable[[Sequence[tuple[Any, ...]]], list[Answer]],
         size: int,
     ) -> list[Answer]:
         """The answers to all requests, in order. Those that are not known are shared out over the processes, longest
         first, and worked on `size` at a time; equal ones are one. Every process has all answers in the end."""
-        keys = [self.finished.key(kind, request.args) for request in requests]
-        asked = dict(zip(keys, (request.args for request in requests), strict=True))
+        keys = [self.finished.key(kind, request) for request in requests]
+        asked = dict(zip(keys, requests, strict=True))
         todo = sorted(set(asked) - set(self.finished.answers), key=lambda key: (-_length(asked[key]), key))
         mine = todo[self.ranks.rank :: self.ranks.num_ranks]
         for start in range(0, len(mine), size):
@@ -270,8 +285,6 @@ class HarnessModel(LM):
                 self._on_progress(kind, start + len(chunk), len(mine))
         for share in self.ranks.gather_objects({key: self.finished.answers[key] for key in mine}):
             self.finished.answers |= share
-        for request, key in zip(requests, keys, strict=True):
-            self.cache_hook.add_partial(kind, request.args, self.finished.answers[key])
         return [self.finished.answers[key] for key in keys]
 
 
