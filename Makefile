@@ -10,11 +10,11 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check 
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-large torture browser check docs clean
+.PHONY: help demo test test-slow test-large torture browser check docs clean
 
 help:
 	@echo "make demo    train on Shakespeare on the CPU, evaluate, generate, write a report"
-	@echo "make test    run the tests; make test-large those of large texts, which take minutes"
+	@echo "make test    run the tests; make test-slow those of more than 4 s, make test-large those of large texts"
 	@echo "make torture every fault of the disk, one by one, and KILLS=50 kills at random moments (SEED=...)"
 	@echo "make browser the tests of the page of atat serve, in chromium"
 	@echo "make check   formatting, lint, types, import rules and the site"
@@ -32,6 +32,9 @@ demo: $(VENV)/installed
 
 test: $(VENV)/installed-dev
 	$(BIN)/python -m pytest
+
+test-slow: $(VENV)/installed-dev
+	$(BIN)/python -m pytest -m slow
 
 test-large: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -n 0 -m large

@@ -44,6 +44,7 @@ def elsewhere(monkeypatch: pytest.MonkeyPatch) -> Iterator[torch.device]:
         yield device
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["mdlm", "importance_rates"])
 def test_training_on_a_device_without_float64_gives_the_losses_of_the_cpu(method, tmp_path, monkeypatch, request):
     monkeypatch.setenv("ATAT_CACHE", str(tmp_path / "cache"))
@@ -54,6 +55,7 @@ def test_training_on_a_device_without_float64_gives_the_losses_of_the_cpu(method
     assert losses_of(tmp_path / "elsewhere") == pytest.approx(losses_of(tmp_path / "cpu"), rel=5e-5)
 
 
+@pytest.mark.slow
 def test_models_on_a_device_without_float64_write_score_and_inspect_as_on_the_cpu(runs, adaptive, causal, elsewhere):
     there = MaskedDiffusionLM.from_pretrained(runs / "adaptive")
     causal_there = CausalLM.from_pretrained(runs / "causal")

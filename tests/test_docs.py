@@ -77,6 +77,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     sys.modules.pop("mine", None)
 
 
+@pytest.mark.slow
 def test_the_recipes_for_adding_your_own_work_as_they_are_written(folder: Path) -> None:
     run_blocks(ROOT / "docs/extending.md", folder)
     needed = [json.loads((folder / f"runs/{name}/plugins.json").read_text()) for name in ("vowels", "mine")]
@@ -189,6 +190,7 @@ def test_the_commands_for_several_gpus_are_taken_and_a_checkpoint_goes_on_in_one
     assert "--gres=gpu:1" in (tmp_path / "runs/quick/slurm.sh").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", ["letter", "code", "ocr", "notes", "instructions"])
 def test_the_commands_of_a_how_to_page_are_taken_and_its_python_runs_with_the_model_in_the_box(
     page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -220,6 +222,7 @@ def test_the_commands_of_a_how_to_page_are_taken_and_its_python_runs_with_the_mo
     assert capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_notebooks_cells_run_in_order_and_what_they_gave_when_it_was_stored_they_give_again(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

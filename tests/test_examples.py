@@ -52,6 +52,7 @@ def test_in_minimal_bound_and_training_loss_of_an_exact_denoiser_are_the_entropy
     assert loss == pytest.approx(joint.entropy_nats / 4, rel=0.03)
 
 
+@pytest.mark.slow
 def test_in_minimal_ancestral_sampling_draws_from_the_joint(minimal: ModuleType) -> None:
     joint = Joint.random(length=3, vocab=2)
     blank = torch.full((5000, 3), joint.mask_id)

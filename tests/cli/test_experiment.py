@@ -33,6 +33,7 @@ def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_the_quick_grid_interrupted_and_run_again_takes_no_step_twice_and_ends_with_a_report(
     tmp_path, monkeypatch, capsys
 ):

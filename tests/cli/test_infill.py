@@ -141,6 +141,7 @@ def test_the_nats_of_the_best_2_of_8_candidates_are_printed_beside_them(two_way,
     assert "left to right" not in capsys.readouterr().err  # it fills masks only
 
 
+@pytest.mark.slow
 def test_of_20_length_seeds_those_that_settle_in_a_trained_two_way_model_choose_one_length(two_way, capsys):
     lm = MaskedDiffusionLM.from_pretrained(two_way)
     encoded = lm.encode_template("the [MASK:1-3]at sat")

@@ -81,6 +81,7 @@ print(classifier.outputs(texts, range(len(texts))).numpy().tobytes().hex(), *cla
 """
 
 
+@pytest.mark.slow
 def test_logits_and_labels_are_bit_for_bit_the_same_in_new_processes_of_two_hash_seeds(cats, folder):
     classifier = cats.classifier
     texts = classifier.encode(TEXTS)

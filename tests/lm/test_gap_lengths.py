@@ -233,6 +233,7 @@ def test_every_fillings_weight_times_the_mean_of_both_modes_probabilities_is_its
     assert (log_weights + q.log()).tolist() == pytest.approx((-joint).tolist(), abs=1e-6)
 
 
+@pytest.mark.slow
 def test_the_length_is_the_exact_one_of_10_networks_where_the_best_is_clear():
     num_clear, seed, encoded = 0, 0, [[0], Gap(1, 3), [1, 2]]
     while num_clear < 10:
@@ -408,6 +409,7 @@ def test_of_200_choices_with_noise_as_large_as_their_difference_at_most_1_in_50_
     assert all(costs.chosen != (3,) for costs in found)
 
 
+@pytest.mark.slow
 def test_of_a_trained_model_20_seeds_choose_one_length_wherever_it_is_called_settled(masked):
     num_settled = 0
     for template in ("the [MASK:1-4]at sat", "a [MASK:1-3] mat", "th[MASK:1-3]cat"):

@@ -11,6 +11,7 @@ from mdlm_atat import UserError
 from mdlm_atat.samplers.seeds import block_seed, mix_seed, text_seeds
 
 
+@pytest.mark.slow
 def test_a_million_texts_of_1000_neighbouring_seeds_have_a_million_seeds_below_2_to_the_62():
     seeds = {mix_seed(seed, index) for seed in range(-500, 500) for index in range(1000)}
     assert len(seeds) == 1_000_000

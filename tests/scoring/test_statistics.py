@@ -86,6 +86,7 @@ def test_an_error_that_all_share_is_added_and_is_all_there_is_of_one_number():
     assert found.degrees == pytest.approx((1 / 3 + 0.25) ** 2 / ((1 / 3) ** 2 / 2 + 0.25**2 / 9))
 
 
+@pytest.mark.slow
 def test_the_interval_holds_the_truth_19_times_in_20_whatever_the_seeds_share():
     rng = np.random.default_rng(0)
     held = 0

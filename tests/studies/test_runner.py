@@ -126,6 +126,7 @@ def test_a_run_that_another_runner_holds_is_left_to_it_and_waited_for(stand_in, 
     assert len(steps_taken(out, "atat")) == 8
 
 
+@pytest.mark.slow
 def test_two_runners_share_the_work_and_take_no_step_twice(stand_in):
     out = stand_in / "out"
     file = grid_file(stand_in, seeds=[0, 1], budget={"steps": 30})
@@ -159,6 +160,7 @@ def test_a_run_killed_before_its_first_step_is_started_anew(stand_in):
     assert len(steps_taken(out, "mdlm")) == 16
 
 
+@pytest.mark.slow
 def test_runs_are_spread_over_the_visible_gpus(stand_in, monkeypatch):
     monkeypatch.setattr("mdlm_atat.studies.processes.visible_devices", lambda: ["2", "5"])
     out = stand_in / "out"

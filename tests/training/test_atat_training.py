@@ -356,6 +356,7 @@ sys.exit(code)
 """
 
 
+@pytest.mark.slow
 def test_compiled_blocks_give_the_losses_and_gradients_of_plain_ones(text, tmp_path):
     settings: dict[str, object] = {"train__num_steps": 2, "eval__num_samples": 0, "importance__train_share": 1}
     assert train_method("importance_rates", text, tmp_path / "plain", **settings) == 0

@@ -94,6 +94,7 @@ def test_every_number_that_cuts_the_share_of_a_process_into_parts_that_the_metho
     assert tried(1, batch_size=24, num_micro_batches=4) == []
 
 
+@pytest.mark.slow
 def test_two_processes_agree_on_what_fits_in_both(text, tmp_path, faults):
     flags = tiny_flags(text, **SETTINGS, train__num_steps=3, model__num_layers=1)
     run_ranks(2, ["train", "demo", "--out", str(tmp_path / "fixed"), *flags, "--train.num_micro_batches", "3"])

@@ -303,6 +303,7 @@ def test_two_processes_have_the_losses_of_one(text, tmp_path):
     assert losses_of(tmp_path / "adamw") != pytest.approx(losses_of(tmp_path / "1"), abs=1e-3)
 
 
+@pytest.mark.slow
 def test_two_processes_with_a_part_of_every_matrix_have_the_losses_of_one_and_go_on_where_it_stopped(text, tmp_path):
     settings = {**MUON, "train__batch_size": 8, "model__num_layers": 2}
     for num_processes, name in ((1, "one"), (2, "sharded")):

@@ -116,12 +116,14 @@ def compare_compiled_muon() -> None:
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] - before == 3
 
 
+@pytest.mark.slow
 def test_a_compiled_network_gives_the_gradients_of_the_plain_one():
     code = "import sys; sys.path[:0] = ['tests', 'tests/training']; import test_speed; test_speed.compare_compiled()"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=240)
     assert done.stdout.strip() == "compiled True", done.stderr[-3000:]
 
 
+@pytest.mark.slow
 def test_two_processes_with_a_part_of_the_weights_each_match_one_and_each_other_s_checkpoints(text, tmp_path):
     settings = {"train__num_steps": 8, "train__batch_size": 8, "model__num_layers": 2}
 
@@ -208,6 +210,7 @@ BENCHMARKS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_every_benchmark_prints_reference_and_ours_side_by_side(name):
     command = [sys.executable, "-m", f"benchmarks.{name}", *BENCHMARKS[name].split()]

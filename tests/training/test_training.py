@@ -109,6 +109,7 @@ def test_three_processes_score_two_blocks_of_draws_without_waiting_for_each_othe
     assert (tmp_path / "three" / "report.html").exists()
 
 
+@pytest.mark.slow
 def test_two_processes_match_one(text, tmp_path):
     settings = {"train__num_steps": 12, "train__num_micro_batches": 2, "train__batch_size": 8}
     run_ranks(1, ["train", "demo", "--out", str(tmp_path / "one"), *tiny_flags(text, **settings)])

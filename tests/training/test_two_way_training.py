@@ -49,6 +49,7 @@ def test_each_modes_loss_and_likelihood_is_logged_by_its_name(text, tmp_path, ca
     assert "; left to right " in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_two_processes_and_micro_batches_match_one_with_every_part_of_the_method(text, tmp_path):
     settings = {"objective__causal_share": 0.25, "train__batch_size": 16, "model__num_layers": 2}
     settings |= {"importance__train_share": 1.0, "data__mode": "pad", "data__documents": "line"}

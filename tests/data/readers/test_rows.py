@@ -324,6 +324,7 @@ def test_a_json_file_is_the_same_however_much_is_read_at_a_time(
         assert read(write(tmp_path / "a.json", content)) == expected
 
 
+@pytest.mark.slow
 def test_an_array_of_ten_thousand_rows_is_read_in_a_window(tmp_path: Path) -> None:
     path = json_file(tmp_path / "a.json", [{"text": "x" * 470}] * 10_000)
     tracemalloc.start()
