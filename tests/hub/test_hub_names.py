@@ -228,6 +228,8 @@ WRONG = {
         r"is gated: its authors ask for terms to be accepted, at http.*/them/gated; do so, and l",
     ),
     "private": ("hub:them/private", r"has no model them/private: check the name; if it is private, log in"),
+    "dash": ("hub:-a/b", r"^hub:-a/b is no name of a model on the hub \(.*\); expected OWNER/NAME"),
+    "long name": (f"hub:{'a' * 200}/b", r"a/b is no name of a model on the hub \(.*\); expected OWNER/NAME"),
     "unknown": (
         "hub:me/odd",
         r"^hub:me/odd is a model of the architecture OddForCausalLM \(odd\), which cannot be read; kno",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -166,4 +167,12 @@ def test_another_architecture_a_cut_file_and_a_missing_extra_are_one_message_eac
         read_published(file)
     monkeypatch.setitem(__import__("sys").modules, "gguf", None)
     with pytest.raises(UserError, match=r"pip install 'mdlm-atat\[hub\]'"):
+        read_published(file)
+
+
+def test_a_list_that_claims_more_values_than_any_vocabulary_has_is_refused_before_it_is_read(tmp_path):
+    file = tmp_path / "list.gguf"
+    head = struct.pack("<4sIQQ", b"GGUF", 3, 0, 1) + struct.pack("<Q1s", 1, b"a")
+    file.write_bytes(head + struct.pack("<IIQ", 9, 4, 10**9) + bytes(64))  # 10^9 whole numbers
+    with pytest.raises(UserError, match="its lists have more than 8,388,608 values"):
         read_published(file)

@@ -217,6 +217,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "heads": ({"num_attention_heads": 7, "head_dim": 4}, "7 heads of queries cannot share"),
     "no width": ({"hidden_size": None}, "is damaged"),
     "layers": ({"num_hidden_layers": 10**6}, r"makes no network: model\.num_layers"),
+    "advice": ({"num_attention_heads": 7, "head_dim": 4}, "values equally; it is damaged or of another model"),
+    "kind": ({"model_type": ["llama"]}, "which cannot be read; known are Llama"),
+    "layer kinds": ({"layer_types": 5}, r"config.json is damaged \(layer_types is 5\)"),
+    "classes": ({"architectures": 7}, r"config.json is damaged \(architectures is 7\)"),
     "mixtral": ({"model_type": "mixtral", "architectures": ["MixtralForCausalLM"]}, "known are Llama"),
 }
 
@@ -232,6 +236,35 @@ def test_what_the_network_cannot_represent_is_refused_by_its_name(copy, what):
 def test_a_tokenizer_of_more_tokens_than_the_network_has_is_of_another_model(copy):
     write_tokenizer(copy, more=tuple(f"<{i}>" for i in range(20)))
     with pytest.raises(UserError, match="has 277 tokens and the network 266: they do not belong together"):
+        read_published(copy)
+
+
+INDICES = {
+    "empty": ({}, "names none"),
+    "parent": ({"a": "../model.safetensors"}, r"damaged \(it names the file '../model.safetensors'"),
+    "root": ({"a": "/model.safetensors"}, r"damaged \(it names the file"),
+    "long": ({"a": "a" * 5000 + ".safetensors"}, r"damaged \(it names the file '.{,100}\);"),
+    "list": (["a"], r"damaged \('list' object has no"),
+    "100,000 files": ({str(i): f"{i}.safetensors" for i in range(100_000)}, "has lost 0.safetensors"),
+}
+
+
+@pytest.mark.parametrize("what", INDICES)
+def test_an_index_that_is_damaged_or_leads_out_is_named_at_once(copy, what):
+    listed, said = INDICES[what]
+    (copy / "model.safetensors").unlink()
+    (copy / "model.safetensors.index.json").write_text(json.dumps({"weight_map": listed}))
+    with pytest.raises(UserError, match=said):
+        read_published(copy)
+
+
+def test_a_file_of_no_weights_and_roles_of_tokens_that_are_no_texts_are_named(copy):
+    (copy / "tokenizer_config.json").write_text('{"bos_token": 5}')
+    with pytest.raises(UserError, match=r"tokenizer_config.json is damaged \(bos_token is 5"):
+        read_published(copy)
+    (copy / "tokenizer_config.json").unlink()
+    save_file({}, copy / "model.safetensors")
+    with pytest.raises(UserError, match=r"holds no weights"):
         read_published(copy)
 
 

@@ -235,6 +235,8 @@ def _roles(inner: Any, config: dict[str, Any]) -> dict[str, int | None]:
     for role, names in usual.items():
         given = config.get(f"{role}_token")
         given = given.get("content") if isinstance(given, dict) else given
+        if not isinstance(given, str | None):
+            raise UserError(f"tokenizer_config.json is damaged ({role}_token is {given!r:.80}, and no text); {RESTORE}")
         # GPT-2's files name one token as bos, eos and pad: only eos is kept, a role of its own or none
         found = (inner.token_to_id(name) for name in ((given,) if given else names))
         token_id = next((i for i in found if i is not None), None)

@@ -16,6 +16,7 @@ from mdlm_atat.training.packed import FLOATS, load_tensors, read_header
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 MOST_INDEX_BYTES = 1 << 26
+MOST_NAME = 200  # letters of the name of a file
 
 
 def name_of_published(path: Path) -> str:
@@ -30,15 +31,17 @@ def weight_files(folder: Path) -> dict[str, Path]:
     """The file of every weight in a folder, by the weight's name: all in model.safetensors or, where there is none, in
     the files that its index names. The headers are read and no weight. Raises UserError for a file that is missing or
     damaged, or does not hold what the index says, and for numbers that are no plain ones."""
+    files: dict[str, set[str]] = {}
+    """What an index says of each file."""
     if (folder / WEIGHTS).exists():  # it wins, as it does in transformers
-        files = {WEIGHTS: None}
+        files[WEIGHTS] = set()
     elif (folder / INDEX).exists():
         index = read_object(folder / INDEX, most_bytes=MOST_INDEX_BYTES)
         with taken_apart(folder / INDEX):
-            listed = {str(name): str(file) for name, file in index["weight_map"].items()}
-        files = {file: {name for name in listed if listed[name] == file} for file in dict.fromkeys(listed.values())}
+            for name, file in index["weight_map"].items():
+                files.setdefault(str(file), set()).add(name)
         for file in files:
-            if Path(file).name != file or not file.endswith(".safetensors"):
+            if Path(file).name != file or not file.endswith(".safetensors") or len(file) > MOST_NAME:
                 raise UserError(f"{folder / INDEX} is damaged (it names the file {file!r:.80}); {RESTORE}")
             if not (folder / file).exists():
                 raise UserError(f"{folder} has lost {file}, which holds a part of its weights; {RESTORE}")
@@ -51,7 +54,7 @@ def weight_files(folder: Path) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for file, expected in files.items():
         header = read_header(folder / file)
-        if expected is not None and expected != header.keys():
+        if expected and expected != header.keys():
             name = sorted(expected ^ header.keys())[0]
             raise UserError(f"{folder / file} and {INDEX} do not agree on {name!r:.120}; {RESTORE}")
         for name, (dtype, _) in header.items():
@@ -61,6 +64,8 @@ def weight_files(folder: Path) -> dict[str, Path]:
                     "is it quantised? Take the model that it was made from"
                 )
         found |= dict.fromkeys(header, folder / file)
+    if not found:
+        raise UserError(f"{folder} holds no weights: {WEIGHTS} or {INDEX} is there and names none; {RESTORE}")
     return found
 
 

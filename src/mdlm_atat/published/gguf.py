@@ -8,6 +8,7 @@ that are packed in 2 to 8 bits become float32 here, which is what they stand for
 from __future__ import annotations
 
 import math
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +43,8 @@ NAMES = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
+MOST_LISTED = 1 << 23
+"""Values in lists: tokens, their scores and kinds, and merges, of a vocabulary of two million."""
 LLAMA_3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
 """Of every Llama from 3.1 on; a .gguf file has the frequencies that come of it (rope_freqs.weight), and not these."""
 
@@ -51,12 +54,26 @@ def read_gguf(path: Path) -> tuple[dict[str, Any], dict[str, Tensor], Tokenizer,
     the licence where the file says one. Raises UserError for one of another architecture, and for what the network
     cannot represent."""
     try:
-        from gguf import GGUFReader
+        from gguf import GGUFReader, GGUFValueType
     except ImportError:
         raise UserError(f"{path}: .gguf files need an extra: pip install 'mdlm-atat[hub]'") from None
     check_file(path, most_bytes=math.inf)
+
+    class Reader(GGUFReader):
+        """Counts the values of lists, of which it makes an object each, however many a damaged file claims."""
+
+        num_left = MOST_LISTED
+
+        def _get_field_parts(self, orig_offs: int, raw_type: Any) -> Any:
+            if raw_type == GGUFValueType.ARRAY:
+                listed = bytes(self.data[orig_offs + 4 : orig_offs + 12])
+                self.num_left -= int.from_bytes(listed, sys.byteorder)
+                if self.num_left < 0:
+                    raise ValueError(f"its lists have more than {MOST_LISTED:,} values")
+            return super()._get_field_parts(orig_offs, raw_type)
+
     with taken_apart(path):
-        reader = GGUFReader(path)
+        reader = Reader(path)
         config = _config(path, reader)
     check_fits(str(path), sum(int(tensor.n_elements) for tensor in reader.tensors))
     with taken_apart(path):

@@ -255,6 +255,9 @@ def hub_errors(name: HubName) -> Iterator[None]:
             f"{PREFIX}{repository} has no revision {name.revision}{_revisions(repository)}; expected a branch, a tag "
             "or the hash of a commit"
         ) from error
+    except errors.HFValidationError as error:
+        reason = str(error).strip().split("\n")[0]
+        raise UserError(f"{name} is no name of a model on the hub ({reason:.200}); expected OWNER/NAME") from error
     except errors.OfflineModeIsEnabled as error:
         raise Unreachable(str(error)) from error
     except errors.HfHubHTTPError as error:

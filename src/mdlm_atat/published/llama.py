@@ -35,7 +35,7 @@ from mdlm_atat.errors import UserError
 from mdlm_atat.published.files import licence_of, name_of_published, read_tensors, weight_files
 from mdlm_atat.published.gguf import read_gguf
 from mdlm_atat.published.imported import Imported, Origin
-from mdlm_atat.small_files import read_object, taken_apart
+from mdlm_atat.small_files import check_kinds, read_object, taken_apart
 from mdlm_atat.training.checkpoint import check_shapes
 
 FAMILIES = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3"}
@@ -66,9 +66,11 @@ def read_llama(path: Path) -> Imported | None:
     if not (path / "config.json").is_file():
         return None
     config = read_object(path / "config.json")
-    if config.get("model_type") not in FAMILIES:
+    if config.get("model_type") not in [*FAMILIES]:  # which may be no text
         return None
-    _check_known(path, config)
+    with taken_apart(path / "config.json"):
+        check_kinds(config, architectures=list, layer_types=list)
+        _check_known(path, config)
     tokenizer = load_tokenizer(path)
     return _imported(path, config, read_tensors(weight_files(path)), tokenizer, licence_of(path))
 
@@ -161,7 +163,11 @@ def run_config(path: Path, config: Mapping[str, Any], tied: bool) -> RunConfig:
         )
         data = DataConfig(length=config.get("max_position_embeddings", 2048))
     except UserError as error:
-        raise UserError(f"{path}: its configuration makes no network: {error}") from None
+        reason = str(error).partition("; try ")[0]  # which is for settings of one's own
+        raise UserError(
+            f"{path}: its configuration makes no network: {reason}; it is damaged or of another model: take both anew "
+            "from where they were published"
+        ) from None
     return RunConfig(
         data=data,
         model=model,
