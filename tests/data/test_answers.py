@@ -197,6 +197,12 @@ def test_few_conversations_are_held_out_whole() -> None:
     assert [len(rows_of(corpus, split)) for split in ("train", "valid")] == [5, 1]
 
 
+def test_chats_that_are_all_null_are_no_answers(tmp_path: Path) -> None:
+    (tmp_path / "chats.jsonl").write_text('{"messages": null}\n' * 12)
+    with pytest.raises(UserError, match=r"there are no answers in|is empty"):
+        prepare(str(tmp_path / "chats.jsonl"), column="messages", loss_on="answers", tokenizer="char", length=8)
+
+
 def test_settings_that_cannot_be_are_refused(tmp_path: Path) -> None:
     source = [chat("Hi", "Yo")]
     with pytest.raises(UserError, match="`loss_on='answers'` needs `length=`"):

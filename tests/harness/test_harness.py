@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -361,6 +362,14 @@ def test_two_processes_find_what_one_does(runs: Path, tasks: Path, tmp_path: Pat
         ({"num_draws": 16}, "16 draws are too few"),
         ({"order": "best"}, "unknown sampler 'best'"),
         ({"tasks": ["no_data"]}, "the tasks no_data cannot be loaded: FileNotFoundError"),
+        (
+            {"tasks": ["no_json"]},
+            r"the tasks no_json cannot be loaded: DatasetGenerationError: .*\(ArrowInvalid: .* 0\)$",
+        ),
+        ({"tasks": ["empty"]}, "the tasks empty cannot be loaded: "),
+        ({"tasks": ["no_column"]}, "the tasks no_column cannot be loaded: UndefinedError: 'nosuch' is undefined$"),
+        ({"tasks": ["no_yaml.yaml"]}, "cannot be loaded: ParserError: while parsing"),
+        ({"num_fewshot": 100}, "cannot be asked: ValueError: Sample larger than population"),
     ],
 )
 def test_a_wrong_request_is_one_message(
@@ -369,6 +378,7 @@ def test_a_wrong_request_is_one_message(
     masked: Any,
     tasks: Path,
     monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
     from lm_eval.tasks import TaskManager
 
@@ -382,10 +392,33 @@ def test_a_wrong_request_is_one_message(
     )
     without = yaml.safe_load((tasks / "tiny_word.yaml").read_text())
     without |= {"task": "no_data", "dataset_kwargs": {"data_files": {"test": str(tasks / "none.jsonl")}}}
-    (tasks / "no_data.yaml").write_text(yaml.safe_dump(without))
-    settings = {"tasks": ["tiny_word"], "include_path": tasks, "save": False, "progress": False, **changed}
+    folder = shutil.copytree(tasks, tmp_path / "tasks")
+    (folder / "no_data.yaml").write_text(yaml.safe_dump(without))
+    for name, content in {"no_json": "x{", "empty": ""}.items():
+        (folder / f"{name}.jsonl").write_text(content)
+        without |= {"task": name, "dataset_kwargs": {"data_files": {"test": str(folder / f"{name}.jsonl")}}}
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump(without))
+    column = yaml.safe_load((tasks / "tiny_word.yaml").read_text()) | {"task": "no_column", "doc_to_text": "{{nosuch}}"}
+    (folder / "no_column.yaml").write_text(yaml.safe_dump(column))
+    monkeypatch.chdir(tmp_path)
+    Path("no_yaml.yaml").write_text("task: [")
+    settings = {"tasks": ["tiny_word"], "include_path": folder, "save": False, "progress": False, **changed}
     with pytest.raises(UserError, match=message):
         module.run_tasks(masked, **settings)
+
+
+def test_a_limit_beyond_all_questions_is_all_of_them(run: Callable[..., Any], masked: Any) -> None:
+    assert run(masked, "tiny_word", limit=1e30).record["results"]["tiny_word"]["sample_len"] == len(CHOICES)
+
+
+def test_an_error_of_ours_is_not_said_to_be_the_tasks(
+    run: Callable[..., Any], masked: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mdlm_atat.harness.adapter import HarnessModel
+
+    monkeypatch.setattr(HarnessModel, "_continuations", None)
+    with pytest.raises(TypeError):
+        run(masked, "tiny_word")
 
 
 def test_without_the_extra_the_message_says_how_to_get_it(

@@ -31,7 +31,7 @@ def hold_out(
     if len(hashes) < MIN_DOCUMENTS_TO_HASH and not whole:
         place = int(num_characters * (1 - fraction))
         return lambda: _cut_at(place, source), {"rule": "the end of the text", "fraction": fraction}
-    few = len(hashes) < SURVEYED_DOCUMENTS
+    few = 0 < len(hashes) < SURVEYED_DOCUMENTS
     cutoff = sorted(hashes)[max(1, round(fraction * len(hashes))) - 1] if few else int(fraction * 2**64)
     return lambda: _cut_by_hash(cutoff, source), {"rule": BY_HASH, "fraction": fraction}
 

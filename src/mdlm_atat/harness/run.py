@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from traceback import walk_tb
 from typing import Any, cast
 
 import numpy as np
@@ -98,6 +99,8 @@ def run_tasks(
     names = [tasks] if isinstance(tasks, str) else list(tasks)
     if limit is not None and not (0 < limit < 1 or (limit >= 1 and limit == int(limit))):
         raise UserError(f"`limit={limit}`, expected a whole number of examples, or a share of them below 1")
+    if limit is not None and limit >= 1:
+        limit = min(int(limit), sys.maxsize)
     whole("num_fewshot", num_fewshot, 0)
     if not names:
         raise UserError("`tasks=` is empty: name at least one task of lm-evaluation-harness")
@@ -136,6 +139,13 @@ def run_tasks(
                     file=sys.stderr,
                 )
             raise
+        except Exception as error:
+            if isinstance(error, UserError) or _is_ours(error):
+                raise
+            raise UserError(
+                f"the tasks {', '.join(names)} cannot be asked: {_reason(error)}; look at the columns, templates and "
+                "metrics in their .yaml files, and at `num_fewshot`"
+            ) from error
         finally:
             bar.close()
     record = _record(found, lm, loaded, limit)
@@ -169,20 +179,36 @@ def _load(names: Sequence[str], include_path: str | Path | None, num_fewshot: in
     torch.manual_seed(1234)
     if include_path is not None and not Path(include_path).is_dir():
         raise UserError(f"`include_path=`: there is no folder {include_path}")
-    specs, manager = _specs(names, include_path)
     try:
+        specs, manager = _specs(names, include_path)
         loaded = cast(dict[str, Any], manager.load(specs))
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
-        reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
-        unreachable = hub_unreachable()
+    except UserError:
+        raise
+    except Exception as error:  # of all that reads a task's file and its questions
+        unreachable = hub_unreachable() if isinstance(error, OSError) else None
         hint = f"; the hub does not answer ({unreachable})" if unreachable else ""
-        raise UserError(f"the tasks {', '.join(names)} cannot be loaded: {reason}{hint}") from error
+        raise UserError(f"the tasks {', '.join(names)} cannot be loaded: {_reason(error)}{hint}") from error
     for task in loaded["tasks"].values():
         own = task.get_config("num_fewshot")
         if own is None or (num_fewshot is not None and own != 0):  # 0 is fixed: the questions are complete
             task.set_config(key="num_fewshot", value=num_fewshot or 0)
         task.set_fewshot_seed(seed=FEWSHOT_SEED)
     return loaded
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong in the harness or below it, in a line, with the first cause behind it."""
+    causes = [error]
+    while isinstance(causes[-1].__cause__, Exception):
+        causes.append(causes[-1].__cause__)
+    said = [f"{type(each).__name__}: {' '.join(str(each).split())[:300]}".rstrip(": .") for each in causes]
+    return said[0] if len(said) == 1 else f"{said[0]} ({said[-1]})"
+
+
+def _is_ours(error: Exception) -> bool:
+    """Whether an error was raised as the model was asked, and not by what the tasks themselves say."""
+    frames = walk_tb(error.__traceback__)
+    return any(Path(frame.f_code.co_filename).name == "adapter.py" for frame, _ in frames)
 
 
 def _specs(names: Sequence[str], include_path: str | Path | None) -> tuple[list[str], TaskManager]:
