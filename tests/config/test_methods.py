@@ -130,6 +130,11 @@ def test_a_flag_or_keyword_wins_over_a_method_s_optimizer_and_the_method_over_th
     assert (optim.kind, optim.lr) == ("muon", 1e-2)
 
 
+def test_a_section_that_is_given_a_value_says_what_it_takes():
+    with pytest.raises(UserError, match="^`lora=` is a section of settings, and takes a mapping or a LoraConfig$"):
+        read_arguments({}, {"lora": 4})
+
+
 def test_options_of_a_plugin_go_with_it_where_a_method_or_a_flag_names_another(tmp_path: Path):
     file = tmp_path / "mine.yaml"
     masking = "masking:\n  strategy: mine:VowelsLast\n  options: {speed: 2}\n"

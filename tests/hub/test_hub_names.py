@@ -102,9 +102,16 @@ def test_from_pretrained_takes_a_name_a_revision_and_a_place_for_downloads(
     assert lm.fingerprint() == masked.fingerprint()
     assert (tmp_path / "there/models--me--ours").is_dir()
     with pytest.raises(
-        UserError, match=r"^there is no folder me/ours, and on the hub: hub:me/ours@other holds no weig"
+        UserError, match=r"^there is no folder me/none, and on the hub: http\S* has no model me/none: check the name"
     ):
+        MaskedDiffusionLM.from_pretrained("me/none")
+    with pytest.raises(UserError, match=r"^hub:me/ours@other holds no weig"):
         MaskedDiffusionLM.from_pretrained("me/ours", revision="other")
+    with pytest.raises(UserError, match=r"^unknown device cdua"):
+        MaskedDiffusionLM.from_pretrained("me/ours", device="cdua")
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"file\S* cannot be used \(Not a directory\); name a folder that can"):
+        MaskedDiffusionLM.from_pretrained("me/ours", cache_dir=tmp_path / "file")
     with pytest.raises(UserError, match=r"names a revision already"):
         MaskedDiffusionLM.from_pretrained("hub:me/ours@main", revision="other")
     with pytest.raises(UserError, match=r"`revision='v1'` is for a model of the hub"):

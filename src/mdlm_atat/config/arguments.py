@@ -47,6 +47,8 @@ def read_arguments(settings: Mapping[str, Any], keywords: Mapping[str, Any]) -> 
             found |= {f"{name}.{key}": part for key, part in parts.items()}
         elif name in short_names():
             found[short_names()[name]] = value
+        elif name in SECTIONS:
+            raise UserError(f"`{name}=` is a section of settings, and takes a mapping or a {SECTIONS[name].__name__}")
         else:
             several = [f"{section}={{'{name}': ...}}" for section, kind in SECTIONS.items() if name in _names(kind)]
             hint = f"; several sections have it: say `{'` or `'.join(several)}`" if several else ""

@@ -41,7 +41,7 @@ from mdlm_atat.lm.reading import CachedSteps
 from mdlm_atat.lm.scoring import Scoring
 from mdlm_atat.model_folder import ORIGIN_FILE
 from mdlm_atat.nets.protocol import Cached, Mode
-from mdlm_atat.published.hub import hub_name_of
+from mdlm_atat.published.hub import NoSuchModel, hub_name_of
 from mdlm_atat.samplers.sizes import Profile, as_profile
 from mdlm_atat.scoring.records import MaskRateProfile
 from mdlm_atat.small_files import read_object, read_small, taken_apart
@@ -197,7 +197,7 @@ class LanguageModel(Scoring):
         name, how = hub_name_of(folder), {"revision": revision, "cache_dir": cache_dir}
         try:
             lm = load_lm(name, **how, device=device, precision=precision, say=say, trust_plugins=trust_plugins)
-        except UserError as error:
+        except NoSuchModel as error:
             if name == folder:
                 raise
             raise UserError(f"there is no folder {folder}, and on the hub: {error}") from error

@@ -143,15 +143,15 @@ def downloaded_before(name: HubName, cache_dir: str | Path | None) -> Path | Non
     return folder
 
 
-def unreachable(name: HubName) -> UserError:
+def unreachable(name: HubName) -> Unreachable:
     """What to say of a model that was not downloaded before, when the hub does not answer."""
     hub = client()
     if hub.constants.HF_HUB_OFFLINE:
-        return UserError(
+        return Unreachable(
             f"{name} was not downloaded before, and HF_HUB_OFFLINE is set, so it is not asked for: unset it, or name a "
             "folder"
         )
-    return UserError(
+    return Unreachable(
         f"{name} was not downloaded before, and the hub at {hub.constants.ENDPOINT} cannot be reached: check the "
         "network, or name a folder"
     )
@@ -229,7 +229,11 @@ def client() -> Any:
     return huggingface_hub
 
 
-class Unreachable(UserError):
+class NoSuchModel(UserError):
+    """The hub has no model of the name, or nobody can say whether it has."""
+
+
+class Unreachable(NoSuchModel):
     """The hub does not answer, or is not to be asked."""
 
 
@@ -249,7 +253,7 @@ def hub_errors(name: HubName) -> Iterator[None]:
         ) from error
     except errors.RepositoryNotFoundError as error:
         private = "" if client().get_token() else f"; if it is private, log in ({LOG_IN})"
-        raise UserError(f"{constants.ENDPOINT} has no model {repository}: check the name{private}") from error
+        raise NoSuchModel(f"{constants.ENDPOINT} has no model {repository}: check the name{private}") from error
     except errors.RevisionNotFoundError as error:
         raise UserError(
             f"{PREFIX}{repository} has no revision {name.revision}{_revisions(repository)}; expected a branch, a tag "
@@ -267,6 +271,11 @@ def hub_errors(name: HubName) -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise UserError(f"{name}: the disk is full; make room, or name a cache elsewhere (HF_HOME)") from error
+        if error.filename is not None and error.strerror is not None:
+            raise UserError(
+                f"{name}: {error.filename} cannot be used ({error.strerror}); name a folder that can as the cache "
+                "(HF_HOME, or `cache_dir=`)"
+            ) from error
         raise Unreachable(_unanswered(name, error)) from error
     except Exception as error:  # of whichever HTTP client the installed version uses
         if isinstance(error.__cause__, errors.HfHubHTTPError):  # of a file that was sent in a thread
@@ -287,7 +296,8 @@ def _refusal(name: HubName, error: Any) -> UserError:
         )
     if status == 403:
         return UserError(f"{name}: {said}; log in as somebody who may, with a token that allows it ({LOG_IN})")
-    return UserError(f"{name}: {constants.ENDPOINT} answered {status} ({said}); try again later")
+    what_to_do = "check the name, and HF_ENDPOINT if it is set" if status == 404 else "try again later"
+    return UserError(f"{name}: {constants.ENDPOINT} answered {status} ({said}); {what_to_do}")
 
 
 def _unanswered(name: HubName, error: Exception) -> str:
