@@ -131,7 +131,7 @@ def test_a_flag_or_keyword_wins_over_a_method_s_optimizer_and_the_method_over_th
 
 
 def test_a_section_that_is_given_a_value_says_what_it_takes():
-    with pytest.raises(UserError, match="^`lora=` is a section of settings, and takes a mapping or a LoraConfig$"):
+    with pytest.raises(UserError, match=r"^`lora=` is a section of settings, and takes a mapping or a LoraConfig$"):
         read_arguments({}, {"lora": 4})
 
 

@@ -356,6 +356,28 @@ def test_what_is_no_checkpoint_is_one_message(tmp_path, content):
         read_published(tmp_path / "last.ckpt")
 
 
+@pytest.mark.parametrize("how", ["meta", "sparse", "average", "within itself", "doubled"])
+def test_tensors_without_numbers_and_settings_that_hold_each_other_are_one_message_at_once(theirs, tmp_path, how):
+    file = save_checkpoint(theirs, tmp_path / "last.ckpt", average=theirs)
+    content = torch.load(file)
+    state, settings = content["state_dict"], []
+    embedding = state["backbone.vocab_embed.embedding"]
+    match how:
+        case "meta" | "sparse":
+            state["backbone.vocab_embed.embedding"] = embedding.to("meta") if how == "meta" else embedding.to_sparse()
+        case "average":
+            content["ema"]["shadow_params"][0] = embedding.to("meta")
+        case "within itself":
+            settings.append(settings)
+        case _:
+            for _ in range(40):  # 2^40 lists, once they are taken apart
+                settings = [settings, settings]
+    torch.save({**content, "hyper_parameters": {"config": {"model": settings}}}, file)
+    said = r"last.ckpt is damaged" if settings else "tensor that is sparse or has no numbers"
+    with pytest.raises(UserError, match=said):
+        read_published(file)
+
+
 def test_a_checkpoint_of_something_else_is_left_to_others(tmp_path):
     torch.save({"state_dict": {"encoder.weight": torch.ones(2)}}, tmp_path / "other.ckpt")
     assert read_mdlm(tmp_path / "other.ckpt") is None

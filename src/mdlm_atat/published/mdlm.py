@@ -18,7 +18,7 @@ What a mere renaming of the weights would get wrong, silently:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,7 @@ from mdlm_atat.errors import UserError
 from mdlm_atat.published.files import check_fits, licence_of, name_of_published, read_tensors, weight_files
 from mdlm_atat.published.imported import Imported, Origin
 from mdlm_atat.published.pickles import plain, read_pickle
-from mdlm_atat.small_files import read_object
+from mdlm_atat.small_files import read_object, taken_apart
 from mdlm_atat.training.checkpoint import check_shapes
 
 PICKLED = "pytorch_model.bin"
@@ -164,7 +164,13 @@ def _folder_tensors(folder: Path) -> dict[str, Tensor]:
 def _tensors_only(file: Path, found: Any) -> dict[str, Tensor]:
     if not isinstance(found, Mapping) or not all(isinstance(value, Tensor) for value in found.values()):
         raise UserError(f"{file} holds no weights by name")
+    _check_plain(file, found.values())
     return {str(name): value for name, value in found.items()}
+
+
+def _check_plain(file: Path, tensors: Iterable[Tensor]) -> None:
+    if any(tensor.layout != torch.strided or tensor.device.type != "cpu" for tensor in tensors):
+        raise UserError(f"{file} has a tensor that is sparse or has no numbers (meta): save it with plain ones")
 
 
 def _without_prefix(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -188,7 +194,8 @@ def _read_checkpoint(file: Path) -> Imported | None:
     state = _tensors_only(file, content["state_dict"])
     if f"{PREFIX}vocab_embed.embedding" not in state:
         return None
-    config = _part(plain(_part(content, "hyper_parameters")), "config")
+    with taken_apart(file):
+        config = _part(plain(_part(content, "hyper_parameters")), "config")
     _check_method(file, config)
     tensors = _without_prefix(file, {name: value for name, value in state.items() if not name.startswith("noise.")})
     model, data = _part(config, "model"), _part(config, "data")
@@ -212,6 +219,7 @@ def _read_checkpoint(file: Path) -> Imported | None:
     notes.append("the weights of the last step: it holds no average" if average is None else "the averaged weights")
     if average is not None and not (isinstance(average, list) and all(isinstance(part, Tensor) for part in average)):
         raise UserError(f"{file} has an average (ema) that is no list of tensors")
+    _check_plain(file, average or ())
     licence = licence_of(file.parent)
     return _imported(file, known, tensors, notes=notes, licence=licence, average=average)
 

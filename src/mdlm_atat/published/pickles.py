@@ -79,14 +79,26 @@ def _is_known(name: str) -> bool:
     return name.startswith(KNOWN) or name in KNOWN_NAMES or name in DICTIONARIES
 
 
+MOST_SETTINGS = 100_000
+
+
 def plain(value: Any) -> Any:
     """Settings as dictionaries, lists and values, also out of what stands in for OmegaConf's objects; None for any
-    other object."""
-    if isinstance(value, Inert):
-        state = value.state if isinstance(value.state, Mapping) else {}
-        return plain(state["_content"] if "_content" in state else state.get("_val"))
-    if isinstance(value, Mapping):
-        return {str(name): plain(part) for name, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(part) for part in value]
-    return value if isinstance(value, str | int | float | bool) else None
+    other object. Raises ValueError where they are more than 100,000, as a few lists are that hold each other."""
+    num_read = 0
+
+    def read(value: Any) -> Any:
+        nonlocal num_read
+        num_read += 1
+        if num_read > MOST_SETTINGS:
+            raise ValueError(f"its settings are more than {MOST_SETTINGS:,}")
+        if isinstance(value, Inert):
+            state = value.state if isinstance(value.state, Mapping) else {}
+            return read(state["_content"] if "_content" in state else state.get("_val"))
+        if isinstance(value, Mapping):
+            return {str(name): read(part) for name, part in value.items()}
+        if isinstance(value, list | tuple):
+            return [read(part) for part in value]
+        return value if isinstance(value, str | int | float | bool) else None
+
+    return read(value)
