@@ -74,6 +74,12 @@ def test_a_char_tokenizer_refuses_in_terms_of_the_prompt_and_not_of_a_corpus():
         assert "tokenizer byte" not in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["length", "max_new_tokens"])
+def test_a_text_of_10_to_the_9_tokens_is_refused_before_memory_is_short(name):
+    with pytest.raises(UserError, match=f"^`{name}=1000000000`, expected at most 16,777,216 tokens$"):
+        model("characters").prompt_rows([""], **{name: 10**9})
+
+
 @pytest.mark.parametrize("text", ["ab\r\n", "ab\r", "\r\nab"])
 def test_line_ends_are_read_as_those_of_training_text_and_given_back_as_they_were(text):
     tokenizer = CharTokenizer("abc\n")  # of a file with any line ends

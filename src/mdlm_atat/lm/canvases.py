@@ -20,6 +20,9 @@ from mdlm_atat.lm.unknown import check_known
 from mdlm_atat.samplers.canvas import Canvas
 from mdlm_atat.samplers.template import MAX_DRAWS, Gap, Template, lay_out, parse_template
 
+MOST_WRITTEN = 1 << 24
+"""Tokens that one call may be asked to write: a typing error is answered before memory is short."""
+
 
 class Canvases(ABC):
     """The part of a language model that reads what it is given to go on from, or to fill."""
@@ -68,6 +71,9 @@ class Canvases(ABC):
         whole("max_new_tokens", max_new_tokens, 1)
         if length is not None and max_new_tokens is not None:
             raise UserError("give `length=`, prompt included, or `max_new_tokens=`, after the prompt, not both")
+        for name, number in {"length": length, "max_new_tokens": max_new_tokens}.items():
+            if number is not None and number > MOST_WRITTEN:
+                raise UserError(f"`{name}={number}`, expected at most {MOST_WRITTEN:,} tokens")
         rows, in_all = [], length or self.max_length
         for number, prompt in enumerate(prompts, start=1):
             self.check_given(prompt)
