@@ -45,7 +45,7 @@ del sys.modules["msvcrt"]  # others take its presence for Windows itself
 # the encoding of a text file is the system's where none is named, and Windows' is not UTF-8
 warnings.filterwarnings("error", category=EncodingWarning, module="mdlm_atat")
 for module in pkgutil.walk_packages(mdlm_atat.__path__, "mdlm_atat."):
-    if module.name != "mdlm_atat.__main__":
+    if not module.name.startswith(("mdlm_atat.__main__", "mdlm_atat.harness", "mdlm_atat.hf")):  # these import extras
         importlib.import_module(module.name)
 """
 

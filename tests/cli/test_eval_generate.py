@@ -106,6 +106,8 @@ def test_a_saved_model_gives_the_same_texts_and_scores_as_its_run(folder, lm, tm
         ".json",
         ".yaml",
         ".npy",
+        ".md",
+        ".py",
     }
     again = MaskedDiffusionLM.from_pretrained(tmp_path / "saved")
     assert again.generate(["a", ""], steps=8, seed=3) == lm.generate(["a", ""], steps=8, seed=3)

@@ -12,6 +12,7 @@ import pytest
 
 from mdlm_atat import UserError
 from mdlm_atat.cli.parser import Parser, choose, real, whole
+from mdlm_atat.config.schema import SECTIONS
 
 
 def make_parser(*, takes_settings: bool = False) -> Parser:
@@ -135,7 +136,7 @@ def test_mistakes_in_settings_are_told_with_the_others():
     assert mistakes(line, takes_settings=True) == [
         "atat try: 5 mistakes",
         "--num_steps: unknown flag; did you mean --train.num_steps?",
-        "--qqq: unknown flag; sections are data, model, objective, importance, masking, curriculum, optim, train, eval",
+        f"--qqq: unknown flag; sections are {', '.join(SECTIONS)}",
         "--optim.lrr: unknown flag; did you mean --optim.lr?",
         "--train.seed: expected a whole number after it",
         "--num_draws is 0, expected at least 1",

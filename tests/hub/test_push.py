@@ -117,7 +117,7 @@ def test_a_saved_folder_is_sent_with_the_card_that_somebody_wrote_and_packed_as_
     )
     assert sent.startswith("---\nlicense: mit\n")
     assert sent.endswith("For cats.\n")
-    assert 'atat infill hub:me/new "' in sent
+    assert "atat infill hub:me/new '" in sent
     assert "load_lm('hub:me/new')" in sent
     assert "mine" not in sent.replace("# mine", "")
 
@@ -205,7 +205,7 @@ def test_the_card_is_read_by_the_hubs_own_client_and_says_what_the_run_measured(
     sample = json.loads((runs / "masked/samples.jsonl").read_text().splitlines()[0])
     assert f"from nothing (seed {sample['seed']}, {sample['sampler']})" in card.text
     assert sample["text"].splitlines()[0] in card.text
-    assert 'atat infill my-model "' in card.text
+    assert "atat infill my-model '" in card.text
 
 
 def test_nothing_in_a_saved_folder_says_where_the_text_lies_on_this_machine(

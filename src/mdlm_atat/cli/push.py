@@ -7,6 +7,7 @@ from pathlib import Path
 
 from mdlm_atat.cli.model import WHICH, add_trust_argument, check_model
 from mdlm_atat.cli.parser import Parser
+from mdlm_atat.errors import command_line
 from mdlm_atat.formats import data_size
 from mdlm_atat.plugins import trusted
 from mdlm_atat.published.push import Push, Target, check_target
@@ -74,7 +75,7 @@ def push(arguments: Namespace, target: Target) -> None:
             return
         url = send(planned, private=arguments.private or None, message=arguments.message)
     name = f"hub:{target.name.repository}" + (f"@{arguments.revision}" if arguments.revision else "")
-    print(f"{'pushed':10} {url}\n{'next':10} atat generate {name}")
+    print(f"{'pushed':10} {url}\n{'next':10} {command_line(['generate', name])}")
 
 
 def lines_of(push: Push) -> list[str]:

@@ -13,7 +13,7 @@ import yaml
 
 from mdlm_atat.atomic import write_text
 from mdlm_atat.config.schema import RunConfig
-from mdlm_atat.errors import UserError
+from mdlm_atat.errors import UserError, command_line
 from mdlm_atat.formats import count, perplexity
 from mdlm_atat.lm.export import left_out
 from mdlm_atat.model_folder import ORIGIN_FILE, results_folder
@@ -140,16 +140,13 @@ def _shown(name: str) -> str:
 
 
 def _use(lm: LanguageModel, name: str, has_code: str | None) -> str:
-    command = (
-        f'atat infill {name} "It was a [MASK:4] night."'
-        if "masked" in lm.modes
-        else f'atat generate {name} --prompt "It was"'
-    )
-    call = 'lm.infill("It was a [MASK:4] night.").text' if "masked" in lm.modes else 'lm.generate("It was").text'
+    words, call = ["generate", name, "--prompt", "It was"], 'lm.generate("It was").text'
+    if "masked" in lm.modes:
+        words, call = ["infill", name, "It was a [MASK:4] night."], 'lm.infill("It was a [MASK:4] night.").text'
     text = f"""## How to use it
 
     pip install "mdlm-atat[hub]"
-    {command}
+    {command_line(words)}
 
 ```python
 import mdlm_atat
@@ -175,7 +172,7 @@ tokenizer = AutoTokenizer.from_pretrained({name.removeprefix(PREFIX)!r}, trust_r
 def renamed(text: str, old: str, new: str) -> str:
     """A card whose lines on how to use the model call it otherwise."""
     for word in ("infill", "generate"):
-        text = text.replace(f"    atat {word} {old} ", f"    atat {word} {new} ")
+        text = text.replace(f"    {command_line([word, old])} ", f"    {command_line([word, new])} ")
     text = text.replace(f"load_lm({old!r})", f"load_lm({new!r})")
     return text.replace(f"from_pretrained({old!r}", f"from_pretrained({new.removeprefix(PREFIX)!r}")
 
