@@ -158,7 +158,7 @@ def judged(lm: Any, judge: str | None, data: Path, num_texts: int) -> dict[str, 
         rows = {f"{point.how.sampler} ({point.nfe_mean:.0f} evaluations)": point for point in quality.points}
         found[task] = {
             name: {key: getattr(point, key) for key in names}
-            for name, point in {**rows, "held-out text": quality.reference}.items()
+            for name, point in {**rows, "held-out text": quality.real}.items()
         }
     return found
 
