@@ -68,6 +68,7 @@ assert not is_locked(folder / "a.lock")
 """
 
 
+@pytest.mark.slow
 def test_all_modules_import_and_a_run_is_trained_resumed_and_loaded_without_what_windows_lacks(tmp_path: Path):
     flags = tiny_flags(write_text(tmp_path / "text.txt"), train__num_steps=2)
     done = subprocess.run(

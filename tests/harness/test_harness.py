@@ -331,6 +331,7 @@ def test_the_command_prints_the_table_stores_it_and_goes_on_after_an_interruptio
     assert len(again["samples"]["tiny_word"]) == 3
 
 
+@pytest.mark.slow
 def test_two_processes_find_what_one_does(runs: Path, tasks: Path, tmp_path: Path) -> None:
     command = [
         "harness",

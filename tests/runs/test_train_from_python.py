@@ -275,6 +275,7 @@ def test_every_short_name_leads_to_one_setting():
     assert "width" not in names
 
 
+@pytest.mark.slow
 def test_a_strategy_a_schedule_a_density_and_an_optimizer_of_ones_own_train_and_come_back(text, tmp_path, plugin):
     made = ma.train(
         "demo",

@@ -25,6 +25,7 @@ def rows_of(run: Path) -> list[dict]:
     return [line for line in lines if "train/loss" in line]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("rows_that_fit", "expected"), [(11, 2), (4, 3)])
 def test_the_largest_micro_batch_that_fits_is_found_and_gives_the_losses_of_that_fixed_number(
     text, tmp_path, faults, capsys, rows_that_fit, expected
@@ -41,6 +42,7 @@ def test_the_largest_micro_batch_that_fits_is_found_and_gives_the_losses_of_that
     assert load_config(str(tmp_path / "auto")).train.num_micro_batches == expected
 
 
+@pytest.mark.slow
 def test_a_resumed_run_keeps_the_number_and_repeats_the_run_bit_for_bit(text, tmp_path, faults, capsys):
     faults.setenv("TIGHT_ROWS", "4")
     settings = {**SETTINGS, "train__num_steps": 3}
@@ -59,6 +61,7 @@ def test_a_resumed_run_keeps_the_number_and_repeats_the_run_bit_for_bit(text, tm
     assert load_config(str(tmp_path / "parts")).train.num_micro_batches == 4
 
 
+@pytest.mark.slow
 def test_memory_that_runs_out_in_the_middle_of_a_run_costs_no_step(text, tmp_path, faults, capsys):
     settings = {**SETTINGS, "model__dropout": 0, "train__num_micro_batches": "auto"}
     assert train(text, tmp_path / "whole", **settings) == 0

@@ -106,6 +106,7 @@ def as_whole_files(run: Path, copy: Path) -> Path:
     return copy
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_processes", [1, 4])
 def test_parts_of_two_processes_are_resumed_on_another_number_as_whole_files_are(parts, tmp_path, num_processes):
     whole = as_whole_files(parts, tmp_path / "whole")

@@ -83,7 +83,7 @@ def stand_in(
     return replay, loss
 
 
-pytestmark = pytest.mark.usefixtures("no_report")
+pytestmark = [pytest.mark.usefixtures("no_report"), pytest.mark.slow]  # each records graphs anew
 
 
 @pytest.fixture(scope="module")

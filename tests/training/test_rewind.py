@@ -54,6 +54,7 @@ def same(a: dict, b: dict) -> bool:
     return all(a[kind].keys() == b[kind].keys() and all(a[kind][n].equal(b[kind][n]) for n in a[kind]) for kind in a)
 
 
+@pytest.mark.slow
 def test_a_run_goes_back_to_its_last_checkpoint_takes_another_order_and_resumes_bit_for_bit(
     text, tmp_path, faults, rows, capsys
 ):

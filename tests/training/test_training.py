@@ -68,6 +68,7 @@ def test_resuming_repeats_the_run_bit_for_bit(text, tmp_path, capsys):
     assert losses_of(tmp_path / "whole") == losses_of(tmp_path / "parts")
 
 
+@pytest.mark.slow
 def test_a_run_killed_with_signal_9_at_a_random_moment_resumes_bit_for_bit(text, tmp_path):
     # long enough that the kill falls inside: 60 steps could be over, and the scoring begun, within the 0.3 seconds
     settings = {"train__num_steps": 240, "train__checkpoint_interval_steps": 3, "train__eval_interval_steps": 240}
