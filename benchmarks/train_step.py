@@ -136,7 +136,7 @@ def make_training(config: RunConfig, engine: Engine, variant: str, vocab_size: i
         ema=EMA(model, config.train.ema_decay),
         objective=build_objective(config, vocab_size, counts, model),
         seed=config.train.seed,
-        batch_at=lambda _, step: (batches[step % len(batches)][own_rows], lengths[own_rows]),
+        batch_at=lambda _, step: (batches[step % len(batches)][own_rows], lengths[own_rows], None),
         recorded=make_recorded(config.train, engine, model),
         evaluate=lambda _, __: {},
         save=lambda _, __: None,
