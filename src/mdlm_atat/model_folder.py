@@ -68,8 +68,8 @@ def kind_of_folder(folder: Path) -> Literal["checkpoint", "saved", "classifier",
         return "published"
     if not folder.is_dir():
         raise UserError(
-            f"there is no folder {folder}; expected a run such as runs/demo, or a checkpoint of one, or a model of the "
-            "hub as hub:OWNER/NAME"
+            f"there is no {'file' if folder.suffix in PUBLISHED_FILES else 'folder'} {folder}; expected a run such as "
+            "runs/demo, or a checkpoint of one, or a model of the hub as hub:OWNER/NAME"
         )
     real = folder.resolve()
     if real.name.startswith("step-") and real.parent.name == "checkpoints":

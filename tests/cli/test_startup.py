@@ -37,6 +37,7 @@ MISTAKES = {
     "eval runs/nosuch": "there is no folder runs/nosuch; expected a run such as runs/demo",
     "eval .": ". is neither a run folder (no config.yaml), nor one of its checkpoints, nor a saved model",
     "generate nosuch": "there is no folder nosuch; expected a run such as runs/demo",
+    "generate nosuch.gguf": "there is no file nosuch.gguf; expected a run such as runs/demo",
     "infill nosuch 'a [MASK]'": "there is no folder nosuch; expected a run such as runs/demo",
     "serve nosuch": "there is no folder nosuch; expected a run such as runs/demo",
     "serve . --port 65536": "--port is 65536, expected at most 65,535",

@@ -288,6 +288,8 @@ def test_no_flags_change_nothing():
         ("--optim.lrr 3", "--optim.lrr: unknown flag; did you mean --optim.lr?"),
         ("--train.num-steps 3", "--train.num-steps: unknown flag; did you mean --train.num_steps?"),
         ("--num_steps 3", "--num_steps: unknown flag; did you mean --train.num_steps?"),
+        ("--lora_rank 3", "--lora_rank: unknown flag; did you mean --lora.rank?"),
+        ("--optim_lr 3", "--optim_lr: unknown flag; did you mean --optim.lr?"),
         ("--model.no_tied", "--model.no_tied: unknown flag; did you mean --model.tied?"),
         ("--optm.lr 3", "--optm.lr: unknown flag; did you mean --optim.lr?"),
         ("--model.tied", "--model.tied: expected true or false after it"),

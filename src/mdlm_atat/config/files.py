@@ -402,6 +402,9 @@ def _did_you_mean(path: str, dashes: str = "") -> str:
     for name in _settings():
         by_key.setdefault(name.rpartition(".")[2], []).append(name)
     tops = list(dict.fromkeys(name.partition(".")[0] for name in _settings()))
+    in_python = {name.replace(".", "_"): name for name in _settings()}  # `lora_rank=8` is a keyword there
+    if path in in_python:
+        return f"; did you mean {dashes}{in_python[path]}?"
     if close := get_close_matches(key, siblings, n=1):
         return f"; did you mean {dashes}{siblings[close[0]]}?"
     if key in by_key:
