@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import random
 import re
 import shutil
 import sys
@@ -12,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -410,6 +412,32 @@ def test_a_wrong_request_is_one_message(
 
 def test_a_limit_beyond_all_questions_is_all_of_them(run: Callable[..., Any], masked: Any) -> None:
     assert run(masked, "tiny_word", limit=1e30).record["results"]["tiny_word"]["sample_len"] == len(CHOICES)
+
+
+def test_the_random_numbers_of_whoever_asks_are_those_without_it(run: Callable[..., Any], masked: Any) -> None:
+    from mdlm_atat.harness.run import _harness_seeds
+
+    def seed() -> None:
+        random.seed(7)
+        np.random.seed(7)
+        torch.manual_seed(7)
+
+    def drawn() -> tuple[float, ...]:
+        return float(np.random.random()), float(torch.rand(()))
+
+    seed()
+    expected, of_python = drawn(), random.getstate()
+    seed()
+    run(masked, "tiny_word", limit=1)
+    assert drawn() == expected
+    seed()
+    with pytest.raises(UserError):
+        run(masked, "no_task_at_all.yaml")
+    assert drawn() == expected
+    random.setstate(of_python)  # by which the checks of types draw too
+    with _harness_seeds():
+        assert round(random.random(), 4) == 0.8444  # of the seed 0
+    assert random.getstate() == of_python
 
 
 def test_an_error_of_ours_is_not_said_to_be_the_tasks(

@@ -124,7 +124,7 @@ def run_tasks(
     if kept is not None:
         lm.finished.answers = ranks.on_main(lambda: read_finished(kept))
         lm.finished.file = file_of_rank(kept, ranks.rank)
-    with _quiet_harness():
+    with _quiet_harness(), _harness_seeds():
         loaded = _load(names, include_path, num_fewshot)
         try:
             with explain_out_of_memory(f"try `batch_size={max(1, lm.batch_size // 2)}`"):
@@ -173,10 +173,6 @@ def _file_of(lm: HarnessModel, names: Sequence[str], save: bool | str | Path, as
 
 def _load(names: Sequence[str], include_path: str | Path | None, num_fewshot: int | None) -> dict[str, Any]:
     """The tasks, their data at hand."""
-    # tasks may shuffle their data by these as it is loaded: the seeds are the harness's own
-    random.seed(0)
-    np.random.seed(1234)
-    torch.manual_seed(1234)
     if include_path is not None and not Path(include_path).is_dir():
         raise UserError(f"`include_path=`: there is no folder {include_path}")
     try:
@@ -278,6 +274,22 @@ def _quiet_harness() -> Iterator[None]:
             del os.environ["DISABLE_MULTIPROC"]
         else:
             os.environ["DISABLE_MULTIPROC"] = before
+
+
+@contextlib.contextmanager
+def _harness_seeds() -> Iterator[None]:
+    """The global generators, by which tasks may shuffle their data, begin with the harness's own seeds, and are
+    afterwards as they were."""
+    python, numpy = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[]):
+        try:
+            random.seed(0)
+            np.random.seed(1234)
+            torch.default_generator.manual_seed(1234)
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)
 
 
 class _Bars:
