@@ -10,7 +10,15 @@ from torch import Tensor
 
 from mdlm_atat.atomic import folder_written_aside, write_json
 from mdlm_atat.config.files import save_config
-from mdlm_atat.config.schema import RunConfig
+from mdlm_atat.config.schema import (
+    DataConfig,
+    EvalConfig,
+    ModelConfig,
+    ObjectiveConfig,
+    OptimConfig,
+    RunConfig,
+    TrainConfig,
+)
 from mdlm_atat.data.open_tokenizer import save_tokenizer
 from mdlm_atat.data.tokenizers import Tokenizer
 from mdlm_atat.model_folder import ORIGIN_FILE
@@ -54,3 +62,16 @@ class Imported:
             save_tokenizer(self.tokenizer, aside / "tokenizer")
             write_json(aside / ORIGIN_FILE, asdict(self.origin))
             write_checksums(aside)
+
+
+def run_config_of(model: ModelConfig, data: DataConfig) -> RunConfig:
+    """The settings of an imported network, with those that a run begins with which goes on from it: as it knows much
+    already, small steps, and batches that a GPU holds."""
+    return RunConfig(
+        data=data,
+        model=model,
+        objective=ObjectiveConfig(causal_share=float(model.kind == "causal")),
+        optim=OptimConfig(lr=1e-4, weight_decay=0.0),
+        train=TrainConfig(batch_size=16, num_micro_batches="auto"),
+        eval=EvalConfig(num_draws=256, final_num_draws=1024, batch_size=8),
+    )

@@ -22,19 +22,15 @@ from torch import Tensor
 from mdlm_atat.config.build import shapes_of
 from mdlm_atat.config.schema import (
     DataConfig,
-    EvalConfig,
     ModelConfig,
-    ObjectiveConfig,
-    OptimConfig,
     RunConfig,
-    TrainConfig,
 )
 from mdlm_atat.data.open_tokenizer import load_tokenizer
 from mdlm_atat.data.tokenizers import END_OF_TEXT, HFTokenizer, Tokenizer
 from mdlm_atat.errors import UserError
 from mdlm_atat.published.files import licence_of, name_of_published, read_tensors, weight_files
 from mdlm_atat.published.gguf import read_gguf
-from mdlm_atat.published.imported import Imported, Origin
+from mdlm_atat.published.imported import Imported, Origin, run_config_of
 from mdlm_atat.small_files import check_kinds, read_object, taken_apart
 from mdlm_atat.training.checkpoint import check_shapes
 
@@ -168,15 +164,7 @@ def run_config(path: Path, config: Mapping[str, Any], tied: bool) -> RunConfig:
             f"{path}: its configuration makes no network: {reason}; it is damaged or of another model: take both anew "
             "from where they were published"
         ) from None
-    return RunConfig(
-        data=data,
-        model=model,
-        objective=ObjectiveConfig(causal_share=1.0),
-        # of a network that knows much already: small steps, and batches that a GPU holds
-        optim=OptimConfig(lr=1e-4, weight_decay=0.0),
-        train=TrainConfig(batch_size=16, num_micro_batches="auto"),
-        eval=EvalConfig(num_draws=256, final_num_draws=1024, batch_size=8),
-    )
+    return run_config_of(model, data)
 
 
 def rotary_settings(path: Path, config: Mapping[str, Any]) -> dict[str, Any]:

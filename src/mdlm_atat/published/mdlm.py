@@ -31,19 +31,15 @@ from mdlm_atat.config.build import shapes_of
 from mdlm_atat.config.schema import (
     MOST_OF_MODEL,
     DataConfig,
-    EvalConfig,
     ModelConfig,
-    ObjectiveConfig,
-    OptimConfig,
     RunConfig,
-    TrainConfig,
 )
 from mdlm_atat.data.open_tokenizer import load_tokenizer
 from mdlm_atat.data.settings import MOST_LENGTH
 from mdlm_atat.data.tokenizers import HFTokenizer, Tokenizer
 from mdlm_atat.errors import UserError
 from mdlm_atat.published.files import check_fits, licence_of, name_of_published, read_tensors, weight_files
-from mdlm_atat.published.imported import Imported, Origin
+from mdlm_atat.published.imported import Imported, Origin, run_config_of
 from mdlm_atat.published.pickles import plain, read_pickle
 from mdlm_atat.small_files import read_object, taken_apart
 from mdlm_atat.training.checkpoint import check_shapes
@@ -435,15 +431,7 @@ def _run_config(
         length=shape.length - shape.is_causal,  # whose first place is the beginning's
         mode="pad" if wraps is False or (wraps is None and tokenizer.name == "bert-base-uncased") else "wrap",
     )
-    return RunConfig(
-        data=data,
-        model=model,
-        objective=ObjectiveConfig(causal_share=float(shape.is_causal)),
-        # of a network that knows much already: small steps, and batches that a GPU holds
-        optim=OptimConfig(lr=1e-4, weight_decay=0.0),
-        train=TrainConfig(batch_size=16, num_micro_batches="auto"),
-        eval=EvalConfig(num_draws=256, final_num_draws=1024, batch_size=8),
-    )
+    return run_config_of(model, data)
 
 
 def _folded(shape: _Shape, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
