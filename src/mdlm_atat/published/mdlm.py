@@ -5,7 +5,7 @@ PyTorch Lightning (.ckpt).
 What a mere renaming of the weights would get wrong, silently:
 
 - A network with `time_conditioning: false` has adaLN all the same and always sees sigma = 0. What that makes of every
-  block is constant, and is folded into its norms, layers and biases (`_folded`): the same function without a time,
+  block is constant, and is folded into its norms, layers and biases (`folded`): the same function without a time,
   which is trained on as any network without one.
 - With `time_conditioning: true` it is told features of sigma = -log(1 - 0.999 t), not of 1000 t
   (`model.time_features`).
@@ -19,12 +19,11 @@ What a mere renaming of the weights would get wrong, silently:
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from mdlm_atat.config.build import shapes_of
@@ -40,6 +39,7 @@ from mdlm_atat.data.tokenizers import HFTokenizer, Tokenizer
 from mdlm_atat.errors import UserError
 from mdlm_atat.published.files import check_fits, licence_of, name_of_published, read_tensors, weight_files
 from mdlm_atat.published.imported import Imported, Origin, run_config_of
+from mdlm_atat.published.mdlm_weights import Shape, causal_weights, folded, renamed
 from mdlm_atat.published.pickles import plain, read_pickle
 from mdlm_atat.small_files import read_object, taken_apart
 from mdlm_atat.training.checkpoint import check_shapes
@@ -50,9 +50,6 @@ BY_VOCABULARY = {50_258: "gpt2", 50_257: "gpt2", 30_522: "bert-base-uncased"}
 """Rows of the embedding: the tokenizer. Published folders of this family hold none."""
 TEXTS = {"gpt2": "openwebtext", "bert-base-uncased": "lm1b"}
 """What networks with these tokens were trained on."""
-CLOSED = -1e6
-"""Bias of an output that is never to have any probability."""
-NUM_FEATURES = 256
 PREFIX = "backbone."
 UNUSED = ("rotary_emb.inv_freq", "sampling_eps_min", "sampling_eps_max")
 """Buffers, which our network computes or does not need."""
@@ -66,50 +63,6 @@ OTHERS = {
 }
 """What our networks cannot be, in words."""
 NUM_LISTED = 5
-
-
-@dataclass(frozen=True)
-class _Shape:
-    """What config.json or the hyperparameters of a checkpoint say of a network."""
-
-    num_rows: int
-    """Of the embedding: tokens, and [MASK] where it is none of them."""
-    length: int
-    width: int
-    num_layers: int
-    num_heads: int
-    condition_width: int
-    mlp_width: int
-    dropout: float
-    is_causal: bool
-    sees_time: bool
-
-    @property
-    def tensors(self) -> dict[str, tuple[int, ...]]:
-        """Names and shapes of the weights, in the order of `backbone.parameters()`."""
-        width, conditioned = self.width, not self.is_causal
-        found: dict[str, tuple[int, ...]] = {"vocab_embed.embedding": (self.num_rows, width)}
-        if conditioned:
-            found |= _linear("sigma_map.mlp.0", NUM_FEATURES, self.condition_width)
-            found |= _linear("sigma_map.mlp.2", self.condition_width, self.condition_width)
-        for index in range(self.num_layers):
-            block = f"blocks.{index}."
-            found[block + "norm1.weight"] = (width,)
-            found[block + "attn_qkv.weight"] = (3 * width, width)
-            found[block + "attn_out.weight"] = (width, width)
-            found[block + "norm2.weight"] = (width,)
-            found |= _linear(block + "mlp.0", width, self.mlp_width) | _linear(block + "mlp.2", self.mlp_width, width)
-            if conditioned:
-                found |= _linear(block + "adaLN_modulation", self.condition_width, 6 * width)
-        found["output_layer.norm_final.weight"] = (width,)
-        found |= _linear("output_layer.linear", width, self.num_rows)
-        if conditioned:
-            found |= _linear("output_layer.adaLN_modulation", self.condition_width, 2 * width)
-        return found
-
-
-def _linear(name: str, num_in: int, num_out: int) -> dict[str, tuple[int, ...]]:
-    return {f"{name}.weight": (num_out, num_in), f"{name}.bias": (num_out,)}
 
 
 def read_mdlm(path: Path) -> Imported | None:
@@ -262,11 +215,11 @@ def _imported(
         notes.append(f"token {bos_id} is shown before every text, as it began the rows of the training")
     run = _run_config(config, shape, tokenizer, mask_id, bos_id)
     if shape.is_causal:
-        weights = _causal_weights(path, tensors, tokenizer, mask_id, bos_id)
+        weights = causal_weights(path, tensors, tokenizer, mask_id, bos_id)
     elif shape.sees_time:
-        weights = _renamed(tensors, tokenizer, mask_id)
+        weights = renamed(tensors, tokenizer, mask_id)
     else:
-        weights = _renamed(_folded(shape, tensors), tokenizer, mask_id)
+        weights = renamed(folded(shape, tensors), tokenizer, mask_id)
         notes.append("it sees no time: what its adaLN makes of sigma = 0 is folded into the other weights")
     shapes = shapes_of(run, tokenizer.vocab_size)
     assert shapes is not None
@@ -276,7 +229,7 @@ def _imported(
     return Imported(config=run, weights=weights, tokenizer=tokenizer, origin=origin)
 
 
-def _shape_of(path: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor], notes: list[str]) -> _Shape:
+def _shape_of(path: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor], notes: list[str]) -> Shape:
     """What the configuration says or, of a checkpoint without hyperparameters, the tensors themselves."""
     embedding = tensors.get("vocab_embed.embedding")
     if embedding is None or embedding.ndim != 2:
@@ -305,7 +258,7 @@ def _shape_of(path: Path, config: Mapping[str, Any], tensors: Mapping[str, Tenso
         )
     is_causal = sigma is None and not any("adaLN_modulation" in name for name in tensors)
     dropout = config.get("dropout")
-    return _Shape(
+    return Shape(
         num_rows=number("vocab_size", len(embedding), 1 << 30),
         length=number("model_length", length_guess, MOST_LENGTH),
         width=width,
@@ -319,7 +272,7 @@ def _shape_of(path: Path, config: Mapping[str, Any], tensors: Mapping[str, Tenso
     )
 
 
-def _check_tensors(path: Path, shape: _Shape, tensors: Mapping[str, Tensor], inv_freq: Tensor | None) -> None:
+def _check_tensors(path: Path, shape: Shape, tensors: Mapping[str, Tensor], inv_freq: Tensor | None) -> None:
     """Raise UserError unless the tensors are those of the network that is described, every one of them."""
     expected = shape.tensors
     missing = [name for name in expected if name not in tensors]
@@ -350,7 +303,7 @@ def _check_tensors(path: Path, shape: _Shape, tensors: Mapping[str, Tensor], inv
             raise UserError(f"{path} has rotary frequencies of another base than 10,000, which this family does not")
 
 
-def _averaged(path: Path, shape: _Shape, average: list[Tensor]) -> dict[str, Tensor]:
+def _averaged(path: Path, shape: Shape, average: list[Tensor]) -> dict[str, Tensor]:
     """The averaged weights by name. Raises UserError where the list is not one of each, in order."""
     expected = shape.tensors
     if len(average) != len(expected):
@@ -405,7 +358,7 @@ def _mask_of(path: Path, tokenizer: Tokenizer, num_rows: int) -> int:
 
 
 def _run_config(
-    config: Mapping[str, Any], shape: _Shape, tokenizer: Tokenizer, mask_id: int, bos_id: int | None
+    config: Mapping[str, Any], shape: Shape, tokenizer: Tokenizer, mask_id: int, bos_id: int | None
 ) -> RunConfig:
     """The settings of our network, and those that a run begins with which goes on from it."""
     is_outside = mask_id == tokenizer.vocab_size
@@ -432,101 +385,6 @@ def _run_config(
         mode="pad" if wraps is False or (wraps is None and tokenizer.name == "bert-base-uncased") else "wrap",
     )
     return run_config_of(model, data)
-
-
-def _folded(shape: _Shape, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights with what adaLN makes of sigma = 0 worked into them, in float64, and `attn_qkv.bias` besides.
-
-    Every norm is followed by x * (1 + scale) + shift and a linear layer W x + b: the norm's weight takes 1 + scale, and
-    the bias W shift. What attention and the MLP give is multiplied by a gate: so are the rows of their last layers.
-    """
-    embedding = "vocab_embed.embedding"
-    wide = {name: value if name == embedding else value.double() for name, value in tensors.items()}
-    half = NUM_FEATURES // 2
-    features = torch.cat([torch.ones(half), torch.zeros(half)]).double()  # cosines and sines of 0
-    condition = F.silu(_apply(wide, "sigma_map.mlp.2", F.silu(_apply(wide, "sigma_map.mlp.0", features))))
-    for index in range(shape.num_layers):
-        block = f"blocks.{index}."
-        parts = _apply(wide, block + "adaLN_modulation", condition).chunk(6)
-        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = parts
-        wide[block + "norm1.weight"] *= 1 + scale_a
-        wide[block + "attn_qkv.bias"] = wide[block + "attn_qkv.weight"] @ shift_a
-        wide[block + "attn_out.weight"] *= gate_a[:, None]
-        wide[block + "norm2.weight"] *= 1 + scale_m
-        wide[block + "mlp.0.bias"] += wide[block + "mlp.0.weight"] @ shift_m
-        wide[block + "mlp.2.weight"] *= gate_m[:, None]
-        wide[block + "mlp.2.bias"] *= gate_m
-    shift, scale = _apply(wide, "output_layer.adaLN_modulation", condition).chunk(2)
-    wide["output_layer.norm_final.weight"] *= 1 + scale
-    wide["output_layer.linear.bias"] += wide["output_layer.linear.weight"] @ shift
-    return {
-        name: value.float()
-        for name, value in wide.items()
-        if not name.startswith("sigma_map.") and "adaLN_modulation" not in name
-    }
-
-
-def _apply(weights: Mapping[str, Tensor], layer: str, x: Tensor) -> Tensor:
-    return weights[f"{layer}.weight"] @ x + weights[f"{layer}.bias"]
-
-
-OUR_NAMES = {
-    "vocab_embed.embedding": "embedding.weight",
-    "sigma_map.mlp.0": "time_embedding.up",
-    "sigma_map.mlp.2": "time_embedding.out",
-    "norm1": "norm_attention",
-    "attn_qkv": "attention.qkv",
-    "attn_out": "attention.out",
-    "norm2": "norm_mlp",
-    "mlp.0": "mlp.up",
-    "mlp.2": "mlp.down",
-    "adaLN_modulation": "modulation",
-    "output_layer.norm_final": "norm",
-    "output_layer.linear": "output",
-    "output_layer.adaLN_modulation": "modulation",
-}
-
-
-def _our_name(name: str) -> str:
-    if name == "vocab_embed.embedding":
-        return OUR_NAMES[name]
-    layer, _, kind = name.rpartition(".")
-    if layer.startswith("blocks."):
-        _, index, part = layer.split(".", 2)
-        return f"blocks.{index}.{OUR_NAMES[part]}.{kind}"
-    return f"{OUR_NAMES[layer]}.{kind}"
-
-
-def _renamed(tensors: Mapping[str, Tensor], tokenizer: Tokenizer, mask_id: int) -> dict[str, Tensor]:
-    """Our network's weights. A [MASK] among the tokens gets a row of its own behind them, and no output."""
-    weights = {_our_name(name): value for name, value in tensors.items()}
-    if mask_id < tokenizer.vocab_size:
-        embedding, bias = weights["embedding.weight"], weights["output.bias"].clone()
-        weights["embedding.weight"] = torch.cat([embedding, embedding[mask_id : mask_id + 1]])
-        bias[mask_id] = CLOSED
-        weights["output.bias"] = bias
-    return weights
-
-
-def _causal_weights(
-    path: Path,
-    tensors: Mapping[str, Tensor],
-    tokenizer: Tokenizer,
-    mask_id: int,
-    bos_id: int | None,
-) -> dict[str, Tensor]:
-    """Those of the left-to-right baseline, whose start symbol is the token that its rows began with."""
-    if bos_id is None:
-        raise UserError(
-            f"{path} is read left to right behind a first token, and the tokenizer names none as bos or eos"
-        )
-    weights = _renamed(tensors, tokenizer, mask_id)
-    size = tokenizer.vocab_size
-    embedding = weights["embedding.weight"][:size]
-    weights["embedding.weight"] = torch.cat([embedding, embedding[bos_id : bos_id + 1]])
-    for name in ("output.weight", "output.bias"):
-        weights[name] = weights[name][:size].clone()
-    return weights
 
 
 def _listed(names: list[str]) -> str:
