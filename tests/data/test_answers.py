@@ -123,6 +123,28 @@ def test_what_is_cut_or_left_out_is_counted_and_said() -> None:
     assert shorter.manifest.accounts["answers"]["valid"]["answers whose prompt fills the row"] == 1
 
 
+def without_eos() -> Tokenizer:
+    """It knows the letters of chats alone, drops all other characters, and ends no text."""
+    letters = dict.fromkeys(" UserAsitan:HiYo\n")
+    inner = Inner(models.BPE({letter: index for index, letter in enumerate(letters)}, []))
+    inner.decoder = decoders.Fuse()
+    return HFTokenizer(inner, name="made")
+
+
+def test_an_answer_of_which_no_token_is_left_makes_no_row(tmp_path: Path) -> None:
+    rows = [{"q": "Hi", "a": "Yo"}, {"q": "Hi", "a": "漢字"}, {"q": "", "a": "Yo漢"}]
+    file = tmp_path / "a.jsonl"
+    file.write_text("\n".join(map(json.dumps, rows)))
+    settings: dict[str, Any] = {"tokenizer": without_eos(), "template": "{q}\n{a}", "accept_loss": True, "length": 90}
+    corpus = prepare(file, loss_on="answers", whole=True, progress=False, **settings)
+    assert rows_of(corpus) == [("Hi\n", "Yo"), ("\n", "Yo")]
+    assert corpus.manifest.accounts is not None
+    assert corpus.manifest.accounts["answers"] == {"valid": {"answers without tokens": 1}}
+    file.write_text(json.dumps(rows[1]))
+    with pytest.raises(UserError, match="there are no answers in"):
+        prepare(file, loss_on="answers", whole=True, progress=False, **settings)
+
+
 def metaspace() -> Tokenizer:
     """As SentencePiece: every text begins with a space that is none."""
     pieces = ["<unk>", "</s>", *(f"▁{word}" for word in ("User:", "Assistant:", "Hi", "Yo", "")), *"UserAsitan:HiYo\n."]

@@ -20,6 +20,7 @@ Spans = tuple[tuple[int, int], ...]
 LONGEST_MARKED = 1 << 20
 """Characters of the longest document whose answers are known; a longer one is read in pieces, as text."""
 WITHOUT, NO_ROOM, CUT = "documents without an answer", "answers whose prompt fills the row", "answers cut"
+NO_TOKENS = "answers without tokens"
 
 
 class Marked(str):
@@ -53,7 +54,8 @@ def answer_rows(documents: Sequence[tuple[str, Spans]], tokenizer: Tokenizer, le
     """Return a row of at most `length` tokens for each answer of some documents, each a text with its answers.
 
     The prompt is encoded alone, as `generate` encodes it, and the answer as it goes on from there. An answer that does
-    not fit is cut, and has no eos then; one whose prompt leaves no room for a single token of it is left out.
+    not fit is cut, and has no eos then; one whose prompt leaves no room for a single token of it is left out, as is one
+    that has no token.
     """
     rows = AnswerRows([], [], [], [], [], Counter())
     parts = [text[:place] for text, answers in documents for span in answers for place in span]
@@ -84,6 +86,9 @@ def _add(
         return
     end = [] if tokenizer.eos_id is None else [tokenizer.eos_id]
     ids = np.concatenate([np.asarray(part, np.int64) for part in (prompt, answer, end)])
+    if len(ids) == len(prompt):  # the tokenizer drops all of its characters, and has no eos
+        rows.left_out[NO_TOKENS] += 1
+        return
     if len(ids) > length:
         rows.left_out[CUT] += 1
         text = tokenizer.decode(ids[len(prompt) : length])

@@ -27,7 +27,7 @@ from typing import Any, Unpack
 from mdlm_atat.atomic import sync, sync_folder, write_text
 from mdlm_atat.checks import check_keywords
 from mdlm_atat.data.accounts import account, check_halves, decided_lines, read_lines
-from mdlm_atat.data.answers import NO_ROOM, WITHOUT
+from mdlm_atat.data.answers import NO_ROOM, NO_TOKENS, WITHOUT
 from mdlm_atat.data.cache import cache_folder, hold
 from mdlm_atat.data.corpus import Corpus
 from mdlm_atat.data.counts import write_counts
@@ -285,7 +285,7 @@ def _check_answers(request: DataRequest, writers: dict[str, SplitWriter], splits
             f"`loss_on='answers'`: every prompt of {name} fills a row of {request.length} tokens, so that no answer "
             "has room: take a larger `length=`"
         )
-    if found[WITHOUT]:
+    if found[WITHOUT] or found[NO_TOKENS]:
         raise UserError(
             f"`loss_on='answers'`: there are no answers in {name}: name the column of its chats, whose messages have "
             "`role` and `content`, as in `column='messages'`, or write its rows by a template that ends in the answer, "
