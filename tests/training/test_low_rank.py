@@ -30,6 +30,7 @@ STEPS: dict[str, Any] = {
     "num_samples": 0,
 }
 RANK = 4
+LORA: dict[str, Any] = {"rank": RANK, "alpha": 6.0}
 
 
 @pytest.fixture(autouse=True)
@@ -45,7 +46,7 @@ def adapted(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setenv("ATAT_CACHE", str(runs / "cache"))
         patch.setattr("mdlm_atat.runs.train.write_report", lambda folder: folder / "report.html")
         folder = tmp_path_factory.mktemp("low-rank") / "run"
-        train(init=runs / "masked", out=folder, lora_rank=RANK, progress=False, settings={}, **STEPS)
+        train(init=runs / "masked", out=folder, lora=LORA, progress=False, settings={}, **STEPS)
     return folder
 
 
@@ -93,7 +94,7 @@ def test_a_run_is_loaded_merged_and_leaves_embeddings_norms_and_biases_as_they_w
     assert changed == {name for name in old if "blocks" in name and name.endswith("weight") and old[name].ndim == 2}
     assert changed
     network: Any = copy.deepcopy(before.network)
-    add_low_rank(network, LoraConfig(rank=RANK))
+    add_low_rank(network, LoraConfig(**LORA))
     checkpoint = all_checkpoints(adapted / "checkpoints")[-1]
     stored = checkpoint.read("model", lambda _: None) | checkpoint.read("ema", lambda _: None)
     network.load_state_dict(stored)
@@ -109,7 +110,7 @@ def test_averages_and_moments_are_kept_of_what_is_trained_alone(adapted: Path) -
         for kind in ("model", "ema", "optimizer")
     }
     network: Any = copy.deepcopy(load_lm(adapted).network)
-    trained = add_low_rank(network, LoraConfig(rank=RANK))
+    trained = add_low_rank(network, LoraConfig(**LORA))
     assert sizes["model"] == sum(p.numel() for p in network.parameters())
     assert sizes["ema"] == trained == num_trained(network)
     assert 2 * trained < sizes["optimizer"] < 2.1 * trained  # two moments, and counts of steps
@@ -123,8 +124,15 @@ def test_a_saved_model_is_plain(adapted: Path, tmp_path: Path) -> None:
     assert main(["generate", str(tmp_path / "saved"), "--length", "8"]) == 0
 
 
+def test_what_was_trained_so_is_trained_on_as_any_network_is(adapted: Path, text: Path) -> None:
+    lm = load_lm(adapted)
+    lm.fit(text, num_steps=1, batch_size=4, progress=False)
+    with pytest.raises(UserError, match=r"`lora.rank=`: fit\(\) trains the network itself"):
+        lm.fit(text, num_steps=1, lora_rank=2, progress=False)
+
+
 def test_a_low_rank_run_resumes_bit_for_bit(runs: Path, adapted: Path, tmp_path: Path) -> None:
-    settings = {**STEPS, "lora": {"rank": RANK}}
+    settings = {**STEPS, "lora": LORA}
     stopped = train(
         init=runs / "masked", out=tmp_path / "run", progress=False, on_step=lambda step, _: step == 3, **settings
     )

@@ -11,6 +11,7 @@ from torch import nn
 
 from mdlm_atat.config.arguments import read_arguments, read_config
 from mdlm_atat.config.build import own_schedule
+from mdlm_atat.config.low_rank_schema import LoraConfig
 from mdlm_atat.config.schema import DataConfig, RunConfig
 from mdlm_atat.data.phrases import count_phrases
 from mdlm_atat.data.prepare import prepare
@@ -59,7 +60,8 @@ def fit(
             "`output_layer` (see nets/protocol.py)"
         )
     before = lm._config or RunConfig(data=DataConfig(length=lm.max_length))
-    before = replace(before, train=replace(before.train, ema_decay=0.0))  # the network itself is what is trained
+    # the network itself is what is trained, though low-rank weights may have been added to it before
+    before = replace(before, train=replace(before.train, ema_decay=0.0), lora=LoraConfig())
     before = replace(before, data=replace(before.data, source=label_of(data)))  # which the settings are said of
     config = read_config(before, None, read_arguments(settings or {}, keywords), "fit")
     if config.lora.rank:
