@@ -11,6 +11,8 @@ import pytest
 
 from mdlm_atat import MaskedDiffusionLM, evaluate, load_lm, train
 from mdlm_atat.cli.main import main
+from mdlm_atat.core.left_to_right import CausalNLL
+from mdlm_atat.core.objective import MaskedDiffusion
 from mdlm_atat.errors import UserError
 from processes import run_ranks
 from tiny_runs import MASKED, TINY, losses_of, method_flags, tiny_flags
@@ -80,6 +82,29 @@ def test_a_masked_run_says_of_every_number_that_it_is_of_answers(
         answers.compare(whole)
     with pytest.raises(UserError, match="`loss_on=`: the text of a run is scored as it was trained on"):
         evaluate(lm, loss_on="all")
+
+
+@pytest.mark.parametrize(("kind", "objective"), [("masked", MaskedDiffusion), ("causal", CausalNLL)])
+def test_a_step_is_told_which_tokens_of_its_rows_are_prompts_and_divides_by_the_others(
+    kind: str, objective: Any, chats: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given, loss = [], objective.loss
+
+    def recorded(self: Any, model: Any, *of_rows: Any, **options: Any) -> Any:
+        given.append((*of_rows, options["prompts"]))
+        return loss(self, model, *of_rows, **options)
+
+    monkeypatch.setattr(objective, "loss", recorded)
+    settings = {"data.tokenizer": "byte", "data.length": 128, "model.kind": kind, "eval.num_samples": 0}
+    settings = {**MASKED, **TINY, **settings, "data.column": "messages", "data.loss_on": "answers"}
+    train("demo", data=chats, out=tmp_path / "run", settings=settings, progress=False)
+    assert len(given) >= 8
+    for x0, lengths, _draw, num_tokens, prompts in given:
+        assert num_tokens == (lengths - prompts).sum()
+        for row, length, prompt in zip(x0, lengths, prompts, strict=True):
+            assert bytes(row[:prompt].tolist()).endswith(b"Assistant:")
+            assert row[prompt] == ord(" ")
+            assert row[length - 1] == 256  # eos
 
 
 @pytest.mark.parametrize("kind", ["masked", "causal"])
