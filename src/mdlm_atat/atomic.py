@@ -3,6 +3,7 @@ permissions follow the umask, whatever library writes them."""
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -16,6 +17,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder, and those that it is in, unless they are there. Raises PermissionError where there can be none: in
+    /proc, for one, of which the system says that the folder above is missing."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileNotFoundError as error:
+        raise PermissionError(errno.EACCES, "No folder can be made here", str(folder)) from error
 
 
 def write_text(file: Path, content: str) -> None:
@@ -68,7 +78,8 @@ def folder_written_aside(folder: Path) -> Iterator[Path]:
     aside = aside_of(folder)
     shutil.rmtree(aside, ignore_errors=True)
     try:
-        aside.mkdir(parents=True)
+        make_folder(folder.parent)
+        aside.mkdir()
         yield aside
         sync_folder(aside)
         if folder.exists():

@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from mdlm_atat.atomic import make_folder
 from mdlm_atat.errors import UserError
 
 try:
@@ -74,7 +75,7 @@ def try_lock(file: Path, *, shared: bool = False, for_forks: bool = True) -> Loc
     """Take the lock of a file, making the file if it is missing; None where another holder has it. Several may hold
     a `shared` one (on Linux and macOS). A process that is forked from this one keeps it too, unless `for_forks` is
     false: then it ends with this process, whoever outlives it. Raises NoLocks on a file system without locks."""
-    file.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(file.parent)
     while True:
         descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)  # less the umask
         try:

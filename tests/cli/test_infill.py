@@ -335,4 +335,6 @@ def test_a_document_that_is_not_utf_8_is_refused_with_the_byte(model, tmp_path, 
 
 
 def test_a_causal_model_cannot_infill(runs, capsys):
-    assert "a causal model cannot infill" in refused(["infill", str(runs / "causal"), "a [MASK] b"], capsys)
+    said = refused(["infill", str(runs / "causal"), "a [MASK] b"], capsys)
+    assert "a causal model cannot infill" in said
+    assert "or make one of it by atat train --init ... --method atat" in said

@@ -8,6 +8,7 @@ import os
 import resource
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -101,6 +102,25 @@ def test_a_full_or_broken_disk_or_a_closed_folder_is_one_message_that_names_it(
     command_that_raises(OSError(code, os.strerror(code), "runs/a"))
     assert cli.main(["train"]) == 2
     assert capsys.readouterr().err.startswith(f"error: {os.strerror(code)}: runs/a; ")
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="a folder in which there can be none")
+def test_a_place_where_no_folder_can_be_made_is_one_message_that_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    (tmp_path / "text.txt").write_text("the cat sat on a mat\n" * 400)
+    monkeypatch.setenv("ATAT_CACHE", "/proc/none")
+    text, out = str(tmp_path / "text.txt"), str(tmp_path / "run")
+    for words, place in [
+        (["data", "prepare", text, "--out", "/proc/none/corpus"], "/proc/none"),
+        (["train", "demo", "--data.source", text, "--out", out], "/proc/none/data"),
+        (["experiment", "run", "quick", "--data.source", text, "--out", "/proc/none/a"], "/proc/none"),
+    ]:
+        assert cli.main(words) == 2
+        said = capsys.readouterr().err
+        assert f"No folder can be made here: {place}" in said
+        assert "choose another place" in said
+    assert not Path(out).exists()
 
 
 def test_any_other_error_is_ours_and_keeps_its_traceback(command_that_raises):

@@ -148,6 +148,13 @@ def test_who_may_not_send_is_told_what_to_do(
     assert {key: repository.files for key, repository in on_hub.repositories.items()} == before
 
 
+def test_offline_nothing_is_sent_and_why_is_said(hub: Hub, client, masked: MaskedDiffusionLM) -> None:
+    client.log_in()
+    client.go_offline()
+    with pytest.raises(UserError, match=r"^HF_HUB_OFFLINE is set, so the hub is not asked for hub:me/new: unset it$"):
+        masked.push_to_hub("me/new")
+
+
 def test_who_may_read_and_not_write_is_told_so(on_hub: Hub, client, masked: MaskedDiffusionLM) -> None:
     client.log_in(OTHER_TOKEN)
     with pytest.raises(

@@ -9,7 +9,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from mdlm_atat.atomic import write_text
+from mdlm_atat.atomic import make_folder, write_text
 from mdlm_atat.data.hub import hub_unreachable
 from mdlm_atat.data.plugged import call_plugin, plugin_of
 from mdlm_atat.data.tokenizers import (
@@ -89,7 +89,7 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
 
     Raises UserError for a plugin's class that nobody could import again, such as one of `__main__`.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     tokenizer.save(folder)
     if type(tokenizer) not in BUILT_IN:
         record = requirement("tokenizer", reference_to(type(tokenizer)))

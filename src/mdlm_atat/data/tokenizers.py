@@ -11,7 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from mdlm_atat.atomic import write_text
+from mdlm_atat.atomic import make_folder, write_text
 from mdlm_atat.data.files import utf8
 from mdlm_atat.errors import UserError
 
@@ -341,7 +341,7 @@ def _hash(content: Any) -> str:
 
 
 def _save_config(tokenizer: Tokenizer, folder: Path, kind: str, **more: Any) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     names = ("name", "vocab_size", "mask_id", "bos_id", "eos_id", "pad_id")
     config = {"mdlm_atat": 1, "kind": kind, **{name: getattr(tokenizer, name) for name in names}, **more}
     write_text(folder / CONFIG_NAME, json.dumps(config, indent=2) + "\n")

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from mdlm_atat.atomic import stored_if_possible, write_json
+from mdlm_atat.atomic import make_folder, stored_if_possible, write_json
 from mdlm_atat.data.files import folder_size
 from mdlm_atat.errors import UserError
 from mdlm_atat.finetuning.calibration import FEWEST_ROWS
@@ -286,7 +286,7 @@ def run_seeds(
     kept = classifier_folder(folder, task.name, settings)
     if keep is not None and kept.exists() and not again:
         check_kept(kept, request)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     results = []
     for seed, file in files.items():
         result = stored.get(seed)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mdlm_atat.atomic import make_folder
 from mdlm_atat.errors import UserError
 
 
@@ -39,7 +40,7 @@ def read_finished(file: Path) -> dict[str, Any]:
     """The answers in a file and in those of the other processes beside it. Where there is no such file there are none,
     and its folder is made. A line that was cut off as it was written is left out. Raises UserError for a file that
     holds something else."""
-    file.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(file.parent)
     answers: dict[str, Any] = {}
     for part in files_of(file):
         lines = part.read_text(encoding="utf-8").split("\n")

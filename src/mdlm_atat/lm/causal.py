@@ -62,7 +62,10 @@ class CausalLM(LanguageModel):
     ) -> list[Lengths]:
         """Raises UserError: a causal model does not see the text after a gap."""
         del encoded, among
-        raise UserError("a causal model cannot infill: it does not see the text after a gap; use a masked model")
+        raise UserError(
+            "a causal model cannot infill: it does not see the text after a gap; use a masked model, "
+            "or make one of it by `train(init=..., method='atat')`"
+        )
 
     def _run(self, z_t: Tensor, t: Tensor) -> Tensor:
         return self._hidden_left_to_right(z_t, t)

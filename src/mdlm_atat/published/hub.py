@@ -263,7 +263,7 @@ def hub_errors(name: HubName) -> Iterator[None]:
         reason = str(error).strip().split("\n")[0]
         raise UserError(f"{name} is no name of a model on the hub ({reason:.200}); expected OWNER/NAME") from error
     except errors.OfflineModeIsEnabled as error:
-        raise Unreachable(str(error)) from error
+        raise Unreachable(f"HF_HUB_OFFLINE is set, so the hub is not asked for {name}: unset it") from error
     except errors.HfHubHTTPError as error:
         raise _refusal(name, error) from error
     except UserError:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from mdlm_atat.atomic import make_folder
 from mdlm_atat.errors import command_line
 from mdlm_atat.signals import signals_heard
 
@@ -47,7 +48,7 @@ def start_command(
         environment.setdefault("OMP_NUM_THREADS", str(num_threads))
     else:
         environment["CUDA_VISIBLE_DEVICES"] = device
-    log.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(log.parent)
     with log.open("ab") as stream:
         stream.write(f"$ {command_line(words)}\n".encode())
         stream.flush()

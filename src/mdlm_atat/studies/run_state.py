@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from mdlm_atat.atomic import write_json
+from mdlm_atat.atomic import make_folder, write_json
 from mdlm_atat.config.files import load_config
 from mdlm_atat.config.schema import RunConfig, settings_with
 from mdlm_atat.errors import UserError
@@ -66,7 +66,7 @@ def read_attempts(folder: Path, job: Job) -> list[Attempt]:
 
 
 def write_attempts(folder: Path, job: Job, attempts: list[Attempt]) -> None:
-    attempts_file(folder, job).parent.mkdir(parents=True, exist_ok=True)
+    make_folder(attempts_file(folder, job).parent)
     write_json(attempts_file(folder, job), [vars(attempt) for attempt in attempts])
 
 

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mdlm_atat.atomic import write_text
+from mdlm_atat.atomic import make_folder, write_text
 from mdlm_atat.errors import UserError
 
 SCRIPT = "slurm.sh"
@@ -55,7 +55,7 @@ def write_array_script(folder: Path, name: str, num_tasks: int, *, options: Sequ
         f"cd {shlex.quote(str(here))} || exit 1",
         REQUEUEING.format(command=command),
     ]
-    (folder / "logs").mkdir(parents=True, exist_ok=True)
+    make_folder(folder / "logs")
     script = folder / SCRIPT
     write_text(script, "\n".join(lines))
     mode = script.stat().st_mode

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mdlm_atat import plugins
-from mdlm_atat.atomic import write_json
+from mdlm_atat.atomic import make_folder, write_json
 from mdlm_atat.config.files import as_tree, from_tree, save_config
 from mdlm_atat.config.schema import DataConfig, RunConfig, named_plugins, settings_with
 from mdlm_atat.data import counts as counts_file
@@ -67,7 +67,7 @@ def describe_data(train_data: TokenDataset, valid_data: TokenDataset) -> dict[st
 def write_start(folder: Path, config: RunConfig, train_data: TokenDataset, record: dict[str, Any]) -> None:
     """Write a run's configuration, plugins, run.json, tokenizer and counts of tokens and phrases, before its first
     step; the folder is made. run.json is the first: what has it and no config.yaml may be written again."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     if not (folder / "config.yaml").exists():
         # what there is was left by a start that was killed, perhaps with other settings
         shutil.rmtree(folder / "tokenizer", ignore_errors=True)
