@@ -11,11 +11,12 @@ import pytest
 
 from mdlm_atat import MaskedDiffusionLM, evaluate, load_lm, train
 from mdlm_atat.cli.main import main
+from mdlm_atat.config.files import load_config
 from mdlm_atat.core.left_to_right import CausalNLL
 from mdlm_atat.core.objective import MaskedDiffusion
 from mdlm_atat.errors import UserError
 from processes import run_ranks
-from tiny_runs import MASKED, TINY, losses_of, method_flags, tiny_flags
+from tiny_runs import MASKED, TINY, losses_of, method_flags, tiny_flags, write_text
 
 WORDS = ["cat", "dog", "mat", "old man"]
 
@@ -146,6 +147,24 @@ def test_a_run_on_answers_stops_and_resumes_bit_for_bit(chats: Path, tmp_path: P
     assert stopped.stopped
     train(resume=tmp_path / "parts", progress=False)
     assert losses_of(tmp_path / "parts") == losses_of(tmp_path / "whole")
+
+
+def test_a_run_that_begins_with_one_on_answers_trains_on_another_text_as_any_run_does(
+    chats: Path, tmp_path: Path
+) -> None:
+    settings = {**MASKED, **TINY, "data.tokenizer": "byte", "train.num_steps": 1, "eval.num_samples": 0}
+    answers = {name.replace("__", "."): value for name, value in ANSWERS.items()}
+    train("demo", data=chats, out=tmp_path / "first", settings={**settings, **answers}, progress=False)
+    text = write_text(tmp_path / "text.txt")
+    for number, (source, changed, expected) in enumerate((
+        (text, {}, ("wrap", "all", "text")),
+        (text, {"data.mode": "pad"}, ("pad", "all", "text")),
+        (None, {}, ("pad", "answers", "messages")),
+    )):  # fmt: skip
+        out = tmp_path / str(number)
+        train(init=tmp_path / "first", data=source, out=out, settings=changed, progress=False)
+        data = load_config(str(out / "config.yaml")).data
+        assert (data.mode, data.loss_on, data.column) == expected
 
 
 def is_half(step: int, _values: object) -> bool:

@@ -108,6 +108,8 @@ class Initial:
         elif "data.source" in settings:
             plain = DataConfig()
             names = [path.partition(".")[2] for path in settings_with("of_text")]
+            if data.loss_on == "answers":
+                names.append("mode")  # which followed from it
             data = replace(data, **{name: getattr(plain, name) for name in names})
         return replace(
             config,
