@@ -91,6 +91,8 @@ def test_a_port_that_is_taken_is_refused_and_the_next_one_found_where_none_is_na
         (["--token", ""], "--token is empty"),
         (["--token", " a"], "--token may have letters, digits and signs of ASCII"),
         (["--token", "clé"], "--token may have letters, digits and signs of ASCII"),
+        (["--tls_cert", "a.crt"], "--tls_cert a.crt needs --tls_key too"),
+        (["--tls_cert", "a.crt", "--tls_key", "a.key"], "--tls_cert a.crt: there is no such file"),
         (["--classifier", "nosuch"], "there is no folder nosuch"),
         (["--max_texts", "0"], "--max_texts is 0"),
         (["--prot", "1"], "unknown flag; did you mean --port?"),

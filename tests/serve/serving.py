@@ -6,6 +6,7 @@ import asyncio
 import http.client
 import json
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -69,9 +70,9 @@ def events_of(body: bytes) -> list[tuple[str | None, Any]]:
 class Client:
     """Requests to a server, each over a connection of its own."""
 
-    def __init__(self, port: int, worker: Worker | None) -> None:
-        """`worker`: that of a server in this process."""
-        self.port, self._worker = port, worker
+    def __init__(self, port: int, worker: Worker | None, trusts: ssl.SSLContext | None = None) -> None:
+        """`worker`: that of a server in this process. `trusts`: speak TLS, and trust this."""
+        self.port, self._worker, self._trusts = port, worker, trusts
 
     @property
     def worker(self) -> Worker:
@@ -81,7 +82,10 @@ class Client:
     def request(
         self, method: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None
     ) -> Answer:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        if self._trusts is None:
+            connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        else:
+            connection = http.client.HTTPSConnection("localhost", self.port, timeout=60, context=self._trusts)
         try:
             connection.request(method, path, body, headers or {})
             answer = connection.getresponse()
@@ -142,6 +146,8 @@ def served(
     named: ModelNamed = NAMED,
     log_texts: bool = False,
     guard: Guard | None = None,
+    tls: ssl.SSLContext | None = None,
+    trusts: ssl.SSLContext | None = None,
     **limits: int,
 ) -> Iterator[Client]:
     """Serve a model in this process, and end it."""
@@ -157,7 +163,7 @@ def served(
         task = asyncio.current_task()
         assert task is not None
         running.append((asyncio.get_running_loop(), task))
-        await serving(server.app(), sock, started.set)
+        await serving(server.app(), sock, started.set, tls)
 
     def run_all() -> None:
         try:
@@ -169,7 +175,7 @@ def served(
     thread.start()
     assert started.wait(10)
     try:
-        yield Client(port, worker)
+        yield Client(port, worker, trusts)
     finally:
         loop, task = running[0]
         loop.call_soon_threadsafe(task.cancel)

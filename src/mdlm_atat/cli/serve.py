@@ -26,6 +26,7 @@ def make_parser() -> Parser:
   atat serve runs/novels --open
   atat serve runs/novels --port 9000
   atat serve runs/novels --host 0.0.0.0               for other machines too; prints a token
+  atat serve runs/novels --host 0.0.0.0 --tls_cert server.crt --tls_key server.key      the same, encrypted
   curl --json '{"text": "It was a [MASK:3] night"}' http://127.0.0.1:8017/v1/infill
 
 Ctrl-C ends it. docs/serve.md has the API.
@@ -48,6 +49,13 @@ Ctrl-C ends it. docs/serve.md has the API.
         metavar="NAME",
         help="further names that the server is reached by, behind a proxy for example",
     )
+    where.add_argument(
+        "--tls_cert",
+        type=Path,
+        metavar="FILE",
+        help="encrypt connections (https): a certificate in PEM, those that vouch for it behind it",
+    )
+    where.add_argument("--tls_key", type=Path, metavar="FILE", help="the certificate's private key, PEM")
     where.add_argument("--open", action="store_true", help="open the page in the browser")
     much = parser.add_argument_group("how much")
     much.add_argument("--max_characters", type=whole_number(1), default=50_000, help="of all texts of a request")
@@ -80,7 +88,9 @@ def serve(arguments: Namespace) -> None:
     from mdlm_atat.serve.repeat import ModelNamed
     from mdlm_atat.serve.server import address, listen, open_browser, run
     from mdlm_atat.serve.service import Service
+    from mdlm_atat.serve.tls import read_certificate
 
+    certificate = read_certificate(arguments.tls_cert, arguments.tls_key)
     sock = listen(arguments.host, arguments.port)  # before the model is loaded, which takes longer
     token = arguments.token or (None if is_loopback(arguments.host) else new_token())
     lm = load_model(arguments)
@@ -109,7 +119,7 @@ def serve(arguments: Namespace) -> None:
         Limits(**{name: getattr(arguments, name) for name in names}),
         classifier,
     )
-    url = address(sock, token)
+    url = address(sock, token, certificate)
 
     def on_start() -> None:
         print(f"serving {name} at {url} (Ctrl-C ends it)", flush=True)
@@ -119,7 +129,8 @@ def serve(arguments: Namespace) -> None:
     run(
         service,
         sock,
-        Guard(arguments.host, token, arguments.allow_host),
+        Guard(arguments.host, token, [*arguments.allow_host, *(certificate.names if certificate else ())]),
+        tls=None if certificate is None else certificate.context,
         log_texts=arguments.log_texts,
         on_start=on_start,
     )

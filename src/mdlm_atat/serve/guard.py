@@ -43,10 +43,12 @@ class Guard:
         bring as `Authorization: Bearer TOKEN`; None: nothing. `allowed_hosts`: further names that it is reached by."""
         self._is_local = is_loopback(host)
         self._token = None if token is None else token.encode()
+        allowed_hosts = tuple(allowed_hosts)
         names = {host, *LOOPBACK, *allowed_hosts}
         if not self._is_local:
             names |= {socket.gethostname(), f"{socket.gethostname()}.local"}
         self._hosts = {name.lower().strip("[]") for name in names}
+        self._proxied = {name.lower().strip("[]") for name in allowed_hosts}
 
     def check(self, request: web.Request, *, is_page: bool) -> None:
         """Raise RequestError for a request that is not allowed."""
@@ -59,7 +61,8 @@ class Guard:
                 status=403,
             )
         origin = request.headers.get("Origin")
-        if origin is not None and origin.lower() != f"{request.scheme}://{hosts[0].lower()}":
+        schemes = {request.scheme, "https"} if name in self._proxied else {request.scheme}  # a proxy has encrypted it
+        if origin is not None and origin.lower() not in {f"{scheme}://{hosts[0].lower()}" for scheme in schemes}:
             raise RequestError("requests from the pages of other sites are not answered", status=403)
         if request.method != "GET" and request.headers.get("Sec-Fetch-Site", "same-origin") not in (
             "same-origin",

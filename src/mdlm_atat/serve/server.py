@@ -7,6 +7,7 @@ import errno
 import logging
 import os
 import socket
+import ssl
 import webbrowser
 from collections.abc import Callable
 from contextlib import suppress
@@ -16,8 +17,9 @@ from aiohttp import web
 
 from mdlm_atat.errors import UserError
 from mdlm_atat.serve.app import Server
-from mdlm_atat.serve.guard import Guard
+from mdlm_atat.serve.guard import Guard, is_loopback
 from mdlm_atat.serve.service import Service
+from mdlm_atat.serve.tls import Certificate
 from mdlm_atat.serve.worker import Worker
 from mdlm_atat.signals import ending_signals
 
@@ -50,13 +52,20 @@ def is_taken(error: OSError) -> bool:
     return error.errno in (errno.EADDRINUSE, getattr(errno, "WSAEADDRINUSE", errno.EADDRINUSE), errno.EACCES)
 
 
-def address(sock: socket.socket, token: str | None = None) -> str:
-    """The address of the page. A token is behind #, where no server sees it and no log keeps it."""
+def address(sock: socket.socket, token: str | None = None, certificate: Certificate | None = None) -> str:
+    """The address of the page, by a name that the certificate is for, if there is one. A token is behind #, where no
+    server sees it and no log keeps it."""
     host, port = sock.getsockname()[:2]
+    names = () if certificate is None else certificate.names
+    reached_by = (host,)
     if host in ("0.0.0.0", "::"):
-        host = socket.gethostname()
+        reached_by = (socket.gethostname(), *(name for name in names if not is_loopback(name)))
+    elif is_loopback(host):
+        reached_by = (host, "localhost")
+    host = next((name for name in reached_by if name.lower() in names), reached_by[0])
     host = f"[{host}]" if ":" in host else host
-    return f"http://{host}:{port}/" + (f"#token={quote(token, safe='')}" if token else "")
+    scheme = "http" if certificate is None else "https"
+    return f"{scheme}://{host}:{port}/" + (f"#token={quote(token, safe='')}" if token else "")
 
 
 def run(
@@ -64,17 +73,21 @@ def run(
     sock: socket.socket,
     guard: Guard,
     *,
+    tls: ssl.SSLContext | None = None,
     log_texts: bool = False,
     on_start: Callable[[], None] = lambda: None,
 ) -> None:
-    """Serve until a signal asks for the end. `on_start` is called when requests are answered."""
+    """Serve until a signal asks for the end. `tls`: encrypt every connection by it. `on_start` is called when requests
+    are answered."""
     worker = Worker(service.lm, service.limits, [] if service.classifier is None else [service.classifier.lm])
     server = Server(service, worker, guard, log_texts=log_texts)
     with suppress(KeyboardInterrupt):  # where signals cannot be handled in the loop
-        asyncio.run(serving(server.app(), sock, on_start))
+        asyncio.run(serving(server.app(), sock, on_start, tls))
 
 
-async def serving(app: web.Application, sock: socket.socket, on_start: Callable[[], None]) -> None:
+async def serving(
+    app: web.Application, sock: socket.socket, on_start: Callable[[], None], tls: ssl.SSLContext | None = None
+) -> None:
     """Serve until a signal asks for the end, or the task is cancelled."""
     stop = asyncio.Event()
     for number in ending_signals():
@@ -87,7 +100,7 @@ async def serving(app: web.Application, sock: socket.socket, on_start: Callable[
     )
     await runner.setup()
     try:
-        await web.SockSite(runner, sock).start()
+        await web.SockSite(runner, sock, ssl_context=tls).start()
         on_start()
         await stop.wait()
     finally:
