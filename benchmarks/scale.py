@@ -12,6 +12,7 @@ a checkpoint is written as `atat train` writes it, below --folder.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
@@ -108,7 +109,7 @@ def measure_arm(arm: Arm, folder: Path, num_steps: int) -> dict[str, Any] | None
             step_of(run, step)
             ends.append(Instant(is_gpu))
         engine.synchronize()
-    times_s = [later.seconds_since(earlier) for earlier, later in zip(ends, ends[1:], strict=False)]
+    times_s = [later.seconds_since(earlier) for earlier, later in itertools.pairwise(ends)]
     median, low, high = middle_and_spread(times_s)
     peak_bytes = engine.peak_memory_bytes()
     reserved_bytes = torch.cuda.max_memory_reserved(engine.device) if is_gpu else None
@@ -232,12 +233,11 @@ def show(stored: dict[str, Any]) -> None:
         if "failed" in arm:
             print(f"{name:28} failed: {arm['failed'].strip().splitlines()[-1]:.120}")
             continue
-        times = ", ".join(
-            f"{arm['checkpoint'][way]:.1f} s" for way in ("whole_s", "parts_s") if way in arm["checkpoint"]
-        )
-        print(f"{name:28} {arm['num_parameters']:12,} {arm['step_s'] * 1e3:9.1f} "
-              f"({arm['step_low_s'] * 1e3:7.1f}-{arm['step_high_s'] * 1e3:7.1f}) {arm['tokens_per_s']:10,.0f} "
-              f"{(arm['peak_bytes'] or 0) / 2**30:9.2f} {arm['checkpoint']['bytes'] / 2**30:6.2f} GiB {times}")  # fmt: skip
+        checkpoint = arm["checkpoint"]
+        times = ", ".join(f"{checkpoint[way]:.1f} s" for way in ("whole_s", "parts_s") if way in checkpoint)
+        spread = f"({arm['step_low_s'] * 1e3:7.1f}-{arm['step_high_s'] * 1e3:7.1f})"
+        print(f"{name:28} {arm['num_parameters']:12,} {arm['step_s'] * 1e3:9.1f} {spread} {arm['tokens_per_s']:10,.0f} "
+              f"{(arm['peak_bytes'] or 0) / 2**30:9.2f} {checkpoint['bytes'] / 2**30:6.2f} GiB {times}")  # fmt: skip
 
 
 def main() -> None:
