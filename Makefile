@@ -1,4 +1,4 @@
-# make demo | test | torture | browser | check | docs: each sets up what it needs in .venv and nothing else is touched.
+# make demo | test | torture | browser | results | check | docs: each sets up what it needs in .venv and nothing else is touched.
 
 PYTHON ?= python3
 VENV := .venv
@@ -10,14 +10,15 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check 
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-slow test-large torture browser check docs clean
+.PHONY: help demo test test-slow test-large torture browser results results-check check docs clean
 
 help:
 	@echo "make demo    train on Shakespeare on the CPU, evaluate, generate, write a report"
 	@echo "make test    run the tests; make test-slow those of more than 4 s, make test-large those of large texts"
 	@echo "make torture every fault of the disk, one by one, and KILLS=50 kills at random moments (SEED=...)"
 	@echo "make browser the tests of the page of atat serve, in chromium"
-	@echo "make check   formatting, lint, types, import rules and the site"
+	@echo "make results the numbers and pictures of the pages on results, from docs/results/*.json; results-check compares"
+	@echo "make check   formatting, lint, types, import rules, the numbers of the pages and the site"
 	@echo "make docs    the pages of docs/ and the reference, as a site in site/"
 	@echo "make clean   remove the virtual environment and all caches (runs/ and data/ stay)"
 
@@ -51,12 +52,19 @@ torture: $(VENV)/installed-dev
 browser: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -m browser -rs tests/browser
 
+results: $(VENV)/installed
+	$(BIN)/python -m benchmarks.results
+
+results-check: $(VENV)/installed
+	$(BIN)/python -m benchmarks.results --check
+
 check: $(VENV)/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(MAKE) --no-print-directory results-check
 	$(MAKE) --no-print-directory docs
 
 docs: $(VENV)/installed-dev

@@ -1,0 +1,54 @@
+"""Write the numbers of all pages, or show where they differ."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import sys
+from pathlib import Path
+
+from benchmarks.results.log_tables import LOG_TABLES
+from benchmarks.results.pages import PageError, unmarked, written
+from benchmarks.results.tables import TABLES
+from benchmarks.results.values import VALUES
+
+ROOT = Path(__file__).parents[2]
+WITHOUT_BARE_NUMBERS = ["docs/results/README.md"]
+"""Pages on which every number that looks measured has a mark or is in a marked table."""
+PAGES = ["docs/results/log.md", *WITHOUT_BARE_NUMBERS]
+
+
+def new_text(page: Path) -> str:
+    try:
+        return written(page.read_text(encoding="utf-8"), {**TABLES, **LOG_TABLES}, VALUES)
+    except PageError as error:
+        raise SystemExit(f"error: {page.relative_to(ROOT)}: {error}") from error
+
+
+def differences() -> list[str]:
+    """The lines of a diff between the pages and what is stored, and the numbers that nothing stored is behind."""
+    lines = []
+    for name in PAGES:
+        old, new = (ROOT / name).read_text(encoding="utf-8"), new_text(ROOT / name)
+        lines += difflib.unified_diff(old.splitlines(), new.splitlines(), name, "from docs/results/*.json", lineterm="")
+        if name in WITHOUT_BARE_NUMBERS:
+            lines += [f"{name}: {number} has no mark that says where it comes from" for number in unmarked(old)]
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.results", description=__doc__)
+    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 where a page differs")
+    if parser.parse_args().check:
+        found = differences()
+        print("\n".join(found))
+        sys.exit(1 if found else 0)
+    for name in PAGES:
+        new = new_text(ROOT / name)
+        (ROOT / name).write_text(new, encoding="utf-8")
+        for number in unmarked(new) if name in WITHOUT_BARE_NUMBERS else []:
+            print(f"{name}: {number} has no mark that says where it comes from", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,106 @@
+"""What was to be shown, and whether it was: each goal by the numbers that are stored."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from benchmarks.results.markdown import less, nats, table
+from benchmarks.results.novels import novels, of_two_ways
+from benchmarks.results.stored import OWN, difference_of, mean_of, stored
+
+from mdlm_atat.scoring.statistics import Mean
+
+NOT_MEASURED = "not measured yet"
+
+
+@dataclass(frozen=True)
+class Found:
+    measured: str = NOT_MEASURED
+    reached: str = "open"
+
+
+def goals() -> str:
+    """A row a goal."""
+    found = [(goal.goal, goal.found()) for goal in GOALS]
+    return table(["goal", "measured", "reached"], [[goal, one.measured, one.reached] for goal, one in found])
+
+
+def _yes(is_reached: bool) -> str:
+    return "yes" if is_reached else "no"
+
+
+def _at_most(found: Mean, most: float) -> Found:
+    """Whether a change of perplexity is at most that, with its whole interval or in the mean alone."""
+    worst = found.value if found.interval95 is None else found.interval95[1]
+    in_mean = "in the mean" if math.expm1(found.value) <= most else "no"
+    return Found(_with_interval(found), "yes" if math.expm1(worst) <= most else in_mean)
+
+
+def _lead(column: str, at_least: float, base: str = "mdlm") -> Found:
+    """Of `atat` over the baseline with Muon, 1,500 steps."""
+    arms = novels()
+    found = difference_of(arms["atat"], arms[base], column) if base in arms else None
+    return Found() if found is None else _at_most(found, -at_least)
+
+
+def _with_interval(found: Mean) -> str:
+    if found.interval95 is None:
+        return f"{less(found)}, one pair"
+    low, high = (100 * math.expm1(end) for end in found.interval95)
+    return f"{less(found)} [{low:+.1f}%, {high:+.1f}%], {found.num} pairs"
+
+
+def _near_causal() -> Found:
+    found = difference_of(novels()["atat"], novels()["causal"], "left_to_right")
+    return Found() if found is None else _at_most(found, 0.02)
+
+
+def _share_of_seconds() -> Found:
+    slow, fast = of_two_ways("long", lambda entry: "timed_in_one_call" in entry)
+    share = fast["train_s"] / slow["train_s"]
+    return Found(
+        f"{fast['train_s']:.1f} s of {slow['train_s']:.1f} ({100 * share:.0f}%), `two_way`, one seed",
+        _yes(share <= 0.1),
+    )
+
+
+def _few_evaluations() -> Found:
+    few, any_order = mean_of(novels()["atat"], f"{OWN}16"), mean_of(novels()["atat"], "any_order")
+    if few is None or any_order is None:
+        return Found()
+    text = f"{nats(few)} nats exactly with 16, at most {nats(any_order)} in random order with 256"
+    return Found(text, _yes(few.value <= any_order.value))
+
+
+def _rare_tokens() -> Found:
+    """The rarest three tenths and the total, of importance_rates, where a text's tokens were ranked."""
+    better = []
+    for file in ("wikitext-2.json", "wiki27.json", "wiki27-seconds.json"):
+        finals = {run["arm"]: run["final"] for run in reversed(stored(file)["runs"]) if "@" not in run["arm"]}
+        tenths = {arm: final["deciles"]["nats_per_token"][:3] for arm, final in finals.items() if final.get("deciles")}
+        totals = {arm: final["nelbo_nats_per_token"] for arm, final in finals.items()}
+        pairs = [*zip(tenths["atat"], tenths["mdlm"], strict=True), (totals["atat"], totals["mdlm"])]
+        better.append(all(mine < theirs for mine, theirs in pairs))
+    return Found(
+        f"better in {sum(better)} of {len(better)} experiments, `importance_rates`, total too", _yes(all(better))
+    )
+
+
+@dataclass(frozen=True)
+class Goal:
+    goal: str
+    found: Callable[[], Found] = Found
+
+
+GOALS = [
+    Goal("any order at least 15% below `mdlm`, Muon in both, 98M tokens", lambda: _lead("any_order", 0.15)),
+    Goal("own order with 16 evaluations at least 15% below `mdlm`'s", lambda: _lead(f"{OWN}16", 0.15)),
+    Goal("left to right at most 2% above the causal network", _near_causal),
+    Goal("a tenth of the seconds to what `mdlm` with AdamW ends 393M tokens at", _share_of_seconds),
+    Goal("a third of the seconds, Muon in both"),
+    Goal("16 times fewer evaluations at equal quality, without a judge", _few_evaluations),
+    Goal("the rarest three tenths better, the total not worse", _rare_tokens),
+    Goal("any order at least 10% below `mdlm` after 200M tokens of fresh text"),
+]

@@ -1,0 +1,132 @@
+"""The tables of the page on results, of the report and of the README."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from benchmarks.results.goals import goals
+from benchmarks.results.markdown import (
+    arm_name,
+    interval,
+    less,
+    mean_cell,
+    nats,
+    perplexity,
+    seconds,
+    table,
+)
+from benchmarks.results.novels import novels
+from benchmarks.results.stored import OWN, Run, difference_of, mean_of, stored
+
+from mdlm_atat.formats import p_value as p_text
+from mdlm_atat.scoring.statistics import Mean, p_value
+
+ORDERS = {
+    "any_order": "any order, at most",
+    "left_to_right": "left to right",
+    f"{OWN}16": "own order, 16",
+    f"{OWN}64": "64",
+    f"{OWN}256": "256 evaluations",
+}
+FIRST = ["mdlm, AdamW", "mdlm", "time_sampling_only, AdamW", "time_sampling_only", "importance_rates, AdamW"]
+LAST = ["two_way", "atat", "causal"]
+NOT_SHOWN = ["frequency_only, AdamW", "learned_only, AdamW", "1/2", "3/4", "told the time"]
+NOT_SHOWN += ["5/8 without QK-norm", "causal without QK-norm"]
+"""Ablations, which the log has."""
+
+
+def shown_arms(num_steps: int) -> dict[str, list[Run]]:
+    """The arms of the main table in its order: what was added to the files comes before two ways."""
+    arms = novels(num_steps)
+    more = [arm for arm in arms if arm not in (*FIRST, *LAST, *NOT_SHOWN)]
+    return {arm: arms[arm] for arm in [*FIRST, *more, *LAST] if arm in arms}
+
+
+def comparison(num_steps: str = "1500") -> str:
+    """Every arm by every likelihood, means over seeds."""
+    rows = [
+        [arm_name(arm), str(len(runs)), *(mean_cell(runs, column) for column in ORDERS), seconds(runs)]
+        for arm, runs in shown_arms(int(num_steps)).items()
+    ]
+    return table(["method", "seeds", *ORDERS.values(), "s"], rows)
+
+
+def perplexities(*arms: str) -> str:
+    """The README's: few arms, as perplexities."""
+    columns = ["any_order", f"{OWN}64", "left_to_right"]
+    found = novels()
+    rows = [[arm_name(arm), *(perplexity(mean_of(found[arm], column)) for column in columns)] for arm in arms]
+    return table(["trained by", "any order, at most", "own order, 64 evaluations", "left to right"], rows)
+
+
+def leads(num_steps: str = "1500") -> str:
+    """Differences to the baseline that has the same likelihood, paired by seed."""
+    arms = shown_arms(int(num_steps))
+    baselines = {"any_order": ["mdlm, AdamW", "mdlm"], f"{OWN}16": ["mdlm"], "left_to_right": ["causal"]}
+    rows = []
+    for column, names in baselines.items():
+        for base in (name for name in names if name in arms):
+            for arm in (arm for arm in arms if arm not in names or (arm == "mdlm" and base != "mdlm")):
+                found = difference_of(arms[arm], arms[base], column)
+                if found is not None:
+                    rows.append([ORDERS[column], arm_name(arm), arm_name(base), *_difference_cells(found)])
+    return table(["likelihood", "method", "against", "pairs", "nats", "95% interval", "perplexity", "p"], rows)
+
+
+def _difference_cells(found: Mean) -> list[str]:
+    p = p_value(found)
+    return [str(found.num), nats(found, sign=True), interval(found), less(found), "" if p is None else _p(p)]
+
+
+def _p(p: float) -> str:
+    return p_text(p).removeprefix("p ").removeprefix("= ")
+
+
+def by_length(column: str = "any_order") -> str:
+    """One likelihood at every length of training that at least two arms have."""
+    lengths = [
+        n for n in (500, 750, 1500, 3000, 4500, 6000) if sum(_has(runs, column) for runs in novels(n).values()) > 1
+    ]
+    arms = [arm for arm in shown_arms(1500) if sum(_has(novels(n).get(arm, []), column) for n in lengths) > 1]
+    rows = [[arm_name(arm), *(mean_cell(novels(n).get(arm, []), column) for n in lengths)] for arm in arms]
+    return table(["method", *(f"{n:,} steps" for n in lengths)], rows)
+
+
+def _has(runs: Sequence[Run], column: str) -> bool:
+    return mean_of(runs, column) is not None
+
+
+def judge(num_steps: str, task: str) -> str:
+    """What a judge pays for the texts of some samplers, by network evaluations, of the model of so many steps."""
+    points = stored("samplers-novels.json")[f"{num_steps} steps"][task]["points"]
+    samplers = [name for name in SAMPLER_NAMES if any(point["sampler"] == name for point in points)]
+    alone = next(point for point in points if point["sampler"] == "first_hitting" and point["steps"] is None)
+    asked = sorted({point["steps"] for point in points if point["sampler"] == samplers[0]} - {None})
+    rows = []
+    for sampler in samplers:
+        mine = {point["steps"]: f"{point['judge_nats']:.2f}" for point in points if point["sampler"] == sampler}
+        last = f"{alone['judge_nats']:.2f}" if sampler.startswith("first_hitting") else ""
+        rows.append([SAMPLER_NAMES[sampler], *(mine.get(steps, "") for steps in asked), last])
+    return table(["evaluations", *map(str, asked), f"{alone['nfe_mean']:.0f}: one at a time"], rows)
+
+
+SPREAD = "uncertainty:amount=constant,spread=true"
+SAMPLER_NAMES = {
+    "first_hitting:sizes=constant": "`first_hitting`",
+    SPREAD: "`spread`",
+    SPREAD.replace("amount", "score=margin,amount"): "the same, score=margin",
+    SPREAD.replace("amount", "score=max_probability,amount"): "the same, score=max_probability",
+    SPREAD.replace(
+        "amount", "order=most_uncertain,amount"
+    ): "the same, order=most_uncertain (ATAT's first description)",
+}
+
+
+TABLES: Mapping[str, Callable[..., str]] = {
+    "by_length": by_length,
+    "comparison": comparison,
+    "goals": goals,
+    "judge": judge,
+    "leads": leads,
+    "perplexities": perplexities,
+}

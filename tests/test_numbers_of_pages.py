@@ -1,0 +1,102 @@
+"""The numbers on the pages about results are those of docs/results/*.json."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+from benchmarks.results import __main__ as command
+from benchmarks.results.pages import PageError, unmarked, written
+from benchmarks.results.stored import difference_of, mean_of, runs_in
+
+TABLES = {"squares": lambda *numbers: "|" + "|".join(str(int(n) ** 2) for n in numbers) + "|"}
+VALUES = {"half": lambda n: f"{int(n) / 2:.2f} ± 0.01", "word": lambda: "much"}
+
+
+def test_every_number_of_every_page_is_what_make_results_writes_and_none_is_without_a_source():
+    assert "\n".join(command.differences()) == ""
+
+
+def test_a_page_is_written_from_its_marks_and_writing_it_again_changes_nothing():
+    page = "It is <!--=half 5--> and\n\n<!-- table: squares 2 3 -->\nold\n<!-- end -->\n\n"
+    page += "3,000 <!--=half 6-->9,999.5 ± 7, so.\n"
+    once = written(page, TABLES, VALUES)
+    assert "It is <!--=half 5-->2.50 ± 0.01 and" in once
+    assert "-->\n\n|4|9|\n\n<!-- end -->" in once
+    assert "3,000 <!--=half 6-->3.00 ± 0.01, so." in once
+    assert written(once, TABLES, VALUES) == once
+
+
+@pytest.mark.parametrize(
+    ("page", "message"),
+    [
+        ("a <!--=third 3-->1", "'third' is none of half, word"),
+        ("a <!--=half-->1", "TypeError"),
+        ("a <!--=word-->1", "'much', which is no number"),
+        ("<!--=half 3-->1.50 begins a line", "a line begins with a mark"),
+        ("- <!--=half 3-->1.50 begins a list", "a line begins with a mark"),
+        ("<!-- table: squares 1 -->\n|1|\n", "no end mark"),
+        ("<!-- table: cubes 1 -->\n|1|\n<!-- end -->", "'cubes' is none of squares"),
+    ],
+)
+def test_a_mark_that_nothing_can_be_written_for_is_named(page: str, message: str):
+    with pytest.raises(PageError, match=message):
+        written(page, TABLES, VALUES)
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("It costs 4.027 nats, 40% less.", ["4.027", "40%"]),
+        ("It costs <!--=half 5-->4.027 ± 0.002 nats, -<!--=half 5-->40% of it.", []),
+        ("<!-- table: squares 1 -->\n\n|4.5|\n\n<!-- end -->\n", []),
+        ("It costs **4.0**, or 5 ± 1", ["4.0", "5 ± 1"]),
+        ("    atat train --optim.lr 0.5\n\n`0.5`, arXiv 2406.07524, section 4.4, torch 2.11.0+cu130, 33.6M", []),
+        ("    a command with 0.5\nand 0.5 after it", ["0.5"]),
+        ("[0.5](a.md#0.5)", ["0.5"]),
+        ("<!-- a comment with 0.5 -->", []),
+    ],
+)
+def test_numbers_that_look_measured_need_a_mark(text: str, found: list[str]):
+    assert unmarked(text) == found
+
+
+def runs(arm: str, values: list[float], **more: object) -> list[dict[str, object]]:
+    kinds = [{"arm": arm, "seed": n, "num_steps": 9, "any_order": [value, 0.01]} for n, value in enumerate(values)]
+    return [{**kind, **more} for kind in kinds]
+
+
+def test_an_arm_and_a_seed_that_are_added_to_the_file_are_in_the_means_and_the_paired_differences():
+    mine, theirs = runs_in(runs("a", [4.0, 4.2, 4.1])), runs_in(runs("b", [4.5, 4.5]))
+    mean, difference = mean_of(mine, "any_order"), difference_of(mine, theirs, "any_order")
+    assert mean is not None
+    assert (mean.value, mean.standard_error) == pytest.approx((4.1, 0.1 / math.sqrt(3)))
+    assert difference is not None
+    assert (difference.num, difference.value, difference.standard_error) == pytest.approx((2, -0.4, 0.1))
+    assert mean_of(mine, "left_to_right") is None
+    one, pair = mean_of(mine[:1], "any_order"), difference_of(mine[:1], theirs[:1], "any_order")
+    assert one is not None
+    assert one.standard_error == 0.01  # over the draws
+    assert pair is not None
+    assert pair.standard_error is None
+
+
+def test_a_seed_that_is_stored_twice_is_refused():
+    with pytest.raises(ValueError, match="stored twice: a, 9 steps, seed 0"):
+        runs_in([*runs("a", [4.0]), *runs("a", [4.1])])
+
+
+def test_an_experiments_results_and_entries_made_by_hand_are_read_alike():
+    stored = json.loads(Path(command.ROOT, "docs/results/wiki27.json").read_text())["runs"]
+    (first,) = runs_in([stored[0]])
+    final = stored[0]["final"]
+    assert first.numbers["any_order"].value == final["nelbo_nats_per_token"]
+    assert first.numbers["own_schedule"].error == final["schedule"]["standard_error"]
+    causal = runs_in([run for run in stored if run["arm"] == "causal"])[0]
+    assert set(causal.numbers) == {"left_to_right"}  # a causal network's exact value is no bound
+    own = runs_in(
+        runs("a", [4.0], own_order={"16": [3.9, 0.01], "own order of spread, 255.9 evaluations": [3.8, 0.01]})
+    )
+    assert (own[0].numbers["own_order_16"].value, own[0].numbers["own_order_256"].value) == (3.9, 3.8)
+    assert runs_in([{**stored[0], "final": None}]) == []  # failed, or not done yet
+    assert runs_in(runs("a", [4.0], train_s=9.0, shared_card=True))[0].train_s is None
