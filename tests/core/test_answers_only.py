@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -13,15 +15,24 @@ from torch import Tensor
 
 from mdlm_atat.config.build import build_model, build_objective
 from mdlm_atat.config.files import load_config
+from mdlm_atat.core.denoiser import AtMaskRate, Prediction
 from mdlm_atat.core.left_to_right import CausalNLL
 from mdlm_atat.core.masking import scored_positions
 from mdlm_atat.core.objective import Draw, count_weights
 from mdlm_atat.core.schedules import Linear
+from mdlm_atat.core.strategies.by_position import PositionAwareMaskingScheduler
 from mdlm_atat.core.times import UniformTime, Weighting
+from mdlm_atat.samplers.canvas import Canvas
+from mdlm_atat.samplers.follow_rates import FollowRates, RateHitting
+from mdlm_atat.samplers.left_to_right import LeftToRight
+from mdlm_atat.samplers.loop import StepRule, sample
+from mdlm_atat.scoring import continuation
+from mdlm_atat.scoring.continuation import Continuation
 from mdlm_atat.scoring.deciles import token_counts
 from mdlm_atat.scoring.draws import DrawSettings
 from mdlm_atat.scoring.exact import exact_nll
 from mdlm_atat.scoring.likelihood import all_masked_nll, draw_nll
+from mdlm_atat.scoring.schedule_bound import draw_schedule_nll
 from mdlm_atat.scoring.unigram import unigram_log_probs, unigram_nll
 from toys import CausalTable, Joint, ListRows, all_masks, mdlm
 
@@ -30,6 +41,7 @@ JOINT = Joint.random(length=LENGTH, vocab=3)
 ROWS = JOINT.sequences.repeat_interleave(JOINT.counts, dim=0)  # (96, 4)
 PROMPTS = torch.arange(len(ROWS)) % LENGTH  # of 0 to 3 tokens
 PROMPT = 2
+SLOPE = PositionAwareMaskingScheduler(Linear(), "slope", 2.0)
 
 
 def objective():
@@ -171,6 +183,85 @@ def test_an_answer_that_is_masked_whole_still_sees_its_prompt():
     last = PROMPTS == LENGTH - 1  # answers of one token, whose bound is exact
     nll = nll_of_answers(LENGTH - 1).repeat_interleave(JOINT.counts)
     torch.testing.assert_close(marginals[last], nll[last])
+
+
+class Listener:
+    """The exact conditionals, and which share of each row's places held a mask beside the time that was told."""
+
+    def __init__(self) -> None:
+        self.told, self.masked = torch.zeros(0), torch.zeros(0)
+
+    def __call__(self, z_t: Tensor, t: Tensor, lengths: Tensor | None = None) -> Tensor:
+        self.told = torch.cat([self.told, t])
+        self.masked = torch.cat([self.masked, (z_t == JOINT.mask_id).float().mean(1)])
+        return JOINT.denoise(z_t, t, lengths)
+
+
+@pytest.mark.parametrize("t", [0.125, 0.5, 1.0])
+def test_in_training_the_time_is_the_share_of_masks_that_is_to_be_expected_in_the_row_with_its_prompt(t: float):
+    denoise = Listener()
+    draw = objective().draw(len(ROWS), LENGTH, torch.Generator().manual_seed(0))
+    draw.t.fill_(t)
+    objective().loss(denoise, ROWS, lengths(), draw, 1, prompts=PROMPTS)
+    assert denoise.told.equal(t * (LENGTH - PROMPTS) / LENGTH)
+    assert t < 1 or denoise.told.equal(denoise.masked)
+    objective().loss(denoise, ROWS, lengths(), draw, 1, prompts=0 * PROMPTS)
+    assert (denoise.told[len(ROWS) :] == t).all()
+
+
+def likelihood_of_answers(denoise: Listener) -> None:
+    draws = DrawSettings(num_draws=96, batch_size=96)
+    draw_nll(denoise, answer_rows(), draws=draws, mask_id=JOINT.mask_id, with_all_masked=True)
+
+
+def continuations(denoise: Listener) -> None:
+    each = [Continuation(row[:prompt], row[prompt:], 0) for row, prompt in zip(ROWS.tolist(), PROMPTS, strict=True)]
+    continuation.bound(denoise, each, draws=DrawSettings(num_draws=32), mask_id=JOINT.mask_id)
+
+
+def own_order(denoise: Listener) -> None:
+    given = torch.arange(LENGTH) < PROMPTS[:, None]
+    canvas = Canvas(torch.where(given, ROWS, JOINT.mask_id), given)
+    sample(denoise, canvas, LeftToRight(), mask_id=JOINT.mask_id, seeds=range(len(ROWS)), known=ROWS)
+
+
+@pytest.mark.parametrize("use", [likelihood_of_answers, continuations, own_order])
+def test_where_an_answer_is_scored_the_time_is_the_share_of_masks_in_the_row_with_its_prompt(
+    use: Callable[[Listener], None],
+):
+    denoise = Listener()
+    use(denoise)
+    assert len(denoise.told) > len(ROWS)
+    torch.testing.assert_close(denoise.told, denoise.masked)
+
+
+@pytest.mark.parametrize("form", ["continuous", "order"])
+def test_under_a_schedule_of_its_own_the_time_is_its_mask_rate_times_what_is_no_prompt(form: Literal["continuous"]):
+    """Of rows of 4 with a prompt of 2 it is at most 1/2, and in the order form the share of masks."""
+    denoise = Listener()
+    rows = ListRows(ROWS.numpy(), prompts=np.full(len(ROWS), PROMPT))
+    draws = DrawSettings(num_draws=96, batch_size=96)
+    draw_schedule_nll(denoise, rows, masking=SLOPE, form=form, draws=draws, mask_id=JOINT.mask_id)
+    if form == "order":
+        torch.testing.assert_close(denoise.told, denoise.masked)
+    assert 0.45 < denoise.told.max() <= 0.5
+
+
+@pytest.mark.parametrize("rule", [FollowRates(num_steps=4), RateHitting()])
+def test_a_rule_that_follows_rates_tells_the_share_of_masks_and_asks_at_the_mask_rate_of_the_answer(rule: StepRule):
+    """At step k of 4 of an answer of 2 of 4 tokens, rates are those of 1 - k/4, and the network is told half of it."""
+    asked: list[tuple[float, float]] = []
+
+    def ask(z_t: Tensor, t: Tensor, rate: Tensor) -> Prediction:
+        asked.append((t[0].item(), rate[0].item()))
+        assert isinstance(rule, FollowRates) or t[0] == (z_t[0] == JOINT.mask_id).float().mean()
+        return Prediction(Prediction.of(JOINT.denoise(z_t, t)).logits, torch.ones(z_t.shape))
+
+    fixed = (torch.arange(LENGTH) < PROMPT)[None]
+    canvas = Canvas(torch.where(fixed, ROWS[:1], JOINT.mask_id), fixed)
+    sample(AtMaskRate(ask), canvas, rule, mask_id=JOINT.mask_id, seeds=[2])
+    assert asked[0] == (0.5, 1.0)
+    assert all(told == rate / 2 for told, rate in asked)
 
 
 def test_the_floor_to_beat_and_counts_are_of_the_answers():

@@ -23,9 +23,10 @@ class Denoiser(Protocol):
         """Logits of the clean token at every position, given the partly masked tokens z_t at time t.
 
         Only the logits at masked positions are ever read. The mask token has no logit: its id is `vocab`, one past
-        the last. `t` is the expected share of masked tokens: the linear schedule's time, whatever the schedule, so that
-        it means the same in training, evaluation and generation. `lengths`: where rows end and padding begins, None
-        when no row is padded; padding must not change the logits.
+        the last. `t` is the expected share of masked tokens in the row, a prompt counted: the linear schedule's
+        time, whatever the schedule, times the share that is not given, so that it means the same in training,
+        evaluation and generation. `lengths`: where rows end and padding begins, None when no row is padded; padding
+        must not change the logits.
         """
         ...
 
@@ -81,6 +82,19 @@ class Prediction:
         """Of logits that are there already."""
         rows = torch.arange(len(logits), device=logits.device)[:, None]
         return cls(lambda positions: logits[rows, positions])
+
+
+@dataclass(frozen=True)
+class AtMaskRate:
+    """A denoiser under a masking schedule of its own. What it says depends on the mask rate of the tokens to fill in,
+    besides the share of masks in the row that the network is told: where something is given, the two differ."""
+
+    ask: Callable[[Tensor, Tensor, Tensor], Prediction]
+    """Of (z_t, t, mask rate)."""
+
+    def __call__(self, z_t: Int[Tensor, "batch length"], t: Float[Tensor, " batch"]) -> Prediction:
+        """Nothing is given: they are one."""
+        return self.ask(z_t, t, t)
 
 
 @runtime_checkable

@@ -18,6 +18,12 @@ def scored_positions(
     return is_text if prompts is None else is_text & (place >= prompts[:, None])
 
 
+def share_to_fill(lengths: Int[Tensor, " batch"], prompts: Int[Tensor, " batch"]) -> Float[Tensor, " batch"]:
+    """The share of each row's tokens that are not its prompt: a denoiser is told this times their mask rate, which is
+    the share of masks that it can expect in the row, as samplers tell it the share that there is. float32."""
+    return (lengths - prompts).float() / lengths
+
+
 def mask_independently(
     uniform: Float[Tensor, "batch length"],
     mask_rate: Float[Tensor, "batch columns"],

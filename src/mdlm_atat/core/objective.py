@@ -32,7 +32,7 @@ from mdlm_atat.core.curriculum import Curriculum, Stage
 from mdlm_atat.core.denoiser import Denoiser, Network
 from mdlm_atat.core.fused_loss import ChunkNLL, Scored, gradients_of_chunk, nll_in_chunks, weighted_nll
 from mdlm_atat.core.importance_loss import importance_loss, masking_metrics
-from mdlm_atat.core.masking import hide, mask_independently, scored_positions
+from mdlm_atat.core.masking import hide, mask_independently, scored_positions, share_to_fill
 from mdlm_atat.core.schedules import Schedule
 from mdlm_atat.core.strategies.rates import Clean, ExponentMasking, MaskingScheduler
 from mdlm_atat.core.times import TimeDensity, Weighting, highest_mean_of_share, low_discrepancy_times
@@ -252,6 +252,8 @@ class MaskedDiffusion:
         z_t = hide(x0, is_masked, self.mask_id)  # (B, L)
         rate = self.schedule.mask_rate(t)  # (B,)
         log_rate, told = rate.log(), rate.float().to(x0.device)  # (B,), (B,)
+        if lengths is not None and prompts is not None:
+            told = told * share_to_fill(lengths, prompts)
         weight = self.time_plan(stage).weighting(t).float()[:, None].to(x0.device)  # (B, 1)
         speed = rates.speed.float().to(x0.device)  # (B, L); 1 everywhere for MDLM
         is_scored, inflation = is_masked, 1.0
@@ -355,7 +357,7 @@ def denoise_under(
 ) -> tuple[Float[Tensor, "batch length vocab"], Float[Tensor, "batch length"] | None]:
     """Logits of the clean tokens under a masking's own schedule where the noise schedule's mask rate is exp(log_rate),
     and the predicted log-speeds where they are not known. `told` is the time as the denoiser is told it: that mask
-    rate."""
+    rate, times the share of the row that is not a prompt."""
     if not (isinstance(masking, ExponentMasking) and masking.reads_content):
         return model(z_t, told, lengths), None
     logits, log_speed_hat = model.logits_and_log_speed(z_t, told, lengths)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mdlm_atat.config.build import build_masking
 from mdlm_atat.core.curriculum import Stage
-from mdlm_atat.core.denoiser import Denoiser, Network, Prediction
+from mdlm_atat.core.denoiser import AtMaskRate, Denoiser, Network, Prediction
 from mdlm_atat.core.schedules import Linear
 from mdlm_atat.core.strategies.rates import Clean, ExponentMasking, MaskingScheduler
 from mdlm_atat.core.strategies.uniform import UniformMasking
@@ -231,10 +231,10 @@ class MaskedDiffusionLM(LanguageModel):
         masking = self.own_schedule() if trait(rule, "follows_rates") else None
         has_importance = self.has_importance
 
-        def denoise(z_t: Tensor, t: Tensor) -> Prediction:
+        def denoise(z_t: Tensor, t: Tensor, rate: Tensor) -> Prediction:
             hidden = self._hidden(z_t, t)
             correction = (
-                None if masking is None else masking.token_correction(as_float64(t).log(), self.stage)
+                None if masking is None else masking.token_correction(as_float64(rate).log(), self.stage)
             )  # (R, V)
 
             def logits(positions: Tensor) -> Tensor:
@@ -246,11 +246,12 @@ class MaskedDiffusionLM(LanguageModel):
                 return found + correction[:, None, :].to(found)
 
             with self.inference():
-                speed = None if masking is None else speed_under(masking, network, hidden, t, self.stage)
+                speed = None if masking is None else speed_under(masking, network, hidden, rate, self.stage)
             importance = partial(self._importance_at, z_t, t) if has_importance else None
             return Prediction(logits, speed, importance)
 
-        return denoise
+        at_rate = AtMaskRate(denoise)
+        return at_rate.__call__ if masking is None else at_rate
 
     def choose_lengths(
         self,

@@ -17,8 +17,8 @@ class Moved:
     def __init__(self, denoise: Any, *, there: torch.device, here: torch.device) -> None:
         self.denoise, self.there, self.here = denoise, there, here
 
-    def __call__(self, z_t: Tensor, t: Tensor) -> Prediction:
-        return self._moved(self.denoise(z_t.to(self.there), t.to(self.there)))
+    def __call__(self, z_t: Tensor, *times: Tensor) -> Prediction:
+        return self._moved(self.denoise(z_t.to(self.there), *(each.to(self.there) for each in times)))
 
     def _moved(self, said: Prediction) -> Prediction:
         importance, here = said.importance, self.here

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mdlm_atat.checks import whole
-from mdlm_atat.core.denoiser import Prediction, Reader
+from mdlm_atat.core.denoiser import AtMaskRate, Prediction, Reader
 from mdlm_atat.core.fused_loss import padded_layer
 from mdlm_atat.core.left_to_right import nll_from
 from mdlm_atat.core.schedules import Schedule
@@ -448,8 +448,10 @@ class Sampling(Canvases):
         denoise = self.denoiser(rule, given_ahead=given_ahead)
         if self.canvas_device == self.device:
             return denoise
-        moved = MovedReader if isinstance(denoise, Reader) else Moved
-        return moved(denoise, there=self.device, here=self.canvas_device)
+        places = {"there": self.device, "here": self.canvas_device}
+        if isinstance(denoise, AtMaskRate):
+            return AtMaskRate(Moved(denoise.ask, **places))
+        return MovedReader(denoise, **places) if isinstance(denoise, Reader) else Moved(denoise, **places)
 
     def reads_left_to_right(self, rule: StepRule, *, given_ahead: bool) -> bool:
         """Whether the rule asks the network in its causal mode: from left to right, with nothing given after a gap."""

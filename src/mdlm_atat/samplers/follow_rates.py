@@ -47,7 +47,7 @@ class FollowRates:
             rows = masked.any(dim=1).nonzero()[:, 0]
             if len(rows) == 0:
                 continue
-            prediction = state.predict(rows, time=r)
+            prediction = state.predict(rows, rate=r)
             # 0 ** 0 is 1: at speed 0 the last step would leave a mask
             revealed = when[rows] < 1 - (s / r) ** speed_of(prediction).double().clamp_min(1e-300)
             positions, valid = positions_of(masked[rows] & revealed)

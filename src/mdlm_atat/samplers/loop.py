@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from mdlm_atat.core.denoiser import Prediction, Reader
+from mdlm_atat.core.denoiser import AtMaskRate, Prediction, Reader
 from mdlm_atat.device import Replayed
 from mdlm_atat.samplers.canvas import Canvas
 from mdlm_atat.samplers.draw import TokenDraw, inverse_cdf
@@ -92,10 +92,11 @@ class Reverse:
         self._num_used += 1
         return self._drawn[self._num_used - 1]
 
-    def predict(self, rows: Int[Tensor, " rows"], time: float | None = None) -> Prediction:
+    def predict(self, rows: Int[Tensor, " rows"], rate: float | None = None) -> Prediction:
         """What the denoiser says of the chosen rows; each counts one network evaluation.
 
-        It is told the share of masked tokens in each row, unless the rule has a time of its own.
+        It is told the share of masked tokens in each row; or, by a rule with a time of its own, which is the mask
+        `rate` of what is to be filled in, the share that is to be expected then.
         """
         self.nfe.index_add_(0, rows, (~self.ended[rows]).long())
         if self._read is not None:
@@ -103,9 +104,20 @@ class Reverse:
         else:
             z_t = self.z_t[rows]
             share = (z_t == self.mask_id).float().mean(1)
-            found = self._denoise(z_t, share if time is None else torch.full_like(share, time))
+            if rate is None and not isinstance(self._denoise, AtMaskRate):
+                found = self._denoise(z_t, share)
+            else:
+                found = self._at_rate(z_t, share, self.fillable[rows].float().mean(1), rate)
         prediction = Prediction.of(found) if isinstance(found, Tensor) else found
         return prediction if self.guidance is None else self.guidance.apply(prediction)
+
+    def _at_rate(self, z_t: Tensor, share: Tensor, to_fill: Tensor, rate: float | None) -> Any:
+        """`share`, `to_fill`: of the places of each row, those that are masked and those that are not given."""
+        of_rule = share / to_fill if rate is None else torch.full_like(share, rate)
+        told = share if rate is None else of_rule * to_fill
+        if isinstance(self._denoise, AtMaskRate):
+            return self._denoise.ask(z_t, told, of_rule)
+        return self._denoise(z_t, told)
 
     def read_left_to_right(self) -> None:
         """Promise that all further calls of `predict` are for the leftmost masked position of their rows, one more

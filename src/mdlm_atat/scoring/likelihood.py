@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int, Num
 from torch import Tensor
 
 from mdlm_atat.core.denoiser import Denoiser, Network
-from mdlm_atat.core.masking import hide, mask_exactly, scored_positions
+from mdlm_atat.core.masking import hide, mask_exactly, scored_positions, share_to_fill
 from mdlm_atat.core.objective import count_weights, denoised_nll, t_step_count_weights
 from mdlm_atat.core.schedules import Schedule
 from mdlm_atat.device import as_float64, float64_device
@@ -229,7 +229,7 @@ def draw_nll(
     def score(drawn: Drawn) -> Tensor:
         is_masked = mask_exactly(drawn.uniform, drawn.num_masked, drawn.scored)
         x0, is_masked = drawn.x0.to(device), is_masked.to(device)
-        nll = nll_of_masked(denoise, x0, drawn.lengths, is_masked, mask_id, drawn.num_scored)  # (B, L)
+        nll = nll_of_masked(denoise, x0, drawn.lengths, is_masked, mask_id)  # (B, L)
         columns = [nll.sum(1, keepdim=True)]  # (B, 1)
         if with_all_masked:
             columns.append(all_masked_nll(denoise, x0, drawn.lengths, mask_id, drawn.prompts)[:, None])
@@ -250,13 +250,11 @@ def nll_of_masked(
     lengths: Int[Tensor, " batch"],
     is_masked: Bool[Tensor, "batch length"],
     mask_id: int,
-    num_scored: Int[Tensor, " batch"] | None = None,
 ) -> Float[Tensor, "batch length"]:
     """-log p(x0_i | the row with its masks), nats, in float64, at the places that are masked, and 0 elsewhere. Rows
-    end at `lengths`, which may be on another device. The denoiser is told the share of masks among all tokens, or among
-    `num_scored` of them, as one that was trained on answers alone was."""
+    end at `lengths`, which may be on another device. The denoiser is told the share of masks in the row."""
     padded = lengths.to(x0.device) if (lengths < x0.shape[1]).any() else None
-    told = (is_masked.sum(1) / (lengths if num_scored is None else num_scored).to(x0.device)).float()
+    told = (is_masked.sum(1) / lengths.to(x0.device)).float()
     return as_float64(denoised_nll(denoise, hide(x0, is_masked, mask_id), told, padded, x0, is_masked))
 
 
@@ -271,9 +269,9 @@ def all_masked_nll(
     rows of one length where none has a prompt."""
     if prompts is not None and prompts.any():
         scored = scored_positions(lengths, x0.shape[1], prompts).to(x0.device)
-        ones = torch.ones(len(x0), device=x0.device)
+        told = share_to_fill(lengths, prompts).to(x0.device)
         padded = lengths.to(x0.device) if (lengths < x0.shape[1]).any() else None
-        return as_float64(denoised_nll(denoise, hide(x0, scored, mask_id), ones, padded, x0, scored)).sum(1)
+        return as_float64(denoised_nll(denoise, hide(x0, scored, mask_id), told, padded, x0, scored)).sum(1)
     nll = torch.empty(len(x0), dtype=torch.float64, device=float64_device(x0.device))
     for length in lengths.unique().tolist():
         z_t = torch.full((1, x0.shape[1]), mask_id, device=x0.device)

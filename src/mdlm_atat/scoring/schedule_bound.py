@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mdlm_atat.core.curriculum import Stage
-from mdlm_atat.core.masking import hide, mask_exactly
+from mdlm_atat.core.masking import hide, mask_exactly, share_to_fill
 from mdlm_atat.core.objective import denoise_under, masked_nll
 from mdlm_atat.core.strategies.rates import Clean, ExponentMasking
 from mdlm_atat.device import as_float64, float64_device
@@ -93,10 +93,10 @@ def draw_schedule_nll(
         is_masked = mask_exactly(revealed_at, num_masked, clean.scored)
         log_r = torch.where(is_masked, revealed_at, -torch.inf).amax(1)  # (B,): the last of them to be masked
         r, share_masked = log_r.exp(), num_masked / num_scored
-        told, log_told = (r, log_r) if form == "continuous" else (share_masked, share_masked.log())
+        rate, log_rate = (r, log_r) if form == "continuous" else (share_masked, share_masked.log())
         z_t = hide(x0, is_masked.to(device), mask_id)
-        at = told.float().to(device)
-        logits, log_speed_hat = denoise_under(masking, network, z_t, log_told, at, padded, stage)
+        told = rate.float().to(device) * share_to_fill(drawn.lengths, drawn.prompts).to(device)
+        logits, log_speed_hat = denoise_under(masking, network, z_t, log_rate, told, padded, stage)
         speed = masking(r, clean).speed.double()  # (B, L)
         log_hat = speed.log() if log_speed_hat is None else as_float64(log_speed_hat)
         speed, speed_hat = torch.where(is_masked, speed, 0.0), torch.where(is_masked, log_hat.exp(), 0.0)
