@@ -155,17 +155,22 @@ def beta_slope(exponent: float, a: float, b: float, uniform_share: float) -> flo
         (2.0, 0.3, 0.3),
         (0.1, 1.0, 1.0),
         (3.0, 5.0, 0.5),
+        (0.1, 0.92, 0.2),
     ],
 )
-def test_the_scale_is_right_where_times_and_mask_rate_are_both_steep_at_0(exponent: float, a: float, b: float):
-    found = Weighting("elbo", Polynomial(exponent), BetaTime(a, b, uniform_share=0.05)).scale
-    assert found == pytest.approx(1 / beta_slope(exponent, a, b, 0.05), rel=2e-3)
+@pytest.mark.parametrize("uniform_share", [0.0, 0.05, 0.5])
+def test_the_scale_is_right_where_times_and_mask_rate_are_both_steep_at_0(
+    exponent: float, a: float, b: float, uniform_share: float
+):
+    found = Weighting("elbo", Polynomial(exponent), BetaTime(a, b, uniform_share=uniform_share)).scale
+    assert found == pytest.approx(1 / beta_slope(exponent, a, b, uniform_share), rel=2e-3)
 
 
 @pytest.mark.parametrize(("exponent", "a"), [(0.5, 0.5), (0.5, 0.3), (0.1, 0.9), (0.2, 0.4)])
 def test_a_weight_without_a_finite_mean_is_refused(exponent: float, a: float):
     with pytest.raises(UserError, match=r"`objective\.weighting=elbo` has no finite mean under these times"):
         Weighting("elbo", Polynomial(exponent), BetaTime(a, 1.0))
+    assert Weighting("elbo", Polynomial(exponent), BetaTime(a, 1.0, uniform_share=1.0)).scale == 1
     Weighting("flat", Polynomial(exponent), BetaTime(a, 1.0))
 
 

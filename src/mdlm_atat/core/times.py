@@ -53,6 +53,7 @@ class BetaTime:
     """
 
     def __init__(self, a: float, b: float, uniform_share: float = 0.05) -> None:
+        self.shape, self.uniform_share = (a, b), uniform_share
         self._powers = max(1.0, 1 / a), max(1.0, 1 / b)
         # smoothstep spacing puts knots where a distribution function can be steep or flat: at both ends
         x = torch.linspace(0, 1, NUM_KNOTS, dtype=torch.float64)
@@ -74,6 +75,10 @@ class BetaTime:
         share = (position - cdf[right - 1]) / (cdf[right] - cdf[right - 1]).clamp_min(1e-300)
         y = knots[right - 1] + share.clamp(0, 1) * (knots[right] - knots[right - 1])
         return self._time(y).to(u.dtype)
+
+    def without_uniform(self) -> BetaTime:
+        """The Beta distribution alone."""
+        return BetaTime(*self.shape, uniform_share=0.0)
 
     def _time(self, y: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         low, high = self._powers
@@ -175,6 +180,9 @@ class Weighting:
         if isinstance(density, UniformTime):
             low, high = torch.tensor([density.low, density.high], dtype=torch.float64)
             return ((self.schedule.mask_rate(high) - self.schedule.mask_rate(low)) / (high - low)).item()
+        if isinstance(density, BetaTime) and density.uniform_share > 0:  # two parts, of different powers of u near 0
+            parts = [(density.uniform_share, UniformTime()), (1 - density.uniform_share, density.without_uniform())]
+            return sum(share * self._mean_rate_times_weight(part) for share, part in parts if share > 0)
         u = u * u * (3 - 2 * u)  # finer at the ends
         t = density.quantile(u)
         rest = slice(1, None) if t[0] == 0 else slice(None)
