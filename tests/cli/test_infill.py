@@ -168,6 +168,16 @@ def test_lengths_with_which_no_drawn_filling_fits_are_said_to_be_that(capsys):
     assert "nan" not in err
 
 
+def test_a_length_with_which_alone_a_drawn_filling_fits_is_said_to_be_that(capsys):
+    nats = {(1,): 3.25, (2,): math.inf}
+    zeros = dict.fromkeys(nats, 0.0)
+    costs = LengthCosts(nats, zeros, zeros, dict.fromkeys(nats, 64), 0.0, True, "left to right", "uniform")
+    explain_lengths(Infilled("ab", [0, 1], 0, 1, lengths=(1,), length_costs=costs))
+    err = capsys.readouterr().err
+    assert err.endswith("settled after 64 draws: no filling that was drawn fits with other lengths\n")
+    assert "inf" not in err.replace("infill", "")
+
+
 def test_costs_left_to_right_are_said_to_be_those_and_a_masked_model_is_told_what_candidates_need(
     two_way, model, capsys
 ):

@@ -152,6 +152,13 @@ def test_the_error_of_draws_that_all_seeds_share_is_in_the_mean():
     assert high - low == pytest.approx(2 * 1.98 * 0.01, rel=0.02)  # 100 blocks: nearly a normal's
 
 
+def test_an_arm_that_diverged_by_900_nats_is_one_line_of_a_table_and_no_overflow():
+    results = made_results([*seeds("mdlm", [4.0, 4.4, 4.8]), *seeds("a", [904.0, 904.4, 904.8])])
+    page = report_markdown(results)
+    assert "1 × 10^306% higher perplexity" in page
+    assert max(map(len, page.splitlines())) < 500
+
+
 def test_a_difference_below_twice_its_error_is_none_and_the_caveats_say_so():
     results = made_results([*seeds("mdlm", [4.0, 4.0, 4.0]), *seeds("a", [3.9, 4.0, 4.05])])
     assert results["derived"]["c"]["a"]["difference"]["significant"] is False

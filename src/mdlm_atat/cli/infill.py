@@ -173,7 +173,9 @@ def explain_lengths(text: Infilled) -> None:
             file=sys.stderr,
         )
         return
-    margin = f"{', '.join(map(str, costs.second))} costs {costs.margin:.2f} ± {costs.margin_error:.2f} nats more"
+    margin = "no filling that was drawn fits with other lengths"
+    if math.isfinite(costs.margin):
+        margin = f"{', '.join(map(str, costs.second))} costs {costs.margin:.2f} ± {costs.margin_error:.2f} nats more"
     if costs.is_settled:
         print(f"settled {after}: {margin}", file=sys.stderr)
     else:

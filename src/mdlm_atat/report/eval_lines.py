@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from mdlm_atat.data.accounts import repeated_in_words
 from mdlm_atat.formats import number, perplexity, with_error
-from mdlm_atat.scoring.cost import LOSSY, OrderCost
+from mdlm_atat.scoring.cost import LOSSY, OrderCost, relative_perplexity
 from mdlm_atat.scoring.records import Comparison, Evaluation, PairedDifference
 
 KINDS = {("exact", "nelbo"): "an exact value less a bound", ("nelbo", "exact"): "a bound less an exact value"}
@@ -153,7 +153,7 @@ def difference_lines(name: str, other: str, found: PairedDifference, *, about: s
     if found.num_groups is not None:
         kinds |= {("exact", "exact"): "exact, left to right" if not about else "exact", ("nelbo", "nelbo"): "bounds"}
     note = about + kinds.get(found.kinds, "")
-    percent = 100 * math.expm1(min(found.nats_per_token, 700.0))  # a model that diverged overflows a float
+    percent = 100 * relative_perplexity(found.nats_per_token)
     if found.nats_per_token == 0 and found.standard_error == 0:
         verdict = "no difference at all"
     elif found.is_significant:

@@ -20,6 +20,7 @@ LEFT_TO_RIGHT_UNMASKED = "left_to_right in the masked mode"
 distribution, which is never compared with the causal mode's."""
 MOST_GROUPS = 1024  # of sequences, between which an exact value's error is taken
 LONGEST_WORD = 20  # characters in the mean, with the space after it; above, they are no words
+LARGEST_NATS = 700.0  # whose exponential a float holds: a model that diverged has more
 MOST_NATS = 690.0  # of a word, whose perplexity can still be written as a number
 MOST_SHOWN_NATS = 9.0
 """Of a word: above, its perplexity (8,103) is not shown. English words drawn by their frequency alone cost 8.2 nats
@@ -157,8 +158,13 @@ class Cost:
         return {name: getattr(self, name) for name in (*names, "bits_per_byte")}
 
 
+def relative_perplexity(nats: float) -> float:
+    """exp(nats) - 1: what so many nats more a token add to a perplexity, as a share of it."""
+    return math.expm1(min(nats, LARGEST_NATS))
+
+
 def _exp(x: float) -> float:
-    return math.exp(min(x, 700.0)) if x < math.inf else x  # an untrained model's overflows a float
+    return math.exp(min(x, LARGEST_NATS)) if x < math.inf else x
 
 
 @dataclass(frozen=True, kw_only=True)

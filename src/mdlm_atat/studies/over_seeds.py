@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from mdlm_atat.scoring.cost import Cost
+from mdlm_atat.scoring.cost import Cost, relative_perplexity
 from mdlm_atat.scoring.statistics import CommonError, Mean, mean_with_interval, p_value
 
 
@@ -21,7 +21,7 @@ def mean_over_seeds(costs: Sequence[Cost], degrees: float) -> dict[str, Any]:
         "mean_nats": found.value,
         "standard_error": found.standard_error,
         "interval95": found.interval95,
-        "perplexity": math.exp(found.value),
+        "perplexity": Cost(nats_per_token=found.value).perplexity_per_token,
         "draws_standard_error": draws_error,
     }
 
@@ -46,7 +46,7 @@ def difference_over_seeds(
         "over": "seeds" if len(pairs) > 1 else over if found.standard_error is not None else None,
         "p_value": p,
         "significant": is_significant(found, p),
-        "relative_perplexity": math.expm1(found.value),
+        "relative_perplexity": relative_perplexity(found.value),
     }
 
 
