@@ -16,6 +16,8 @@ from mdlm_atat import load_lm, train
 from mdlm_atat.cli.main import main
 from mdlm_atat.config.low_rank_schema import LoraConfig
 from mdlm_atat.errors import UserError
+from mdlm_atat.runs.initial import with_start_vector
+from mdlm_atat.runs.request import RunRequest
 from mdlm_atat.training.checkpoint import all_checkpoints
 from mdlm_atat.training.low_rank import add_low_rank, merged, num_trained
 from mdlm_atat.training.packed import read_header
@@ -165,6 +167,32 @@ def test_other_networks_and_ways_of_training_take_low_rank_weights_too(
     new, old = (dict(load_lm(folder).network.named_parameters()) for folder in (tmp_path / "run", runs / init))
     assert any(not new[name].equal(old[name]) for name in old)
     assert ("mode_vector" in new and new["mode_vector"].abs().sum() > 0) == ("causal_share" in settings)
+
+
+def test_a_network_that_only_read_learns_the_vectors_of_mask_and_start_too_and_goes_on_with_them_bit_for_bit(
+    runs: Path, tmp_path: Path
+) -> None:
+    settings = {**STEPS, "num_steps": 4, "checkpoint_interval_steps": 2, "batch_size": 8, "lora_rank": 2}
+    how = {"init": runs / "causal", "method": "two_way", "progress": False, **settings, "optimizer": "adamw"}
+    train(out=tmp_path / "whole", **how)
+    train(out=tmp_path / "run", on_step=lambda step, _: step == 3, **how)
+    train(resume=tmp_path / "run", progress=False)
+    assert losses_of(tmp_path / "run") == losses_of(tmp_path / "whole")
+    start, run = (load_lm(folder).network for folder in (runs / "causal", tmp_path / "run"))
+    old, new = (network.get_parameter("embedding.weight") for network in (start, run))
+    assert new[:-1].equal(old[:-1])
+    vectors = {"[MASK]": new[-1], "start": run.get_parameter("start_vector")}
+    begun = with_start_vector(dict(start.named_parameters()))
+    before = {"[MASK]": begun["embedding.weight"][-1], "start": begun["start_vector"]}
+    assert all((vectors[name] - before[name]).norm() > 0.02 * before[name].norm() for name in vectors)
+
+
+def test_a_run_that_begins_with_a_low_rank_one_trains_all_weights_unless_it_is_asked_not_to(adapted: Path) -> None:
+    def settings_of(**more: Any) -> LoraConfig:
+        return RunRequest(init=adapted, method=None, settings=more).run_config().lora
+
+    assert settings_of() == LoraConfig()
+    assert settings_of(**{"lora.rank": 2}) == LoraConfig(rank=2)
 
 
 @pytest.mark.parametrize(

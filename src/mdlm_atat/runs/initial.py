@@ -21,6 +21,7 @@ from mdlm_atat.config.files import (
     method_settings,
     named_settings,
 )
+from mdlm_atat.config.low_rank_schema import LoraConfig
 from mdlm_atat.config.schema import LAYOUT, SECTIONS, SHAPE, DataConfig, RunConfig, settings_with
 from mdlm_atat.data.open_tokenizer import load_tokenizer
 from mdlm_atat.data.tokenizers import Tokenizer
@@ -91,7 +92,8 @@ class Initial:
     def run_config(self, preset: str | None, method: str | None, settings: Collection[str]) -> RunConfig:
         """What the new run starts from before its own settings (their paths are given): the model, its method, length
         and tokenizer are the old run's, all else is the preset's, if one is named, under what a new method says of the
-        optimizer. What belongs to the old text is left out if another is named.
+        optimizer. What belongs to the old text is left out if another is named. That the old run trained low-rank
+        weights is no part of that: it begins with their sum.
 
         A new method changes nothing in the shape of the network. One that reads left to right and is to fill masks too
         keeps the alignment that it has learned, shifted.
@@ -113,6 +115,7 @@ class Initial:
             data = replace(data, **{name: getattr(plain, name) for name in names})
         return replace(
             config,
+            lora=config.lora if preset is not None else LoraConfig(),  # all weights are trained, unless it is asked for
             data=replace(data, tokenizer=str(self.found.home / "tokenizer"), length=length),
             model=replace(old.model, bos_id=None),  # the rows of a text that is prepared here do not begin with it
             objective=old.objective,
@@ -162,6 +165,10 @@ class Initial:
         if START_VECTOR in self._added and START_VECTOR in dict(model.named_parameters()):
             weights = with_start_vector(weights)
         give_weights(model, weights, Path(self.name), may_lack=(MODE_VECTOR,))
+
+    def learns_to_fill(self, config: RunConfig) -> bool:
+        """Whether a run of this configuration fills masks, and these weights only read left to right."""
+        return self._reads_only and "masked" in modes_of(config)
 
     @property
     def _added(self) -> tuple[str, ...]:

@@ -236,7 +236,9 @@ def assemble(start: Start, home: Home, engine: Engine) -> tuple[Training, Progre
     if start.init is not None:
         start.init.load_into(model, config, data.tokenizer)
     if config.lora.rank:
-        add_low_rank(model, config.lora)
+        learns_gaps = start.init is not None and start.init.learns_to_fill(config)
+        is_begun = start.checkpoint is not None and start.checkpoint.trains_symbols
+        add_low_rank(model, config.lora, with_symbols=learns_gaps or is_begun)
 
     def restore(folder: Path) -> None:
         if not has_record(folder, home.record):

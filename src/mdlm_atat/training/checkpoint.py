@@ -121,6 +121,11 @@ class Checkpoint:
     def _is_low_rank(self) -> bool:
         return not self.is_in_parts and low_rank.is_low_rank(read_header(self.folder / "model.safetensors"))
 
+    @property
+    def trains_symbols(self) -> bool:
+        """Whether the run is a low-rank one that trains the vectors of symbols too (low_rank.add_low_rank)."""
+        return not self.is_in_parts and low_rank.SYMBOL in read_header(self.folder / "model.safetensors")
+
     def num_weights(self) -> int:
         """How many weights there are, or averages where these are more, by the headers of their files: none is read.
         Raises UserError for a file that is damaged."""

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
+import torch
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from mdlm_atat.checks import did_you_mean
@@ -19,11 +21,30 @@ BASE, DOWN, UP = ".base_layer.", ".lora_A.default.weight", ".lora_B.default.weig
 OF_TIME = "modulation"
 ALWAYS_TRAINED = "mode_vector"
 """All that a network of two modes has more than one of either: a start may lack it (nets.two_way)."""
+START_VECTOR = "start_vector"
+SYMBOL = "embedding.symbol"
+"""The embedding of [MASK], where it is trained and the embeddings of tokens are not."""
 
 
-def add_low_rank(network: nn.Module, config: LoraConfig) -> int:
+class SymbolEmbedding(nn.Embedding):
+    """An embedding whose last vector, that of [MASK], is a parameter of its own."""
+
+    def __init__(self, embedding: nn.Embedding) -> None:
+        super().__init__(embedding.num_embeddings, embedding.embedding_dim, _weight=embedding.weight.data)
+        self.symbol = nn.Parameter(embedding.weight.data[-1].clone())
+
+    def forward(self, input: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape width"]:
+        vectors = super().forward(input)
+        is_symbol = (input == self.num_embeddings - 1)[..., None]
+        return torch.where(is_symbol, self.symbol.to(vectors.dtype), vectors)
+
+
+def add_low_rank(network: nn.Module, config: LoraConfig, *, with_symbols: bool = False) -> int:
     """Put A and B beside the chosen linear layers of a network's blocks, in place, and let nothing else be trained. B
     is 0 at first, so the network stays the function that it was. Returns how many numbers are trained.
+
+    `with_symbols`: train the vectors of [MASK] and of the start symbol too. A network that has only read left to right
+    has seen neither, and its blocks' narrow matrices alone do not learn to fill gaps from what they begin with.
 
     Raises UserError where peft is not installed, and for targets that the network does not have.
     """
@@ -47,8 +68,13 @@ def add_low_rank(network: nn.Module, config: LoraConfig) -> int:
     settings = Settings(r=config.rank, lora_dropout=config.input_dropout, target_modules=chosen)
     settings.lora_alpha = config.alpha  # pyright: ignore[reportAttributeAccessIssue]  # any number will do
     inject_adapter_in_model(settings, network)
+    trained = {ALWAYS_TRAINED}
+    if with_symbols:
+        trained |= {START_VECTOR, SYMBOL}
+        if isinstance(embedding := getattr(network, "embedding", None), nn.Embedding):
+            network.embedding = SymbolEmbedding(embedding)
     for name, p in network.named_parameters():
-        p.requires_grad_(name.endswith((DOWN, UP)) or name == ALWAYS_TRAINED)
+        p.requires_grad_(name.endswith((DOWN, UP)) or name in trained)
     return num_trained(network)
 
 
@@ -63,8 +89,8 @@ def is_low_rank(names: Collection[str]) -> bool:
 
 
 def own_name(name: str) -> str | None:
-    """What the network itself calls a weight; None for A and B."""
-    return None if name.endswith((DOWN, UP)) else name.replace(BASE, ".")
+    """What the network itself calls a weight; None for those that are a part of another: A, B and the symbol's."""
+    return None if name.endswith((DOWN, UP)) or name == SYMBOL else name.replace(BASE, ".")
 
 
 def merged(weights: Mapping[str, Tensor], alpha: float) -> dict[str, Tensor]:
@@ -78,4 +104,6 @@ def merged(weights: Mapping[str, Tensor], alpha: float) -> dict[str, Tensor]:
             down, up = weights[layer + DOWN], weights[layer + UP]
             weight = weight + alpha / len(down) * (up @ down)
         found[own] = weight
+    if SYMBOL in weights:
+        found["embedding.weight"] = torch.cat([found["embedding.weight"][:-1], weights[SYMBOL][None]])
     return found
