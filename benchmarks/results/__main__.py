@@ -1,4 +1,4 @@
-"""Write the numbers of all pages, or show where they differ."""
+"""Write the numbers of all pages and draw the pictures of what has changed, or show where they differ."""
 
 from __future__ import annotations
 
@@ -9,31 +9,34 @@ from pathlib import Path
 
 from benchmarks.results.log_tables import LOG_TABLES
 from benchmarks.results.pages import PageError, unmarked, written
+from benchmarks.results.pictures import draw_stale, stale
 from benchmarks.results.tables import TABLES
+from benchmarks.results.to_come import TABLES_TO_COME
 from benchmarks.results.values import VALUES
 
 ROOT = Path(__file__).parents[2]
-WITHOUT_BARE_NUMBERS = ["docs/results/README.md"]
+WITHOUT_BARE_NUMBERS = ["docs/results/README.md", "docs/report.md"]
 """Pages on which every number that looks measured has a mark or is in a marked table."""
-PAGES = ["docs/results/log.md", *WITHOUT_BARE_NUMBERS]
+PAGES = ["README.md", "docs/atat.md", "docs/results/log.md", *WITHOUT_BARE_NUMBERS]
 
 
 def new_text(page: Path) -> str:
     try:
-        return written(page.read_text(encoding="utf-8"), {**TABLES, **LOG_TABLES}, VALUES)
+        return written(page.read_text(encoding="utf-8"), {**TABLES, **LOG_TABLES, **TABLES_TO_COME}, VALUES)
     except PageError as error:
         raise SystemExit(f"error: {page.relative_to(ROOT)}: {error}") from error
 
 
 def differences() -> list[str]:
-    """The lines of a diff between the pages and what is stored, and the numbers that nothing stored is behind."""
+    """The lines of a diff between the pages and what is stored, the numbers that nothing stored is behind, and the
+    pictures of other numbers."""
     lines = []
     for name in PAGES:
         old, new = (ROOT / name).read_text(encoding="utf-8"), new_text(ROOT / name)
         lines += difflib.unified_diff(old.splitlines(), new.splitlines(), name, "from docs/results/*.json", lineterm="")
         if name in WITHOUT_BARE_NUMBERS:
             lines += [f"{name}: {number} has no mark that says where it comes from" for number in unmarked(old)]
-    return lines
+    return lines + [f"docs/results/{name} shows other numbers than are stored" for name in stale()]
 
 
 def main() -> None:
@@ -43,6 +46,7 @@ def main() -> None:
         found = differences()
         print("\n".join(found))
         sys.exit(1 if found else 0)
+    draw_stale()
     for name in PAGES:
         new = new_text(ROOT / name)
         (ROOT / name).write_text(new, encoding="utf-8")

@@ -68,6 +68,11 @@ def seconds(runs: Sequence[Run]) -> str:
     return f"{sum(known) / len(known):.1f}" if known else ""
 
 
+def steps(runs: Sequence[Run]) -> str:
+    """Of training, in the mean."""
+    return f"{sum(run.num_steps for run in runs) / len(runs):,.0f}"
+
+
 def one(runs: Sequence[Run], column: str, seed: int = 0) -> str:
     """One run's number, with its error over the draws or sequences."""
     return nats(numbers_of(runs, column).get(seed))

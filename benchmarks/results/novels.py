@@ -8,28 +8,29 @@ from typing import Any
 
 from benchmarks.results.stored import FOLDER, Number, Run, runs_in, stored
 
-NEWEST = "novels.json"
-"""Its arms come in place of arms of the same name in the older files."""
+NEWEST = "novels-seconds.json"
+"""What every method makes of the same seconds, those of some 1,500 steps. Its arms come in place of those of the same
+name in the older files."""
+NEWEST_STEPS = 1500
 
 
 @cache
 def novels(num_steps: int = 1500) -> dict[str, list[Run]]:
-    """The runs of each arm at one length of training, ordered by seed."""
-    newest = runs_in(stored(NEWEST)["runs"]) if (FOLDER / NEWEST).exists() else []
-    return older_novels(num_steps) | _by_arm(newest, num_steps)
+    """The runs of each arm at one length of training, ordered by seed. The newest are all at that of their budget."""
+    newest = runs_in(stored(NEWEST)["runs"]) if num_steps == NEWEST_STEPS and (FOLDER / NEWEST).exists() else []
+    return older_novels(num_steps) | _by_arm(newest)
 
 
 @cache
 def older_novels(num_steps: int = 1500) -> dict[str, list[Run]]:
     """The same without the newest runs: what the log is about."""
-    return _by_arm([*_first_methods(), *_two_ways()], num_steps)
+    return _by_arm(run for run in [*_first_methods(), *_two_ways()] if run.num_steps == num_steps)
 
 
-def _by_arm(runs: Iterable[Run], num_steps: int) -> dict[str, list[Run]]:
+def _by_arm(runs: Iterable[Run]) -> dict[str, list[Run]]:
     arms: dict[str, list[Run]] = {}
     for run in sorted(runs, key=lambda run: run.seed):
-        if run.num_steps == num_steps:
-            arms.setdefault(run.arm, []).append(run)
+        arms.setdefault(run.arm, []).append(run)
     return arms
 
 

@@ -13,6 +13,7 @@ from benchmarks.results.markdown import (
     nats,
     perplexity,
     seconds,
+    steps,
     table,
 )
 from benchmarks.results.novels import novels
@@ -45,18 +46,37 @@ def shown_arms(num_steps: int) -> dict[str, list[Run]]:
 def comparison(num_steps: str = "1500") -> str:
     """Every arm by every likelihood, means over seeds."""
     rows = [
-        [arm_name(arm), str(len(runs)), *(mean_cell(runs, column) for column in ORDERS), seconds(runs)]
+        [arm_name(arm), str(len(runs)), *(mean_cell(runs, column) for column in ORDERS), steps(runs), seconds(runs)]
         for arm, runs in shown_arms(int(num_steps)).items()
     ]
-    return table(["method", "seeds", *ORDERS.values(), "s"], rows)
+    return table(["method", "seeds", *ORDERS.values(), "steps", "s"], rows)
 
 
 def perplexities(*arms: str) -> str:
-    """The README's: few arms, as perplexities."""
+    """Those of the arms that are stored, as perplexities, the lowest of each column in bold."""
     columns = ["any_order", f"{OWN}64", "left_to_right"]
-    found = novels()
-    rows = [[arm_name(arm), *(perplexity(mean_of(found[arm], column)) for column in columns)] for arm in arms]
+    found = {arm: [mean_of(novels()[arm], column) for column in columns] for arm in arms if arm in novels()}
+    lowest = [min(mean.value for mean in column if mean is not None) for column in zip(*found.values(), strict=True)]
+    rows = [
+        [arm_name(arm), *(_bold(perplexity(mean), mean, low) for mean, low in zip(means, lowest, strict=True))]
+        for arm, means in found.items()
+    ]
     return table(["trained by", "any order, at most", "own order, 64 evaluations", "left to right"], rows)
+
+
+def _bold(text: str, mean: Mean | None, lowest: float) -> str:
+    return f"**{text}**" if mean is not None and mean.value == lowest else text
+
+
+def own_bounds(*lengths: str) -> str:
+    """The perplexity that each method's own bound is: under its schedule where it has one."""
+    arms = shown_arms(int(lengths[0]))
+    rows = []
+    for arm in (arm for arm, runs in arms.items() if _has(runs, "any_order")):
+        runs = [novels(int(length)).get(arm, []) for length in lengths]
+        means = [mean_of(each, "own_schedule") or mean_of(each, "any_order") for each in runs]
+        rows.append([arm_name(arm), *(perplexity(mean) or "not run" for mean in means)])
+    return table(["", *(f"{int(length):,} steps" for length in lengths)], rows)
 
 
 def leads(num_steps: str = "1500") -> str:
@@ -128,5 +148,6 @@ TABLES: Mapping[str, Callable[..., str]] = {
     "goals": goals,
     "judge": judge,
     "leads": leads,
+    "own_bounds": own_bounds,
     "perplexities": perplexities,
 }

@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from benchmarks.results.markdown import less, nats, perplexity
-from benchmarks.results.novels import novels
-from benchmarks.results.stored import difference_of, mean_of, stored
+from benchmarks.results.novels import novels, of_two_ways, older_novels
+from benchmarks.results.stored import Number, difference_of, mean_of, stored
+from benchmarks.results.tables import SPREAD
 
 from mdlm_atat.scoring.statistics import Mean
 
@@ -51,6 +52,45 @@ def at(file: str, path: str, form: str = "", factor: str = "1") -> str:
     return format(found * float(factor) if factor != "1" else found, form)
 
 
+def judged(num_steps: str, task: str, sampler: str, evaluations: str = "") -> str:
+    """What the judge pays for a sampler's texts; without evaluations those revealed one token at a time."""
+    points = stored("samplers-novels.json")[f"{num_steps} steps"][task]["points"]
+    wanted = (SPREAD if sampler == "spread" else sampler, int(evaluations) if evaluations else None)
+    (found,) = (point["judge_nats"] for point in points if (point["sampler"], point["steps"]) == wanted)
+    return f"{found:.2f}"
+
+
+def older(arm: str, column: str, num_steps: str = "1500") -> str:
+    """The mean of an arm as the log has it, whatever came after."""
+    return nats(mean_of(older_novels(int(num_steps))[arm], column))
+
+
+def muon_gain(method: str, column: str) -> str:
+    """Nats between AdamW and Muon after 500 steps, each at the best of its rates."""
+    return f"{_best_of_rates(method, 'adamw', column) - _best_of_rates(method, 'muon', column):.2f}"
+
+
+def best_gap(method: str, better: str, column: str) -> str:
+    """Nats between two methods with Muon after 500 steps, each at the best of its rates."""
+    return f"{_best_of_rates(method, 'muon', column) - _best_of_rates(better, 'muon', column):.2f}"
+
+
+def _best_of_rates(method: str, optimizer: str, column: str) -> float:
+    entries = [one for one in stored("two-ways-novels.json")["sweep"] if set(one["settings"]) <= {"model.kind"}]
+    return min(one[column][0] for one in entries if (one["method"], one["optimizer"]) == (method, optimizer))
+
+
+def timed(method: str, what: str) -> str:
+    """Seconds, steps or nats of the two runs that were timed one after the other: mdlm, two_way, or their ratio."""
+    runs = {one["method"]: one for one in of_two_ways("long", lambda one: "timed_in_one_call" in one)}
+    if method == "ratio":
+        ratio = runs["mdlm"][what] / runs["two_way"][what]
+        return f"{ratio:.1f}"
+    if what == "any_order":
+        return nats(Number(*runs[method][what]))
+    return f"{runs[method][what]:,}"
+
+
 def said(section: str, name: str) -> str:
     """A number as it was published, of a measurement of which nothing else was stored."""
     return stored("log.json")["said"][section][name]
@@ -73,11 +113,16 @@ def _difference(arm: str, against: str, column: str, num_steps: str) -> Mean:
 
 VALUES: Mapping[str, Callable[..., str]] = {
     "at": at,
+    "best_gap": best_gap,
     "change": change,
     "difference": difference,
+    "judged": judged,
+    "muon_gain": muon_gain,
     "nats": arm_nats,
+    "older": older,
     "passes": passes,
     "perplexity": arm_perplexity,
     "said": said,
     "seeds": seeds,
+    "timed": timed,
 }
