@@ -320,6 +320,14 @@ def byte_level(inner: Any) -> Any:
     return inner
 
 
+def characters_of_bytes() -> list[str]:
+    """The character that GPT-2's vocabulary writes each byte as: itself where it is printed and no space, the others
+    from U+0100 on."""
+    printed = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    others = [byte for byte in range(256) if byte not in printed]
+    return [chr(byte if byte in printed else 256 + others.index(byte)) for byte in range(256)]
+
+
 def _code_points(text: str) -> np.ndarray:
     return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")
 

@@ -27,6 +27,7 @@ from mdlm_atat.data.tokenizers import (
     HFTokenizer,
     Tokenizer,
     byte_level,
+    characters_of_bytes,
     other_case,
 )
 from mdlm_atat.lm.amid_unknown import NUM_AROUND
@@ -251,12 +252,9 @@ def _of_bytes() -> dict[str, Any]:
     from tokenizers import Tokenizer as Inner
     from tokenizers import models, pre_tokenizers
 
-    # GPT-2's characters for bytes: themselves where they are printed and no space, the others from U+0100 on
-    printed = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(256) if byte not in printed]
-    written = {byte: chr(byte) for byte in printed} | {byte: chr(256 + n) for n, byte in enumerate(others)}
-    assert set(written.values()) == set(pre_tokenizers.ByteLevel.alphabet())
-    inner = byte_level(Inner(models.BPE({written[byte]: byte for byte in range(256)}, [])))
+    written = characters_of_bytes()
+    assert set(written) == set(pre_tokenizers.ByteLevel.alphabet())
+    inner = byte_level(Inner(models.BPE({character: byte for byte, character in enumerate(written)}, [])))
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     return json.loads(inner.to_str())
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from mdlm_atat.data.tokenizers import Tokenizer
+from mdlm_atat.lm.log_probs import TokenLogProb
 from mdlm_atat.lm.results import Frame, Generated, Infilled
-from mdlm_atat.serve.tokens import CutTexts, cut_to
+from mdlm_atat.serve.tokens import LEAST, CutTexts, TokenNames, cut_to
 
 if TYPE_CHECKING:
     from mdlm_atat.lm.given import Row
@@ -27,6 +28,10 @@ class Token:
     """The step in which it was drawn, from 1; null where it was given."""
     importance: float | None
     """From 0 to 1, where it was asked for and the model knows it."""
+    logprob: float | None = None
+    """Where `logprobs` was asked for: log p of it after all before it, left to right, nats."""
+    top_logprobs: dict[str, float] | None = None
+    """The same of as many of the likeliest tokens at its place as were asked for, and of itself."""
 
 
 @dataclass(frozen=True)
@@ -205,6 +210,7 @@ class Shown:
 
     def __init__(self, tokenizer: Tokenizer, row: Row) -> None:
         self._parts, self._texts, self._mask_id = parts_of(row), CutTexts(tokenizer, row), tokenizer.mask_id
+        self._names = TokenNames(tokenizer)
 
     def frame(self, frame: Frame, seen: int, num_kept: int | None = None) -> ShownFrame:
         """A frame; tokens revealed after step `seen`, that of the frame before, are new. `num_kept`: so many characters
@@ -227,8 +233,8 @@ class Shown:
             pieces.append(ShownPiece("".join(token.text for token in tokens), False, part.gap, tuple(tokens)))
         return ShownFrame(frame.step, tuple(pieces))
 
-    def result(self, made: Made, text: str) -> Result:
-        """A text. `text`: what of it is kept, which may end early."""
+    def result(self, made: Made, text: str, log_probs: Sequence[TokenLogProb] | None = None) -> Result:
+        """A text. `text`: what of it is kept, which may end early. `log_probs`: of all its tokens."""
         whole, frame = made.text, made.last
         texts = self._texts(frame.tokens, is_whole=True)
         pieces: list[Piece] = []
@@ -247,6 +253,9 @@ class Shown:
                 )
                 for place, own in zip(places, cut, strict=False)
             ]
+            if log_probs is not None:
+                found = (log_probs[place] for place in places)
+                tokens = [self._with(*each) for each in zip(tokens, found, places, strict=False)]
             pieces.append(Piece(kept, part.gap is None, part.gap, tuple(tokens)))
             end = stop
         infilled = whole if isinstance(whole, Infilled) else None
@@ -261,6 +270,11 @@ class Shown:
             str(whole.seed),
             whole.nfe,
         )
+
+    def _with(self, token: Token, found: TokenLogProb, place: int) -> Token:
+        name = self._names(place, found.token, token.text)
+        top = self._names.likeliest(place, name, found) if found.likeliest else None
+        return replace(token, logprob=max(found.log_prob, LEAST), top_logprobs=top)
 
 
 def places_in(part: Part, frame: Frame) -> list[int]:

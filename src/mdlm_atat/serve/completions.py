@@ -2,16 +2,56 @@
 
 from __future__ import annotations
 
-import math
 import secrets
+from dataclasses import dataclass, replace
 from typing import Any
 
-from mdlm_atat.serve.answers import Made, Shown
+from mdlm_atat.serve.answers import Made
+from mdlm_atat.serve.events import plain
 from mdlm_atat.serve.jobs import Filled
+from mdlm_atat.serve.log_probs import LogProbs, log_probs_of
 from mdlm_atat.serve.mailbox import Done, Framed
 from mdlm_atat.serve.requests import CompletionRequest
 from mdlm_atat.serve.service import Service
 from mdlm_atat.serve.stops import Deltas, cut_at_stop
+
+Chunk = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A completion, or the next part of one in a stream."""
+
+    index: int
+    """Completion j of prompt i has the number i * n + j."""
+    text: str
+    finish_reason: str | None
+    """length: all of max_tokens are used; stop: it ends before; null: more comes."""
+    logprobs: LogProbs | None
+    """Where they were asked for. Of a stream, with the last part."""
+
+
+@dataclass(frozen=True)
+class Usage:
+    """How many tokens were read and made."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+
+@dataclass(frozen=True)
+class Completions:
+    """All completions; or, without usage, a part of a stream of them."""
+
+    id: str
+    object: str
+    """text_completion"""
+    created: int
+    """When the server was started, seconds since 1970."""
+    model: str
+    choices: tuple[Choice, ...]
+    usage: Usage | None = None
 
 
 class Completion:
@@ -22,20 +62,15 @@ class Completion:
         self._num = request.n or 1
         self._deltas = [Deltas(request.stops) for _ in range(self._num * len(request.prompts))]
         self._is_begun = [False] * len(self._deltas)
-        self._choices: dict[int, dict[str, Any]] = {}
+        self._choices: dict[int, Choice] = {}
         self._num_given = self._num_made = 0
-        self._head = {
-            "id": f"cmpl-{secrets.token_hex(12)}",
-            "object": "text_completion",
-            "created": created,
-            "model": service.name,
-        }
+        self._head = Completions(f"cmpl-{secrets.token_hex(12)}", "text_completion", created, service.name, ())
 
-    def frame(self, prompt: int, event: Framed) -> list[dict[str, Any]]:
+    def frame(self, prompt: int, event: Framed) -> list[Chunk]:
         """The chunks that a frame of a completion gives."""
         return self._grown(prompt, event.number, self._service.written(event.frame), is_whole=False)
 
-    def done(self, prompt: int, event: Done) -> list[dict[str, Any]]:
+    def done(self, prompt: int, event: Done) -> list[Chunk]:
         """The last chunks of the completions of a prompt."""
         filled: Filled = event.value
         chunks = []
@@ -44,28 +79,29 @@ class Completion:
             kept, is_stopped = cut_at_stop(text, self._request.stops)
             num_made = len(made.last.tokens[gap_of(made)])
             has_ended = is_stopped or num_made < self._request.most_tokens or self._ends(made)
-            choice = self._choice(prompt, number, self._echoed(prompt) + kept, "stop" if has_ended else "length")
+            log_probs = None
             if self._request.logprobs is not None:
-                choice["logprobs"] = self._logprobs(made, kept, len(self._echoed(prompt)))
-            self._choices[choice["index"]] = choice
+                found = None if filled.log_probs is None else filled.log_probs[number]
+                length = len(kept) if is_stopped else None
+                echo, tokenizer = bool(self._request.echo), self._service.lm.tokenizer
+                log_probs = log_probs_of(tokenizer, made, length, found, echo=echo)
+            reason = "stop" if has_ended else "length"
+            choice = self._choice(prompt, number, self._echoed(prompt) + kept, reason, log_probs)
+            self._choices[choice.index] = choice
             self._num_made += num_made
             chunks += self._grown(prompt, number, text, is_whole=True)
-            chunks.append(self._chunk({**choice, "text": "", "logprobs": None}))
+            chunks.append(self._chunk(replace(choice, text="")))
         row = filled.texts[0].text.row
         assert row is not None
         self._num_given += len(row.tokens) - (row.gaps[0].stop - row.gaps[0].start)
         return chunks
 
-    def whole(self) -> dict[str, Any]:
+    def whole(self) -> Completions:
         """All completions."""
-        usage = {
-            "prompt_tokens": self._num_given,
-            "completion_tokens": self._num_made,
-            "total_tokens": self._num_given + self._num_made,
-        }
-        return {**self._head, "choices": [self._choices[index] for index in sorted(self._choices)], "usage": usage}
+        usage = Usage(self._num_given, self._num_made, self._num_given + self._num_made)
+        return replace(self._head, choices=tuple(self._choices[index] for index in sorted(self._choices)), usage=usage)
 
-    def _grown(self, prompt: int, number: int, text: str, *, is_whole: bool) -> list[dict[str, Any]]:
+    def _grown(self, prompt: int, number: int, text: str, *, is_whole: bool) -> list[Chunk]:
         index = prompt * self._num + number
         part = self._deltas[index].next(text, is_whole=is_whole)
         if part and not self._is_begun[index]:
@@ -78,33 +114,20 @@ class Completion:
     def _echoed(self, prompt: int) -> str:
         return self._request.prompts[prompt] if self._request.echo else ""
 
-    def _choice(self, prompt: int, number: int, text: str, reason: str | None) -> dict[str, Any]:
-        return {"index": prompt * self._num + number, "text": text, "finish_reason": reason, "logprobs": None}
+    def _choice(
+        self, prompt: int, number: int, text: str, reason: str | None, log_probs: LogProbs | None = None
+    ) -> Choice:
+        return Choice(prompt * self._num + number, text, reason, log_probs)
 
-    def _chunk(self, choice: dict[str, Any]) -> dict[str, Any]:
-        return {**self._head, "choices": [choice]}
+    def _chunk(self, choice: Choice) -> Chunk:
+        chunk = plain(replace(self._head, choices=(choice,)))
+        del chunk["usage"]  # as OpenAI's chunks have none
+        return chunk
 
     def _ends(self, made: Made) -> bool:
         """Whether the model has ended the text itself."""
         eos_id = self._service.lm.tokenizer.eos_id
         return eos_id is not None and not self._request.suffix and eos_id in made.last.tokens[-1:]
-
-    def _logprobs(self, made: Made, kept: str, start: int) -> dict[str, Any]:
-        row = made.text.row
-        assert row is not None
-        whole = made.text.text[: len(row.around[0]) + len(kept)]
-        result = Shown(self._service.lm.tokenizer, row).result(made, whole)
-        tokens = next(piece.tokens for piece in result.pieces if piece.gap == 0)
-        offsets = []
-        for token in tokens:
-            offsets.append(start)
-            start += len(token.text)
-        return {
-            "tokens": [token.text for token in tokens],
-            "token_logprobs": [math.log(token.confidence) if token.confidence else None for token in tokens],
-            "top_logprobs": None,
-            "text_offset": offsets,
-        }
 
 
 def gap_of(made: Made) -> slice:

@@ -10,6 +10,7 @@ from typing import Any
 from mdlm_atat.lm import How, LanguageModel
 from mdlm_atat.lm.filling import Filling
 from mdlm_atat.lm.given import Row
+from mdlm_atat.lm.log_probs import TokenLogProb, log_probs_left_to_right
 from mdlm_atat.lm.results import Frame, Layout, best_first
 from mdlm_atat.serve.answers import Made
 from mdlm_atat.serve.mailbox import Done, Event, Failed, Framed, Queued, Started
@@ -130,17 +131,29 @@ class Filled:
     numbers: Sequence[int]
     """The number that each was drawn as."""
     warnings: Sequence[str]
+    log_probs: Sequence[Sequence[TokenLogProb]] | None = None
+    """Of each text, of all its tokens, where they were asked for."""
 
 
 class Fill(Job):
     """Texts that are filled in, all of one length, in one batch or several."""
 
     def __init__(
-        self, tell: Tell, max_seconds: float, how: How, plan: Callable[[], Plan], watch: Watch, *, is_quick: bool
+        self,
+        tell: Tell,
+        max_seconds: float,
+        how: How,
+        plan: Callable[[], Plan],
+        watch: Watch,
+        *,
+        is_quick: bool,
+        num_likeliest: int | None = None,
     ) -> None:
-        """`plan` is called on the model's thread. `is_quick`: it does not ask the model."""
+        """`plan` is called on the model's thread. `is_quick`: it does not ask the model. `num_likeliest`: the texts are
+        read again, left to right, for the log probability of each token and of so many others; None: they are not."""
         super().__init__(tell, max_seconds)
         self.how, self.watch, self.is_quick = how, watch, is_quick
+        self._num_likeliest = num_likeliest
         self._make_plan = plan
         self.plan: Plan | None = None
         self.batch: Any = None
@@ -197,7 +210,10 @@ class Fill(Job):
             best = best_first(ways)[: self.plan.num_kept]
             numbers = [next(n for n, way in enumerate(ways) if way is each) for each in best]
             made = [Made(way, made[number].last) for number, way in zip(numbers, best, strict=True)]
-        self.end(Filled(made, numbers, self.plan.warnings))
+        log_probs = None
+        if self._num_likeliest is not None:
+            log_probs = [log_probs_left_to_right(lm, each.last.tokens, self._num_likeliest) for each in made]
+        self.end(Filled(made, numbers, self.plan.warnings, log_probs))
 
     def _show(self, number: int, filling: Filling, place: int) -> None:
         if number in self.watch.frames:

@@ -7,17 +7,17 @@ from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from mdlm_atat.config.options import field_docs
-from mdlm_atat.serve import answers, requests
+from mdlm_atat.serve import answers, completions, requests
 
 PLAIN = {str: "string", int: "integer", float: "number", bool: "boolean", NoneType: "null"}
-ROUTES: dict[str, tuple[type, type | None]] = {
+ROUTES: dict[str, tuple[type, type]] = {
     "/v1/infill": (requests.InfillRequest, answers.Texts),
     "/v1/generate": (requests.GenerateRequest, answers.Texts),
     "/v1/score": (requests.ScoreRequest, answers.Scores),
     "/v1/classify": (requests.ClassifyRequest, answers.Labels),
-    "/v1/completions": (requests.CompletionRequest, None),
+    "/v1/completions": (requests.CompletionRequest, completions.Completions),
 }
-"""What is posted to each, and what is answered; None: as OpenAI describes it."""
+"""What is posted to each, and what is answered."""
 LOOKED_AT = {
     "/health": "Whether it runs, and how much it has to do.",
     "/v1/model": "What the model is, and what may be asked of it.",
@@ -34,7 +34,7 @@ def openapi(*, with_classifier: bool) -> dict[str, Any]:
     for path, (request, answer) in ROUTES.items():
         if path == "/v1/classify" and not with_classifier:
             continue
-        content = {"application/json": {"schema": _schema(answer, schemas) if answer else {"type": "object"}}}
+        content = {"application/json": {"schema": _schema(answer, schemas)}}
         if path in STREAMED:
             content["text/event-stream"] = {"schema": {"type": "string"}}
         paths[path] = {

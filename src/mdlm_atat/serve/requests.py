@@ -27,6 +27,7 @@ MAX_SEED = 2**53 - 1
 MAX_STEPS = 10_000
 NUMBERS_OF_STEPS = ("num_steps", "least_steps")
 MAX_STOPS = 16
+MAX_LIKELIEST = 5
 R = TypeVar("R", bound="Request")
 
 
@@ -112,10 +113,14 @@ class GenerateRequest(Sampled):
     """Tokens after the prompt (default: what is left of the model's length, at most 128)."""
     stop: tuple[str, ...] | None = None
     """Strings that end a text where it comes to the first of them; they are left out."""
+    logprobs: int | None = None
+    """Return for each token that is made log p(token | all before it), exact and the model's own, whatever temperature,
+    top_k and top_p are; and the same of so many of the likeliest tokens, 0 to 5. For models that read left to right."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         between("max_tokens", self.max_tokens, 1, math.inf)
+        between("logprobs", self.logprobs, 0, MAX_LIKELIEST)
         check_stops(self.stop)
 
     def all_text(self) -> Sequence[str]:
@@ -173,7 +178,8 @@ class CompletionRequest(Request):
     suffix: str | None = None
     """What comes after it: the completion fills the gap between the two, for models that fill masks."""
     max_tokens: int | None = None
-    """The most tokens of a completion (default: 16)."""
+    """The most tokens of a completion (default: 16); 0, without a suffix: none, to have the prompt scored by echo and
+    logprobs."""
     min_tokens: int | None = None
     """With a suffix: the fewest tokens (default: 1). Where this is max_tokens the length is fixed; else max_tokens,
     half of it, a quarter and so on are compared by how likely they make the text that is given."""
@@ -190,25 +196,29 @@ class CompletionRequest(Request):
     stream: bool | None = None
     """Answer with server-sent events."""
     logprobs: int | None = None
-    """Return the log probability of each token of a completion that is not streamed, if this is a number."""
+    """Return the log probability of each token, and those of so many of the likeliest, 0 to 5. Of a model that reads
+    left to right: log p(token | all before it), exact and the model's own, whatever temperature and top_p are. With a
+    suffix, or of a model that fills masks only, 0 is all there is: the log probability with which the token was drawn,
+    given what was visible then, after temperature and top_p. The last chunk of a stream has them all."""
     echo: bool | None = None
-    """Return the prompt before the completion."""
+    """Return the prompt before the completion, with the log probabilities of its tokens."""
     model: str | None = None
     """Any name: there is one model."""
 
     def __post_init__(self) -> None:
         if not self.prompts:
             raise RequestError("prompt is an empty list: there is nothing to complete", field="prompt")
-        for name in ("max_tokens", "min_tokens", "n"):
+        between("max_tokens", self.max_tokens, 1 if self.suffix else 0, math.inf)
+        for name in ("min_tokens", "n"):
             between(name, getattr(self, name), 1, math.inf)
         between("temperature", self.temperature, 0, 1e6)
         between("top_p", self.top_p, 0, 1)
         between("seed", self.seed, 0, MAX_SEED)
-        between("logprobs", self.logprobs, 0, math.inf)
+        between("logprobs", self.logprobs, 0, MAX_LIKELIEST)
         check_stops(self.stops)
         if self.top_p == 0:
             raise RequestError("top_p is 0, expected above 0 and at most 1 (all tokens)", field="top_p")
-        if (self.min_tokens or 1) > self.most_tokens:
+        if (self.min_tokens or 0) > self.most_tokens:
             raise RequestError(
                 f"min_tokens is {self.min_tokens}, expected at most max_tokens, {self.most_tokens}", field="min_tokens"
             )
@@ -223,7 +233,7 @@ class CompletionRequest(Request):
 
     @property
     def most_tokens(self) -> int:
-        return self.max_tokens or 16
+        return 16 if self.max_tokens is None else self.max_tokens
 
     def all_text(self) -> Sequence[str]:
         return [*self.prompts, self.suffix or "", *self.stops]

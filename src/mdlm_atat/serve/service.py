@@ -11,7 +11,7 @@ from mdlm_atat import plugins
 from mdlm_atat.errors import UserError
 from mdlm_atat.finetuning.classifier import TextClassifier
 from mdlm_atat.lm import How, LanguageModel
-from mdlm_atat.lm.given import Row
+from mdlm_atat.lm.given import Row, as_read
 from mdlm_atat.lm.results import Frame
 from mdlm_atat.samplers.catalogue import PRESET_SUMMARIES, PRESETS, RULES, describe
 from mdlm_atat.samplers.seeds import text_seeds
@@ -124,17 +124,23 @@ class Service:
             return Plan(rows, seeds, layouts * num_drawn, num_kept=request.num_samples, warnings=warned)
 
         is_quick = all(not isinstance(part, Gap) or part.shortest == part.longest for part in template)
-        return self._fill(tell, how, lambda: self._refusing("text", plan), watch_of(request), is_quick=is_quick)
+        return self._fill(tell, how, lambda: self._refusing("text", plan), watch_of(request), is_quick)
 
     def generate(self, request: GenerateRequest, seed: int, max_tokens: int, tell: Tell) -> Fill:
         """The job of a continuation."""
-        stops = request.stop or ()
+        stops, reads_again = request.stop or (), request.logprobs is not None
+        if reads_again and "causal" not in self.lm.modes:
+            raise RequestError(
+                "logprobs is for models that read left to right, and this one fills masks only: `confidence` has the "
+                "probability with which each token was drawn",
+                field="logprobs",
+            )
 
         def plan() -> Plan:
-            return self._after(request.prompt, max_tokens, request.num_samples, seed)
+            return self._after(request.prompt, max_tokens, request.num_samples, seed, reads_again=reads_again)
 
-        watch = watch_of(request, self._stopped(stops) if stops else None)
-        return self._fill(tell, sampling(request), lambda: self._refusing("prompt", plan), watch, is_quick=True)
+        watch, how = watch_of(request, self._stopped(stops) if stops else None), sampling(request)
+        return self._fill(tell, how, lambda: self._refusing("prompt", plan), watch, True, request.logprobs)
 
     def max_tokens_of(self, request: GenerateRequest) -> int:
         """The tokens after the prompt that a request asks for."""
@@ -156,11 +162,19 @@ class Service:
             sampler = "left_to_right:stop_at_eos=true"
         temperature = 1.0 if request.temperature is None else request.temperature
         how = How(sampler=sampler, temperature=temperature, top_p=request.top_p or 1.0)
+        reads_again = request.logprobs is not None and not request.suffix and "causal" in lm.modes
+        if request.logprobs and not reads_again:
+            why = "with a suffix" if request.suffix else "of a model that fills masks only"
+            raise RequestError(
+                f"logprobs is {request.logprobs}, expected 0 {why}: the likeliest tokens are known left to right only, "
+                "and 0 gives the log probability with which each token was drawn",
+                field="logprobs",
+            )
         seed = text_seeds(seed, range(number + 1))[number]
 
         def plan() -> Plan:
             if not request.suffix:
-                return self._after(prompt, request.most_tokens, num, seed)
+                return self._after(prompt, request.most_tokens, num, seed, reads_again=reads_again)
             most, least = request.most_tokens, request.min_tokens or 1
             template = [part for part in (prompt, Gap(least, most), request.suffix) if part != ""]
             self._check_length(template)
@@ -178,7 +192,8 @@ class Service:
             stop=self._stopped(request.stops) if request.stops else None,
         )
         is_quick = not request.suffix or request.min_tokens == request.most_tokens
-        return self._fill(tell, how, lambda: self._refusing("prompt", plan), watch, is_quick=is_quick)
+        num_likeliest = request.logprobs if reads_again else None
+        return self._fill(tell, how, lambda: self._refusing("prompt", plan), watch, is_quick, num_likeliest)
 
     def score(self, request: ScoreRequest, tell: Tell) -> Call:
         """The job of a likelihood."""
@@ -229,7 +244,7 @@ class Service:
         stops = stops_of(request)
         results = []
         shown: Shown | None = None
-        for made in filled.texts:
+        for number, made in enumerate(filled.texts):
             row = made.text.row
             assert row is not None
             shown = shown or Shown(self.lm.tokenizer, row)
@@ -237,7 +252,7 @@ class Service:
             text = made.text.text
             if stops:
                 text = text[:start] + cut_at_stop(text[start:], stops)[0]
-            results.append(shown.result(made, text))
+            results.append(shown.result(made, text, None if filled.log_probs is None else filled.log_probs[number]))
         numbers = list(filled.numbers)
         return Texts(
             f"txt-{secrets.token_hex(8)}",
@@ -266,14 +281,45 @@ class Service:
     def _stopped(self, stops: Sequence[str]) -> Callable[[Frame], bool]:
         return lambda frame: cut_at_stop(self.written(frame), stops)[1]
 
-    def _fill(self, tell: Tell, how: How, plan: Callable[[], Plan], watch: Watch, *, is_quick: bool) -> Fill:
-        return Fill(tell, self.limits.max_seconds, how, plan, watch, is_quick=is_quick)
+    def _fill(
+        self,
+        tell: Tell,
+        how: How,
+        plan: Callable[[], Plan],
+        watch: Watch,
+        is_quick: bool,
+        num_likeliest: int | None = None,
+    ) -> Fill:
+        seconds = self.limits.max_seconds
+        return Fill(tell, seconds, how, plan, watch, is_quick=is_quick, num_likeliest=num_likeliest)
 
-    def _after(self, prompt: str, max_tokens: int, num: int, seed: int) -> Plan:
+    def _after(self, prompt: str, max_tokens: int, num: int, seed: int, *, reads_again: bool) -> Plan:
+        """`reads_again`: the texts are for `log_probs_left_to_right`."""
         rows: list[Row] = []
-        warned = read_quietly(lambda: rows.extend(self.lm.prompt_rows([prompt], max_new_tokens=max_tokens)))
+
+        def read() -> None:
+            if max_tokens:
+                rows.extend(self.lm.prompt_rows([prompt], max_new_tokens=max_tokens))
+            else:
+                rows.append(self._only(prompt))
+
+        warned = read_quietly(read)
         self._check_tokens(len(rows[0].tokens))
+        if reads_again and len(rows[0].tokens) > self.lm.max_length:
+            raise RequestError(
+                f"the text has {len(rows[0].tokens):,} tokens, max_tokens included; logprobs is for at most "
+                f"{self.lm.max_length:,}, the model's length",
+                field="logprobs",
+            )
         return Plan(rows * num, text_seeds(seed, range(num)), warnings=warned)
+
+    def _only(self, prompt: str) -> Row:
+        """A text that nothing is to be written after."""
+        self.lm.check_given(prompt)
+        tokens = self.lm.tokenizer.encode(as_read(prompt))
+        if not tokens:
+            raise RequestError("prompt is empty and max_tokens is 0: there is nothing to do", field="prompt")
+        return Row(tokens, [slice(len(tokens), len(tokens))], [prompt, ""])
 
     def _check_length(self, template: Template) -> None:
         """Raise RequestError for a template of too many tokens, before anything is made of it."""

@@ -4,15 +4,69 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import cache
 from itertools import groupby
 
-from mdlm_atat.data.tokenizers import HFTokenizer, Tokenizer
+from mdlm_atat.data.tokenizers import END_OF_TEXT, ByteTokenizer, HFTokenizer, Tokenizer, characters_of_bytes
 from mdlm_atat.lm.given import Row, anchor_of, texts_after
+from mdlm_atat.lm.log_probs import TokenLogProb
 from mdlm_atat.lm.token_texts import TokenTexts, aligned
 
 NO_CHARACTER = "\ufffd"
 """How bytes that are no character of UTF-8 read."""
+LEAST = -9999.0
+"""Stands for the logarithm of 0, which JSON has no number for, in OpenAI's answers too."""
 BYTE = re.compile("<0x[0-9A-F]{2}>")
+
+
+class TokenNames:
+    """What tokens are called in lists of log probabilities, as OpenAI's API calls them: their text, and one that holds
+    a part of a character `bytes:` and its bytes, those that are no ASCII as \\xE4."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer, self._texts = tokenizer, TokenTexts(tokenizer)
+
+    def __call__(self, place: int, token: int, text: str | None = None, *, without_space: bool = False) -> str:
+        """The name of a token at a place. `text`: what it adds to the text there, if it stands there; with
+        `without_space`, the space that it begins with is not its own."""
+        if token == self._tokenizer.eos_id:
+            inner = self._tokenizer.inner if isinstance(self._tokenizer, HFTokenizer) else None
+            return (inner and inner.id_to_token(token)) or END_OF_TEXT
+        alone = self._texts(place, token)
+        if NO_CHARACTER in alone and (part := part_of_character(self._tokenizer, token)) is not None:
+            return "bytes:" + "".join(chr(byte) if byte < 128 else f"\\x{byte:02X}" for byte in part)
+        return text or (alone.removeprefix(" ") if without_space else alone)
+
+    def likeliest(self, place: int, name: str, found: TokenLogProb, *, without_space: bool = False) -> dict[str, float]:
+        """Log probabilities of the likeliest tokens at a place, by name, and that of the token that stands there, which
+        is called `name`. Of tokens with one name the likeliest is meant."""
+        named: dict[str, float] = {}
+        for token, log_prob in (*found.likeliest, (found.token, found.log_prob)):
+            own = name if token == found.token else self(place, token, without_space=without_space)
+            named.setdefault(own, max(log_prob, LEAST))
+        return named | {name: max(found.log_prob, LEAST)}
+
+
+def part_of_character(tokenizer: Tokenizer, token: int) -> bytes | None:
+    """The bytes of a token that is no text by itself; None for one that is, and where the tokenizer does not tell."""
+    found = None
+    if isinstance(tokenizer, ByteTokenizer) and token < 256:
+        found = bytes([token])
+    elif is_byte(tokenizer, token):
+        found = bytes.fromhex(tokenizer.inner.id_to_token(token)[3:5])  # type: ignore[attr-defined]
+    elif isinstance(tokenizer, HFTokenizer) and type(tokenizer.inner.decoder).__name__ == "ByteLevel":
+        byte_of = bytes_of_characters()
+        written = tokenizer.inner.id_to_token(token) or ""
+        found = bytes(byte_of[character] for character in written) if set(written) <= byte_of.keys() else None
+    try:
+        return None if found is None or found.decode() else found
+    except UnicodeDecodeError:
+        return found
+
+
+@cache
+def bytes_of_characters() -> dict[str, int]:
+    return {character: byte for byte, character in enumerate(characters_of_bytes())}
 
 
 def is_byte(tokenizer: Tokenizer, token: int) -> bool:
