@@ -35,6 +35,7 @@ def test_a_page_is_written_from_its_marks_and_writing_it_again_changes_nothing()
         ("a <!--=word-->1", "'much', which is no number"),
         ("<!--=half 3-->1.50 begins a line", "a line begins with a mark"),
         ("- <!--=half 3-->1.50 begins a list", "a line begins with a mark"),
+        ("a\n  <!--=half 3-->1.50 begins an indented line", "a line begins with a mark"),
         ("<!-- table: squares 1 -->\n|1|\n", "no end mark"),
         ("<!-- table: cubes 1 -->\n|1|\n<!-- end -->", "'cubes' is none of squares"),
     ],
@@ -54,6 +55,7 @@ def test_a_mark_that_nothing_can_be_written_for_is_named(page: str, message: str
         ("    atat train --optim.lr 0.5\n\n`0.5`, arXiv 2406.07524, section 4.4, torch 2.11.0+cu130, 33.6M", []),
         ("    a command with 0.5\nand 0.5 after it", ["0.5"]),
         ("[0.5](a.md#0.5)", ["0.5"]),
+        ("484,000 tokens/s after 1,500 steps in 3 minutes, a 95% interval", ["484,000 tokens/s", "3 minutes"]),
         ("<!-- a comment with 0.5 -->", []),
     ],
 )

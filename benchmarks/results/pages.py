@@ -16,11 +16,14 @@ MARK = re.compile(r"<!--=|<!-- (?:table:|end)")
 SET = (
     re.compile(  # what may be in a sentence without a mark: code, addresses, names, versions and where to find a thing
         r"^(?: {4}|\t)[^\n]*$|^```.*?^```$|`[^`\n]*`|\]\([^)]*\)|<!--.*?-->|\b\d{4}\.\d{4,5}\b"
-        r"|\b(?:[Ss]ections?|version|torch|Python|table|equations?|eq\.) \d[\d.+a-z]*(?: (?:and|to) \d[\d.]*)?",
+        r"|\b(?:[Ss]ections?|version|torch|Python|table|equations?|eq\.)\s\d[\d.+a-z]*(?: (?:and|to) \d[\d.]*)?"
+        r"|\b(?:dropout|EMA|gamma|eta) 0\.\d+|\b95% (?:interval|over)",
         re.MULTILINE | re.DOTALL,
     )
 )
-MEASURED = re.compile(r"[-+]?\d[\d,]*\.\d+(?:%|\b)|\b\d[\d,]*%|\d ± \d")
+MEASURED = re.compile(
+    r"[-+]?\d[\d,]*\.\d+(?:%|\b)|\b\d[\d,]*%|\d ± \d|\b\d[\d,]* (?:tokens/s|ms|GiB|minutes|seconds)\b"
+)
 
 
 class PageError(Exception):
@@ -43,7 +46,7 @@ def written(text: str, tables: Mapping[str, Written], values: Mapping[str, Writt
         raise PageError("a table has no end mark, or an end mark no table")
     new = VALUE.sub(value, TABLE.sub(table, text))
     for line in new.splitlines():
-        if line.lstrip("> -*").startswith("<!--="):  # Markdown takes such a line for HTML
+        if re.match(r"[ >]*(?:[-*+] +)?<!--=", line):  # Markdown takes such a line for HTML
             raise PageError(f"a line begins with a mark: {line[:60]!r}")
     return new
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from benchmarks.results.markdown import less, nats, perplexity
 from benchmarks.results.novels import novels, of_two_ways, older_novels
-from benchmarks.results.stored import Number, difference_of, mean_of, stored
+from benchmarks.results.stored import Number, Run, difference_of, mean_of, stored
 from benchmarks.results.tables import SPREAD
 
 from mdlm_atat.scoring.statistics import Mean
@@ -24,13 +25,12 @@ def arm_perplexity(arm: str, column: str, num_steps: str = "1500") -> str:
 
 def difference(arm: str, against: str, column: str, num_steps: str = "1500") -> str:
     """arm - against in nats, paired by seed, without its sign."""
-    found = _difference(arm, against, column, num_steps)
-    return nats(Mean(abs(found.value), found.standard_error, None, found.num))
+    return _unsigned(_difference(novels(int(num_steps)), arm, against, column))
 
 
 def change(arm: str, against: str, column: str, num_steps: str = "1500") -> str:
     """By how much lower or higher the perplexity of arm is, per cent without a sign."""
-    return less(_difference(arm, against, column, num_steps)).lstrip("+-")
+    return less(_difference(novels(int(num_steps)), arm, against, column)).lstrip("+-")
 
 
 def seeds(arm: str, num_steps: str = "1500") -> str:
@@ -63,6 +63,37 @@ def judged(num_steps: str, task: str, sampler: str, evaluations: str = "") -> st
 def older(arm: str, column: str, num_steps: str = "1500") -> str:
     """The mean of an arm as the log has it, whatever came after."""
     return nats(mean_of(older_novels(int(num_steps))[arm], column))
+
+
+def older_value(arm: str, column: str, num_steps: str = "1500", seed: str = "") -> str:
+    """The same without its error, or that of one seed."""
+    runs = [run for run in older_novels(int(num_steps))[arm] if seed in ("", str(run.seed))]
+    found = mean_of(runs, column)
+    if found is None:
+        raise KeyError(f"{arm} has no {column}")
+    return f"{found.value:.3f}"
+
+
+def older_difference(arm: str, against: str, column: str, num_steps: str = "1500") -> str:
+    """arm - against as the log has it, paired by seed, without its sign."""
+    return _unsigned(_difference(older_novels(int(num_steps)), arm, against, column))
+
+
+def older_gap(arm: str, against: str, column: str, form: str = ".3f", num_steps: str = "1500") -> str:
+    """The same without its error."""
+    return format(abs(_difference(older_novels(int(num_steps)), arm, against, column).value), form)
+
+
+def older_change(arm: str, against: str, column: str, num_steps: str = "1500") -> str:
+    """The same as a change of perplexity without its sign, in whole per cent."""
+    return f"{100 * abs(math.expm1(_difference(older_novels(int(num_steps)), arm, against, column).value)):.0f}%"
+
+
+def tenth(file: str, arm: str, number: str, form: str) -> str:
+    """Nats of one tenth of a text, the rarest being 0, in the mean over the runs of an arm in an experiment's file."""
+    runs = [run for run in stored(file)["runs"] if run["arm"] == arm]
+    found = [run["final"]["deciles"]["nats_per_token"][int(number)] for run in runs]
+    return format(sum(found) / len(found), form)
 
 
 def muon_gain(method: str, column: str) -> str:
@@ -103,8 +134,11 @@ def _mean(arm: str, column: str, num_steps: str) -> Mean:
     return found
 
 
-def _difference(arm: str, against: str, column: str, num_steps: str) -> Mean:
-    arms = novels(int(num_steps))
+def _unsigned(found: Mean) -> str:
+    return nats(Mean(abs(found.value), found.standard_error, None, found.num))
+
+
+def _difference(arms: Mapping[str, Sequence[Run]], arm: str, against: str, column: str) -> Mean:
     found = difference_of(arms[arm], arms[against], column)
     if found is None:
         raise KeyError(f"{arm} and {against} have no seed in common with {column}")
@@ -120,9 +154,14 @@ VALUES: Mapping[str, Callable[..., str]] = {
     "muon_gain": muon_gain,
     "nats": arm_nats,
     "older": older,
+    "older_change": older_change,
+    "older_difference": older_difference,
+    "older_gap": older_gap,
+    "older_value": older_value,
     "passes": passes,
     "perplexity": arm_perplexity,
     "said": said,
     "seeds": seeds,
+    "tenth": tenth,
     "timed": timed,
 }
