@@ -22,6 +22,7 @@ from mdlm_atat import CausalLM, MaskedDiffusionLM, UserError
 from mdlm_atat.cli.main import main
 from mdlm_atat.lm.continuations import windows
 from mdlm_atat.nets.two_way import TwoWayDiT
+from mdlm_atat.task_names import check_task_names
 from processes import run_ranks
 from test_docs import ROOT, commands_of, run_blocks
 from tiny_runs import train
@@ -352,6 +353,24 @@ def test_two_processes_find_what_one_does(runs: Path, tasks: Path, tmp_path: Pat
         assert two["results"]["tiny_word"][metric] == pytest.approx(one["results"]["tiny_word"][metric], rel=1e-4)
     assert [each["doc_id"] for each in two["samples"]["tiny_word"]] == [0, 1, 2, 3, 4]
     assert sorted(file.name for file in tmp_path.iterdir()) == ["one.json", "two.json"]
+
+
+def test_a_mistyped_task_is_refused_before_the_harness_and_torch_are_imported(
+    runs: Path, tasks: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "mdlm_atat.harness", None)  # an import of it fails
+    command = ["harness", str(runs / "masked"), "--include_path", str(tasks), "--tasks"]
+    assert main([*command, "tiny_word,arc_eazy"]) == 2
+    assert "knows no task 'arc_eazy'; did you mean arc_easy?" in capsys.readouterr().err
+    assert main([*command, "arc_easy", "nosuch.yaml"]) == 2
+    assert "there is no file nosuch.yaml" in capsys.readouterr().err
+
+
+def test_names_that_the_harness_alone_can_tell_are_left_to_it(tasks: Path) -> None:
+    check_task_names(("tiny_w*", "arc_[ce]*", "two words", "a:b", str(tasks / "tiny_word.yaml")), tasks)
+    check_task_names(("mmlu", "gpqa", "truthfulqa_multilingual", "tiny_word", "mgsm_cot_native"), tasks)  # groups, tags
+    with pytest.raises(UserError, match="knows no task 'tiny_wor'; did you mean tiny_word"):
+        check_task_names(("tiny_wor",), tasks)
 
 
 @pytest.mark.parametrize(

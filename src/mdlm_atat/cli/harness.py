@@ -8,6 +8,7 @@ from mdlm_atat.cli.model import add_model_arguments, check_model
 from mdlm_atat.cli.parser import Parser, real, whole
 from mdlm_atat.cli.score import check_order
 from mdlm_atat.samplers.catalogue import split_spec
+from mdlm_atat.task_names import check_task_names
 
 
 def make_parser() -> Parser:
@@ -60,9 +61,10 @@ def main(argv: list[str]) -> int:
     if arguments["sampler"] is not None:
         split_spec(arguments["sampler"])  # refuses an unknown name
     check_model(arguments["model"])
+    names = [name for word in arguments.pop("tasks") for name in word.split(",") if name]
+    check_task_names(tuple(names), arguments["include_path"])  # before what takes seconds to import
     from mdlm_atat.harness import run_tasks  # which says so where the extra is missing
 
-    names = [name for word in arguments.pop("tasks") for name in word.split(",") if name]
     out = arguments.pop("out")
     found = run_tasks(arguments.pop("model"), names, save=True if out is None else out, **arguments)
     if found.is_main:

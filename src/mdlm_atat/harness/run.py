@@ -32,6 +32,7 @@ from mdlm_atat.model_folder import results_folder
 from mdlm_atat.progress import Bar
 from mdlm_atat.runs.evaluate import traced, weights_name
 from mdlm_atat.runs.model import Model
+from mdlm_atat.task_names import check_task_names
 
 FEWSHOT_SEED = 1234
 """The harness's own: examples are those that its command line takes."""
@@ -104,6 +105,8 @@ def run_tasks(
     whole("num_fewshot", num_fewshot, 0)
     if not names:
         raise UserError("`tasks=` is empty: name at least one task of lm-evaluation-harness")
+    include_path = None if include_path is None else Path(include_path)
+    check_task_names(tuple(names), include_path)
     bar = _Bars(progress)
     lm = HarnessModel(
         model,
@@ -171,10 +174,8 @@ def _file_of(lm: HarnessModel, names: Sequence[str], save: bool | str | Path, as
     return results_folder(lm.lm.home, "harness") / f"{weights_name(lm.lm)}-{plain}-{digest}.json"
 
 
-def _load(names: Sequence[str], include_path: str | Path | None, num_fewshot: int | None) -> dict[str, Any]:
+def _load(names: Sequence[str], include_path: Path | None, num_fewshot: int | None) -> dict[str, Any]:
     """The tasks, their data at hand."""
-    if include_path is not None and not Path(include_path).is_dir():
-        raise UserError(f"`include_path=`: there is no folder {include_path}")
     try:
         specs, manager = _specs(names, include_path)
         loaded = cast(dict[str, Any], manager.load(specs))
@@ -207,7 +208,7 @@ def _is_ours(error: Exception) -> bool:
     return any(Path(frame.f_code.co_filename).name == "adapter.py" for frame, _ in frames)
 
 
-def _specs(names: Sequence[str], include_path: str | Path | None) -> tuple[list[str], TaskManager]:
+def _specs(names: Sequence[str], include_path: Path | None) -> tuple[list[str], TaskManager]:
     """The tasks that are meant, and who knows them. The harness's own thousands are listed only where they are
     needed: it takes ten seconds."""
     path = None if include_path is None else str(include_path)
@@ -223,9 +224,6 @@ def _specs(names: Sequence[str], include_path: str | Path | None) -> tuple[list[
             f"lm-evaluation-harness knows no task {missing!r}{did_you_mean(missing, manager.all_tasks)}; "
             "`lm-eval ls tasks` lists them"
         )
-    for name in names:
-        if name.endswith(".yaml") and not Path(name).is_file():
-            raise UserError(f"there is no file {name}")
     return list(dict.fromkeys(match for matches in found.values() for match in matches)), manager
 
 
