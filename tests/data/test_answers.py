@@ -123,6 +123,23 @@ def test_what_is_cut_or_left_out_is_counted_and_said() -> None:
     assert shorter.manifest.accounts["answers"]["valid"]["answers whose prompt fills the row"] == 1
 
 
+def test_what_is_counted_is_the_tokens_of_the_answers_and_in_a_corpus_of_before_too(tmp_path: Path) -> None:
+    """Of these counts come the unigram model, which is the floor to beat on answers, and the importance of tokens."""
+    documents = [chat("Hi", "Yo"), chat("Hello", "Yoyo")] * 20
+    corpus = prepare(documents, loss_on="answers", tokenizer="byte", length=64, out=tmp_path / "made", progress=False)
+    train = corpus.open("train", 64)
+    ids, lengths = train.rows(np.arange(train.num_rows))
+    learned = [
+        row[prompt:length]
+        for row, length, prompt in zip(ids, lengths, train.num_prompt_tokens(np.arange(len(ids))), strict=True)
+    ]
+    expected = np.bincount(np.concatenate(learned), minlength=257)
+    assert expected[ord("U")] == 0 < expected[ord("Y")]  # of `User:` there is none
+    assert train.counts.tolist() == expected.tolist()
+    np.save(tmp_path / "made" / "counts.npy", np.bincount(train.tokens, minlength=257))
+    assert corpus.open("valid", 64).counts.tolist() == expected.tolist()
+
+
 def without_eos() -> Tokenizer:
     """It knows the letters of chats alone, drops all other characters, and ends no text."""
     letters = dict.fromkeys(" UserAsitan:HiYo\n")

@@ -3,7 +3,7 @@
     train.bin, valid.bin    the tokens of a split, flat little-endian integers, as small as the vocabulary allows
     train.idx, valid.idx    pad mode: where each row starts in the .bin, and its end, little-endian 64-bit
     train.prompts, ...      loss_on=answers: how many tokens of each row are its prompt, little-endian 32-bit
-    counts.npy              how often each token occurs in train
+    counts.npy              how often each token occurs in train; with loss_on=answers, in the answers
     tokenizer/              what `load_tokenizer` needs
     manifest.json           see manifest.py; written last
 

@@ -119,7 +119,7 @@ class SplitWriter:
         for name in SIZES[1:]:
             self._scored[name] += getattr(answers, name)
         self.left_out.update(answers.left_out)
-        self._write(rows)
+        self._write(rows, [ids[prompt:] for ids, prompt in zip(rows, answers.prompts, strict=True)])
 
     def _end_document(self, parts: list[np.ndarray]) -> None:
         if self._eos is not None:
@@ -142,7 +142,8 @@ class SplitWriter:
         self._rows_hash.update(data)
         self._rows.write(data)
 
-    def _write(self, parts: list[np.ndarray]) -> None:
+    def _write(self, parts: list[np.ndarray], counted: list[np.ndarray] | None = None) -> None:
+        """`counted`: those of the tokens that are learned and not given; None: all of them."""
         if not parts:
             return
         ids = np.concatenate(parts)
@@ -152,7 +153,8 @@ class SplitWriter:
                 f"the tokenizer {self._name} gave the id {wrong[0]}, and says that its ids are 0 .. "
                 f"{len(self.counts) - 1}: mend its `encode_batch` or its `vocab_size`"
             )
-        self.counts += np.bincount(ids, minlength=len(self.counts))
+        learned = ids if counted is None else np.concatenate(counted)
+        self.counts += np.bincount(learned, minlength=len(self.counts))
         data = ids.astype(self._dtype).tobytes()
         self._hash.update(data)
         self._tokens.write(data)

@@ -21,6 +21,8 @@ from mdlm_atat.errors import UserError
 if TYPE_CHECKING:
     from mdlm_atat.data.tokenizers import Tokenizer
 
+ROWS_PER_PART = 4096  # of answers that are counted
+
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class TokenDataset:
@@ -127,7 +129,8 @@ class TokenDataset:
 
     @cached_property
     def counts(self) -> Int[np.ndarray, " vocabulary"]:
-        """How often each token occurs in the train split (eos included). Raises UserError where the file is damaged."""
+        """How often each token occurs in the train split (eos included); of a corpus that is prepared with
+        loss_on=answers, in its answers. Raises UserError where the file is damaged."""
         if "train" not in self.manifest.splits:
             raise UserError(f"{self.folder} was prepared to be scored, and has no training text to count tokens in")
         path, vocab_size = self.folder / "counts.npy", self.manifest.tokenizer["vocab_size"]
@@ -135,11 +138,27 @@ class TokenDataset:
             counts = read_counts(self.folder, f"delete {self.folder} and prepare it again")
         except OSError as error:
             raise UserError(f"{path} cannot be read ({error}): delete {self.folder} and prepare it again") from error
-        if counts.shape != (vocab_size,) or counts.sum() != self.manifest.splits["train"].tokens:
+        train = self.manifest.splits["train"]
+        num_learned = train.tokens if train.answers is None else train.answers["tokens"]
+        if counts.shape == (vocab_size,) and counts.sum() == train.tokens > num_learned:
+            return self._count_answers()  # it was prepared when prompts were counted too
+        if counts.shape != (vocab_size,) or counts.sum() != num_learned:
             raise UserError(
                 f"{path} does not count the tokens of train.bin: it was changed or damaged; delete {self.folder} and "
                 "prepare the corpus again"
             )
+        return counts
+
+    def _count_answers(self) -> Int[np.ndarray, " vocabulary"]:
+        """How often each token occurs in the answers of the train split."""
+        train = self if self.split == "train" else TokenDataset.open(self.folder, "train")
+        counts = np.zeros(self.manifest.tokenizer["vocab_size"], np.int64)
+        for start in range(0, train.num_rows, ROWS_PER_PART):
+            indices = np.arange(start, min(start + ROWS_PER_PART, train.num_rows))
+            ids, lengths = train.rows(indices)
+            place = np.arange(ids.shape[1])
+            is_learned = (place < lengths[:, None]) & (place >= train.num_prompt_tokens(indices)[:, None])
+            counts += np.bincount(ids[is_learned], minlength=len(counts))
         return counts
 
     def rows(
