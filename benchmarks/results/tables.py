@@ -80,17 +80,22 @@ def own_bounds(*lengths: str) -> str:
 
 
 def leads(num_steps: str = "1500") -> str:
-    """Differences to the baseline that has the same likelihood, paired by seed."""
+    """Differences to the baseline that has the same likelihood, paired by seed. A baseline with Muon is compared with
+    no method that has AdamW."""
     arms = shown_arms(int(num_steps))
     baselines = {"any_order": ["mdlm, AdamW", "mdlm"], f"{OWN}16": ["mdlm"], "left_to_right": ["causal"]}
     rows = []
     for column, names in baselines.items():
         for base in (name for name in names if name in arms):
-            for arm in (arm for arm in arms if arm not in names or (arm == "mdlm" and base != "mdlm")):
+            for arm in (arm for arm in arms if arm != base and (_has_adamw(base) or not _has_adamw(arm))):
                 found = difference_of(arms[arm], arms[base], column)
                 if found is not None:
                     rows.append([ORDERS[column], arm_name(arm), arm_name(base), *_difference_cells(found)])
     return table(["likelihood", "method", "against", "pairs", "nats", "95% interval", "perplexity", "p"], rows)
+
+
+def _has_adamw(arm: str) -> bool:
+    return arm.endswith(", AdamW")
 
 
 def _difference_cells(found: Mean) -> list[str]:
