@@ -2,10 +2,13 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from benchmarks.results import __main__ as command
+from benchmarks.results import pictures
 from benchmarks.results.pages import PageError, unmarked, written
 from benchmarks.results.stored import difference_of, mean_of, runs_in
 
@@ -81,6 +84,31 @@ def test_an_arm_and_a_seed_that_are_added_to_the_file_are_in_the_means_and_the_p
     assert one.standard_error == 0.01  # over the draws
     assert pair is not None
     assert pair.standard_error is None
+
+
+def test_every_number_that_is_stored_as_it_was_published_has_its_command_and_is_on_the_log():
+    log = json.loads(Path(command.ROOT, "docs/results/log.json").read_text())
+    page = Path(command.ROOT, "docs/results/log.md").read_text()
+    for name, published in log["tables"].items():
+        assert f"<!-- table: published {name} -->" in page
+        assert all(published[key] for key in ("date", "machine", "command", "rows"))
+    for section, published in log["said"].items():
+        assert all(published[key] for key in ("date", "machine", "command"))
+        assert [name for name in published["numbers"] if f"<!--=said {section} {name}-->" not in page] == []
+
+
+def test_a_picture_is_stale_until_it_is_drawn_of_the_numbers_that_are_stored(tmp_path: Path):
+    assert pictures.stale(tmp_path) == list(pictures.PICTURES)
+    judge = pictures.judge()
+    text = pictures.drawn(judge)
+    root = ElementTree.fromstring(text)
+    assert text.count("font-size: 12.5px") > 5  # of a picture of 360: legible on a phone
+    assert root.attrib["width"] == "360pt"
+    assert judge.title in text
+    (tmp_path / "judge.svg").write_text(text)
+    assert pictures.stale(tmp_path) == [name for name in pictures.PICTURES if name != "judge.svg"]
+    other = replace(judge, lines=(replace(judge.lines[0], points=((8.0, 4.0), (16.0, 3.9))), *judge.lines[1:]))
+    assert other.hash not in text
 
 
 def test_a_seed_that_is_stored_twice_is_refused():

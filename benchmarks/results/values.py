@@ -124,7 +124,7 @@ def timed(method: str, what: str) -> str:
 
 def said(section: str, name: str) -> str:
     """A number as it was published, of a measurement of which nothing else was stored."""
-    return stored("log.json")["said"][section][name]
+    return stored("log.json")["said"][section]["numbers"][name]
 
 
 def _mean(arm: str, column: str, num_steps: str) -> Mean:

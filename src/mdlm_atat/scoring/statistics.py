@@ -6,6 +6,7 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 LEVEL = 0.95
 
@@ -91,6 +92,7 @@ def t_quantile(p: float, degrees: float) -> float:
     return (low + high) / 2
 
 
+@cache
 def interval_factor(degrees: float) -> float:
     """How many standard errors a 95% interval reaches to either side, where the error has so many degrees of freedom:
     12.7 for 1, 2.36 for 7, 1.96 for very many. Infinite where there are none: then the error is not known."""
