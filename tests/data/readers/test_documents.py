@@ -241,9 +241,16 @@ def test_every_reader_has_an_ending_in_lower_case() -> None:
         ("<tr><td>a</td><td></td><td>c</td><td></td></tr>", "a\t\tc"),
         ("<tr><td><p>a</p></td><td>b</td></tr>", "a\nb"),
         ("<tr><td><br></td><td>b</td></tr>", "\tb"),
+        ("<tr><td colspan=2>a</td><td>b</td></tr><tr><td>c</td><td>d</td><td>e</td></tr>", "a\t\tb\nc\td\te"),
+        ("<tr><th colspan=3>a</th></tr><tr><td>c</td><td>d</td><td>e</td></tr>", "a\nc\td\te"),
+        ("<tr><td rowspan=2>a</td><td>b</td></tr><tr><td>c</td></tr><tr><td>d</td></tr>", "a\tb\n\tc\nd"),
+        ("<tr><td>a</td><td rowspan=3>b</td><td>c</td></tr><tr><td>d</td><td>e</td></tr>", "a\tb\tc\nd\t\te"),
+        ("<tr><td rowspan=2 colspan=2>a</td><td>b</td></tr><tr><td>c</td></tr>", "a\t\tb\n\t\tc"),
+        ("<tr><td rowspan=9>a</td></tr></table><table><tr><td>b</td></tr>", "a\nb"),
+        ("<tr><td colspan=0 rowspan=x>a</td><td colspan=99999>b</td><td colspan>c</td></tr>", f"a\tb{63 * chr(9)}c"),
     ],
 )
-def test_an_empty_cell_keeps_its_place_in_the_row(table: str, text: str, tmp_path: Path) -> None:
+def test_a_cell_keeps_its_column_behind_empty_and_merged_ones(table: str, text: str, tmp_path: Path) -> None:
     assert read(write(tmp_path / "a.html", f"<p>x</p><table>{table}</table>"))[0].removeprefix("x\n") == text
 
 
@@ -298,13 +305,15 @@ def changed(kind: str, text: str) -> str:
     return f"<w:{kind}><w:r><w:{name}>{text}</w:{name}></w:r></w:{kind}>"
 
 
+BEFORE = '<w:trPr><w:gridBefore w:val="2"/></w:trPr>'
 SPAN, DOWN = '<w:gridSpan w:val="2"/>', '<w:vMerge w:val="restart"/>'
 BOX = f"<w:txbxContent>{paragraph('box')}</w:txbxContent>"
 BODIES = {
     paragraph("a ", "b") + paragraph("c"): "a b\nc",
     f"<w:tbl>{row(cell('a'), cell('b'))}{row(cell('c'), cell('d'))}</w:tbl>": "a\tb\nc\td",
     # two columns of the first row are one cell; two rows of the first column are
-    f"<w:tbl>{row(cell('a', SPAN), cell('b'))}{row(cell('c'), cell('d'), cell('e'))}</w:tbl>": "a\tb\nc\td\te",
+    f"<w:tbl>{row(cell('a', SPAN), cell('b'))}{row(cell('c'), cell('d'), cell('e'))}</w:tbl>": "a\t\tb\nc\td\te",
+    f"<w:tbl>{row(cell('a', SPAN.replace('2', '99999')))}{row(BEFORE, cell('b'))}</w:tbl>": "a\n\t\tb",
     f"<w:tbl>{row(cell('a', DOWN), cell('b'))}{row(cell('', '<w:vMerge/>'), cell('c'))}</w:tbl>": "a\tb\n\tc",
     f"<w:tbl><w:tr><w:tc><w:tbl>{row(cell('in'))}</w:tbl>{paragraph('out')}</w:tc></w:tr></w:tbl>": "in\nout",
     f"<w:sdt><w:sdtContent>{paragraph('in a control')}</w:sdtContent></w:sdt>": "in a control",

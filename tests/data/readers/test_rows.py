@@ -349,7 +349,8 @@ def test_half_of_a_character_in_utf_7_is_refused_with_its_file(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    "number", ["1e-7", "0.0000001", "0.50", "1E5", "-0.0", "1e400", "123456789012345678901234567890.5"]
+    "number",
+    ["1e-7", "0.0000001", "0.50", "1E5", "-0.0", "1e400", "123456789012345678901234567890.5", "9" * 5000, "NaN"],
 )
 def test_a_number_of_json_is_in_a_template_as_it_was_written(number: str, tmp_path: Path) -> None:
     for name, content in (("a.jsonl", f'{{"n": {number}}}'), ("a.json", f'[{{"n": {number}}}]')):
@@ -361,6 +362,12 @@ def test_a_template_with_one_null_is_written_or_refused_as_nulls_are(tmp_path: P
     assert read(path, template="{a}: {b}") == ["x: y", "z: "]
     with pytest.raises(UserError, match=r"line 2: .* is empty \(null\), expected a text"):
         read(path, template="{a}: {b}", nulls="refuse")
+
+
+def test_a_decimal_of_parquet_is_in_a_template_without_a_power_of_ten(tmp_path: Path) -> None:
+    column = arrow.array([Decimal("1E-7"), Decimal("12.5000000")], arrow.decimal128(10, 7))
+    parquet.write_table(arrow.table({"n": column}), tmp_path / "a.parquet")
+    assert read(tmp_path / "a.parquet", template="n is {n}") == ["n is 0.0000001", "n is 12.5000000"]
 
 
 @pytest.mark.parametrize("use_dictionary", [True, False])

@@ -22,6 +22,8 @@ from mdlm_atat.errors import UserError
 
 NOT_SHOWN = frozenset(("pPr", "rPr", "sectPr", "tblPr", "del", "moveFrom", "Fallback"))
 """Elements of a Word document that hold settings, what was deleted, or a second form of what is there."""
+MOST_COLUMNS = 63
+"""Of a table of Word."""
 LONGEST_XML = 20 << 20
 """Bytes of the XML of a Word document: as a tree it takes up to 40 times as much memory."""
 LONGEST_INDEX = 1 << 23
@@ -43,8 +45,9 @@ def read_pdf(path: Path, _reading: Reading, left_out: Counter[str]) -> Iterator[
 
 
 def read_docx(path: Path, _reading: Reading, _left_out: Counter[str]) -> Iterator[Iterable[str]]:
-    """Yield paragraphs and tables as one document: a line a paragraph, and a row, its cells with tabs between them.
-    Text inserted while changes were tracked is in it, deleted text is not; boxes come after their paragraph."""
+    """Yield paragraphs and tables as one document: a line a paragraph, and a row, its cells with tabs between them,
+    so that a column keeps its place behind merged ones. Text inserted while changes were tracked is in it, deleted text
+    is not; boxes come after their paragraph."""
     import docx
 
     with _as_document(path, "a Word document"):
@@ -68,10 +71,24 @@ def _word_lines(element: Any) -> Iterator[str]:
                     yield from _word_lines(box)
             case "tbl":
                 for row in (part for part in child.iter() if _name(part) == "tr" and _table_of(part) is child):
-                    cells = [part for part in row.iter() if _name(part) == "tc" and _row_of(part) is row]
-                    yield "\t".join("\n".join(_word_lines(cell)) for cell in cells)
+                    yield "".join(_row_text(row))
             case name if name not in NOT_SHOWN:
                 yield from _word_lines(child)
+
+
+def _row_text(row: Any) -> Iterator[str]:
+    """The cells of a row, after one that spans several columns as many tabs, if another follows."""
+    num_tabs = _columns(row, "trPr", "gridBefore", least=0)
+    for cell in (part for part in row.iter() if _name(part) == "tc" and _row_of(part) is row):
+        yield "\t" * num_tabs + "\n".join(_word_lines(cell))
+        num_tabs = _columns(cell, "tcPr", "gridSpan", least=1)
+
+
+def _columns(element: Any, settings: str, name: str, *, least: int) -> int:
+    """How many columns a setting of a row or a cell counts."""
+    found = (part for each in element if _name(each) == settings for part in each if _name(part) == name)
+    value = next((value for part in found for key, value in part.items() if key.endswith("}val")), "")
+    return min(max(int(value), least), MOST_COLUMNS) if value.isdecimal() else least
 
 
 def _word_text(element: Any, boxes: list[Any]) -> Iterator[str]:

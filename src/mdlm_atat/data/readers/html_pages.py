@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -22,6 +22,8 @@ BLOCKS = frozenset(
     "section select summary table tbody textarea tfoot thead tr ul".split()
 )
 PREFORMATTED = frozenset(("pre", "textarea", "listing", "xmp"))
+MOST_COLUMNS = 64
+"""Of a table whose cells may span several: beyond them a span is one, or a page of few letters would make many tabs."""
 LONGEST_PAGE = 1 << 25
 """Characters: where all of them are attributes of a tag, the parser takes 25 times as much memory."""
 _SPACE = re.compile(r"[ \t\n\r\f]+")
@@ -54,7 +56,7 @@ def declared_encoding(data: bytes) -> str | None:
 
 def visible_text(page: str) -> str:
     """Return what a reader of a page sees: blocks on lines of their own, runs of white space as one space, cells of a
-    table with tabs between them; no scripts, styles, comments or titles."""
+    table with tabs between them, one a column; no scripts, styles, comments or titles."""
     parser = _Visible()
     whole, end, rest = page.rpartition(">")
     rest = rest.partition("<!--")[0].replace("<", "&lt;")  # no tag ends here; the parser looks for its end at every <
@@ -71,21 +73,23 @@ class _Visible(HTMLParser):
         self._hidden: list[str] = []
         self._num_preformatted = 0
         self._needs_space = False
-        self._is_in_row = False  # after its first cell, and no line end since
+        self._column = self._cell_at = 0  # the next one of the row; where this line's last cell begins, if there is one
+        self._covered: set[int] = set()  # columns of the row into which cells of rows above reach
+        self._below: dict[int, int] = {}  # into how many more rows they do
 
-    def handle_starttag(self, tag: str, attrs: object) -> None:  # noqa: ARG002
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         if tag == "body":
             self._hidden.clear()  # a title that was never closed hides no page
         if tag in HIDDEN:
             self._hidden.append(tag)
         elif tag in BLOCKS:
             self._break()
-            self._is_in_row = self._is_in_row and tag != "tr"
+            if tag == "tr":
+                self._begin_row()
+            elif tag == "table":
+                self._below.clear()
         elif tag in ("td", "th"):
-            if self._is_in_row or self._line:
-                self._line.append("\t")
-                self._needs_space = False
-            self._is_in_row = True
+            self._begin_cell(dict(attrs))
         self._num_preformatted += tag in PREFORMATTED
 
     def handle_endtag(self, tag: str) -> None:
@@ -93,6 +97,8 @@ class _Visible(HTMLParser):
             del self._hidden[self._hidden.index(tag) :]
         elif tag in BLOCKS and tag != "br":
             self._break()
+            if tag == "table":
+                self._below.clear()
         self._num_preformatted -= tag in PREFORMATTED and self._num_preformatted > 0
 
     def handle_data(self, data: str) -> None:
@@ -116,13 +122,32 @@ class _Visible(HTMLParser):
             self._line.append(text)
             self._needs_space = not words[-1]
 
+    def _begin_row(self) -> None:
+        self._column = self._cell_at = 0
+        self._covered = set(self._below)
+        self._below = {column: rows - 1 for column, rows in self._below.items() if rows > 1}
+
+    def _begin_cell(self, attributes: Mapping[str, str | None]) -> None:
+        """Put as many tabs before the cell as columns lie between it and the last one."""
+        while self._column in self._covered:
+            self._column += 1
+        if num_tabs := max(self._column - self._cell_at, bool(self._line)):
+            self._line.append("\t" * num_tabs)
+            self._needs_space = False
+        self._cell_at = self._column
+        num_columns, num_rows = (_span(attributes.get(name)) for name in ("colspan", "rowspan"))
+        end = max(self._column + 1, min(self._column + num_columns, MOST_COLUMNS))
+        if num_rows > 1:
+            self._below |= dict.fromkeys(range(self._column, min(end, MOST_COLUMNS)), num_rows - 1)
+        self._column = end
+
     def text(self) -> str:
         self._break()
         return "\n".join(self._done).strip("\n")
 
     def _space(self) -> None:
         """The white space before what comes now, if it is not at the start of a line or a cell."""
-        if self._needs_space and self._line and self._line[-1] != "\t":
+        if self._needs_space and self._line and not self._line[-1].endswith("\t"):
             self._line.append(" ")
         self._needs_space = False
 
@@ -131,5 +156,10 @@ class _Visible(HTMLParser):
             if line := "".join(self._line).rstrip("\t"):
                 self._done.append(line)
             self._line = []
-            self._is_in_row = False
+            self._cell_at = self._column
         self._needs_space = False
+
+
+def _span(value: str | None) -> int:
+    """How many columns or rows a cell takes. 1 where that is not said, or is no number of them."""
+    return max(1, int(value)) if value is not None and value.isdecimal() and len(value) < 6 else 1

@@ -36,7 +36,9 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return Ambiguous(row, {name for name, number in Counter(name for name, _ in pairs).items() if number > 1})
 
 
-_DECODER = json.JSONDecoder(parse_float=Number, parse_int=whole_number, object_pairs_hook=_object)
+_DECODER = json.JSONDecoder(
+    parse_float=Number, parse_int=whole_number, parse_constant=Number, object_pairs_hook=_object
+)
 _SPACE = re.compile(r"[ \t\n\r]*")
 _STRING = re.compile(r'"(?:[^"\\]|\\.)*+"', re.DOTALL)
 OBJECT_BYTES = 128

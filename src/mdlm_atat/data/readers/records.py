@@ -6,6 +6,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from decimal import Decimal
 from typing import Any
 
 from mdlm_atat.data.answers import Marked
@@ -160,6 +161,8 @@ def _filled(template: str, values: Mapping[str, Any], where: str, left_out: Coun
                 return chat_text(value, f"{where}: column {column!r}", left_out)
             case Mapping() | list() | tuple():
                 raise UserError(f"{where}: column {column!r} holds {_kind(value)}, expected a text or a number")
+            case Decimal():
+                return f"{value:f}"
             case _:
                 return str(value)
 
