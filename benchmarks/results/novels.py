@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from typing import Any
 
-from benchmarks.results.stored import FOLDER, Number, Run, runs_in, stored
+from benchmarks.results.stored import FOLDER, Number, Run, profile_of, runs_in, stored
 
 NEWEST = "novels-seconds.json"
 """What every method makes of the same seconds, those of some 1,500 steps. Its arms come in place of those of the same
@@ -45,6 +45,7 @@ def _first_methods() -> list[Run]:
             seed=entry["seed"],
             num_steps=entry["steps"],
             numbers={"any_order": _bound(entry["ppl_u"]), "own_schedule": _bound(entry["ppl_s"])},
+            profile=profile_of(entry),
         )
         for arm, entry in entries
     ]

@@ -47,6 +47,8 @@ class Run:
     """Alone on its card; None where it was not, or that is not known."""
     tokens_per_s: float | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
+    profile: tuple[float, ...] = ()
+    """Nats per masked token, in tenths of the mask rate from 0 to 1; nothing where that is not stored."""
 
 
 @cache
@@ -83,7 +85,12 @@ def _of_experiment(entry: Mapping[str, Any]) -> Run:
         numbers={k: Number(cost.nats_per_token, _known(cost.standard_error)) for k, cost in costs.items() if cost},
         train_s=None if entry.get("shared_card") else entry.get("train_seconds"),
         settings=entry.get("config") or {},
+        profile=profile_of(entry["final"]),
     )
+
+
+def profile_of(final: Mapping[str, Any]) -> tuple[float, ...]:
+    return tuple((final.get("profile") or {}).get("nats_per_masked_token", ()))
 
 
 def _by_hand(entry: Mapping[str, Any]) -> Run:
