@@ -3,6 +3,7 @@
     python -m benchmarks.scale --gpus 1 --out scale.json           170M and 770M parameters on one GPU
     python -m benchmarks.scale --gpus 2 --out scale.json           the same on two: DDP and FSDP2
     python -m benchmarks.scale --show scale.json                   measured beside planned, once more
+    python -m benchmarks.scale --refresh scale.json                into the table that plans are made from
     python -m benchmarks.scale --gpus 1 2 --shapes tiny --steps 3 --out scale.json          anywhere
 
 Each arm is a process of its own, or as many as it has GPUs, started by torchrun. Its numbers are in the JSON as soon as
@@ -28,19 +29,29 @@ import numpy as np
 import torch
 from benchmarks.train_step import PLAIN, VOCABULARY, Instant, make_training, middle_and_spread, step_of
 
-from mdlm_atat.atomic import write_json
+from mdlm_atat import scaling
+from mdlm_atat.atomic import write_json, write_text
 from mdlm_atat.cli.parser import Parser, whole
 from mdlm_atat.config.arguments import read_config
 from mdlm_atat.config.schema import RunConfig
 from mdlm_atat.errors import UserError
 from mdlm_atat.provenance import code_version, commit, cpu
+from mdlm_atat.scaling.measured import gpu_kinds, measured
+from mdlm_atat.scaling.memory import Way, memory_of
+from mdlm_atat.scaling.sizes import sizes_of
+from mdlm_atat.scaling.speed import Machines, checkpoint_of, ddp_bytes_per_parameter, speed_of
 from mdlm_atat.training.checkpoint import collect, save, sha256
 from mdlm_atat.training.engine import Engine
 from mdlm_atat.training.flops import matrix_rate, training_flops_per_token
 from mdlm_atat.training.loop import Training
 
-SHAPES = {"170M": "mdlm-owt", "770M": "large", "tiny": "demo"}
-"""Presets, by how many parameters they have."""
+SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
+    "170M": ("mdlm-owt", {}),
+    "770M": ("large", {}),
+    "1.3B": ("large", {"model.num_layers": 24, "model.width": 2048, "model.num_heads": 16}),
+    "tiny": ("demo", {}),
+}
+"""(preset, what is changed of it) by how many parameters there are."""
 TINY_VOCABULARY = 65
 
 
@@ -63,7 +74,7 @@ class Arm:
 
     def config(self, engine: Engine) -> RunConfig:
         """A run's settings, as `atat plan` would have them: compiled and recorded on a GPU."""
-        config = read_config(SHAPES[self.shape], self.method, {}, "scale")
+        config = base_of(self.shape, self.method)
         is_gpu = engine.device.type == "cuda"
         train = replace(
             config.train,
@@ -73,6 +84,12 @@ class Arm:
             recompute=self.recompute,
         )
         return replace(config, train=train)
+
+
+def base_of(shape: str, method: str = "mdlm") -> RunConfig:
+    """The settings of a shape."""
+    preset, changed = SHAPES[shape]
+    return read_config(preset, method, changed, "scale")
 
 
 def arms_of(shapes: Sequence[str], numbers: Sequence[int], rows: int | None) -> list[Arm]:
@@ -116,7 +133,6 @@ def measure_arm(arm: Arm, folder: Path, num_steps: int) -> dict[str, Any] | None
     found = {
         **asdict(arm),
         "name": arm.name,
-        "preset": SHAPES[arm.shape],
         "length": config.data.length,
         "vocab_size": vocab_size,
         "num_parameters": sum(p.numel() for p in run.raw_model.parameters()),
@@ -140,8 +156,7 @@ def measure_arm(arm: Arm, folder: Path, num_steps: int) -> dict[str, Any] | None
 
 def vocabulary(shape: str) -> int:
     """Tokens of a shape's tokenizer."""
-    tokenizer = read_config(SHAPES[shape], "mdlm", {}, "scale").data.tokenizer
-    return VOCABULARY.get(tokenizer, TINY_VOCABULARY)
+    return VOCABULARY.get(base_of(shape).data.tokenizer, TINY_VOCABULARY)
 
 
 def measure_checkpoint(run: Training, folder: Path) -> dict[str, float]:
@@ -225,19 +240,137 @@ def run_arm(arm: Arm, folder: Path, num_steps: int) -> dict[str, Any] | str:
         return json.loads(answer.read_text(encoding="utf-8"))
 
 
+def planned(arm: dict[str, Any]) -> tuple[float, float | None, float]:
+    """(bytes at the peak, seconds of a step or None on no GPU that was measured, seconds of a checkpoint) as a plan
+    says of an arm."""
+    known, config, vocab_size = measured(), base_of(arm["shape"], arm["method"]), vocabulary(arm["shape"])
+    num_gpus = arm["num_gpus"]
+    train = replace(config.train, batch_size=arm["rows_per_gpu"] * num_gpus, whole_checkpoint_gib=1e12)
+    config, kind = replace(config, train=train), kind_of(arm)
+    sizes = sizes_of(config, vocab_size)
+    way = Way(
+        "one GPU" if num_gpus == 1 else "sharded" if arm["shard"] else "data-parallel", recompute=arm["recompute"]
+    )
+    extra = ddp_bytes_per_parameter(known, sizes.num_parameters, recorded=way.is_recorded)
+    memory = memory_of(config, sizes, vocab_size, way, num_gpus, 1, extra)
+    machines = Machines(num_gpus, num_gpus, 1.0)
+    checkpoint = checkpoint_of(config, sizes, way, machines, known)
+    if kind is None:
+        return memory.peak, None, checkpoint.seconds
+    flops = training_flops_per_token(config, vocab_size)
+    speed = speed_of(config, sizes, way, machines, 1, flops, known.gpu(kind), known)
+    return memory.peak, speed.step_s, checkpoint.seconds
+
+
+def kind_of(arm: dict[str, Any]) -> str | None:
+    """The kind of GPU that an arm ran on; None for one that no plan is made for."""
+    device = arm["machine"]["device"].lower()
+    return next((kind for kind in gpu_kinds() if kind in device), None)
+
+
 def show(stored: dict[str, Any]) -> None:
-    """Print what was measured."""
-    print(f"{'':28} {'parameters':>12} {'ms/step':>9} {'10% to 90%':>17} {'tokens/s':>10} {'peak GiB':>9} "
-          f"{'checkpoint':>20}")  # fmt: skip
+    """Print what was measured, and what the plan says beside it."""
+    print(f"{'':28} {'parameters':>13} {'ms/step':>9} {'10% to 90%':>17} {'planned':>16} {'tokens/s':>10} "
+          f"{'peak GiB':>9} {'planned':>16}  checkpoint")  # fmt: skip
     for name, arm in stored["arms"].items():
         if "failed" in arm:
             print(f"{name:28} failed: {arm['failed'].strip().splitlines()[-1]:.120}")
             continue
+        peak, step_s, checkpoint_s = planned(arm)
         checkpoint = arm["checkpoint"]
         times = ", ".join(f"{checkpoint[way]:.1f} s" for way in ("whole_s", "parts_s") if way in checkpoint)
         spread = f"({arm['step_low_s'] * 1e3:7.1f}-{arm['step_high_s'] * 1e3:7.1f})"
-        print(f"{name:28} {arm['num_parameters']:12,} {arm['step_s'] * 1e3:9.1f} {spread} {arm['tokens_per_s']:10,.0f} "
-              f"{(arm['peak_bytes'] or 0) / 2**30:9.2f} {checkpoint['bytes'] / 2**30:6.2f} GiB {times}")  # fmt: skip
+        beside = "" if step_s is None else f"{step_s * 1e3:.1f} ({step_s / arm['step_s'] - 1:+.1%})"
+        there = (arm["peak_bytes"] or 0) / 2**30
+        of_peak = "" if step_s is None else f"{peak / 2**30:.2f} ({peak / 2**30 / there - 1:+.1%})"
+        print(f"{name:28} {arm['num_parameters']:13,} {arm['step_s'] * 1e3:9.1f} {spread} {beside:>16} "
+              f"{arm['tokens_per_s']:10,.0f} {there:9.2f} {of_peak:>16}  {checkpoint['bytes'] / 2**30:.2f} GiB in "
+              f"{times} (planned {checkpoint_s:.1f})")  # fmt: skip
+
+
+def refresh(stored: dict[str, Any]) -> None:
+    """Put what was measured on GPUs into measured.json, in the place of what was measured of the same before."""
+    file = Path(scaling.__file__).with_name("measured.json")
+    table = json.loads(file.read_text(encoding="utf-8"))
+    arms = {name: arm for name, arm in stored["arms"].items() if "failed" not in arm and kind_of(arm) is not None}
+    rows = [as_row(arm, arms) for arm in arms.values()]
+    same = ("gpu", "num_gpus", "shard", "recompute", "recorded", "optimizer", "method", "num_parameters", "length")
+    asked = [*same, "tokens_per_gpu"]
+    empty = {
+        "num_gpus": 1,
+        "shard": False,
+        "recompute": False,
+        "recorded": False,
+        "optimizer": "adamw",
+        "method": "mdlm",
+    }
+    new = [[row[name] for name in asked] for row in rows]
+    table["steps"] = [row for row in table["steps"] if [{**empty, **row}[name] for name in asked] not in new] + rows
+    if arms:
+        table["checkpoints"] = [
+            {
+                "num_bytes": arm["checkpoint"]["bytes"],
+                **{way: round(arm["checkpoint"][way], 2) for way in ("whole_s", "parts_s") if way in arm["checkpoint"]},
+                "num_gpus": arm["num_gpus"],
+                "where": where(arm),
+            }
+            for arm in arms.values()
+            if (arm["method"], arm["recompute"]) == ("mdlm", False)
+        ]
+    if "host" in stored and arms:
+        host = {name: value for name, value in stored["host"].items() if name not in ("machine", "date")}
+        seen = f"benchmarks.scale, {stored['host']['date']}, {stored['host']['machine']['cpu']}"
+        table["host"] = {**host, "where": seen}
+    write_text(file, in_rows(table))
+    print(f"{len(rows)} steps are in {file}")
+
+
+def as_row(arm: dict[str, Any], arms: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """An arm as `scaling.measured.Step` has it."""
+    config = base_of(arm["shape"], arm["method"])
+    alone = arms.get(f"{arm['shape']}-{arm['method']}-1gpu") if arm["num_gpus"] > 1 else None
+    beside = {}
+    if alone is not None:
+        beside = {"alone_s": alone["step_s"], "alone_peak_gib": round(alone["peak_bytes"] / 2**30, 2)}
+    return {
+        "name": arm["name"],
+        "preset": SHAPES[arm["shape"]][0],
+        "settings": SHAPES[arm["shape"]][1],
+        "vocab_size": arm["vocab_size"],
+        "gpu": kind_of(arm),
+        "num_gpus": arm["num_gpus"],
+        "shard": arm["shard"],
+        "recompute": arm["recompute"],
+        "recorded": not arm["shard"] and not arm["recompute"],
+        "optimizer": config.optim.kind,
+        "method": arm["method"],
+        "width": config.model.width,
+        "num_layers": config.model.num_layers,
+        "length": arm["length"],
+        "num_parameters": arm["num_parameters"],
+        "flops_per_token": arm["flops_per_token"],
+        "tokens_per_gpu": arm["rows_per_gpu"] * arm["length"],
+        "step_s": round(arm["step_s"], 6),
+        **beside,
+        "peak_gib": round(arm["peak_bytes"] / 2**30, 2),
+        "where": where(arm),
+    }
+
+
+def where(arm: dict[str, Any]) -> str:
+    """Where and when an arm was measured."""
+    number = "one" if arm["num_gpus"] == 1 else str(arm["num_gpus"])
+    return f"benchmarks.scale, {arm['date']}, {number} {arm['machine']['device']}, torch {arm['machine']['torch']}"
+
+
+def in_rows(table: dict[str, Any]) -> str:
+    """JSON with one row of a list to a line."""
+    parts = [
+        f' "{name}": '
+        + ("[\n  " + ",\n  ".join(map(json.dumps, value)) + "\n ]" if isinstance(value, list) else json.dumps(value))
+        for name, value in table.items()
+    ]
+    return "{\n" + ",\n".join(parts) + "\n}\n"
 
 
 def main() -> None:
@@ -250,11 +383,16 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="where checkpoints are written (default: a temporary folder)")
     parser.add_argument("--index_rows", type=whole(1), default=10_000_000, help="of the epoch whose order is timed")
     parser.add_argument("--only", nargs="+", metavar="ARM", help="only these arms, by the names that are printed")
-    parser.add_argument("--show", type=Path, metavar="JSON", help="print what is stored, and measure nothing")
+    parser.add_argument("--show", type=Path, nargs="+", metavar="JSON", help="print what is stored")
+    parser.add_argument("--refresh", type=Path, nargs="+", metavar="JSON", help="put it into the plan's table")
     parser.add_argument("--arm", help="this one arm, in this process")
     arguments = parser.parse(sys.argv[1:])
-    if arguments.show is not None:
-        show(json.loads(arguments.show.read_text(encoding="utf-8")))
+    if given := arguments.show or arguments.refresh:
+        stored: dict[str, Any] = {"arms": {}}
+        for file in given:
+            found = json.loads(file.read_text(encoding="utf-8"))
+            stored = {**found, "arms": {**stored["arms"], **found["arms"]}}
+        (show if arguments.show else refresh)(stored)
         return
     if arguments.out is None:
         raise UserError("missing --out: JSON to write, and to go on with")
@@ -266,7 +404,7 @@ def main() -> None:
     num_there = torch.cuda.device_count()
     if num_there and max(arguments.gpus) > num_there:
         raise UserError(f"--gpus {max(arguments.gpus)}: this machine has {num_there}")
-    stored: dict[str, Any] = {"arms": {}}
+    stored = {"arms": {}}
     if arguments.out.exists():
         stored = json.loads(arguments.out.read_text(encoding="utf-8"))
     folder = arguments.folder or Path(tempfile.gettempdir())

@@ -53,6 +53,8 @@ MISTAKES = {
     "finetune nosuch --task rte": "there is no folder nosuch; expected a run such as runs/demo",
     "samplers bench nosuch": "there is no folder nosuch; expected a run such as runs/demo",
     "data prepare nosuch --tokenizer char --out out": "there is no file or folder nosuch, and no corpus of that name",
+    "plan nosuch --tokens 1B": "unknown preset 'nosuch'",
+    "plan --params 1X --tokens 1B": "--params is 1X, expected a number such as 124M, 1.5B or 3e9",
     "experiment run nosuch": "unknown grid 'nosuch'",
     "experiment status nosuch": "nosuch is no experiment: it holds no grid.yaml",
     "experiment report nosuch": "nosuch is no experiment: it holds no grid.yaml",

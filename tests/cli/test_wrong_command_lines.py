@@ -58,6 +58,12 @@ train demo --train.num_steps many
 train demo --train.num_steps 1.5
 train demo --train.num_steps 0
 train demo --train.num_steps -5
+plan
+plan demo
+plan --params 1B --tokens 1B --gpus 0
+plan FOLDER --tokens 1B --vocab_size 65
+plan FILE --tokens 1B
+plan latin.yaml --tokens 1B
 train demo --train.num_steps 1000000000000000000
 train demo --train.num_steps true
 train demo --train.num_steps 5 --train.num_steps 6

@@ -211,6 +211,25 @@ BENCHMARKS = {
 
 
 @pytest.mark.slow
+def test_what_a_plan_foretells_is_measured_and_stored_arm_by_arm(tmp_path):
+    out = tmp_path / "scale.json"
+    words = f"--shapes tiny --gpus 1 2 --rows 8 --steps 2 --index_rows 1000 --folder {tmp_path} --out {out}"
+    only = "--only tiny-mdlm-1gpu tiny-atat-2gpu-shard"
+    command = [sys.executable, "-m", "benchmarks.scale", *words.split(), *only.split()]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr[-2000:]
+    stored = json.loads(out.read_text())
+    assert set(stored["arms"]) == {"tiny-mdlm-1gpu", "tiny-atat-2gpu-shard"}
+    assert all(arm["tokens_per_s"] > 0 and arm["checkpoint"]["bytes"] > 9e6 for arm in stored["arms"].values())
+    assert set(stored["arms"]["tiny-atat-2gpu-shard"]["checkpoint"]) == {"whole_s", "parts_s", "bytes"}
+    assert stored["host"]["checksum_bytes_per_s"] > 1e6
+    assert "tiny-mdlm-1gpu" in done.stdout.splitlines()[-2]
+    again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200)
+    assert json.loads(out.read_text()) == stored  # what is there is not measured again
+    assert again.returncode == 0
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_every_benchmark_prints_reference_and_ours_side_by_side(name):
     command = [sys.executable, "-m", f"benchmarks.{name}", *BENCHMARKS[name].split()]

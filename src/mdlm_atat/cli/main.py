@@ -25,6 +25,7 @@ COMMANDS = {  # name: (module with main(argv), what it does)
     "score": ("mdlm_atat.cli.score", "say how likely a trained model finds a text"),
     "harness": ("mdlm_atat.cli.harness", "run tasks of lm-evaluation-harness"),
     "serve": ("mdlm_atat.cli.serve", "a page and a JSON API for a trained model, on this machine"),
+    "plan": ("mdlm_atat.cli.plan", "say what a training run takes: memory, speed, days, the command"),
     "experiment": ("mdlm_atat.cli.experiment", "compare ways of training over seeds, and make the table of it"),
     "samplers": ("mdlm_atat.cli.samplers", "list the samplers, or compare them on a model"),
     "inspect": ("mdlm_atat.cli.inspect", "colour a text by importance, and compare with the loss"),

@@ -63,13 +63,14 @@ def read_config(
     label: str,
     *,
     from_folder: bool = False,
+    is_built: bool = True,
 ) -> RunConfig:
     """The configuration of a preset, a YAML file, a run folder, or a RunConfig, under a method, with settings changed.
 
     Plugins that a person names here (in a file of settings, or in `changed`) may be imported from now on; those that a
-    run folder names only where it is trusted. `from_folder`: a RunConfig came from one. Warns of settings that are
-    named here and have no effect. Raises UserError with every mistake at once, and for a network or batch that needs
-    more memory than there is.
+    run folder names only where it is trusted. `from_folder`: a RunConfig came from one. `is_built`: its network is
+    built on this machine. Warns of settings that are named here and have no effect. Raises UserError with every mistake
+    at once, and for a network that is built or a batch that needs more memory than there is.
     """
     if isinstance(config, RunConfig):
         if method is not None:
@@ -83,7 +84,8 @@ def read_config(
         lines = [f"`{path}=`: {message}" if path else message for path, message in mistakes]
         several = f"{len(lines)} mistakes\n  " if len(lines) > 1 else ""
         raise UserError(f"{label}: {several}" + "\n  ".join(lines))
-    check_memory(after)
+    if is_built:
+        check_memory(after)
     named = set(changed) | (set() if method is None else named_settings(method, METHODS))
     lines = {} if isinstance(config, RunConfig) else without_effect_in_file(str(config), after)
     lines |= without_effect(after, named)

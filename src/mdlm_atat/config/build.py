@@ -85,8 +85,8 @@ def build_model(config: RunConfig, vocab_size: int, counts: NDArray[np.int64] | 
             )
 
 
-def shapes_of(config: RunConfig, vocab_size: int) -> dict[str, tuple[int, ...]] | None:
-    """Names and shapes of the weights of `build_model`, of which none is made. None for a plugin's network, which may
+def network_of_shapes(config: RunConfig, vocab_size: int) -> Any:
+    """The network of `build_model`, whose weights have shapes and no numbers. None for a plugin's network, which may
     need to be made to know them."""
     if config.model.kind not in ("masked", "causal"):
         return None
@@ -94,8 +94,13 @@ def shapes_of(config: RunConfig, vocab_size: int) -> dict[str, tuple[int, ...]] 
     mode = without_prior.get(config.importance.mode, config.importance.mode)
     config = replace(config, importance=replace(config.importance, mode=mode))
     with _ShapesOnly():
-        network = build_model(config, vocab_size)
-    return {name: tuple(weight.shape) for name, weight in network.named_parameters()}
+        return build_model(config, vocab_size)
+
+
+def shapes_of(config: RunConfig, vocab_size: int) -> dict[str, tuple[int, ...]] | None:
+    """Names and shapes of the weights of `build_model`, of which none is made. None for a plugin's network."""
+    network = network_of_shapes(config, vocab_size)
+    return None if network is None else {name: tuple(weight.shape) for name, weight in network.named_parameters()}
 
 
 class _ShapesOnly(TorchFunctionMode):
