@@ -8,6 +8,9 @@ RUN := $(RUN)
 DEMO_FLAGS ?=
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
+# What one process of the tests has compiled, the others read: 5 s a worker, and 2 s a process.
+export PYTHONDONTWRITEBYTECODE =
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help demo test test-slow test-large torture browser results results-check check docs clean

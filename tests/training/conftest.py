@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-# The package is imported in the fixtures, not here: conftest.py is read before the plug-in that checks its types.
+# The package is imported in the fixtures, not here.
 
 
 @pytest.fixture
