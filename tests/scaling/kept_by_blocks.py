@@ -10,7 +10,7 @@ import torch
 
 from mdlm_atat.config.schema import ModelConfig, RunConfig
 from mdlm_atat.nets.layers import Block, Layout, Rotary
-from mdlm_atat.scaling.memory import block_bytes_per_row, block_bytes_per_token
+from mdlm_atat.scaling.memory import Way, memory_of
 from mdlm_atat.scaling.sizes import sizes_of
 
 ROWS, LENGTH, WIDTH, HEADS, TIME_WIDTH = 2, 32, 64, 4, 16
@@ -71,8 +71,9 @@ def kept_by_block(model: ModelConfig) -> int:
 
 
 def foretold(model: ModelConfig) -> float:
-    weights = 2 * sizes_of(RunConfig(model=model), 10).block_matrices
-    return ROWS * LENGTH * block_bytes_per_token(model) + ROWS * block_bytes_per_row(model) + weights
+    config = RunConfig(model=model)
+    config = replace(config, data=replace(config.data, length=LENGTH), train=replace(config.train, batch_size=ROWS))
+    return memory_of(config, sizes_of(config, 10), 10, Way("one GPU"), 1, 1, 0.0).activations
 
 
 if __name__ == "__main__":

@@ -89,6 +89,12 @@ def test_sharding_over_8_leaves_an_eighth_of_the_state_and_recomputing_a_fifth_o
     assert again.peak < shared.peak < whole.peak
 
 
+def test_a_network_that_is_read_both_ways_keeps_its_weights_in_bf16_twice():
+    masked, both = (read_config("tiny", method, {}, "test") for method in ("time_sampling_only", "two_way"))
+    one, two = (memory_of(config, sizes_of(config, 100), 100, Way("one GPU"), 1, 1, 0.0) for config in (masked, both))
+    assert two.activations - one.activations == 8 * 2 * 12 * 256**2  # layers, bytes, weights of a block
+
+
 def test_micro_batches_keep_whole_gradients_on_every_gpu_though_they_are_sharded():
     config = read_config("large", "mdlm", {"train.batch_size": 256}, "test")
     sizes = sizes_of(config, 50_257)

@@ -45,7 +45,8 @@ def test_8_billion_parameters_and_a_trillion_tokens_need_sharding_and_a_text_tha
     assert is_mended
     assert found.limits[0].what.startswith("the checksum of the token file")
     assert found.limits[0].ratio > 1
-    assert limit_of(found, "the loader's order")[0] > 0.1
+    assert limit_of(found, "the loader's order")[0] == pytest.approx(24 * 1e12 / 1024 * 8 / (8 * 128 * 2**30))
+    assert limit_of(found, "the networks that")[0] == pytest.approx(4 * found.sizes.num_parameters / (128 * 2**30))
     assert found.token_bytes == 2 * 10**12
     assert found.checkpoint.in_parts
     assert found.checkpoint.num_bytes == pytest.approx(16 * found.sizes.num_parameters, rel=1e-4)
@@ -89,6 +90,10 @@ def test_the_command_trains_as_planned(asked, monkeypatch):
     arguments = train.make_parser().parse(words[words.index("train") + 1 :])
     request = RunRequest(config=arguments.preset, method=arguments.method, settings=arguments.settings)
     assert request.run_config() == found.config
+    assert found.chosen is not None
+    way, train_as = found.chosen.way, found.config.train
+    assert (train_as.shard, train_as.recompute) == (way.kind == "sharded", way.recompute)
+    assert train_as.num_micro_batches == found.chosen.num_micro_batches
     several = found.machines.num_gpus > 1
     assert words[0] == ("torchrun" if several else "atat")
     assert ("--nnodes" in words) == (found.machines.num > 1)

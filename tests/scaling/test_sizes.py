@@ -69,8 +69,8 @@ def test_muon_orthogonalises_300_cubes_of_the_width_a_layer():
     assert sizes.largest_alike == 2 * 4 * 16**2
 
 
-@pytest.mark.parametrize("wanted", [3e6, 124e6, 1e9, 65e9])
-@pytest.mark.parametrize("changed", [{}, {"model.mlp": "swiglu", "model.num_kv_heads": 2}, {"model.tied": False}])
+@pytest.mark.parametrize("wanted", [3e6, 1e9, 65e9])
+@pytest.mark.parametrize("changed", [{}, {"model.mlp": "swiglu", "model.num_kv_heads": 2, "model.tied": False}])
 def test_a_network_of_a_size_has_nearly_that_size_and_a_usual_shape(wanted, changed):
     vocab_size = 50_257 if wanted > 1e7 else 1000
     config = of_size(wanted, read_config("medium", "mdlm", changed, "test"), vocab_size)

@@ -49,6 +49,14 @@ def test_a_measured_shape_is_as_fast_as_it_was_measured(step):
 
 
 @pytest.mark.parametrize(
+    "step", [step for step in measured().alone("h200", recompute=True) if step.step_s], ids=lambda step: step.name
+)
+def test_recomputed_blocks_are_as_slow_as_they_were_measured(step):
+    found = speed_as_planned(step, 1, Way("one GPU", recompute=True))
+    assert found.step_s == pytest.approx(step.step_s, rel=0.03)
+
+
+@pytest.mark.parametrize(
     "step", [step for step in measured().steps if step.num_gpus == 2 and step.method == "mdlm"], ids=lambda s: s.name
 )
 def test_two_gpus_are_as_fast_as_they_were_measured(step):
@@ -70,6 +78,16 @@ def test_between_two_measured_widths_the_share_is_between_theirs_and_beyond_the_
     widest = max(step.width for step in steps if step.step_s)
     assert at[20_000] == utilisation(widest, 1024, steps, known, gpu)
     assert all(0.2 < share < 0.8 for share in at.values())
+
+
+@pytest.mark.parametrize(("width", "within"), [(384, 0.3), (512, 0.15), (1024, 0.06)])
+def test_a_width_that_is_left_out_is_told_from_its_neighbours_better_where_networks_are_large(width, within):
+    known = measured()
+    gpu, steps = known.gpu("h200"), [step for step in known.alone("h200") if step.step_s]
+    (length,) = {step.length for step in steps if step.width == width}
+    others = [step for step in steps if step.width != width]
+    told, true = (utilisation(width, length, found, known, gpu) for found in (others, steps))
+    assert told == pytest.approx(true, rel=within)
 
 
 def test_straight_lines_go_through_their_points():
