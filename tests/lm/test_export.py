@@ -287,6 +287,79 @@ def test_our_classes_are_known_to_the_auto_classes_once_hf_is_imported(home):
     assert [(each.mask_token_id, each.bos_token_id) for each in tokenizers] == [(13, None), (13, 13)]
 
 
+def exported(home: Path, name: str, **how: Any) -> Any:
+    """The saved network in the mode that comes first, by our classes."""
+    import mdlm_atat.hf
+
+    kind = mdlm_atat.hf.MdlmAtatForCausalLM if NETWORKS[name][0] == 1 else mdlm_atat.hf.MdlmAtatForMaskedLM
+    return kind.from_pretrained(home / name, **{"dtype": torch.float32, **how})
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["masked", "timed", "shifted", "llama", "causal"])
+def test_weights_that_lie_on_the_disk_until_they_are_asked_give_the_same_logits(home, name, tmp_path):
+    """As with `device_map` on a machine with too little memory. Tied ones were read before they were there."""
+    accelerate = pytest.importorskip("accelerate")
+    rows, mask = (torch.tensor(part) for part in padded(encoded(ROWS)))
+    expected = exported(home, name)(rows, mask).logits
+    for offload, place in ((accelerate.cpu_offload, []), (accelerate.disk_offload, [str(tmp_path)])):
+        model = exported(home, name)
+        offload(model, *place, execution_device=torch.device("cpu"))
+        assert model(rows, mask).logits.equal(expected)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", NETWORKS)
+def test_in_16_bits_the_logits_are_near_those_in_32_and_no_kernel_warns(home, name):
+    rows, mask = (torch.tensor(part) for part in padded(encoded(ROWS)))
+    expected = exported(home, name)(rows, mask).logits[..., :-1]
+    found = exported(home, name, dtype=torch.bfloat16)(rows, mask).logits[..., :-1]
+    assert found.dtype == torch.bfloat16
+    assert (found.float() - expected)[mask.bool()].abs().max() < 0.02 * expected.abs().max()
+    assert exported(home, name)(rows[:0], mask[:0]).logits.shape == (0, rows.shape[1], LETTERS.vocab_size + 1)
+
+
+@pytest.mark.parametrize("name", ["masked", "causal"])
+def test_batches_of_14_labels_and_1_whose_number_a_trainer_names_have_the_gradient_of_one_of_15(home, name):
+    model = exported(home, name)
+    rows, mask = (torch.tensor(part) for part in padded(encoded(ROWS)))
+    labels = torch.where(mask.bool(), rows, -100)
+    labels[:, 0] = -100  # which no causal model predicts
+    labels[2, :-1] = -100
+    num_items = (labels != -100).sum()
+    assert num_items == 15
+
+    def gradient(parts: list[slice]) -> torch.Tensor:
+        model.zero_grad()
+        for part in parts:
+            loss = model(rows[part], mask[part], labels=labels[part], num_items_in_batch=num_items).loss
+            loss.backward()
+        return model.embedding.weight.grad.clone()
+
+    model.zero_grad()
+    model(rows, mask, labels=labels).loss.backward()
+    expected = model.embedding.weight.grad.clone()
+    torch.testing.assert_close(gradient([slice(0, 2), slice(2, 3)]), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_what_a_model_does_not_give_is_refused_and_a_tuple_is_one(home):
+    import mdlm_atat.hf
+
+    rows, mask = (torch.tensor(part) for part in padded(encoded(ROWS)))
+    model = exported(home, "masked")
+    (logits,) = model(rows, mask, return_dict=False)
+    assert logits.equal(model(rows, mask).logits)
+    with pytest.raises(ValueError, match="output_hidden_states: this model gives the last states alone"):
+        model(rows, mask, output_hidden_states=True)
+    with pytest.raises(ValueError, match="a cache of a fixed size cannot be read"):
+        exported(home, "causal").generate(rows, max_new_tokens=2, cache_implementation="static")
+    for kind in ("mean", "first", "last"):
+        classifier: Any = mdlm_atat.hf.MdlmAtatForSequenceClassification.from_pretrained(home / kind)
+        for empty in ((rows[:, :0], None), (rows, torch.zeros_like(mask))):
+            with pytest.raises(ValueError, match="a text has no token to tell a label from"):
+                classifier(*empty)
+
+
 def test_without_transformers_hf_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
     monkeypatch.delitem(sys.modules, "mdlm_atat.hf", raising=False)

@@ -97,10 +97,19 @@ class MdlmAtatConfig(PretrainedConfig):
 
 
 class RMSNorm(nn.RMSNorm):
-    """In float32 whatever the input's type."""
+    """In float32 whatever the types of the input and of the weight, which the fused kernel wants to be one."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.float()).to(x.dtype)
+        return F.rms_norm(x.float(), self.normalized_shape, self.weight.float(), self.eps).to(x.dtype)
+
+
+class TokenEmbedding(nn.Embedding):
+    """The vectors of tokens; or, of states, the logits of all tokens but [MASK], for which the same weights stand.
+
+    Both by a call: it is then that weights which lie elsewhere, as `device_map` may have it, are there."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return F.linear(input, self.weight[:-1]) if input.is_floating_point() else super().forward(input)
 
 
 def make_norm(config: MdlmAtatConfig, width: int, kind: str) -> nn.Module:
@@ -166,7 +175,7 @@ class Attention(nn.Module):
         if self.num_kv_heads != self.num_heads:
             k, v = (part.repeat_interleave(self.num_heads // self.num_kv_heads, dim=1) for part in (k, v))
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=attend)
-        return self.out(y.transpose(1, 2).reshape(batch, length, -1))
+        return self.out(y.transpose(1, 2).reshape(batch, length, self.num_heads * self.head_dim))
 
 
 class MLP(nn.Module):
@@ -245,7 +254,7 @@ class MdlmAtatNetwork(PreTrainedModel):
     def __init__(self, config: MdlmAtatConfig) -> None:
         super().__init__(config)
         width, modes = config.hidden_size, config.modes
-        self.embedding = nn.Embedding(config.vocab_size, width)
+        self.embedding = TokenEmbedding(config.vocab_size, width)
         self.time_embedding = TimeEmbedding(config.time_width) if config.time_through == "adaln" else None
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.num_hidden_layers))
         self.norm = make_norm(config, width, config.norm)
@@ -331,7 +340,7 @@ class MdlmAtatNetwork(PreTrainedModel):
         num_around = (longest - lengths).clamp(min=0, max=before + behind)
         first = num_around // 2 if before else torch.zeros_like(num_around)
         widths = lengths + num_around
-        width = int(widths.max())
+        width = int(widths.max()) if len(widths) else 1
         place = torch.where(is_text, first[:, None] + is_text.cumsum(1) - 1, width)  # padding to an end that is cut off
         tokens = tokens.new_full((len(tokens), width + 1), mask_id).scatter(1, place, tokens)[:, :width]
         is_seen = torch.arange(width, device=tokens.device) < widths[:, None]
@@ -342,16 +351,19 @@ class MdlmAtatNetwork(PreTrainedModel):
             t = torch.where(num_around > 0, 1 - (1 - t) * (lengths / widths), t)
         x = self.embedding(tokens)
         if self.start_vector is not None:  # one place more goes through the blocks
-            x = torch.cat([self.start_vector.to(x.dtype).expand(len(x), 1, -1), x], dim=1)
+            x = torch.cat([self.start_vector.to(x).expand(len(x), 1, -1), x], dim=1)
             is_seen = F.pad(is_seen, (1, 0), value=True)
         attend = None if is_seen.all() else is_seen[:, None, None]
         states = self._through_blocks(x, torch.arange(x.shape[1], device=x.device), attend, t)
-        return states.gather(1, place.clamp(max=width - 1)[..., None].expand(-1, -1, x.shape[2]))
+        place = place.clamp(max=width - 1).to(states.device)
+        return states.gather(1, place[..., None].expand(-1, -1, states.shape[2]))
 
     def read(self, tokens: Tensor, attention_mask: Tensor | None, cache: Cache | None = None) -> Tensor:
         """States (B, L, D) after each token, given those before it: at place i they predict token i + 1. `cache` has
         what was read before; `attention_mask` is of that too."""
         mask_id, (batch, length) = self.config.vocab_size - 1, tokens.shape
+        if cache is not None and cache.is_compileable:
+            raise ValueError("a cache of a fixed size cannot be read: leave out cache_implementation")
         num_seen = 0 if cache is None else cache.get_seq_length()
         is_text = torch.ones(batch, num_seen + length, dtype=torch.bool, device=tokens.device)
         if attention_mask is not None:
@@ -362,9 +374,9 @@ class MdlmAtatNetwork(PreTrainedModel):
         symbols = F.pad(tokens, (1, 0), value=mask_id)
         x = self.embedding(symbols)  # (B, 1 + L, D)
         if self.start_vector is not None:
-            x = torch.where((symbols == mask_id)[..., None], self.start_vector.to(x.dtype), x)
+            x = torch.where((symbols == mask_id).to(x.device)[..., None], self.start_vector.to(x), x)
         if self.mode_vector is not None:
-            x = x + self.mode_vector.to(x.dtype)
+            x = x + self.mode_vector.to(x)
         index = torch.arange(num_seen + length, device=tokens.device)
         attend = is_text[:, None] & (index <= index[num_seen:, None])  # (B, L, seen + L)
         attend = F.pad(attend, (1, 0), value=True)  # all see the start symbol
@@ -394,12 +406,8 @@ class MdlmAtatNetwork(PreTrainedModel):
 
     def logits(self, states: Tensor) -> Tensor:
         """(..., V + 1): of the tokens, and -inf for [MASK]."""
-        num_tokens = self.config.vocab_size - 1
-        if self.output is None:
-            logits = F.linear(states, self.embedding.weight[:num_tokens])
-        else:
-            logits = F.linear(states, self.output.weight[:num_tokens], self.output.bias[:num_tokens])
-        return F.pad(logits, (0, 1), value=-math.inf)
+        logits = self.embedding(states) if self.output is None else self.output(states)
+        return F.pad(logits[..., : self.config.vocab_size - 1], (0, 1), value=-math.inf)
 
     def states(self, tokens: Tensor, attention_mask: Tensor | None) -> Tensor:
         """States (B, L, D) of a text of which nothing is masked."""
@@ -424,12 +432,29 @@ class MdlmAtatNetwork(PreTrainedModel):
             )
 
 
+def answered(output: Any, more: dict[str, Any]) -> Any:
+    """The output, as a tuple where that is asked for. ValueError where more is asked for than there is."""
+    for name in ("output_hidden_states", "output_attentions"):
+        if more.get(name):
+            raise ValueError(f"{name}: this model gives the last states alone (AutoModel)")
+    return output.to_tuple() if more.get("return_dict") is False else output
+
+
+def loss_of(logits: Tensor, labels: Tensor, num_items: Tensor | int | None) -> Tensor:
+    """The mean of -log p of the labels that are not -100; or their sum over `num_items`: a Trainer that gathers
+    gradients over several batches says how many they have together."""
+    labels = labels.to(logits.device).flatten()
+    loss = F.cross_entropy(logits.flatten(0, 1).float(), labels, reduction="mean" if num_items is None else "sum")
+    return loss if num_items is None else loss / torch.as_tensor(num_items, device=loss.device)
+
+
 class MdlmAtatModel(MdlmAtatNetwork):
     """The states of a text, of which nothing is masked."""
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, **more: Any) -> BaseModelOutput:
-        del more
-        return BaseModelOutput(last_hidden_state=self.states(input_ids, attention_mask))
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, **more: Any
+    ) -> BaseModelOutput | tuple[Any, ...]:
+        return answered(BaseModelOutput(last_hidden_state=self.states(input_ids, attention_mask)), more)
 
 
 class MdlmAtatForMaskedLM(MdlmAtatNetwork):
@@ -442,16 +467,16 @@ class MdlmAtatForMaskedLM(MdlmAtatNetwork):
         labels: Tensor | None = None,
         t: Tensor | float | None = None,
         alone: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
         **more: Any,
-    ) -> MaskedLMOutput:
+    ) -> MaskedLMOutput | tuple[Any, ...]:
         """`t` in [0, 1], of each row, is the time that a time-conditioned network is told; None: the time at which the
         share of the row's tokens that is masked is to be expected. `alone`: show the network a short text as it is,
         not with [MASK] around it, as in training. `labels`: -100 where nothing is asked; the loss is
         the plain mean of -log p over the others, which is no bound on the likelihood of a text."""
-        del more
         logits = self.logits(self.denoise(input_ids, attention_mask, t, alone=alone or self.training))
-        loss = None if labels is None else F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten())
-        return MaskedLMOutput(loss=loss, logits=logits)
+        loss = None if labels is None else loss_of(logits, labels, num_items_in_batch)
+        return answered(MaskedLMOutput(loss=loss, logits=logits), more)
 
 
 class MdlmAtatForCausalLM(MdlmAtatNetwork, GenerationMixin):
@@ -465,9 +490,9 @@ class MdlmAtatForCausalLM(MdlmAtatNetwork, GenerationMixin):
         labels: Tensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
+        num_items_in_batch: Tensor | int | None = None,
         **more: Any,
-    ) -> CausalLMOutputWithPast:
-        del more
+    ) -> CausalLMOutputWithPast | tuple[Any, ...]:
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache(config=self.config)
         states = self.read(input_ids, attention_mask, past_key_values)
@@ -475,8 +500,8 @@ class MdlmAtatForCausalLM(MdlmAtatNetwork, GenerationMixin):
         logits = self.logits(states[:, kept])
         loss = None
         if labels is not None:
-            loss = F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten())
-        return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=past_key_values)
+            loss = loss_of(logits[:, :-1], labels[:, 1:], num_items_in_batch)
+        return answered(CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=past_key_values), more)
 
     def prepare_inputs_for_generation(  # pyright: ignore
         self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: Any
@@ -498,6 +523,8 @@ class Head(nn.Module):
 class MdlmAtatForSequenceClassification(MdlmAtatNetwork):
     """Logits of the labels of a text, calibrated; or of a regression the number itself."""
 
+    accepts_loss_kwargs = False  # of a Trainer: the loss is a mean over texts
+
     def _add_head(self) -> None:
         self.head = Head(self.config.hidden_size, self.config.num_labels or 2)
 
@@ -507,14 +534,14 @@ class MdlmAtatForSequenceClassification(MdlmAtatNetwork):
         attention_mask: Tensor | None = None,
         labels: Tensor | None = None,
         **more: Any,
-    ) -> SequenceClassifierOutput:
-        del more
-        config, is_text = (
-            self.config,
-            torch.ones_like(input_ids) if attention_mask is None else attention_mask.ne(0).long(),
-        )
+    ) -> SequenceClassifierOutput | tuple[Any, ...]:
+        config = self.config
+        is_text = torch.ones_like(input_ids) if attention_mask is None else attention_mask.ne(0).long()
+        if not is_text.any(1).all():
+            raise ValueError("a text has no token to tell a label from: leave out texts that are empty")
         reads_on = config.pooling in ("last", "causal_mean")  # left to right
         states = (self.read(input_ids, is_text) if reads_on else self.denoise(input_ids, is_text, 0.0)).float()
+        is_text = is_text.to(states.device)
         if config.pooling in ("first", "last"):
             place = is_text.argmax(1) if config.pooling == "first" else is_text.cumsum(1).argmax(1)
             pooled = states[torch.arange(len(states), device=states.device), place]
@@ -523,11 +550,11 @@ class MdlmAtatForSequenceClassification(MdlmAtatNetwork):
         logits = self.head.output(pooled.to(self.head.output.weight.dtype)).float()
         if config.problem_type == "regression":
             logits = config.score_mean + config.score_spread * logits
-            loss = None if labels is None else F.mse_loss(logits.squeeze(-1), labels.float().view(-1))
+            loss = None if labels is None else F.mse_loss(logits.squeeze(-1), labels.to(logits).view(-1))
         else:
             logits = logits / config.label_temperature
-            loss = None if labels is None else F.cross_entropy(logits, labels.view(-1))
-        return SequenceClassifierOutput(loss=loss, logits=logits)
+            loss = None if labels is None else F.cross_entropy(logits, labels.to(logits.device).view(-1))
+        return answered(SequenceClassifierOutput(loss=loss, logits=logits), more)
 
 
 def unpacked(weights: dict[str, Tensor]) -> dict[str, Tensor]:
