@@ -150,6 +150,8 @@ def pages(inside: str, start: str, end: str) -> Callable[[Files], Texts]:
             body = page[begins.end() : ends.start() if ends else None]
             body = re.sub(r'<a class="(?:headerlink|permalink)"[^>]*>.*?</a>', "", body)
             text = visible_text(body).replace("\xa0", " ").replace("¶", "")
+            if "\t" not in body:  # rows of tables were read without the empty cells that they begin with
+                text = re.sub(r"^\t+", "", text, flags=re.MULTILINE)
             if len(text) > 1500 and "�" not in text:
                 yield name.rpartition("/doc/")[2], text
 
@@ -422,13 +424,19 @@ def main(argv: Sequence[str] | None = None) -> None:
         "valid-novels": list(novels(arguments.novels, "valid", listed["valid"])),
         "valid-others": [row for row in others if is_held_out(row["text"])],
     }
-    write(splits, arguments.out)
+    found = write(splits, arguments.out)
+    if not arguments.novels_only and arguments.list == HERE / "novels.json":
+        known = json.loads((HERE / "card.json").read_text(encoding="utf-8"))["hashes"]
+        for split in (split for split in found if found[split] != known[split]):
+            print(f"{split}: NOT the text that the model in the box was trained on", file=sys.stderr)
 
 
-def write(splits: dict[str, list[dict[str, str]]], out: Path) -> None:
-    """Write the splits without documents that repeat another, and sources.json: documents and characters by source."""
+def write(splits: dict[str, list[dict[str, str]]], out: Path) -> dict[str, str]:
+    """Write the splits without documents that repeat another, and sources.json: documents and characters by source.
+    Returns the SHA-256 of the lines of each."""
     seen: set[str] = set()
     sources: dict[str, dict[str, object]] = {}
+    hashes = {}
     (out / "corpus").mkdir(parents=True, exist_ok=True)
     for split in ("valid-novels", "valid-others", "train"):  # what is held out stays; its copies are not trained on
         kept = []
@@ -442,8 +450,10 @@ def write(splits: dict[str, list[dict[str, str]]], out: Path) -> None:
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept)
         with lzma.open(out / "corpus" / f"{split}.jsonl.xz", "wb", preset=6) as file:
             file.write(lines.encode())
+        hashes[split] = hashlib.sha256(lines.encode()).hexdigest()
         print(f"{split}: {len(kept):,} documents, {sum(len(row['text']) for row in kept):,} characters")
     write_text(out / "sources.json", json.dumps(sources, indent=1) + "\n")  # the last file: the corpus is whole
+    return hashes
 
 
 if __name__ == "__main__":
