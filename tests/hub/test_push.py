@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from standing_in import OTHER_TOKEN, Hub, files_of
 
+from mdlm_atat import TextClassifier, finetune
 from mdlm_atat.cli.main import main
 from mdlm_atat.errors import UserError
 from mdlm_atat.lm import CausalLM, MaskedDiffusionLM, load_lm
@@ -249,3 +251,76 @@ def test_a_models_origin_is_named_in_what_is_made_of_it(
     card = ModelCard.load(run.model.save_pretrained(tmp_path / "tuned-saved") / CARD)
     assert card.data.to_dict()["base_model"] == "them/toy"
     assert "Its training began with the weights of [them/toy]" in card.text
+
+
+@pytest.fixture(scope="module")
+def kept(masked: MaskedDiffusionLM, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Results of fine-tuning, with the classifier of texts that it kept."""
+    folder = tmp_path_factory.mktemp("secret-folder")
+    rows = [(f"{first} {second} sat", second[0]) for first in ("the", "a", "so", "to") for second in ("cat", "mat")] * 2
+    (folder / "pets.csv").write_text("text,label\n" + "".join(f"{text},{label}/x\n" for text, label in rows))
+    found = finetune(
+        masked, task=folder / "pets.csv", probe=True, epochs=1, seeds=1, folds=4, out=folder / "results", progress=False
+    )
+    assert found.classifier_folder is not None
+    return folder / "results"
+
+
+@pytest.mark.parametrize("weights", [None, "int8"])
+def test_a_classifier_is_sent_with_its_labels_scores_and_calibration_and_without_paths(
+    hub: Hub, client, kept: Path, weights: Any
+) -> None:
+    client.log_in()
+    classifier = TextClassifier.from_pretrained(kept)
+    url = classifier.push_to_hub("me/pets", weights=weights)
+    repository = hub.model("me/pets")
+    assert url.endswith(repository.branches["main"])
+    files = repository.files
+    assert not [name for name, content in files.items() if b"secret-folder" in content]
+    assert json.loads(files["classifier.json"])["about"]["data"]["files"][0]["path"] == "pets.csv"
+    sent = TextClassifier.from_pretrained("hub:me/pets")
+    assert sent.labels == classifier.labels == ("c/x", "m/x")
+    ours, theirs = (each.predict("the cat sat").probabilities["c/x"] for each in (classifier, sent))
+    assert theirs == pytest.approx(ours, abs=0 if weights is None else 0.1)
+    card = files[CARD].decode()
+    assert card.startswith("---\nlibrary_name: mdlm-atat\npipeline_tag: text-classification\n")
+    assert "gives one of 2 labels to a text" in card
+    assert "- c/x\n- m/x\n" in card
+    (result,) = (json.loads(file.read_text()) for file in kept.glob("*-seed*.json"))
+    accuracy = result["last_epoch"]["metrics"]["accuracy"]
+    error, baseline = (result[name]["accuracy"] for name in ("standard_error", "baseline"))
+    assert f"| accuracy | {accuracy:.4f} | {error:.4f} | {baseline:.4f} |" in card
+    assert f"On {result['num_dev']} examples" in card
+    assert ("Calibration: temperature" in card) == (classifier.record.calibration is not None)
+    assert "stored in 8 bits a weight" in card or weights is None
+    assert "TextClassifier.from_pretrained('hub:me/pets')" in card
+
+
+def test_a_classifiers_own_card_is_kept_and_a_repository_with_files_is_left_alone(
+    hub: Hub, client, kept: Path, tmp_path: Path
+) -> None:
+    client.log_in()
+    folder = TextClassifier.from_pretrained(kept).save_pretrained(tmp_path / "pets", weights="bf16")
+    (folder / CARD).write_text("---\nlicense: mit\n---\n# Mine\n")
+    classifier = TextClassifier.from_pretrained(folder)
+    classifier.push_to_hub("me/pets")
+    files = hub.model("me/pets").files
+    assert files[CARD] == b"---\nlicense: mit\n---\n# Mine\n"
+    assert len(files["model.safetensors"]) == (folder / "model.safetensors").stat().st_size
+    with pytest.raises(UserError, match="holds files already"):
+        classifier.push_to_hub("me/pets")
+
+
+def test_the_command_sends_a_classifier_and_says_how_to_use_it(
+    hub: Hub, client, kept: Path, runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    client.log_in()
+    assert main(["push", str(kept), "me/pets", "--dry_run"]) == 0
+    assert "send       classifier.json" in capsys.readouterr().out
+    assert "me/pets" not in hub.repositories
+    (folder,) = kept.glob("*-classifier")
+    assert main(["push", str(folder), "me/pets"]) == 0
+    assert "next       atat classify hub:me/pets\n" in capsys.readouterr().out
+    assert main(["classify", "hub:me/pets", "the cat sat"]) == 0
+    assert main(["push", str(runs / "masked"), "me/run", "--dry_run"]) == 0
+    assert "classifier.json" not in capsys.readouterr().out

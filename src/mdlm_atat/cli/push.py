@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from mdlm_atat.cli.model import WHICH, add_trust_argument, check_model
 from mdlm_atat.cli.parser import Parser
 from mdlm_atat.errors import command_line
 from mdlm_atat.formats import data_size
+from mdlm_atat.model_folder import CLASSIFIER_FILE
 from mdlm_atat.plugins import trusted
 from mdlm_atat.published.push import Push, Target, check_target
 
@@ -21,6 +23,7 @@ def make_parser() -> Parser:
   atat push runs/demo me/my-model --dry_run            what would be sent
   atat push runs/demo me/my-model --private
   atat push runs/demo me/my-model --weights bf16 --replace
+  atat push emails-model me/emails --private           a classifier that atat finetune made
 
 It needs a token that may write: hf auth login, or HF_TOKEN.
 """,
@@ -54,19 +57,25 @@ def main(argv: list[str]) -> int:
         replace=arguments.replace,
         to_write=not arguments.dry_run,
     )
-    check_model(arguments.model)
+    if not is_classifier(arguments.model):
+        check_model(arguments.model)
     with trusted(arguments.trust_plugins):
         push(arguments, target)
     return 0
 
 
+def is_classifier(path: Path) -> bool:
+    """Whether a folder is that of a classifier, or of results that hold one; a run that holds one is a run."""
+    if not path.is_dir() or ((path / "config.yaml").exists() and not (path / CLASSIFIER_FILE).exists()):
+        return False
+    return any(path.glob(f"{pattern}{CLASSIFIER_FILE}") for pattern in ("", "[!.]*/"))
+
+
 def push(arguments: Namespace, target: Target) -> None:
-    from mdlm_atat.lm import load_lm
-    from mdlm_atat.lm.push import saved_for
     from mdlm_atat.published.push import plan, send
 
-    lm = load_lm(arguments.model, device="cpu")
-    with saved_for(lm, arguments.repository, arguments.weights) as folder:
+    kind = "classify" if is_classifier(arguments.model) else "generate"
+    with prepared(arguments, kind) as folder:
         planned = plan(folder, target)
         print("\n".join(lines_of(planned)))
         if arguments.dry_run:
@@ -75,7 +84,21 @@ def push(arguments: Namespace, target: Target) -> None:
             return
         url = send(planned, private=arguments.private or None, message=arguments.message)
     name = f"hub:{target.name.repository}" + (f"@{arguments.revision}" if arguments.revision else "")
-    print(f"{'pushed':10} {url}\n{'next':10} {command_line(['generate', name])}")
+    print(f"{'pushed':10} {url}\n{'next':10} {command_line([kind, name])}")
+
+
+def prepared(arguments: Namespace, kind: str) -> AbstractContextManager[Path]:
+    """The folder that is sent."""
+    if kind == "classify":
+        from mdlm_atat.finetuning import push
+        from mdlm_atat.finetuning.classifier import TextClassifier
+
+        classifier = TextClassifier.from_pretrained(arguments.model, device="cpu")
+        return push.saved_for(classifier, arguments.repository, arguments.weights)
+    from mdlm_atat.lm import load_lm
+    from mdlm_atat.lm.push import saved_for
+
+    return saved_for(load_lm(arguments.model, device="cpu"), arguments.repository, arguments.weights)
 
 
 def lines_of(push: Push) -> list[str]:

@@ -185,6 +185,25 @@ class TextClassifier:
         self.folder = folder
         return folder
 
+    def push_to_hub(
+        self,
+        repository: str,
+        *,
+        private: bool | None = None,
+        message: str | None = None,
+        revision: str | None = None,
+        weights: Packing | None = None,
+        replace: bool = False,
+    ) -> str:
+        """Send this classifier to the hub as OWNER/NAME, and return the address of the commit: as save_pretrained
+        writes it, without paths of this machine, and with a card of its labels, its scores and its calibration.
+
+        The arguments, and what is refused, are those of `LanguageModel.push_to_hub`.
+        """
+        from mdlm_atat.finetuning.push import push
+
+        return push(self, repository, private, message, revision, weights, replace=replace)
+
     def _exported_labels(self) -> Labels:
         record = self.record
         return Labels(

@@ -28,21 +28,21 @@ if TYPE_CHECKING:
 
 CARD_FILE = "README.md"
 MOST_SAMPLES = 4
-_PACKED = {"bf16": "bfloat16", "int8": "8 bits a weight"}
+PACKED = {"bf16": "bfloat16", "int8": "8 bits a weight"}
 
 
 def without_paths(config: RunConfig) -> RunConfig:
     """A configuration that says nothing of the machine's folders: of a text or a tokenizer that lies in one, its name
     alone."""
     data = config.data
-    validation = None if data.validation is None else _bare(data.validation)
+    validation = None if data.validation is None else bare(data.validation)
     return replace(
         config,
-        data=replace(data, source=_bare(data.source), tokenizer=_bare(data.tokenizer), validation=validation),
+        data=replace(data, source=bare(data.source), tokenizer=bare(data.tokenizer), validation=validation),
     )
 
 
-def _bare(name: str) -> str:
+def bare(name: str) -> str:
     """A name as it is, and the last part of a path."""
     if name.startswith(PREFIX) or is_reference(name) or "/" not in name:
         return name
@@ -85,7 +85,7 @@ def _origin(lm: LanguageModel) -> Mapping[str, Any]:
     except UserError:
         return {}
     path = start["init"].get("path", "") if isinstance(start.get("init"), dict) else ""
-    return {"begun_with": _bare(str(path))} if path else {}
+    return {"begun_with": bare(str(path))} if path else {}
 
 
 def _front_matter(lm: LanguageModel, origin: Mapping[str, Any], has_code: str | None) -> str:
@@ -118,23 +118,23 @@ def _about(lm: LanguageModel, origin: Mapping[str, Any], packing: Packing) -> st
         lm.modes,
         "a two-way language model: it fills masked tokens in any order, and reads and writes from left to right",
     )
-    kept = f", stored in {_PACKED[packing]}" if packing in _PACKED else ""
+    kept = f", stored in {PACKED[packing]}" if packing in PACKED else ""
     text = (
         f"This is {what}. It has {count(num_weights)} parameters ({config.model.num_layers} layers of width "
         f"{config.model.width}{kept}), reads {lm.max_length:,} tokens at a time, and its tokenizer "
-        f"({_bare(lm.tokenizer.name)}) has {lm.tokenizer.vocab_size:,} tokens."
+        f"({bare(lm.tokenizer.name)}) has {lm.tokenizer.vocab_size:,} tokens."
     )
     if origin.get("source"):
         revision = f" at commit {origin['revision']}" if origin.get("revision") else ""
-        text += f"\n\nIts weights come from {_shown(origin['source'])}{revision}, a model of the "
+        text += f"\n\nIts weights come from {linked(origin['source'])}{revision}, a model of the "
         text += f"{origin.get('family')} family."
         text += "".join(f"\n- {note}" for note in origin.get("notes") or ())
     if origin.get("begun_with"):
-        text += f"\n\nIts training began with the weights of {_shown(origin['begun_with'])}."
+        text += f"\n\nIts training began with the weights of {linked(origin['begun_with'])}."
     return text
 
 
-def _shown(name: str) -> str:
+def linked(name: str) -> str:
     hub_name = HubName.parse(name)
     return name if hub_name is None else f"[{hub_name.repository}](https://huggingface.co/{hub_name.repository})"
 
@@ -204,14 +204,14 @@ def _training(lm: LanguageModel, origin: Mapping[str, Any]) -> str:
 
 def _costs(lm: LanguageModel, packing: Packing) -> str:
     rows = [
-        f"| {_bare(_text_of(found))} ({found.text.split}) | {part.name} | {'exactly' if part.is_exact else 'at most'} "
+        f"| {bare(_text_of(found))} ({found.text.split}) | {part.name} | {'exactly' if part.is_exact else 'at most'} "
         f"{part.cost.shown()} | {part.cost.shown_bits()} | {perplexity(part.cost.perplexity_per_token)} |"
         for found in _evaluations(lm)
         for part in found.likelihoods
     ]
     if not rows:
         return ""
-    packed = f" They are of the weights before they were stored in {_PACKED[packing]}." if packing in _PACKED else ""
+    packed = f" They are of the weights before they were stored in {PACKED[packing]}." if packing in PACKED else ""
     return (
         "## What held-out text costs\n\n| text | likelihood | nats per token | bits per character | perplexity per "
         "token |\n|---|---|---|---|---|\n" + "\n".join(rows) + '\n\n± is one standard error. "At most" is an upper '

@@ -49,9 +49,14 @@ def saved_for(lm: LanguageModel, repository: str, weights: Packing | None) -> It
         folder = lm.save_pretrained(Path(place) / name.rpartition("/")[2], weights=packing)
         write_card(lm, folder, name=name, packing=packing)
         if saved is not None:
-            for file in saved.iterdir():
-                if lies_beside(file.name) and file.is_file():
-                    write_bytes(folder / file.name, file.read_bytes())
+            copy_beside(saved, folder)
             if (saved / CARD_FILE).is_file():
                 write_text(folder / CARD_FILE, renamed((saved / CARD_FILE).read_text("utf-8"), saved.name, name))
         yield folder
+
+
+def copy_beside(saved: Path, folder: Path) -> None:
+    """Copy what somebody put beside a saved model, its card among it."""
+    for file in saved.iterdir():
+        if lies_beside(file.name) and file.is_file():
+            write_bytes(folder / file.name, file.read_bytes())
