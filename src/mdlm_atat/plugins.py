@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import lru_cache
 from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, packages_distributions, version
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -228,8 +229,21 @@ def described(kind: Kind, name: str) -> str:
     return f"of {needed['distribution']} {needed['version']}"
 
 
-def _offered(kind: Kind) -> dict[str, EntryPoint]:
+def _offered(kind: Kind) -> Mapping[str, EntryPoint]:
+    return _entries(kind, tuple((place, _changed_ns(place)) for place in sys.path))
+
+
+@lru_cache(maxsize=4 * len(KINDS))  # a command asks a dozen times, and every time costs a file of each package
+def _entries(kind: Kind, places: tuple[tuple[str, int], ...]) -> Mapping[str, EntryPoint]:  # noqa: ARG001
+    """What packages offer, as long as no package comes to or leaves the places where they are looked for."""
     return {entry.name: entry for entry in entry_points(group=f"mdlm_atat.{kind}")}
+
+
+def _changed_ns(place: str) -> int:
+    try:
+        return Path(place or ".").stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 def _version(distribution: str) -> str | None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from mdlm_atat.config.files import load_config
+from mdlm_atat.config.yaml_text import yaml_value
 from mdlm_atat.errors import UserError
 
 LAUGHS = "a0: &a0 [1, 1]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]\n" for i in range(1, 60))
@@ -81,3 +82,9 @@ def test_the_configuration_of_a_folder_is_no_link_out_of_it(tmp_path: Path):
     with pytest.raises(UserError, match="is a link to") as raised:
         load_config(str(tmp_path / "run"))
     assert "password" not in str(raised.value)
+
+
+def test_what_is_done_to_a_text_s_values_is_not_there_when_it_is_read_again():
+    text = "model: {widths: [1, 2]}"
+    yaml_value(text)["model"]["widths"].append(3)
+    assert yaml_value(text) == {"model": {"widths": [1, 2]}}

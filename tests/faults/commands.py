@@ -16,8 +16,6 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
-from functools import cache
-from importlib.metadata import EntryPoints, entry_points
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -28,7 +26,6 @@ import yaml
 from safetensors import safe_open
 
 from faults.disk import Disk, Fault, Killed
-from mdlm_atat import plugins
 from mdlm_atat.cli.main import main
 from mdlm_atat.studies import processes
 from mdlm_atat.training.checkpoint import Checkpoint
@@ -183,12 +180,6 @@ def _children_in_this_process(disk: Disk) -> Iterator[None]:
         yield
 
 
-@cache
-def _entry_points(*, group: str) -> EntryPoints:
-    """Read once: there are hundreds of packages."""
-    return entry_points(group=group)
-
-
 @contextmanager
 def quick(folder: Path) -> Iterator[None]:
     """Within the block commands of `folder` draw no pictures and have their cache there."""
@@ -200,7 +191,6 @@ def quick(folder: Path) -> Iterator[None]:
         patch.setattr("mdlm_atat.studies.runner.POLL_S", 0.0)
         patch.setattr("mdlm_atat.studies.processes.POLL_S", 0.0)
         patch.setattr("mdlm_atat.training.owner.BEAT_S", 3600.0)  # signs of life come by the clock, not in an order
-        patch.setattr(plugins, "entry_points", _entry_points)
         for name in ("_curves", "_profile"):
             patch.setattr(f"mdlm_atat.report.report.{name}", lambda *_, **__: None)
         yield

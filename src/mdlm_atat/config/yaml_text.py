@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from copy import deepcopy
+from functools import lru_cache
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
@@ -46,6 +48,11 @@ def read_yaml(
 
 def yaml_value(text: str) -> Any:
     """What a text stands for. Raises yaml.YAMLError for one that is no YAML, or is beyond the limits."""
+    return deepcopy(_value_of(text))
+
+
+@lru_cache(maxsize=64)  # presets, methods and flags are read several times by one command, for milliseconds each
+def _value_of(text: str) -> Any:
     return yaml.load(text, _Loader)
 
 
