@@ -64,6 +64,15 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_waiting_for_the_disk() -> Iterator[None]:
+    """A flush takes the disk milliseconds, and a run of a second asks for dozens. That it is asked for is what the
+    fixture `disk` sees; the processes that tests start wait for it, as a user's do."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: os.fstat(descriptor) and None)  # which raises for no descriptor
+        yield
+
+
 class Disk:
     """What was flushed to the disk and what was renamed, in order, by inode."""
 
