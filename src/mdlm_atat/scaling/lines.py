@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import textwrap
+
 from mdlm_atat.formats import count, data_size, duration, percent, significant
 from mdlm_atat.scaling.limits import Limit
 from mdlm_atat.scaling.plan import Option, Plan
 
 GIB = 2**30
-COLUMNS = ("weights", "average", "gradients", "optimizer", "exchange", "activations", "output_layer", "peak")
+PAGE = 120
+COLUMNS = ("weights", "average", "gradients", "optimizer", "exchange", "activations", "output_layer")
+HEADER = f"{'':26}{'':>5}{'tokens/s':>12}{'micro':>7}{'peak':>9}" + "".join(
+    f"{n.replace('_', ' '):>12}" for n in COLUMNS
+)
 LEAST_SHOWN = 0.1
 """Limits of which a run needs less are not listed."""
 
@@ -17,37 +23,39 @@ def lines_of(plan: Plan) -> list[str]:
     model, train = plan.config.model, plan.config.train
     tokens_per_step = train.batch_size * plan.config.data.length
     machines = plan.machines
-    many = f" on {machines.num} machines" if machines.num > 1 else ""
+    kind = f"{machines.num_gpus:,} {plan.gpu.name}"
+    many = f" in {machines.num:,} machines" if machines.num > 1 else ""
     lines = [
         f"network    {model.num_layers} layers of width {model.width}, {model.num_heads} heads, vocabulary "
         f"{plan.vocab_size:,}, length {plan.config.data.length}: {plan.sizes.num_parameters:,} parameters",
         f"run        {count(plan.num_tokens)} tokens, {train.num_steps:,} steps of {train.batch_size:,} sequences "
-        f"({tokens_per_step:,} tokens), {plan.config.optim.kind}, on {machines.num_gpus} {plan.gpu.name}{many}",
+        f"({tokens_per_step:,} tokens), {plan.config.optim.kind}, on {kind}{many}",
         f"work       {plan.flops_per_token / 1e9:.3g} GFLOP a token, {plan.flops_per_token * plan.num_tokens:.3g} FLOP",
         "",
-        "memory of a GPU in GiB, of which there are "
-        f"{plan.gpu.memory_gib:g}; not all parts are there at one moment, so the peak is less than their sum",
-        f"{'':26}"
-        + "".join(f"{name.replace('_layer', ''):>12}" for name in COLUMNS)
-        + f"{'parts':>7} {'':14}{'tokens/s':>12}",
+        f"a GPU's memory, {plan.gpu.memory_gib:g} GiB, by part in GiB; not all parts are there at one moment: the "
+        "peak is less than their sum",
+        HEADER,
     ]
     lines += [_option_line(option, option is plan.chosen) for option in plan.options]
-    lines.append("")
-    lines += _result(plan)
-    lines += ["", "what breaks first (needs / there is)"]
-    lines += [_limit_line(limit) for limit in plan.limits if limit.ratio >= LEAST_SHOWN] or [
-        f"  nothing is near: the nearest is {_limit_line(plan.limits[0]).strip()}"
-    ]
-    lines += ["", "command", *(f"  {line}" for line in plan.command.splitlines()), "", "what this rests on"]
-    return lines + [f"  {line}" for line in plan.assumptions]
+    lines += ["", *_result(plan), "", "what breaks first: what is needed over what there is"]
+    near = [limit for limit in plan.limits if limit.ratio >= LEAST_SHOWN] or plan.limits[:1]
+    lines += [_limit_line(limit) for limit in near]
+    if plan.command is not None:
+        lines += ["", "command", f"  {plan.command}"]
+    return [*lines, "", "what this rests on", *(line for text in plan.assumptions for line in wrapped(text))]
+
+
+def wrapped(text: str) -> list[str]:
+    """A text in lines of a page's width."""
+    return textwrap.wrap(text, PAGE, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False)
 
 
 def _option_line(option: Option, is_chosen: bool) -> str:
     parts = option.memory.as_json()
+    word = "best" if is_chosen else "fits" if option.fits else "no"
+    rate = "" if option.speed is None or not option.fits else f"{option.speed.tokens_per_s:,.0f}"
     shown = "".join(f"{parts[name] / GIB:12.2f}" for name in COLUMNS)
-    word = "chosen" if is_chosen else "fits" if option.fits else "does not fit"
-    rate = "" if option.speed is None or not option.fits else f"{option.speed.tokens_per_s:12,.0f}"
-    return f"{option.way.name:26}{shown}{option.num_micro_batches:7} {word:14}{rate}".rstrip()
+    return f"{option.way.name:26}{word:>5}{rate:>12}{option.num_micro_batches:>7}{parts['peak'] / GIB:9.2f}{shown}"
 
 
 def _result(plan: Plan) -> list[str]:

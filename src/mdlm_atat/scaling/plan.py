@@ -81,7 +81,8 @@ class Plan:
     total_s: float | None
     limits: tuple[Limit, ...]
     """What is nearest to breaking, or broken, first."""
-    command: str
+    command: str | None
+    """None where nothing fits."""
     assumptions: tuple[str, ...]
 
     def as_json(self) -> dict[str, Any]:
@@ -216,7 +217,9 @@ def plan(
         token_bytes=token_bytes,
         total_s=total_s,
         limits=limits,
-        command=command_of(found, base, method, machines, name=short_count(sizes.num_parameters)),
+        command=None
+        if chosen is None
+        else command_of(found, base, method, machines, name=short_count(sizes.num_parameters)),
         assumptions=assumptions_of(found, machines, this_gpu, host_gib, network_gb_s, known),
     )
 
@@ -285,7 +288,7 @@ def options_of(
     usable = USABLE * gpu.memory_gib * 2**30
     num_gpus, together = machines.num_gpus, rows_together(config)
     rows = config.train.batch_size // num_gpus
-    possible = [num for num in range(1, rows // together + 1) if rows % (num * together) == 0]
+    possible = divisors(rows // together)
     ways = [Way("one GPU"), Way("one GPU", recompute=True)]
     if num_gpus > 1:
         kinds: tuple[Kind, ...] = ("data-parallel", "sharded")
@@ -304,6 +307,12 @@ def options_of(
             speed = speed_of(config, sizes, way, machines, num, flops_per_token, gpu, known)
         found.append(Option(way, num, memory, memory.peak <= usable, speed))
     return tuple(found)
+
+
+def divisors(number: int) -> list[int]:
+    """All whole numbers that divide a number, rising."""
+    small = [num for num in range(1, math.isqrt(number) + 1) if number % num == 0]
+    return sorted({*small, *(number // num for num in small)})
 
 
 def as_chosen(config: RunConfig, option: Option) -> RunConfig:
@@ -371,8 +380,10 @@ def assumptions_of(
     config: RunConfig, machines: Machines, gpu: GPU, host_gib: float, network_gb_s: float, known: Measured
 ) -> tuple[str, ...]:
     """What the numbers rest on, measured and not."""
-    widths = sorted({step.width for step in known.alone(gpu.kind) if step.step_s})
-    least = min(step.tokens_per_gpu for step in known.alone(gpu.kind) if step.step_s)
+    timed = [step for step in known.alone(gpu.kind) if step.step_s]
+    widths = sorted({step.width for step in timed})
+    nearest = min(widths, key=lambda width: abs(math.log(width / config.model.width)))
+    least = min(step.tokens_per_gpu for step in timed if step.width == nearest)
     here = config.train.batch_size // machines.num_gpus // config.train.least_micro_batches * config.data.length
     found = [
         f"Passes: the share of the rate of a bf16 product ({gpu.flops_per_s / 1e12:.0f} TFLOP/s, {gpu.name}) that was "

@@ -7,13 +7,14 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 
-from mdlm_atat.config.build import network_of_shapes
+from mdlm_atat.config.build import modes_of, network_of_shapes
 from mdlm_atat.config.schema import RunConfig
 from mdlm_atat.config.size import least_weights
 from mdlm_atat.errors import UserError
 from mdlm_atat.formats import count
 from mdlm_atat.training.optim import find_roles, matrices_in
 
+SHORT = 2
 NARROWEST, WIDEST = 64, 32_768
 MOST_LAYERS = 2_000
 WIDTH_STEPS = ((512, 32), (1024, 64), (4096, 128), (math.inf, 256))
@@ -50,7 +51,8 @@ class Sizes:
 
 def sizes_of(config: RunConfig, vocab_size: int) -> Sizes:
     """Sizes of a configuration's network. Raises UserError for a plugin's, whose shape its settings do not tell."""
-    network = network_of_shapes(config, vocab_size)
+    # no weight but a learned table of positions depends on the length, and the angles of a long text take long
+    network = network_of_shapes(replace(config, data=replace(config.data, length=SHORT)), vocab_size)
     if network is None:
         raise UserError(
             f"model.kind = {config.model.kind}: a plan is made for the networks of this package, `model.kind='masked'` "
@@ -58,6 +60,7 @@ def sizes_of(config: RunConfig, vocab_size: int) -> Sizes:
         )
     block = network.blocks[0]
     matrices = [module.weight.numel() for module in block.modules() if isinstance(module, nn.Linear)]
+    in_table = config.data.length - SHORT if network_has_table(config) else 0
     roles, alike, flops, muon = find_roles(network), dict[tuple[int, int], int](), 0.0, list[int]()
     for name, p in network.named_parameters():
         if roles[name] != "matrix":
@@ -68,7 +71,7 @@ def sizes_of(config: RunConfig, vocab_size: int) -> Sizes:
         flops += num * orthogonalisation_flops(rows, columns)
         muon.append(p.numel())
     return Sizes(
-        num_parameters=sum(p.numel() for p in network.parameters()),
+        num_parameters=sum(p.numel() for p in network.parameters()) + in_table,
         num_tensors=len(list(network.parameters())),
         in_block=sum(p.numel() for p in block.parameters()),
         block_matrices=sum(matrices),
@@ -78,6 +81,11 @@ def sizes_of(config: RunConfig, vocab_size: int) -> Sizes:
         largest_alike=max(alike.values(), default=0),
         muon_flops=flops,
     )
+
+
+def network_has_table(config: RunConfig) -> bool:
+    """Whether the network has a number for each position."""
+    return config.masking.position == "table" and "masked" in modes_of(config)
 
 
 def orthogonalisation_flops(rows: int, columns: int) -> float:
