@@ -25,12 +25,14 @@ def permuted(weight: np.ndarray, num_heads: int) -> np.ndarray:
     return weight.reshape(num_heads, 2, -1, *weight.shape[1:]).swapaxes(1, 2).reshape(weight.shape)
 
 
-def write(network: Any, file: Path, *, packing: str = "F32", words: bool = False, **more: Any) -> Path:
+def write(
+    network: Any, file: Path, *, packing: str = "F32", words: bool = False, endian: str = "LITTLE", **more: Any
+) -> Path:
     """`packing`: of the matrices. `words`: with a tokenizer inside. `more`: keys and weights, dots as two underscores;
     None leaves a key out."""
     config = network.config
     arch = config.model_type
-    writer = gguf.GGUFWriter(file, arch)
+    writer = gguf.GGUFWriter(file, arch, endianess=gguf.GGUFEndian[endian])
     scale = {
         "context_length": config.max_position_embeddings,
         "embedding_length": config.hidden_size,
@@ -46,7 +48,8 @@ def write(network: Any, file: Path, *, packing: str = "F32", words: bool = False
     extra = {name: value for name, value in more.items() if isinstance(value, np.ndarray)}
     scale |= {name.replace("__", "."): value for name, value in more.items() if name not in extra}
     for key, value in scale.items():
-        add = {str: writer.add_string, float: writer.add_float32, int: writer.add_uint32}.get(type(value))
+        adds = {str: writer.add_string, float: writer.add_float32, int: writer.add_uint32, bool: writer.add_bool}
+        add = adds.get(type(value))
         if add is not None:
             add(f"{arch}.{key}", value)
     writer.add_string("general.license", "apache-2.0")
@@ -66,7 +69,7 @@ def write(network: Any, file: Path, *, packing: str = "F32", words: bool = False
         numbers = weight.numpy()
         if arch == "llama" and found in ("attn_q", "attn_k"):
             numbers = permuted(numbers, config.num_attention_heads if found == "attn_q" else config.num_key_value_heads)
-        if found == "output" and config.tie_word_embeddings:
+        if f"{found}__{part}" in extra or (found == "output" and config.tie_word_embeddings):
             continue
         kind = gguf.GGMLQuantizationType[packing if numbers.ndim == 2 else "F32"]
         writer.add_tensor(f"{block}{found}.{part}", gguf.quantize(numbers, kind), raw_dtype=kind)
@@ -129,9 +132,12 @@ def test_llama_3s_scaling_is_told_from_its_frequencies_and_another_one_is_refuse
         read_published(write(theirs, tmp_path / "b.gguf", rope_freqs__weight=divisors[::-1].copy()))
 
 
-def test_linear_scaling_is_read_which_transformers_passes_over(tmp_path):
+@pytest.mark.parametrize(
+    "keys", [{"rope__scaling__type": "linear", "rope__scaling__factor": 4.0}, {"rope__scale_linear": 4.0}]
+)
+def test_linear_scaling_is_read_which_transformers_passes_over(keys, tmp_path):
     write_tokenizer(tmp_path)
-    file = write(make("Llama"), tmp_path / "a.gguf", rope__scaling__type="linear", rope__scaling__factor=4.0)
+    file = write(make("Llama"), tmp_path / "a.gguf", **keys)
     model = read_published(file).config.model
     assert (model.rotary_scaling, model.rotary_factor) == ("linear", 4.0)
 
@@ -144,6 +150,12 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "bias": ({"blk__0__attn_output__bias": np.zeros(32, np.float32)}, "does not ask for: .*o_proj.bias"),
     "other": ({"blk__0__attn_sinks__weight": np.zeros(8, np.float32)}, "has the weight 'blk.0.attn_sinks.weight'"),
     "no key": ({"block_count": None}, "is damaged"),
+    "both ways": ({"attention__causal": False}, "that reads in both directions"),
+    "scale": ({"attention__scale": 0.5}, "whose attention is scaled by 0.5"),
+    "whole numbers": (
+        {"blk__0__attn_q__bias": np.zeros(32, np.int8)},
+        "attn_q.bias' packed as I8, which cannot",
+    ),
 }
 
 
@@ -168,6 +180,46 @@ def test_another_architecture_a_cut_file_and_a_missing_extra_are_one_message_eac
     monkeypatch.setitem(__import__("sys").modules, "gguf", None)
     with pytest.raises(UserError, match=r"pip install 'mdlm-atat\[hub\]'"):
         read_published(file)
+
+
+def test_numbers_in_the_other_order_of_bytes_are_told_with_what_turns_them(tmp_path):
+    write_tokenizer(tmp_path)
+    with pytest.raises(UserError, match=r"the other order of bytes .*: turn its bytes around by `gguf-convert-endian"):
+        read_published(write(make("Llama"), tmp_path / "model.gguf", endian="BIG"))
+
+
+def test_a_part_of_several_files_is_told_with_what_joins_them(tmp_path):
+    write_tokenizer(tmp_path)
+    theirs = make("Llama")
+    writer = gguf.GGUFWriter(tmp_path / "a.gguf", "llama", split_max_tensors=12)
+    writer.add_uint32("llama.block_count", theirs.config.num_hidden_layers)
+    for name, weight in theirs.state_dict().items():
+        writer.add_tensor(name, weight.numpy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    parts = sorted(tmp_path.glob("*.gguf"))
+    assert len(parts) == 2
+    for number, part in enumerate(parts, start=1):
+        with pytest.raises(UserError, match=rf"is part {number} of 2 of a network: join them into one file"):
+            read_published(part)
+
+
+def test_a_type_that_is_newer_than_the_package_is_told_and_numbers_of_64_bits_are_read(tmp_path):
+    write_tokenizer(tmp_path)
+    theirs = make("Llama")
+    file = write(theirs, tmp_path / "a.gguf")
+    content, name = file.read_bytes(), b"blk.0.attn_norm.weight"
+    kind = content.index(name) + len(name) + 4 + 8  # after the number of dimensions, and the only one
+    file.write_bytes(content[:kind] + struct.pack("<I", 999) + content[kind + 4 :])
+    with pytest.raises(UserError, match=r"'blk.0.attn_norm.weight' packed as type 999, which cannot be unpacked here"):
+        read_published(file)
+    expected = read_published(write(theirs, tmp_path / "b.gguf")).weights["norm.weight"]
+    norm = theirs.model.norm.weight.detach().double().numpy()
+    wide = read_published(write(theirs, tmp_path / "c.gguf", output_norm__weight=norm)).weights["norm.weight"]
+    assert wide.dtype == torch.float32
+    assert wide.equal(expected)
 
 
 def test_a_list_that_claims_more_values_than_any_vocabulary_has_is_refused_before_it_is_read(tmp_path):

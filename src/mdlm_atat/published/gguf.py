@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -54,15 +55,23 @@ def read_gguf(path: Path) -> tuple[dict[str, Any], dict[str, Tensor], Tokenizer,
     the licence where the file says one. Raises UserError for one of another architecture, and for what the network
     cannot represent."""
     try:
-        from gguf import GGUFReader, GGUFValueType
+        from gguf import GGML_QUANT_SIZES, GGUFReader, GGUFValueType
     except ImportError:
         raise UserError(f"{path}: .gguf files need an extra: pip install 'mdlm-atat[hub]'") from None
     check_file(path, most_bytes=math.inf)
 
     class Reader(GGUFReader):
-        """Counts the values of lists, of which it makes an object each, however many a damaged file claims."""
+        """Counts the values of lists, of which it makes an object each, however many a damaged file claims, and knows
+        numbers that are packed in a way that is newer than it."""
 
         num_left = MOST_LISTED
+
+        def _build_tensors(self, start_offs: int, fields: Any) -> None:
+            known = {int(kind) for kind in GGML_QUANT_SIZES}
+            for field in fields:
+                if (kind := int(field.parts[4][0])) not in known:
+                    raise _packed(path, str(bytes(field.parts[1]), "utf-8"), f"type {kind}")
+            super()._build_tensors(start_offs, fields)
 
         def _get_field_parts(self, orig_offs: int, raw_type: Any) -> Any:
             if raw_type == GGUFValueType.ARRAY:
@@ -73,12 +82,38 @@ def read_gguf(path: Path) -> tuple[dict[str, Any], dict[str, Tensor], Tokenizer,
             return super()._get_field_parts(orig_offs, raw_type)
 
     with taken_apart(path):
+        _check_whole(path)
         reader = Reader(path)
+        if (num_parts := _value(reader, "split.count", 1)) > 1:
+            raise UserError(
+                f"{path} is part {_value(reader, 'split.no', 0) + 1} of {num_parts} of a network: join them into one "
+                "file (llama-gguf-split --merge FIRST_PART WHOLE, of llama.cpp)"
+            )
         config = _config(path, reader)
     check_fits(str(path), sum(int(tensor.n_elements) for tensor in reader.tensors))
     with taken_apart(path):
         tensors = _tensors(path, reader, config)
     return config, tensors, _tokenizer(path), _value(reader, "general.license")
+
+
+def _check_whole(path: Path) -> None:
+    """Raise UserError for a file whose numbers are in the other order of bytes: the version, which is small, tells."""
+    with path.open("rb") as file:
+        version = file.read(8)[4:]
+    if len(version) == 4 and int.from_bytes(version, sys.byteorder) & 0xFFFF == 0:
+        order = "little" if sys.byteorder == "little" else "big"
+        raise UserError(
+            f"{path} was made for machines of the other order of bytes (endianness): turn its bytes around by "
+            f"`gguf-convert-endian FILE {order}`, which comes with the package gguf"
+        )
+
+
+def _packed(path: Path, name: str, kind: str) -> UserError:
+    """The error of a weight that is packed in a way that is not known."""
+    return UserError(
+        f"{path} has the weight {name!r:.80} packed as {kind}, which cannot be unpacked here: take a file of the same "
+        "model that is packed otherwise (Q8_0, Q4_K_M or F16, say), or a newer package gguf"
+    )
 
 
 def _value(reader: GGUFReader, key: str, default: Any = None) -> Any:
@@ -104,12 +139,16 @@ def _config(path: Path, reader: GGUFReader) -> dict[str, Any]:
     head_width = value("attention.key_length") or rotated or width // num_heads
     window = value("attention.sliding_window", 0)
     scaling, factor = value("rope.scaling.type", "none"), value("rope.scaling.factor", 1.0)
+    if (slowed := value("rope.scale_linear")) and scaling == "none":  # as files of before 2023-11 say it
+        scaling, factor = ("linear", slowed) if slowed != 1 else ("none", 1.0)
     refused = {
         f"of {value('expert_count')} experts": value("expert_count"),
         f"with a sliding window of {window} tokens": 0 < window < longest,
         "with values of another width than keys": value("attention.value_length", head_width) != head_width,
         f"that turns {rotated} of {head_width} numbers of a head": rotated not in (None, head_width),
         f"with rotary positions of the type {scaling}": scaling not in ("none", "linear"),
+        "that reads in both directions": value("attention.causal", True) is False,
+        f"whose attention is scaled by {value('attention.scale')}": value("attention.scale"),
     }
     for what, is_so in refused.items():
         if is_so:
@@ -152,7 +191,7 @@ def _scaling_of(path: Path, reader: GGUFReader, config: dict[str, Any]) -> dict[
 
 def _tensors(path: Path, reader: GGUFReader, config: dict[str, Any]) -> dict[str, Tensor]:
     """The weights by the names that a folder of the hub has."""
-    from gguf import dequantize
+    from gguf import GGMLQuantizationType, dequantize
 
     tensors: dict[str, Tensor] = {}
     for stored in reader.tensors:
@@ -163,7 +202,12 @@ def _tensors(path: Path, reader: GGUFReader, config: dict[str, Any]) -> dict[str
         layer = f"model.layers.{block.removeprefix('blk.')}." if block else ""
         if name not in NAMES:
             raise UserError(f"{path} has the weight {stored.name!r:.80}, which a network of its kind does not have")
-        weight = torch.from_numpy(dequantize(stored.data, stored.tensor_type).copy()).float()
+        kind = stored.tensor_type
+        try:
+            numbers = stored.data if kind == GGMLQuantizationType.F64 else dequantize(stored.data, kind)
+        except NotImplementedError:
+            raise _packed(path, stored.name, kind.name) from None
+        weight = torch.from_numpy(np.array(numbers, np.float32))
         if config["model_type"] == "llama" and name in ("attn_q", "attn_k"):
             heads = config["num_attention_heads" if name == "attn_q" else "num_key_value_heads"]
             weight = _halves(weight, heads)
