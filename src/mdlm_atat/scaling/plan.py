@@ -36,6 +36,10 @@ USUAL_BATCHES = ((1e9, 2**19), (4e9, 2**20), (2e10, 2**21), (math.inf, 3 * 2**20
 """(parameters below, tokens of a batch): those of arXiv 2005.14165, table 2.1, in powers of two."""
 
 
+SWITCHES: dict[str, Any] = {"compile": True, "fused_loss": True, "deterministic": False, "precision": "auto"}
+"""What the measured steps were taken with."""
+
+
 @dataclass(frozen=True)
 class Option:
     """One way of laying the network over the GPUs."""
@@ -136,37 +140,15 @@ def plan(
 
     Raises UserError for what cannot be: see each check.
     """
-    known, settings = measured(), dict(settings or {})
-    one_of("gpu", gpu, gpu_kinds())
-    whole("gpus", gpus, 1)
-    whole("gpus_per_machine", gpus_per_machine, 1)
-    within("gpus", gpus, 1, MOST_GPUS)
-    within("tokens", tokens, 1, MOST_TOKENS)
-    for name, value in (("network_gb_s", network_gb_s), ("host_gib", host_gib)):
-        within(name, value, 1e-3, 1e9)
-    if gpus > gpus_per_machine and gpus % gpus_per_machine:
-        raise UserError(
-            f"gpus is {gpus:,}, which are no whole machines of {gpus_per_machine}: try "
-            f"`gpus={gpus // gpus_per_machine * gpus_per_machine}`, or another number by `gpus_per_machine=`"
-        )
+    check_asked(tokens, gpus, gpu, gpus_per_machine, network_gb_s, host_gib)
     if config is None and params is None:
         raise UserError("name a preset or a file of settings, or say how many parameters by `params=`")
     base = config if config is not None else BASE
-    found = read_config(base, method, settings, "plan", is_built=False)
-    check_planned(found)
-    vocab_size = vocabulary(found, vocab_size)
-    if params is not None:
-        within("params", params, 10_000, MOST_PARAMETERS)
-        taken = [name for name in ("num_layers", "width", "num_heads") if f"model.{name}" in settings]
-        if taken:
-            raise UserError(f"`params=` chooses model.{taken[0]}: leave one of them out")
-        found = of_size(params, found, vocab_size)
-    sizes = sizes_of(found, vocab_size)
     machines = Machines(gpus, gpus_per_machine, network_gb_s * 1e9)
-    found = with_batch(found, sizes, machines, is_free=params is not None and "train.batch_size" not in settings)
-    num_steps = math.ceil(tokens / (found.train.batch_size * found.data.length))
-    found = replace(found, train=replace(found.train, num_steps=num_steps, **SWITCHES))
-
+    asked = read_config(base, method, settings or {}, "plan", is_built=False)
+    vocab_size = vocabulary(asked, vocab_size)
+    found = config_of(asked, settings or {}, params, tokens, vocab_size, machines)
+    known, sizes = measured(), sizes_of(found, vocab_size)
     flops = training_flops_per_token(found, vocab_size)
     this_gpu = known.gpu(gpu)
     options = options_of(found, sizes, vocab_size, machines, flops, this_gpu, known)
@@ -175,6 +157,7 @@ def plan(
     shown = chosen or options[-1]
     found = as_chosen(found, shown)
     stored = checkpoint_of(found, sizes, shown.way, machines, known)
+    num_steps = found.train.num_steps
     num_checkpoints = -(-num_steps // found.train.checkpoint_interval_steps)
     num_rows = tokens / found.data.length
     order_s = known.host.order_s_per_row * num_rows * math.log(num_rows + 2) / math.log(known.host.order_rows)
@@ -200,6 +183,9 @@ def plan(
         total_s=total_s,
         measured=known,
     )
+    command = None
+    if chosen is not None:
+        command = command_of(found, base, method, machines, name=short_count(sizes.num_parameters))
     return Plan(
         config=found,
         vocab_size=vocab_size,
@@ -217,26 +203,57 @@ def plan(
         token_bytes=token_bytes,
         total_s=total_s,
         limits=limits,
-        command=None
-        if chosen is None
-        else command_of(found, base, method, machines, name=short_count(sizes.num_parameters)),
+        command=command,
         assumptions=assumptions_of(found, machines, this_gpu, host_gib, network_gb_s, known),
     )
 
 
-SWITCHES: dict[str, Any] = {"compile": True, "fused_loss": True, "deterministic": False, "precision": "auto"}
-"""What the measured steps were taken with."""
-
-
-def check_planned(config: RunConfig) -> None:
-    """Raise UserError for what no plan is made for."""
-    if config.optim.kind not in ("adamw", "muon"):
+def check_asked(
+    tokens: float, gpus: int, gpu: str, gpus_per_machine: int, network_gb_s: float, host_gib: float
+) -> None:
+    """Raise UserError for numbers that no run has."""
+    one_of("gpu", gpu, gpu_kinds())
+    whole("gpus", gpus, 1)
+    whole("gpus_per_machine", gpus_per_machine, 1)
+    within("gpus", gpus, 1, MOST_GPUS)
+    within("tokens", tokens, 1, MOST_TOKENS)
+    for name, value in (("network_gb_s", network_gb_s), ("host_gib", host_gib)):
+        within(name, value, 1e-3, 1e9)
+    if gpus > gpus_per_machine and gpus % gpus_per_machine:
         raise UserError(
-            f"optim.kind = {config.optim.kind}: a plan knows the state of `optim.kind='adamw'` and "
+            f"gpus is {gpus:,}, which are no whole machines of {gpus_per_machine}: try "
+            f"`gpus={gpus // gpus_per_machine * gpus_per_machine}`, or another number by `gpus_per_machine=`"
+        )
+
+
+def config_of(
+    asked: RunConfig,
+    settings: Mapping[str, Any],
+    params: float | None,
+    tokens: float,
+    vocab_size: int,
+    machines: Machines,
+) -> RunConfig:
+    """The configuration that is planned: with a network of about `params` parameters, a batch that can be cut over the
+    GPUs, and steps for all tokens. `settings`: those that were named. Raises UserError for what no plan is made for."""
+    if asked.optim.kind not in ("adamw", "muon"):
+        raise UserError(
+            f"optim.kind = {asked.optim.kind}: a plan knows the state of `optim.kind='adamw'` and "
             "`optim.kind='muon'`, not that of a plugin's optimizer"
         )
-    if config.lora.rank:
+    if asked.lora.rank:
         raise UserError("lora.rank trains a few weights, and a plan is of a whole network: set `lora.rank=0`")
+    found = asked
+    if params is not None:
+        within("params", params, 10_000, MOST_PARAMETERS)
+        taken = [name for name in ("num_layers", "width", "num_heads") if f"model.{name}" in settings]
+        if taken:
+            raise UserError(f"`params=` chooses model.{taken[0]}: leave one of them out")
+        found = of_size(params, found, vocab_size)
+    is_free = params is not None and "train.batch_size" not in settings
+    found = with_batch(found, sizes_of(found, vocab_size), machines, is_free=is_free)
+    num_steps = math.ceil(tokens / (found.train.batch_size * found.data.length))
+    return replace(found, train=replace(found.train, num_steps=num_steps, **SWITCHES))
 
 
 def vocabulary(config: RunConfig, vocab_size: int | None) -> int:
