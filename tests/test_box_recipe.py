@@ -6,6 +6,7 @@ import hashlib
 import importlib
 import json
 import shutil
+import signal
 from pathlib import Path
 from types import ModuleType
 
@@ -39,6 +40,8 @@ def recipe(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """models/box/make.py, whose commands run here."""
     monkeypatch.syspath_prepend(str(RECIPE))
     make = importlib.import_module("make")
+
+    make.atat_alone = make.atat  # pyright: ignore[reportAttributeAccessIssue]
 
     def atat(*words: object) -> None:
         code = main([str(word) for word in words])
@@ -127,6 +130,30 @@ def test_a_novel_of_another_text_and_a_missing_folder_are_refused(
         recipe.main(words(tmp_path, tmp_path / "out"))
     with pytest.raises(SystemExit, match="expected NAME=VALUE"):
         recipe.flag("train.num_steps")
+
+
+def test_an_interrupted_training_is_waited_for_and_its_end_is_the_recipes(
+    recipe: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits = iter([KeyboardInterrupt, KeyboardInterrupt, 130])
+
+    class Process:
+        def __init__(self, words: list[str]) -> None:
+            assert words[1:] == ["-m", "mdlm_atat", "train", "box.yaml"]
+
+        def wait(self) -> int:
+            found = next(waits)
+            if isinstance(found, int):
+                return found
+            raise found
+
+    monkeypatch.setattr(recipe.subprocess, "Popen", Process)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as ended:
+        recipe.atat_alone("train", "box.yaml")
+    assert ended.value.code == 130
+    assert not list(waits)
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_a_package_is_fetched_only_where_it_is_missing_and_known_by_its_hash(

@@ -1,4 +1,4 @@
-"""Make the model in the box again: data, tokenizer, training, packing, card.
+r"""Make the model in the box again: data, tokenizer, training, packing, card.
 
 usage: python models/box/make.py NOVELS OUT [--packages FOLDER] [--judge MODEL] [--install]
 
@@ -8,7 +8,8 @@ on. --install then puts the box and its card where the repository has them. A GP
 a CPU days. No network is needed where the packages lie in --packages (OUT/packages).
 
 To try the recipe in minutes, with other settings and the novels alone:
-  python models/box/make.py NOVELS OUT --novels_only --list FILE --set train.num_steps=20 train.compile=false
+  python models/box/make.py NOVELS OUT --novels_only --list FILE --num_sequences 16 \
+      --set train.num_steps=20 train.compile=false
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -43,6 +45,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--novels_only", action="store_true", help="leave the packages out")
     parser.add_argument("--judge", help="a causal model that reads what the model writes, for the card")
     parser.add_argument("--num_texts", type=int, default=64, help="texts that it reads")
+    parser.add_argument("--num_sequences", type=int, help="sequences in the order of spread (default: all)")
     parser.add_argument("--install", action="store_true", help="put the box and its card into the repository")
     arguments = parser.parse_args(argv)
     out = arguments.out.resolve()
@@ -68,8 +71,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         numbers.unlink()  # of weights that were trained further
     last = max((run / "evals").glob("step-*.json"), key=lambda file: file.name)
     judge = [] if arguments.judge is None else ["--judge", arguments.judge, "--num_texts", str(arguments.num_texts)]
+    few = [] if arguments.num_sequences is None else ["--num_sequences", str(arguments.num_sequences)]
     files = ["--numbers", str(numbers), "--out", str(out / "README.md")]
-    card.main([str(out), "--model", str(box), "--run", str(run), "--evaluation", str(last), *files, *judge])
+    card.main([str(out), "--model", str(box), "--run", str(run), "--evaluation", str(last), *files, *few, *judge])
     if arguments.install:
         shutil.rmtree(BOX)
         shutil.copytree(box, BOX)
@@ -86,10 +90,21 @@ def flag(setting: str) -> list[str]:
 
 
 def atat(*words: object) -> None:
-    """Run a command of the package. Ends as it does, if it fails: an interrupted training has kept its state."""
-    done = subprocess.run([sys.executable, "-m", "mdlm_atat", *map(str, words)], check=False)
-    if done.returncode:
-        raise SystemExit(done.returncode)
+    """Run a command of the package. Ends as it does, if it fails. One that is interrupted is waited for: it has heard
+    of that too, and stores what is to go on from."""
+    process = subprocess.Popen([sys.executable, "-m", "mdlm_atat", *map(str, words)])
+    before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+    try:
+        while True:
+            try:
+                code = process.wait()
+                break
+            except KeyboardInterrupt:
+                continue
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    if code:
+        raise SystemExit(code)
 
 
 if __name__ == "__main__":

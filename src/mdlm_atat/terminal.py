@@ -20,7 +20,7 @@ def printable(text: str, encoding: str = "utf-8", instead: str = "?") -> str:
     every other control character (ESC, BEL, backspace, C1), every bidirectional control and half a character is shown
     as U+FFFD, marks of a direction as nothing, and what the encoding lacks as `instead`."""
     text = MARKS.sub("", text.replace("\r\n", "\n"))
-    shown = "".join("\N{REPLACEMENT CHARACTER}" if _steers(char) else char for char in text)
+    shown = "".join("\N{REPLACEMENT CHARACTER}" if steers(char) else char for char in text)
     try:
         shown.encode(encoding)
     except UnicodeEncodeError:
@@ -76,7 +76,8 @@ def is_terminal() -> bool:
     return sys.stdout.isatty()
 
 
-def _steers(char: str) -> bool:
+def steers(char: str) -> bool:
+    """Whether a terminal may obey a character, or a line be turned around by it."""
     # Cc are control codes, C0 and C1; Cs halves of a character in UTF-16
     return (unicodedata.category(char) in ("Cc", "Cs") and char not in "\n\t") or char in BIDI
 

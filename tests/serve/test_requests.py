@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import resource
 import time
+import zlib
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from serving import Client, served
+from serving import Client, causal_by_heart, served
 
 from lm.made_models import two_way_lm
 from mdlm_atat import MaskedDiffusionLM
+from mdlm_atat.data.tokenizers import ByteTokenizer
 from mdlm_atat.serve import requests
 
 INFILL, GENERATE, SCORE, COMPLETE = "/v1/infill", "/v1/generate", "/v1/score", "/v1/completions"
@@ -204,6 +207,29 @@ def test_texts_are_printed_where_that_is_asked_for_and_else_nothing(capsys: pyte
         assert out == ""
         lines = [json.loads(line) for line in err.splitlines()]
         assert [line["path"] for line in lines] == ([INFILL] * 4 + [COMPLETE] * 2 if log_texts else [])
+
+
+@pytest.mark.parametrize("steering", ["\x1b[2J", "\x9b2J", "\x7f", "\u202e", "\u2066"])
+def test_a_text_that_is_printed_does_not_steer_the_terminal_and_can_be_read_back(
+    steering: str, capsys: pytest.CaptureFixture[str]
+):
+    with served(causal_by_heart("abcabc", ByteTokenizer()), log_texts=True) as client:
+        client.generate(f"a{steering}", max_tokens=1)
+    err = capsys.readouterr().err
+    assert steering not in err
+    assert json.loads(err.splitlines()[0])["content"]["prompt"] == f"a{steering}"
+
+
+@pytest.mark.parametrize(("encoding", "window"), [("gzip", 31), ("deflate", 15)])
+def test_a_small_body_that_unpacks_to_much_is_refused_and_takes_no_memory(encoding: str, window: int, client: Client):
+    packer = zlib.compressobj(9, wbits=window)
+    parts = [b'{"text": "', *[b" " * 1_000_000] * 100, b'[MASK]"}']
+    bomb = b"".join(map(packer.compress, parts)) + packer.flush()
+    assert len(bomb) < 100_000
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    answer = client.request("POST", INFILL, bomb, {"Content-Encoding": encoding})
+    assert (answer.status, answer.mistake["type"]) == (413, "too_large")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 40_000  # KiB
 
 
 def test_the_description_lists_every_field_of_every_request_with_its_meaning(client: Client):

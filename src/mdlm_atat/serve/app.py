@@ -36,6 +36,7 @@ from mdlm_atat.serve.requests import (
 )
 from mdlm_atat.serve.service import Service
 from mdlm_atat.serve.worker import Worker
+from mdlm_atat.terminal import printable, steers
 
 PAGE_TYPES = {
     ".html": "text/html",
@@ -253,13 +254,13 @@ class Server:
         if found.status == 500:
             lines = traceback.format_tb(error.__traceback__)
             last = str(error) if self._log_texts else "what it says may hold text, and is shown with --log_texts only"
-            print("".join(lines) + f"{type(error).__name__}: {last}", file=sys.stderr, flush=True)
+            print("".join(lines) + f"{type(error).__name__}: {printable(last)}", file=sys.stderr, flush=True)
         return found
 
     def _log(self, request: web.Request, content: Any) -> None:
         if self._log_texts:
             line = {"time": round(time.time(), 3), "path": request.path, "content": plain(content)}
-            print(json.dumps(line, ensure_ascii=False), file=sys.stderr, flush=True)
+            print(for_terminal(json.dumps(line, ensure_ascii=False)), file=sys.stderr, flush=True)
 
     @web.middleware
     async def _guarded(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -294,6 +295,11 @@ def seed_of(seed: int | None) -> int:
 
 def answered(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
     return web.Response(text=as_json(value), status=status, content_type="application/json", headers=headers)
+
+
+def for_terminal(text: str) -> str:
+    r"""JSON with what a terminal obeys as \u escapes: those from U+007F on, which JSON may hold as they are."""
+    return "".join(f"\\u{ord(char):04X}" if steers(char) else char for char in text)
 
 
 async def _add_headers(request: web.Request, response: web.StreamResponse) -> None:

@@ -14,6 +14,7 @@ from mdlm_atat.serve.mailbox import Done, Framed
 from mdlm_atat.serve.requests import CompletionRequest
 from mdlm_atat.serve.service import Service
 from mdlm_atat.serve.stops import Deltas, cut_at_stop
+from mdlm_atat.serve.tokens import TokenNames
 
 Chunk = dict[str, Any]
 
@@ -64,6 +65,7 @@ class Completion:
         self._is_begun = [False] * len(self._deltas)
         self._choices: dict[int, Choice] = {}
         self._num_given = self._num_made = 0
+        self._names = TokenNames(service.lm.tokenizer)
         self._head = Completions(f"cmpl-{secrets.token_hex(12)}", "text_completion", created, service.name, ())
 
     def frame(self, prompt: int, event: Framed) -> list[Chunk]:
@@ -83,8 +85,7 @@ class Completion:
             if self._request.logprobs is not None:
                 found = None if filled.log_probs is None else filled.log_probs[number]
                 length = len(kept) if is_stopped else None
-                echo, tokenizer = bool(self._request.echo), self._service.lm.tokenizer
-                log_probs = log_probs_of(tokenizer, made, length, found, echo=echo)
+                log_probs = log_probs_of(self._names, made, length, found, echo=bool(self._request.echo))
             reason = "stop" if has_ended else "length"
             choice = self._choice(prompt, number, self._echoed(prompt) + kept, reason, log_probs)
             self._choices[choice.index] = choice

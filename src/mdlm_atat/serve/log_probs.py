@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mdlm_atat.data.tokenizers import Tokenizer
 from mdlm_atat.lm.given import Row
 from mdlm_atat.lm.log_probs import TokenLogProb
 from mdlm_atat.serve.answers import Made
@@ -30,7 +29,7 @@ class LogProbs:
 
 
 def log_probs_of(
-    tokenizer: Tokenizer, made: Made, kept: int | None, found: Sequence[TokenLogProb] | None, *, echo: bool
+    names: TokenNames, made: Made, kept: int | None, found: Sequence[TokenLogProb] | None, *, echo: bool
 ) -> LogProbs:
     """The tokens of a completion; with `echo` those of its prompt before them.
 
@@ -38,7 +37,7 @@ def log_probs_of(
     the model found of each token of the text, left to right; None: the tokens were drawn in another way, and have the
     probability that they were drawn with.
     """
-    row = made.text.row
+    row, tokenizer = made.text.row, names.tokenizer
     assert row is not None
     tokens, gap, prompt = made.last.tokens, row.gaps[0], row.around[0]
     stop = min(gap.stop, len(tokens))
@@ -49,7 +48,6 @@ def log_probs_of(
         alone = Row(tokens[: gap.start], [slice(0, gap.start)], ["", ""])
         texts = cut_to(prompt, CutTexts(tokenizer, alone)(alone.tokens, is_whole=True)) + texts
         first = 0
-    names = TokenNames(tokenizer)
     shown: list[str] = []
     own: list[float | None] = []
     top: list[dict[str, float]] = []

@@ -24,16 +24,16 @@ class TokenNames:
     a part of a character `bytes:` and its bytes, those that are no ASCII as \\xE4."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        self._tokenizer, self._texts = tokenizer, TokenTexts(tokenizer)
+        self.tokenizer, self._texts = tokenizer, TokenTexts(tokenizer)
 
     def __call__(self, place: int, token: int, text: str | None = None, *, without_space: bool = False) -> str:
         """The name of a token at a place. `text`: what it adds to the text there, if it stands there; with
         `without_space`, the space that it begins with is not its own."""
-        if token == self._tokenizer.eos_id:
-            inner = self._tokenizer.inner if isinstance(self._tokenizer, HFTokenizer) else None
+        if token == self.tokenizer.eos_id:
+            inner = self.tokenizer.inner if isinstance(self.tokenizer, HFTokenizer) else None
             return (inner and inner.id_to_token(token)) or END_OF_TEXT
         alone = self._texts(place, token)
-        if NO_CHARACTER in alone and (part := part_of_character(self._tokenizer, token)) is not None:
+        if NO_CHARACTER in alone and (part := part_of_character(self.tokenizer, token)) is not None:
             return "bytes:" + "".join(chr(byte) if byte < 128 else f"\\x{byte:02X}" for byte in part)
         return text or (alone.removeprefix(" ") if without_space else alone)
 
