@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,11 @@ def model(runs) -> str:
 
 @pytest.fixture
 def prompts(tmp_path) -> Path:
-    file = tmp_path / "prompts.jsonl"
+    return write_prompts(tmp_path)
+
+
+def write_prompts(folder: Path) -> Path:
+    file = folder / "prompts.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in PROMPTS))
     return file
 
@@ -41,13 +46,26 @@ def prompts(tmp_path) -> Path:
 @pytest.fixture
 def command(model, prompts) -> list[str]:
     """10 texts."""
+    return ten_texts(model, prompts)
+
+
+def ten_texts(model: str, prompts: Path) -> list[str]:
     return ["generate", model, "--prompts", str(prompts), "--num_samples", "2"]
 
 
+@pytest.fixture(scope="module")
+def written(runs, tmp_path_factory) -> Path:
+    """Where the command has written whole.jsonl, left alone."""
+    folder = tmp_path_factory.mktemp("whole")
+    command = ten_texts(str(runs / "masked"), write_prompts(folder))
+    assert main([*command, "--batch_size", "4", "--out", str(folder / "whole.jsonl")]) == 0
+    return folder
+
+
 @pytest.fixture
-def whole(command, tmp_path) -> bytes:
-    """What the command writes when it is left alone."""
-    assert main([*command, "--batch_size", "4", "--out", str(tmp_path / "whole.jsonl")]) == 0
+def whole(written, tmp_path) -> bytes:
+    """What is in tmp_path / "whole.jsonl", as the command writes it when it is left alone."""
+    shutil.copytree(written, tmp_path, dirs_exist_ok=True)
     return (tmp_path / "whole.jsonl").read_bytes()
 
 

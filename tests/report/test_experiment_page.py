@@ -73,13 +73,25 @@ def page_of(content: dict[str, Any], folder: Path) -> Page:
     return Page(html_of(content, folder))
 
 
+@pytest.fixture(scope="module")
+def html(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Of the results as they are."""
+    return html_of(results(), tmp_path_factory.mktemp("page"))
+
+
+@pytest.fixture
+def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the words of a page are looked at, it is not to take a second for its dozen pictures."""
+    monkeypatch.setattr("mdlm_atat.report.experiment_pictures.svg", lambda *_, **__: "<svg></svg>")
+
+
 def numbers(lines: list[str]) -> list[float]:
     found = re.findall(r"[+−]?\d[\d,]*(?:\.\d+)?", " ".join(lines))
     return [float(text.replace(",", "").replace("−", "-")) for text in found]
 
 
-def test_every_number_of_the_table_is_that_of_the_results(tmp_path: Path):
-    table = page_of(results(), tmp_path).main_table()
+def test_every_number_of_the_table_is_that_of_the_results(html: str):
+    table = Page(html).main_table()
     assert list(table) == ["mdlm", "plain_times", "atat", "causal"]
     seeds, uniform, own, by_uniform, by_own, steps, overhead = table["atat"]
     assert seeds == ["2 of 3"]
@@ -95,8 +107,8 @@ def test_every_number_of_the_table_is_that_of_the_results(tmp_path: Path):
     assert overhead[-1] == "1 min 18 s a run"
 
 
-def test_the_baseline_is_marked_and_1_effect_below_its_error_is_no_difference(tmp_path: Path):
-    page = page_of(results(), tmp_path)
+def test_the_baseline_is_marked_and_1_effect_below_its_error_is_no_difference(html: str):
+    page = Page(html)
     table = page.main_table()
     assert [cell[0] for cell in table["mdlm"][2:]] == ["the same", "baseline", "baseline", "baseline", "1"]
     assert table["plain_times"][3][0] == "no difference"
@@ -109,6 +121,7 @@ def test_the_baseline_is_marked_and_1_effect_below_its_error_is_no_difference(tm
     assert ("class", "baseline") in page.attributes
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_a_difference_of_1_seed_says_what_it_was_tested_over(tmp_path: Path):
     content = results()
     about = content["derived"]["novels"]["atat"]
@@ -119,19 +132,21 @@ def test_a_difference_of_1_seed_says_what_it_was_tested_over(tmp_path: Path):
     assert table["atat"][4] == ["27% lower perplexity", "−0.3100 nats", "not tested"]
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_steps_that_are_an_upper_bound_are_said_to_be_at_most(tmp_path: Path):
     content = results()
     content["derived"]["novels"]["atat"]["steps_to_baseline"]["at_most"] = True
     assert page_of(content, tmp_path).main_table()["atat"][5][0] == "at most 41% of the steps"
 
 
-def test_the_1_failed_run_is_named_with_the_last_line_of_its_log(tmp_path: Path):
-    seen = page_of(results(), tmp_path).seen
+def test_the_1_failed_run_is_named_with_the_last_line_of_its_log(html: str):
+    seen = Page(html).seen
     assert "Of 10 runs 9 done, 1 failed." in seen
     assert "atat, seed 2 on novels failed: OutOfMemoryError: 2.10 GiB <GPU 0>" in seen
     assert "Traceback" not in seen
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_caveats_stand_there_and_0_of_them_is_1_sentence(tmp_path: Path):
     assert "atat stands on 2 seeds." in page_of(results(), tmp_path).seen
     assert NO_CAVEATS in page_of(results() | {"caveats": []}, tmp_path).seen
@@ -139,7 +154,7 @@ def test_caveats_stand_there_and_0_of_them_is_1_sentence(tmp_path: Path):
     assert "The caveats have not been worked out" in page_of(without, tmp_path).seen
 
 
-def test_no_text_of_the_results_becomes_markup(tmp_path: Path):
+def test_no_text_of_the_results_becomes_markup(html: str, tmp_path: Path):
     def poisoned(value: Any) -> Any:
         match value:
             case dict():
@@ -156,18 +171,16 @@ def test_no_text_of_the_results_becomes_markup(tmp_path: Path):
         f"{corpus}{HOSTILE}": {f"{name}{HOSTILE}": about for name, about in arms.items()}
         for corpus, arms in content["derived"].items()
     }
-    html = html_of(content, tmp_path)
-    page = Page(html)
+    page = page_of(content, tmp_path)
     assert "script" not in page.tags
     assert not any(name.startswith("on") for name, _ in page.attributes)
-    plain = Page(html_of(results(), tmp_path))
+    plain = Page(html)
     assert page.tags.count("pre") == plain.tags.count("pre")
     assert page.tags.count("svg") == plain.tags.count("svg")
     assert f"mdlm{HOSTILE}" in page.seen
 
 
-def test_the_page_needs_0_other_files(tmp_path: Path):
-    html = html_of(results(), tmp_path)
+def test_the_page_needs_0_other_files(html: str):
     assert "default-src 'none'" in html
     assert not re.search(r"https?:|@import|<link|<script|<iframe|<img", html)
     assert all(target.startswith("#") for target in re.findall(r'(?:href|src)="([^"]*)', html))
@@ -188,6 +201,7 @@ def test_1_id_is_1_element_and_every_picture_says_what_it_shows(tmp_path: Path):
     )
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_2_corpora_are_2_sections(tmp_path: Path):
     content = results()
     content["runs"].append(run("mdlm", 0, 3.0, corpus="wiki"))
@@ -250,6 +264,7 @@ def test_a_diverged_arm_of_1e9_nats_flattens_nothing_and_is_in_the_table(tmp_pat
     assert "1e9" not in page.seen  # no axis reaches there
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_samples_of_the_same_seed_stand_beside_each_other(tmp_path: Path):
     content = results()
     for one in content["runs"]:
@@ -259,6 +274,7 @@ def test_samples_of_the_same_seed_stand_beside_each_other(tmp_path: Path):
     assert "causal no samples of seed 1" in seen
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_what_a_run_stores_beside_itself_is_shown_and_what_is_gone_is_named(tmp_path: Path):
     content = results()
     atat = next(one for one in content["runs"] if one["arm"] == "atat")
@@ -282,8 +298,8 @@ def test_what_a_run_stores_beside_itself_is_shown_and_what_is_gone_is_named(tmp_
     assert "What is missing" in page.seen  # the failed run
 
 
-def test_configurations_are_told_by_their_2_differences_and_what_is_shared(tmp_path: Path):
-    page = page_of(results(), tmp_path)
+def test_configurations_are_told_by_their_2_differences_and_what_is_shared(html: str):
+    page = Page(html)
     tables = {table[0][0][0].strip(): table for table in page.tables if table and table[0] and table[0][0]}
     rows = {row[0][0]: [" ".join(cell) for cell in row[1:]] for row in tables["setting"][1:]}
     assert rows == {
@@ -321,8 +337,8 @@ def bench() -> dict[str, Any]:
     return {"judge": "a judge", "num_texts": 8, "length": 16, "points": [point("one", 16), *others], "real": real}
 
 
-def test_the_same_results_give_the_same_page_byte_for_byte(tmp_path: Path):
-    assert html_of(results(), tmp_path) == html_of(results(), tmp_path)
+def test_the_same_results_give_the_same_page_byte_for_byte(html: str, tmp_path: Path):
+    assert html_of(results(), tmp_path) == html
 
 
 def test_difference_and_bound_of_the_stand_in_results_agree_with_each_other():
