@@ -56,6 +56,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     learned = {**longer, "train__num_steps": 150, "optim__lr": 2e-2, "model__width": 32}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ATAT_CACHE", str(folder / "cache"))
+        leave_out_reports(patch)
         text = write_text(folder / "text.txt")
         assert train(text, folder / "masked", **learned) == 0
         assert train(text, folder / "causal", **learned, model__kind="causal") == 0
@@ -106,8 +107,13 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
 
 @pytest.fixture
 def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs that are trained here end without their report, whose pictures take longer than the training."""
-    monkeypatch.setattr("mdlm_atat.runs.train.write_report", lambda folder: folder / "report.html")
+    """Runs that are trained or evaluated here are without their report, whose pictures take longer than that."""
+    leave_out_reports(monkeypatch)
+
+
+def leave_out_reports(patch: pytest.MonkeyPatch) -> None:
+    for module in ("mdlm_atat.runs.train", "mdlm_atat.report.report"):
+        patch.setattr(f"{module}.write_report", lambda folder: folder / "report.html")
 
 
 @pytest.fixture

@@ -11,6 +11,8 @@ from mdlm_atat.cli.main import main
 from mdlm_atat.scoring.records import Evaluation
 from tiny_runs import tiny_flags, write_text
 
+pytestmark = pytest.mark.usefixtures("no_report")
+
 DRAWS = ["--num_draws", "256"]
 
 

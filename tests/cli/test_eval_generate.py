@@ -9,7 +9,10 @@ import torch
 
 from mdlm_atat import CausalLM, MaskedDiffusionLM, UserError
 from mdlm_atat.cli.main import main
+from mdlm_atat.report.report import write_report
 from tiny_runs import write_text
+
+pytestmark = pytest.mark.usefixtures("no_report")
 
 
 @pytest.fixture
@@ -22,7 +25,8 @@ def lm(masked) -> MaskedDiffusionLM:
     return masked
 
 
-def test_eval_prints_the_stored_numbers_with_every_unit_and_the_floor(folder, tmp_path, capsys):
+def test_eval_prints_the_stored_numbers_with_every_unit_and_the_floor(folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("mdlm_atat.report.report.write_report", write_report)
     assert main(["eval", str(folder / "masked"), "--num_draws", "64", "--json", str(tmp_path / "r.json")]) == 0
     output = capsys.readouterr().out
     record = json.loads((tmp_path / "r.json").read_text())
@@ -30,6 +34,8 @@ def test_eval_prints_the_stored_numbers_with_every_unit_and_the_floor(folder, tm
     assert f"{record['bits_per_character']:.4f}" in output
     assert f"{record['unigram']['bits_per_character']:.4f} bits per character: the floor to beat" in output
     assert record["num_draws"] == 64
+    assert f"report     {folder / 'masked' / 'report.html'}\n" in output
+    assert (folder / "masked" / "report.html").stat().st_size > 0
     stored = ("corpus_hash", "tokenizer", "mode", "eos", "length", "checkpoint_hash", "seed", "code_version", "machine")
     assert all(record[name] is not None for name in stored)
 
