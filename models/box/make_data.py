@@ -149,8 +149,10 @@ def pages(inside: str, start: str, end: str) -> Callable[[Files], Texts]:
             ends = re.compile(end).search(page, begins.end())
             body = page[begins.end() : ends.start() if ends else None]
             body = re.sub(r'<a class="(?:headerlink|permalink)"[^>]*>.*?</a>', "", body)
+            body = re.sub(r"""<t[dh]\b(?:"[^"]*"|'[^']*'|[^>"'])*>""", "<td>", body)
             text = visible_text(body).replace("\xa0", " ").replace("¶", "")
-            if "\t" not in body:  # rows of tables were read without the empty cells that they begin with
+            # rows of tables were read without the empty cells that they begin with, merged cells as one
+            if "\t" not in body:
                 text = re.sub(r"^\t+", "", text, flags=re.MULTILINE)
             if len(text) > 1500 and "�" not in text:
                 yield name.rpartition("/doc/")[2], text
