@@ -3,10 +3,10 @@ right (`causal`), adapted to fill gaps and read left to right (`two_ways`), and 
 (`scratch`); then what the validation text costs each, and passages with a gap that is filled.
 
     python -m benchmarks.adapt_causal START TEXT --out FOLDER --seconds 360 --set train.batch_size=64 data.length=512 \\
-        --lr causal=1e-4 two_ways=3e-4 scratch=6e-3
+        --lr causal=3e-4 two_ways=5e-4
 
 `--steps` names what is done, in this order: causal two_ways scratch evaluate infill. What was done before is kept in
-FOLDER/adapt.json and not done again; so each may be a call of its own. Of every network a few steps are timed first, by
+FOLDER/adapt.json and not done again; so each may be a call of its own. Of every network 72 steps are timed first, by
 which the number of its steps is chosen, so that its learning rate falls to the end within its seconds. Passages to
 infill are the same evenly spaced ones of the validation text for all networks: none is chosen.
 """
@@ -16,7 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-import time
+import statistics
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ import numpy as np
 
 from mdlm_atat import MaskedDiffusionLM, evaluate, load_lm, train
 from mdlm_atat.atomic import write_json
+from mdlm_atat.config.files import method_settings
 from mdlm_atat.config.yaml_text import yaml_value
 from mdlm_atat.runs.evaluate import open_data
 from mdlm_atat.runs.initial import Initial
@@ -33,8 +34,8 @@ from mdlm_atat.scoring.records import Evaluation
 
 NETWORKS = ("causal", "two_ways", "scratch")
 STEPS = (*NETWORKS, "evaluate", "infill")
-TIMED = 8
-"""Steps that are timed, after as many that are not."""
+LAP = 24
+"""Steps between two readings of the speed. Of three laps that are timed the first compiles and records."""
 
 
 def settings_of(args: argparse.Namespace, name: str) -> dict[str, Any]:
@@ -45,42 +46,39 @@ def settings_of(args: argparse.Namespace, name: str) -> dict[str, Any]:
     return {"data.source": str(args.text), "eval.num_samples": 0, **settings}
 
 
-def train_once(args: argparse.Namespace, name: str, out: Path, num_steps: int, more: dict[str, Any]) -> list[float]:
-    """Train a network; returns when each of its steps was over, in seconds."""
-    settings = {**settings_of(args, name), "train.num_steps": num_steps, **more}
-    over: list[float] = []
+def train_once(args: argparse.Namespace, name: str, out: Path, num_steps: int, more: dict[str, Any]) -> float:
+    """Train a network; returns its tokens a second, without what compiles and evaluates."""
+    settings = {**settings_of(args, name), "train.num_steps": num_steps, "train.log_interval_steps": LAP, **more}
     shutil.rmtree(out, ignore_errors=True)
-
-    def on_step(step: int, values: Any) -> None:
-        del step, values
-        over.append(time.perf_counter())
-
     if name == "scratch":
         config = Initial.open(args.start).run_config(None, args.method, settings)
-        rate = {"optim.lr": 6e-3, **settings}  # the method's own, which is for random weights
-        train(replace(config, train=replace(config.train, seed=args.seed)), out=out, on_step=on_step, settings=rate)
+        own = {**method_settings(args.method, "optim"), **settings}  # the method's, which are for random weights
+        run = train(replace(config, train=replace(config.train, seed=args.seed)), out=out, settings=own)
     else:
-        method = args.method if name == "two_ways" else None
-        train(init=args.start, method=method, out=out, on_step=on_step, settings=settings)
-    return over
+        run = train(init=args.start, method=args.method if name == "two_ways" else None, out=out, settings=settings)
+    laps = [row["train/tokens_per_s"] for row in run.metrics if "train/tokens_per_s" in row]
+    return statistics.median(laps[1:] or laps)
 
 
 def train_for(args: argparse.Namespace, name: str) -> dict[str, Any]:
     """Train a network for `--seconds`, or `--num_steps`."""
     folder, num_steps = args.out / name, args.num_steps
-    quiet = {"train.eval_interval_steps": 10**9, "eval.num_draws": 32, "eval.final_num_draws": 32}
+    unseen = {"train.eval_interval_steps": 10**9}
     if num_steps is None:
-        over = train_once(args, name, args.out / "timed", 2 * TIMED, quiet)
-        num_steps = max(1, int(args.seconds * TIMED / (over[-1] - over[TIMED - 1])))
+        quiet = {**unseen, "eval.num_draws": 32, "eval.final_num_draws": 32}
+        tokens_per_s = train_once(args, name, args.out / "timed", 3 * LAP, quiet)
+        config = Run(args.out / "timed").config
+        num_steps = max(1, int(args.seconds * tokens_per_s / (config.train.batch_size * config.data.length)))
         shutil.rmtree(args.out / "timed")
-    over = train_once(args, name, folder, num_steps, {"train.eval_interval_steps": 10**9})
+    tokens_per_s = train_once(args, name, folder, num_steps, unseen)
     config = Run(folder).config
-    step_s = (over[-1] - over[0]) / max(1, num_steps - 1)
+    num_tokens = num_steps * config.train.batch_size * config.data.length
     return {
         "folder": str(folder),
         "num_steps": num_steps,
-        "train_s": step_s * num_steps,
-        "tokens": num_steps * config.train.batch_size * config.data.length,
+        "train_s": num_tokens / tokens_per_s,
+        "tokens": num_tokens,
+        "tokens_per_s": tokens_per_s,
         "lr": config.optim.lr,
         "optimizer": config.optim.kind,
         "length": config.data.length,

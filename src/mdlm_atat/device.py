@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from inspect import signature
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -18,6 +19,8 @@ from mdlm_atat.errors import UserError, is_out_of_memory
 Precision = Literal["auto", "float32", "bf16"]
 T = TypeVar("T")
 WITHOUT_FLOAT64 = {"mps"}
+NUM_COMPILED_FORMS = 256
+"""As many as torch keeps of one function in all."""
 
 
 def choose_device(wanted: torch.device | str | None = None) -> torch.device:
@@ -73,19 +76,32 @@ def explain_out_of_memory(advice: str) -> Iterator[None]:
         raise UserError(f"out of memory{where}; {advice}") from error
 
 
+def compiled(function: Callable[..., T], *, dynamic: bool | None = None) -> Callable[..., T]:
+    """`torch.compile(function)` for any number of networks in one process.
+
+    Torch compiles a form of a function for each shape, width and mode that it meets, and after 8 of them runs what is
+    new uncompiled, at a third of the speed, with a warning. Two networks use that up.
+    """
+    limit: dict[str, Any] = {"recompile_limit": NUM_COMPILED_FORMS}
+    if "recompile_limit" not in signature(torch.compile).parameters:  # before torch 2.12 it is one for the process
+        torch._dynamo.config.recompile_limit = NUM_COMPILED_FORMS  # pyright: ignore[reportPrivateUsage]
+        limit = {}
+    return torch.compile(function, dynamic=dynamic, **limit)
+
+
 def compile_network(model: Any, *, dynamic: bool | None = None) -> None:
     """Compile a network's parts in place: its transformer blocks, which share the compiled code, what follows the last
     of them, and the estimator. `dynamic` False: for one shape of input; None: a second shape compiles code for any."""
     if not hasattr(model, "blocks"):  # a network of somebody else's: as a whole
-        model.hidden = torch.compile(model.hidden, dynamic=dynamic)
+        model.hidden = compiled(model.hidden, dynamic=dynamic)
         return
     for block in model.blocks:
-        block.forward = torch.compile(block.forward, dynamic=dynamic)
+        block.forward = compiled(block.forward, dynamic=dynamic)
         if hasattr(block, "read_one"):
-            block.read_one = torch.compile(block.read_one, dynamic=dynamic)
-    model.finish = torch.compile(model.finish, dynamic=dynamic)
+            block.read_one = compiled(block.read_one, dynamic=dynamic)
+    model.finish = compiled(model.finish, dynamic=dynamic)
     if getattr(model, "estimator", None) is not None:  # small enough to be compiled in one piece
-        model.estimator.forward = torch.compile(model.estimator.forward, dynamic=dynamic)
+        model.estimator.forward = compiled(model.estimator.forward, dynamic=dynamic)
 
 
 def recompute_blocks(model: Any) -> None:

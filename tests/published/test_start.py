@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -69,16 +70,20 @@ def test_at_step_0_a_text_left_to_right_costs_exactly_what_it_costs_the_causal_n
     assert config.objective.causal_share == 0.625
 
 
-def test_a_method_gives_times_and_optimizer_and_leaves_the_network_and_its_rate_as_they_are(llama):
+def test_a_method_gives_the_times_and_leaves_the_network_and_its_optimizer_as_they_are(llama, tmp_path):
     _, folder = llama
     _, config = started(folder, "atat")
     before = Initial.open(folder).config
     assert (config.model.kind, config.model.alignment) == ("masked", "shifted")
     assert not config.model.qk_norm  # which the method has
     assert config.model.num_kv_heads == before.model.num_kv_heads == 2
-    assert (config.objective.time_sampling, config.optim.kind) == ("beta", "muon")
-    assert config.optim.lr == before.optim.lr
+    assert config.objective.time_sampling == "beta"
+    assert config.optim == before.optim  # a method's are for random weights
     assert config.data.length == MOST_TOKENS < before.data.length
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("base: atat\noptim:\n  kind: muon\n")
+    assert started(folder, str(mine))[1].optim == replace(before.optim, kind="muon")
+    assert Initial.open(folder).run_config("tiny", "atat", ()).optim.kind == "adamw"
 
 
 def test_without_a_method_it_goes_on_reading_left_to_right_and_mdlm_alone_makes_it_fill_gaps(llama):

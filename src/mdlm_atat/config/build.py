@@ -42,6 +42,7 @@ from mdlm_atat.data.corpus import Corpus
 from mdlm_atat.data.prepare import prepare
 from mdlm_atat.data.progress import Progress
 from mdlm_atat.data.request import DataRequest
+from mdlm_atat.device import compiled
 from mdlm_atat.errors import UserError
 from mdlm_atat.nets.causal_transformer import CausalTransformer
 from mdlm_atat.nets.dit import ATATDiT, ImportanceParts
@@ -325,7 +326,7 @@ def build_objective(
     fused = None
     if config.train.fused_loss:
         # for one shape, or, where a curriculum's stages have masks of their own, for any from the second on
-        chunk = torch.compile(gradients_of_chunk) if config.train.compile else gradients_of_chunk
+        chunk = compiled(gradients_of_chunk) if config.train.compile else gradients_of_chunk
         fused = FusedLoss(config.train.batch_size, chunk)
     share = causal_rows(config.objective)
     if share == 1 or "masked" not in network.modes:

@@ -71,7 +71,7 @@ def run_config_of(model: ModelConfig, data: DataConfig) -> RunConfig:
         data=data,
         model=model,
         objective=ObjectiveConfig(causal_share=float(model.kind == "causal")),
-        optim=OptimConfig(lr=1e-4, weight_decay=0.0),
+        optim=OptimConfig(lr=3e-4, weight_decay=0.0),
         train=TrainConfig(batch_size=16, num_micro_batches="auto"),
         eval=EvalConfig(num_draws=256, final_num_draws=1024, batch_size=8),
     )

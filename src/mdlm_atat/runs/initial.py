@@ -104,7 +104,7 @@ class Initial:
         if preset is not None:
             config = load_config(preset)
             if method is not None:
-                changed, _ = apply_settings(config, method_settings(method, "optim"))  # which `old` has found sound
+                changed, _ = apply_settings(config, self._settings_of(method, "optim"))  # which `old` has found sound
                 config = changed or config
             data = config.data
         elif "data.source" in settings:
@@ -137,7 +137,7 @@ class Initial:
     def _under(self, method: str) -> RunConfig:
         """The old run's configuration under a new method. Raises UserError for a method that is none, or does not
         apply."""
-        changed = {path: value for name in SECTIONS for path, value in method_settings(method, name).items()}
+        changed = {path: value for name in SECTIONS for path, value in self._settings_of(method, name).items()}
         named = named_settings(method, METHODS)
         changed = {path: value for path, value in changed.items() if path in named or path not in OWN_SHAPE}
         old = self.config
@@ -145,14 +145,21 @@ class Initial:
             old = replace(old, model=replace(old.model, kind="masked"))
         if changed.get("model.kind") == "causal":
             raise UserError(f"{method}: model.kind = causal masks nothing, so no method applies; leave out `method=`")
-        if self.is_published and "optim.lr" not in named:
-            changed.pop("optim.lr", None)  # which is for random weights
         config, mistakes = apply_settings(old, changed)
         if config is None:
             raise UserError("\n  ".join([f"{method}:", *(f"{path}: {message}" for path, message in mistakes)]))
         if self._reads_only and "masked" in modes_of(config) and "model.alignment" not in changed:
             config = replace(config, model=replace(config.model, alignment="shifted"))
         return config
+
+    def _settings_of(self, method: str, section: str) -> dict[str, Any]:
+        """What a method sets in a section. Weights that somebody else has trained go on with the optimizer they are
+        read with: a shipped method's, and its rate, are for random weights."""
+        changed = method_settings(method, section)
+        if not self.is_published or section != "optim":
+            return changed
+        named = named_settings(method, METHODS)
+        return {path: value for path, value in changed.items() if path in named}
 
     def load_into(self, model: nn.Module, config: RunConfig, tokenizer: Tokenizer) -> None:
         """Give a model of the same shape these weights; UserError with all that differs where it is of another. A

@@ -20,6 +20,8 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
+from mdlm_atat.device import compiled
+
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """a, b, c of x -> a x + b x^3 + c x^5, Jordan's: five times takes every x in [0.002, 1] into [0.68, 1.21]. They are
 chosen for a large slope at 0, and so do not converge to 1, which training does not need."""
@@ -59,7 +61,7 @@ class Muon(Optimizer):
         self._adamw = torch.optim.AdamW(params, lr=lr, betas=betas, fused=True)  # told in `step` which groups it has
         super().__init__(params, {**self._adamw.defaults, "momentum": momentum})
         is_sharded = any(isinstance(p, DTensor) for group in self.param_groups for p in group["params"])
-        self._step_alike = torch.compile(step_alike, dynamic=False) if compile and not is_sharded else step_alike
+        self._step_alike = compiled(step_alike, dynamic=False) if compile and not is_sharded else step_alike
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
