@@ -64,8 +64,8 @@ def test_files_of_every_kind_have_two_classes(ending: str, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("label", "message"),
     [
-        ("NaN", "line 3: the label is nan, which is no class"),
-        ("-Infinity", "line 3: the label is -inf, which is no class"),
+        ("NaN", "line 3: the label is NaN, which is no class"),
+        ("-Infinity", "line 3: the label is -Infinity, which is no class"),
         ("null", "line 3: column 'label' holds None, expected a text or a number"),
         ('""', "line 3: the label is empty; fill it in, or remove the line"),
         ('" \\t"', "line 3: the label is empty"),
