@@ -209,6 +209,16 @@ def test_texts_are_printed_where_that_is_asked_for_and_else_nothing(capsys: pyte
         assert [line["path"] for line in lines] == ([INFILL] * 4 + [COMPLETE] * 2 if log_texts else [])
 
 
+def test_settings_without_effect_are_told_to_the_client_and_not_to_the_terminal(
+    client: Client, capfd: pytest.CaptureFixture[str]
+):
+    answer = client.generate("a", max_tokens=2, temperature=0, top_k=3, num_samples=2)
+    assert answer.json["warnings"] == ["top_k has no effect with temperature = 0.0: it needs temperature above 0"]
+    assert client.infill("a[MASK]", temperature=0, top_k=3).json["warnings"] == answer.json["warnings"]
+    assert client.complete("a", temperature=0, top_p=0.9).status == 200
+    assert capfd.readouterr().err == ""
+
+
 @pytest.mark.parametrize("steering", ["\x1b[2J", "\x9b2J", "\x7f", "\u202e", "\u2066"])
 def test_a_text_that_is_printed_does_not_steer_the_terminal_and_can_be_read_back(
     steering: str, capsys: pytest.CaptureFixture[str]

@@ -22,6 +22,7 @@ from mdlm_atat.serve.tls import Certificate, read_certificate
 
 pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificates")
 KEY = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]
+WEAK = ["-days", "9", "-subj", "/CN=weak"]
 NAMES = "subjectAltName=DNS:localhost,DNS:Atat.example,DNS:*.atat.example,IP:127.0.0.1,IP:::1"
 
 
@@ -40,6 +41,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     openssl(folder, "req", "-new", "-key", "client.key", "-subj", "/CN=atat", "-out", "old.csr")
     openssl(folder, "x509", "-req", "-in", "old.csr", "-signkey", "client.key", "-days", "0", "-out", "old.crt")
     openssl(folder, "ec", "-aes256", "-passout", "pass:x", "-in", "server.key", "-out", "secret.key")
+    openssl(folder, "req", "-x509", "-newkey", "rsa:1024", "-nodes", "-keyout", "weak.key", *WEAK, "-out", "weak.crt")
+    openssl(folder, "req", *KEY, "-nodes", "-subj", "/CN=leaf", "-keyout", "leaf.key", "-out", "leaf.csr")
+    signed_by = ["-CA", "server.crt", "-CAkey", "server.key", "-CAcreateserial"]
+    openssl(folder, "x509", "-req", "-in", "leaf.csr", *signed_by, "-days", "9", "-out", "leaf.crt")
+    leaf, authority = ((folder / name).read_text() for name in ("leaf.crt", "server.crt"))
+    (folder / "chain.pem").write_text(leaf + authority)
+    (folder / "wrong.pem").write_text(authority + leaf)
     both = (folder / "server.key").read_text() + (folder / "server.crt").read_text()
     (folder / "both.pem").write_text(both)
     (folder / "noise.pem").write_bytes(bytes(range(256)))
@@ -133,6 +141,8 @@ def test_behind_a_proxy_that_encrypts_its_page_is_let_in():
         ("server.crt", "noise.pem", "`tls_key=FOLDER/noise.pem`: this is no private key in PEM"),
         ("server.crt", "client.key", "`tls_key=FOLDER/client.key`: this is not the key of the certificate"),
         ("server.crt", "secret.key", "`tls_key=FOLDER/secret.key`: this key has a password"),
+        ("wrong.pem", "leaf.key", "`tls_key=FOLDER/leaf.key`: this is not the key of the certificate"),
+        ("weak.crt", "weak.key", "`tls_cert=FOLDER/weak.crt`: too weak for TLS"),
         ("client.crt", "client.key", "`tls_cert=FOLDER/client.crt`: not for a server"),
     ],
 )
@@ -152,6 +162,7 @@ def test_one_file_may_hold_both_and_none_is_none(folder: Path, certificate: Cert
     assert both is not None
     assert both.names == certificate.names == ("localhost", "atat.example", "127.0.0.1", "::1")
     assert read_certificate(None, None) is None
+    assert read_certificate(folder / "chain.pem", folder / "leaf.key") is not None
 
 
 @pytest.mark.parametrize(

@@ -161,15 +161,21 @@ class Fill(Job):
         self.waiting: list[int] = []
         """Numbers of the texts that are not begun."""
         self._made: dict[int, Made] = {}
+        self._warnings: dict[str, None] = {}
         self._stride = 1
 
     def prepare(self, lm: LanguageModel) -> Plan:
         """Lay the texts out. Raises what the model refuses them with."""
         if self.plan is None:
             self.plan = self._make_plan()
+            self.warn(self.plan.warnings)
             self.batch = (self.how, lm.batches_of(self.plan.rows[:1], self.how)[0])
             self.waiting = list(range(len(self.plan.rows)))
         return self.plan
+
+    def warn(self, messages: Sequence[str]) -> None:
+        """What its client is to be told of; the same is told once."""
+        self._warnings |= dict.fromkeys(messages)
 
     def start(self, number: int, filling: Filling, place: int) -> None:
         """A text is begun, as row `place` of a batch."""
@@ -213,7 +219,7 @@ class Fill(Job):
         log_probs = None
         if self._num_likeliest is not None:
             log_probs = [log_probs_left_to_right(lm, each.last.tokens, self._num_likeliest) for each in made]
-        self.end(Filled(made, numbers, self.plan.warnings, log_probs))
+        self.end(Filled(made, numbers, tuple(self._warnings), log_probs))
 
     def _show(self, number: int, filling: Filling, place: int) -> None:
         if number in self.watch.frames:

@@ -33,7 +33,7 @@ from mdlm_atat.serve.requests import (
 )
 from mdlm_atat.serve.stops import cut_at_stop
 from mdlm_atat.serve.tokens import is_byte
-from mdlm_atat.serve.worker import read_quietly
+from mdlm_atat.serve.worker import heard
 
 DEFAULT_MAX_TOKENS = 128  # after a prompt
 LENGTH_DRAWS = 4  # for each length of a completion before a suffix: an editor does not wait for more
@@ -115,13 +115,12 @@ class Service:
 
         def plan() -> Plan:
             self._check_length(template)
-            warned = read_quietly(lambda: lm.check_template(request.text, request.candidates, escape=request.escape))
-            layouts = []
-            read_quietly(lambda: layouts.append(lm.lay_out(template, request.length_draws)))
+            _, warned = heard(lambda: lm.check_template(request.text, request.candidates, escape=request.escape))
+            layout, _ = heard(lambda: lm.lay_out(template, request.length_draws))
             num_drawn = lm.num_candidates(request.candidates, request.num_samples)
             seeds = text_seeds(seed, range(num_drawn))
-            rows = [layouts[0].row] * num_drawn
-            return Plan(rows, seeds, layouts * num_drawn, num_kept=request.num_samples, warnings=warned)
+            rows = [layout.row] * num_drawn
+            return Plan(rows, seeds, [layout] * num_drawn, num_kept=request.num_samples, warnings=warned)
 
         is_quick = all(not isinstance(part, Gap) or part.shortest == part.longest for part in template)
         return self._fill(tell, how, lambda: self._refusing("text", plan), watch_of(request), is_quick)
@@ -178,12 +177,9 @@ class Service:
             most, least = request.most_tokens, request.min_tokens or 1
             template = [part for part in (prompt, Gap(least, most), request.suffix) if part != ""]
             self._check_length(template)
-            layouts = []
             choices = [(length,) for length in gap_lengths(least, most)]
-            warned = read_quietly(
-                lambda: layouts.append(lm.lay_out(template, LENGTH_DRAWS, among=choices, length_prior="uniform"))
-            )
-            rows = [layouts[0].row] * num
+            layout, warned = heard(lambda: lm.lay_out(template, LENGTH_DRAWS, among=choices, length_prior="uniform"))
+            rows = [layout.row] * num
             return Plan(rows, text_seeds(seed, range(num)), warnings=warned)
 
         watch = Watch(
@@ -295,15 +291,10 @@ class Service:
 
     def _after(self, prompt: str, max_tokens: int, num: int, seed: int, *, reads_again: bool) -> Plan:
         """`reads_again`: the texts are for `log_probs_left_to_right`."""
-        rows: list[Row] = []
-
-        def read() -> None:
-            if max_tokens:
-                rows.extend(self.lm.prompt_rows([prompt], max_new_tokens=max_tokens))
-            else:
-                rows.append(self._only(prompt))
-
-        warned = read_quietly(read)
+        if max_tokens:
+            rows, warned = heard(lambda: self.lm.prompt_rows([prompt], max_new_tokens=max_tokens))
+        else:
+            rows, warned = heard(lambda: [self._only(prompt)])
         self._check_tokens(len(rows[0].tokens))
         if reads_again and len(rows[0].tokens) > self.lm.max_length:
             raise RequestError(

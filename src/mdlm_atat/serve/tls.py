@@ -101,7 +101,10 @@ def _refuse_password(key: Path) -> str:
 
 def _why(error: ssl.SSLError, cert: Path, key: Path) -> str:
     if error.reason in ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH"):
-        return f"`tls_key={key}`: this is not the key of the certificate in {cert}: name the one that it was made with"
+        return (
+            f"`tls_key={key}`: this is not the key of the certificate in {cert}: name the one that it was made with "
+            "(of several certificates in a file the server's own comes first)"
+        )
     if error.reason in ("EE_KEY_TOO_SMALL", "CA_KEY_TOO_SMALL", "CA_MD_TOO_WEAK"):
         return f"`tls_cert={cert}`: too weak for TLS ({error.reason}); {HOW_TO_MAKE}"
     return (

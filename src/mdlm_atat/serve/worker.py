@@ -6,6 +6,7 @@ import threading
 import warnings
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from mdlm_atat.device import explain_out_of_memory
 from mdlm_atat.lm import LanguageModel
@@ -15,6 +16,7 @@ from mdlm_atat.serve.limits import Limits
 from mdlm_atat.serve.mistakes import RequestError
 
 CLOSE_TIMEOUT_S = 10.0
+T = TypeVar("T")
 
 
 class Worker:
@@ -206,7 +208,9 @@ class Worker:
             assert job.plan is not None
             rows.append(job.plan.rows[number])
             seeds.append(job.plan.seeds[number])
-        filling = Filling(self._lm, rows, slots[0][0].how, seeds)
+        filling, warned = heard(lambda: Filling(self._lm, rows, slots[0][0].how, seeds))
+        for job, _ in slots:
+            job.warn(warned)
         left = dict(enumerate(slots))
         for place, (job, number) in left.items():
             job.start(number, filling, place)
@@ -225,10 +229,10 @@ class Worker:
             job.take(number, filling, place)
 
 
-def read_quietly(work: Callable[[], object]) -> list[str]:
-    """Do what may warn of the text that it reads, and return the warnings: they hold that text, and are for the client
-    alone."""
+def heard(work: Callable[[], T]) -> tuple[T, list[str]]:
+    """Do what may warn, and return its result and the warnings: of what a client asked for and of its text, which they
+    may hold, that client alone hears."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        work()
-    return [str(warning.message) for warning in caught]
+        result = work()
+    return result, [str(warning.message) for warning in caught]
