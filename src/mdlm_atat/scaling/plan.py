@@ -423,7 +423,8 @@ def assumptions_of(
         found.append(
             "Exchange: measured on two GPUs of one machine and on no more. Gradients go round a ring at the rate that "
             "was left visible there, with nothing hidden behind the passes; a sharded step also takes, for every "
-            "block, what two GPUs took beyond their bytes."
+            "block, what two GPUs took beyond their bytes. What DDP keeps beside gradients is what two GPUs needed "
+            "more than one, for each parameter."
         )
     if machines.num_gpus > 1 and gpu.kind != "h200":
         found.append("Exchange was measured on NVIDIA H200.")
