@@ -9,16 +9,23 @@ from typing import Any
 from benchmarks.results.stored import FOLDER, Number, Run, profile_of, runs_in, stored
 
 NEWEST = "novels-seconds.json"
-"""What every method makes of the same seconds, those of some 1,500 steps. Its arms come in place of those of the same
-name in the older files."""
+"""What every method makes of the same seconds, those of some 1,500 steps. An arm with as many seeds as in the older
+files comes in their place."""
 NEWEST_STEPS = 1500
 
 
 @cache
 def novels(num_steps: int = 1500) -> dict[str, list[Run]]:
     """The runs of each arm at one length of training, ordered by seed. The newest are all at that of their budget."""
-    newest = runs_in(stored(NEWEST)["runs"]) if num_steps == NEWEST_STEPS and (FOLDER / NEWEST).exists() else []
-    return older_novels(num_steps) | _by_arm(newest)
+    older = older_novels(num_steps)
+    newest = equal_seconds_novels() if num_steps == NEWEST_STEPS else {}
+    return older | {arm: runs for arm, runs in newest.items() if len(runs) >= len(older.get(arm, []))}
+
+
+@cache
+def equal_seconds_novels() -> dict[str, list[Run]]:
+    """The newest runs alone."""
+    return _by_arm(runs_in(stored(NEWEST)["runs"])) if (FOLDER / NEWEST).exists() else {}
 
 
 @cache

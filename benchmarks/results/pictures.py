@@ -48,7 +48,7 @@ class Picture:
 
 def likelihoods() -> Picture:
     """Each method's likelihoods, a row a method."""
-    arms = shown_arms(1500)
+    arms = shown_arms("1500")
     signs = {"any order, at most": "any_order", "own order, 16 evaluations": f"{OWN}16"}
     signs |= {"own order, 256 evaluations": f"{OWN}256", "left to right": "left_to_right"}
     lines = []
@@ -73,7 +73,7 @@ def _in_two_lines(name: str) -> str:
 def own_order() -> Picture:
     """What text costs in the sampler's own order, by evaluations."""
     lines = []
-    for arm, runs in shown_arms(1500).items():
+    for arm, runs in shown_arms("1500").items():
         means = [(evaluations, mean_of(runs, f"{OWN}{evaluations}")) for evaluations in (16, 64, 256)]
         points = tuple((float(n), round(mean.value, 4)) for n, mean in means if mean is not None)
         if points:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from benchmarks.results.goals import goals
 from benchmarks.results.markdown import (
@@ -16,8 +17,8 @@ from benchmarks.results.markdown import (
     steps,
     table,
 )
-from benchmarks.results.novels import novels
-from benchmarks.results.stored import OWN, Run, difference_of, mean_of, stored
+from benchmarks.results.novels import equal_seconds_novels, novels
+from benchmarks.results.stored import OWN, Number, Run, difference_of, mean_of, stored
 
 from mdlm_atat.formats import p_value as p_text
 from mdlm_atat.scoring.statistics import Mean, mean_with_interval, p_value
@@ -36,20 +37,23 @@ NOT_SHOWN += ["5/8 without QK-norm", "causal without QK-norm"]
 """Ablations, which the log has."""
 
 
-def shown_arms(num_steps: int) -> dict[str, list[Run]]:
-    """The arms of the main table in its order: what was added to the files comes before two ways."""
-    arms = novels(num_steps)
+def shown_arms(which: str) -> dict[str, list[Run]]:
+    """The arms of the main table in its order, after so many steps or, with `seconds`, of the experiment at equal
+    seconds. What was added to the files comes before two ways."""
+    arms = equal_seconds_novels() if which == "seconds" else novels(int(which))
     more = [arm for arm in arms if arm not in (*FIRST, *LAST, *NOT_SHOWN)]
     return {arm: arms[arm] for arm in [*FIRST, *more, *LAST] if arm in arms}
 
 
-def comparison(num_steps: str = "1500") -> str:
-    """Every arm by every likelihood, means over seeds."""
+def comparison(which: str = "1500") -> str:
+    """Every arm by every likelihood that any of them has, means over seeds."""
+    arms = shown_arms(which)
+    columns = [column for column in ORDERS if any(_has(runs, column) for runs in arms.values())]
     rows = [
-        [arm_name(arm), str(len(runs)), *(mean_cell(runs, column) for column in ORDERS), steps(runs), seconds(runs)]
-        for arm, runs in shown_arms(int(num_steps)).items()
+        [arm_name(arm), str(len(runs)), *(mean_cell(runs, column) for column in columns), steps(runs), seconds(runs)]
+        for arm, runs in arms.items()
     ]
-    return table(["method", "seeds", *ORDERS.values(), "steps", "s"], rows)
+    return table(["method", "seeds", *(ORDERS[column] for column in columns), "steps", "s"], rows)
 
 
 def perplexities(*arms: str) -> str:
@@ -70,7 +74,7 @@ def _bold(text: str, mean: Mean | None, lowest: float) -> str:
 
 def own_bounds(*lengths: str) -> str:
     """The perplexity that each method's own bound is: under its schedule where it has one."""
-    arms = shown_arms(int(lengths[0]))
+    arms = shown_arms(lengths[0])
     rows = []
     for arm in (arm for arm, runs in arms.items() if _has(runs, "any_order")):
         runs = [novels(int(length)).get(arm, []) for length in lengths]
@@ -79,10 +83,10 @@ def own_bounds(*lengths: str) -> str:
     return table(["", *(f"{int(length):,} steps" for length in lengths)], rows)
 
 
-def leads(num_steps: str = "1500") -> str:
+def leads(which: str = "1500") -> str:
     """Differences to the baseline that has the same likelihood, paired by seed. A baseline with Muon is compared with
     no method that has AdamW."""
-    arms = shown_arms(int(num_steps))
+    arms = shown_arms(which)
     baselines = {"any_order": ["mdlm, AdamW", "mdlm"], f"{OWN}16": ["mdlm"], "left_to_right": ["causal"]}
     rows = []
     for column, names in baselines.items():
@@ -112,7 +116,7 @@ def by_length(column: str = "any_order") -> str:
     lengths = [
         n for n in (500, 750, 1500, 3000, 4500, 6000) if sum(_has(runs, column) for runs in novels(n).values()) > 1
     ]
-    arms = [arm for arm in shown_arms(1500) if sum(_has(novels(n).get(arm, []), column) for n in lengths) > 1]
+    arms = [arm for arm in shown_arms("1500") if sum(_has(novels(n).get(arm, []), column) for n in lengths) > 1]
     rows = [[arm_name(arm), *(mean_cell(novels(n).get(arm, []), column) for n in lengths)] for arm in arms]
     return table(["method", *(f"{n:,} steps" for n in lengths)], rows)
 
@@ -135,11 +139,35 @@ def by_mask_rate() -> str:
             if differences:
                 means = [mean_with_interval(tenth) for tenth in zip(*differences, strict=True)]
                 errors = [mean.standard_error for mean in means if mean.standard_error is not None]
-                name = f"{arm_name(arm)}, {num_steps:,} steps, {len(differences)} seed{'s' * (len(differences) > 1)}"
+                seeds = f"{len(differences)} seed{'s' * (len(differences) > 1)}"
+                name = f"{arm_name(arm)}, {steps(novels(num_steps)[arm])} steps, {seeds}"
                 worst = f"{max(errors):.3f}" if errors else ""
                 rows.append([name, *(f"{mean.value:+.2f}" for mean in means), worst])
     tenths = [f"{n / 10:.1f} to {(n + 1) / 10:.1f}" for n in range(10)]
     return table(["minus `mdlm`, by mask rate", *tenths, "error at most"], rows)
+
+
+def writing(file: str) -> str:
+    """Texts written from nothing: what a judge pays, what the text costs in the sampler's own order, its entropy."""
+    content = stored(file)
+    rows = [
+        [
+            _writer(point),
+            f"{point['nfe_mean']:.0f}",
+            *(nats(Number(point[f"{name}_nats"], point[f"{name}_error"])) for name in ("judge", "order")),
+            f"{point['entropy_nats']:.3f}",
+        ]
+        for point in content["points"]
+    ]
+    real = content["real"]
+    judged = nats(Number(real["judge_nats"], real["judge_error"]))
+    rows.append(["validation text", "", judged, "", f"{real['entropy_nats']:.3f}"])
+    return table(["", "evaluations", "judge", "own order, of validation text", "entropy"], rows)
+
+
+def _writer(point: Mapping[str, Any]) -> str:
+    name = f"`{point['sampler']}`"
+    return f"{name}, one at a time" if point["sampler"] == "first_hitting" and point["steps"] is None else name
 
 
 def judge(num_steps: str, task: str) -> str:
@@ -177,4 +205,5 @@ TABLES: Mapping[str, Callable[..., str]] = {
     "leads": leads,
     "own_bounds": own_bounds,
     "perplexities": perplexities,
+    "writing": writing,
 }

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from benchmarks.results.markdown import arm_name, nats, table
 from benchmarks.results.stored import FOLDER, Number, Run, mean_of, runs_in, stored
@@ -17,7 +17,7 @@ OPTIMIZERS = {"adamw": "AdamW", "muon": "Muon"}
 def sweep(file: str) -> str:
     """Learning rates: an experiment whose arms are called METHOD_OPTIMIZER_RATE, a point in the rate written as _."""
     if not (FOLDER / file).exists():
-        return f"Not measured yet: `atat experiment run docs/results/{file.removesuffix('.json')}.yaml`."
+        return f"Not measured yet: `atat experiment run docs/results/{file.removesuffix('.json')}.yaml --processes 6`."
     found: dict[tuple[str, str, float], list[Run]] = {}
     for run in runs_in(stored(file)["runs"]):
         named = NAMED_BY_RATE.fullmatch(run.arm)
@@ -40,31 +40,29 @@ def _short(rate: float) -> str:
 
 
 def adapted(file: str) -> str:
-    """What benchmarks.adapt_causal stored: a pretrained causal network, and what the same seconds make of it."""
-    if not (FOLDER / file).exists():
-        return "Not measured yet: `python -m benchmarks.adapt_causal START TEXT --out FOLDER`."
-    content = json.loads((FOLDER / file).read_text(encoding="utf-8"))
-    names = {
-        "start": "before",
-        "causal": "left to right alone",
-        "two_ways": "both ways",
-        "scratch": "both, random start",
-    }
-    likelihoods = dict.fromkeys(
-        name for found in content["evaluate"].values() for name, number in found.items() if _is_likelihood(name, number)
-    )
+    """What benchmarks.adapt_causal stored: a pretrained causal network, and what further training makes of it."""
+    content = stored(file)
+    orders = {"left to right": "left to right", "any order (PPL-U)": "any order", EVALUATIONS_64: "own order, 64"}
     rows = []
-    for name, shown in names.items():
-        if name in content["evaluate"]:
-            found, run = content["evaluate"][name], content.get(name, {})
-            steps = f"{run['num_steps']:,}" if isinstance(run, dict) and run else ""
-            cells = [nats(Number(*found[each])) if each in found else "" for each in likelihoods]
-            rows.append([shown, *cells, steps])
-    return table(["", *likelihoods, "steps"], rows)
+    for name, found in content["evaluate"].items():
+        run = content.get(name) if name != "start" else None
+        how = ["", "", ""] if run is None else [_optimizer(run), f"{run['num_steps']:,}", f"{run['train_s']:.0f}"]
+        numbers = [nats(Number(*found[order])) if order in found else "" for order in orders]
+        rows.append([NETWORKS[name.partition(",")[0]], *how, *numbers])
+    return table(["", "optimizer", "steps", "s", *orders.values()], rows)
 
 
-def _is_likelihood(name: str, number: object) -> bool:
-    return isinstance(number, list) and "less" not in name
+EVALUATIONS_64 = "own order of spread, 64 evaluations"
+NETWORKS = {
+    "start": "as published",
+    "causal": "left to right alone",
+    "two_ways": "both ways",
+    "scratch": "both ways, from random weights",
+}
+
+
+def _optimizer(run: Mapping[str, Any]) -> str:
+    return f"{OPTIMIZERS[run['optimizer']]} {_short(run['lr'])}"
 
 
 TABLES_TO_COME: Mapping[str, Callable[..., str]] = {"adapted": adapted, "sweep": sweep}

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from benchmarks.results.markdown import less, nats, perplexity
-from benchmarks.results.novels import novels, of_two_ways, older_novels
+from benchmarks.results.novels import equal_seconds_novels, novels, of_two_ways, older_novels
 from benchmarks.results.stored import Number, Run, difference_of, mean_of, stored
 from benchmarks.results.tables import SPREAD
 
@@ -96,6 +96,17 @@ def tenth(file: str, arm: str, number: str, form: str) -> str:
     return format(sum(found) / len(found), form)
 
 
+def seconds_nats(arm: str, column: str) -> str:
+    """The mean over the seeds of the experiment at equal seconds."""
+    return nats(mean_of(equal_seconds_novels()[arm], column))
+
+
+def seconds_change(arm: str, against: str, column: str) -> str:
+    """By how much lower or higher the perplexity of arm is at equal seconds, per cent without a sign."""
+    found = _difference(equal_seconds_novels(), arm, against, column)
+    return f"{100 * abs(math.expm1(found.value)):.1f}%"
+
+
 def muon_gain(method: str, column: str) -> str:
     """Nats between AdamW and Muon after 500 steps, each at the best of its rates."""
     return f"{_best_of_rates(method, 'adamw', column) - _best_of_rates(method, 'muon', column):.2f}"
@@ -161,6 +172,8 @@ VALUES: Mapping[str, Callable[..., str]] = {
     "passes": passes,
     "perplexity": arm_perplexity,
     "said": said,
+    "seconds_change": seconds_change,
+    "seconds_nats": seconds_nats,
     "seeds": seeds,
     "tenth": tenth,
     "timed": timed,
