@@ -34,6 +34,7 @@ def whole(text: Path) -> Path:
     """A run that nobody interrupted."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ATAT_CACHE", str(text.parent / "cache"))
+        patch.setattr("mdlm_atat.runs.train.write_report", lambda folder: folder / "report.html")
         assert train_method("importance_rates", text, text.parent / "whole", **IN_PARTS) == 0
     return text.parent / "whole"
 
@@ -118,6 +119,7 @@ IN_THE_LOOP = {  # where, which call of it, the step that the run then stops at
 }
 
 
+@pytest.mark.usefixtures("no_report")
 @pytest.mark.parametrize("moment", IN_THE_LOOP)
 def test_ctrl_c_in_training_ends_with_a_checkpoint_that_goes_on_bit_for_bit(text, whole, tmp_path, interrupt, moment):
     """A validation is left after the batch at hand, and the run that goes on begins with it."""
