@@ -21,6 +21,7 @@ from mdlm_atat.core.masking import scored_positions
 from mdlm_atat.core.objective import Draw, count_weights
 from mdlm_atat.core.schedules import Linear
 from mdlm_atat.core.strategies.by_position import PositionAwareMaskingScheduler
+from mdlm_atat.core.strategies.rates import Clean
 from mdlm_atat.core.times import UniformTime, Weighting
 from mdlm_atat.samplers.canvas import Canvas
 from mdlm_atat.samplers.follow_rates import FollowRates, RateHitting
@@ -233,6 +234,20 @@ def test_where_an_answer_is_scored_the_time_is_the_share_of_masks_in_the_row_wit
     use(denoise)
     assert len(denoise.told) > len(ROWS)
     torch.testing.assert_close(denoise.told, denoise.masked)
+
+
+@pytest.mark.parametrize("shape", ["slope", "u_shape"])
+def test_masks_by_position_fall_on_an_answer_as_on_a_text_of_its_length(shape: Literal["slope", "u_shape"]):
+    """Counted from the start of the row, the u of an answer of 2 tokens behind 28 has w of exp(6000) and more."""
+    masking, t = PositionAwareMaskingScheduler(Linear(), shape, 2.0), torch.tensor([0.3], dtype=torch.float64)
+    place = torch.arange(32)[None]
+    for number in (2, 5):
+        alone = masking(t, Clean(place[:, :number] < number))
+        behind = masking(t, Clean((place >= 30 - number) & (place < 30)))
+        answer = slice(30 - number, 30)
+        torch.testing.assert_close(behind.mask_rate[:, answer], alone.mask_rate)
+        torch.testing.assert_close(behind.speed[:, answer], alone.speed)
+        assert behind.mask_rate[:, answer].mean().item() == pytest.approx(0.3, abs=1e-9)
 
 
 @pytest.mark.parametrize("form", ["continuous", "order"])

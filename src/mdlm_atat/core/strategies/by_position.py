@@ -56,7 +56,8 @@ class PositionAwareMaskingScheduler(ExponentMasking):
             # the mean is taken out: a common factor of all w is a change of time and has no bearing on the bound
             centred = (self.table - self.table.mean()).to(scored.device)
             return centred[position].double().expand(scored.shape)
-        bias = position_bias(self.shape, self.strength, position, scored.sum(1, keepdim=True))
+        behind_prompt = position - scored.long().argmax(1, keepdim=True)
+        bias = position_bias(self.shape, self.strength, behind_prompt, scored.sum(1, keepdim=True))
         return torch.where(scored, bias, 0.0)  # beyond the text it would grow without end
 
     def __call__(
