@@ -73,6 +73,18 @@ def steps(runs: Sequence[Run]) -> str:
     return f"{sum(run.num_steps for run in runs) / len(runs):,.0f}"
 
 
+def operations(runs: Sequence[Run]) -> str:
+    """Of training, in 10^15 multiplications and additions, in the mean over the runs that have them stored."""
+    known = [run.train_flops for run in runs if run.train_flops is not None]
+    return f"{sum(known) / len(known) / 1e15:.1f}" if known else ""
+
+
+def memory(runs: Sequence[Run]) -> str:
+    """The most of the card's memory that a run took, in GiB."""
+    known = [run.peak_memory_bytes for run in runs if run.peak_memory_bytes is not None]
+    return f"{max(known) / 2**30:.1f}" if known else ""
+
+
 def one(runs: Sequence[Run], column: str, seed: int = 0) -> str:
     """One run's number, with its error over the draws or sequences."""
     return nats(numbers_of(runs, column).get(seed))

@@ -46,6 +46,8 @@ class Run:
     train_s: float | None = None
     """Alone on its card; None where it was not, or that is not known."""
     tokens_per_s: float | None = None
+    train_flops: float | None = None
+    peak_memory_bytes: int | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     profile: tuple[float, ...] = ()
     """Nats per masked token, in tenths of the mask rate from 0 to 1; nothing where that is not stored."""
@@ -84,6 +86,8 @@ def _of_experiment(entry: Mapping[str, Any]) -> Run:
         num_steps=entry["num_steps"],
         numbers={k: Number(cost.nats_per_token, _known(cost.standard_error)) for k, cost in costs.items() if cost},
         train_s=None if entry.get("shared_card") else entry.get("train_seconds"),
+        train_flops=entry.get("train_flops"),
+        peak_memory_bytes=entry.get("peak_memory_bytes"),
         settings=entry.get("config") or {},
         profile=profile_of(entry["final"]),
     )

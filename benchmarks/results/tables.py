@@ -11,7 +11,9 @@ from benchmarks.results.markdown import (
     interval,
     less,
     mean_cell,
+    memory,
     nats,
+    operations,
     perplexity,
     seconds,
     steps,
@@ -49,11 +51,15 @@ def comparison(which: str = "1500") -> str:
     """Every arm by every likelihood that any of them has, means over seeds."""
     arms = shown_arms(which)
     columns = [column for column in ORDERS if any(_has(runs, column) for runs in arms.values())]
+    costs = {"steps": steps, "s": seconds}
+    if which == "seconds":
+        costs |= {"10^15 operations": operations, "GiB": memory}
     rows = [
-        [arm_name(arm), str(len(runs)), *(mean_cell(runs, column) for column in columns), steps(runs), seconds(runs)]
+        [arm_name(arm), str(len(runs)), *(mean_cell(runs, column) for column in columns)]
+        + [cost(runs) for cost in costs.values()]
         for arm, runs in arms.items()
     ]
-    return table(["method", "seeds", *(ORDERS[column] for column in columns), "steps", "s"], rows)
+    return table(["method", "seeds", *(ORDERS[column] for column in columns), *costs], rows)
 
 
 def perplexities(*arms: str) -> str:

@@ -107,6 +107,11 @@ def seconds_change(arm: str, against: str, column: str) -> str:
     return f"{100 * abs(math.expm1(found.value)):.1f}%"
 
 
+def seconds_seeds(arm: str) -> str:
+    """How many seeds of an arm the experiment at equal seconds has so far, in figures."""
+    return str(len(equal_seconds_novels()[arm]))
+
+
 def muon_gain(method: str, column: str) -> str:
     """Nats between AdamW and Muon after 500 steps, each at the best of its rates."""
     return f"{_best_of_rates(method, 'adamw', column) - _best_of_rates(method, 'muon', column):.2f}"
@@ -174,6 +179,7 @@ VALUES: Mapping[str, Callable[..., str]] = {
     "said": said,
     "seconds_change": seconds_change,
     "seconds_nats": seconds_nats,
+    "seconds_seeds": seconds_seeds,
     "seeds": seeds,
     "tenth": tenth,
     "timed": timed,
