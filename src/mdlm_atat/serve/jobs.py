@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from mdlm_atat.lm import How, LanguageModel
 from mdlm_atat.lm.filling import Filling
@@ -17,6 +18,7 @@ from mdlm_atat.serve.mailbox import Done, Event, Failed, Framed, Queued, Started
 from mdlm_atat.serve.mistakes import RequestError
 
 Tell = Callable[[Event], None]
+T = TypeVar("T")
 
 
 class Dropped(Exception):
@@ -169,7 +171,10 @@ class Fill(Job):
         if self.plan is None:
             self.plan = self._make_plan()
             self.warn(self.plan.warnings)
-            self.batch = (self.how, lm.batches_of(self.plan.rows[:1], self.how)[0])
+            rows = self.plan.rows
+            batches, warned = heard(lambda: lm.batches_of(rows[:1], self.how))
+            self.warn(warned)
+            self.batch = (self.how, batches[0])
             self.waiting = list(range(len(self.plan.rows)))
         return self.plan
 
@@ -224,3 +229,12 @@ class Fill(Job):
     def _show(self, number: int, filling: Filling, place: int) -> None:
         if number in self.watch.frames:
             self.tell(Framed(number, filling.frame(place, importance=self.watch.importance)))
+
+
+def heard(work: Callable[[], T]) -> tuple[T, list[str]]:
+    """Do what may warn, and return its result and the warnings: of what a client asked for and of its text, which they
+    may hold, that client alone hears."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        result = work()
+    return result, [str(warning.message) for warning in caught]

@@ -17,7 +17,7 @@ from mdlm_atat.samplers.catalogue import PRESET_SUMMARIES, PRESETS, RULES, descr
 from mdlm_atat.samplers.seeds import text_seeds
 from mdlm_atat.samplers.template import Gap, Template, parse_template
 from mdlm_atat.serve.answers import Label, Labels, Scored, Scores, Shown, Texts, finite
-from mdlm_atat.serve.jobs import Call, Fill, Filled, Plan, Tell, Watch
+from mdlm_atat.serve.jobs import Call, Fill, Filled, Plan, Tell, Watch, heard
 from mdlm_atat.serve.limits import Limits
 from mdlm_atat.serve.mailbox import Done
 from mdlm_atat.serve.mistakes import RequestError
@@ -33,7 +33,6 @@ from mdlm_atat.serve.requests import (
 )
 from mdlm_atat.serve.stops import cut_at_stop
 from mdlm_atat.serve.tokens import is_byte
-from mdlm_atat.serve.worker import heard
 
 DEFAULT_MAX_TOKENS = 128  # after a prompt
 LENGTH_DRAWS = 4  # for each length of a completion before a suffix: an editor does not wait for more

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import threading
-import warnings
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import TypeVar
 
 from mdlm_atat.device import explain_out_of_memory
 from mdlm_atat.lm import LanguageModel
 from mdlm_atat.lm.filling import Filling
-from mdlm_atat.serve.jobs import Call, Dropped, Fill, Job
+from mdlm_atat.serve.jobs import Call, Dropped, Fill, Job, heard
 from mdlm_atat.serve.limits import Limits
 from mdlm_atat.serve.mistakes import RequestError
 
 CLOSE_TIMEOUT_S = 10.0
-T = TypeVar("T")
 
 
 class Worker:
@@ -227,12 +224,3 @@ class Worker:
                     return
         for place, (job, number) in left.items():
             job.take(number, filling, place)
-
-
-def heard(work: Callable[[], T]) -> tuple[T, list[str]]:
-    """Do what may warn, and return its result and the warnings: of what a client asked for and of its text, which they
-    may hold, that client alone hears."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        result = work()
-    return result, [str(warning.message) for warning in caught]
