@@ -241,6 +241,7 @@ def test_a_file_that_names_a_permissive_licence_has_that_one() -> None:
         "/*\n * Permission is hereby granted, free of charge, ...\n */\n",
         "%% %CopyrightBegin%\n%% Copyright A 2020\n%% %CopyrightEnd%\n\n",
         "; Copyright A\n; see the licence file\n",
+        "// Copyright A.\n\n// Use is subject to the Boost\n// License (See accompanying file LICENSE_1_0.txt)\n",
     ],
 )
 def test_notices_at_the_head_go_and_other_comments_stay(notice: str) -> None:
@@ -258,7 +259,8 @@ def test_code_of_an_ordinary_kind_looks_made_by_nobody() -> None:
 
 def test_a_page_gives_its_visible_text_between_two_marks() -> None:
     sentence = "<p>This is a sentence of a manual that has more than eight words.</p>"
-    page = f'<nav>Home Next</nav><main>{sentence * 40}<a class="headerlink">¶</a></main><footer>Copyright</footer>'
+    aside = '<a class="headerlink">¶</a><svg><text>drawn</text></svg>'
+    page = f"<nav>Home Next</nav><main>{sentence * 40}{aside}</main><footer>Copyright</footer>"
     read = read_page(page.encode(), "<main>", "</main>")
     assert isinstance(read, Read)
     assert set(read.text.split("\n")) == {"This is a sentence of a manual that has more than eight words.", ""}

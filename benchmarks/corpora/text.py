@@ -33,7 +33,7 @@ _GENERATED = re.compile(
 _NOTICE = re.compile(
     r"copyright|SPDX-|all rights reserved|licensed (?:under|to)|licen[sc]e (?:agreement|file|for the specific)|"
     r"under the (?:terms of )?(?:the )?[\w .-]{0,40}licen[sc]e|permission is hereby|redistribution and use|"
-    r"not use this file except",
+    r"not use this file except|subject to the boost|LICENSE_1_0|see (?:the )?(?:accompanying )?(?:file )?LICENSE",
     re.IGNORECASE,
 )
 _COMMENT = re.compile(
@@ -43,12 +43,12 @@ _COMMENT = re.compile(
     re.MULTILINE | re.DOTALL,
 )
 """A comment from the start of a line on, of one kind, with the empty lines after it."""
-_ANCHOR = re.compile(
-    r'<a class="(?:headerlink|permalink|selflink|anchor)"[^>]*>.*?</a>|<span class="viewcode-link">.*?</span>',
+_ASIDE = re.compile(
+    r'<a class="(?:headerlink|permalink|selflink|anchor)"[^>]*>.*?</a>|<span class="viewcode-link">.*?</span>|'
+    r"<(svg|button)\b.*?</\1>",
     re.DOTALL,
 )
-
-
+"""What stands on a page to be looked at or pressed."""
 _ASCII = bytes(range(128))
 
 
@@ -123,7 +123,7 @@ def read_page(data: bytes, begins: str, ends: str) -> Read | LeftOut:
     if not start:
         return LeftOut("a page without text")
     end = re.compile(ends).search(page, start.end()) if ends else None
-    body = _ANCHOR.sub("", page[start.end() : end.start() if end else None])
+    body = _ASIDE.sub("", page[start.end() : end.start() if end else None])
     text = visible_text(body).replace("\xa0", " ").replace("¶", "")
     text = re.sub(r"[ \t]+\n", "\n", re.sub(r"\n{3,}", "\n\n", text)).strip("\n") + "\n"
     if len(text) < SHORTEST_PAGE:
