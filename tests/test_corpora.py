@@ -153,8 +153,8 @@ def test_an_interrupted_run_goes_on_where_it_stopped(pinned: Path, monkeypatch: 
         patch.setattr(fresh, "train_tokenizer", interrupt)
         with pytest.raises(KeyboardInterrupt):
             run(pinned)
-    monkeypatch.setattr(fresh, "files_of", interrupt)  # no archive is read again
-    monkeypatch.setattr(fresh, "select", interrupt)
+    for done in ("files_of", "select"):
+        monkeypatch.delattr(fresh, done)  # no archive is read again, and no document chosen
     assert run(pinned) == 0
     assert (pinned / "code/summary.json").exists()
 
@@ -304,6 +304,34 @@ def test_a_small_held_out_file_inside_a_large_one_keeps_that_out_of_training() -
     assert repeats.keep(code(2, lines=400) + small + code(3, lines=400)) == "near-copy of held-out text"
 
 
+def test_a_passage_of_a_held_out_file_is_not_trained_on() -> None:
+    whole, repeats = code(1, lines=400), Repeats()
+    repeats.hold_out(whole)
+    passage = "\n".join(whole.split("\n")[100:140])
+    assert repeats.keep(passage) == "near-copy of held-out text"
+    assert repeats.keep(passage + code(2, lines=200)) == ""
+
+
+def test_a_held_out_file_that_stands_in_training_text_in_pieces_is_not_scored(tmp_path: Path) -> None:
+    source = archives.Source("a", "code", "npm", "a", "a", "", "MIT", "")
+    paths = [f"{number}.py" for number in range(2000)]
+    held_out = next(path for path in paths if fresh.is_held_out(fresh.Row("", "a", path, "")))
+    text = code(1, lines=100)
+    files = {held_out: text}
+    for number in range(4):  # each has a fifth of it
+        piece = text.split("\n")[20 * number : 20 * number + 20]
+        files[f"train/{number}.py"] = "\n".join([code(10 + number, lines=100), *piece])
+    assert not any(fresh.is_held_out(fresh.Row("", "a", path, "")) for path in files if path != held_out)
+    lines = [json.dumps(fresh.Row(text, "a", path, "MIT")._asdict()) + "\n" for path, text in files.items()]
+    (tmp_path / "a.jsonl").write_text("".join(lines))
+    (tmp_path / "a.json").write_text('{"left_out": {}}')
+    fresh.select(tmp_path, [source], tmp_path)
+    assert len(rows(tmp_path / "train.jsonl")) == 4
+    assert rows(tmp_path / "valid.jsonl") == []
+    counts = json.loads((tmp_path / "selected.json").read_text())["sources"]["a"]
+    assert (counts["valid_documents"], counts["half of it stands in training text_documents"]) == (0, 1)
+
+
 def test_the_share_of_a_held_out_file_that_stands_in_training_text_in_pieces_is_known() -> None:
     text, repeats = code(1, lines=100), Repeats()
     lines = text.split("\n")
@@ -313,7 +341,11 @@ def test_the_share_of_a_held_out_file_that_stands_in_training_text_in_pieces_is_
     assert 0.6 < repeats.covered()[0] < 0.8
 
 
-def test_a_window_of_tokens_that_stands_in_training_text_is_counted_at_any_place() -> None:
+@pytest.mark.parametrize("chunk", [1 << 22, 500])
+def test_a_window_of_tokens_that_stands_in_training_text_is_counted_at_any_place(
+    chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("benchmarks.corpora.overlap.CHUNK", chunk)
     rng = np.random.default_rng(0)
     train, valid = rng.integers(1, 500, 40_000).astype("<u2"), rng.integers(1, 500, 1000).astype("<u2")
     valid[[499, 999]] = 0  # eos: two documents
