@@ -315,13 +315,13 @@ def test_a_passage_of_a_held_out_file_is_not_trained_on() -> None:
 def test_a_held_out_file_that_stands_in_training_text_in_pieces_is_not_scored(tmp_path: Path) -> None:
     source = archives.Source("a", "code", "npm", "a", "a", "", "MIT", "")
     paths = [f"{number}.py" for number in range(2000)]
-    held_out = next(path for path in paths if fresh.is_held_out(fresh.Row("", "a", path, "")))
+    held_out = next(path for path in paths if fresh.is_held_out(fresh.Row("", "a", path, ""), "code"))
     text = code(1, lines=100)
     files = {held_out: text}
     for number in range(4):  # each has a fifth of it
         piece = text.split("\n")[20 * number : 20 * number + 20]
         files[f"train/{number}.py"] = "\n".join([code(10 + number, lines=100), *piece])
-    assert not any(fresh.is_held_out(fresh.Row("", "a", path, "")) for path in files if path != held_out)
+    assert not any(fresh.is_held_out(fresh.Row("", "a", path, ""), "code") for path in files if path != held_out)
     lines = [json.dumps(fresh.Row(text, "a", path, "MIT")._asdict()) + "\n" for path, text in files.items()]
     (tmp_path / "a.jsonl").write_text("".join(lines))
     (tmp_path / "a.json").write_text('{"left_out": {}}')

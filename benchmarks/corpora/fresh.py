@@ -38,7 +38,7 @@ from mdlm_atat.errors import UserError
 from mdlm_atat.progress import Bar
 
 HERE = Path(__file__).parent
-ONE_IN = 200
+ONE_IN = {"code": 200, "prose": 40}
 """Of so many files one is held out, by a hash of its source and path."""
 SAMPLE_BYTES = 60_000_000
 """Text that a tokenizer is trained on."""
@@ -193,7 +193,7 @@ class Choice:
     def held_out(self) -> Iterator[tuple[str, Row]]:
         """Yield what is held out, with its split."""
         for source, row in self._rows():
-            if source.held_out or is_held_out(row):
+            if source.held_out or is_held_out(row, source.kind):
                 split = "elsewhere" if source.held_out else "valid"
                 if self._judge(row, split, self.repeats.hold_out):
                     yield split, row
@@ -201,7 +201,11 @@ class Choice:
     def trained(self) -> Iterator[Row]:
         """Yield what is trained on."""
         for source, row in self._rows():
-            if not source.held_out and not is_held_out(row) and self._judge(row, "train", self.repeats.keep):
+            if (
+                not source.held_out
+                and not is_held_out(row, source.kind)
+                and self._judge(row, "train", self.repeats.keep)
+            ):
                 yield row
         self._bar.close()
 
@@ -243,10 +247,10 @@ class Choice:
         self._counts[row.source][f"{what}_bytes"] += number * len(row.text.encode())
 
 
-def is_held_out(row: Row) -> bool:
-    """Whether a file is validation text: one in two hundred, by a hash of its source and path."""
+def is_held_out(row: Row, kind: str) -> bool:
+    """Whether a file is validation text: one in so many, by a hash of its source and path."""
     digest = hashlib.sha256(f"{row.source}/{row.path}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") % ONE_IN == 0
+    return int.from_bytes(digest[:8], "big") % ONE_IN[kind] == 0
 
 
 def sample(file: Path) -> list[str]:
@@ -276,7 +280,7 @@ def tokens_by_source(tokens: np.ndarray, eos_id: int, file: Path) -> dict[str, i
 
 def write_parts(folder: Path, part_bytes: int) -> list[dict[str, Any]]:
     """Write parts/: train.bin in parts of at most `part_bytes`, each packed by itself, and in parts/rest/ what else is
-    prepared. The parts after each other, unpacked, are train.bin. Packed, tokens take about half."""
+    prepared. The parts after each other, unpacked, are train.bin. Packed, tokens take a quarter to a half."""
     parts, prepared = folder / "parts", folder / "prepared"
     shutil.rmtree(parts, ignore_errors=True)
     shutil.copytree(prepared, parts / "rest", ignore=shutil.ignore_patterns("train.bin", "verified.json"))
