@@ -8,7 +8,9 @@ from xml.etree import ElementTree
 
 import pytest
 from benchmarks.results import __main__ as command
-from benchmarks.results import pictures
+from benchmarks.results import pictures, to_come
+from benchmarks.results import stored as stored_files
+from benchmarks.results.novels import with_newest
 from benchmarks.results.pages import PageError, unmarked, written
 from benchmarks.results.stored import difference_of, mean_of, runs_in
 
@@ -109,6 +111,34 @@ def test_a_picture_is_stale_until_it_is_drawn_of_the_numbers_that_are_stored(tmp
     assert pictures.stale(tmp_path) == [name for name in pictures.PICTURES if name != "judge.svg"]
     other = replace(judge, lines=(replace(judge.lines[0], points=((8.0, 4.0), (16.0, 3.9))), *judge.lines[1:]))
     assert other.hash not in text
+
+
+def test_an_arm_comes_in_place_of_an_older_one_when_it_has_as_many_seeds():
+    older = {"a": runs_in(runs("a", [4.0, 4.1])), "b": runs_in(runs("b", [5.0, 5.1]))}
+    newest = {"a": runs_in(runs("a", [3.0])), "b": runs_in(runs("b", [4.9, 4.9])), "c": runs_in(runs("c", [1.0]))}
+    joined = with_newest(older, newest)
+    assert {arm: [run.numbers["any_order"].value for run in arms] for arm, arms in joined.items()} == {
+        "a": [4.0, 4.1],
+        "b": [4.9, 4.9],
+        "c": [1.0],
+    }
+
+
+def test_a_sweep_has_a_column_for_each_optimizer_and_rate_and_is_named_by_its_command_until_it_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(stored_files, "FOLDER", tmp_path)
+    monkeypatch.setattr(to_come, "FOLDER", tmp_path)
+    assert to_come.sweep("made-up.json") == (
+        "Not measured yet: `atat experiment run docs/results/made-up.yaml --processes 6`."
+    )
+    arms = [*runs("times_muon_2e-3", [4.5]), *runs("times_adamw_1_2e-3", [4.8])]
+    (tmp_path / "made-up.json").write_text(json.dumps({"runs": arms}))
+    assert to_come.sweep("made-up.json").splitlines() == [
+        "| | AdamW 1.2e-3 | Muon 2e-3 |",
+        "|---|---|---|",
+        "| `time_sampling_only`, any order | 4.800 ± 0.010 | 4.500 ± 0.010 |",
+    ]
 
 
 def test_a_seed_that_is_stored_twice_is_refused():

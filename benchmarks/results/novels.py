@@ -17,8 +17,12 @@ NEWEST_STEPS = 1500
 @cache
 def novels(num_steps: int = 1500) -> dict[str, list[Run]]:
     """The runs of each arm at one length of training, ordered by seed. The newest are all at that of their budget."""
-    older = older_novels(num_steps)
     newest = equal_seconds_novels() if num_steps == NEWEST_STEPS else {}
+    return with_newest(older_novels(num_steps), newest)
+
+
+def with_newest(older: dict[str, list[Run]], newest: dict[str, list[Run]]) -> dict[str, list[Run]]:
+    """The older arms, but for those that have as many seeds or more among the newest."""
     return older | {arm: runs for arm, runs in newest.items() if len(runs) >= len(older.get(arm, []))}
 
 
