@@ -23,6 +23,7 @@ from mdlm_atat.core.schedules import Linear
 from mdlm_atat.core.strategies.by_position import PositionAwareMaskingScheduler
 from mdlm_atat.core.strategies.rates import Clean
 from mdlm_atat.core.times import UniformTime, Weighting
+from mdlm_atat.samplers.blocks import Blocks
 from mdlm_atat.samplers.canvas import Canvas
 from mdlm_atat.samplers.follow_rates import FollowRates, RateHitting
 from mdlm_atat.samplers.left_to_right import LeftToRight
@@ -277,6 +278,20 @@ def test_a_rule_that_follows_rates_tells_the_share_of_masks_and_asks_at_the_mask
     sample(AtMaskRate(ask), canvas, rule, mask_id=JOINT.mask_id, seeds=[2])
     assert asked[0] == (0.5, 1.0)
     assert all(told == rate / 2 for told, rate in asked)
+
+
+@pytest.mark.parametrize("rule", [FollowRates(num_steps=2), RateHitting()])
+def test_masks_of_later_blocks_are_told_and_are_no_more_given_than_those_of_the_block(rule: StepRule):
+    """A block of 2 in a row of 4: all of the row is masked at first. Then the first two tokens are given."""
+    asked: list[tuple[float, float]] = []
+
+    def ask(z_t: Tensor, t: Tensor, rate: Tensor) -> Prediction:
+        asked.append((t[0].item(), rate[0].item()))
+        return Prediction(Prediction.of(JOINT.denoise(z_t, t)).logits, torch.ones(z_t.shape))
+
+    blocks = Blocks(inner=rule, size=2, window=LENGTH)
+    sample(AtMaskRate(ask), Canvas.blank(1, LENGTH, JOINT.mask_id), blocks, mask_id=JOINT.mask_id, seeds=[3])
+    assert asked == [(1, 1), (0.75, 0.75), (0.5, 1), (0.25, 0.5)]
 
 
 def test_the_floor_to_beat_and_counts_are_of_the_answers():

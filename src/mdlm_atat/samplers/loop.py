@@ -107,14 +107,17 @@ class Reverse:
             if rate is None and not isinstance(self._denoise, AtMaskRate):
                 found = self._denoise(z_t, share)
             else:
-                found = self._at_rate(z_t, share, self.fillable[rows].float().mean(1), rate)
+                found = self._at_rate(z_t, share, self.fillable[rows], rate)
         prediction = Prediction.of(found) if isinstance(found, Tensor) else found
         return prediction if self.guidance is None else self.guidance.apply(prediction)
 
-    def _at_rate(self, z_t: Tensor, share: Tensor, to_fill: Tensor, rate: float | None) -> Any:
-        """`share`, `to_fill`: of the places of each row, those that are masked and those that are not given."""
-        of_rule = share / to_fill if rate is None else torch.full_like(share, rate)
-        told = share if rate is None else of_rule * to_fill
+    def _at_rate(self, z_t: Tensor, share: Tensor, fillable: Tensor, rate: float | None) -> Any:
+        """`share`: of the places of each row, those that are masked. In a window masks of later ones may be among them,
+        which stay: they are to be filled in too, and not given."""
+        waiting = ((z_t == self.mask_id) & ~fillable).float().mean(1)
+        to_fill = fillable.float().mean(1)
+        told = share if rate is None else rate * to_fill + waiting
+        of_rule = told / (to_fill + waiting)
         if isinstance(self._denoise, AtMaskRate):
             return self._denoise.ask(z_t, told, of_rule)
         return self._denoise(z_t, told)
