@@ -22,6 +22,7 @@ from mdlm_atat.scaling.speed import (
     Speed,
     checkpoint_of,
     interpolated,
+    is_twin,
     ring_bytes,
     speed_of,
     utilisation,
@@ -38,7 +39,17 @@ def speed_as_planned(step: Step, num_gpus: int, way: Way, **changed) -> Speed:
     return speed_of(config, sizes, way, machines, 1, flops, measured().gpu(step.gpu), measured())
 
 
-ALONE = [step for step in measured().alone("h200") if step.step_s and step.length != 128 and step.tokens_per_gpu < 2e5]
+def is_used(step: Step) -> bool:
+    """Whether plans are made from it: not where the same was measured as a recorded step too."""
+    same = (s for s in measured().steps if is_twin(s, step) and (s.num_gpus, s.shard) == (step.num_gpus, step.shard))
+    return step.recorded or not any(other.recorded and other.method == step.method for other in same)
+
+
+ALONE = [
+    step
+    for step in measured().alone("h200")
+    if step.step_s and step.length != 128 and step.tokens_per_gpu < 2e5 and is_used(step)
+]
 
 
 @pytest.mark.parametrize("step", ALONE, ids=lambda step: step.name)
@@ -57,7 +68,9 @@ def test_recomputed_blocks_are_as_slow_as_they_were_measured(step):
 
 
 @pytest.mark.parametrize(
-    "step", [step for step in measured().steps if step.num_gpus == 2 and step.method == "mdlm"], ids=lambda s: s.name
+    "step",
+    [step for step in measured().steps if step.num_gpus == 2 and step.method == "mdlm" and is_used(step)],
+    ids=lambda step: step.name,
 )
 def test_two_gpus_are_as_fast_as_they_were_measured(step):
     way = Way("sharded" if step.shard else "data-parallel")
@@ -80,7 +93,7 @@ def test_between_two_measured_widths_the_share_is_between_theirs_and_beyond_the_
     assert all(0.2 < share < 0.8 for share in at.values())
 
 
-@pytest.mark.parametrize(("width", "within"), [(384, 0.3), (512, 0.15), (1024, 0.06)])
+@pytest.mark.parametrize(("width", "within"), [(384, 0.3), (512, 0.15), (1024, 0.1)])
 def test_a_width_that_is_left_out_is_told_from_its_neighbours_better_where_networks_are_large(width, within):
     known = measured()
     gpu, steps = known.gpu("h200"), [step for step in known.alone("h200") if step.step_s]

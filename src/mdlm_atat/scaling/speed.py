@@ -96,10 +96,10 @@ def speed_of(
 
 def utilisation(width: int, length: int, steps: Sequence[Step], measured: Measured, gpu: GPU) -> float:
     """The share of a GPU's rate that forward and backward pass reach at a width: a straight line over log(width)
-    between measured steps, of which for each width the one with the nearest length counts. Beyond the narrowest and the
-    widest it stays what it is there: nothing is extrapolated."""
+    between measured steps. Of a width's the one with the nearest length counts, a recorded one first. Beyond the
+    narrowest and the widest it stays what it is there: nothing is extrapolated."""
     near: dict[int, Step] = {}
-    for step in sorted(steps, key=lambda step: step.tokens_per_gpu):
+    for step in sorted(steps, key=lambda step: (step.tokens_per_gpu, not step.recorded)):
         if step.step_s is None:
             continue
         before = near.get(step.width)
@@ -134,12 +134,12 @@ def interpolated(x: float, xs: Sequence[float], ys: Sequence[float]) -> float:
 def recompute_ratio(width: int, measured: Measured) -> float:
     """How many times as long a step is where blocks are computed again, at the measured width that is nearest."""
     pairs = [
-        (step.width, step.step_s / twin.step_s)
+        (abs(math.log(step.width / width)), not twin.recorded, step.step_s / twin.step_s)
         for step in measured.steps
         for twin in measured.alone(step.gpu)
         if step.recompute and step.num_gpus == 1 and step.step_s and twin.step_s and is_twin(step, twin)
     ]
-    return min(pairs, key=lambda pair: abs(math.log(pair[0] / width)))[1]
+    return min(pairs)[2]
 
 
 def is_twin(step: Step, other: Step) -> bool:
