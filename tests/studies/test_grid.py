@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from mdlm_atat.config.arguments import read_config
-from mdlm_atat.config.files import load_config, read_flags
+from mdlm_atat.config.files import flags_of, load_config, read_flags
 from mdlm_atat.config.yaml_text import yaml_text
 from mdlm_atat.errors import UserError
 from mdlm_atat.studies.grid import Budget, grid_tree, merge
@@ -17,7 +17,6 @@ from mdlm_atat.studies.grid_file import describe_grids, load_grid, select
 from mdlm_atat.studies.jobs import (
     budget_steps,
     differences,
-    flags_of,
     flat_settings,
     jobs_of,
     run_config,

@@ -159,6 +159,16 @@ def read_flags(argv: Sequence[str]) -> tuple[dict[str, Any], list[Mistake]]:
     return settings, mistakes
 
 
+def flags_of(settings: Mapping[str, Any]) -> list[str]:
+    """Settings as words of a command line, which `read_flags` reads as the same settings."""
+    words: list[str] = []
+    for path, value in settings.items():
+        texts = [_word(item) for item in (value if isinstance(value, (list, tuple)) else [value])]
+        one_word = len(texts) == 1 and texts[0].startswith("--")
+        words += [f"--{path}={texts[0]}"] if one_word else [f"--{path}", *texts]
+    return words
+
+
 def apply_settings(config: RunConfig, settings: Mapping[str, Any]) -> tuple[RunConfig | None, list[Mistake]]:
     """The configuration with some settings changed, by dotted path and the value that a file would hold, or all that
     is wrong with them."""
@@ -205,6 +215,12 @@ def _value_of_words(hint: Any, words: list[str]) -> Any:
 
 
 # --- files
+
+
+def _word(value: Any) -> str:
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _shipped(kind: str) -> Traversable:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mdlm_atat.checks import one_of, whole, within
 from mdlm_atat.config.arguments import read_config
 from mdlm_atat.config.build import causal_rows, modes_of
-from mdlm_atat.config.schema import SECTIONS, RunConfig
+from mdlm_atat.config.files import flags_of
+from mdlm_atat.config.schema import RunConfig
+from mdlm_atat.data.split_writer import token_dtype
 from mdlm_atat.errors import UserError, quoted
 from mdlm_atat.formats import short_count
 from mdlm_atat.scaling.limits import Limit, limits_of
@@ -21,6 +25,7 @@ from mdlm_atat.scaling.memory import Kind, Memory, Way, memory_of
 from mdlm_atat.scaling.sizes import Sizes, of_size, sizes_of
 from mdlm_atat.scaling.speed import Machines, Speed, Stored, checkpoint_of, ddp_bytes_per_parameter, speed_of
 from mdlm_atat.training.flops import training_flops_per_token
+from mdlm_atat.training.folder import changes
 
 VOCABULARIES = {"gpt2": 50_257, "bert-base-uncased": 30_522, "byte": 256}
 """Tokens of tokenizers that are known by name."""
@@ -164,7 +169,7 @@ def plan(
     total_s = None
     if shown.speed is not None:
         total_s = num_steps * shown.speed.step_s + num_checkpoints * stored.seconds + order_s
-    token_bytes = int(tokens) * token_width(vocab_size)
+    token_bytes = int(tokens) * np.dtype(token_dtype(vocab_size)).itemsize
     host_bytes = host_gib * 2**30 * machines.gpus_here
     limits = limits_of(
         sizes=sizes,
@@ -343,11 +348,6 @@ def as_chosen(config: RunConfig, option: Option) -> RunConfig:
     return replace(config, train=train)
 
 
-def token_width(vocab_size: int) -> int:
-    """Bytes of a token in a prepared file: see `data.split_writer.token_dtype`."""
-    return next(size for size in (1, 2, 4) if vocab_size <= 2 ** (8 * size) - 1)
-
-
 def command_of(
     config: RunConfig, base: str | Path | RunConfig, method: str | None, machines: Machines, *, name: str
 ) -> str:
@@ -364,33 +364,8 @@ def command_of(
         words.append(quoted(str(base)))
     words += [] if method is None else ["--method", quoted(method)]
     words += ["--out", f"runs/{name}"]
-    for path, value in differences(before, config).items():
-        words += [f"--{path}", *flag_words(value)]
-    return " ".join(words)
-
-
-def differences(before: RunConfig, after: RunConfig) -> dict[str, Any]:
-    """Settings by dotted path whose values are not the same."""
-    found: dict[str, Any] = {}
-    for section in SECTIONS:
-        old, new = getattr(before, section), getattr(after, section)
-        for part in fields(new):
-            if getattr(old, part.name) != getattr(new, part.name):
-                found[f"{section}.{part.name}"] = getattr(new, part.name)
-    return found
-
-
-def flag_words(value: Any) -> list[str]:
-    """A setting's value as the words of a flag."""
-    match value:
-        case bool():
-            return [str(value).lower()]
-        case None:
-            return ["null"]
-        case tuple() | list():
-            return [word for part in value for word in flag_words(part)]
-        case _:
-            return [quoted(str(value))]
+    changed = {path: after for path, (_, after) in changes(before, config).items()}
+    return " ".join([*words, *map(quoted, flags_of(changed))])
 
 
 def assumptions_of(

@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from mdlm_atat.config.files import flags_of
 from mdlm_atat.config.schema import RunConfig
 from mdlm_atat.studies.grid import Arm, Budget, Corpus, Grid
 
@@ -127,22 +128,6 @@ def train_words(variant: Variant, settings: Mapping[str, Any], out: Path) -> lis
     arm = variant.arm
     method = [] if arm.method is None else ["--method", arm.method]
     return ["train", arm.base, *method, *flags_of({**variant.settings, **settings}), "--out", str(out)]
-
-
-def flags_of(settings: Mapping[str, Any]) -> list[str]:
-    """Settings as words of a command line, which reads them as the same settings."""
-    words: list[str] = []
-    for path, value in settings.items():
-        texts = [_text(item) for item in (value if isinstance(value, (list, tuple)) else [value])]
-        one_word = len(texts) == 1 and texts[0].startswith("--")
-        words += [f"--{path}={texts[0]}"] if one_word else [f"--{path}", *texts]
-    return words
-
-
-def _text(value: Any) -> str:
-    if value is None:
-        return "null"
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def flat_settings(config: RunConfig) -> dict[str, Any]:
