@@ -200,9 +200,13 @@ class TextClassifier:
 
         The arguments, and what is refused, are those of `LanguageModel.push_to_hub`.
         """
-        from mdlm_atat.finetuning.push import push
+        from mdlm_atat.finetuning.push import saved_for
+        from mdlm_atat.published.push import push
 
-        return push(self, repository, private, message, revision, weights, replace=replace)
+        if weights is not None:
+            check_packing(weights)
+        saved = saved_for(self, repository, weights)
+        return push(saved, repository, private=private, message=message, revision=revision, replace=replace)
 
     def _exported_labels(self) -> Labels:
         record = self.record

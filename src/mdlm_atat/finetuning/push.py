@@ -20,9 +20,8 @@ from mdlm_atat.formats import count
 from mdlm_atat.lm.card import CARD_FILE, PACKED, bare, linked
 from mdlm_atat.lm.push import copy_beside
 from mdlm_atat.published.hub import PREFIX, HubName
-from mdlm_atat.published.push import check_target, plan, send
 from mdlm_atat.small_files import read_object
-from mdlm_atat.training.packed import Packing, check_packing, packing_of
+from mdlm_atat.training.packed import Packing, packing_of
 
 MOST_LABELS = 50
 LIMITS = """## What it is not good for
@@ -30,24 +29,6 @@ LIMITS = """## What it is not good for
 It knows texts like its examples, and answers for any other text as if it knew that too. It has the prejudices of its
 examples and of the text that the network had read before. What it scores says nothing of other texts: let no decision
 on a person rest on it alone."""
-
-
-def push(
-    classifier: TextClassifier,
-    repository: str,
-    private: bool | None,
-    message: str | None,
-    revision: str | None,
-    weights: Packing | None,
-    *,
-    replace: bool,
-) -> str:
-    """Send a classifier to the hub; see `TextClassifier.push_to_hub`."""
-    if weights is not None:
-        check_packing(weights)
-    target = check_target(repository, revision=revision, replace=replace)
-    with saved_for(classifier, repository, weights) as folder:
-        return send(plan(folder, target), private=private, message=message)
 
 
 @contextmanager

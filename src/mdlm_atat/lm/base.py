@@ -265,9 +265,13 @@ class LanguageModel(Scoring):
         saved folder that it comes from, whose card is sent along, else float32. Needs a token that may write (hf auth
         login, or HF_TOKEN). Raises UserError where the hub refuses.
         """
-        from mdlm_atat.lm.push import push
+        from mdlm_atat.lm.push import saved_for
+        from mdlm_atat.published.push import push
 
-        return push(self, repository, private, message, revision, weights, replace=replace)
+        if weights is not None:
+            check_packing(weights)
+        saved = saved_for(self, repository, weights)
+        return push(saved, repository, private=private, message=message, revision=revision, replace=replace)
 
     @overload
     def encode(  # pyright: ignore[reportOverlappingOverload]

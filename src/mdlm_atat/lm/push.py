@@ -12,29 +12,11 @@ from mdlm_atat.atomic import write_bytes, write_text
 from mdlm_atat.lm.card import CARD_FILE, renamed, write_card
 from mdlm_atat.model_folder import borrowed_name
 from mdlm_atat.published.hub import PREFIX
-from mdlm_atat.published.push import check_target, lies_beside, plan, send
-from mdlm_atat.training.packed import Packing, check_packing, packing_of
+from mdlm_atat.published.push import lies_beside
+from mdlm_atat.training.packed import Packing, packing_of
 
 if TYPE_CHECKING:
     from mdlm_atat.lm.base import LanguageModel
-
-
-def push(
-    lm: LanguageModel,
-    repository: str,
-    private: bool | None,
-    message: str | None,
-    revision: str | None,
-    weights: Packing | None,
-    *,
-    replace: bool,
-) -> str:
-    """Send a model to the hub; see `LanguageModel.push_to_hub`."""
-    if weights is not None:
-        check_packing(weights)
-    target = check_target(repository, revision=revision, replace=replace)
-    with saved_for(lm, repository, weights) as folder:
-        return send(plan(folder, target), private=private, message=message)
 
 
 @contextmanager

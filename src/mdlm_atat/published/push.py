@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -95,6 +96,22 @@ def _look_at(name: HubName) -> Target:
         except RepositoryNotFoundError:
             return Target(name, None, True, {})
     return Target(name, str(info.sha), False, {each.rfilename: each.size or 0 for each in info.siblings or ()})
+
+
+def push(
+    saved: AbstractContextManager[Path],
+    repository: str,
+    *,
+    private: bool | None,
+    message: str | None,
+    revision: str | None,
+    replace: bool,
+) -> str:
+    """Send the folder that `saved` makes; it is made after the repository has been looked at. Returns the address of
+    the commit. See `LanguageModel.push_to_hub`."""
+    target = check_target(repository, revision=revision, replace=replace)
+    with saved as folder:
+        return send(plan(folder, target), private=private, message=message)
 
 
 def plan(folder: Path, target: Target) -> Push:
