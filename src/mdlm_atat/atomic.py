@@ -18,6 +18,19 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from mdlm_atat.errors import UserError
+
+
+def check_writable(file: Path, name: str) -> None:
+    """Raises UserError where no file can be written there, so that it is said before the work is done. `name`: the
+    argument or flag that names the file, for the message."""
+    if file.is_dir():
+        raise UserError(f"{name}: {file} is a folder; name a file in it")
+    if not file.parent.is_dir():
+        raise UserError(f"{name}: there is no folder {file.parent}; make it first")
+    if not os.access(file if file.exists() else file.parent, os.W_OK):
+        raise UserError(f"{name}: {file} cannot be written; choose another place or change its permissions")
+
 
 def make_folder(folder: Path) -> None:
     """Make a folder, and those that it is in, unless they are there. Raises PermissionError where there can be none: in

@@ -191,9 +191,11 @@ def test_before_its_first_checkpoint_a_run_needs_the_weights_it_begins_with(fold
     assert "whose weights the run began with, is not there any more" in capsys.readouterr().err
 
 
-def test_a_saved_model_and_a_single_checkpoint_will_do(folder):
+def test_a_saved_model_and_a_single_checkpoint_will_do(folder, capsys):
     MaskedDiffusionLM.from_pretrained(folder / "masked").save_pretrained(folder / "saved")
     assert main(command(folder, "saved")) == 0
+    said = capsys.readouterr().out
+    assert f"forgetting not measured: {folder / 'saved'} is a saved model, and has no text stored with it\n" in said
     assert start(folder)["init"]["weights"] == "model.safetensors"
     shutil.rmtree(folder / "out")
     assert main(command(folder, "masked/checkpoints/best")) == 0

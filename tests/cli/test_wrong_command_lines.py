@@ -195,6 +195,9 @@ eval box --seed x
 eval box --nothing
 eval box --precision half
 eval box --json
+eval box --json FOLDER
+eval box --json missing/a.json
+eval box --json FILE/a.json
 eval box --seed 1 --seed 2
 generate missing
 generate FOLDER
@@ -281,6 +284,13 @@ experiment report missing
 samplers nothing
 samplers bench
 samplers bench missing
+samplers bench box --out missing/a.json
+plan tiny --tokens 1B --json
+plan tiny --tokens 1B --json FOLDER
+plan tiny --tokens 1B --json missing/a.json
+plan tiny --tokens 1B --json FILE/a.json
+push
+push FOLDER
 inspect box --num_draws 0
 inspect box --seed -1
 inspect box --nothing

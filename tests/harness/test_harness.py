@@ -366,6 +366,14 @@ def test_a_mistyped_task_is_refused_before_the_harness_and_torch_are_imported(
     assert "there is no file nosuch.yaml" in capsys.readouterr().err
 
 
+def test_a_folder_in_the_place_of_the_results_is_refused_by_the_name_of_the_commands_own_flag(
+    runs: Path, tasks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["harness", str(runs / "masked"), "--include_path", str(tasks), "--tasks", "tiny_word"]
+    assert main([*words, "--out", str(tmp_path)]) == 2
+    assert f"error: --out: {tmp_path} is a folder; name a file in it" in capsys.readouterr().err
+
+
 def test_names_that_the_harness_alone_can_tell_are_left_to_it(tasks: Path) -> None:
     check_task_names(("tiny_w*", "arc_[ce]*", "two words", "a:b", str(tasks / "tiny_word.yaml")), tasks)
     check_task_names(("mmlu", "gpqa", "truthfulqa_multilingual", "tiny_word", "mgsm_cot_native"), tasks)  # groups, tags

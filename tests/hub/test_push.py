@@ -312,7 +312,7 @@ def test_a_classifiers_own_card_is_kept_and_a_repository_with_files_is_left_alon
 
 
 def test_the_command_sends_a_classifier_and_says_how_to_use_it(
-    hub: Hub, client, kept: Path, runs: Path, capsys: pytest.CaptureFixture[str]
+    hub: Hub, client, kept: Path, runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     client.log_in()
     assert main(["push", str(kept), "me/pets", "--dry_run"]) == 0
@@ -322,5 +322,8 @@ def test_the_command_sends_a_classifier_and_says_how_to_use_it(
     assert main(["push", str(folder), "me/pets"]) == 0
     assert "next       atat classify hub:me/pets\n" in capsys.readouterr().out
     assert main(["classify", "hub:me/pets", "the cat sat"]) == 0
-    assert main(["push", str(runs / "masked"), "me/run", "--dry_run"]) == 0
-    assert "classifier.json" not in capsys.readouterr().out
+    for model in ("masked", "masked/checkpoints/last"):
+        assert main(["push", str(runs / model), "me/run", "--dry_run"]) == 0
+        assert "classifier.json" not in capsys.readouterr().out
+    assert main(["push", str(tmp_path), "me/run", "--dry_run"]) == 2
+    assert "is neither a run folder" in capsys.readouterr().err

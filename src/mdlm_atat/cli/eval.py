@@ -6,6 +6,7 @@ from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
+from mdlm_atat.atomic import check_writable
 from mdlm_atat.cli.data import reading_arguments
 from mdlm_atat.cli.eval_samples import add_sample_arguments, run_samples
 from mdlm_atat.cli.eval_zero_shot import add_zero_shot_arguments, run_zero_shot
@@ -136,8 +137,8 @@ def check_arguments(arguments: Namespace) -> None:
         refuse(("num_draws", "num_steps", *SCORING_ONLY), "not with --samples, which generates texts and scores none")
     else:
         refuse(SAMPLES_ONLY, "for --samples N only")
-    if arguments.json is not None and (arguments.json.is_dir() or not arguments.json.parent.is_dir()):
-        raise UserError(f"--json: {arguments.json} is a folder, or the folder it should be in is not there")
+    if arguments.json is not None:
+        check_writable(arguments.json, "--json")
 
 
 def run_scoring(arguments: Namespace) -> int:

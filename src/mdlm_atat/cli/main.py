@@ -137,7 +137,10 @@ def _show_warning(
 
 
 def _flags(argv: list[str]) -> dict[str, str]:
-    """Flags of a command by the names of arguments: training has the settings of a text under data."""
+    """Flags of a command by the names of arguments: training has the settings of a text under data, and the harness's
+    file of results is its --out."""
+    if argv[:1] == ["harness"]:
+        return {"save": "out"}
     if argv[:1] != ["train"]:
         return {}
     from mdlm_atat.config.arguments import short_names

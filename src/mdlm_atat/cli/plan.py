@@ -6,6 +6,7 @@ import argparse
 import re
 from pathlib import Path
 
+from mdlm_atat.atomic import check_writable, write_json
 from mdlm_atat.cli.parser import Parser, real, whole
 from mdlm_atat.config.arguments import read_config
 from mdlm_atat.errors import UserError
@@ -63,11 +64,12 @@ def main(argv: list[str]) -> int:
         if "data.length" in arguments.settings:
             raise UserError("--length and --data.length are the same: leave one of them out")
         arguments.settings["data.length"] = arguments.length
+    if arguments.json is not None:
+        check_writable(arguments.json, "--json")
     # a mistyped name or setting is answered here, before torch is imported
     if arguments.config is not None:
         read_config(arguments.config, arguments.method, arguments.settings, "atat plan", is_built=False)
 
-    from mdlm_atat.atomic import write_json
     from mdlm_atat.scaling.lines import lines_of
     from mdlm_atat.scaling.plan import plan
 

@@ -68,7 +68,7 @@ def is_classifier(path: Path) -> bool:
     """Whether a folder is that of a classifier, or of results that hold one; a run that holds one is a run."""
     if not path.is_dir() or ((path / "config.yaml").exists() and not (path / CLASSIFIER_FILE).exists()):
         return False
-    return any(path.glob(f"{pattern}{CLASSIFIER_FILE}") for pattern in ("", "[!.]*/"))
+    return any(file for pattern in ("", "[!.]*/") for file in path.glob(f"{pattern}{CLASSIFIER_FILE}"))
 
 
 def push(arguments: Namespace, target: Target) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from argparse import Namespace
 from pathlib import Path
 
+from mdlm_atat.atomic import check_writable
 from mdlm_atat.cli.eval_samples import print_quality
 from mdlm_atat.cli.model import add_model_arguments, check_model, load_model
 from mdlm_atat.cli.parser import Parser, whole
@@ -54,8 +55,11 @@ command is repeated. A judge's perplexity alone misleads: repetitive text is che
 
 def main(argv: list[str]) -> int:
     arguments = make_parser().parse(argv)
-    if arguments.out is not None and (arguments.out.suffix != ".json" or not arguments.out.parent.is_dir()):
-        raise UserError(f"--out: {arguments.out} is no .json file in a folder that exists")
+    if arguments.out is not None:
+        if arguments.out.suffix != ".json":
+            better = arguments.out.with_suffix(".json")
+            raise UserError(f"--out: {arguments.out} is no .json file; try --out {better}")
+        check_writable(arguments.out, "--out")
     check_model(arguments.model)
     with trusted(arguments.trust_plugins):
         bench(arguments)

@@ -3,11 +3,11 @@ watch and where texts go."""
 
 from __future__ import annotations
 
-import os
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
+from mdlm_atat.atomic import check_writable
 from mdlm_atat.cli.parser import Parser, real, whole
 from mdlm_atat.effect import GIVEN
 from mdlm_atat.errors import UserError
@@ -62,15 +62,11 @@ def check_arguments(arguments: Namespace) -> None:
     for name in ("trace", "resume"):
         if getattr(arguments, name) and not is_lines:
             raise UserError(f"--{name} needs --out with a .jsonl file")
-    if out is not None and out.is_dir():
-        raise UserError(f"--out: {out} is a folder; name a file in it")
-    if out is not None and not out.parent.is_dir():
-        raise UserError(f"--out: there is no folder {out.parent}; make it first")
+    if out is not None:
+        check_writable(out, "--out")
     if out is not None and out.exists() and not (arguments.resume or arguments.overwrite):
         also = "go on with it by --resume, " if is_lines else ""
         raise UserError(f"--out: {out} exists; {also}replace it by --overwrite, or name another file")
-    if out is not None and not os.access(out if out.exists() else out.parent, os.W_OK):
-        raise UserError(f"--out: {out} cannot be written; choose another place or change its permissions")
     if arguments.animate is not None:
         from mdlm_atat.report.animation import check_animation_path
 

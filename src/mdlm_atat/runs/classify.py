@@ -17,7 +17,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from mdlm_atat.atomic import finite, written_aside
+from mdlm_atat.atomic import check_writable, finite, written_aside
 from mdlm_atat.data.files import check_is_file
 from mdlm_atat.data.readers.kinds import Refusal, find_reader, no_reader
 from mdlm_atat.data.readers.reading import Reading
@@ -229,10 +229,7 @@ def check_output(out: Path, *, overwrite: bool) -> None:
     """Raises UserError where a file cannot be written: before a model is loaded."""
     if out.suffix.lower() not in WRITTEN:
         raise UserError(f"`out=`: {out} is of no kind that can be written; expected {', '.join(WRITTEN)}")
-    if out.is_dir():
-        raise UserError(f"`out=`: {out} is a folder; name a file in it")
-    if not out.parent.is_dir():
-        raise UserError(f"`out=`: there is no folder {out.parent}; make it first")
+    check_writable(out, "`out=`")
     if out.exists() and not overwrite:
         raise UserError(f"`out=`: {out} exists; replace it by `overwrite=True`, or name another file")
 

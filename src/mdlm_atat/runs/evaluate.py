@@ -10,7 +10,7 @@ from typing import Any, Literal, Unpack
 
 import torch
 
-from mdlm_atat.atomic import stored_if_possible
+from mdlm_atat.atomic import check_writable, stored_if_possible
 from mdlm_atat.checks import at_least, check_keywords
 from mdlm_atat.config.build import build_schedule, masking_traits, prepare_data
 from mdlm_atat.config.schema import RunConfig
@@ -296,10 +296,7 @@ def weights_name(lm: MaskedDiffusionLM | CausalLM) -> str:
 
 def writable(file: Path) -> Path:
     """The same file. Raises UserError where none can be written there."""
-    if file.is_dir() or not file.parent.is_dir():
-        raise UserError(f"`save=`: {file} is a folder, or the folder it should be in is not there")
-    if not os.access(file if file.exists() else file.parent, os.W_OK):
-        raise UserError(f"`save=`: {file} cannot be written; choose another place or change its permissions")
+    check_writable(file, "`save=`")
     return file
 
 

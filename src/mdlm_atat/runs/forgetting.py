@@ -33,6 +33,8 @@ def measure_forgetting(lm: MaskedDiffusionLM | CausalLM, folder: Path, say: Call
         if initial.is_published:
             raise UserError(f"what {initial.name} was trained on is not stored with it")
         old = load_lm(init["path"], device=lm.device, precision=lm.precision)
+        if old.checkpoint is None:
+            raise UserError(f"{initial.name} is a saved model, and has no text stored with it")
         data = open_old_text(old, lm)
     except UserError as error:
         return [f"forgetting not measured: {error}"]

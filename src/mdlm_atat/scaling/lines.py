@@ -12,7 +12,7 @@ GIB = 2**30
 PAGE = 120
 COLUMNS = ("weights", "average", "gradients", "optimizer", "exchange", "activations", "output_layer")
 HEADER = f"{'':26}{'':>5}{'tokens/s':>12}{'micro':>7}{'peak':>9}" + "".join(
-    f"{n.replace('_', ' '):>12}" for n in COLUMNS
+    f"{n.replace('_', ' '):>13}" for n in COLUMNS
 )
 LEAST_SHOWN = 0.1
 """Limits of which a run needs less are not listed."""
@@ -54,7 +54,7 @@ def _option_line(option: Option, is_chosen: bool) -> str:
     parts = option.memory.as_json()
     word = "best" if is_chosen else "fits" if option.fits else "no"
     rate = "" if option.speed is None or not option.fits else f"{option.speed.tokens_per_s:,.0f}"
-    shown = "".join(f"{parts[name] / GIB:12.2f}" for name in COLUMNS)
+    shown = "".join(f"{parts[name] / GIB:13.2f}" for name in COLUMNS)
     return f"{option.way.name:26}{word:>5}{rate:>12}{option.num_micro_batches:>7}{parts['peak'] / GIB:9.2f}{shown}"
 
 
