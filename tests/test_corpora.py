@@ -100,7 +100,42 @@ def pin(tmp_path: Path) -> Path:
 
 
 def run(folder: Path, *more: str) -> int:
-    return fresh.main([str(folder), "--sources", str(folder / "sources.yaml"), "--vocab_size", "300", *more])
+    size = [] if "--vocab_size" in more else ["--vocab_size", "300"]
+    return fresh.main([str(folder), "--sources", str(folder / "sources.yaml"), *size, *more])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "missing OUT: folder of the corpora"),
+        (["OUT", "--vocab_size", "0"], "--vocab_size is 0, expected at least 258"),
+        (["OUT", "--vocab_size", "257"], "--vocab_size is 257, expected at least 258"),
+        (["OUT", "--vocab_size", "8k"], "--vocab_size is 8k, expected a whole number"),
+        (["OUT", "--part_mb", "0"], "--part_mb is 0, expected at least 1"),  # no tokens were written to parts
+        (["OUT", "--part_mb", "-1"], "--part_mb is -1, expected at least 1"),  # it went on for ever
+        (["OUT", "--kinds", "cod"], "--kinds has 'cod', expected one of code, prose; did you mean code?"),
+        (["OUT", "--out", "other"], "--out: unknown flag; see python -m benchmarks.corpora.fresh --help"),
+        (["FILE"], "FILE is a file: name a folder to make the corpora in"),
+        (["OUT", "--sources", "FILE"], "FILE is no list of sources: expected a YAML list of mappings"),
+        (["OUT", "--sources", "empty"], "empty is no list of sources: expected a YAML list of mappings"),
+        (["OUT", "--sources", "latin"], "latin is no list of sources"),
+        (["OUT", "--sources", "missing"], "missing is no list of sources"),
+    ],
+)
+def test_a_wrong_command_is_one_message_before_anything_is_fetched(
+    words: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(fresh, "fetched", lambda *_: pytest.fail("an archive is fetched"))
+    monkeypatch.chdir(tmp_path)
+    for name, data in {"FILE": b"a text", "empty": b"", "latin": b"- name: \xe9"}.items():
+        (tmp_path / name).write_bytes(data)
+    assert fresh.main(words) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "OUT").exists()
 
 
 def rows(file: Path) -> list[dict[str, str]]:

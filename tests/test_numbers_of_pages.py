@@ -22,6 +22,27 @@ def test_every_number_of_every_page_is_what_make_results_writes_and_none_is_with
     assert "\n".join(command.differences()) == ""
 
 
+@pytest.mark.parametrize(
+    ("page", "code", "message"),
+    [
+        ("a <!--=half 3-->1.50 ± 0.01 b", 0, ""),
+        ("a <!--=half 3-->1.51 ± 0.01 b", 1, "make results writes numbers and pictures anew"),
+        ("a <!--=hlaf 3-->1.50 ± 0.01 b", 2, "error: page.md: 'hlaf' is none of"),
+        (None, 2, "page.md; git checkout brings it back"),
+    ],
+)
+def test_what_the_check_finds_is_its_exit_code_and_what_to_do(page, code, message, tmp_path, monkeypatch, capsys):
+    values = {"PAGES": ["page.md"], "WITHOUT_BARE_NUMBERS": [], "ROOT": tmp_path, "VALUES": VALUES, "stale": list}
+    for name, value in values.items():
+        monkeypatch.setattr(command, name, value)
+    if page is not None:
+        (tmp_path / "page.md").write_text(page)
+    assert command.main(["--check"]) == code
+    printed = capsys.readouterr()
+    assert message in printed.out + printed.err
+    assert bool(message) == bool(printed.out + printed.err)
+
+
 def test_a_page_is_written_from_its_marks_and_writing_it_again_changes_nothing():
     page = "It is <!--=half 5--> and\n\n<!-- table: squares 2 3 -->\nold\n<!-- end -->\n\n"
     page += "3,000 <!--=half 6-->9,999.5 ± 7, so.\n"

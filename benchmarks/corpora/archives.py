@@ -66,11 +66,13 @@ def read_sources(file: Path) -> list[Source]:
     """Return the pinned sources of a YAML list. Raises UserError for an entry that is not one."""
     try:
         rows = yaml.safe_load(file.read_text(encoding="utf-8"))
+        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+            raise UserError(f"{file} is no list of sources: expected a YAML list of mappings, as sources.yaml here is")
         sources = [Source(**row) for row in rows]
         for source in sources:
             for pattern in (source.take, source.leave, source.begins, source.ends):
                 re.compile(pattern)
-    except (OSError, yaml.YAMLError, TypeError, re.error) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, TypeError, re.error) as error:
         raise UserError(f"{file} is no list of sources: {error}") from error
     for source in sources:
         if source.kind not in KINDS or source.client not in CLIENTS:

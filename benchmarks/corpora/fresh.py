@@ -9,7 +9,6 @@ made again: run it again after an interruption.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import lzma
@@ -31,9 +30,10 @@ from benchmarks.corpora.repeats import COPIED, Repeats
 from benchmarks.corpora.text import LeftOut, read_code, read_page
 
 from mdlm_atat.atomic import make_folder, write_bytes, write_json, written_aside
+from mdlm_atat.cli.parser import Parser, whole
 from mdlm_atat.data.corpus import Corpus
 from mdlm_atat.data.prepare import prepare
-from mdlm_atat.data.train_tokenizer import train_tokenizer
+from mdlm_atat.data.train_tokenizer import LEAST_VOCAB_SIZE, train_tokenizer
 from mdlm_atat.errors import UserError
 from mdlm_atat.progress import Bar
 
@@ -58,15 +58,17 @@ class Row(NamedTuple):
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("out", type=Path)
+    parser = Parser("python -m benchmarks.corpora.fresh", __doc__ or "")
+    parser.add_argument("out", type=Path, metavar="OUT", help="folder of the corpora")
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
-    parser.add_argument("--vocab_size", type=int, default=8192)
+    parser.add_argument("--vocab_size", type=whole(LEAST_VOCAB_SIZE), default=8192, help="tokens of each tokenizer")
     parser.add_argument("--sources", type=Path, default=HERE / "sources.yaml", help="the list of pinned archives")
     parser.add_argument("--packages", type=Path, help="where archives are and are put (default: OUT/packages)")
-    parser.add_argument("--part_mb", type=int, default=30, help="largest part of the tokens, in 10^6 bytes")
-    args = parser.parse_args(argv)
+    parser.add_argument("--part_mb", type=whole(1), default=30, help="largest part of the tokens, in 10^6 bytes")
     try:
+        args = parser.parse(sys.argv[1:] if argv is None else argv)
+        if args.out.is_file():
+            raise UserError(f"{args.out} is a file: name a folder to make the corpora in")
         make(args.out, args.kinds, args.sources, args.packages or args.out / "packages", args.vocab_size, args.part_mb)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -14,6 +14,8 @@ from benchmarks.results.tables import TABLES
 from benchmarks.results.to_come import TABLES_TO_COME
 from benchmarks.results.values import VALUES
 
+from mdlm_atat.errors import UserError
+
 ROOT = Path(__file__).parents[2]
 WITHOUT_BARE_NUMBERS = ["docs/results/README.md", "docs/results/log.md", "docs/report.md"]
 """Pages on which every number that looks measured has a mark or is in a marked table."""
@@ -24,7 +26,7 @@ def new_text(page: Path) -> str:
     try:
         return written(page.read_text(encoding="utf-8"), {**TABLES, **LOG_TABLES, **TABLES_TO_COME}, VALUES)
     except PageError as error:
-        raise SystemExit(f"error: {page.relative_to(ROOT)}: {error}") from error
+        raise UserError(f"{page.relative_to(ROOT)}: {error}") from error
 
 
 def differences() -> list[str]:
@@ -39,20 +41,36 @@ def differences() -> list[str]:
     return lines + [f"docs/results/{name} shows other numbers than are stored" for name in stale()]
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> int:
+    """Returns the exit code: 0 done, 1 a page differs, 2 a page or what is stored cannot be read."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.results", description=__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 where a page differs")
-    if parser.parse_args().check:
-        found = differences()
-        print("\n".join(found))
-        sys.exit(1 if found else 0)
+    is_check = parser.parse_args(argv).check
+    try:
+        return check() if is_check else write()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+    except FileNotFoundError as error:
+        print(f"error: there is no file {error.filename}; git checkout brings it back", file=sys.stderr)
+    return 2
+
+
+def check() -> int:
+    found = differences()
+    if found:
+        print("\n".join([*found, "make results writes numbers and pictures anew from what is stored"]))
+    return 1 if found else 0
+
+
+def write() -> int:
     draw_stale()
     for name in PAGES:
         new = new_text(ROOT / name)
         (ROOT / name).write_text(new, encoding="utf-8")
         for number in unmarked(new) if name in WITHOUT_BARE_NUMBERS else []:
             print(f"{name}: {number} has no mark that says where it comes from", file=sys.stderr)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

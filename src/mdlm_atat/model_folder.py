@@ -66,6 +66,8 @@ def kind_of_folder(folder: Path) -> Literal["checkpoint", "saved", "classifier",
         raise UserError("this installation has no model in the box: name a run, such as runs/demo")
     if is_published(folder):
         return "published"
+    if folder.is_file():
+        raise UserError(f"{folder} is a file: name the folder of a run or model, or a .gguf or .ckpt file")
     if not folder.is_dir():
         raise UserError(
             f"there is no {'file' if folder.suffix in PUBLISHED_FILES else 'folder'} {folder}; expected a run such as "

@@ -186,7 +186,7 @@ REFUSALS = {
     "two prompts": (["generate", "{folder}/masked", "--prompt", "a", "--prompts", "x"], "not both"),
     "not a temperature": (["generate", "{folder}/masked", "--temperature", "nan"], "temperature is nan"),
     "out is a folder": (["generate", "{folder}/masked", "--out", "{folder}"], "is a folder"),
-    "json nowhere": (["eval", "{folder}/masked", "--json", "{folder}/x/y.json"], "is not there"),
+    "json nowhere": (["eval", "{folder}/masked", "--json", "{folder}/x/y.json"], "make it first"),
     "no batch": (["eval", "{folder}/masked", "--batch_size", "0"], "--batch_size is 0"),
     "resume nowhere": (["train", "--resume", "{folder}/nowhere"], "there is no run folder"),
     "no out folder": (["generate", "{folder}/masked", "--out", "{folder}/x/y.txt"], "make it first"),

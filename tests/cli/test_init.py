@@ -210,6 +210,8 @@ def test_another_tokenizer_and_shape_are_told_together_and_nothing_is_written(fo
     assert "model.num_layers: 1 there, 2 here" in error
     assert "weight blocks.0.mlp.up.bias: (128,) there, (256,) here" in error
     assert not (folder / "out").exists()
+    assert main(command(folder, "masked", model__width=64)) == 2
+    assert "leave out the settings or the method that change it" in capsys.readouterr().err
 
 
 def test_a_method_whose_estimator_the_weights_lack_is_told(folder, capsys):

@@ -19,6 +19,9 @@ from mdlm_atat.data.tokenizers import END_OF_TEXT, HFTokenizer, byte_level
 from mdlm_atat.errors import UserError
 from mdlm_atat.interrupts import interruptible
 
+LEAST_VOCAB_SIZE = 258
+"""256 bytes, eos and one merge."""
+
 
 def train_tokenizer(
     source: SourceLike,
@@ -80,8 +83,10 @@ def train_bpe(texts: Iterable[str], vocab_size: int, *, name: str = "bpe", show_
     from tokenizers import Tokenizer as Inner
     from tokenizers import models, trainers
 
-    if vocab_size < 258:
-        raise UserError(f"vocab_size is {vocab_size}, expected at least 258: 256 bytes, eos and one merge")
+    if vocab_size < LEAST_VOCAB_SIZE:
+        raise UserError(
+            f"vocab_size is {vocab_size}, expected at least {LEAST_VOCAB_SIZE}: 256 bytes, eos and one merge"
+        )
     inner = byte_level(Inner(models.BPE()))
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size - 1,

@@ -207,6 +207,10 @@ class Initial:
             ]
             if len(wrong) > NUM_LISTED:
                 lines.append(f"and {len(wrong) - NUM_LISTED} weights more")
+            if own.fingerprint() == tokenizer.fingerprint():
+                lines.append(
+                    "the network keeps the shape of these weights: leave out the settings or the method that change it"
+                )
         return lines
 
     def describe(self, config: RunConfig) -> str:
