@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -81,3 +82,13 @@ def test_what_a_plugin_needs_is_written_down_with_its_version_and_asked_for_by_i
         plugins.check_requirement(
             {"kind": "masking", "name": "vowels:Last", "distribution": "vowels-last", "version": "2.0"}
         )
+
+
+def test_a_package_that_is_installed_while_we_run_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (site := tmp_path / "site").mkdir()
+    monkeypatch.syspath_prepend(str(site))
+    assert "late" not in plugins.names("schedule")
+    (about := site / "late-1.0.dist-info").mkdir()
+    (about / "METADATA").write_text("Name: late\nVersion: 1.0\n")
+    (about / "entry_points.txt").write_text("[mdlm_atat.schedule]\nlate = late:Late\n")
+    assert "late" in plugins.names("schedule")
