@@ -1,8 +1,9 @@
 """The memory of a training step on one GPU, part by part, told from numbers of parameters and tokens.
 
 Weights, their average, gradients and the optimizer's state are counted to the byte. Activations are what the compiled
-blocks keep for the backward pass, tensor by tensor (`tests/scaling/test_memory.py` holds them to torch's hooks); what
-lives for a moment (a chunk of logits, the gradients within a block) is counted at the moments that can be the peak.
+blocks keep for the backward pass, tensor by tensor (`tests/scaling/test_planned_memory.py` holds them to torch's
+hooks); what lives for a moment (a chunk of logits, the gradients within a block) is counted at the moments that can
+be the peak.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ USABLE = 133.6 / 139.8
 MOST_PARAMETERS, MOST_TOKENS, MOST_GPUS = 10**13, 10**16, 10**6
 MOST_VOCABULARY = 1 << 24
 WORST_PEAK = 0.03
-"""How far the planned peak of memory is from a measured one, at most (`tests/scaling/test_memory.py`)."""
+"""How far the planned peak of memory is from a measured one, at most (`tests/scaling/test_planned_memory.py`)."""
 USUAL_BATCHES = ((1e9, 2**19), (4e9, 2**20), (2e10, 2**21), (math.inf, 3 * 2**20))
 """(parameters below, tokens of a batch): those of arXiv 2005.14165, table 2.1, in powers of two."""
 
