@@ -88,11 +88,16 @@ def test_2_texts_of_each_of_5_prompts_come_in_order_with_their_ids(whole, tmp_pa
     assert [line["nfe"] for line in lines] == [text.nfe for text in made]
 
 
-def test_the_texts_are_the_same_in_batches_of_1_3_and_16(command, whole, tmp_path):
-    for size in ("1", "3", "16"):
+def test_the_texts_are_the_same_in_batches_of_1_3_and_16_each_of_which_is_flushed_to_the_disk(
+    command, whole, tmp_path, disk
+):
+    for size, num_batches in ((1, 10), (3, 4), (16, 1)):
         out = tmp_path / f"{size}.jsonl"
-        assert main([*command, "--batch_size", size, "--out", str(out)]) == 0
+        assert main([*command, "--batch_size", str(size), "--out", str(out)]) == 0
         assert out.read_bytes() == whole
+        flushed = [num_bytes for what, inode, num_bytes in disk.events if (what, inode) == ("sync", out.stat().st_ino)]
+        assert len(set(flushed)) >= num_batches
+        assert flushed[-1] == len(whole)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.31, 0.5, 0.77, 0.999, 1.0])
