@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -11,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from serving import Answer, Client, causal_by_heart, served
 
-from lm.made_models import lm_that_knows, random_lm, two_way_lm
+from lm.made_models import lm_that_knows, random_lm
 from lm.made_tokenizers import FORMS, tokenizer_of
 from mdlm_atat import MaskedDiffusionLM
 from mdlm_atat.config.schema import DataConfig, ModelConfig, RunConfig
@@ -21,17 +20,6 @@ from mdlm_atat.serve.stops import Deltas, cut_at_stop
 
 FOX = "The quick brown fox jumps."
 TREE = "A tall TREE\nABC"
-
-
-@pytest.fixture(scope="module")
-def lm() -> MaskedDiffusionLM:
-    return two_way_lm(letters="abcdefgh .", length=48)
-
-
-@pytest.fixture(scope="module")
-def client(lm: MaskedDiffusionLM) -> Iterator[Client]:
-    with served(lm) as client:
-        yield client
 
 
 def streamed(answer: Answer) -> list[tuple[str, str | None]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -12,7 +11,7 @@ import torch
 from serving import Client, causal_by_heart, served
 from torch import nn
 
-from lm.made_models import random_lm, two_way_lm
+from lm.made_models import random_lm
 from lm.made_tokenizers import FORMS, tokenizer_of
 from mdlm_atat import MaskedDiffusionLM
 from mdlm_atat.config.schema import DataConfig, ModelConfig, RunConfig
@@ -23,17 +22,6 @@ from mdlm_atat.serve.tokens import TokenNames
 
 SPLIT = "naïve 天地 🙂, 🙂🙂\n\tis that so?  Yes!"
 """A text whose characters are several tokens each, in most tokenizers."""
-
-
-@pytest.fixture(scope="module")
-def lm() -> MaskedDiffusionLM:
-    return two_way_lm(letters="abcdefgh .", length=48)
-
-
-@pytest.fixture(scope="module")
-def client(lm: MaskedDiffusionLM) -> Iterator[Client]:
-    with served(lm) as client:
-        yield client
 
 
 def two_way(tokenizer: Tokenizer, length: int = 128) -> MaskedDiffusionLM:
@@ -130,6 +118,16 @@ def test_tokens_that_split_characters_have_their_bytes_and_where_the_character_b
         character, size = "ï", 2
         assert b"".join(map(as_bytes, scored["tokens"][first : first + size])).decode() == character
         assert scored["text_offset"][first : first + size] == [text.index(character)] * size
+
+
+@pytest.mark.parametrize("form", ["byte-level BPE", "WordPiece, cased", "SentencePiece BPE", "unigram"])
+def test_behind_a_space_that_has_no_token_the_offsets_count_it(form: str):
+    with served(two_way(tokenizer_of(form))) as client:
+        choice = completed(client, " ", max_tokens=3, temperature=2, seed=1, logprobs=1, echo=True)
+        alone = completed(client, " ", max_tokens=3, temperature=2, seed=1, logprobs=1)
+    assert choice["text"] == " " + alone["text"]
+    assert choice["logprobs"]["tokens"] == alone["logprobs"]["tokens"]
+    assert choice["logprobs"]["text_offset"] == [offset + 1 for offset in alone["logprobs"]["text_offset"]]
 
 
 def test_before_a_suffix_each_has_the_log_probability_that_it_was_drawn_with(client: Client, lm: MaskedDiffusionLM):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -19,17 +18,6 @@ from mdlm_atat.lm.filling import Filling
 
 LETTERS = "abcdefgh ."
 TEMPLATE = "a bad[MASK:3] face.[MASK] [MASK:2]e"
-
-
-@pytest.fixture(scope="module")
-def lm() -> MaskedDiffusionLM:
-    return two_way_lm(letters=LETTERS, length=48)
-
-
-@pytest.fixture(scope="module")
-def client(lm: MaskedDiffusionLM) -> Iterator[Client]:
-    with served(lm) as client:
-        yield client
 
 
 def by_heart(text: str) -> MaskedDiffusionLM:

@@ -46,16 +46,15 @@ def log_probs_of(
     first, offset = gap.start, 0
     if echo:
         alone = Row(tokens[: gap.start], [slice(0, gap.start)], ["", ""])
-        texts = cut_to(prompt, CutTexts(tokenizer, alone)(alone.tokens, is_whole=True)) + texts
-        first = 0
+        before = cut_to(prompt, CutTexts(tokenizer, alone)(alone.tokens, is_whole=True))
+        first, offset = 0, 0 if before else len(prompt)  # a space alone may have no token
+        texts = before + texts
     shown: list[str] = []
     own: list[float | None] = []
     top: list[dict[str, float]] = []
     offsets: list[int] = []
     end = math.inf if kept is None else kept + (len(prompt) if echo else 0)
     for place, text in enumerate(texts, start=first):
-        if place == gap.start and echo:
-            offset = len(prompt)  # what of it has no token comes before
         if offset >= end:
             break
         no_space = place == gap.start and row.takes_space(tokenizer, 0)
