@@ -25,6 +25,7 @@ import numpy as np
 
 from mdlm_atat import MaskedDiffusionLM, evaluate, load_lm, train
 from mdlm_atat.atomic import write_json
+from mdlm_atat.cli.parser import whole
 from mdlm_atat.config.files import method_settings
 from mdlm_atat.config.yaml_text import yaml_value
 from mdlm_atat.runs.evaluate import open_data
@@ -144,17 +145,17 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", nargs="+", choices=STEPS, default=list(STEPS))
     parser.add_argument("--seconds", type=float, default=360.0, help="of training, for each network")
-    parser.add_argument("--num_steps", type=int, help="in place of seconds")
+    parser.add_argument("--num_steps", type=whole(1), help="in place of seconds")
     parser.add_argument("--method", default="atat")
     parser.add_argument("--lr", nargs="+", default=[], metavar="NETWORK=RATE")
     parser.add_argument("--set", nargs="+", default=[], metavar="SETTING=VALUE")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--num_draws", type=int, default=1024)
-    parser.add_argument("--batch_size", type=int, default=16, help="of the evaluations")
+    parser.add_argument("--seed", type=whole(), default=0)
+    parser.add_argument("--num_draws", type=whole(1), default=1024)
+    parser.add_argument("--batch_size", type=whole(1), default=16, help="of the evaluations")
     parser.add_argument("--order", default="spread", help="sampler in whose order a text is scored too")
-    parser.add_argument("--num_passages", type=int, default=10)
-    parser.add_argument("--passage", type=int, default=96, help="tokens of a passage")
-    parser.add_argument("--gap", type=int, default=12, help="tokens of its gap")
+    parser.add_argument("--num_passages", type=whole(1), default=10)
+    parser.add_argument("--passage", type=whole(1), default=96, help="tokens of a passage")
+    parser.add_argument("--gap", type=whole(1), default=12, help="tokens of its gap")
     args = parser.parse_args()
     args.lr, args.set = pairs(args.lr), pairs(args.set)
     args.out.mkdir(parents=True, exist_ok=True)

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mdlm_atat import MaskedDiffusionLM
+from mdlm_atat.cli.parser import whole
 from mdlm_atat.lm.reading import CachedSteps
 from mdlm_atat.lm.sampling import gather_positions, projection
 from mdlm_atat.samplers.draw import TokenDraw, inverse_cdf
@@ -106,9 +107,9 @@ def write_with_drafts(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", help="the folder of a run with two ways")
-    parser.add_argument("--drafts", type=int, nargs="+", default=[1, 2, 4, 8], help="tokens drafted in a pass")
-    parser.add_argument("--batch", type=int, nargs="+", default=[1, 8])
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--drafts", type=whole(1), nargs="+", default=[1, 2, 4, 8], help="tokens drafted in a pass")
+    parser.add_argument("--batch", type=whole(1), nargs="+", default=[1, 8])
+    parser.add_argument("--rounds", type=whole(1), default=5)
     parser.add_argument("--compile", action="store_true")
     args = parser.parse_args()
     lm = MaskedDiffusionLM.from_pretrained(args.run)

@@ -22,6 +22,7 @@ from typing import Any
 import torch
 
 from mdlm_atat import CausalLM, CausalTransformer
+from mdlm_atat.cli.parser import whole
 from mdlm_atat.data.tokenizers import CharTokenizer
 from mdlm_atat.provenance import cpu
 
@@ -85,14 +86,14 @@ def write_theirs(model: Any, prompts: torch.Tensor, num_new: int, **how: Any) ->
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--layers", type=int, default=12)
-    parser.add_argument("--width", type=int, default=768)
-    parser.add_argument("--vocab", type=int, default=50_257)
-    parser.add_argument("--length", type=int, default=1024)
-    parser.add_argument("--prompt", type=int, default=128, help="tokens that are given")
-    parser.add_argument("--new", type=int, default=512, help="tokens that are written")
-    parser.add_argument("--batch", type=int, nargs="+", default=[1, 32])
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--layers", type=whole(1), default=12)
+    parser.add_argument("--width", type=whole(1), default=768)
+    parser.add_argument("--vocab", type=whole(1), default=50_257)
+    parser.add_argument("--length", type=whole(1), default=1024)
+    parser.add_argument("--prompt", type=whole(1), default=128, help="tokens that are given")
+    parser.add_argument("--new", type=whole(1), default=512, help="tokens that are written")
+    parser.add_argument("--batch", type=whole(1), nargs="+", default=[1, 32])
+    parser.add_argument("--rounds", type=whole(1), default=5)
     parser.add_argument("--skip_theirs", action="store_true", help="without transformers")
     parser.add_argument("--skip_compile", action="store_true", help="nothing compiled, nothing recorded")
     parser.add_argument("--skip_eager", action="store_true", help="without our rows in which nothing is compiled")

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 import torch
 from benchmarks.train_step import PLAIN, VARIANTS, measure, middle_and_spread
 
-from mdlm_atat.cli.parser import Parser
+from mdlm_atat.cli.parser import Parser, whole
 from mdlm_atat.config.arguments import read_config
 from mdlm_atat.config.schema import RunConfig
 from mdlm_atat.errors import UserError
@@ -75,9 +75,9 @@ def main() -> None:
     parser = Parser("benchmarks.memory", __doc__ or "", takes_settings=True)
     parser.add_argument("--presets", nargs="+", default=["medium", "large"])
     parser.add_argument("--variants", nargs="+", default=["reference", "compiled", "recompute"], choices=VARIANTS)
-    parser.add_argument("--batch_size", type=int, default=8)
+    parser.add_argument("--batch_size", type=whole(1), default=8)
     parser.add_argument("--largest", action="store_true")
-    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--steps", type=whole(1), default=10)
     arguments = parser.parse(sys.argv[1:])
     engine = Engine("auto")
     if arguments.largest and engine.device.type != "cuda":

@@ -21,6 +21,7 @@ from benchmarks.train_step import PLAIN, Instant, measure, middle_and_spread
 from torch import nn
 from torch.optim import Optimizer
 
+from mdlm_atat.cli.parser import whole
 from mdlm_atat.config.arguments import read_config
 from mdlm_atat.config.build import build_model
 from mdlm_atat.config.files import read_flags
@@ -108,9 +109,9 @@ def training_step_s(shape: Shape, engine: Engine, kind: str, compiled: bool, num
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shapes", nargs="+", default=["34M", "170M"], choices=SHAPES)
-    parser.add_argument("--batch_size", type=int, help="in place of the shape's own")
-    parser.add_argument("--steps", type=int, default=30, help="timed")
-    parser.add_argument("--warm_up", type=int, default=5)
+    parser.add_argument("--batch_size", type=whole(1), help="in place of the shape's own")
+    parser.add_argument("--steps", type=whole(1), default=30, help="timed")
+    parser.add_argument("--warm_up", type=whole(0), default=5)
     parser.add_argument("--skip_compile", action="store_true")
     parser.add_argument("--skip_training", action="store_true", help="the optimizers alone")
     arguments = parser.parse_args()

@@ -19,6 +19,7 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor
 
+from mdlm_atat.cli.parser import whole
 from mdlm_atat.core.denoiser import Prediction
 from mdlm_atat.device import Graphed, compile_network
 from mdlm_atat.lm.sampling import gather_positions, projection
@@ -120,13 +121,13 @@ def wait(device: torch.device) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--layers", type=int, default=12)
-    parser.add_argument("--width", type=int, default=768)
-    parser.add_argument("--vocab", type=int, default=50_257)
-    parser.add_argument("--length", type=int, default=1024)
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--steps", type=int, default=128)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--layers", type=whole(1), default=12)
+    parser.add_argument("--width", type=whole(1), default=768)
+    parser.add_argument("--vocab", type=whole(1), default=50_257)
+    parser.add_argument("--length", type=whole(1), default=1024)
+    parser.add_argument("--batch", type=whole(1), default=8)
+    parser.add_argument("--steps", type=whole(1), default=128)
+    parser.add_argument("--rounds", type=whole(1), default=5)
     parser.add_argument("--skip_plain", action="store_true", help="without the plain loop")
     parser.add_argument("--skip_eager", action="store_true")
     parser.add_argument("--skip_compile", action="store_true")

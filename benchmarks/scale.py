@@ -13,7 +13,6 @@ a checkpoint is written as `atat train` writes it, below --folder.
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import subprocess
@@ -27,7 +26,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from benchmarks.train_step import PLAIN, VOCABULARY, Instant, make_training, middle_and_spread, step_of
+from benchmarks.train_step import PLAIN, VOCABULARY, make_training, middle_and_spread, timed_steps
 
 from mdlm_atat import scaling
 from mdlm_atat.atomic import write_json, write_text
@@ -115,18 +114,7 @@ def measure_arm(arm: Arm, folder: Path, num_steps: int) -> dict[str, Any] | None
         torch.cuda.reset_peak_memory_stats(engine.device)
     with engine.deterministic(config.train.deterministic):
         run = make_training(config, engine, "graph", vocab_size)
-        num_warm_up = 4 if run.recorded is None else run.recorded.num_warm_up + 2
-        start_s = time.perf_counter()
-        for step in range(num_warm_up):
-            step_of(run, step)
-        engine.synchronize()
-        first_s = time.perf_counter() - start_s
-        ends = [Instant(is_gpu)]
-        for step in range(num_warm_up, num_warm_up + num_steps):
-            step_of(run, step)
-            ends.append(Instant(is_gpu))
-        engine.synchronize()
-    times_s = [later.seconds_since(earlier) for earlier, later in itertools.pairwise(ends)]
+        times_s, first_s = timed_steps(run, num_steps, num_warm_up=4)
     median, low, high = middle_and_spread(times_s)
     peak_bytes = engine.peak_memory_bytes()
     reserved_bytes = torch.cuda.max_memory_reserved(engine.device) if is_gpu else None

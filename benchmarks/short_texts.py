@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from mdlm_atat import MaskedDiffusionLM, load_lm
+from mdlm_atat.cli.parser import whole
 
 GAP = 3  # tokens
 
@@ -38,9 +39,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path)
     parser.add_argument("corpus", type=Path)
-    parser.add_argument("--pieces", type=int, default=96)
-    parser.add_argument("--lengths", type=int, nargs="+", default=[15, 31, 63])
-    parser.add_argument("--around", type=int, nargs="+", default=[0, 16, 64, 128])
+    parser.add_argument("--pieces", type=whole(1), default=96)
+    parser.add_argument("--lengths", type=whole(1), nargs="+", default=[15, 31, 63])
+    parser.add_argument("--around", type=whole(0), nargs="+", default=[0, 16, 64, 128])
     args = parser.parse_args()
     lm = load_lm(args.model, device="cpu")
     assert isinstance(lm, MaskedDiffusionLM)
@@ -53,8 +54,8 @@ def main() -> None:
         pieces = text[middles[:, None] + torch.arange(length)]
         costs = [nats_per_token(lm, pieces, around) for around in args.around]
         print(f"{length - GAP:>13}", *(f"{cost:7.3f}" for cost in costs), flush=True)
-    whole = text[starts[:, None] + torch.arange(lm.max_length)]
-    print(f"{lm.max_length - GAP:>13} {nats_per_token(lm, whole, 0):7.3f}")
+    full = text[starts[:, None] + torch.arange(lm.max_length)]
+    print(f"{lm.max_length - GAP:>13} {nats_per_token(lm, full, 0):7.3f}")
 
 
 if __name__ == "__main__":

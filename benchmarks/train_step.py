@@ -31,7 +31,7 @@ import torch
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
-from mdlm_atat.cli.parser import Parser
+from mdlm_atat.cli.parser import Parser, whole
 from mdlm_atat.config.arguments import read_config
 from mdlm_atat.config.build import build_model, build_objective
 from mdlm_atat.config.schema import RunConfig
@@ -205,6 +205,27 @@ class Instant:
         return earlier.event.elapsed_time(self.event) / 1e3
 
 
+def timed_steps(
+    run: Training, num_steps: int, num_warm_up: int, take: Callable[[Training, int], None] = step_of
+) -> tuple[list[float], float]:
+    """(seconds of single steps, seconds of all steps before them). A step is timed from the end of the one before to
+    its own: nothing waits for the device between them, as in a run."""
+    is_gpu = run.engine.device.type == "cuda"
+    if run.recorded is not None:  # what is timed is replays
+        num_warm_up = max(num_warm_up, run.recorded.num_warm_up + 2)
+    start_s = time.perf_counter()
+    for step in range(num_warm_up):
+        take(run, step)
+    run.engine.synchronize()
+    first_s = time.perf_counter() - start_s
+    ends = [Instant(is_gpu)]
+    for step in range(num_warm_up, num_warm_up + num_steps):
+        take(run, step)
+        ends.append(Instant(is_gpu))
+    run.engine.synchronize()
+    return [later.seconds_since(earlier) for earlier, later in itertools.pairwise(ends)], first_s
+
+
 def measure(
     config: RunConfig,
     variant: str,
@@ -215,27 +236,14 @@ def measure(
     trace: bool = False,
     vocab_size: int | None = None,
 ) -> Measured:
-    """The time of single steps, from the end of one to the end of the next: nothing waits for the device between them,
-    as in a run."""
+    """Time and memory of a variant's steps; see `timed_steps`."""
     is_gpu = engine.device.type == "cuda"
     take = reference_step if variant == "reference" else step_of
     with engine.deterministic(config.train.deterministic):
         run = make_training(config, engine, variant, vocab_size)
         if is_gpu:
             torch.cuda.reset_peak_memory_stats()
-        if run.recorded is not None:  # what is timed is replays
-            num_warm_up = max(num_warm_up, run.recorded.num_warm_up + 2)
-        start_s = time.perf_counter()
-        for step in range(num_warm_up):
-            take(run, step)
-        engine.synchronize()
-        first_s = time.perf_counter() - start_s
-        ends = [Instant(is_gpu)]
-        for step in range(num_warm_up, num_warm_up + num_steps):
-            take(run, step)
-            ends.append(Instant(is_gpu))
-        engine.synchronize()
-        step_s = [later.seconds_since(earlier) for earlier, later in itertools.pairwise(ends)]
+        step_s, first_s = timed_steps(run, num_steps, num_warm_up, take)
         num_parameters = sum(p.numel() for p in run.raw_model.parameters())
         peak_bytes = engine.peak_memory_bytes() or 0
         found = Measured(step_s, peak_bytes, num_parameters, first_s, trace_steps(run, take) if trace else ())
@@ -258,9 +266,9 @@ def main() -> None:
     parser.add_argument("--preset", default="mdlm-owt")
     parser.add_argument("--methods", nargs="+", default=["mdlm"])
     parser.add_argument("--variants", nargs="+", default=["reference", "eager", "compiled"], choices=VARIANTS)
-    parser.add_argument("--batch_size", type=int, default=32)
-    parser.add_argument("--steps", type=int, default=30, help="timed")
-    parser.add_argument("--warm_up", type=int, default=5)
+    parser.add_argument("--batch_size", type=whole(1), default=32)
+    parser.add_argument("--steps", type=whole(1), default=30, help="timed")
+    parser.add_argument("--warm_up", type=whole(0), default=5)
     parser.add_argument("--shard", action="store_true", help="under torchrun: FSDP2 instead of DDP")
     parser.add_argument("--trace", action="store_true", help="profile three more steps: what waits, which kernels")
     arguments = parser.parse(sys.argv[1:])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 import os
@@ -17,6 +18,7 @@ import torch
 from mdlm_atat.config.build import build_model, build_objective
 from mdlm_atat.config.files import load_config
 from mdlm_atat.config.schema import OptimConfig
+from mdlm_atat.errors import UserError
 from mdlm_atat.nets.dit import ATATDiT
 from mdlm_atat.nets.ema import EMA
 from mdlm_atat.training.checkpoint import all_checkpoints
@@ -227,6 +229,26 @@ def test_what_a_plan_foretells_is_measured_and_stored_arm_by_arm(tmp_path):
     again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200)
     assert json.loads(out.read_text()) == stored  # what is there is not measured again
     assert again.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "flag"),
+    [
+        ("adapt_causal", "--passage"),
+        ("drafts", "--drafts"),
+        ("generate_speed", "--new"),
+        ("memory", "--steps"),
+        ("optim_step", "--batch_size"),
+        ("sampling", "--steps"),
+        ("short_texts", "--lengths"),
+        ("train_step", "--steps"),
+    ],
+)
+def test_a_benchmark_of_nothing_is_refused_before_anything_is_measured(name, flag, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [name, flag, "0"])
+    with pytest.raises((SystemExit, UserError)) as stopped:
+        importlib.import_module(f"benchmarks.{name}").main()
+    assert "at least 1" in capsys.readouterr().err + str(stopped.value)
 
 
 @pytest.mark.slow
