@@ -73,7 +73,7 @@ def _hint(annotation: Any, function: FunctionType) -> Any:
     try:
         here = SimpleNamespace(__annotations__={"it": annotation})
         return get_type_hints(here, function.__globals__, include_extras=True)["it"]
-    except Exception:
+    except NameError:
         return Any
 
 

@@ -399,7 +399,8 @@ def speed_under(
     masking: ExponentMasking, network: Any, hidden: Tensor, r: Tensor, stage: Stage | None
 ) -> Float[Tensor, "batch length"]:
     """How fast each position is revealed at mask rate r under a masking schedule, relative to MDLM (1 everywhere). The
-    network predicts it where the schedule reads hidden tokens; else it is known."""
+    network predicts it where the schedule reads hidden tokens; else it is known by the place in the row, of which a
+    prompt is a part, after training on answers too."""
     if masking.reads_content:
         return network.log_speed(hidden).exp()
     r = as_float64(r)

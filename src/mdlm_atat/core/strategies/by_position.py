@@ -21,9 +21,9 @@ class PositionAwareMaskingScheduler(ExponentMasking):
     expected share of masks is the noise schedule's: mean over i of r(t) ** w_i = mask_rate(t).
 
     It depends on nothing hidden, so the rate terms of the bound vanish and the rates need no predicting. The bias log w
-    runs over the sequence's own length, from +strength / 2 at the beginning, which is revealed first, to -strength / 2
-    at the end (slope), or from +strength / 2 at both ends to -strength / 2 in the middle (u_shape). Differentiating
-    mean(r ** w_i) = mask_rate,
+    runs over what is scored (the sequence, or an answer behind its prompt), from +strength / 2 at the beginning, which
+    is revealed first, to -strength / 2 at the end (slope), or from +strength / 2 at both ends to -strength / 2 in the
+    middle (u_shape). Differentiating mean(r ** w_i) = mask_rate,
 
         speed_i(t) = w_i sum_j r ** w_j / sum_j w_j r ** w_j.
 
