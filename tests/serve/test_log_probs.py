@@ -209,6 +209,17 @@ def test_a_text_goes_on_in_the_same_way_where_they_are_asked_for(client: Client,
     assert plain[0]["pieces"][1]["tokens"][0]["logprob"] is None
 
 
+@pytest.mark.parametrize("form", ["byte-level BPE with a prefix space", "WordPiece, cased", "unigram"])
+def test_behind_a_space_the_likeliest_are_called_as_in_a_completion(form: str):
+    body: dict[str, Any] = {"max_tokens": 1, "seed": 1, "logprobs": 5}
+    with served(two_way(tokenizer_of(form))) as client:
+        for prompt in ("Is that ", "Is that"):
+            (result,) = client.generate(prompt, **body).json["results"]
+            likeliest = list(result["pieces"][1]["tokens"][0]["top_logprobs"])[:5]
+            assert likeliest == list(completed(client, prompt, **body)["logprobs"]["top_logprobs"][0])[:5]
+            assert any(name.startswith(" ") for name in likeliest) == (prompt == "Is that")
+
+
 @pytest.mark.parametrize(
     ("body", "field", "message"),
     [

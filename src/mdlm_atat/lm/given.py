@@ -71,6 +71,10 @@ class Row:
         own = self.tokens[self.gaps[gap - 1].stop if gap else 0 : start]
         return num_spaces_at_end(self.around[gap]) > num_spaces_at_end(decode_end(tokenizer, own))
 
+    def places_without_space(self, tokenizer: Tokenizer) -> set[int]:
+        """The first places of the gaps of which `takes_space` says so."""
+        return {gap.start for index, gap in enumerate(self.gaps) if self.takes_space(tokenizer, index)}
+
 
 def texts_around(template: Template) -> list[str]:
     """The texts of a template before, between and after its gaps, empty where there is none."""

@@ -19,7 +19,7 @@ class TokenTexts:
         self._given: dict[int, str] = {}
         self._before: dict[int, str] = {}  # given text without a token of its own, with the token after it
         self._behind: dict[int, str] = {}  # the same at the end, with the last token
-        self._without_space: set[int] = set()
+        self._without_space = set[int]() if row is None else row.places_without_space(tokenizer)
         if row is None:
             return
         start = 0
@@ -34,8 +34,6 @@ class TokenTexts:
                 self._behind[stop - 1] = text
             if index < len(row.gaps):
                 start = row.gaps[index].stop
-                if row.takes_space(tokenizer, index):
-                    self._without_space.add(stop)
 
     def __call__(self, place: int, token: int) -> str:
         """The text of a token, the mask's too."""

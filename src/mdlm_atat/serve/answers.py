@@ -210,7 +210,7 @@ class Shown:
 
     def __init__(self, tokenizer: Tokenizer, row: Row) -> None:
         self._parts, self._texts, self._mask_id = parts_of(row), CutTexts(tokenizer, row), tokenizer.mask_id
-        self._names = TokenNames(tokenizer)
+        self._names, self._without_space = TokenNames(tokenizer), row.places_without_space(tokenizer)
 
     def frame(self, frame: Frame, seen: int, num_kept: int | None = None) -> ShownFrame:
         """A frame; tokens revealed after step `seen`, that of the frame before, are new. `num_kept`: so many characters
@@ -272,8 +272,9 @@ class Shown:
         )
 
     def _with(self, token: Token, found: TokenLogProb, place: int) -> Token:
-        name = self._names(place, found.token, token.text)
-        top = self._names.likeliest(place, name, found) if found.likeliest else None
+        no_space = place in self._without_space
+        name = self._names(place, found.token, token.text, without_space=no_space)
+        top = self._names.likeliest(place, name, found, without_space=no_space) if found.likeliest else None
         return replace(token, logprob=max(found.log_prob, LEAST), top_logprobs=top)
 
 

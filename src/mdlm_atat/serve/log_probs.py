@@ -49,6 +49,7 @@ def log_probs_of(
         before = cut_to(prompt, CutTexts(tokenizer, alone)(alone.tokens, is_whole=True))
         first, offset = 0, 0 if before else len(prompt)  # a space alone may have no token
         texts = before + texts
+    without_space = row.places_without_space(tokenizer)
     shown: list[str] = []
     own: list[float | None] = []
     top: list[dict[str, float]] = []
@@ -57,7 +58,7 @@ def log_probs_of(
     for place, text in enumerate(texts, start=first):
         if offset >= end:
             break
-        no_space = place == gap.start and row.takes_space(tokenizer, 0)
+        no_space = place in without_space
         shown.append(names(place, tokens[place], text, without_space=no_space))
         offsets.append(offset)
         offset += len(text)
