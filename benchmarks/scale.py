@@ -51,7 +51,6 @@ SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
     "tiny": ("demo", {}),
 }
 """(preset, what is changed of it) by how many parameters there are."""
-TINY_VOCABULARY = 65
 
 
 @dataclass(frozen=True)
@@ -144,7 +143,7 @@ def measure_arm(arm: Arm, folder: Path, num_steps: int) -> dict[str, Any] | None
 
 def vocabulary(shape: str) -> int:
     """Tokens of a shape's tokenizer."""
-    return VOCABULARY.get(base_of(shape).data.tokenizer, TINY_VOCABULARY)
+    return VOCABULARY[base_of(shape).data.tokenizer]
 
 
 def measure_checkpoint(run: Training, folder: Path) -> dict[str, float]:

@@ -13,6 +13,7 @@ from mdlm_atat.cli.main import main
 from mdlm_atat.config import size
 from mdlm_atat.config.files import save_config
 from mdlm_atat.config.schema import RunConfig
+from mdlm_atat.data.open_tokenizer import load_tokenizer
 from mdlm_atat.errors import UserError
 from mdlm_atat.runs.request import RunRequest
 from mdlm_atat.scaling.lines import lines_of
@@ -53,6 +54,11 @@ def test_8_billion_parameters_and_a_trillion_tokens_need_sharding_and_a_checksum
     assert found.token_bytes == 2 * 10**12
     assert found.checkpoint.in_parts
     assert found.checkpoint.num_bytes == pytest.approx(16 * found.sizes.num_parameters, rel=1e-4)
+
+
+def test_bytes_are_planned_with_their_end_of_text():
+    found = plan("demo", tokens=1e6, settings={"data.tokenizer": "byte"})
+    assert found.vocab_size == load_tokenizer("byte").vocab_size == 257
 
 
 def test_8_billion_parameters_fit_on_no_single_gpu_and_the_plan_says_what_breaks():

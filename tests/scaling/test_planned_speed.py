@@ -21,7 +21,6 @@ from mdlm_atat.scaling.speed import (
     Machines,
     Speed,
     checkpoint_of,
-    interpolated,
     is_twin,
     ring_bytes,
     speed_of,
@@ -86,8 +85,9 @@ def test_the_measured_pair_at_mdlm_s_shape_is_nearly_1_92_times_one_gpu():
 def test_between_two_measured_widths_the_share_is_between_theirs_and_beyond_the_last_it_is_the_last():
     known = measured()
     gpu, steps = known.gpu("h200"), known.alone("h200")
-    at = {width: utilisation(width, 1024, steps, known, gpu) for width in (768, 900, 1024, 1280, 20_000)}
-    assert at[768] < at[900] < at[1024]
+    at = {width: utilisation(width, 1024, steps, known, gpu) for width in (768, 887, 1024, 1280, 20_000)}
+    assert at[768] < at[1024]
+    assert at[887] == pytest.approx((at[768] + at[1024]) / 2, rel=1e-3)  # the middle of their logarithms
     widest = max(step.width for step in steps if step.step_s)
     assert at[20_000] == utilisation(widest, 1024, steps, known, gpu)
     assert all(0.2 < share < 0.8 for share in at.values())
@@ -101,10 +101,6 @@ def test_a_width_that_is_left_out_is_told_from_its_neighbours_better_where_netwo
     others = [step for step in steps if step.width != width]
     told, true = (utilisation(width, length, found, known, gpu) for found in (others, steps))
     assert told == pytest.approx(true, rel=within)
-
-
-def test_straight_lines_go_through_their_points():
-    assert [interpolated(x, [1, 2, 4], [10, 20, 0]) for x in (0, 1, 1.5, 2, 3, 4, 9)] == [10, 10, 15, 20, 10, 0, 0]
 
 
 def test_a_ring_of_two_sends_each_gradient_once_and_one_of_many_twice():

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
+
 from mdlm_atat.config.schema import RunConfig
 from mdlm_atat.scaling.measured import GPU, Measured, Step
 from mdlm_atat.scaling.memory import Way, checkpoint_bytes, optimizer_bytes
@@ -107,7 +109,7 @@ def utilisation(width: int, length: int, steps: Sequence[Step], measured: Measur
             near[step.width] = step
     widths = sorted(near)
     shares = [share_of(near[w], measured, gpu) for w in widths]
-    return interpolated(math.log(width), [math.log(w) for w in widths], shares)
+    return float(np.interp(math.log(width), np.log(widths), shares))
 
 
 def distance(step: Step, length: int) -> float:
@@ -119,16 +121,6 @@ def share_of(step: Step, measured: Measured, gpu: GPU) -> float:
     assert step.step_s is not None
     passes_s = step.step_s - measured.adamw_s_per_parameter * step.num_parameters
     return step.tokens_per_gpu * step.flops_per_token / (passes_s * gpu.flops_per_s)
-
-
-def interpolated(x: float, xs: Sequence[float], ys: Sequence[float]) -> float:
-    """y at x by straight lines through points with rising xs; at the ends, that of the end."""
-    if x <= xs[0]:
-        return ys[0]
-    for (x0, y0), (x1, y1) in zip(zip(xs, ys, strict=True), zip(xs[1:], ys[1:], strict=True), strict=False):
-        if x <= x1:
-            return y0 + (y1 - y0) * (x - x0) / (x1 - x0)
-    return ys[-1]
 
 
 def recompute_ratio(width: int, measured: Measured) -> float:
