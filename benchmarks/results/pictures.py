@@ -46,6 +46,11 @@ class Picture:
         return hashlib.sha256(json.dumps(asdict(self)).encode()).hexdigest()[:16]
 
 
+def level(name: str, y: float, least_x: float, most_x: float) -> Line:
+    """A value that does not depend on x."""
+    return Line(name=name, points=((least_x, y), (most_x, y)), is_level=True)
+
+
 def likelihoods() -> Picture:
     """Each method's likelihoods, a row a method."""
     arms = shown_arms("1500")
@@ -81,8 +86,7 @@ def own_order() -> Picture:
     for column, name in (("any_order", "atat, any order, at most"), ("left_to_right", "atat, left to right")):
         mean = mean_of(novels()["atat"], column)
         if mean is not None:
-            level = tuple((x, round(mean.value, 4)) for x in (16.0, 256.0))
-            lines.append(Line(name=name, points=level, is_level=True))
+            lines.append(level(name, round(mean.value, 4), 16.0, 256.0))
     return Picture(
         title="What held-out text costs in the order that spread reveals it in, by network evaluations",
         x="evaluations for 256 tokens",
@@ -100,10 +104,9 @@ def longer() -> Picture:
         Line(name=name, points=tuple((at["step"] / 1000, at["ppl_u_nats"]) for at in curves[arm]["curve"]))
         for arm, name in names.items()
     ]
-    level = mean_of(older_novels(6000)["mdlm, AdamW"], "any_order")
-    assert level is not None
-    ends = tuple((x, round(level.value, 4)) for x in (lines[0].points[0][0], 6.0))
-    lines.append(Line(name="where mdlm ends", points=ends, is_level=True))
+    end = mean_of(older_novels(6000)["mdlm, AdamW"], "any_order")
+    assert end is not None
+    lines.append(level("where mdlm ends", round(end.value, 4), lines[0].points[0][0], 6.0))
     return Picture(
         title="Any order, at most, over 6,000 steps with AdamW",
         x="thousand steps",
@@ -121,8 +124,7 @@ def judge() -> Picture:
         mine = sorted((p["steps"], p["judge_nats"]) for p in content["points"] if p["sampler"] == sampler)
         lines.append(Line(name=name, points=tuple((float(steps), nats) for steps, nats in mine)))
     (alone,) = (p for p in content["points"] if p["sampler"] == "first_hitting" and p["steps"] is None)
-    ends = tuple((x, alone["judge_nats"]) for x in (8.0, 64.0))
-    lines.append(Line(name="random order, one at a time (256)", points=ends, is_level=True))
+    lines.append(level("random order, one at a time (256)", alone["judge_nats"], 8.0, 64.0))
     return Picture(
         title="What a judge pays for texts of which half was filled in, by network evaluations",
         x="evaluations for 256 tokens",
