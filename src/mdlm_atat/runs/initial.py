@@ -32,16 +32,13 @@ from mdlm_atat.published.hub import HubName
 from mdlm_atat.small_files import read_object
 from mdlm_atat.training.checkpoint import all_checkpoints, give_weights
 from mdlm_atat.training.folder import changes, read_start
+from mdlm_atat.training.low_rank import MODE_VECTOR, START_VECTOR
 from mdlm_atat.training.packed import read_weights
 
 SHAPE_SETTINGS = ("model.", "importance.", "masking.", "objective.causal_share", "data.length")
 OWN_SHAPE = {f"model.{name}" for name in (*SHAPE, *LAYOUT, "alignment", "extra_outputs")}
 """What a new method leaves as it is in the old network."""
 NUM_LISTED = 8
-MODE_VECTOR = "mode_vector"
-"""What a network trained in two ways has more than one trained in either (nets.two_way). It starts at zeros."""
-START_VECTOR = "start_vector"
-"""What a network with the alignment shifted has more than one that reads left to right (nets.dit)."""
 MOST_TOKENS = 512
 """Length of the sequences that a published model is trained on, where nobody names one: it takes texts that are too
 long for most machines to train on."""

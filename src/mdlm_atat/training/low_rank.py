@@ -19,9 +19,11 @@ from mdlm_atat.errors import UserError
 BASE, DOWN, UP = ".base_layer.", ".lora_A.default.weight", ".lora_B.default.weight"
 """In the names of weights: of W and its bias, of A (rank, in) and of B (out, rank)."""
 OF_TIME = "modulation"
-ALWAYS_TRAINED = "mode_vector"
-"""All that a network of two modes has more than one of either: a start may lack it (nets.two_way)."""
+MODE_VECTOR = "mode_vector"
+"""What a network trained in two ways has more than one trained in either (nets.two_way). It starts at zeros, and is
+always trained."""
 START_VECTOR = "start_vector"
+"""What a network with the alignment shifted has more than one that reads left to right (nets.dit)."""
 SYMBOL = "embedding.symbol"
 """The embedding of [MASK], where it is trained and the embeddings of tokens are not."""
 
@@ -68,7 +70,7 @@ def add_low_rank(network: nn.Module, config: LoraConfig, *, with_symbols: bool =
     settings = Settings(r=config.rank, lora_dropout=config.input_dropout, target_modules=chosen)
     settings.lora_alpha = config.alpha  # pyright: ignore[reportAttributeAccessIssue]  # any number will do
     inject_adapter_in_model(settings, network)
-    trained = {ALWAYS_TRAINED}
+    trained = {MODE_VECTOR}
     if with_symbols:
         trained |= {START_VECTOR, SYMBOL}
         if isinstance(embedding := getattr(network, "embedding", None), nn.Embedding):

@@ -247,6 +247,8 @@ def test_every_reader_has_an_ending_in_lower_case() -> None:
         ("<tr><td>a</td><td rowspan=3>b</td><td>c</td></tr><tr><td>d</td><td>e</td></tr>", "a\tb\tc\nd\t\te"),
         ("<tr><td rowspan=2 colspan=2>a</td><td>b</td></tr><tr><td>c</td></tr>", "a\t\tb\n\t\tc"),
         ("<tr><td rowspan=9>a</td></tr></table><table><tr><td>b</td></tr>", "a\nb"),
+        ("<tr><td rowspan=0>a</td><td>b</td></tr><tr><td>c</td></tr><tr><td>d</td></tr>", "a\tb\n\tc\n\td"),
+        ("<thead><tr><th rowspan=2>a</th><th>b</th></tr></thead><tbody><tr><td>c</td></tr></tbody>", "a\tb\nc"),
         ("<tr><td colspan=0 rowspan=x>a</td><td colspan=99999>b</td><td colspan>c</td></tr>", f"a\tb{63 * chr(9)}c"),
     ],
 )

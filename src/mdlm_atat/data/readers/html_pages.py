@@ -21,9 +21,13 @@ BLOCKS = frozenset(
     "figure footer form h1 h2 h3 h4 h5 h6 header hr html legend li main menu nav ol optgroup option p pre search "
     "section select summary table tbody textarea tfoot thead tr ul".split()
 )
+ROW_GROUPS = frozenset(("table", "thead", "tbody", "tfoot"))
+"""No cell reaches out of them."""
 PREFORMATTED = frozenset(("pre", "textarea", "listing", "xmp"))
 MOST_COLUMNS = 64
 """Of a table whose cells may span several: beyond them a span is one, or a page of few letters would make many tabs."""
+MOST_ROWS = 65534
+"""That a cell may span; rowspan=0 is all that are left of its group."""
 LONGEST_PAGE = 1 << 25
 """Characters: where all of them are attributes of a tag, the parser takes 25 times as much memory."""
 _SPACE = re.compile(r"[ \t\n\r\f]+")
@@ -86,7 +90,7 @@ class _Visible(HTMLParser):
             self._break()
             if tag == "tr":
                 self._begin_row()
-            elif tag == "table":
+            elif tag in ROW_GROUPS:
                 self._below.clear()
         elif tag in ("td", "th"):
             self._begin_cell(dict(attrs))
@@ -97,7 +101,7 @@ class _Visible(HTMLParser):
             del self._hidden[self._hidden.index(tag) :]
         elif tag in BLOCKS and tag != "br":
             self._break()
-            if tag == "table":
+            if tag in ROW_GROUPS:
                 self._below.clear()
         self._num_preformatted -= tag in PREFORMATTED and self._num_preformatted > 0
 
@@ -135,7 +139,7 @@ class _Visible(HTMLParser):
             self._line.append("\t" * num_tabs)
             self._needs_space = False
         self._cell_at = self._column
-        num_columns, num_rows = (_span(attributes.get(name)) for name in ("colspan", "rowspan"))
+        num_columns, num_rows = _span(attributes.get("colspan"), 1), _span(attributes.get("rowspan"), MOST_ROWS)
         end = max(self._column + 1, min(self._column + num_columns, MOST_COLUMNS))
         if num_rows > 1:
             self._below |= dict.fromkeys(range(self._column, min(end, MOST_COLUMNS)), num_rows - 1)
@@ -160,6 +164,6 @@ class _Visible(HTMLParser):
         self._needs_space = False
 
 
-def _span(value: str | None) -> int:
-    """How many columns or rows a cell takes. 1 where that is not said, or is no number of them."""
-    return max(1, int(value)) if value is not None and value.isdecimal() and len(value) < 6 else 1
+def _span(value: str | None, of_zero: int) -> int:
+    """How many columns or rows a cell takes: for 0 `of_zero`, and 1 where that is not said, or is no number of them."""
+    return (int(value) or of_zero) if value is not None and value.isdecimal() and len(value) < 6 else 1
