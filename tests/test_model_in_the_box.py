@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from pathlib import Path
 
@@ -56,3 +57,9 @@ def test_english_costs_it_less_than_half_of_the_same_words_in_disorder(box: Mask
     shuffled = " ".join(np.random.default_rng(0).permutation(text.split(" ")))
     assert box.score(text).nats / len(text) < 0.9
     assert box.score(text).nats < 0.5 * box.score(shuffled).nats
+
+
+def test_its_page_is_made_of_its_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(RECIPE))
+    made = importlib.import_module("card").card(json.loads((RECIPE / "card.json").read_text(encoding="utf-8")))
+    assert made == (RECIPE / "README.md").read_text(encoding="utf-8")

@@ -75,6 +75,8 @@ def likelihoods(lm: Any, data: Path, num_draws: int | None, known: Evaluation | 
         found[name] = {each.name: _numbers(each) for each in scored.likelihoods}
         found[name]["unigram"] = {"nats_per_token": scored.unigram.nats_per_token} if scored.unigram else {}
         found[name]["draws"] = scored.num_draws
+        if scored is known:
+            found[name]["before_packing"] = f"{known.machine.device}, {known.machine.precision}"
     return found
 
 
@@ -182,6 +184,7 @@ def card(numbers: dict[str, Any]) -> str:
     parts = {
         "likelihoods": _likelihood_table(numbers["likelihoods"], numbers.get("own_order"), numbers["sources"]),
         "own_order": _own_order_lines(numbers.get("own_order")),
+        "before_packing": _before_packing(numbers["likelihoods"]),
         "packing": _packing_lines(numbers.get("packing")),
         "judge": _judge_table(numbers.get("judge"), numbers.get("judge_name")),
         "infillings": "\n\n".join(map(_infilling, range(NUM_PLACES), numbers["infillings"])),
@@ -199,8 +202,8 @@ def card(numbers: dict[str, Any]) -> str:
 def _likelihood_table(found: dict[str, Any], own: dict[str, Any] | None, sources: dict[str, Any]) -> str:
     number = {name: sum(source.get(f"valid-{name}_documents", 0) for source in sources.values()) for name in HELD_OUT}
     titles = {
-        "novels": f"{'three' if number['novels'] == 3 else number['novels']} held-out novels",
-        "others": f"{number['others']} other held-out documents",
+        name: f"{'three' if number[name] == 3 else number[name]} {what}{'s' * (number[name] != 1)}"
+        for name, what in {"novels": "held-out novel", "others": "other held-out document"}.items()
     }
     lines = [
         "| text | likelihood | nats per token | bits per character | perplexity per token |",
@@ -223,6 +226,13 @@ def _likelihood_table(found: dict[str, Any], own: dict[str, Any] | None, sources
         if costs["unigram"]:
             lines.append(f"| {titles[name]} | unigram, the floor | {costs['unigram']['nats_per_token']:.4f} | | |")
     return "\n".join(lines)
+
+
+def _before_packing(found: dict[str, Any]) -> str:
+    machine = found.get("novels", {}).get("before_packing")
+    if machine is None:
+        return "All are of the packed weights."
+    return f"Those of the novels are of the weights before packing, at the end of training ({machine})."
 
 
 def _own_order_lines(own: dict[str, Any] | None) -> str:
