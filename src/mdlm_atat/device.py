@@ -80,11 +80,12 @@ def compiled(function: Callable[..., T], *, dynamic: bool | None = None) -> Call
     """`torch.compile(function)` for any number of networks in one process.
 
     Torch compiles a form of a function for each shape, width and mode that it meets, and after 8 of them runs what is
-    new uncompiled, at a third of the speed, with a warning. Two networks use that up.
+    new uncompiled, at about half of the speed, with a warning. Two networks use that up.
     """
     limit: dict[str, Any] = {"recompile_limit": NUM_COMPILED_FORMS}
     if "recompile_limit" not in signature(torch.compile).parameters:  # before torch 2.12 it is one for the process
-        torch._dynamo.config.recompile_limit = NUM_COMPILED_FORMS  # pyright: ignore[reportPrivateUsage]
+        of_all = torch._dynamo.config  # pyright: ignore[reportPrivateUsage]
+        of_all.recompile_limit = max(NUM_COMPILED_FORMS, of_all.recompile_limit)
         limit = {}
     return torch.compile(function, dynamic=dynamic, **limit)
 

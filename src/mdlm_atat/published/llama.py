@@ -6,8 +6,8 @@ those of transformers' own classes within rounding (1e-4 in float32).
 
 Our networks read a text behind a start symbol. Its embedding is that of the token that the model has seen before texts:
 the one that its tokenizer puts there, else `<|endoftext|>`, which stood between the documents that it was trained on,
-else its bos or eos. SmolLM2-135M-Instruct names `<|im_start|>`, which begins a turn of a chat, as its bos: five plain
-sentences cost 3.63 nats a token behind that, 3.32 behind nothing, and 2.71 behind `<|endoftext|>`.
+else its bos or eos. SmolLM2-135M-Instruct names `<|im_start|>`, which begins a turn of a chat, as its bos: plain
+sentences cost more behind that than behind `<|endoftext|>`.
 """
 
 from __future__ import annotations

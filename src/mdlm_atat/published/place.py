@@ -28,7 +28,7 @@ from mdlm_atat.published.hub import (
     unreachable,
 )
 
-CONVERTER = 1
+CONVERTER = 2
 """Counts up where published models are read otherwise than before: what was kept in the cache is read anew then."""
 Tell = Callable[[str], None]
 
