@@ -2,6 +2,9 @@
 
     python -m benchmarks.results            # writes them: make results
     python -m benchmarks.results --check    # shows what differs: make results-check
+    python -m benchmarks.results --take runs/novels-seconds --machine "two NVIDIA H200 of one host"
+
+The last stores what an experiment has found so far as docs/results/novels-seconds.json, and adds it to what is there.
 
 A page is Markdown that a person writes. Two marks in it, which no reader sees, say where a number comes from:
 

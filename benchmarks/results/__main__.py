@@ -1,4 +1,5 @@
-"""Write the numbers of all pages and draw the pictures of what has changed, or show where they differ."""
+"""Write the numbers of all pages and draw the pictures of what has changed, or show where they differ; or take the
+results of an experiment into docs/results."""
 
 from __future__ import annotations
 
@@ -10,7 +11,9 @@ from pathlib import Path
 from benchmarks.results.log_tables import LOG_TABLES
 from benchmarks.results.pages import PageError, unmarked, written
 from benchmarks.results.pictures import draw_stale, stale
+from benchmarks.results.stored import FOLDER
 from benchmarks.results.tables import TABLES
+from benchmarks.results.take import take
 from benchmarks.results.to_come import TABLES_TO_COME
 from benchmarks.results.values import VALUES
 
@@ -45,9 +48,21 @@ def main(argv: list[str] | None = None) -> int:
     """Returns the exit code: 0 done, 1 a page differs, 2 a page or what is stored cannot be read."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.results", description=__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 where a page differs")
-    is_check = parser.parse_args(argv).check
+    parser.add_argument("--take", type=Path, metavar="RUNS", help="store results.json of this experiment's folder")
+    parser.add_argument("--machine", help="with --take: what it ran on, such as 'two NVIDIA H200 of one host'")
+    parser.add_argument("--name", help="with --take: of the file in docs/results (default: that of the folder)")
+    parser.add_argument("--command", help="with --take: what was run, where it is not the whole grid as it is")
+    given = parser.parse_args(argv)
+    if given.take is None and (given.machine or given.name or given.command):
+        parser.error("--machine, --name and --command go with --take RUNS")
+    if given.take is not None and (given.check or not given.machine):
+        parser.error("--take goes with --machine MACHINE, and without --check")
     try:
-        return check() if is_check else write()
+        if given.take is not None:
+            file = FOLDER / f"{given.name or given.take.resolve().name}.json"
+            print("\n".join(take(given.take, file, machine=given.machine, command=given.command)))
+            return 0
+        return check() if given.check else write()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
     except FileNotFoundError as error:

@@ -140,19 +140,23 @@ def _never_decayed(runs: Sequence[Run]) -> list[str]:
     return [f"The learning rate of {', '.join(arms)} never decays: runs that had ended with a decay would be better."]
 
 
-def _shared_devices(runs: Sequence[Run]) -> list[str]:
-    """Two runs were trained at the same time on the same device, so their seconds mean little."""
+def sharing_a_device(runs: Sequence[Run]) -> set[int]:
+    """Which of the runs were trained at the same time as another one of them on the same device."""
     spans = [
         (started, ended or (time.time() if run["status"] == "running" else started), host, device, index)
         for index, run in enumerate(runs)
         for started, ended, host, device in run["attempts"]  # no end: its runner was killed
     ]
-    shared = {
+    return {
         one[4]
         for one in spans
         for other in spans
         if one[4] != other[4] and one[2:4] == other[2:4] and one[0] < other[1] and other[0] < one[1]
     }
+
+
+def _shared_devices(runs: Sequence[Run]) -> list[str]:
+    shared = sharing_a_device(runs)
     if not shared:
         return []
     timed = all(run["calibration"] is not None for run in runs)
