@@ -68,6 +68,8 @@ def kind_of_folder(folder: Path) -> Literal["checkpoint", "saved", "classifier",
         return "published"
     if folder.is_file():
         raise UserError(f"{folder} is a file: name the folder of a run or model, or a .gguf or .ckpt file")
+    if not folder.is_dir() and folder.is_symlink():
+        raise UserError(f"{folder} is a link to {folder.readlink()}, where nothing is: mend the link, or name a model")
     if not folder.is_dir():
         raise UserError(
             f"there is no {'file' if folder.suffix in PUBLISHED_FILES else 'folder'} {folder}; expected a run such as "

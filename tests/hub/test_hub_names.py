@@ -20,7 +20,7 @@ from mdlm_atat.errors import UserError
 from mdlm_atat.lm import MaskedDiffusionLM, load_lm
 from mdlm_atat.model_folder import models_folder
 from mdlm_atat.published import hub as hub_module
-from mdlm_atat.published.hub import HubName
+from mdlm_atat.published.hub import HubName, chosen_files
 
 
 @pytest.mark.parametrize("name", ["hub:me/ours", "hub:them/toy", "hub:me/ours@main"])
@@ -242,6 +242,24 @@ WRONG = {
         r"^hub:me/odd is a model of the architecture OddForCausalLM \(odd\), which cannot be read; kno",
     ),
 }
+
+
+@pytest.mark.parametrize(
+    "there",
+    [
+        ["a.gguf"],
+        ["a-00001-of-00002.gguf", "a-00002-of-00002.gguf"],
+        ["a-00002-of-00002.gguf", "a-00001-of-00002.gguf"],
+    ],
+)
+def test_the_only_gguf_of_a_model_is_taken_with_all_its_parts(there: list[str]) -> None:
+    assert chosen_files(HubName("me/a"), [*there, "x.py", "config.json"]) == [*there, "config.json"]
+
+
+@pytest.mark.parametrize("other", ["b.gguf", "a-00003-of-00003.gguf", "b-00001-of-00001.gguf"])
+def test_two_gguf_of_a_model_are_not_chosen_between(other: str) -> None:
+    with pytest.raises(UserError, match=r"holds 3 .gguf files: download the one"):
+        chosen_files(HubName("me/a"), ["a-00001-of-00002.gguf", "a-00002-of-00002.gguf", other])
 
 
 @pytest.fixture

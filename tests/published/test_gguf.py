@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,9 @@ from others import logits_behind, make, write_tokenizer
 from test_llama import network_of, tokens
 
 from mdlm_atat.errors import UserError
+from mdlm_atat.lm import load_lm
 from mdlm_atat.published.gguf import NAMES
+from mdlm_atat.published.place import find_model, folder_of
 from mdlm_atat.published.read import read_published
 
 gguf = pytest.importorskip("gguf")
@@ -26,13 +29,20 @@ def permuted(weight: np.ndarray, num_heads: int) -> np.ndarray:
 
 
 def write(
-    network: Any, file: Path, *, packing: str = "F32", words: bool = False, endian: str = "LITTLE", **more: Any
+    network: Any,
+    file: Path,
+    *,
+    packing: str = "F32",
+    words: bool = False,
+    endian: str = "LITTLE",
+    most: int = 0,
+    **more: Any,
 ) -> Path:
-    """`packing`: of the matrices. `words`: with a tokenizer inside. `more`: keys and weights, dots as two underscores;
-    None leaves a key out."""
+    """`packing`: of the matrices. `words`: with a tokenizer inside. `most`: weights in one part. `more`: keys and
+    weights, dots as two underscores; None leaves a key out."""
     config = network.config
     arch = config.model_type
-    writer = gguf.GGUFWriter(file, arch, endianess=gguf.GGUFEndian[endian])
+    writer = gguf.GGUFWriter(file, arch, endianess=gguf.GGUFEndian[endian], split_max_tensors=most)
     scale = {
         "context_length": config.max_position_embeddings,
         "embedding_length": config.hidden_size,
@@ -188,22 +198,96 @@ def test_numbers_in_the_other_order_of_bytes_are_told_with_what_turns_them(tmp_p
         read_published(write(make("Llama"), tmp_path / "model.gguf", endian="BIG"))
 
 
-def test_a_part_of_several_files_is_told_with_what_joins_them(tmp_path):
+@pytest.mark.parametrize("named", ["a-00001-of-00003.gguf", "a-00003-of-00003.gguf", "link.gguf"])
+@pytest.mark.parametrize("words", [False, True])
+def test_three_parts_of_a_network_are_the_whole_by_whichever_part_it_is_named(named, words, tmp_path):
+    theirs = make("Llama", vocab_size=SIZE)
+    whole = write(theirs, tmp_path / "whole.gguf", words=words)
+    (tmp_path / "parts").mkdir()
+    write(theirs, tmp_path / "parts/a.gguf", words=words, most=8)
+    assert len(list((tmp_path / "parts").iterdir())) == 3
+    (tmp_path / "parts/link.gguf").symlink_to("a-00002-of-00003.gguf")
+    for folder in () if words else (tmp_path, tmp_path / "parts"):
+        write_tokenizer(folder)
+    one, several = read_published(whole), read_published(tmp_path / "parts" / named)
+    assert one.config == several.config
+    assert one.tokenizer.encode("a ab ä") == several.tokenizer.encode("a ab ä")
+    assert one.weights.keys() == several.weights.keys()
+    assert all(weight.equal(several.weights[name]) for name, weight in one.weights.items())
+
+
+def test_parts_that_are_missing_or_misnamed_or_swapped_are_one_message_each(tmp_path):
     write_tokenizer(tmp_path)
-    theirs = make("Llama")
-    writer = gguf.GGUFWriter(tmp_path / "a.gguf", "llama", split_max_tensors=12)
-    writer.add_uint32("llama.block_count", theirs.config.num_hidden_layers)
-    for name, weight in theirs.state_dict().items():
-        writer.add_tensor(name, weight.numpy())
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    parts = sorted(tmp_path.glob("*.gguf"))
-    assert len(parts) == 2
-    for number, part in enumerate(parts, start=1):
-        with pytest.raises(UserError, match=rf"is part {number} of 2 of a network: join them into one file"):
-            read_published(part)
+    write(make("Llama"), tmp_path / "a.gguf", most=12)
+    first, second = sorted(tmp_path.glob("*.gguf"))
+    second.rename(tmp_path / "kept")
+    with pytest.raises(UserError, match=r"is part 1 of 2 of a network, and a-00002-of-00002\.gguf is not beside it"):
+        read_published(first)
+    (tmp_path / "b.gguf").write_bytes((tmp_path / "kept").read_bytes())
+    with pytest.raises(
+        UserError, match=r"b\.gguf is part 2 of 2 .*, and is not called so: .* or join them into one file"
+    ):
+        read_published(tmp_path / "b.gguf")
+    second.write_bytes(first.read_bytes())
+    with pytest.raises(UserError, match=r"a-00002-of-00002\.gguf says that it is part 1 of 2, and is called otherwise"):
+        read_published(first)
+    other = write(make("Llama", num_hidden_layers=1), tmp_path / "c.gguf", most=6)
+    assert not other.exists()
+    second.write_bytes((tmp_path / "c-00002-of-00002.gguf").read_bytes())
+    with pytest.raises(UserError, match=r"and its other parts have 18 weights of 21"):
+        read_published(first)
+
+
+def test_a_whole_file_that_is_only_called_a_part_is_read(tmp_path):
+    write_tokenizer(tmp_path)
+    assert read_published(write(make("Llama"), tmp_path / "a-00001-of-00003.gguf")).weights
+
+
+LINKS = ["absolute", "relative", "of a link", "of a name without an ending", "in a folder that is a link"]
+
+
+@pytest.mark.parametrize("kind", LINKS)
+def test_a_link_to_a_file_is_read_with_the_tokenizer_beside_what_it_leads_to_and_once(kind, tmp_path, monkeypatch):
+    monkeypatch.setenv("ATAT_CACHE", str(tmp_path / "cache"))
+    home, elsewhere, told = tmp_path / "home", tmp_path / "elsewhere", []
+    home.mkdir()
+    elsewhere.mkdir()
+    write_tokenizer(home)
+    blob = home / ("0123abc" if "ending" in kind else "model.gguf")
+    write(make("Llama", vocab_size=SIZE), tmp_path / "a.gguf").rename(blob)
+    link = elsewhere / "link.gguf"
+    link.symlink_to("../home/model.gguf" if kind == "relative" else blob)
+    if kind == "of a link":
+        link = tmp_path / "again.gguf"
+        link.symlink_to("elsewhere/link.gguf")
+    if kind == "in a folder that is a link":
+        (tmp_path / "folder").symlink_to(elsewhere)
+        link = tmp_path / "folder/link.gguf"
+    folder = folder_of(find_model(link), tell=told.append)
+    assert load_lm(link).tokenizer.vocab_size == SIZE
+    assert [f"reading {link} as Llama" in text for text in told] == [True]
+    if blob.suffix:
+        assert folder_of(find_model(blob), tell=told.append) == folder
+        assert len(told) == 1
+
+
+def test_a_tokenizer_beside_the_link_is_its_own_and_not_one_that_was_kept_for_the_file(tmp_path, monkeypatch):
+    monkeypatch.setenv("ATAT_CACHE", str(tmp_path / "cache"))
+    for name in ("home", "elsewhere"):
+        (tmp_path / name).mkdir()
+        write_tokenizer(tmp_path / name, more=("<|im_end|>",) if name == "elsewhere" else ())
+    file, link = write(make("Llama"), tmp_path / "home/model.gguf"), tmp_path / "elsewhere/model.gguf"
+    link.symlink_to(file)
+    assert [load_lm(path).tokenizer.vocab_size for path in (file, link)] == [SIZE, SIZE + 1]
+
+
+@pytest.mark.parametrize("target", ["nowhere.gguf", "/nowhere/model.gguf", "link.gguf", "nowhere", "../nowhere"])
+def test_a_link_to_nothing_is_one_message(target, tmp_path):
+    (tmp_path / "link.gguf").symlink_to(target)
+    with pytest.raises(
+        UserError, match=rf"link\.gguf is a link to {re.escape(target)}, where nothing is: mend the link"
+    ):
+        load_lm(tmp_path / "link.gguf")
 
 
 def test_a_type_that_is_newer_than_the_package_is_told_and_numbers_of_64_bits_are_read(tmp_path):

@@ -43,6 +43,10 @@ def test_a_gguf_judge_that_is_missing_too_large_or_needs_a_library_is_one_messag
     cpu = torch.device("cpu")
     with pytest.raises(UserError, match=r"there is no folder .*nosuch\.gguf to load a judge from"):
         load_judge(tmp_path / "nosuch.gguf", device=cpu, batch_size=1)
+    for part in ("p-00001-of-00002.gguf", "p-00002-of-00002.gguf"):
+        (tmp_path / part).write_bytes(file.read_bytes())
+    with pytest.raises(UserError, match=r"of-00002\.gguf is in several parts: join them into one file"):
+        load_judge(tmp_path / "p-00001-of-00002.gguf", device=cpu, batch_size=1)
     (tmp_path / "bad.gguf").write_bytes(b"GGUF" + bytes(40))
     with pytest.raises(UserError, match=r"bad\.gguf could not be loaded"):
         load_judge(tmp_path / "bad.gguf", device=cpu, batch_size=1)

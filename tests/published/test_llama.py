@@ -258,6 +258,24 @@ def test_an_index_that_is_damaged_or_leads_out_is_named_at_once(copy, what):
         read_published(copy)
 
 
+def test_a_link_to_a_folder_is_read_and_links_out_of_one_or_to_nothing_are_one_message_each(copy, tmp_path):
+    (tmp_path / "link").symlink_to(copy)
+    assert read_published(tmp_path / "link").weights.keys() == read_published(copy).weights.keys()
+    weights = copy / "model.safetensors"
+    weights.rename(tmp_path / "elsewhere.safetensors")
+    weights.symlink_to(tmp_path / "elsewhere.safetensors")
+    with pytest.raises(UserError, match=r"model\.safetensors is a link to .*elsewhere\.safetensors, .* put a copy in"):
+        read_published(copy)
+    (tmp_path / "elsewhere.safetensors").rename(copy / "kept.safetensors")
+    with pytest.raises(
+        UserError, match=r"model\.safetensors is a link to .*, where nothing is; put a copy in its place"
+    ):
+        read_published(copy)
+    weights.unlink()
+    weights.symlink_to("kept.safetensors")
+    assert read_published(copy).weights
+
+
 def test_a_file_of_no_weights_and_roles_of_tokens_that_are_no_texts_are_named(copy):
     (copy / "tokenizer_config.json").write_text('{"bos_token": 5}')
     with pytest.raises(UserError, match=r"tokenizer_config.json is damaged \(bos_token is 5"):

@@ -47,6 +47,9 @@ def weight_files(folder: Path) -> dict[str, Path]:
                 raise UserError(f"{folder} has lost {file}, which holds a part of its weights; {RESTORE}")
     else:
         pickled = "; pytorch_model.bin is a pickle, which could run code, and is not read"
+        for link in (folder / WEIGHTS, folder / INDEX):
+            if link.is_symlink():
+                raise UserError(f"{link} is a link to {link.readlink()}, where nothing is; put a copy in its place")
         raise UserError(
             f"{folder} holds no weights: expected {WEIGHTS} or {INDEX}"
             f"{pickled if any(folder.glob('pytorch_model*.bin')) else ''}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,10 +22,11 @@ from mdlm_atat.data.tokenizers import HFTokenizer, Tokenizer
 from mdlm_atat.errors import UserError
 from mdlm_atat.nets.layers import Layout, slowed_down
 from mdlm_atat.published.files import check_fits
-from mdlm_atat.small_files import check_file, taken_apart
+from mdlm_atat.published.parts import parts_of, tokenizer_beside
+from mdlm_atat.small_files import RESTORE, check_file, taken_apart
 
 if TYPE_CHECKING:
-    from gguf import GGUFReader
+    from gguf import GGUFReader, ReaderTensor
 
 ARCHITECTURES = ("llama", "qwen2", "qwen3")
 """By `general.architecture`. Those of SmolLM2 and Mistral are llama."""
@@ -51,14 +53,55 @@ LLAMA_3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_positi
 
 
 def read_gguf(path: Path) -> tuple[dict[str, Any], dict[str, Tensor], Tokenizer, str | None]:
-    """What a .gguf file holds: the configuration and the weights as a folder of the hub has them, the tokenizer, and
-    the licence where the file says one. Raises UserError for one of another architecture, and for what the network
-    cannot represent."""
+    """What a .gguf file holds, or several that are the parts of one network, of which `path` is any: the configuration
+    and the weights as a folder of the hub has them, the tokenizer, and the licence where the file says one. Raises
+    UserError for one of another architecture, for a part that is missing, and for what the network cannot represent."""
+    files = _parts(path)
+    first, readers = files[0], [_open(file) for file in files]
+    with taken_apart(first):
+        for number, (file, reader) in enumerate(zip(files, readers, strict=True)):
+            if (found := (_value(reader, "split.no", 0), _value(reader, "split.count", 1))) != (number, len(files)):
+                raise UserError(
+                    f"{file} says that it is part {found[0] + 1} of {found[1]}, and is called otherwise; {RESTORE}"
+                )
+        stored = [tensor for reader in readers for tensor in reader.tensors]
+        if (num_expected := _value(readers[0], "split.tensors.count", len(stored))) != len(stored):
+            raise UserError(f"{first} and its other parts have {len(stored)} weights of {num_expected}; {RESTORE}")
+        config = _config(first, readers[0], stored)
+    check_fits(str(path), sum(int(tensor.n_elements) for tensor in stored))
+    with taken_apart(first):
+        tensors = _tensors(first, stored, config)
+    return config, tensors, _tokenizer(first), _value(readers[0], "general.license")
+
+
+def _parts(path: Path) -> list[Path]:
+    """The files of the network that a file is a part of, in order. Raises UserError where one of them is missing."""
+    reader = _open(path)
+    with taken_apart(path):
+        if (num_parts := _value(reader, "split.count", 1)) <= 1:
+            return [path]
+        files, number = parts_of(path), _value(reader, "split.no", 0) + 1
+    remedy = "or join them into one file (llama-gguf-split --merge FIRST_PART WHOLE, of llama.cpp)"
+    if len(files) != num_parts:
+        raise UserError(
+            f"{path} is part {number} of {num_parts} of a network, and is not called so: call them "
+            f"NAME-00001-of-{num_parts:05d}.gguf and so on, {remedy}"
+        )
+    if missing := [file.name for file in files if not file.exists()]:
+        raise UserError(
+            f"{path} is part {number} of {num_parts} of a network, and {missing[0]} is not beside it: put all parts "
+            f"into one folder, {remedy}"
+        )
+    return files
+
+
+def _open(path: Path) -> GGUFReader:
+    """The keys of a file, and its weights, which are read from the disk as they are used."""
     try:
         from gguf import GGML_QUANT_SIZES, GGUFReader, GGUFValueType
     except ImportError:
         raise UserError(f"{path}: .gguf files need an extra: pip install 'mdlm-atat[hub]'") from None
-    check_file(path, most_bytes=math.inf)
+    check_file(path.resolve(), most_bytes=math.inf)  # a link was named, or made by the hub's client
 
     class Reader(GGUFReader):
         """Counts the values of lists, of which it makes an object each, however many a damaged file claims, and knows
@@ -83,17 +126,7 @@ def read_gguf(path: Path) -> tuple[dict[str, Any], dict[str, Tensor], Tokenizer,
 
     with taken_apart(path):
         _check_whole(path)
-        reader = Reader(path)
-        if (num_parts := _value(reader, "split.count", 1)) > 1:
-            raise UserError(
-                f"{path} is part {_value(reader, 'split.no', 0) + 1} of {num_parts} of a network: join them into one "
-                "file (llama-gguf-split --merge FIRST_PART WHOLE, of llama.cpp)"
-            )
-        config = _config(path, reader)
-    check_fits(str(path), sum(int(tensor.n_elements) for tensor in reader.tensors))
-    with taken_apart(path):
-        tensors = _tensors(path, reader, config)
-    return config, tensors, _tokenizer(path), _value(reader, "general.license")
+        return Reader(path)
 
 
 def _check_whole(path: Path) -> None:
@@ -121,8 +154,8 @@ def _value(reader: GGUFReader, key: str, default: Any = None) -> Any:
     return default if field is None else field.contents()
 
 
-def _config(path: Path, reader: GGUFReader) -> dict[str, Any]:
-    """As config.json would hold it."""
+def _config(path: Path, reader: GGUFReader, stored: Sequence[ReaderTensor]) -> dict[str, Any]:
+    """As config.json would hold it. `stored`: the weights of all parts."""
     kind = _value(reader, "general.architecture")
     if kind not in ARCHITECTURES:
         raise UserError(
@@ -153,7 +186,7 @@ def _config(path: Path, reader: GGUFReader) -> dict[str, Any]:
     for what, is_so in refused.items():
         if is_so:
             raise UserError(f"{path} holds a network {what}, which cannot be read")
-    names = {tensor.name for tensor in reader.tensors}
+    named = {tensor.name: tensor for tensor in stored}
     config = {
         "model_type": kind,
         "hidden_size": width,
@@ -165,21 +198,20 @@ def _config(path: Path, reader: GGUFReader) -> dict[str, Any]:
         "rms_norm_eps": value("attention.layer_norm_rms_epsilon", 1e-6),
         "max_position_embeddings": longest,
         "rope_theta": value("rope.freq_base", 10_000.0),
-        "tie_word_embeddings": "output.weight" not in names,
+        "tie_word_embeddings": "output.weight" not in named,
         "bos_token_id": _value(reader, "tokenizer.ggml.bos_token_id"),
         "eos_token_id": _value(reader, "tokenizer.ggml.eos_token_id"),
     }
     if scaling == "linear":
         config["rope_scaling"] = {"rope_type": "linear", "factor": factor}
-    if "rope_freqs.weight" in names:
-        config["rope_scaling"] = _scaling_of(path, reader, config)
+    if "rope_freqs.weight" in named:
+        config["rope_scaling"] = _scaling_of(path, torch.tensor(named["rope_freqs.weight"].data), config)
     return config
 
 
-def _scaling_of(path: Path, reader: GGUFReader, config: dict[str, Any]) -> dict[str, Any]:
+def _scaling_of(path: Path, divisors: Tensor, config: dict[str, Any]) -> dict[str, Any]:
     """Llama 3's scaling of the rotary positions, from what each frequency is divided by. Raises UserError where it is
     another."""
-    (divisors,) = (torch.tensor(tensor.data) for tensor in reader.tensors if tensor.name == "rope_freqs.weight")
     factor = float(divisors.max())
     low, high, length = LLAMA_3.values()
     layout = Layout(rotary_scaling="llama3", rotary_factor=factor, rotary_range=(low, high), rotary_length=int(length))
@@ -189,12 +221,12 @@ def _scaling_of(path: Path, reader: GGUFReader, config: dict[str, Any]) -> dict[
     return {"rope_type": "llama3", "factor": factor, **LLAMA_3}
 
 
-def _tensors(path: Path, reader: GGUFReader, config: dict[str, Any]) -> dict[str, Tensor]:
+def _tensors(path: Path, weights: Sequence[ReaderTensor], config: dict[str, Any]) -> dict[str, Tensor]:
     """The weights by the names that a folder of the hub has."""
     from gguf import GGMLQuantizationType, dequantize
 
     tensors: dict[str, Tensor] = {}
-    for stored in reader.tensors:
+    for stored in weights:
         if stored.name == "rope_freqs.weight":
             continue
         place, _, part = stored.name.rpartition(".")
@@ -222,9 +254,10 @@ def _halves(weight: Tensor, num_heads: int) -> Tensor:
 
 
 def _tokenizer(path: Path) -> Tokenizer:
-    """The one that lies beside the file as tokenizer.json, else the file's own, as transformers reads it."""
-    if (path.parent / "tokenizer.json").exists():
-        return load_tokenizer(path.parent)
+    """The one that lies beside the file (or link) as tokenizer.json, or beside what a link leads to, else the file's
+    own, as transformers reads it."""
+    if (beside := tokenizer_beside(path)) is not None:
+        return load_tokenizer(beside)
     try:
         import transformers
     except ImportError:

@@ -17,6 +17,7 @@ from typing import Any
 from mdlm_atat.config.size import machine_memory
 from mdlm_atat.errors import UserError
 from mdlm_atat.formats import count, data_size
+from mdlm_atat.published.parts import names_of_parts
 
 PREFIX = "hub:"
 OWNER_AND_NAME = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
@@ -181,7 +182,7 @@ def _is_of_ours(file: PurePosixPath) -> bool:
 
 
 def _only_gguf(name: HubName, found: list[str], there: Collection[str]) -> list[str]:
-    if len(found) == 1:
+    if len(found) == 1 or (found and sorted(found) == names_of_parts(found[0])):
         return found
     if found:
         raise UserError(

@@ -27,6 +27,7 @@ from mdlm_atat.published.hub import (
     look_up,
     unreachable,
 )
+from mdlm_atat.published.parts import parts_of, parts_there, tokenizer_beside
 
 CONVERTER = 2
 """Counts up where published models are read otherwise than before: what was kept in the cache is read anew then."""
@@ -58,7 +59,7 @@ class Place:
     def check_memory(self) -> None:
         """Raise UserError where its weights do not fit into this machine's memory, from the sizes of its files."""
         if self.path.is_file():
-            check_memory(self.name, None, self.path.stat().st_size)
+            check_memory(self.name, None, sum(file.stat().st_size for file in parts_there(self.path)))
             return
         files = [file for file in self.path.glob("*.safetensors") if file.is_file()]
         check_memory(self.name, sum(map(_num_weights, files)), sum(file.stat().st_size for file in files))
@@ -137,7 +138,7 @@ def _convert(place: Place, folder: Path, tell: Tell) -> None:
     hub_name, origin = HubName.parse(place.name), found.origin
     origin = replace(
         origin,
-        source=str(HubName(hub_name.repository)) if hub_name else place.path.resolve().name,
+        source=str(HubName(hub_name.repository)) if hub_name else _own_name(place.path),
         revision=place.commit,
         licence=origin.licence or place.licence,
     )
@@ -146,9 +147,10 @@ def _convert(place: Place, folder: Path, tell: Tell) -> None:
 
 
 def _weights_of(folder: Path) -> Path:
-    """A folder, or the only file of weights in it where that stands for itself."""
-    match [*folder.glob("*.gguf")]:
-        case [only] if not (folder / "model.safetensors").exists() and not any(folder.glob("*.safetensors")):
+    """A folder, or the only .gguf in it, or the first part of the only one, where that stands for itself."""
+    found = sorted(folder.glob("*.gguf"))
+    match [file for file in found if file == parts_of(file)[0]]:
+        case [only] if not any(folder.glob("*.safetensors")):
             return only
         case _:
             return folder
@@ -159,10 +161,23 @@ def _kept_of(place: Place) -> Path:
     if hub_name is not None:
         assert place.commit is not None
         return _kept(hub_name.repository, place.commit)
-    path = place.path.resolve()
-    files = [path] if path.is_file() else sorted(file for file in path.iterdir() if _is_read(file))
+    path, is_file = place.path.resolve(), place.path.is_file()
+    files = (
+        [file.resolve() for file in parts_there(place.path)]
+        if is_file
+        else sorted(file for file in path.iterdir() if _is_read(file))
+    )
+    if is_file and (beside := tokenizer_beside(place.path)) is not None:  # a link may have another one beside it
+        files.append(beside.resolve() / "tokenizer.json")
     stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    return _folder(path.stem if path.is_file() else path.name, [str(path), stats])
+    first = files[0] if is_file else path
+    return _folder(first.stem if is_file else first.name, [str(first), stats])
+
+
+def _own_name(path: Path) -> str:
+    """The name of a folder, or of a file: what a link to a file is called, for what it leads to need not have a name
+    that says anything, as in the hub's cache."""
+    return path.name if path.is_file() else path.resolve().name
 
 
 def _is_read(file: Path) -> bool:

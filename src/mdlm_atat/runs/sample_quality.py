@@ -22,6 +22,7 @@ from mdlm_atat.lm import CausalLM, How, MaskedDiffusionLM, load_lm
 from mdlm_atat.model_folder import BOX_NAME, results_folder
 from mdlm_atat.progress import OnProgress, shown
 from mdlm_atat.published.hub import PREFIX
+from mdlm_atat.published.parts import parts_there
 from mdlm_atat.published.place import find_model
 from mdlm_atat.runs.evaluate import Data, config_of, open_data, traced, weights_name, writable
 from mdlm_atat.runs.model import Model, open_model
@@ -189,6 +190,11 @@ def load_judge(judge: str | Path, *, device: torch.device, batch_size: int) -> J
         place = find_model(judge if is_named_so else Path(judge).expanduser())
         if place.path.suffix == ".gguf" or (place.is_published and place.path.is_dir()):
             place.check_memory()
+            if place.path.suffix == ".gguf" and len(parts_there(place.path)) > 1:
+                raise UserError(
+                    f"the judge {judge} is in several parts: join them into one file (llama-gguf-split --merge "
+                    "FIRST_PART WHOLE, of llama.cpp)"
+                )
             return HubJudge(str(judge), path=place.path, device=device, batch_size=min(8, batch_size))
     else:
         return HubJudge(str(judge), device=device, batch_size=min(8, batch_size))
