@@ -94,15 +94,20 @@ def costs(found: Evaluation) -> dict[str, Any]:
 
 def evaluate_all(args: argparse.Namespace, done: dict[str, Any]) -> dict[str, Any]:
     """What the validation text costs the start and each network, on the same draws, and the paired difference of those
-    in two ways to the one that was trained left to right alone, left to right."""
+    in two ways to the one that was trained left to right alone, left to right. Each evaluation is stored as soon as it
+    is there, in evaluations/NETWORK.json, and not made again."""
     names = [name for name in NETWORKS if name in done]
     found: dict[str, Evaluation] = {}
-    text = open_data(load_lm(args.out / names[0]), None)
-    for name in ("start", *names):
-        lm = load_lm(args.start if name == "start" else args.out / name)
-        order = args.order if isinstance(lm, MaskedDiffusionLM) else None
-        found[name] = evaluate(lm, text, num_draws=args.num_draws, order=order, batch_size=args.batch_size, save=False)
-    record: dict[str, Any] = {name: costs(each) for name, each in found.items()}
+    for name in (*names, "start"):
+        file = args.out / "evaluations" / f"{name}.json"
+        if not file.exists():
+            lm = load_lm(args.start if name == "start" else args.out / name)
+            order = args.order if isinstance(lm, MaskedDiffusionLM) else None
+            text = open_data(load_lm(args.out / names[0]), None)
+            file.parent.mkdir(exist_ok=True)
+            evaluate(lm, text, num_draws=args.num_draws, order=order, batch_size=args.batch_size, save=False).save(file)
+        found[name] = Evaluation.load(file)
+    record: dict[str, Any] = {name: costs(found[name]) for name in ("start", *names)}
     for name in ("start", "two_ways", "scratch"):
         if name in found and "causal" in found:
             paired = found[name].compare(found["causal"], bound="left_to_right")

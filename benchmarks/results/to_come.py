@@ -43,6 +43,9 @@ def adapted(file: str) -> str:
     """What benchmarks.adapt_causal stored: a pretrained causal network, and what further training makes of it."""
     content = stored(file)
     orders = {"left to right": "left to right", "any order (PPL-U)": "any order", EVALUATIONS_64: "own order, 64"}
+    orders = {
+        order: name for order, name in orders.items() if any(order in each for each in content["evaluate"].values())
+    }
     rows = []
     for name, found in content["evaluate"].items():
         run = content.get(name) if name != "start" else None
