@@ -62,6 +62,7 @@ BUILT_IN: dict[Kind, dict[str, str]] = {
         "ancestral": "mdlm_atat.samplers.ancestral:Ancestral",
         "first_hitting": "mdlm_atat.samplers.first_hitting:FirstHitting",
         "uncertainty": "mdlm_atat.samplers.uncertainty:UncertaintyGuidedSampler",
+        "dilated": "mdlm_atat.samplers.dilated:Dilated",
         "confidence": "mdlm_atat.samplers.confidence:ConfidenceBasedSampler",
         "remask": "mdlm_atat.samplers.remask:Remask",
         "follow_rates": "mdlm_atat.samplers.follow_rates:FollowRates",

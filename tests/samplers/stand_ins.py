@@ -12,6 +12,7 @@ from mdlm_atat.core.denoiser import Prediction
 from mdlm_atat.core.schedules import Cosine
 from mdlm_atat.samplers.ancestral import Ancestral
 from mdlm_atat.samplers.confidence import ConfidenceBasedSampler
+from mdlm_atat.samplers.dilated import Dilated
 from mdlm_atat.samplers.draw import TokenDraw
 from mdlm_atat.samplers.first_hitting import FirstHitting
 from mdlm_atat.samplers.follow_rates import FollowRates, RateHitting
@@ -47,6 +48,11 @@ RULES: dict[str, StepRule] = {
     "budget": Uncertainty(num_steps=None, amount="entropy_budget", gamma=0.8),
     "budget_in_3": Uncertainty(num_steps=3, amount="entropy_budget", gamma=0.2),
     "threshold": Uncertainty(num_steps=None, score="margin", amount="threshold", threshold=0.6),
+    "budget_spaced": Uncertainty(num_steps=None, amount="entropy_budget", gamma=2.5, spacing=4),
+    "threshold_spaced": Uncertainty(num_steps=None, amount="threshold", threshold=0.5, spacing=3),
+    "dilated": Dilated(block=4),
+    "dilated_in_3": Dilated(num_steps=3),
+    "dilated_skips": Dilated(block=8, skip_below=0.6),
     "stop_entropy": Uncertainty(num_steps=None, stop=Stop(entropy=0.7)),
     "stop_relative_entropy": Uncertainty(num_steps=6, stop=Stop(relative_entropy=0.7)),
     "stop_confidence": Uncertainty(num_steps=None, amount="threshold", stop=Stop(confidence=0.5, few=4)),

@@ -92,6 +92,7 @@ def test_arguments_hold_where_the_specification_says_nothing_of_them():
         ("greedy", TokenDraw(top_p=0.5), "top_p has no effect with temperature = 0.0: it needs temperature above 0"),
         ("uncertainty:gamma=0.2", None, "gamma has no effect with amount = half_cosine: it needs amount entropy_"),
         ("entropy_budget:threshold=0.5", None, "threshold has no effect with amount = entropy_budget: it needs"),
+        ("dilated:num_steps=8,block=16", None, "block has no effect with num_steps = 8: it needs num_steps nothing"),
         ("uncertainty:least_steps=4", None, "least_steps has no effect with tokens_a_step = nothing: it needs"),
         ("uncertainty:tokens_a_step=4,num_steps=9", None, "num_steps has no effect with tokens_a_step = 4: it needs"),
         ("uncertainty:stop.few=2", None, "stop.few has no effect with stop.confidence = nothing: it needs stop.c"),

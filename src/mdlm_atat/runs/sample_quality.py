@@ -50,6 +50,7 @@ ADAPTIVE = (
     "uncertainty:amount=constant",
     "uncertainty:score=margin,amount=constant",
     "uncertainty:order=most_uncertain,amount=constant",
+    "dilated",
     "confidence",
     "remask",
 )
@@ -59,9 +60,12 @@ BUDGETED = (
     "entropy_budget:gamma=0.3",
     "entropy_budget:gamma=1",
     "entropy_budget:gamma=3",
+    "entropy_budget:gamma=1,spacing=8",
+    "entropy_budget:gamma=3,spacing=8",
     "threshold:threshold=0.9",
     "threshold:threshold=0.6",
     "threshold:threshold=0.3",
+    "threshold:threshold=0.3,spacing=8",
 )
 BY_RATES = ("follow_rates", "rate_hitting:sizes=constant")
 
@@ -164,10 +168,12 @@ def compared_samplers(
     if samplers is None:
         planned = PLANNED if lm.home is not None and lm.profile() is not None else PLANNED[:-1]
         samplers = [*planned, *ADAPTIVE, *(BY_RATES if lm.has_own_schedule else ()), *BUDGETED]
+        samplers += ["left_to_right"] * ("causal" in lm.modes)
     ways = [HowSampled(REFERENCE)]
     for sampler in samplers:
         rule = make_sampler(sampler.replace("optimal", "constant"))
-        fixed = getattr(rule, "amount", "") in ADAPTIVE_AMOUNTS or "num_steps" in sampler
+        said = any(f"{option}=" in sampler for option in ("num_steps", "block"))
+        fixed = getattr(rule, "amount", "") in ADAPTIVE_AMOUNTS or said
         numbers = [None] if fixed or not hasattr(rule, "num_steps") else steps
         ways += [HowSampled(sampler, number) for number in numbers]
     return ways

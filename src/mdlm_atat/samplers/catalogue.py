@@ -30,7 +30,7 @@ PRESET_SUMMARIES = {
     "documents": "The least certain tokens first; stops when the rest is certain.",
 }
 """Name -> what it does, in a sentence."""
-BUDGETS = ("num_steps", "tokens_a_step", "least_steps", "gamma", "threshold")
+BUDGETS = ("num_steps", "tokens_a_step", "least_steps", "block", "gamma", "threshold")
 """Options that say how many steps a sampler takes, and not which one it is."""
 WORDS = {
     "uncertainty": "most certain first",

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal, get_args
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mdlm_atat.checks import at_least, one_of
@@ -59,6 +59,10 @@ class UncertaintyGuidedSampler:
     spread: bool = False
     """Take the most certain position out of each of as many equal parts of the masked positions, instead of the most
     certain of all, which are often neighbours and depend on each other. For amounts known beforehand."""
+    spacing: int = field(default=0, metadata={"when": ({"amount": ADAPTIVE_AMOUNTS},)})
+    """Of what entropy_budget and threshold choose, take none that is less than a gap from a better one: the others wait
+    (the filter of dilated unmasking for such samplers, arXiv 2506.19037, section 4.4, as its authors' page has it). The
+    gap is this, their g_0, times the share that is still masked, rounded down, and at least 2. 0: no gap; theirs: 8."""
     threshold: float = field(default=0.9, metadata={"when": ({"amount": "threshold"},)})
     """Least probability of amount=threshold."""
     profile: Profile | None = None
@@ -75,6 +79,9 @@ class UncertaintyGuidedSampler:
         one_of("order", self.order, ("most_certain", "most_uncertain"))
         one_of("amount", self.amount, get_args(Amount))
         at_least("gamma", self.gamma, 0)
+        at_least("spacing", self.spacing, 0)
+        if self.spacing and self.amount not in ADAPTIVE_AMOUNTS:
+            raise UserError(f"spacing needs amount={' or '.join(ADAPTIVE_AMOUNTS)}, not {self.amount}; try spread")
         if self.spread and self.amount in ADAPTIVE_AMOUNTS:
             raise UserError(f"spread needs an amount known beforehand, such as constant; {self.amount} is not")
         if not 0 < self.threshold <= 1:
@@ -91,9 +98,11 @@ class UncertaintyGuidedSampler:
             num_steps = torch.tensor([self.max_nfe(n) for n in state.num_to_fill], device=state.z_t.device)
             watch = Watch(self.stop, num_steps)
 
+        num_to_fill = torch.tensor(state.num_to_fill, device=state.z_t.device)
+
         def decide(seen: Seen) -> Choice:
             uncertainty = self.uncertainty(seen)
-            priority = settle_ties(-uncertainty if self.order == "most_certain" else uncertainty)
+            priority = own = settle_ties(-uncertainty if self.order == "most_certain" else uncertainty)
             count = None
             if self.amount == "entropy_budget":
                 count = self._within_budget(seen, priority + seen.guided)
@@ -103,6 +112,11 @@ class UncertaintyGuidedSampler:
                 count = (sure & seen.is_masked).sum(1).clamp_min(1)
             if self.spread:
                 priority = spread_out(priority, seen)
+            if self.spacing and count is not None:
+                gap = (self.spacing * seen.num_left // num_to_fill[seen.rows]).clamp_min(2)
+                best = first_of(priority + seen.guided, seen, count)
+                kept = far_apart(seen.positions, own + seen.guided, best, gap)
+                priority, count = own.masked_fill(kept, torch.inf), kept.sum(1)
             if watch is not None:
                 count = torch.where(watch(seen), seen.num_left, seen.num_due if count is None else count)
             return Choice(priority, count)
@@ -134,7 +148,7 @@ class UncertaintyGuidedSampler:
                 return seen.prediction.importance().gather(1, seen.positions) * seen.entropy
 
     def _within_budget(self, seen: Seen, priority: Float[Tensor, "rows k"]) -> Tensor:
-        ranked = priority.masked_fill(~seen.is_masked, -torch.inf).argsort(dim=1, descending=True, stable=True)
+        ranked = best_first(priority, seen.is_masked)
         entropy = seen.entropy.gather(1, ranked)
         is_masked = seen.is_masked.gather(1, ranked)
         excess = entropy.cumsum(1) - entropy.cummax(1).values
@@ -145,6 +159,39 @@ class UncertaintyGuidedSampler:
         if self.tokens_a_step is not None:
             return max(-(-num_to_fill // self.tokens_a_step), min(self.least_steps, num_to_fill))
         return min(self.num_steps or num_to_fill, num_to_fill)
+
+
+def best_first(priority: Float[Tensor, "rows k"], among: Bool[Tensor, "rows k"]) -> Int[Tensor, "rows k"]:
+    """The slots of each row by falling priority, of equal ones the leftmost first, those that are not `among` last."""
+    return priority.masked_fill(~among, -torch.inf).argsort(dim=1, descending=True, stable=True)
+
+
+def first_of(priority: Float[Tensor, "rows k"], seen: Seen, count: Int[Tensor, " rows"]) -> Bool[Tensor, "rows k"]:
+    """Which are the `count` best masked positions of each row."""
+    rank = best_first(priority, seen.is_masked).argsort(dim=1)
+    return rank < count[:, None]
+
+
+def far_apart(
+    positions: Int[Tensor, "rows k"],
+    priority: Float[Tensor, "rows k"],
+    among: Bool[Tensor, "rows k"],
+    gap: Int[Tensor, " rows"],
+) -> Bool[Tensor, "rows k"]:
+    """Which of the positions `among` remain, if they are taken one by one, the best first, and each only if it is at
+    least `gap` from all that were taken.
+
+    All of a row that have no better one within the gap are taken at once, and what is near them goes; a few times over.
+    """
+    rank = best_first(priority, among).argsort(dim=1)
+    near = (positions[:, :, None] - positions[:, None, :]).abs() < gap[:, None, None]  # (R, K, K)
+    better = near & (rank[:, None, :] < rank[:, :, None])
+    taken, left = torch.zeros_like(among), among
+    while left.any():
+        best = left & ~(better & left[:, None, :]).any(2)
+        taken = taken | best
+        left = left & ~(near & best[:, None, :]).any(2)
+    return taken
 
 
 def spread_out(priority: Float[Tensor, "rows k"], seen: Seen) -> Float[Tensor, "rows k"]:

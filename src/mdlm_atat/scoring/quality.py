@@ -69,9 +69,9 @@ class HowSampled:
 
     @property
     def family(self) -> str:
-        """The sampler without its budget or threshold: what is one curve."""
+        """The sampler without its budget, threshold or block: what is one curve."""
         name, _, options = self.sampler.partition(":")
-        kept = [part for part in options.split(",") if part and not part.startswith(("gamma=", "threshold="))]
+        kept = [part for part in options.split(",") if part and not part.startswith(("gamma=", "threshold=", "block="))]
         return ":".join([name, ",".join(kept)]) if kept else name
 
 
