@@ -17,11 +17,13 @@ import argparse
 import json
 import shutil
 import statistics
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from benchmarks.command import exit_code
 
 from mdlm_atat import MaskedDiffusionLM, evaluate, load_lm, train
 from mdlm_atat.atomic import write_json
@@ -178,4 +180,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(exit_code(main))

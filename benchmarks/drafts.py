@@ -11,15 +11,18 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import sys
 import time
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from benchmarks.command import exit_code
 from torch import Tensor
 
 from mdlm_atat import MaskedDiffusionLM
 from mdlm_atat.cli.parser import whole
+from mdlm_atat.errors import UserError
 from mdlm_atat.lm.reading import CachedSteps
 from mdlm_atat.lm.sampling import gather_positions, projection
 from mdlm_atat.samplers.draw import TokenDraw, inverse_cdf
@@ -113,6 +116,8 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true")
     args = parser.parse_args()
     lm = MaskedDiffusionLM.from_pretrained(args.run)
+    if not isinstance(lm._steps, CachedSteps):
+        raise UserError(f"{args.run} does not read left to right; name a model of two ways, such as `atat` trains")
     if args.compile:
         lm.compile()
     length = lm.max_length
@@ -139,4 +144,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(exit_code(main))

@@ -14,14 +14,17 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from benchmarks.command import exit_code
 
 from mdlm_atat import CausalLM, CausalTransformer
+from mdlm_atat.atomic import check_writable
 from mdlm_atat.cli.parser import whole
 from mdlm_atat.data.tokenizers import CharTokenizer
 from mdlm_atat.provenance import cpu
@@ -99,6 +102,8 @@ def main() -> None:
     parser.add_argument("--skip_eager", action="store_true", help="without our rows in which nothing is compiled")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
+    if args.json is not None:
+        check_writable(args.json, "--json")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     name = torch.cuda.get_device_name() if device.type == "cuda" else cpu()
     versions = {"torch": torch.__version__}
@@ -162,4 +167,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(exit_code(main))

@@ -14,6 +14,7 @@ import sys
 from dataclasses import dataclass, replace
 
 import torch
+from benchmarks.command import exit_code
 from benchmarks.train_step import PLAIN, VARIANTS, measure, middle_and_spread
 
 from mdlm_atat.cli.parser import Parser, whole
@@ -96,4 +97,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(exit_code(main))

@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from benchmarks.command import exit_code
 from benchmarks.train_step import PLAIN, Instant, measure, middle_and_spread
 from torch import nn
 from torch.optim import Optimizer
@@ -147,4 +149,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(exit_code(main))

@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
 
 import torch
+from benchmarks.command import exit_code
 from torch import Tensor
 
 from mdlm_atat.cli.parser import whole
@@ -185,4 +187,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(exit_code(main))

@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from benchmarks.command import exit_code
 from benchmarks.train_step import PLAIN, VOCABULARY, make_training, middle_and_spread, timed_steps
 
 from mdlm_atat import scaling
@@ -39,6 +40,7 @@ from mdlm_atat.scaling.measured import gpu_kinds, measured
 from mdlm_atat.scaling.memory import Way, memory_of
 from mdlm_atat.scaling.sizes import sizes_of
 from mdlm_atat.scaling.speed import Machines, checkpoint_of, ddp_bytes_per_parameter, speed_of
+from mdlm_atat.small_files import read_object
 from mdlm_atat.training.checkpoint import collect, save, sha256
 from mdlm_atat.training.engine import Engine
 from mdlm_atat.training.flops import matrix_rate, training_flops_per_token
@@ -360,6 +362,14 @@ def in_rows(table: dict[str, Any]) -> str:
     return "{\n" + ",\n".join(parts) + "\n}\n"
 
 
+def read_stored(file: Path) -> dict[str, Any]:
+    """What this command wrote. Raises UserError for any other file."""
+    stored = read_object(file, remedy="name a file that --out wrote")
+    if not isinstance(stored.get("arms"), dict):
+        raise UserError(f"{file} holds no arms; name a file that --out wrote")
+    return stored
+
+
 def main() -> None:
     parser = Parser("benchmarks.scale", __doc__ or "")
     parser.add_argument("--shapes", nargs="+", default=["170M", "770M"], choices=SHAPES)
@@ -377,7 +387,7 @@ def main() -> None:
     if given := arguments.show or arguments.refresh:
         stored: dict[str, Any] = {"arms": {}}
         for file in given:
-            found = json.loads(file.read_text(encoding="utf-8"))
+            found = read_stored(file)
             stored = {**found, "arms": {**stored["arms"], **found["arms"]}}
         (show if arguments.show else refresh)(stored)
         return
@@ -393,7 +403,7 @@ def main() -> None:
         raise UserError(f"--gpus {max(arguments.gpus)}: this machine has {num_there}")
     stored = {"arms": {}}
     if arguments.out.exists():
-        stored = json.loads(arguments.out.read_text(encoding="utf-8"))
+        stored = read_stored(arguments.out)
     folder = arguments.folder or Path(tempfile.gettempdir())
     folder.mkdir(parents=True, exist_ok=True)
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
@@ -414,4 +424,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     os.environ.setdefault("OMP_NUM_THREADS", "4")
-    main()
+    sys.exit(exit_code(main))

@@ -7,14 +7,17 @@ tokens in the middle of pieces of a prepared corpus's validation text. See lm.am
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from benchmarks.command import exit_code
 
 from mdlm_atat import MaskedDiffusionLM, load_lm
 from mdlm_atat.cli.parser import whole
+from mdlm_atat.errors import UserError
 
 GAP = 3  # tokens
 
@@ -44,7 +47,8 @@ def main() -> None:
     parser.add_argument("--around", type=whole(0), nargs="+", default=[0, 16, 64, 128])
     args = parser.parse_args()
     lm = load_lm(args.model, device="cpu")
-    assert isinstance(lm, MaskedDiffusionLM)
+    if not isinstance(lm, MaskedDiffusionLM):
+        raise UserError(f"{args.model} reads left to right alone; name a model that fills gaps")
     text = torch.from_numpy(np.fromfile(args.corpus / "valid.bin", np.uint16).astype(np.int64))
     starts = torch.randint(len(text) - lm.max_length, (args.pieces,), generator=torch.Generator().manual_seed(1))
     print("tokens known  nats per token with so many masks on either side")
@@ -59,4 +63,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(exit_code(main))

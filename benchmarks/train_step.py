@@ -28,6 +28,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from benchmarks.command import exit_code
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
@@ -38,6 +39,7 @@ from mdlm_atat.config.schema import RunConfig
 from mdlm_atat.core.masking import hide, mask_independently
 from mdlm_atat.core.objective import subs_log_probs
 from mdlm_atat.device import compile_network
+from mdlm_atat.errors import UserError
 from mdlm_atat.nets.ema import EMA
 from mdlm_atat.training.engine import Engine, speed_up
 from mdlm_atat.training.flops import matrix_rate, training_flops_per_token
@@ -274,7 +276,7 @@ def main() -> None:
     arguments = parser.parse(sys.argv[1:])
     engine = Engine("auto", shard=arguments.shard)
     if arguments.trace and engine.device.type != "cuda":
-        raise SystemExit("--trace shows what a GPU does, and there is none here")
+        raise UserError("--trace shows what a GPU does, and there is none here")
     print = builtins.print if engine.is_main else lambda *_, **__: None
     machine, ceiling = engine.describe(), (matrix_rate(engine.device) or 0.0) * engine.num_ranks
     processes = f"{engine.num_ranks} x " if engine.num_ranks > 1 else ""
@@ -309,4 +311,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(exit_code(main))
