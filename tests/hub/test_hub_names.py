@@ -21,6 +21,7 @@ from mdlm_atat.lm import MaskedDiffusionLM, load_lm
 from mdlm_atat.model_folder import models_folder
 from mdlm_atat.published import hub as hub_module
 from mdlm_atat.published.hub import HubName, chosen_files
+from mdlm_atat.published.place import find_model
 
 
 @pytest.mark.parametrize("name", ["hub:me/ours", "hub:them/toy", "hub:me/ours@main"])
@@ -150,6 +151,25 @@ def test_a_commit_that_was_downloaded_is_not_asked_for_again(on_hub: Hub) -> Non
     asked = len(on_hub.requests)
     load_lm(name)
     assert len(on_hub.requests) == asked
+
+
+def test_a_commit_of_which_a_part_is_missing_in_the_cache_is_downloaded_again(
+    on_hub: Hub, client, toy_family: list[Path]
+) -> None:
+    parts = {f"model-0000{n}-of-00002.safetensors": b"x" for n in (1, 2)}
+    index = json.dumps({"weight_map": dict(zip("ab", parts, strict=True))}).encode()
+    commit = on_hub.add("them/parts", {"config.json": b"{}", "model.safetensors.index.json": index, **parts})
+    name = f"hub:them/parts@{commit.branches['main']}"
+    folder = find_model(name).path
+    asked = len(on_hub.requests)
+    assert find_model(name).path == folder
+    assert len(on_hub.requests) == asked
+    (folder / "model-00002-of-00002.safetensors").unlink()
+    assert (find_model(name).path / "model-00002-of-00002.safetensors").exists()
+    (folder / "model-00002-of-00002.safetensors").unlink()
+    client.go_offline()
+    with pytest.raises(UserError, match="was not downloaded before"):
+        find_model(name)
 
 
 @pytest.mark.parametrize(

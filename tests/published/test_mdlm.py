@@ -6,8 +6,12 @@ import functools
 import json
 import operator
 import os
+import random
 import shutil
+import zipfile
+from contextlib import suppress
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -33,6 +37,8 @@ from mdlm_atat.errors import UserError
 from mdlm_atat.lm import CausalLM, MaskedDiffusionLM, load_lm
 from mdlm_atat.published.imported import Imported
 from mdlm_atat.published.mdlm import read_mdlm
+from mdlm_atat.published.pickles import read_pickle
+from mdlm_atat.published.place import find_model, folder_of
 from mdlm_atat.published.read import read_published
 from mdlm_atat.runs.train import train
 from mdlm_atat.runs.zero_shot import evaluate_zero_shot
@@ -250,7 +256,7 @@ def test_the_left_to_right_baseline_is_read_as_a_causal_model(tmp_path):
     ("config", "named"),
     [
         ({"model_type": "bd3lm", "block_size": 4}, "BD3LM's block mask"),
-        ({"model_type": "duo"}, "Duo's noise"),
+        ({"model_type": "DUO"}, "Duo's noise"),
         ({"model_type": "udlm"}, "UDLM's noise"),
         ({"model_type": None, "graph": {"type": "absorb"}, "noise": {"type": "loglinear"}}, "SEDD's head"),
     ],
@@ -347,6 +353,107 @@ def test_a_pickle_that_calls_something_is_refused_and_nothing_is_called(theirs, 
     with pytest.raises(UserError, match="is a pickle that would run"):
         read_published(path if path.suffix == ".ckpt" else path.parent)
     assert not Path(made).exists()
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_pickle_of_which_bytes_are_wrong_is_read_or_is_one_message(theirs, tmp_path, seed):
+    whole = zipfile.ZipFile(save_checkpoint(theirs, tmp_path / "whole.ckpt", average=theirs))
+    chance = random.Random(seed)
+    for _ in range(12):
+        with zipfile.ZipFile(tmp_path / "last.ckpt", "w") as harmed:
+            for name in whole.namelist():
+                content = bytearray(whole.read(name))
+                if name.endswith("data.pkl"):
+                    for _ in range(chance.choice((1, 2, 5))):
+                        content[chance.randrange(len(content))] = chance.randrange(256)
+                harmed.writestr(name, bytes(content))
+        with suppress(UserError):
+            read_pickle(tmp_path / "last.ckpt")
+
+
+@pytest.mark.parametrize("package", ["lightning.fabric.utilities.data", "lightning_utilities.core.rank_zero"])
+def test_a_dictionary_of_lightnings_is_a_plain_one(theirs, tmp_path, package):
+    kind: Any = type("AttributeDict", (dict,), {"__module__": package, "__qualname__": "AttributeDict"})
+    parts = package.split(".")
+    modules = [ModuleType(".".join(parts[: i + 1])) for i in range(len(parts))]
+    vars(modules[-1])["AttributeDict"] = kind
+    with installed(modules):
+        file = save_checkpoint(theirs, tmp_path / "last.ckpt", average=theirs, more=kind(lr=0.1))
+    assert read_pickle(file)["more"] == {"lr": 0.1}
+    strange: Any = type("Numbers", (list,), {"__module__": package, "__qualname__": "Numbers"})
+    vars(modules[-1])["Numbers"] = strange
+    with installed(modules):
+        other = save_checkpoint(theirs, tmp_path / "other.ckpt", average=theirs, more=strange([1]))
+    with pytest.raises(UserError, match=r"Can only (extend|append to) lists|would run"):
+        read_pickle(other)  # and not torch's advice how to read it without restriction
+    assert largest_difference(theirs, read_published(file)) < 1e-5
+
+
+@pytest.mark.parametrize("timed", [True, False])
+def test_tensors_of_a_pickle_that_share_memory_or_lie_in_another_order_are_the_same_network(tmp_path, timed):
+    theirs = make()
+    with torch.no_grad():
+        theirs.output_layer["linear"].weight = theirs.vocab_embed["embedding"]
+        folder = save_folder(theirs, tmp_path / "owt", pickled=True, time_conditioning=timed)
+        tensors = {f"backbone.{name}": value for name, value in theirs.state_dict().items()}
+        turned = "backbone.blocks.0.attn_qkv.weight"
+        tensors[turned] = tensors[turned].t().contiguous().t()
+        torch.save(tensors, folder / "pytorch_model.bin")
+    found = read_published(folder)
+    assert largest_difference(theirs, found, t=0.0) < 2e-5
+    found.write(tmp_path / "read")
+    assert load_lm(tmp_path / "read").fingerprint()
+
+
+@pytest.mark.parametrize("where", ["at the top", "of the method"])
+def test_a_checkpoint_that_is_told_the_time_is_told_it_here_wherever_its_settings_say_so(theirs, tmp_path, where):
+    """D3PM of the code of BD3LM and Duo has it among the settings of `algo`; unread, logits are off by up to 1."""
+    told = {"time_conditioning": True}
+    config = hyperparameters(**(told if where == "at the top" else {"algo": {"name": "d3pm", **told}}))
+    config["noise"] = {"type": "log-linear"}
+    found = read_published(save_checkpoint(theirs, tmp_path / "last.ckpt", average=theirs, config=config))
+    assert largest_difference(theirs, found, sigma=0.69214768, t=0.5) < 2e-5
+    config["noise"] = {"type": "geometric"}
+    with pytest.raises(UserError, match="told the total noise of the schedule 'geometric'"):
+        read_published(save_checkpoint(theirs, tmp_path / "other.ckpt", average=theirs, config=config))
+
+
+def test_a_pickle_or_a_tokenizer_beside_it_that_has_changed_is_read_anew(tmp_path, monkeypatch):
+    monkeypatch.setenv("ATAT_CACHE", str(tmp_path / "cache"))
+
+    def kept(path: Path) -> Path:
+        return folder_of(find_model(path), tell=lambda _: None)
+
+    theirs = make()
+    folder = save_folder(theirs, tmp_path / "owt", pickled=True)
+    first = kept(folder)
+    with torch.no_grad():
+        theirs.vocab_embed["embedding"] += 0.1
+    os.utime(save_folder(theirs, folder, pickled=True) / "pytorch_model.bin", (1, 1))
+    assert first != kept(folder) == kept(folder)
+    file = save_checkpoint(theirs, tmp_path / "last.ckpt", average=theirs)
+    first = kept(file)
+    write_tokenizer(tmp_path / "tokenizer", more=("<a>",))
+    with pytest.raises(UserError, match="they do not belong together"):
+        kept(file)
+
+
+@pytest.mark.parametrize(("file", "said"), [("cache/x", "set ATAT_CACHE to a folder that can"), ("owt/x", None)])
+def test_only_of_the_cache_it_is_said_that_it_cannot_be_written(copy, tmp_path, monkeypatch, file, said):
+    def refuse(*_: Any) -> None:
+        raise PermissionError(13, "Permission denied", str(tmp_path / file))
+
+    monkeypatch.setattr("mdlm_atat.published.place._convert", refuse)
+    monkeypatch.setenv("ATAT_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(UserError if said else PermissionError, match=said):
+        folder_of(find_model(copy))
+
+
+def test_a_folder_named_by_one_letter_is_called_so_once(copy, monkeypatch):
+    monkeypatch.chdir(copy.parent)
+    edit(copy.rename("m") / "config.json", n_heads=3)
+    with pytest.raises(UserError, match=r"^m says n_heads = 3, and its width 16 cannot be split over so many heads"):
+        folder_of(find_model("./m"))
 
 
 @pytest.mark.parametrize("content", [b"", b"weights", b"PK\x03\x04"])

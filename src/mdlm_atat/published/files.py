@@ -11,11 +11,11 @@ from torch import Tensor
 from mdlm_atat.config.size import machine_memory
 from mdlm_atat.errors import UserError
 from mdlm_atat.formats import count, data_size
+from mdlm_atat.published.hub import INDEX, MOST_INDEX_BYTES
 from mdlm_atat.small_files import RESTORE, read_object, read_small, taken_apart
 from mdlm_atat.training.packed import FLOATS, load_tensors, read_header
 
-WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
-MOST_INDEX_BYTES = 1 << 26
+WEIGHTS = "model.safetensors"
 MOST_NAME = 200  # letters of the name of a file
 
 

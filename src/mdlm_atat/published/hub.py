@@ -18,12 +18,15 @@ from mdlm_atat.config.size import machine_memory
 from mdlm_atat.errors import UserError
 from mdlm_atat.formats import count, data_size
 from mdlm_atat.published.parts import names_of_parts
+from mdlm_atat.small_files import DAMAGE, read_object
 
 PREFIX = "hub:"
 OWNER_AND_NAME = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 CONNECT_S = 10.0
 """How long the hub may take to answer."""
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+INDEX = "model.safetensors.index.json"
+MOST_INDEX_BYTES = 1 << 26
 _SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
 _TEXTS = (".json", ".txt", ".jinja", ".model")
 """What a published model has besides weights: settings, and files of its tokenizer. No code."""
@@ -139,9 +142,10 @@ def downloaded_before(name: HubName, cache_dir: str | Path | None) -> Path | Non
     there = {str(file.relative_to(folder)): 0 for file in folder.rglob("*") if file.is_file()}
     try:
         chosen_files(name, there)
-    except UserError:
+        parts = read_object(folder / INDEX, most_bytes=MOST_INDEX_BYTES)["weight_map"] if INDEX in there else {}
+        return folder if there.keys() >= set(parts.values()) else None
+    except (UserError, *DAMAGE):
         return None
-    return folder
 
 
 def unreachable(name: HubName) -> Unreachable:
@@ -166,7 +170,7 @@ def chosen_files(name: HubName, there: Collection[str]) -> list[str]:
         return [file for file in there if _is_of_ours(PurePosixPath(file))]
     top = [file for file in there if "/" not in file]
     tensors = [file for file in top if file.endswith(".safetensors")]
-    if "model.safetensors.index.json" in top:
+    if INDEX in top:
         tensors = [file for file in tensors if _SHARD.fullmatch(file)]
     elif "model.safetensors" in top:
         tensors = ["model.safetensors"]

@@ -62,6 +62,8 @@ OTHERS = {
     "dimamba": "DiMamba, which has state-space layers and no attention",
 }
 """What our networks cannot be, in words."""
+LOG_LINEAR = ("loglinear", "log-linear")
+"""The schedule of the noise whose total is -log(1 - 0.999 t), as MDLM's and Duo's settings name it."""
 NUM_LISTED = 5
 
 
@@ -90,6 +92,7 @@ def _kind_of(config: Mapping[str, Any]) -> str | None:
     """Which family a folder's config.json is of: "mdlm", one of OTHERS, or None for any other."""
     kind = config.get("model_type")
     if isinstance(kind, str):
+        kind = kind.lower()  # Duo's is DUO
         return kind if kind == "mdlm" or kind in OTHERS else None
     if isinstance(config.get("graph"), dict) and isinstance(config.get("noise"), dict):
         return "sedd"
@@ -156,7 +159,7 @@ def _read_checkpoint(file: Path) -> Imported | None:
         "n_blocks": model.get("n_blocks"),
         "n_heads": model.get("n_heads"),
         "dropout": model.get("dropout"),
-        "time_conditioning": config.get("time_conditioning"),
+        "time_conditioning": _sees_time(config),
         "wrap": data.get("wrap"),
         "tokenizer": data.get("tokenizer_name_or_path"),
     }
@@ -187,6 +190,18 @@ def _check_method(file: Path, config: Mapping[str, Any]) -> None:
     found = next((kind for kind in OTHERS for name in named if str(name).startswith(kind)), None)
     if found is not None:
         raise _refusal(file, found)
+    noise = _part(config, "noise").get("type", LOG_LINEAR[0])
+    if _sees_time(config) and noise not in LOG_LINEAR:
+        raise UserError(
+            f"{file} is told the total noise of the schedule {noise!r:.40}, and ours can be told that of "
+            f"{LOG_LINEAR[0]} alone"
+        )
+
+
+def _sees_time(config: Mapping[str, Any]) -> bool:
+    """Whether hyperparameters say that the network is told the time: MDLM's own in the first place, those of BD3LM's
+    and Duo's code among the settings of the method."""
+    return any(of.get("time_conditioning") is True for of in (config, _part(config, "algo")))
 
 
 def _imported(
@@ -205,7 +220,8 @@ def _imported(
     _check_tensors(path, shape, tensors, buffer)
     if average is not None:
         tensors = _averaged(path, shape, average)
-    tensors = {name: value.float() for name, value in tensors.items()}
+    # each in memory of its own: in a pickle they may share it
+    tensors = {name: value.to(torch.float32, copy=True) for name, value in tensors.items()}
     tokenizer = _tokenizer_of(path, config, shape.num_rows)
     mask_id = _mask_of(path, tokenizer, shape.num_rows)
     bos_id = next((i for i in (tokenizer.bos_id, tokenizer.eos_id) if i is not None), None)

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from mdlm_atat.errors import UserError
+from mdlm_atat.small_files import DAMAGE
 
 KNOWN = (
     "omegaconf.",
@@ -31,7 +32,8 @@ KNOWN = (
 )
 """Beginnings of names that hyperparameters are made of. Nothing of these packages is imported."""
 KNOWN_NAMES = {f"builtins.{name}" for name in ("int", "float", "str", "bool", "list", "dict", "tuple", "NoneType")}
-DICTIONARIES = {"collections.defaultdict", "lightning_utilities.core.rank_zero.AttributeDict"}
+DICTIONARIES = ("defaultdict", "AttributeDict")
+"""Last parts of the names of dictionaries, of Python and of Lightning."""
 
 
 class Inert:
@@ -48,8 +50,11 @@ class Inert:
         self.state = state
 
 
-def _dictionary(*_: Any) -> dict[Any, Any]:
-    return {}
+class Dictionary:
+    """What stands in for a dictionary of another class: a plain one."""
+
+    def __new__(cls, *_: Any, **__: Any) -> Any:
+        return {}
 
 
 def read_pickle(file: Path) -> Any:
@@ -65,18 +70,23 @@ def read_pickle(file: Path) -> Any:
                 f"{file} is a pickle that would run {strange[0]:.120}, and is not read: whoever made it can save its "
                 "weights as safetensors"
             )
-        stand_ins: list[Any] = [(_dictionary if name in DICTIONARIES else Inert, name) for name in named]
+        stand_ins: list[Any] = [(Dictionary if _is_dictionary(name) else Inert, name) for name in named]
         with torch.serialization.safe_globals(stand_ins), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-    except (RuntimeError, ValueError, OSError, EOFError, KeyError, IndexError, pickle.UnpicklingError) as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f"{file} is damaged, or a pickle that is not read: {str(error).splitlines()[0]:.160}") from None
+    except (*DAMAGE, RuntimeError, OSError, EOFError, AssertionError, pickle.UnpicklingError) as error:
+        # torch begins with how to read it unrestricted, which nobody should
+        reason = str(error).rpartition("WeightsUnpickler error: ")[2].strip().split("\n")[0] or type(error).__name__
+        raise UserError(f"{file} is damaged, or a pickle that is not read: {reason:.160}") from None
 
 
 def _is_known(name: str) -> bool:
-    return name.startswith(KNOWN) or name in KNOWN_NAMES or name in DICTIONARIES
+    return name.startswith(KNOWN) or name in KNOWN_NAMES or _is_dictionary(name)
+
+
+def _is_dictionary(name: str) -> bool:
+    package, _, kind = name.rpartition(".")
+    return kind in DICTIONARIES and (package == "collections" or name.startswith(("lightning", "pytorch_lightning.")))
 
 
 MOST_SETTINGS = 100_000

@@ -29,7 +29,7 @@ from mdlm_atat.published.hub import (
 )
 from mdlm_atat.published.parts import parts_of, parts_there, tokenizer_beside
 
-CONVERTER = 2
+CONVERTER = 3
 """Counts up where published models are read otherwise than before: what was kept in the cache is read anew then."""
 Tell = Callable[[str], None]
 
@@ -121,6 +121,8 @@ def folder_of(place: Place, *, tell: Tell = to_stderr) -> Path:
             if not folder.is_dir():
                 _convert(place, folder, tell)
     except PermissionError as error:
+        if Path(error.filename or "").is_relative_to(place.path):
+            raise  # a file of the model itself
         raise UserError(
             f"{place.name} is kept in {folder.parent} once it is read, which cannot be written: set ATAT_CACHE to a "
             "folder that can"
@@ -131,16 +133,18 @@ def folder_of(place: Place, *, tell: Tell = to_stderr) -> Path:
 def _convert(place: Place, folder: Path, tell: Tell) -> None:
     from mdlm_atat.published.read import read_published  # which imports torch
 
+    hub_name = HubName.parse(place.name)
     try:
         found = read_published(place.path)
-    except UserError as error:  # which names a folder of the hub's cache
-        raise UserError(str(error).replace(str(place.path), place.name)) from error
-    hub_name, origin = HubName.parse(place.name), found.origin
+    except UserError as error:
+        if hub_name is None:
+            raise
+        raise UserError(str(error).replace(str(place.path), place.name)) from error  # not a folder of the hub's cache
     origin = replace(
-        origin,
+        found.origin,
         source=str(HubName(hub_name.repository)) if hub_name else _own_name(place.path),
         revision=place.commit,
-        licence=origin.licence or place.licence,
+        licence=found.origin.licence or place.licence,
     )
     tell(f"reading {place.name} as {origin.family}, once; kept in {folder}")
     replace(found, origin=origin).write(folder)
@@ -161,16 +165,14 @@ def _kept_of(place: Place) -> Path:
     if hub_name is not None:
         assert place.commit is not None
         return _kept(hub_name.repository, place.commit)
-    path, is_file = place.path.resolve(), place.path.is_file()
-    files = (
-        [file.resolve() for file in parts_there(place.path)]
-        if is_file
-        else sorted(file for file in path.iterdir() if _is_read(file))
-    )
-    if is_file and (beside := tokenizer_beside(place.path)) is not None:  # a link may have another one beside it
-        files.append(beside.resolve() / "tokenizer.json")
-    stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    first = files[0] if is_file else path
+    path, is_file = place.path, place.path.is_file()
+    own = parts_there(path) if is_file else [*path.iterdir()]
+    first = own[0].resolve() if is_file else path.resolve()
+    own += (path.parent if is_file else path).glob("tokenizer/*")
+    if is_file and (beside := tokenizer_beside(path)) is not None:  # a link may have another one beside it
+        own.append(beside / "tokenizer.json")
+    files = [(str(file.resolve()), file.stat()) for file in own if _is_read(file)]
+    stats = sorted((file, found.st_size, found.st_mtime_ns) for file, found in files)
     return _folder(first.stem if is_file else first.name, [str(first), stats])
 
 
@@ -181,7 +183,9 @@ def _own_name(path: Path) -> str:
 
 
 def _is_read(file: Path) -> bool:
-    return file.is_file() and (is_weights(file.name) or file.suffix in (".json", ".txt", ".model"))
+    """Whether something of a published model may be in a file: weights, settings, its tokenizer or its licence."""
+    others = (".bin", ".json", ".txt", ".model", ".bpe", ".md")
+    return file.is_file() and (is_weights(file.name) or file.suffix in others)
 
 
 def _kept(repository: str, commit: str) -> Path:
