@@ -199,12 +199,46 @@ def test_the_command_of_a_run_gives_its_configuration(tmp_path):
         assert read_config(base, method, read_flags(rest[:-2])[0], "") == run_config(job, 300)
 
 
-SHIPPED = [*describe_grids(), *(str(file) for file in (ROOT / "docs/results").glob("wiki*.yaml"))]
+OF_THE_RESULTS = sorted(str(file) for file in (ROOT / "docs/results").glob("*.yaml") if "arms:" in file.read_text())
+SHIPPED = [*describe_grids(), *OF_THE_RESULTS]
 
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_a_shipped_grid_has_no_setting_without_effect(name: str):
     assert load_grid(name).without_effect() == []
+
+
+def test_seconds_of_a_step_that_were_measured_before_are_of_arms_and_of_their_own_settings(tmp_path: Path):
+    said = {"mdlm": 0.04, "atat": 0.05}
+    file = grid_file(tmp_path, seconds_per_step=said)
+    grid = load_grid(str(file))
+    assert grid.seconds_per_step == said
+    (tmp_path / "grid.yaml").write_text(yaml_text(grid_tree(grid)))
+    assert load_grid(str(tmp_path)) == grid
+    assert select(grid, arms=["mdlm"]).seconds_per_step == {"mdlm": 0.04}
+    assert merge(select(grid, arms=["mdlm"]), grid).seconds_per_step == said
+    assert load_grid(str(file), {"model.width": 8}).seconds_per_step == {}  # another network: it is timed
+    for wrong in ({"mdml": 0.04}, {"mdlm": 0}, {"mdlm": True}, {"mdlm": float("inf")}, {"mdlm": "x"}, 0.04):
+        assert mistakes(tmp_path, seconds_per_step=wrong)[0].startswith("seconds_per_step")
+
+
+def test_the_experiments_at_equal_seconds_differ_in_their_text_alone():
+    novels, fresh = (load_grid(str(ROOT / f"docs/results/{name}-seconds.yaml")) for name in ("novels", "fresh"))
+    pairs = zip(variants_of(novels), variants_of(fresh), strict=True)
+    changed = [differences(flat_settings(one.config), flat_settings(other.config)) for one, other in pairs]
+    assert [set(each) for each in changed] == [{"data.source", "data.tokenizer"}] * 4
+    assert (novels.seconds_per_step, novels.budget) == (fresh.seconds_per_step, fresh.budget)
+
+
+def test_every_arm_of_the_ablations_by_subtraction_is_atat_without_one_part():
+    grid = load_grid(str(ROOT / "docs/results/novels-ablations.yaml"))
+    configs = {variant.arm.name: flat_settings(variant.config) for variant in variants_of(grid)}
+    changed = {arm: set(differences(configs["atat"], config)) for arm, config in configs.items()}
+    assert changed["no_causal_rows"] == changed["half_causal_rows"] == {"objective.causal_share"}
+    assert changed["uniform_times"] == {"objective.time_sampling", "objective.weighting"}
+    assert (changed["adamw"], changed["no_qk_norm"]) == ({"optim.kind", "optim.lr"}, {"model.qk_norm"})
+    both = differences(configs["importance_rates"], configs["proportional"])
+    assert set(both) == {"masking.direction"}
 
 
 def test_a_setting_of_all_arms_is_said_to_have_no_effect_where_no_arm_feels_it_and_an_arms_own_where_that_does_not(

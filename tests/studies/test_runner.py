@@ -277,6 +277,21 @@ def test_a_budget_of_seconds_is_steps_of_an_arm_timed_alone(stand_in):
     assert results["runs"][0]["train_seconds"] == pytest.approx(10)
 
 
+def test_an_arm_whose_seconds_the_grid_says_is_not_timed(stand_in, monkeypatch):
+    from mdlm_atat.studies import planning
+
+    def refused(variant, *_):
+        raise UserError(f"{variant.key} is timed")
+
+    monkeypatch.setattr(planning, "calibrate", refused)
+    out = stand_in / "out"
+    said = {"mdlm": 0.9, "atat": 1.1}
+    assert run(grid_file(stand_in, seeds=[0], budget={"gpu_seconds": 5}, seconds_per_step=said), out) == 0
+    results = json.loads((out / "results.json").read_text())
+    assert [(run["num_steps"], run["train_seconds"]) for run in results["runs"]] == [(5, 4.5), (4, 4.4)]
+    assert results["derived"]["text.txt"]["atat"]["overhead"]["seconds_per_step_ratio"] == pytest.approx(1.1 / 0.9)
+
+
 def test_an_arm_that_crashes_while_it_is_timed_fails_alone(stand_in, monkeypatch, capsys):
     from mdlm_atat.studies import planning
 

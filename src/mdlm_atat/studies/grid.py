@@ -78,6 +78,8 @@ class Grid:
     learning rate decayed: 1.0 is the run itself."""
     calibrate: bool
     """Time each arm alone before the runs, so that seconds mean something where runs share a device."""
+    seconds_per_step: Mapping[str, float]
+    """By arm, as measured before: such an arm is not timed, and its steps are the same in every folder."""
     bench: SamplerBench | None
 
     def arm(self, name: str) -> Arm:
@@ -140,6 +142,7 @@ def merge(stored: Grid, new: Grid) -> Grid:
         reference=tuple(dict.fromkeys((*stored.reference, *new.reference))),
         seeds=tuple(dict.fromkeys((*stored.seeds, *new.seeds))),
         branches=tuple(sorted({*stored.branches, *new.branches})),
+        seconds_per_step={**stored.seconds_per_step, **new.seconds_per_step},
         bench=stored.bench or new.bench,
     )
 
@@ -174,6 +177,7 @@ def grid_tree(grid: Grid) -> dict[str, Any]:
         "budget": {grid.budget.unit: int(amount) if amount == int(amount) else amount},
         "branches": list(grid.branches),
         "calibrate": grid.calibrate,
+        "seconds_per_step": dict(grid.seconds_per_step),
         "samplers": None
         if grid.bench is None
         else {

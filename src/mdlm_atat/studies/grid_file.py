@@ -34,6 +34,7 @@ KEYS = (
     "budget",
     "branches",
     "calibrate",
+    "seconds_per_step",
     "samplers",
 )
 BENCH_KEYS = ("arms", "samplers", "steps", "num_texts", "judge")
@@ -109,6 +110,7 @@ class _Reader:
         calibrate = tree.get("calibrate", False)
         if not isinstance(calibrate, bool):
             self.mistakes.append(f"calibrate: expected true or false, found {calibrate!r}")
+        seconds_per_step = self.seconds_per_step(tree.get("seconds_per_step"), names)
         if not arms or budget is None or baseline is None:
             return None
         grid = Grid(
@@ -123,6 +125,7 @@ class _Reader:
             budget=budget,
             branches=branches,
             calibrate=calibrate is True,
+            seconds_per_step={} if forced else seconds_per_step,  # those of other settings say nothing
             bench=self.bench(tree.get("samplers"), names, reference),
         )
         self.check_configurations(grid)
@@ -250,6 +253,24 @@ class _Reader:
             else:
                 return Budget(unit=unit, amount=float(amount))
         return None
+
+    def seconds_per_step(self, value: Any, arms: Sequence[str]) -> dict[str, float]:
+        if value is None:
+            return {}
+        if not isinstance(value, dict):
+            self.mistakes.append(f"seconds_per_step: expected seconds by arm, e.g. `mdlm: 0.04`, found {value!r}")
+            return {}
+        found: dict[str, float] = {}
+        for name, seconds in value.items():
+            if name not in arms:
+                self.mistakes.append(
+                    f"seconds_per_step: {name!r} is no arm{did_you_mean(str(name), arms)}; {', '.join(arms)}"
+                )
+            elif type(seconds) not in (int, float) or not 0 < seconds < math.inf:
+                self.mistakes.append(f"seconds_per_step.{name}: expected a number above 0, found {seconds!r}")
+            else:
+                found[name] = float(seconds)
+        return found
 
     def seeds(self, value: Any) -> tuple[int, ...]:
         if not isinstance(value, list) or not value or any(type(s) is not int or s < 0 for s in value):
@@ -396,7 +417,8 @@ def select(
             judge = bench.judge if bench.judge in arms else None
             bench = replace(bench, arms=tuple(name for name in bench.arms if name in arms), judge=judge)
         reference = tuple(name for name in grid.reference if name in arms)
-        grid = replace(grid, arms=kept, reference=reference, bench=bench)
+        timed = {name: seconds for name, seconds in grid.seconds_per_step.items() if name in arms}
+        grid = replace(grid, arms=kept, reference=reference, bench=bench, seconds_per_step=timed)
     if seeds is not None:
         mistakes: list[str] = []
         grid = replace(grid, seeds=_Reader(mistakes, Path()).seeds(list(seeds)))

@@ -201,7 +201,8 @@ def _plan_variant(
     flops = training_flops_per_token(variant.config, vocab_size)
     calibration = None
     if grid.budget.unit == "gpu_seconds" or grid.calibrate:
-        calibration = calibrate(variant, folder, machine, say)
+        known = grid.seconds_per_step.get(variant.arm.name)
+        calibration = calibrate(variant, folder, machine, say) if known is None else _measured_before(known)
     seconds = None if calibration is None else calibration["seconds_per_step"]
     steps = budget_steps(grid.budget, variant.config, flops_per_token=flops, seconds_per_step=seconds)
     return {
@@ -213,6 +214,17 @@ def _plan_variant(
         "vocab_size": vocab_size,
         "data": data,
         "calibration": calibration,
+    }
+
+
+def _measured_before(seconds_per_step: float) -> dict[str, Any]:
+    """The record of a timing that the grid says, of which nothing else is known."""
+    return {
+        "seconds_per_step": seconds_per_step,
+        "num_steps": None,
+        "machine": None,
+        "host": None,
+        "peak_memory_bytes": None,
     }
 
 
