@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from mdlm_atat.checks import whole
+from mdlm_atat.checks import did_you_mean, whole
 from mdlm_atat.errors import UserError
 
 
@@ -20,3 +20,8 @@ def test_whole_numbers_from_the_lowest_on_are_taken_whoever_made_them_and_0_is_r
         whole("steps", value, 1)
     with pytest.raises(UserError, match="steps is 0, expected at least 1"):
         whole("steps", 0, 1)
+
+
+@pytest.mark.parametrize(("word", "meant"), [("ANY", "any"), ("Qwen", "qwen2"), ("sst", "SST-2"), ("xyz", None)])
+def test_what_was_meant_is_found_whatever_the_capitals(word, meant):
+    assert did_you_mean(word, ["any", "qwen2", "SST-2"]) == (f"; did you mean {meant}?" if meant else "")

@@ -42,9 +42,11 @@ def probability(name: str, value: float) -> None:
 
 
 def did_you_mean(word: str, options: Iterable[str]) -> str:
-    """The end of a message about an unknown word: "; did you mean X?", or nothing where no option is close to it."""
-    close = get_close_matches(word, list(options), n=1)
-    return f"; did you mean {close[0]}?" if close else ""
+    """The end of a message about an unknown word: "; did you mean X?", or nothing where no option is close to it.
+    Capitals count for nothing."""
+    by_letters = {option.casefold(): option for option in options}
+    close = get_close_matches(word.casefold(), [*by_letters], n=1)
+    return f"; did you mean {by_letters[close[0]]}?" if close else ""
 
 
 def one_of(name: str, value: str, options: Iterable[str]) -> None:

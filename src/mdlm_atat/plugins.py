@@ -137,14 +137,15 @@ def resolve(kind: Kind, name: str) -> Any:
     return _load(kind, reference)
 
 
-def check_name(kind: Kind, name: str, known: Mapping[str, Any] | None = None) -> None:
-    """Raise UserError unless a name is known for its kind or has the form `package.module:Name`; import nothing."""
+def check_name(kind: Kind, name: str, known: Mapping[str, Any] | None = None, *, word: str | None = None) -> None:
+    """Raise UserError unless a name is known for its kind or has the form `package.module:Name`; import nothing.
+    `word`: what the message calls it, where that is not the word for its kind."""
     if name in BUILT_IN[kind] or name in (known or {}) or is_reference(name) or name in _offered(kind):
         return  # in this order: to look through what is installed takes milliseconds
     options = names(kind, known)
     raise UserError(
-        f"unknown {WORDS[kind]} {name!r}, expected one of {', '.join(options)}, or a plugin as package.module:Name"
-        f"{did_you_mean(name, options)}"
+        f"unknown {word or WORDS[kind]} {name!r}, expected one of {', '.join(options)}, or a plugin as "
+        f"package.module:Name{did_you_mean(name, options)}"
     )
 
 

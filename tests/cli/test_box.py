@@ -223,7 +223,8 @@ def test_what_a_tokenizer_loses_of_a_text_that_is_scored_is_counted() -> None:
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--order", "spraed"], "unknown sampler 'spraed', expected one of "),
+        (["--order", "spraed"], "unknown order 'spraed', expected one of "),
+        (["--order", "anny"], "did you mean any?"),
         (["--evaluations", "4"], "--evaluations is for the own order of a sampler"),
         (["--order", "any", "--evaluations", "4"], "--evaluations is for the own order of a sampler"),
         (["--num_draws", "1"], "--num_draws is 1, expected at least 2"),

@@ -163,6 +163,6 @@ def test_an_empty_text_and_an_unknown_order_are_refused(causal, masked, order):
     for lm in (causal, masked):
         with pytest.raises(UserError, match="empty: there is nothing to score"):
             lm.score(["a", ""], order=order)
-        with pytest.raises(UserError, match="unknown sampler 'best'"):
+        with pytest.raises(UserError, match="unknown order 'best'"):
             lm.score(["a"], order="best")
         assert lm.score([], order=order) == []

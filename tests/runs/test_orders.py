@@ -83,7 +83,8 @@ def test_what_cannot_be_asked_for_is_refused_before_anything_is_scored(lm):
     causal = CausalLM(lm.network, lm.tokenizer)
     cases: tuple[tuple[Any, dict[str, Any], str], ...] = (
         (lm, {"evaluations": 4}, r"`evaluations=` is for the own order of a sampler: name one"),
-        (lm, {"order": "sprad"}, "unknown sampler 'sprad'"),
+        (lm, {"order": "sprad"}, "unknown order 'sprad'"),
+        (lm, {"order": ["spread", "anny"]}, r"did you mean any\?"),
         (lm, {"order": "spread", "evaluations": [0]}, "`evaluations=` is 0, expected at least 1"),
         (lm, {"order": "left_to_right", "evaluations": 4}, r"`evaluations=4` is for the own order of a sampler"),
         (causal, {"order": "spread"}, "a causal model generates left to right only"),

@@ -15,7 +15,7 @@ from mdlm_atat.core.schedules import Cosine
 from mdlm_atat.errors import UserError
 from mdlm_atat.samplers.ancestral import Ancestral
 from mdlm_atat.samplers.canvas import Canvas
-from mdlm_atat.samplers.catalogue import PRESETS, RULES, describe, in_words, shown, split_spec
+from mdlm_atat.samplers.catalogue import PRESETS, RULES, check_order, describe, in_words, shown, split_spec
 from mdlm_atat.samplers.draw import TokenDraw
 from mdlm_atat.samplers.first_hitting import FirstHitting
 from mdlm_atat.samplers.loop import StepRule, sample
@@ -318,3 +318,25 @@ def test_a_legend_names_a_sampler_in_words_and_a_presets_options_by_its_name(spe
 
 def test_every_preset_spelled_out_is_named_by_its_own_name() -> None:
     assert {in_words(spec) for spec in PRESETS.values()} == {name.replace("_", " ") for name in PRESETS}
+
+
+@pytest.mark.parametrize(
+    ("order", "message"),
+    [
+        ("anny", r"unknown order 'anny', expected one of .*left_to_right, any, .*; did you mean any\?$"),
+        ("ANY", r"did you mean any\?$"),
+        ("left-to-right", r"did you mean left_to_right\?$"),
+        ("best", r"unknown order 'best', expected one of .* any, .*package\.module:Name$"),
+        ("", "unknown order ''"),
+        ("any:num_steps=4", "order 'any:num_steps=4': any has no options"),
+        ("spred:num_steps=4", r"unknown order 'spred', .* did you mean spread\?"),
+    ],
+)
+def test_a_mistyped_order_is_told_with_any_among_those_that_there_are(order: str, message: str):
+    with pytest.raises(UserError, match=message):
+        check_order(order)
+
+
+@pytest.mark.parametrize("order", ["any", "left_to_right", "spread:num_steps=4", "mine.rules:RightToLeft"])
+def test_any_and_samplers_are_orders(order: str):
+    check_order(order)

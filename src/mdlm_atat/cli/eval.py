@@ -16,6 +16,7 @@ from mdlm_atat.data.readers.reading import Reading, ReadingSettings
 from mdlm_atat.effect import GIVEN
 from mdlm_atat.errors import UserError
 from mdlm_atat.plugins import trusted
+from mdlm_atat.samplers.catalogue import check_order
 
 MOST_DRAWS = 10_000_000  # a standard error of a ten-thousandth; their sums have to fit into memory
 SCORING_ONLY = ("against", "profile", "deciles", "order", "evaluations")
@@ -137,6 +138,8 @@ def check_arguments(arguments: Namespace) -> None:
         refuse(("num_draws", "num_steps", *SCORING_ONLY), "not with --samples, which generates texts and scores none")
     else:
         refuse(SAMPLES_ONLY, "for --samples N only")
+    for order in arguments.order or ():
+        check_order(order)
     if arguments.json is not None:
         check_writable(arguments.json, "--json")
 

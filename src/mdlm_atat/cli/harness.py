@@ -6,8 +6,7 @@ from pathlib import Path
 
 from mdlm_atat.cli.model import add_model_arguments, check_model
 from mdlm_atat.cli.parser import Parser, real, whole
-from mdlm_atat.cli.score import check_order
-from mdlm_atat.samplers.catalogue import split_spec
+from mdlm_atat.samplers.catalogue import check_order, split_spec
 from mdlm_atat.task_names import check_task_names
 
 
@@ -57,7 +56,8 @@ the table says which. Needs an extra: pip install 'mdlm-atat[hub]'. docs/howto/h
 
 def main(argv: list[str]) -> int:
     arguments = vars(make_parser().parse(argv))
-    check_order(arguments["order"], None)
+    if arguments["order"] is not None:
+        check_order(arguments["order"])
     if arguments["sampler"] is not None:
         split_spec(arguments["sampler"])  # refuses an unknown name
     check_model(arguments["model"])

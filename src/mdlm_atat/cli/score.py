@@ -24,13 +24,13 @@ from mdlm_atat.errors import UserError
 from mdlm_atat.model_folder import BOX_NAME, PUBLISHED_FILES
 from mdlm_atat.plugins import trusted
 from mdlm_atat.published.hub import PREFIX
-from mdlm_atat.samplers.catalogue import split_spec
+from mdlm_atat.samplers.catalogue import ANY, check_order
 from mdlm_atat.samplers.template import unescaped
 
 if TYPE_CHECKING:
     from mdlm_atat.lm import CausalLM, MaskedDiffusionLM, Score
 
-ORDERS = ("left_to_right", "any")  # which are no samplers, or not only
+ORDERS = ("left_to_right", ANY)  # which are no samplers, or not only
 
 
 def make_parser() -> Parser:
@@ -77,7 +77,10 @@ its like.
 
 def main(argv: list[str]) -> int:
     arguments = make_parser().parse(argv)
-    check_order(arguments.order, arguments.evaluations)
+    if arguments.order is not None:
+        check_order(arguments.order)
+    if arguments.evaluations is not None and arguments.order in (None, *ORDERS):
+        raise UserError("--evaluations is for the own order of a sampler: name one by --order, or leave it out")
     arguments.model, given = model_and_texts(arguments.words, arguments.file)
     texts = texts_given(given, arguments.file, escape=arguments.escape, encoding=arguments.encoding)
     if arguments.given is not None and arguments.escape:
@@ -86,14 +89,6 @@ def main(argv: list[str]) -> int:
     with trusted(arguments.trust_plugins):
         score_texts(arguments, texts)
     return 0
-
-
-def check_order(order: str | None, evaluations: int | None) -> None:
-    """Raise UserError for an order that no model has."""
-    if order is not None and order not in ORDERS:
-        split_spec(order)  # refuses an unknown name
-    elif evaluations is not None:
-        raise UserError("--evaluations is for the own order of a sampler: name one by --order, or leave it out")
 
 
 def model_and_texts(words: Sequence[str], file: Path | None) -> tuple[Path, list[str]]:

@@ -26,8 +26,9 @@ from mdlm_atat.lm.continuations import (
     written_greedily,
 )
 from mdlm_atat.lm.how import How
-from mdlm_atat.lm.scoring import ANY, order_name
+from mdlm_atat.lm.scoring import order_name
 from mdlm_atat.runs.model import Model, open_model
+from mdlm_atat.samplers.catalogue import ANY
 from mdlm_atat.samplers.left_to_right import LeftToRight
 from mdlm_atat.samplers.loop import trait
 from mdlm_atat.samplers.seeds import context_seed, mix_seed

@@ -204,8 +204,8 @@ def _reason(error: Exception) -> str:
 
 def _is_ours(error: Exception) -> bool:
     """Whether an error was raised as the model was asked, and not by what the tasks themselves say."""
-    frames = walk_tb(error.__traceback__)
-    return any(Path(frame.f_code.co_filename).name == "adapter.py" for frame, _ in frames)
+    frames = walk_tb(error.__traceback__)  # by the module: files of tasks may be called as ours are
+    return any(frame.f_globals.get("__name__") == HarnessModel.__module__ for frame, _ in frames)
 
 
 def _specs(names: Sequence[str], include_path: Path | None) -> tuple[list[str], TaskManager]:

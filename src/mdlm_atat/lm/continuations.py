@@ -15,6 +15,7 @@ from mdlm_atat.lm.given import encode_after_gap
 from mdlm_atat.lm.how import How
 from mdlm_atat.lm.results import Score
 from mdlm_atat.samplers.canvas import Canvas
+from mdlm_atat.samplers.catalogue import ANY
 from mdlm_atat.samplers.loop import StepRule, sample, trait
 from mdlm_atat.samplers.seeds import context_seed, mix_seed
 from mdlm_atat.scoring.continuation import Continuation, Cost, ReadCost, bound, longest_first, read
@@ -107,13 +108,13 @@ def score_windows(
     if not parts:
         return []
     if not lm.is_own_order(order):
-        name = "any order" if order == "any" else "left to right"
+        name = "any order" if order == ANY else "left to right"
         costs = (
             in_any_order(lm, parts, draws)
-            if order == "any"
+            if order == ANY
             else [_exact(each.nats) for each in left_to_right(lm, parts, draws)]
         )
-        is_exact = order != "any"
+        is_exact = order != ANY
     else:
         rule, name = lm.order_rule(order, evaluations), lm.name_of_order(order, evaluations)
         is_exact = trait(rule, "order_is_deterministic")

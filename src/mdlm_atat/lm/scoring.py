@@ -24,6 +24,7 @@ from mdlm_atat.lm.results import Score
 from mdlm_atat.lm.sampling import Sampling
 from mdlm_atat.nets.protocol import Mode
 from mdlm_atat.samplers.canvas import Canvas
+from mdlm_atat.samplers.catalogue import ANY, check_order
 from mdlm_atat.samplers.left_to_right import LeftToRight
 from mdlm_atat.samplers.loop import StepRule, sample, trait
 from mdlm_atat.samplers.seeds import mix_seed, text_seeds
@@ -33,7 +34,6 @@ from mdlm_atat.scoring.exact import exact_nll
 from mdlm_atat.scoring.likelihood import Groups, Likelihood, Sequences
 from mdlm_atat.scoring.schedule_bound import ScheduleDraws, draw_schedule_nll
 
-ANY = "any"
 FORMER_NAMES = {"uniform": ANY}
 
 
@@ -180,7 +180,9 @@ class Scoring(Sampling):
             order = LEFT_TO_RIGHT if "causal" in self.modes else ANY
         if order == LeftToRight():  # whose order the causal mode has in one evaluation
             order = LEFT_TO_RIGHT
-        order = FORMER_NAMES.get(order, order) if isinstance(order, str) else order
+        if isinstance(order, str):
+            order = FORMER_NAMES.get(order, order)
+            check_order(order)
         if order == ANY and self.kind == "causal":
             raise UserError(
                 "this model reads left to right only, and has no bound in any order: leave out `order=` for its exact "

@@ -11,7 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from mdlm_atat import plugins
+from mdlm_atat.errors import UserError
 
+ANY = "any"
+"""The order of scoring that is no sampler's: the mean over all orders."""
 RULES: Mapping[str, str] = plugins.BUILT_IN["sampler"]
 """Name of each step rule of this package -> `module:Class`."""
 PRESETS = {
@@ -56,21 +59,31 @@ FILLED_IN = ("profile", "schedule", "eos_id")
 """Fields of a rule that the model brings, not the user."""
 
 
-def split_spec(spec: str) -> tuple[str, str]:
+def split_spec(spec: str, *, is_order: bool = False) -> tuple[str, str]:
     """The name in a specification, and its options.
 
     A specification is NAME or NAME:OPTION=VALUE,... where NAME is one of RULES or PRESETS, a name that an installed
     package offers (an entry point of `mdlm_atat.sampler`), or `package.module:Class`. What follows the first colon
     belongs to the name if it is an identifier, and is an option if it has a =. A name that is known goes before a
-    module of that name. Raises UserError for a name that is neither known nor of that form; nothing is imported.
+    module of that name. `is_order`: it says in what order a text is scored, and may be ANY too. Raises UserError for a
+    name that is neither known nor of that form; nothing is imported.
     """
     name, _, options = spec.partition(":")
-    if name not in [*PRESETS, *plugins.names("sampler")]:
+    known = {ANY: "", **PRESETS} if is_order else PRESETS
+    if name not in [*known, *plugins.names("sampler")]:
         second, _, rest = options.partition(":")
         if plugins.is_reference(f"{name}:{second}"):
             return f"{name}:{second}", rest
-    plugins.check_name("sampler", name, PRESETS)
+    plugins.check_name("sampler", name, known, word="order" if is_order else None)
     return name, options
+
+
+def check_order(order: str) -> None:
+    """Raise UserError for an order that no model scores a text in: one that is neither ANY nor a sampler, whose own
+    order it is, `left_to_right` among them."""
+    name, options = split_spec(order, is_order=True)
+    if name == ANY and options:
+        raise UserError(f"order {order!r}: any has no options; leave out what follows it")
 
 
 def in_words(spec: str) -> str:

@@ -18,7 +18,7 @@ from mdlm_atat.checks import did_you_mean
 from mdlm_atat.config.section import expect, kind_of
 from mdlm_atat.errors import UserError
 from mdlm_atat.formats import as_setting
-from mdlm_atat.samplers.catalogue import PRESETS, split_spec
+from mdlm_atat.samplers.catalogue import ANY, PRESETS, check_order, split_spec
 from mdlm_atat.samplers.template import MAX_DRAWS, QUICK_DRAWS
 from mdlm_atat.serve.mistakes import RequestError
 
@@ -144,7 +144,7 @@ class ScoreRequest(Request):
     def __post_init__(self) -> None:
         if not self.texts:
             raise RequestError("texts is empty: there is nothing to score", field="texts")
-        if self.order not in (None, "left_to_right", "any"):
+        if self.order is not None:
             check_sampler(self.order, "order")
         between("num_draws", self.num_draws, 2, 4096)
 
@@ -241,12 +241,15 @@ class CompletionRequest(Request):
 
 def check_sampler(spec: str, field: str = "sampler") -> None:
     """Refuse an unknown sampler, and one that is no sampler of this installation: `package.module:Class` would run code
-    of the client's choice."""
+    of the client's choice. In the field `order` any order is meant too."""
+    is_order = field == "order"
     try:
-        name, options = split_spec(spec)
+        name, options = split_spec(spec, is_order=is_order)
+        if is_order:
+            check_order(spec)
     except UserError as error:
         raise RequestError(str(error), field=field) from error
-    if name not in [*PRESETS, *plugins.names("sampler")]:
+    if name not in [*PRESETS, *plugins.names("sampler"), *([ANY] if is_order else [])]:
         raise RequestError(f"sampler {name!r} is not one that this server has; GET /v1/model lists them", field=field)
     for option in options.split(","):
         key, _, value = (part.strip() for part in option.partition("="))
