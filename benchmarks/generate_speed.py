@@ -26,7 +26,7 @@ from benchmarks.command import exit_code
 from mdlm_atat import CausalLM, CausalTransformer
 from mdlm_atat.atomic import check_writable
 from mdlm_atat.cli.parser import whole
-from mdlm_atat.data.tokenizers import CharTokenizer
+from mdlm_atat.data.tokenizers import HUB_VOCABULARIES, CharTokenizer
 from mdlm_atat.provenance import cpu
 
 WIDTH_OF_HEADS = 64
@@ -91,7 +91,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--layers", type=whole(1), default=12)
     parser.add_argument("--width", type=whole(1), default=768)
-    parser.add_argument("--vocab", type=whole(1), default=50_257)
+    parser.add_argument("--vocab", type=whole(1), default=HUB_VOCABULARIES["gpt2"])
     parser.add_argument("--length", type=whole(1), default=1024)
     parser.add_argument("--prompt", type=whole(1), default=128, help="tokens that are given")
     parser.add_argument("--new", type=whole(1), default=512, help="tokens that are written")

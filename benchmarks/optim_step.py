@@ -28,6 +28,7 @@ from mdlm_atat.config.arguments import read_config
 from mdlm_atat.config.build import build_model
 from mdlm_atat.config.files import read_flags
 from mdlm_atat.config.schema import OptimConfig, RunConfig
+from mdlm_atat.data.tokenizers import HUB_VOCABULARIES
 from mdlm_atat.training.engine import Engine
 from mdlm_atat.training.optim import make_optimizer, muon_groups
 
@@ -51,7 +52,7 @@ class Shape:
 NOVELS = "--model.num_layers 8 --model.width 512 --model.num_heads 8 --data.length 256 --model.tied false"
 SHAPES = {
     "34M": Shape("char", 8192, 256, NOVELS),
-    "170M": Shape("mdlm-owt", 50_257, 32),
+    "170M": Shape("mdlm-owt", HUB_VOCABULARIES["gpt2"], 32),
     "demo": Shape("demo", 65, 8),
 }
 

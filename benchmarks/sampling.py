@@ -23,6 +23,7 @@ from torch import Tensor
 
 from mdlm_atat.cli.parser import whole
 from mdlm_atat.core.denoiser import Prediction
+from mdlm_atat.data.tokenizers import HUB_VOCABULARIES
 from mdlm_atat.device import Graphed, compile_network
 from mdlm_atat.lm.sampling import gather_positions, projection
 from mdlm_atat.nets.dit import ATATDiT
@@ -125,7 +126,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--layers", type=whole(1), default=12)
     parser.add_argument("--width", type=whole(1), default=768)
-    parser.add_argument("--vocab", type=whole(1), default=50_257)
+    parser.add_argument("--vocab", type=whole(1), default=HUB_VOCABULARIES["gpt2"])
     parser.add_argument("--length", type=whole(1), default=1024)
     parser.add_argument("--batch", type=whole(1), default=8)
     parser.add_argument("--steps", type=whole(1), default=128)

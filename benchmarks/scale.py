@@ -183,7 +183,7 @@ def measure_host(folder: Path, num_rows: int, length: int = 1024) -> dict[str, A
     tokens._epoch(num_rows, length, 0, 0)
     order_s = time.perf_counter() - start_s
     file = folder / "tokens.bin"
-    ids = np.random.default_rng(0).integers(0, 50_257, 1 << 26, dtype=np.uint16)
+    ids = np.random.default_rng(0).integers(0, VOCABULARY["gpt2"], 1 << 26, dtype=np.uint16)
     ids.tofile(file)
     sum_s = seconds_of(lambda: sha256(file))
     mapped = np.memmap(file, dtype="<u2", mode="r")

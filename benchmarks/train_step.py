@@ -38,6 +38,7 @@ from mdlm_atat.config.build import build_model, build_objective
 from mdlm_atat.config.schema import RunConfig
 from mdlm_atat.core.masking import hide, mask_independently
 from mdlm_atat.core.objective import subs_log_probs
+from mdlm_atat.data.tokenizers import HUB_VOCABULARIES
 from mdlm_atat.device import compile_network
 from mdlm_atat.errors import UserError
 from mdlm_atat.nets.ema import EMA
@@ -46,7 +47,7 @@ from mdlm_atat.training.flops import matrix_rate, training_flops_per_token
 from mdlm_atat.training.loop import Training, clip_gradients, forward_backward, make_recorded
 from mdlm_atat.training.optim import make_optimizer
 
-VOCABULARY = {"bert-base-uncased": 30_522, "gpt2": 50_257, "char": 65}
+VOCABULARY = {**HUB_VOCABULARIES, "char": 65}
 PLAIN = {"fused_loss": False, "compile": False, "deterministic": False, "cuda_graph": False}
 VARIANTS = {  # what each changes of that
     "reference": {},

@@ -18,6 +18,8 @@ from mdlm_atat.errors import UserError
 MASK_TEXT = "░"
 CONFIG_NAME = "tokenizer_config.json"
 END_OF_TEXT = "<|endoftext|>"
+HUB_VOCABULARIES = {"gpt2": 50_257, "bert-base-uncased": 30_522}
+"""Tokens of the hub's tokenizers that presets, benchmarks and published models name."""
 
 
 @runtime_checkable

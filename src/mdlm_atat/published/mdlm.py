@@ -35,7 +35,7 @@ from mdlm_atat.config.schema import (
 )
 from mdlm_atat.data.open_tokenizer import load_tokenizer
 from mdlm_atat.data.settings import MOST_LENGTH
-from mdlm_atat.data.tokenizers import HFTokenizer, Tokenizer
+from mdlm_atat.data.tokenizers import HUB_VOCABULARIES, HFTokenizer, Tokenizer
 from mdlm_atat.errors import UserError
 from mdlm_atat.published.files import check_fits, licence_of, name_of_published, read_tensors, weight_files
 from mdlm_atat.published.imported import Imported, Origin, run_config_of
@@ -46,7 +46,10 @@ from mdlm_atat.training.checkpoint import check_shapes
 
 PICKLED = "pytorch_model.bin"
 TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.bpe", "merges.txt", "tokenizer_config.json")
-BY_VOCABULARY = {50_258: "gpt2", 50_257: "gpt2", 30_522: "bert-base-uncased"}
+BY_VOCABULARY = {
+    HUB_VOCABULARIES["gpt2"] + 1: "gpt2",  # and [MASK], which BERT has
+    **{size: name for name, size in HUB_VOCABULARIES.items()},
+}
 """Rows of the embedding: the tokenizer. Published folders of this family hold none."""
 TEXTS = {"gpt2": "openwebtext", "bert-base-uncased": "lm1b"}
 """What networks with these tokens were trained on."""
@@ -262,7 +265,7 @@ def _shape_of(path: Path, config: Mapping[str, Any], tensors: Mapping[str, Tenso
             raise UserError(f"{path} says {name} = {value!r:.40}, expected a whole number from 1 to {most:,}")
         return value
 
-    length_guess = 128 if len(embedding) == 30_522 else 1024
+    length_guess = 128 if len(embedding) == HUB_VOCABULARIES["bert-base-uncased"] else 1024
     if path.is_file() and config.get("model_length") is None:
         notes.append(f"it does not say its length: taken to be {length_guess:,}")
     width = number("hidden_dim", width, MOST_OF_MODEL["width"])

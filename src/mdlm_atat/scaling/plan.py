@@ -17,7 +17,7 @@ from mdlm_atat.config.build import causal_rows, modes_of
 from mdlm_atat.config.files import flags_of
 from mdlm_atat.config.schema import RunConfig
 from mdlm_atat.data.split_writer import token_dtype
-from mdlm_atat.data.tokenizers import ByteTokenizer
+from mdlm_atat.data.tokenizers import HUB_VOCABULARIES, ByteTokenizer
 from mdlm_atat.errors import UserError, quoted
 from mdlm_atat.formats import short_count
 from mdlm_atat.scaling.limits import Limit, limits_of
@@ -28,7 +28,7 @@ from mdlm_atat.scaling.speed import Machines, Speed, Stored, checkpoint_of, ddp_
 from mdlm_atat.training.flops import training_flops_per_token
 from mdlm_atat.training.folder import changes
 
-VOCABULARIES = {"gpt2": 50_257, "bert-base-uncased": 30_522, "byte": ByteTokenizer.vocab_size}
+VOCABULARIES = {**HUB_VOCABULARIES, "byte": ByteTokenizer.vocab_size}
 """Tokens of tokenizers that are known by name."""
 BASE = "medium"
 """The preset whose settings a network of a given number of parameters has, but for its shape."""

@@ -46,7 +46,9 @@ def test_the_visible_text_of_a_page_is_a_line_a_block(page: str) -> None:
     assert visible_text(page) == PAGES[page]
 
 
-@pytest.mark.parametrize("part", ["<a ", '<a b="', "<!--", "<", "</", "<![", "&", "<p>", "<title>", "<?", "<pre>\n"])
+@pytest.mark.parametrize(
+    "part", ["<a ", '<a b="', "<!--", "<", "</", "<![", "&", "<p>", "<title>", "<?", "<pre>\n", "<table><td>"]
+)
 def test_a_page_of_20_000_broken_tags_takes_no_time(part: str) -> None:
     start = time.process_time()
     visible_text(part * 20_000)
@@ -254,6 +256,32 @@ def test_every_reader_has_an_ending_in_lower_case() -> None:
 )
 def test_a_cell_keeps_its_column_behind_empty_and_merged_ones(table: str, text: str, tmp_path: Path) -> None:
     assert read(write(tmp_path / "a.html", f"<p>x</p><table>{table}</table>"))[0].removeprefix("x\n") == text
+
+
+INNER = "<table><tr><td rowspan=2>x</td><td>y</td></tr><tr><td>z</td></tr></table>"
+SEEN = "x\ty\n\tz"
+
+
+@pytest.mark.parametrize(
+    ("table", "text"),
+    [
+        (f"<tr><td rowspan=2>a</td><td>{INNER}</td></tr><tr><td>b</td></tr><tr><td>c</td></tr>", f"a\n{SEEN}\n\tb\nc"),
+        (f"<tr><td rowspan=2>a</td><td>b{INNER}c</td><td>d</td></tr><tr><td>e</td></tr>", f"a\tb\n{SEEN}\nc\td\n\te"),
+        (f"<tr><td>{INNER}</td><td rowspan=2>b</td></tr><tr><td>c<td>d", f"{SEEN}\nb\nc\t\td"),
+        (
+            f"<tr><td rowspan=3>a<td>b<tr><td><table><tr><td rowspan=2>p<td>{INNER}<tr><td>q</table><td>r<tr><td>s",
+            f"a\tb\np\n{SEEN}\n\tq\nr\n\ts",
+        ),
+        ("<tr><td rowspan=2>a<td><table></table><td>b<tr><td>c", "a\nb\n\tc"),
+        ("<tr><td rowspan=9>a</td></tr><table><tr><td>b</td></tr></table><table><tr><td>c", "a\nb\nc"),
+        (f"<tr><td rowspan=9>a</td></tr></table></table></table>{INNER}", f"a\n{SEEN}"),
+        ("<tr><td rowspan=2>a<td><template><table><tr><td>h</template>b<tr><td>c", "a\tb\n\tc"),
+        (f"<caption>{INNER}</caption><tr><td rowspan=2>a<td>b<tr><td>c", f"{SEEN}\na\tb\n\tc"),
+        ("<tbody><tr><td rowspan=2>a<td>b<table><tbody><tr><td>x</tbody></table><tr><td>c", "a\tb\nx\n\tc"),
+    ],
+)
+def test_a_table_in_a_cell_changes_no_column_of_the_table_around_it(table: str, text: str) -> None:
+    assert visible_text(f"<table>{table}</table>") == text
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-8-sig", "cp1252"])

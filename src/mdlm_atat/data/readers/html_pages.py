@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -21,7 +22,7 @@ BLOCKS = frozenset(
     "figure footer form h1 h2 h3 h4 h5 h6 header hr html legend li main menu nav ol optgroup option p pre search "
     "section select summary table tbody textarea tfoot thead tr ul".split()
 )
-ROW_GROUPS = frozenset(("table", "thead", "tbody", "tfoot"))
+ROW_GROUPS = frozenset(("thead", "tbody", "tfoot"))
 """No cell reaches out of them."""
 PREFORMATTED = frozenset(("pre", "textarea", "listing", "xmp"))
 MOST_COLUMNS = 64
@@ -69,6 +70,22 @@ def visible_text(page: str) -> str:
     return parser.text()
 
 
+@dataclass
+class _Table:
+    """Where the page is in a table."""
+
+    column: int = 0
+    """The next one of the row."""
+    cell_at: int = 0
+    """Where this line's last cell begins, if there is one."""
+    covered: set[int] = field(default_factory=set)
+    """Columns of the row into which cells of rows above reach."""
+    below: dict[int, int] = field(default_factory=dict)
+    """Into how many more rows they do."""
+    is_in_cell: bool = False
+    """Whether a table that begins here lies in this one. Else it ends this one, which was not closed."""
+
+
 class _Visible(HTMLParser):
     def __init__(self) -> None:
         super().__init__(convert_charrefs=True)
@@ -77,9 +94,8 @@ class _Visible(HTMLParser):
         self._hidden: list[str] = []
         self._num_preformatted = 0
         self._needs_space = False
-        self._column = self._cell_at = 0  # the next one of the row; where this line's last cell begins, if there is one
-        self._covered: set[int] = set()  # columns of the row into which cells of rows above reach
-        self._below: dict[int, int] = {}  # into how many more rows they do
+        self._table = _Table()
+        self._around: list[tuple[_Table, int]] = []  # those in whose cells it lies; how many lines there were before it
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         if tag == "body":
@@ -88,11 +104,17 @@ class _Visible(HTMLParser):
             self._hidden.append(tag)
         elif tag in BLOCKS:
             self._break()
-            if tag == "tr":
+            if self._hidden:  # whose end tags may be missing
+                pass
+            elif tag == "table":
+                self._begin_table()
+            elif tag == "tr":
                 self._begin_row()
             elif tag in ROW_GROUPS:
-                self._below.clear()
-        elif tag in ("td", "th"):
+                self._begin_group()
+            elif tag == "caption":
+                self._table.is_in_cell = True
+        elif tag in ("td", "th") and not self._hidden:
             self._begin_cell(dict(attrs))
         self._num_preformatted += tag in PREFORMATTED
 
@@ -101,8 +123,16 @@ class _Visible(HTMLParser):
             del self._hidden[self._hidden.index(tag) :]
         elif tag in BLOCKS and tag != "br":
             self._break()
-            if tag in ROW_GROUPS:
-                self._below.clear()
+            if self._hidden:
+                pass
+            elif tag == "table":
+                self._end_table()
+            elif tag in ROW_GROUPS:
+                self._begin_group()
+            elif tag in ("tr", "caption"):
+                self._table.is_in_cell = False
+        elif tag in ("td", "th") and not self._hidden:
+            self._table.is_in_cell = False
         self._num_preformatted -= tag in PREFORMATTED and self._num_preformatted > 0
 
     def handle_data(self, data: str) -> None:
@@ -126,24 +156,44 @@ class _Visible(HTMLParser):
             self._line.append(text)
             self._needs_space = not words[-1]
 
+    def _begin_table(self) -> None:
+        if self._table.is_in_cell:
+            self._around.append((self._table, len(self._done)))
+        self._table = _Table()
+
+    def _end_table(self) -> None:
+        if not self._around:
+            self._table = _Table()
+            return
+        self._table, num_lines = self._around.pop()
+        if len(self._done) > num_lines:
+            self._table.cell_at = self._table.column
+
+    def _begin_group(self) -> None:
+        self._table.below.clear()
+        self._table.is_in_cell = False
+
     def _begin_row(self) -> None:
-        self._column = self._cell_at = 0
-        self._covered = set(self._below)
-        self._below = {column: rows - 1 for column, rows in self._below.items() if rows > 1}
+        table = self._table
+        table.column = table.cell_at = 0
+        table.covered = set(table.below)
+        table.below = {column: rows - 1 for column, rows in table.below.items() if rows > 1}
+        table.is_in_cell = False
 
     def _begin_cell(self, attributes: Mapping[str, str | None]) -> None:
         """Put as many tabs before the cell as columns lie between it and the last one."""
-        while self._column in self._covered:
-            self._column += 1
-        if num_tabs := max(self._column - self._cell_at, bool(self._line)):
+        table = self._table
+        while table.column in table.covered:
+            table.column += 1
+        if num_tabs := max(table.column - table.cell_at, bool(self._line)):
             self._line.append("\t" * num_tabs)
             self._needs_space = False
-        self._cell_at = self._column
+        table.cell_at, table.is_in_cell = table.column, True
         num_columns, num_rows = _span(attributes.get("colspan"), 1), _span(attributes.get("rowspan"), MOST_ROWS)
-        end = max(self._column + 1, min(self._column + num_columns, MOST_COLUMNS))
+        end = max(table.column + 1, min(table.column + num_columns, MOST_COLUMNS))
         if num_rows > 1:
-            self._below |= dict.fromkeys(range(self._column, min(end, MOST_COLUMNS)), num_rows - 1)
-        self._column = end
+            table.below |= dict.fromkeys(range(table.column, min(end, MOST_COLUMNS)), num_rows - 1)
+        table.column = end
 
     def text(self) -> str:
         self._break()
@@ -160,7 +210,7 @@ class _Visible(HTMLParser):
             if line := "".join(self._line).rstrip("\t"):
                 self._done.append(line)
             self._line = []
-            self._cell_at = self._column
+            self._table.cell_at = self._table.column
         self._needs_space = False
 
 
