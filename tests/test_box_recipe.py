@@ -109,7 +109,11 @@ def test_it_makes_a_packed_model_with_its_card_and_goes_on_where_it_was_interrup
     assert len(numbers["infillings"]) == len(numbers["continuations"]) == 2
     assert set(numbers["packing"]) == {"any order", "left to right"}
     text = (out / "README.md").read_text()
-    assert "| 1 held-out novel | any order (PPL-U) (32 draws) | at most" in text
+    assert "a byte-level BPE of 280\n" in text
+    assert "The one novel (*Three*) was never trained\non." in text
+    assert "What is held out: one novel, and" in text
+    assert "three" not in text.replace("three, two and four", "")
+    assert "| one held-out novel | any order (PPL-U) (32 draws) | at most" in text
     assert "before packing, at the end of training (CPU, float32)" in text
     assert "H200" not in text
     assert "{{" not in text

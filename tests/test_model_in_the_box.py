@@ -63,3 +63,28 @@ def test_its_page_is_made_of_its_numbers(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.syspath_prepend(str(RECIPE))
     made = importlib.import_module("card").card(json.loads((RECIPE / "card.json").read_text(encoding="utf-8")))
     assert made == (RECIPE / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("titles", "num_others", "said"),
+    [
+        (["Mine_1900"], 0, "The one novel (*Mine 1900*) was never"),
+        (["Mine_1900"], 1, "The one novel (*Mine 1900*) and the other documents were never"),
+        (["Burnett_Lord_1886", "B"], 0, "The two novels (*Little Lord Fauntleroy*, *B*) were never"),
+        (
+            [f"T{i}" for i in range(12)],
+            3,
+            "The 12 novels (*T0*, *T1*, *T2*, *T3*, *T4*, *T5*, *T6*, *T7*, *T8*, *T9*, *T1",
+        ),
+    ],
+)
+def test_its_page_names_the_novels_that_were_held_out(
+    titles: list[str], num_others: int, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(RECIPE))
+    numbers = json.loads((RECIPE / "card.json").read_text(encoding="utf-8"))
+    sources = {"all": {"licence": "", "train_characters": 1, "valid-others_documents": num_others}}
+    sources["all"]["valid-novels_documents"] = len(titles)
+    made = importlib.import_module("card").card({**numbers, "held_out": titles, "sources": sources})
+    assert said in made
+    assert f"{said.split()[1]} held-out novel" in made

@@ -40,6 +40,13 @@ GAPS = ((16, 19), (31, 33), (44, 48))
 NUM_WORDS = 60
 NUM_GIVEN_WORDS = 40
 NUM_NEW_TOKENS = 80
+TITLES = {
+    "Conrad_Almayer_1895": "Almayer's Folly",
+    "Forster_View_1908": "A Room with a View",
+    "Burnett_Lord_1886": "Little Lord Fauntleroy",
+}
+"""Of novels by their names in the data; any other is called as it is there."""
+WORDS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 
 def read_rows(file: Path) -> list[dict[str, str]]:
@@ -181,7 +188,15 @@ def hashes(data: Path) -> dict[str, str]:
 def card(numbers: dict[str, Any]) -> str:
     """The card as Markdown."""
     text = (HERE / "card.md").read_text(encoding="utf-8")
+    held_out, num_others = numbers["held_out"], _num_held_out(numbers["sources"], "others")
+    titles = [TITLES.get(title, title.replace("_", " ")) for title in held_out]
     parts = {
+        "num_novels": _counted(len(titles), "novel"),
+        "num_held_out_novels": _counted(len(titles), "held-out novel"),
+        "novels": f"{_counted(len(titles), 'novel')} ({', '.join(f'*{title}*' for title in titles)})",
+        "and_others": " and the other documents" * (num_others > 0),
+        "were": "was" if len(titles) == 1 and num_others == 0 else "were",
+        "vocab_size": f"{numbers['vocab_size']:,}",
         "likelihoods": _likelihood_table(numbers["likelihoods"], numbers.get("own_order"), numbers["sources"]),
         "own_order": _own_order_lines(numbers.get("own_order")),
         "before_packing": _before_packing(numbers["likelihoods"]),
@@ -200,9 +215,8 @@ def card(numbers: dict[str, Any]) -> str:
 
 
 def _likelihood_table(found: dict[str, Any], own: dict[str, Any] | None, sources: dict[str, Any]) -> str:
-    number = {name: sum(source.get(f"valid-{name}_documents", 0) for source in sources.values()) for name in HELD_OUT}
     titles = {
-        name: f"{'three' if number[name] == 3 else number[name]} {what}{'s' * (number[name] != 1)}"
+        name: _counted(_num_held_out(sources, name), what)
         for name, what in {"novels": "held-out novel", "others": "other held-out document"}.items()
     }
     lines = [
@@ -226,6 +240,15 @@ def _likelihood_table(found: dict[str, Any], own: dict[str, Any] | None, sources
         if costs["unigram"]:
             lines.append(f"| {titles[name]} | unigram, the floor | {costs['unigram']['nats_per_token']:.4f} | | |")
     return "\n".join(lines)
+
+
+def _num_held_out(sources: dict[str, Any], name: str) -> int:
+    """How many documents of a split are held out."""
+    return sum(source.get(f"valid-{name}_documents", 0) for source in sources.values())
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{WORDS[number] if number < len(WORDS) else number} {what}{'s' * (number != 1)}"
 
 
 def _before_packing(found: dict[str, Any]) -> str:
@@ -328,7 +351,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if numbers.get("weights", lm.fingerprint()) != lm.fingerprint():
         raise SystemExit(f"{arguments.numbers} is of other weights: --again measures these")
     known = None if arguments.evaluation is None else Evaluation.load(arguments.evaluation)
-    places = excerpts(read_rows(arguments.data / "corpus" / "valid-novels.jsonl.xz"))
+    held_out = read_rows(arguments.data / "corpus" / "valid-novels.jsonl.xz")
+    places = excerpts(held_out)
     about: dict[str, Callable[[], Any]] = {
         "weights": lm.fingerprint,
         "machine": lambda: device_name(lm.device),
@@ -337,6 +361,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         "config": lambda: settings_of(lm),
         "sources": lambda: json.loads((arguments.data / "sources.json").read_text(encoding="utf-8")),
         "hashes": lambda: hashes(arguments.data),
+        "held_out": lambda: [novel["title"] for novel in held_out],
+        "vocab_size": lambda: lm.tokenizer.vocab_size,
         "infillings": lambda: infillings(lm, places),
         "continuations": lambda: continuations(lm, places),
         "likelihoods": lambda: likelihoods(lm, arguments.data, arguments.num_draws, known),
