@@ -29,16 +29,17 @@ def with_newest(older: dict[str, list[Run]], newest: dict[str, list[Run]]) -> di
 @cache
 def equal_seconds_novels() -> dict[str, list[Run]]:
     """The newest runs alone."""
-    return _by_arm(runs_in(stored(NEWEST)["runs"])) if (FOLDER / NEWEST).exists() else {}
+    return by_arm(runs_in(stored(NEWEST)["runs"])) if (FOLDER / NEWEST).exists() else {}
 
 
 @cache
 def older_novels(num_steps: int = 1500) -> dict[str, list[Run]]:
     """The same without the newest runs: what the log is about."""
-    return _by_arm(run for run in [*_first_methods(), *_two_ways()] if run.num_steps == num_steps)
+    return by_arm(run for run in [*_first_methods(), *_two_ways()] if run.num_steps == num_steps)
 
 
-def _by_arm(runs: Iterable[Run]) -> dict[str, list[Run]]:
+def by_arm(runs: Iterable[Run]) -> dict[str, list[Run]]:
+    """Ordered by seed."""
     arms: dict[str, list[Run]] = {}
     for run in sorted(runs, key=lambda run: run.seed):
         arms.setdefault(run.arm, []).append(run)

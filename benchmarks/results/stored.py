@@ -46,6 +46,8 @@ class Run:
     train_s: float | None = None
     """Alone on its card; None where it was not, or that is not known."""
     tokens_per_s: float | None = None
+    num_tokens: int | None = None
+    """That it was trained on."""
     train_flops: float | None = None
     peak_memory_bytes: int | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -86,6 +88,7 @@ def _of_experiment(entry: Mapping[str, Any]) -> Run:
         num_steps=entry["num_steps"],
         numbers={k: Number(cost.nats_per_token, _known(cost.standard_error)) for k, cost in costs.items() if cost},
         train_s=None if entry.get("shared_card") else entry.get("train_seconds"),
+        num_tokens=entry.get("num_tokens"),
         train_flops=entry.get("train_flops"),
         peak_memory_bytes=entry.get("peak_memory_bytes"),
         settings=entry.get("config") or {},
@@ -110,6 +113,7 @@ def _by_hand(entry: Mapping[str, Any]) -> Run:
         num_steps=entry["num_steps"],
         numbers=numbers,
         train_s=None if entry.get("shared_card") else entry.get("train_s"),
+        num_tokens=entry.get("num_tokens"),
         tokens_per_s=None if entry.get("shared_card") else entry.get("tokens_per_s"),
         settings=entry.get("settings", {}),
     )

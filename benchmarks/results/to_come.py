@@ -6,8 +6,10 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from benchmarks.results.markdown import arm_name, nats, table
-from benchmarks.results.stored import FOLDER, Number, Run, mean_of, runs_in, stored
+from benchmarks.results.budgets import amount, by_budget, tokens_of, trend
+from benchmarks.results.markdown import arm_name, interval, less, mean_cell, nats, table
+from benchmarks.results.novels import by_arm
+from benchmarks.results.stored import FOLDER, Number, Run, difference_of, mean_of, runs_in, stored
 
 NAMED_BY_RATE = re.compile(r"(\w+?)_(muon|adamw)_([\d_]+e-\d)")
 ARM_NAMES = {"times": "time_sampling_only"}
@@ -33,6 +35,37 @@ def sweep(file: str) -> str:
             if any(cells):
                 rows.append([f"{arm_name(method)}, {column.replace('_', ' ')}", *cells])
     return table(["", *(f"{OPTIMIZERS[optimizer]} {_short(rate)}" for optimizer, rate in columns)], rows)
+
+
+def experiment(file: str) -> str:
+    """The arms of one experiment: what a token costs in each likelihood, and the difference to the baseline, or to the
+    first reference arm where the baseline has no such likelihood, paired by seed."""
+    if not (FOLDER / file).exists():
+        return f"Not measured yet: `atat experiment run docs/results/{file.removesuffix('.json')}.yaml`."
+    content = stored(file)
+    arms = by_arm(runs_in(content["runs"]))
+    shown = [arm for arm in content["arms"] if arm in arms]
+    columns: dict[str, str] = {}
+    for column in ("any_order", "left_to_right"):
+        having = [arm for arm in [content["baseline"], *content["reference"], *shown] if arm in arms]
+        first = next((arm for arm in having if mean_of(arms[arm], column) is not None), None)
+        if first is not None:
+            columns[column] = first
+    rows = []
+    for arm in shown:
+        cells = [arm_name(arm), str(len(arms[arm])), amount(tokens_of(arms[arm]))]
+        for column, base in columns.items():
+            found = None if arm == base else difference_of(arms[arm], arms[base], column)
+            beside = (
+                "" if found is None else f"{nats(found, sign=True)} {interval(found)}".rstrip() + f" ({less(found)})"
+            )
+            cells += [mean_cell(arms[arm], column), beside]
+        rows.append(cells)
+    names = [name for column, base in columns.items() for name in (LIKELIHOODS[column], f"minus {arm_name(base)}")]
+    return table(["", "seeds", "tokens", *names], rows)
+
+
+LIKELIHOODS = {"any_order": "any order, at most", "left_to_right": "left to right"}
 
 
 def _short(rate: float) -> str:
@@ -68,4 +101,10 @@ def _optimizer(run: Mapping[str, Any]) -> str:
     return f"{OPTIMIZERS[run['optimizer']]} {_short(run['lr'])}"
 
 
-TABLES_TO_COME: Mapping[str, Callable[..., str]] = {"adapted": adapted, "sweep": sweep}
+TABLES_TO_COME: Mapping[str, Callable[..., str]] = {
+    "adapted": adapted,
+    "by_budget": by_budget,
+    "experiment": experiment,
+    "sweep": sweep,
+    "trend": trend,
+}

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from benchmarks.results.budgets import Lead, amount
 from benchmarks.results.markdown import less, nats, perplexity
 from benchmarks.results.novels import equal_seconds_novels, novels, of_two_ways, older_novels
 from benchmarks.results.stored import Number, Run, difference_of, mean_of, stored
@@ -112,6 +113,24 @@ def seconds_seeds(arm: str) -> str:
     return str(len(equal_seconds_novels()[arm]))
 
 
+def trend_of(text: str, column: str, arm: str, against: str, what: str) -> str:
+    """Of the line through a lead over log tokens: nats a `doubling` with their error, the change of perplexity at
+    `ten_times` the largest budget, per cent with its sign, or the tokens where the `zero` of the lead is."""
+    lead = Lead(text, column, arm, against)
+    line = lead.line()
+    if line is None:
+        raise KeyError(f"{arm} and {against} are not stored at two budgets")
+    match what:
+        case "doubling":
+            return nats(line.doubling, sign=True)
+        case "ten_times":
+            return less(line.at(10 * max(tokens for tokens, _ in lead.pairs())))
+        case "zero" if (found := line.zero()) is not None:
+            return amount(found.tokens)
+        case _:
+            raise KeyError(f"{what} is none of doubling, ten_times, zero, or the lead does not shrink")
+
+
 def muon_gain(method: str, column: str) -> str:
     """Nats between AdamW and Muon after 500 steps, each at the best of its rates."""
     return f"{_best_of_rates(method, 'adamw', column) - _best_of_rates(method, 'muon', column):.2f}"
@@ -183,4 +202,5 @@ VALUES: Mapping[str, Callable[..., str]] = {
     "seeds": seeds,
     "tenth": tenth,
     "timed": timed,
+    "trend": trend_of,
 }
