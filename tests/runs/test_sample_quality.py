@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,8 @@ import torch
 from mdlm_atat import MaskedDiffusionLM
 from mdlm_atat.cli.main import main
 from mdlm_atat.errors import UserError
+from mdlm_atat.report.quality_lines import seconds_lines
+from mdlm_atat.report.sample_quality import _look, panels_of
 from mdlm_atat.runs import sample_quality as module
 from mdlm_atat.runs.sample_quality import compared_samplers, cost_of_real_text, make_canvas, sample_quality
 from mdlm_atat.scoring.quality import REFERENCE, HowSampled, QualitySetting, SampleQuality, Task
@@ -52,6 +55,17 @@ def test_rules_that_follow_rates_are_compared_on_a_model_that_predicts_them_alon
     assert followed[1] - followed[0] == {"follow_rates", "rate_hitting"}
     assert followed[0] < followed[1]
     assert compared_samplers(lm, [8])[0] == HowSampled(REFERENCE)
+
+
+def test_dilated_unmasking_its_gaps_and_a_networks_own_left_to_right_are_among_the_samplers_compared(lm, monkeypatch):
+    by_model = [compared_samplers(lm, [8, 16])]
+    monkeypatch.setattr(type(lm), "modes", frozenset({"masked", "causal"}))
+    by_model.append(compared_samplers(lm, [8, 16]))
+    for ways in by_model:
+        assert [how.steps for how in ways if how.sampler == "dilated"] == [8, 16]
+        assert {how.family for how in ways} >= {"entropy_budget:spacing=8", "threshold:spacing=8"}
+    assert {how.sampler for how in by_model[1]} - {how.sampler for how in by_model[0]} == {"left_to_right"}
+    assert compared_samplers(lm, [8, 16], ["dilated:block=32"])[1:] == [HowSampled("dilated:block=32")]
 
 
 def setting(task: Task, num_texts: int, length: int = 16) -> QualitySetting:
@@ -102,6 +116,117 @@ def test_from_python_two_ways_are_two_points_and_nothing_is_measured_twice(lm, t
     assert sample_quality(lm, ways, num_texts=3, save=file, progress=False).points == found.points
     with pytest.raises(UserError, match="holds an evaluation of samples with another seed"):
         sample_quality(lm, ways, num_texts=3, save=file, progress=False, seed=1)
+
+
+def test_a_compiled_network_meets_every_shape_before_the_clock_starts(lm, monkeypatch):
+    """On a GPU rows are padded to a power of two, and each new shape is compiled or recorded. Of 6 texts in batches of
+    4 and 2, rows of several samplers are done one before the other."""
+    hidden, warm_up = lm._hidden, module._Measuring.warm_up
+    met, is_measured = set(), []
+
+    def asked(z_t, t):
+        shape = (1 << (len(z_t) - 1).bit_length(), z_t.shape[1])
+        if not is_measured:
+            met.add(shape)
+        assert shape in met
+        return hidden(z_t, t)
+
+    def warms_up(self, how):
+        is_measured.clear()
+        warm_up(self, how)
+        is_measured.append(True)
+
+    monkeypatch.setattr(lm, "_hidden", asked)
+    monkeypatch.setattr(lm, "is_compiled", True)
+    monkeypatch.setattr(module._Measuring, "warm_up", warms_up)
+    ways = [HowSampled("ancestral", 5), HowSampled("entropy_budget:gamma=2"), HowSampled("left_to_right")]
+    for length in (16, 40):  # in one piece, and in blocks
+        met.clear()
+        found = sample_quality(lm, ways, num_texts=6, length=length, batch_size=4, save=False, progress=False)
+        assert met == {(1, 16), (2, 16), (4, 16)}
+        assert all(point.is_compiled for point in found.points)
+        assert seconds_lines(found) == [
+            "seconds are for 6 texts, 4 at a time, by a compiled network; what is done once is left out"
+        ]
+
+
+def test_seconds_of_an_earlier_version_are_said_to_hold_compiling(lm, tmp_path):
+    file = tmp_path / "old.json"
+    found = sample_quality(lm, [HowSampled("spread", 2)], num_texts=3, save=file, progress=False)
+    old = json.loads(file.read_text())
+    del old["points"][0]["is_compiled"]
+    file.write_text(json.dumps(old))
+    assert SampleQuality.load(file).points[0] == replace(found.points[0], is_compiled=None)
+    ways = [HowSampled("spread", 2), HowSampled("spread", 4)]
+    more = sample_quality(lm, ways, num_texts=3, save=file, progress=False)
+    old_line, new_line = seconds_lines(more)
+    assert old_line.startswith("seconds of 1 points are for 3 texts, 3 at a time, ")
+    assert old_line.endswith(", with what compiling took, if the network was compiled")
+    assert new_line.endswith(", by a network that is not compiled; what is done once is left out")
+
+
+@pytest.fixture
+def no_picture(monkeypatch) -> None:
+    """Half a second each."""
+    monkeypatch.setattr("mdlm_atat.report.sample_quality.draw_quality", lambda _, file: file)
+
+
+@pytest.mark.usefixtures("no_picture")
+def test_texts_of_4_times_the_models_length_are_filled_in_blocks_of_a_quarter_of_it_and_have_a_file_of_their_own(
+    folder, capsys
+):
+    """64 tokens in 16 blocks of 4: with a step for each, 16 evaluations. Validation text is as long."""
+    flags = ["samplers", "bench", str(folder / "masked"), "--length", "64", "--num_texts", "2", "--num_scored", "2"]
+    assert main([*flags, "--steps", "1", "2", "--samplers", "spread", "dilated"]) == 0
+    record = SampleQuality.load(folder / "masked" / "samplers-generate-64.json")
+    assert [point.nfe_mean for point in record.points] == [64, 16, 32, 16, 32]
+    assert record.real.num_tokens == 2 * 64
+    kinds = [point.order_kind for point in record.points]
+    assert kinds == ["bound", *["exact"] * 4]
+    assert "seconds are for 2 texts, 2 at a time, by a network that is not compiled" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("no_picture")
+def test_mauve_is_of_the_judges_features_and_what_was_measured_without_is_measured_again(
+    folder, tmp_path, capsys, monkeypatch
+):
+    out = tmp_path / "b.json"
+    flags = ["samplers", "bench", str(folder / "masked"), "--samplers", "spread", "--steps", "2", "4"]
+    flags += ["--num_texts", "3", "--num_scored", "0", "--out", str(out)]
+    assert main([*flags, "--mauve"]) == 2
+    assert "--mauve compares texts by what a judge makes of them; name one with --judge" in capsys.readouterr().err
+    flags += ["--judge", str(folder / "causal")]
+    assert main(flags) == 0
+    assert "MAUVE" not in capsys.readouterr().out
+    before = SampleQuality.load(out)
+    assert [point.mauve for point in (before.real, *before.points)] == [None] * 4
+    assert main([*flags, "--mauve"]) == 0
+    assert "MAUVE" in capsys.readouterr().out
+    after = SampleQuality.load(out)
+    assert [point.how for point in after.points] == [point.how for point in before.points]
+    assert all(0 <= (point.mauve or -1) <= 1 for point in (after.real, *after.points))
+    assert [point.judge_nats for point in after.points] == [point.judge_nats for point in before.points]
+    monkeypatch.setattr(module._Measuring, "measure", None)
+    assert main([*flags, "--mauve"]) == 0
+    assert main(flags) == 0
+
+
+def test_pictures_show_what_was_measured_and_no_two_of_36_curves_look_alike(lm):
+    ways = [HowSampled(REFERENCE), HowSampled("spread", 2)]
+    options = {"num_texts": 3, "save": False, "progress": False}
+    alone, scored = (sample_quality(lm, ways, num_scored=number, **options) for number in (0, 2))
+    assert [(panel.y, panel.x) for panel in panels_of(alone)] == [
+        ("entropy_nats", "nfe_mean"),
+        ("entropy_nats", "seconds"),
+    ]
+    whole = replace(scored, points=tuple(replace(p, judge_nats=1.0, mauve=0.5) for p in scored.points))
+    assert [(panel.y, panel.x) for panel in panels_of(whole)] == [
+        *((y, "nfe_mean") for y in ("judge_nats", "order_nats", "entropy_nats", "mauve")),
+        ("judge_nats", "seconds"),
+        ("order_nats", "seconds"),
+        ("judge_nats", "entropy_nats"),
+    ]
+    assert len({_look(index)[:2] for index in range(36)}) == 36
 
 
 def test_texts_of_the_old_rule_go_on_by_it(lm, tmp_path):

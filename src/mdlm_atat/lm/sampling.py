@@ -58,6 +58,8 @@ class Sampling(Canvases):
     """The network's causal mode with a key-value cache; None where it has none."""
     _keep_casts = True
     """Whether autocast keeps the weights that it has cast to bf16."""
+    is_compiled = False
+    """Whether `compile` was called: the first texts of each shape then take longer."""
     on_evaluation: Callable[[], None] | None = None
     """Is called before every network evaluation; what it raises ends the work that asked for it. For a server, which
     is to stop what nobody waits for any more."""
@@ -429,6 +431,7 @@ class Sampling(Canvases):
         """Compile the network's blocks and, on a GPU, record its work as a graph: the first texts wait for it, the
         others are faster."""
         compile_network(self.network)
+        self.is_compiled = True
         if self.device.type == "cuda":
             # a recorded graph would go on reading weights in bf16 that autocast keeps until its context ends
             self._keep_casts = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -50,6 +51,13 @@ REPETITION = _of_text("rep-4", 6, "repetition")
 MAUVE = _of_text("MAUVE", 13, "mauve", error="mauve_spread")
 OWN_ORDER = Column("own order", ">10", _order)
 
+SECONDS_OF = {
+    True: "by a compiled network; what is done once is left out",
+    False: "by a network that is not compiled; what is done once is left out",
+    None: "with what compiling took, if the network was compiled",
+}
+"""SamplePoint.is_compiled -> what its seconds hold."""
+
 # of atat eval --samples, and of atat samplers bench
 SAMPLES = (STEPS, TEMPERATURE, NFE, SECONDS, JUDGE, PERPLEXITY, ENTROPY, BIGRAM, DISTINCT, REPETITION, MAUVE)
 SAMPLERS = (SAMPLER, STEPS, NFE, SECONDS, SPEED, ENTROPY, DISTINCT, REPETITION, JUDGE, OWN_ORDER)
@@ -89,6 +97,16 @@ def needed_lines(record: SampleQuality) -> list[str]:
         "number"
         for name, found in sorted(record.needed().items(), key=lambda item: item[1].nfe)
     ]
+
+
+def seconds_lines(record: SampleQuality) -> list[str]:
+    """What the seconds are of: a line for all points that were measured alike."""
+    alike = Counter(
+        f"for {point.num_samples} texts, {min(point.batch_size or point.num_samples, point.num_samples)} at a time, "
+        f"{SECONDS_OF[point.is_compiled]}"
+        for point in record.points
+    )
+    return [f"seconds{f' of {n} points' if len(alike) > 1 else ''} are {text}" for text, n in alike.items()]
 
 
 def _line(columns: Sequence[Column], cell: Callable[[Column], str]) -> str:

@@ -18,6 +18,8 @@ from mdlm_atat.samplers.catalogue import in_words
 from mdlm_atat.scoring.quality import REFERENCE, SamplePoint, SampleQuality, TextQuality
 
 DASHES = ("-", "--", "-.", ":")
+MAX_IN_A_ROW = 4  # panels
+REMARKS = {"order_nats": "hollow marks: upper bounds", "mauve": "bars: two standard deviations over clusterings"}
 
 
 class Panel(NamedTuple):
@@ -35,18 +37,24 @@ class Panel(NamedTuple):
 
 
 def panels_of(record: SampleQuality) -> list[Panel]:
-    """Judge and entropy against evaluations, the judge (or, without one, the entropy) against seconds; and with a
-    judge, what it pays against how varied the texts are."""
-    labels = {"entropy_nats": "entropy of a text's tokens, nats"}
-    if any(point.judge_nats is not None for point in record.points):
-        name = "judge" if record.judge is None else Path(record.judge).name
-        labels = {"judge_nats": f"{name}, nats per token", **labels}
-    first = next(iter(labels))
+    """Every measure of quality against network evaluations: what a judge pays, what real text costs in the sampler's
+    own order, the entropy, and MAUVE; the first of them, and the own order, against seconds; and with a judge, what it
+    pays against how varied the texts are. What no point has is left out."""
+    name = "judge" if record.judge is None else Path(record.judge).name
+    labels = {
+        "judge_nats": f"{name}, nats per token",
+        "order_nats": "validation text in its own order, nats per token",
+        "entropy_nats": "entropy of a text's tokens, nats",
+        "mauve": "MAUVE against validation text",
+    }
+    labels = {y: label for y, label in labels.items() if any(getattr(point, y) is not None for point in record.points)}
+    first = next(iter(labels), "entropy_nats")
+    seconds = f"seconds for {record.setting.num_texts} texts"
     panels = [Panel(y, "nfe_mean", label, "network evaluations a text") for y, label in labels.items()]
-    panels.append(Panel(first, "seconds", labels[first], f"seconds for {record.setting.num_texts} texts"))
-    if len(labels) == 1:
-        return panels
-    return [*panels, Panel(first, "entropy_nats", labels[first], labels["entropy_nats"])]
+    panels += [Panel(y, "seconds", labels[y], seconds) for y in dict.fromkeys((first, "order_nats")) if y in labels]
+    if "judge_nats" in labels:
+        panels.append(Panel(first, "entropy_nats", labels[first], labels["entropy_nats"]))
+    return panels
 
 
 def draw_panel(axes: Axes, record: SampleQuality, panel: Panel, curves: dict[str, list[SamplePoint]]) -> None:
@@ -55,8 +63,9 @@ def draw_panel(axes: Axes, record: SampleQuality, panel: Panel, curves: dict[str
     entropy, cheap and varied is the lower right corner, and what is far from validation text in any direction is not
     like it; the larger a mark, the more network evaluations."""
     reference = record.reference
-    if reference is not None and not panel.is_of_texts:
-        middle, spread = _value(reference, panel.y), 2 * _error(reference, panel.y)
+    middle = math.nan if reference is None or panel.is_of_texts else _value(reference, panel.y)
+    if reference is not None and not math.isnan(middle):
+        spread = 2 * _error(reference, panel.y)
         axes.axhspan(middle - spread, middle + spread, color=FAINT, alpha=0.5, linewidth=0)
     others = [name for name in curves if name != REFERENCE]
     for name, points in curves.items():
@@ -74,6 +83,7 @@ def draw_panel(axes: Axes, record: SampleQuality, panel: Panel, curves: dict[str
             linestyle=dash,
             linewidth=1.2,
             markersize=0 if panel.is_of_texts else 5,
+            markerfacecolor="none" if panel.y == "order_nats" and points[0].order_kind == "bound" else None,
             elinewidth=0.7,
         )
         if panel.is_of_texts:
@@ -84,7 +94,7 @@ def draw_panel(axes: Axes, record: SampleQuality, panel: Panel, curves: dict[str
         axes.set_xscale("log", base=2)
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.xaxis.set_minor_formatter(NullFormatter())
-    remark = "larger marks: more evaluations" if panel.is_of_texts else ""
+    remark = "larger marks: more evaluations" if panel.is_of_texts else REMARKS.get(panel.y, "")
     label_axes(axes, x=panel.x_label, y=panel.y_label, remark=remark)
 
 
@@ -94,7 +104,7 @@ def _mark_real_text(axes: Axes, real: TextQuality, panel: Panel) -> None:
         axes.plot(
             _value(real, panel.x), _value(real, panel.y), marker="*", markersize=13, color=MUTED, linestyle="none"
         )
-    else:
+    elif not math.isnan(_value(real, panel.y)):
         axes.axhline(_value(real, panel.y), color=MUTED, linestyle=":", linewidth=1)
 
 
@@ -124,23 +134,29 @@ def _in_words(name: str, points: list[SamplePoint]) -> str:
 
 
 def _look(index: int | None) -> tuple[str, str, Any]:
-    """Colour, marker and dash of a curve by its number; None is the reference."""
+    """Colour, marker and dash of a curve by its number; None is the reference. Where colours begin anew, markers go on
+    by one: a curve of a single point is known by these two."""
     if index is None:
         return INK, "o", "-"
-    dash = DASHES[index // len(LINE_COLOURS) % len(DASHES)]
-    return LINE_COLOURS[index % len(LINE_COLOURS)], LINE_MARKERS[index % len(LINE_MARKERS)], dash
+    again, colour = divmod(index, len(LINE_COLOURS))
+    return LINE_COLOURS[colour], LINE_MARKERS[(index + again) % len(LINE_MARKERS)], DASHES[again % len(DASHES)]
 
 
 def draw_quality(record: SampleQuality, file: Path) -> Path:
     """Every panel with every curve, as a PNG."""
     panels, curves = panels_of(record), record.curves()
-    fig = Figure(figsize=(5.2 * len(panels), 5.2 + 0.2 * len(curves)), layout="constrained")
-    for axes, panel in zip(fig.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+    num_rows = 1 if len(panels) <= MAX_IN_A_ROW else 2
+    across = -(-len(panels) // num_rows)
+    fig = Figure(figsize=(5.2 * across, 5.2 * num_rows + 0.2 * len(curves)), layout="constrained")
+    places = fig.subplots(num_rows, across, squeeze=False).flatten()
+    for axes, panel in zip(places, panels, strict=False):
         draw_panel(axes, record, panel, curves)
         axes.grid(alpha=0.25)
+    for axes in places[len(panels) :]:
+        axes.remove()
     lines, names = legend_of(curves)
     # as many columns as the longest name leaves room for: a letter takes some 0.09 inches
-    num_columns = max(1, min(3, int(5.2 * len(panels) / (0.7 + 0.09 * max(map(len, names))))))
+    num_columns = max(1, min(3, int(5.2 * across / (0.7 + 0.09 * max(map(len, names))))))
     fig.legend(lines, names, loc="outside lower center", ncols=num_columns, frameon=False, fontsize=10, handlelength=3)
     setting, samplers = record.setting, {point.how.sampler for point in record.points}
     what = "filling half of given texts" if setting.task == "infill" else "unconditional texts"
@@ -154,11 +170,12 @@ def draw_quality(record: SampleQuality, file: Path) -> Path:
 
 
 def _value(found: TextQuality, name: str) -> float:
-    value = getattr(found, name)
+    value = getattr(found, name, None)  # validation text has no order
     return math.nan if value is None else value
 
 
 def _error(found: TextQuality, name: str) -> float:
-    """The standard error of a value in nats; 0 where none is known: no bar."""
-    error = _value(found, name.replace("_nats", "_error"))
+    """The standard error of a value in nats, or how far a MAUVE value depends on the clustering; 0 where none is known:
+    no bar."""
+    error = _value(found, "mauve_spread" if name == "mauve" else name.replace("_nats", "_error"))
     return 0.0 if math.isnan(error) else error

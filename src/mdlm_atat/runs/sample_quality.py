@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Unpack
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from mdlm_atat.atomic import stored_if_possible
 from mdlm_atat.checks import check_keywords
 from mdlm_atat.data.readers.reading import ReadingSettings
+from mdlm_atat.data.tokens import TokenDataset
 from mdlm_atat.device import explain_out_of_memory
 from mdlm_atat.errors import UserError
 from mdlm_atat.lm import CausalLM, How, MaskedDiffusionLM, load_lm
@@ -98,9 +99,11 @@ def sample_quality(
     its folder or a .gguf file; or a `Judge`. `data`, `split` and `reading` (`column`, `encoding`, ...): the validation
     text, as for `evaluate`.
     `num_scored`: validation texts whose likelihood in each sampler's own order is taken, too. `with_mauve`: with a
-    judge, compute MAUVE.
+    judge that gives features of texts, compute MAUVE of these. `seconds` of a point leave out what is done once,
+    compiling among it.
     `save`: where the record is stored as JSON, after each point; True: in the model's folder. Points that are stored
-    there already are not measured again. `on_point` hears of every point that was asked for, in order.
+    there already are not measured again, but for those without a MAUVE that is asked for. `on_point` hears of every
+    point that was asked for, in order.
 
     Returns all points of the record. Raises UserError for a sampler, a judge or a text that does not fit, before any
     text is made, and for a stored record of another model or setting.
@@ -115,7 +118,7 @@ def sample_quality(
     check_ways(lm, wanted, length)
     size = batch_size or config_of(lm).eval.batch_size
     rows = open_data(lm, data, split=split, **reading)
-    real = real_texts(rows, num_texts, length, seed)
+    real = real_texts(in_pieces_of(rows, length), num_texts, length, seed)
     same_text = False
     if isinstance(judge, str | Path):
         same_text = _same_training_text(lm.home, Path(judge))
@@ -136,20 +139,27 @@ def sample_quality(
             judge, real, decode=tokenizer.decode, fingerprint=tokenizer.fingerprint(), with_mauve=with_mauve
         )
         record = record or SampleQuality(**about, real=quality.of_real_text(), **traced(lm))
+        if quality.has_mauve and record.real.mauve is None:  # it was stored without
+            record = replace(record, real=quality.of_real_text())
         work = _Measuring(lm, quality, setting, seed_rule=record.seed_rule, batch_size=size)
-        if not record.points:
-            work.warm_up()
         for how in wanted:
             point = record.find(how)
-            if point is None:
+            if point is None or (quality.has_mauve and point.mauve is None):
                 with shown("writing", progress) as on_progress:
                     point = work.measure(how, on_progress)
                 told = cautions(point, record.real, judge_saw_training_text=same_text)
                 point = replace(point, cautions=tuple(told))
-                record = replace(record, points=(*record.points, point))
+                others = tuple(other for other in record.points if other.how != how)
+                record = replace(record, points=(*others, point))
                 record = _stored(record, file)
             on_point(point)
     return _stored(replace(record, is_complete=True), file)
+
+
+def in_pieces_of(rows: TokenDataset, length: int) -> TokenDataset:
+    """A text that is one stream in rows of so many tokens, where they are longer than its own; documents as they
+    are."""
+    return replace(rows, length=length) if length > rows.length and rows.row_starts is None else rows
 
 
 def _stored(record: SampleQuality, file: Path | None) -> SampleQuality:
@@ -172,11 +182,15 @@ def compared_samplers(
     ways = [HowSampled(REFERENCE)]
     for sampler in samplers:
         rule = make_sampler(sampler.replace("optimal", "constant"))
-        said = any(f"{option}=" in sampler for option in ("num_steps", "block"))
-        fixed = getattr(rule, "amount", "") in ADAPTIVE_AMOUNTS or said
+        fixed = getattr(rule, "amount", "") in ADAPTIVE_AMOUNTS or says_its_steps(sampler)
         numbers = [None] if fixed or not hasattr(rule, "num_steps") else steps
         ways += [HowSampled(sampler, number) for number in numbers]
     return ways
+
+
+def says_its_steps(sampler: str) -> bool:
+    """Whether a specification has a number of steps, or what decides it."""
+    return any(f"{option}=" in sampler for option in ("num_steps", "block"))
 
 
 def check_ways(lm: MaskedDiffusionLM | CausalLM, ways: Sequence[HowSampled], length: int) -> None:
@@ -275,22 +289,40 @@ class _Measuring:
         self.lm, self.quality, self.setting, self.batch_size = lm, quality, setting, batch_size
         self.seed_rule: SeedRule = seed_rule
         self.canvas, self.known = make_canvas(setting, quality.real, lm.tokenizer.mask_id)
+        self._warm: set[str] = set()  # families of samplers
 
-    def warm_up(self) -> None:
-        """Two texts, so that the first point's seconds do not hold what a device does once."""
-        two = Canvas(self.canvas.tokens[:2], self.canvas.fixed[:2])
-        self.lm.fill(two, **({} if self.lm.kind == "causal" else {"sampler": REFERENCE, "steps": 2}))
+    def warm_up(self, how: HowSampled) -> None:
+        """Make texts that are not measured, of every shape of those to come, the first time that such a sampler is
+        asked for: what a device does once, and compiling, are then no part of a point's seconds.
+
+        Rows that are done early leave the batch, so where the network is compiled there are all powers of two of them.
+        Two steps do, of samplers that take a number of them."""
+        if how.family in self._warm:
+            return
+        self._warm.add(how.family)
+        rule = make_sampler(how.sampler, profile=self.lm.profile) if self.lm.kind != "causal" else None
+        takes_steps = hasattr(rule, "num_steps") and not says_its_steps(how.sampler)
+        numbers = {len(rows.tokens) for rows in self._batches()}
+        if self.lm.is_compiled and takes_steps:
+            numbers |= {2**k for k in range(max(numbers).bit_length())}
+        for number in sorted(numbers, reverse=True):
+            rows = Canvas(self.canvas.tokens[:number], self.canvas.fixed[:number])
+            self.lm.fill(rows, **asdict(replace(how, steps=2) if takes_steps else how))
+
+    def _batches(self) -> Iterator[Canvas]:
+        for start in range(0, self.setting.num_texts, self.batch_size):
+            part = slice(start, start + self.batch_size)
+            yield Canvas(self.canvas.tokens[part], self.canvas.fixed[part])
 
     def measure(self, how: HowSampled, on_progress: OnProgress | None) -> SamplePoint:
         """Make the texts of one way; their time, evaluations, quality and likelihood."""
         setting, fixed = self.setting, self.canvas.fixed
         tokens: list[list[int]] = []
         nfe: list[int] = []
+        self.warm_up(how)
         start_s = time.perf_counter()
-        for start in range(0, setting.num_texts, self.batch_size):
-            part = slice(start, start + self.batch_size)
-            rows = Canvas(self.canvas.tokens[part], fixed[part])
-            seeds = text_seeds(setting.seed, range(start, start + len(rows.tokens)), self.seed_rule)
+        for rows in self._batches():
+            seeds = text_seeds(setting.seed, range(len(tokens), len(tokens) + len(rows.tokens)), self.seed_rule)
             made = self.lm.fill(rows, seed=seeds, **asdict(how))
             tokens += [text.tokens for text in made]
             nfe += [text.nfe for text in made]
@@ -312,6 +344,7 @@ class _Measuring:
             seconds=seconds,
             tokens_per_s=num_filled / seconds,
             batch_size=self.batch_size,
+            is_compiled=self.lm.is_compiled,
             **more,
         )
 

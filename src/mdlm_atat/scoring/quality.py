@@ -84,10 +84,12 @@ class SamplePoint(TextQuality):
     """Network evaluations a text."""
     nfe_max: int = 0
     seconds: float = math.nan
-    """Wall time of all texts."""
+    """Wall time of all texts, after others of the same shapes that are not counted: compiling is left out."""
     tokens_per_s: float = math.nan
     batch_size: int | None = None
     """Texts made together, on which the seconds depend."""
+    is_compiled: bool | None = None
+    """Whether the network was compiled. None: of a version that did not say so, and counted compiling in `seconds`."""
     recovered: float | None = None
     """Share of the left out tokens that came back, of texts to infill."""
     order_nats: float | None = None

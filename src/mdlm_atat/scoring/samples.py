@@ -68,6 +68,11 @@ class Quality:
         self.judge, self.real, self.decode, self.fingerprint = judge, real, decode, fingerprint
         self._reference = self._features(real.reference) if with_mauve else None
 
+    @property
+    def has_mauve(self) -> bool:
+        """Whether MAUVE is computed: it was asked for, and the judge gives features."""
+        return self._reference is not None
+
     def __call__(self, texts: TokenLists) -> TextQuality:
         """The numbers of a set of texts; with a judge what it pays for them, and MAUVE."""
         return self._with_mauve(self._judged(texts), texts)
