@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -358,6 +360,143 @@ def test_what_a_model_does_not_give_is_refused_and_a_tuple_is_one(home):
         for empty in ((rows[:, :0], None), (rows, torch.zeros_like(mask))):
             with pytest.raises(ValueError, match="a text has no token to tell a label from"):
                 classifier(*empty)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["masked", "causal"])
+def test_an_attention_mask_of_another_shape_is_refused(home, name):
+    """One row for all, one place for all, or the new tokens alone where a cache holds others: logits were others."""
+    rows, mask = (torch.tensor(part) for part in padded(encoded(ROWS)))
+    model = exported(home, name)
+    for wrong in (mask[:1], mask[:, :1], mask[:, 1:], torch.ones(len(rows), 1, 12, 12)):
+        with pytest.raises(ValueError, match=r"attention_mask is .*; expected a place for each token: \(3, 12\)"):
+            model(rows, wrong)
+    if name == "causal":
+        read = model(rows[:, :3], mask[:, :3], use_cache=True)
+        with pytest.raises(ValueError, match=r"is \(3, 1\); expected .* those in the cache included: \(3, 4\)"):
+            model(rows[:, 3:4], mask[:, 3:4], past_key_values=read.past_key_values)
+
+
+@torch.no_grad()
+def test_a_start_symbol_that_a_cache_would_keep_as_text_is_refused_and_one_with_a_0_in_the_mask_is_none(home):
+    model = exported(home, "causal")
+    tokens = torch.tensor([[LETTERS.mask_id, *encoded(ROWS)[0]]])
+    with pytest.raises(ValueError, match=r"\[MASK\] is the start symbol here: with a cache, every attention_mask"):
+        model(tokens[:, :1], use_cache=True)
+    mask = (tokens != LETTERS.mask_id).long()
+    read = model(tokens[:, :1], mask[:, :1], use_cache=True)
+    found = model(tokens[:, 1:], mask, past_key_values=read.past_key_values).logits
+    torch.testing.assert_close(found, model(tokens[:, 1:]).logits, rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["masked", "llama"])
+def test_the_angles_of_positions_are_in_32_bits_whatever_the_default_type(home, name):
+    rows, mask = (torch.tensor(part) for part in padded(encoded(ROWS)))
+    model = exported(home, name)
+    expected = model(rows, mask).logits
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        found = model(rows, mask).logits
+    finally:
+        torch.set_default_dtype(torch.float32)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def changed(home: Path, name: str, folder: Path, **settings: Any) -> Path:
+    """A copy of a saved model with other settings in config.json."""
+    shutil.copytree(home / name, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **settings}))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("alignment", "later"),
+        ("norm", "RMS"),
+        ("mlp", "relu"),
+        ("rotary_scaling", "yarn"),
+        ("time_through", "adaLN"),
+        ("time_features", "cosine"),
+        ("packing", "int4"),
+        ("problem_type", "multi_label_classification"),
+    ],
+)
+def test_a_setting_that_this_file_does_not_know_is_refused_and_not_passed_over(home, tmp_path, setting, value):
+    import mdlm_atat.hf
+
+    folder = changed(home, "masked", tmp_path / "model", **{setting: value})
+    with pytest.raises(ValueError, match=f"{setting} is '{value}'; known are "):
+        mdlm_atat.hf.MdlmAtatForMaskedLM.from_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "left"),
+    [
+        ("masked", {"num_hidden_layers": 1}, "blocks.1.attention.out.weight"),
+        ("int8", {"packing": None}, ".weight.scale"),
+    ],
+)
+def test_weights_that_are_left_over_are_an_error(home, tmp_path, name, settings, left):
+    import mdlm_atat.hf
+
+    folder = changed(home, name, tmp_path / "model", **settings)
+    with pytest.raises(
+        ValueError, match=rf"the weights have [^ ]*{re.escape(left)}.*, which config.json does not ask for"
+    ):
+        mdlm_atat.hf.MdlmAtatForMaskedLM.from_pretrained(folder)
+
+
+def test_a_network_is_asked_only_in_a_mode_that_it_was_trained_in(home):
+    from mdlm_atat.hf import MdlmAtatForCausalLM, MdlmAtatForMaskedLM, MdlmAtatForSequenceClassification
+
+    with pytest.raises(
+        ValueError, match="MaskedLM asks a masked network, and this one is causal: use AutoModelForCausal"
+    ):
+        MdlmAtatForMaskedLM.from_pretrained(home / "causal")
+    with pytest.raises(
+        ValueError, match="CausalLM asks a causal network, and this one is masked: use AutoModelForMasked"
+    ):
+        MdlmAtatForCausalLM.from_pretrained(home / "masked")
+    with pytest.raises(ValueError, match=r"this one is causal: use .*, or pooling='last' of a classifier"):
+        MdlmAtatForSequenceClassification.from_pretrained(home / "causal", num_labels=3)
+    for name, pooling in (("causal", "last"), ("masked", "mean"), ("int8", "causal_mean")):
+        new: Any = MdlmAtatForSequenceClassification.from_pretrained(home / name, pooling=pooling, num_labels=1)
+        rows, mask = (torch.tensor(part) for part in padded(encoded(ROWS)))
+        answer = new(rows, mask, labels=torch.tensor([1.0, 2.0, 3.0]))  # one label, so a score
+        errors = (answer.logits.squeeze(1) - torch.tensor([1.0, 2.0, 3.0])) ** 2
+        assert answer.loss.item() == pytest.approx(errors.mean().item())
+
+
+@pytest.mark.parametrize("is_saved_again", [False, True])
+def test_a_classifier_whose_head_is_not_whole_is_not_given_a_random_one(home, tmp_path, is_saved_again):
+    from mdlm_atat.hf import MdlmAtatForSequenceClassification
+
+    folder, prefix = Path(shutil.copytree(home / "mean", tmp_path / "model")), ""
+    if is_saved_again:
+        folder, prefix = tmp_path / "again", "head."
+        MdlmAtatForSequenceClassification.from_pretrained(tmp_path / "model").save_pretrained(folder)
+    file = folder / ("model.safetensors" if is_saved_again else "head.safetensors")
+    weights = load_file(file)
+    del weights[f"{prefix}output.bias"]
+    save_file(weights, file, {"format": "pt"})
+    with pytest.raises(ValueError, match=r"the weights lack head\.output\.bias"):
+        MdlmAtatForSequenceClassification.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("name", ["masked", "int8"])
+def test_what_our_classes_save_has_the_modelling_file_and_says_what_it_was_loaded_from(home, tmp_path, name):
+    model = exported(home, name)
+    assert model.name_or_path == str(home / name)  # which an adapter of peft names as its base
+    model.save_pretrained(tmp_path / "again")
+    assert (tmp_path / "again" / MODELLING.name).read_bytes() == MODELLING.read_bytes()
+    assert json.loads((tmp_path / "again" / "config.json").read_text())["packing"] is None
+    size = LETTERS.vocab_size + 1
+    assert model.resize_token_embeddings(size) is model.get_input_embeddings()  # as trainers do, with no more tokens
+    with pytest.raises(ValueError, match=r"\[MASK\] is the last token of this model"):
+        model.resize_token_embeddings(size + 1)
 
 
 def test_without_transformers_hf_says_what_to_install(monkeypatch):

@@ -43,3 +43,5 @@ for auto, kind in (
     (transformers.AutoModelForSequenceClassification, MdlmAtatForSequenceClassification),
 ):
     auto.register(MdlmAtatConfig, kind)
+    kind.register_for_auto_class(auto.__name__)  # what is saved again has the modelling file, too
+MdlmAtatConfig.register_for_auto_class()

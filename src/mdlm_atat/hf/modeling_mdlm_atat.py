@@ -29,6 +29,22 @@ from transformers.utils.hub import cached_file
 
 NUM_ADDED_FREQUENCIES = 16
 NUM_TIME_FREQUENCIES = 128
+KNOWN = {
+    "alignment": ("own", "shifted"),  # which place of a masked text predicts a token: its own, or the one before
+    "norm": ("layer", "rms"),
+    "mlp": ("gelu", "swiglu"),
+    "rotary_scaling": ("none", "linear", "llama3"),
+    "time_through": (None, "adaln", "embedding"),  # how the network is told the time; None: not at all
+    "time_features": ("t", "sigma"),  # sigma: the total noise -log(1 - 0.999 t)
+    "pooling": ("mean", "first", "causal_mean", "last"),  # what a classifier reads
+    "packing": (None, "int8"),  # int8: matrices are whole numbers times a scale for each row
+    "problem_type": (None, "single_label_classification", "regression"),
+}
+
+USE = {
+    "masked": "use AutoModelForMaskedLM, or pooling='mean' of a classifier",
+    "causal": "use AutoModelForCausalLM, or pooling='last' of a classifier",
+}
 
 
 class MdlmAtatConfig(PretrainedConfig):
@@ -48,31 +64,31 @@ class MdlmAtatConfig(PretrainedConfig):
         intermediate_size: int | None = None,
         max_position_embeddings: int = 64,  # tokens of the longest text
         modes: tuple[str, ...] | list[str] = ("masked",),  # how it may be asked: masked, causal or both
-        alignment: str = "own",  # which place of a masked text predicts a token: its own, or the one before (shifted)
-        norm: str = "layer",  # or rms
+        alignment: str = "own",
+        norm: str = "layer",
         norm_eps: float = 1e-5,
         qk_norm: bool = False,
         qkv_bias: bool = False,
-        mlp: str = "gelu",  # or swiglu
+        mlp: str = "gelu",
         dropout: float = 0.0,
         rotary_base: float = 10_000.0,
-        rotary_scaling: str = "none",  # or linear or llama3
+        rotary_scaling: str = "none",
         rotary_factor: float = 8.0,
         rotary_range: tuple[float, float] | list[float] = (1.0, 4.0),
         rotary_length: int = 8192,
-        time_through: str | None = None,  # how it is told the time: adaln, embedding, or not at all
+        time_through: str | None = None,
         time_width: int = 128,
-        time_features: str = "t",  # or sigma: the total noise -log(1 - 0.999 t)
+        time_features: str = "t",
         time_of_share: list[float] | None = None,  # the times at which 0, 1/n, .. 1 of a text is masked; None: t itself
         extra_outputs: int = 0,
         masks_before: int = 0,  # at most so many [MASK] stand before a text that is shorter than the network's own
         masks_behind: int = 0,
-        pooling: str = "mean",  # what a classifier reads: mean, first, causal_mean or last
+        pooling: str = "mean",
         label_temperature: float = 1.0,
         score_mean: float = 0.0,
         score_spread: float = 1.0,
         head_file: str | None = None,  # where a classifier's head is stored apart
-        packing: str | None = None,  # int8: matrices are whole numbers times a scale for each row
+        packing: str | None = None,
         tie_word_embeddings: bool = True,
         **more: Any,
     ) -> None:
@@ -121,7 +137,7 @@ def make_norm(config: MdlmAtatConfig, width: int, kind: str) -> nn.Module:
 def rotary_angles(config: MdlmAtatConfig, places: Tensor) -> tuple[Tensor, Tensor]:
     """cos and sin of the rotary angles at these places, (..., 1, Dh / 2). Made anew every time: a table in a buffer
     would be lost where the model is built on the meta device."""
-    pair = torch.arange(0, config.head_dim, 2, device=places.device)
+    pair = torch.arange(0, config.head_dim, 2, device=places.device, dtype=torch.float32)  # whatever the default
     frequency = config.rotary_base ** (-pair / config.head_dim)  # (Dh / 2,)
     if config.rotary_scaling == "linear":
         frequency = frequency / config.rotary_factor
@@ -211,10 +227,7 @@ class Block(nn.Module):
     def __init__(self, config: MdlmAtatConfig, layer: int) -> None:
         super().__init__()
         width = config.hidden_size
-        self.norm_attention, self.norm_mlp = (
-            make_norm(config, width, config.norm),
-            make_norm(config, width, config.norm),
-        )
+        self.norm_attention, self.norm_mlp = (make_norm(config, width, config.norm) for _ in range(2))
         self.attention, self.mlp = Attention(config, layer), MLP(config)
         self.dropout = config.dropout
         self.modulation = ZeroLinear(config.time_width, 6 * width) if config.time_through == "adaln" else None
@@ -241,19 +254,29 @@ class Block(nn.Module):
 
 
 class MdlmAtatNetwork(PreTrainedModel):
-    """Embeddings, blocks, a norm and an output layer, to be asked in one or both modes."""
+    """Embeddings, blocks, a norm and an output layer, to be asked in one or both modes. ValueError for a class that
+    asks it in a mode in which it was not trained."""
 
     config_class = MdlmAtatConfig
     base_model_prefix = ""
     config: MdlmAtatConfig
     _no_split_modules = ["Block"]
     _supports_sdpa = True
+    mode: str | None = None  # in which a class asks; None: in either
     # parts of training and of samplers of mdlm-atat, which plain prediction does not ask
     _keys_to_ignore_on_load_unexpected = [r"^estimator\.", r"^speed_head\.", r"^position_table$"]
 
     def __init__(self, config: MdlmAtatConfig) -> None:
         super().__init__(config)
         width, modes = config.hidden_size, config.modes
+        for name, values in KNOWN.items():
+            if (value := getattr(config, name)) not in values:
+                raise ValueError(f"{name} is {value!r}; known are {', '.join(map(str, values))}")
+        if self.mode not in (None, *modes):
+            raise ValueError(
+                f"{type(self).__name__} asks a {self.mode} network, and this one is {modes[0]}: {USE[modes[0]]}"
+            )
+        self.config.packing = self.config.head_file = None  # of a folder, not of a model
         self.embedding = TokenEmbedding(config.vocab_size, width)
         self.time_embedding = TimeEmbedding(config.time_width) if config.time_through == "adaln" else None
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.num_hidden_layers))
@@ -289,8 +312,8 @@ class MdlmAtatNetwork(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, name: Any, *args: Any, config: Any = None, **more: Any) -> Any:
-        """As every model's, but that weights which are missing are an error, and that those which mdlm-atat stored in 8
-        bits, or in a file of their own, are put together."""
+        """As every model's, but that weights which are missing, or left over, are an error, and that those which
+        mdlm-atat stored in 8 bits, or in a file of their own, are put together."""
         wants_info = more.pop("output_loading_info", False)
         keys = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
         where = {key: more.pop(key) for key in keys if key in more}
@@ -298,19 +321,24 @@ class MdlmAtatNetwork(PreTrainedModel):
             read: Any = MdlmAtatConfig.from_pretrained(config or name, return_unused_kwargs=True, **where, **more)
             config, more = read[0], {key: value for key, value in read[1].items() if key not in where}
         head_file = config.head_file if issubclass(cls, MdlmAtatForSequenceClassification) else None
+        called = ""
         if name is not None and (config.packing or head_file):
             weights = unpacked(load_file(str(cached_file(name, "model.safetensors", **where))))
             if head_file:
                 head = load_file(str(cached_file(name, head_file, **where)))
                 weights |= {f"head.{key}": weight for key, weight in head.items()}
-            config.name_or_path = str(name)
-            name, where, more["state_dict"] = None, {}, weights
+            called, name, where, more["state_dict"] = str(name), None, {}, weights
         found: Any = super().from_pretrained(name, *args, config=config, output_loading_info=True, **where, **more)
         model, info = found
-        missing = sorted(key for key in info["missing_keys"] if not key.startswith("head."))
-        model.config.packing = model.config.head_file = None  # of the folder, not of the model
+        if called:
+            model.name_or_path = model.config.name_or_path = called
+        is_new_head = cls.__name__ not in (config.architectures or ())  # which is to be trained
+        missing = [key for key in info["missing_keys"] if not (is_new_head and key.startswith("head."))]
         if missing:
-            raise ValueError(f"the weights lack {', '.join(missing[:5])}, which config.json asks for")
+            raise ValueError(f"the weights lack {', '.join(sorted(missing)[:5])}, which config.json asks for")
+        unused = [key for key in info["unexpected_keys"] if not key.startswith("head.")]
+        if unused:
+            raise ValueError(f"the weights have {', '.join(sorted(unused)[:5])}, which config.json does not ask for")
         return found if wants_info else model
 
     def get_input_embeddings(self) -> nn.Module:
@@ -322,9 +350,23 @@ class MdlmAtatNetwork(PreTrainedModel):
     def get_output_embeddings(self) -> nn.Module | None:
         return self.output
 
-    def resize_token_embeddings(self, *args: Any, **more: Any) -> Any:
+    def resize_token_embeddings(self, new_num_tokens: int | None = None, *args: Any, **more: Any) -> Any:
         del args, more
-        raise ValueError("[MASK] is the last token of this model, which can have no others behind it")
+        if new_num_tokens not in (None, self.config.vocab_size):
+            raise ValueError("[MASK] is the last token of this model, which can have no others behind it")
+        return self.embedding
+
+    def _is_text(self, tokens: Tensor, attention_mask: Tensor | None, num_seen: int = 0) -> Tensor:
+        """Which places hold text: (B, seen + L). ValueError for a mask of another shape."""
+        shape = (len(tokens), num_seen + tokens.shape[1])
+        if attention_mask is None:
+            return torch.ones(shape, dtype=torch.bool, device=tokens.device)
+        if attention_mask.shape != shape:
+            with_cache = ", those in the cache included" if num_seen else ""
+            raise ValueError(
+                f"attention_mask is {tuple(attention_mask.shape)}; expected a place for each token{with_cache}: {shape}"
+            )
+        return attention_mask.bool()
 
     def denoise(
         self, tokens: Tensor, attention_mask: Tensor | None, t: Tensor | float | None, *, alone: bool = True
@@ -333,7 +375,7 @@ class MdlmAtatNetwork(PreTrainedModel):
         share that is masked is to be expected. Not `alone`: a text that is shorter than the network's own is shown with
         [MASK] around it, for what it was trained on were pieces of longer ones."""
         config, mask_id = self.config, self.config.vocab_size - 1
-        is_text = torch.ones_like(tokens, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
+        is_text = self._is_text(tokens, attention_mask)
         lengths, longest = is_text.sum(1).clamp(min=1), config.max_position_embeddings
         self._check_length(is_text.cumsum(1))
         before, behind = (0, 0) if alone else (config.masks_before, config.masks_behind)
@@ -362,13 +404,16 @@ class MdlmAtatNetwork(PreTrainedModel):
         """States (B, L, D) after each token, given those before it: at place i they predict token i + 1. `cache` has
         what was read before; `attention_mask` is of that too."""
         mask_id, (batch, length) = self.config.vocab_size - 1, tokens.shape
+        is_mask = tokens == mask_id
         if cache is not None and cache.is_compileable:
             raise ValueError("a cache of a fixed size cannot be read: leave out cache_implementation")
         num_seen = 0 if cache is None else cache.get_seq_length()
-        is_text = torch.ones(batch, num_seen + length, dtype=torch.bool, device=tokens.device)
-        if attention_mask is not None:
-            is_text = attention_mask[:, : num_seen + length].bool()
-        is_text = torch.cat([is_text[:, :num_seen], is_text[:, num_seen:] & (tokens != mask_id)], dim=1)
+        is_text = self._is_text(tokens, attention_mask, num_seen)
+        if cache is not None and num_seen == 0 and (is_text & is_mask).any():  # a later call would take it for text
+            raise ValueError(
+                "[MASK] is the start symbol here: with a cache, every attention_mask needs a 0 in its place"
+            )
+        is_text = torch.cat([is_text[:, :num_seen], is_text[:, num_seen:] & ~is_mask], dim=1)
         places = is_text.cumsum(1)  # the start symbol is at 0
         self._check_length(places)
         symbols = F.pad(tokens, (1, 0), value=mask_id)
@@ -428,7 +473,8 @@ class MdlmAtatNetwork(PreTrainedModel):
         longest = self.config.max_position_embeddings
         if num_read.shape[1] > longest and (length := int(num_read.max())) > longest:
             raise ValueError(
-                f"this network reads {longest} tokens at most, not {length}: cut the text (truncation=True)"
+                f"this network reads {longest} tokens at most, not {length}: cut the text (truncation=True), or ask "
+                "for fewer new tokens (max_new_tokens)"
             )
 
 
@@ -460,6 +506,8 @@ class MdlmAtatModel(MdlmAtatNetwork):
 class MdlmAtatForMaskedLM(MdlmAtatNetwork):
     """Logits of the clean tokens at every place of a partly masked text."""
 
+    mode = "masked"
+
     def forward(
         self,
         input_ids: Tensor,
@@ -481,6 +529,8 @@ class MdlmAtatForMaskedLM(MdlmAtatNetwork):
 
 class MdlmAtatForCausalLM(MdlmAtatNetwork, GenerationMixin):
     """Logits of the token behind every place."""
+
+    mode = "causal"
 
     def forward(
         self,
@@ -525,6 +575,10 @@ class MdlmAtatForSequenceClassification(MdlmAtatNetwork):
 
     accepts_loss_kwargs = False  # of a Trainer: the loss is a mean over texts
 
+    def __init__(self, config: MdlmAtatConfig) -> None:
+        self.mode = "causal" if config.pooling in ("last", "causal_mean") else "masked"
+        super().__init__(config)
+
     def _add_head(self) -> None:
         self.head = Head(self.config.hidden_size, self.config.num_labels or 2)
 
@@ -539,8 +593,8 @@ class MdlmAtatForSequenceClassification(MdlmAtatNetwork):
         is_text = torch.ones_like(input_ids) if attention_mask is None else attention_mask.ne(0).long()
         if not is_text.any(1).all():
             raise ValueError("a text has no token to tell a label from: leave out texts that are empty")
-        reads_on = config.pooling in ("last", "causal_mean")  # left to right
-        states = (self.read(input_ids, is_text) if reads_on else self.denoise(input_ids, is_text, 0.0)).float()
+        is_causal = self.mode == "causal"
+        states = (self.read(input_ids, is_text) if is_causal else self.denoise(input_ids, is_text, 0.0)).float()
         is_text = is_text.to(states.device)
         if config.pooling in ("first", "last"):
             place = is_text.argmax(1) if config.pooling == "first" else is_text.cumsum(1).argmax(1)
@@ -548,7 +602,7 @@ class MdlmAtatForSequenceClassification(MdlmAtatNetwork):
         else:
             pooled = (states * is_text[..., None]).sum(1) / is_text.sum(1, keepdim=True)
         logits = self.head.output(pooled.to(self.head.output.weight.dtype)).float()
-        if config.problem_type == "regression":
+        if config.problem_type == "regression" or (config.problem_type is None and config.num_labels == 1):
             logits = config.score_mean + config.score_spread * logits
             loss = None if labels is None else F.mse_loss(logits.squeeze(-1), labels.to(logits).view(-1))
         else:
