@@ -13,6 +13,9 @@ from standing_in import OTHER_TOKEN, Hub, files_of
 from mdlm_atat import TextClassifier, finetune
 from mdlm_atat.cli.main import main
 from mdlm_atat.errors import UserError
+from mdlm_atat.finetuning.classifier import ClassifierRecord
+from mdlm_atat.finetuning.encode import Separator
+from mdlm_atat.finetuning.push import without_paths
 from mdlm_atat.lm import CausalLM, MaskedDiffusionLM, load_lm
 from mdlm_atat.published.push import check_target, plan, send
 
@@ -80,6 +83,56 @@ def test_a_branch_is_made_and_main_stays(hub: Hub, client, masked: MaskedDiffusi
     assert load_lm("hub:me/new@v2").fingerprint() == masked.fingerprint()
 
 
+def test_what_is_to_be_private_is_not_sent_where_everybody_sees_it(
+    hub: Hub, client, masked: MaskedDiffusionLM, runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    client.log_in()
+    hub.add("me/new", {"README.md": b"mine"})
+    with pytest.raises(
+        UserError, match=r"me/new is there already, for everybody to see: make it private on its page, at"
+    ):
+        masked.push_to_hub("me/new", private=True, replace=True)
+    assert main(["push", str(runs / "masked"), "me/new", "--private", "--replace"]) == 2
+    assert "for everybody to see" in capsys.readouterr().err
+    assert {*hub.model("me/new").files} == {"README.md"}
+    hub.model("me/new").is_private = True
+    masked.push_to_hub("me/new", private=True, replace=True)
+    assert len(hub.model("me/new").files) > 5
+
+
+def test_a_branch_that_somebody_made_meanwhile_is_not_written_over(hub: Hub, client, saved: Path) -> None:
+    client.log_in()
+    hub.add("me/new", {"README.md": b"mine"})
+    planned = plan(saved, check_target("me/new", revision="v2", replace=True))
+    hub.model("me/new").commit({"README.md": b"of somebody else"}, "v2")
+    with pytest.raises(UserError, match=r"answered 412 \(A commit has happened since"):
+        send(planned)
+    assert hub.model("me/new").find("v2") is not None
+    assert {*hub.model("me/new").files} == {"README.md"}
+
+
+def test_an_adapter_and_a_template_of_the_model_before_do_not_stay_to_be_laid_over_the_new_one(
+    hub: Hub, saved: Path
+) -> None:
+    left = dict.fromkeys(("adapter_config.json", "adapter_model.safetensors", "chat_template.jinja"), b".")
+    hub.add("me/new", {**left, "data.csv": b".", "adapter.py": b"."})
+    assert {*plan(saved, check_target("me/new", to_write=False)).removed} == {*left}
+
+
+def test_a_link_beside_a_saved_model_that_leads_out_of_its_folder_is_not_published(
+    hub: Hub, client, masked: MaskedDiffusionLM, tmp_path: Path
+) -> None:
+    client.log_in()
+    folder = masked.save_pretrained(tmp_path / "mine")
+    (tmp_path / "secret").write_text("a key")
+    (folder / "notes.md").symlink_to(tmp_path / "secret")
+    with pytest.raises(
+        UserError, match=r"notes\.md is a link to .*secret, and what a folder links to elsewhere is not read"
+    ):
+        load_lm(folder).push_to_hub("me/new")
+    assert "models/me/new" not in hub.repositories
+
+
 def test_what_somebody_sent_meanwhile_is_not_written_over(hub: Hub, client, saved: Path) -> None:
     client.log_in()
     hub.add("me/new", {".gitattributes": b""})
@@ -95,7 +148,14 @@ def test_what_is_found_out_about_a_saved_model_stays_where_it_is(hub: Hub, saved
 
     folder = shutil.copytree(saved, tmp_path / "copy")
     (folder / "evals").mkdir()
-    for name in ("evals/saved-1.json", "samples-saved-2x16-0.json", ".hidden", "report.html", "notes.txt"):
+    for name in (
+        "evals/saved-1.json",
+        "samples-saved-2x16-0.json",
+        ".hidden",
+        ".hidden.md",
+        "report.html",
+        "notes.txt",
+    ):
         (folder / name).write_text("/home/me/secret.txt")
     (folder / "LICENSE").write_text("mine")
     sent = plan(folder, check_target("me/new", to_write=False)).files
@@ -264,6 +324,27 @@ def kept(masked: MaskedDiffusionLM, tmp_path_factory: pytest.TempPathFactory) ->
     )
     assert found.classifier_folder is not None
     return folder / "results"
+
+
+def test_paths_in_a_classifiers_record_lose_their_folders_and_labels_keep_their_slashes() -> None:
+    about = {
+        "checkpoint": "clients/acme/model",
+        "data": {"files": [{"path": "clients/acme/mails.csv"}, {"path": "~mine.csv"}, {"path": "/home/me/a.csv"}]},
+        "labels": ["c/x", "/y"],
+        "machine": {"cpu": "one/two"},
+        "command": "atat finetune clients/acme",
+        "note": "~/secret/b",
+    }
+    record = ClassifierRecord(
+        labels=(), is_pair=False, pooling="mean", max_length=8, separator=Separator((), ""), about=about
+    )
+    assert without_paths(record).about == {
+        "checkpoint": "model",
+        "data": {"files": [{"path": "mails.csv"}, {"path": "~mine.csv"}, {"path": "a.csv"}]},
+        "labels": ["c/x", "/y"],
+        "machine": {"cpu": "one/two"},
+        "note": "b",
+    }
 
 
 @pytest.mark.parametrize("weights", [None, "int8"])

@@ -54,6 +54,7 @@ def main(argv: list[str]) -> int:
     target = check_target(
         arguments.repository,
         revision=arguments.revision,
+        private=arguments.private or None,
         replace=arguments.replace,
         to_write=not arguments.dry_run,
     )

@@ -24,6 +24,8 @@ from mdlm_atat.small_files import read_object
 from mdlm_atat.training.packed import Packing, packing_of
 
 MOST_LABELS = 50
+PATHS = ("path", "checkpoint", "tokenizer")
+"""Entries of a record that may be paths, relative ones too."""
 LIMITS = """## What it is not good for
 
 It knows texts like its examples, and answers for any other text as if it knew that too. It has the prejudices of its
@@ -49,14 +51,15 @@ def saved_for(classifier: TextClassifier, repository: str, weights: Packing | No
 def without_paths(record: ClassifierRecord) -> ClassifierRecord:
     """A record that says nothing of the machine's folders: of a path the last part; of the command nothing."""
 
-    def told(value: Any) -> Any:
+    def told(value: Any, name: str = "") -> Any:
         match value:
             case Mapping():
-                return {key: part if key == "labels" else told(part) for key, part in value.items() if key != "command"}
+                parts = {key: part for key, part in value.items() if key != "command"}
+                return {key: part if key == "labels" else told(part, key) for key, part in parts.items()}
             case list() | tuple():
                 return [told(part) for part in value]
-            case str() if Path(value).expanduser().is_absolute():
-                return Path(value).name
+            case str() if name in PATHS or Path(value).is_absolute() or value.startswith("~"):
+                return bare(value)
             case _:
                 return value
 

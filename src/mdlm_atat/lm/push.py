@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ from mdlm_atat.lm.card import CARD_FILE, renamed, write_card
 from mdlm_atat.model_folder import borrowed_name
 from mdlm_atat.published.hub import PREFIX
 from mdlm_atat.published.push import lies_beside
+from mdlm_atat.small_files import check_file
 from mdlm_atat.training.packed import Packing, packing_of
 
 if TYPE_CHECKING:
@@ -38,7 +40,9 @@ def saved_for(lm: LanguageModel, repository: str, weights: Packing | None) -> It
 
 
 def copy_beside(saved: Path, folder: Path) -> None:
-    """Copy what somebody put beside a saved model, its card among it."""
+    """Copy what somebody put beside a saved model, its card among it. Raises UserError for a link that leads out of the
+    folder: what it leads to is not meant to be published."""
     for file in saved.iterdir():
         if lies_beside(file.name) and file.is_file():
+            check_file(file, most_bytes=math.inf)
             write_bytes(folder / file.name, file.read_bytes())

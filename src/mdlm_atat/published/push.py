@@ -15,12 +15,13 @@ from mdlm_atat.published.hub import CONNECT_S, LOG_IN, OWNER_AND_NAME, PREFIX, H
 _OWN = re.compile(
     r"(pytorch_)?model(-\d{5}-of-\d{5})?\.(safetensors|bin)|[\w.-]+\.index\.json|head\.safetensors|config\.(json|yaml)"
     r"|(checksums|phrases|stage|profile|plugins|origin|classifier|generation_config|tokenizer|tokenizer_config)\.json"
-    r"|(special_tokens_map|added_tokens|vocab)\.json|counts\.npy|README\.md|merges\.txt|vocab\.txt"
+    r"|(special_tokens_map|added_tokens|vocab)\.json|counts\.npy|README\.md|merges\.txt|vocab\.txt|tokenizer\.model"
+    r"|adapter_config\.json|adapter_model\.(safetensors|bin)|chat_template\.(jinja|json)"
     r"|(modeling|configuration|tokenization)_\w+\.py|tokenizer/[\w.-]+"
 )
 """Files of a saved model, ours or of transformers: they are sent, and removed from a repository whose new save has them
-not."""
-_BESIDE = re.compile(r"(LICENSE|LICENCE|NOTICE)[\w.-]*|[\w.-]+\.(md|png|jpg|svg)")
+not. (An adapter of peft that stayed would be laid over the new weights by transformers.)"""
+_BESIDE = re.compile(r"(LICENSE|LICENCE|NOTICE)[\w.-]*|[\w-][\w.-]*\.(md|png|jpg|svg)")
 """What somebody puts beside it."""
 _MADE_BY_THE_HUB = {".gitattributes"}
 
@@ -32,11 +33,17 @@ class Target:
     name: HubName
     """With the branch as its revision, if one was named."""
     commit: str | None
-    """What is there now; None for a repository, or a branch, that has to be made."""
-    is_new: bool
-    """Whether the repository has to be made."""
+    """What is there now, of a branch that has to be made what is on the main one; None for a new repository."""
+    has_branch: bool
+    """Whether the branch is there already."""
+    is_private: bool
     files: Mapping[str, int]
     """Bytes of each file that is there."""
+
+    @property
+    def is_new(self) -> bool:
+        """Whether the repository has to be made."""
+        return self.commit is None
 
     @property
     def has_files(self) -> bool:
@@ -57,10 +64,16 @@ class Push:
 
 
 def check_target(
-    repository: str, *, revision: str | None = None, replace: bool = False, to_write: bool = True
+    repository: str,
+    *,
+    revision: str | None = None,
+    private: bool | None = None,
+    replace: bool = False,
+    to_write: bool = True,
 ) -> Target:
     """Look at the repository that is to be sent to. Raises UserError for a name that is none, where nobody is logged
-    in, and for one that holds files unless they may be replaced. `to_write` off: only to see what would be sent."""
+    in, for a public one where a `private` one is asked for, and for one that holds files unless they may be replaced.
+    `to_write` off: only to see what would be sent."""
     if not OWNER_AND_NAME.fullmatch(repository.removeprefix(PREFIX)):
         raise UserError(f"{repository} is no name for a model on the hub; expected OWNER/NAME, as in me/my-model")
     name = HubName(repository.removeprefix(PREFIX), revision)
@@ -71,7 +84,12 @@ def check_target(
     except Unreachable:
         if to_write:
             raise
-        return Target(name, None, True, {})
+        return Target(name, None, False, False, {})
+    if private and not target.is_new and not target.is_private:
+        raise UserError(
+            f"{name.repository} is there already, for everybody to see: make it private on its page, at "
+            f"{client().constants.ENDPOINT}/{name.repository}/settings, or choose another name"
+        )
     there = sorted(file for file in target.files if file not in _MADE_BY_THE_HUB)
     if there and not replace and to_write:
         more = f" and {len(there) - 3} more" if len(there) > 3 else ""
@@ -86,16 +104,16 @@ def _look_at(name: HubName) -> Target:
     """A repository that nobody may see is taken for a new one: making it is refused then."""
     from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
-    api = client().HfApi()
+    api, has_branch = client().HfApi(), True
     with hub_errors(name):
         try:
             info = api.model_info(name.repository, revision=name.revision, files_metadata=True, timeout=CONNECT_S)
         except RevisionNotFoundError:  # a branch that is to be made, from the main one
-            info = api.model_info(name.repository, files_metadata=True, timeout=CONNECT_S)
-            return Target(name, None, False, {each.rfilename: each.size or 0 for each in info.siblings or ()})
+            info, has_branch = api.model_info(name.repository, files_metadata=True, timeout=CONNECT_S), False
         except RepositoryNotFoundError:
-            return Target(name, None, True, {})
-    return Target(name, str(info.sha), False, {each.rfilename: each.size or 0 for each in info.siblings or ()})
+            return Target(name, None, False, False, {})
+    files = {each.rfilename: each.size or 0 for each in info.siblings or ()}
+    return Target(name, str(info.sha), has_branch, bool(info.private), files)
 
 
 def push(
@@ -109,7 +127,7 @@ def push(
 ) -> str:
     """Send the folder that `saved` makes; it is made after the repository has been looked at. Returns the address of
     the commit. See `LanguageModel.push_to_hub`."""
-    target = check_target(repository, revision=revision, replace=replace)
+    target = check_target(repository, revision=revision, private=private, replace=replace)
     with saved as folder:
         return send(plan(folder, target), private=private, message=message)
 
@@ -146,8 +164,8 @@ def send(push: Push, *, private: bool | None = None, message: str | None = None)
     with hub_errors(name):
         if target.is_new:
             api.create_repo(name.repository, private=private)
-        if name.revision is not None and target.commit is None:
-            api.create_branch(name.repository, branch=name.revision, exist_ok=True)
+        if name.revision is not None and not target.has_branch:
+            api.create_branch(name.repository, branch=name.revision, revision=target.commit, exist_ok=True)
         added = [hub.CommitOperationAdd(file, push.folder / file) for file in push.files]
         removed = [hub.CommitOperationDelete(file) for file in push.removed]
         done = api.create_commit(
