@@ -152,7 +152,16 @@ def test_everything_is_in_the_json_and_every_number_is_finite(tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("word", "tokens"),
-    [("1B", 1e9), ("1b", 1e9), ("2.5M", 2.5e6), ("300k", 3e5), ("1.5T", 1.5e12), ("3e9", 3e9), ("1_000_000", 1e6)],
+    [
+        ("1B", 1e9),
+        ("1b", 1e9),
+        ("2.5M", 2.5e6),
+        ("300k", 3e5),
+        ("1.5T", 1.5e12),
+        ("3e9", 3e9),
+        ("1_000_000", 1e6),
+        ("1,500K", 1.5e6),
+    ],
 )
 def test_numbers_are_written_as_people_write_them(word, tokens, tmp_path, capsys):
     file = tmp_path / "plan.json"
@@ -179,6 +188,15 @@ WRONG = {
     "--params 1B --tokens 1B --gpu h20": "did you mean h200?",
     "--params 1B --tokens 1B --vocab_size 1": "--vocab_size is 1, expected at least 2",
     "--params 1B --tokens 1B --vocab_size 99999999999": "vocab_size is 99,999,999,999, expected at most 16,777,216",
+    "--params 1B --tokens 1,5B": "--tokens is 1,5B, expected a number such as 124M, 1.5B or 3e9",
+    "--params 1,50,000 --tokens 1B": "--params is 1,50,000, expected a number",
+    "--params 1B --tokens '100 B'": "--tokens is 100 B, expected a number",
+    "medium --tokens 1B --train.num_steps 5": "--train.num_steps follows from --tokens, the batch and the length",
+    "medium --tokens 1B --train.shard true": "--train.shard is found by the plan, which lists both ways",
+    "medium --tokens 1B --train.num_micro_batches 7": "--train.num_micro_batches is found by the plan",
+    "medium --tokens 1B --train.recompute false": "--train.recompute is found by the plan",
+    "medium --tokens 1B --train.compile false": "false cannot be planned: steps were measured with --train.compile",
+    "medium --tokens 1B --train.precision float32": "steps were measured with --train.precision auto",
     "--params 1B --tokens 1B --length 0": "--length is 0, expected at least 1",
     "--params 1B --tokens 1B --length 512 --data.length 512": "--length and --data.length are the same",
     "--params 1B --tokens 1B --model.width 64": "--params chooses model.width: leave one of them out",
@@ -207,9 +225,18 @@ def test_a_mistake_is_one_message_and_exit_code_2(words, capsys):
     assert printed.out == ""
 
 
-@pytest.mark.parametrize("asked", [{"gpus": 0}, {"gpus": True}, {"vocab_size": 1}, {"gpu": "tpu"}])
-def test_from_python_a_mistake_is_a_user_error(asked):
-    with pytest.raises(UserError, match=next(iter(asked))):
+@pytest.mark.parametrize(
+    ("asked", "named"),
+    [
+        ({"gpus": 0}, "gpus"),
+        ({"gpus": True}, "gpus"),
+        ({"vocab_size": 1}, "vocab_size"),
+        ({"gpu": "tpu"}, "gpu"),
+        ({"settings": {"train.shard": True}}, "train.shard"),
+    ],
+)
+def test_from_python_a_mistake_is_a_user_error(asked, named):
+    with pytest.raises(UserError, match=named):
         plan("tiny", tokens=1e6, **asked)
 
 

@@ -10,19 +10,22 @@ from mdlm_atat.atomic import check_writable, write_json
 from mdlm_atat.cli.parser import Parser, real, whole
 from mdlm_atat.config.arguments import read_config
 from mdlm_atat.errors import UserError
-from mdlm_atat.scaling.measured import gpu_kinds
+from mdlm_atat.scaling.measured import check_settings, gpu_kinds
 
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "G": 10**9, "T": 10**12}
 
 
 class Amount:
-    """A number as 124M, 1.5B or 3e9, as `type` of an argument."""
+    """A number as 124M, 1.5B or 3e9, as `type` of an argument. A comma or _ stands between groups of three digits only:
+    1,5B, as some write 1.5B, is refused."""
 
     metavar = "N"
 
     def __call__(self, word: str) -> float:
         found = re.fullmatch(
-            r"([0-9][0-9_,]*(?:\.[0-9]+)?(?:[eE]\+?[0-9]{1,3})?)([KMBGT]?)", word.strip(), re.IGNORECASE
+            r"((?:[0-9]+|[0-9]{1,3}(?:[_,][0-9]{3})+)(?:\.[0-9]+)?(?:e\+?[0-9]{1,3})?)([KMBGT]?)",
+            word.strip(),
+            re.IGNORECASE,
         )
         if found is None:
             raise argparse.ArgumentTypeError("a number such as 124M, 1.5B or 3e9")
@@ -66,6 +69,7 @@ def main(argv: list[str]) -> int:
         arguments.settings["data.length"] = arguments.length
     if arguments.json is not None:
         check_writable(arguments.json, "--json")
+    check_settings(arguments.settings)
     # a mistyped name or setting is answered here, before torch is imported
     if arguments.config is not None:
         read_config(arguments.config, arguments.method, arguments.settings, "atat plan", is_built=False)

@@ -15,6 +15,18 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
+from mdlm_atat.errors import UserError
+
+SWITCHES: dict[str, Any] = {"compile": True, "fused_loss": True, "deterministic": False, "precision": "auto"}
+"""What the measured steps were taken with, of the section `train`."""
+FOUND = {
+    "num_steps": "follows from `tokens=`, the batch and the length",
+    "num_micro_batches": "is found by the plan",
+    "recompute": "is found by the plan, which lists both ways",
+    "shard": "is found by the plan, which lists both ways",
+}
+"""What a plan finds, of the section `train`."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class GPU:
@@ -161,3 +173,17 @@ def from_json(stored: dict[str, Any]) -> Measured:
 def gpu_kinds() -> Sequence[str]:
     """The kinds of GPU that a plan can be made for."""
     return [gpu.kind for gpu in measured().gpus]
+
+
+def check_settings(settings: Mapping[str, Any]) -> None:
+    """Raise UserError where a setting, by its dotted path, is one that a plan finds, or one that its steps were not
+    measured with."""
+    for name, why in FOUND.items():
+        if f"train.{name}" in settings:
+            raise UserError(f"`train.{name}=` {why}: leave it out")
+    for name, value in SWITCHES.items():
+        if (asked := settings.get(f"train.{name}", value)) != value:
+            raise UserError(
+                f"`train.{name}={asked!r}` cannot be planned: steps were measured with `train.{name}={value!r}` alone; "
+                "leave it out"
+            )

@@ -21,7 +21,7 @@ from mdlm_atat.data.tokenizers import HUB_VOCABULARIES, ByteTokenizer
 from mdlm_atat.errors import UserError, quoted
 from mdlm_atat.formats import short_count
 from mdlm_atat.scaling.limits import Limit, limits_of
-from mdlm_atat.scaling.measured import GPU, Measured, gpu_kinds, measured
+from mdlm_atat.scaling.measured import GPU, SWITCHES, Measured, check_settings, gpu_kinds, measured
 from mdlm_atat.scaling.memory import Kind, Memory, Way, memory_of
 from mdlm_atat.scaling.sizes import Sizes, of_size, sizes_of
 from mdlm_atat.scaling.speed import Machines, Speed, Stored, checkpoint_of, ddp_bytes_per_parameter, speed_of
@@ -40,10 +40,6 @@ WORST_PEAK = 0.03
 """How far the planned peak of memory is from a measured one, at most (`tests/scaling/test_planned_memory.py`)."""
 USUAL_BATCHES = ((1e9, 2**19), (4e9, 2**20), (2e10, 2**21), (math.inf, 3 * 2**20))
 """(parameters below, tokens of a batch): those of arXiv 2005.14165, table 2.1, in powers of two."""
-
-
-SWITCHES: dict[str, Any] = {"compile": True, "fused_loss": True, "deterministic": False, "precision": "auto"}
-"""What the measured steps were taken with."""
 
 
 @dataclass(frozen=True)
@@ -151,6 +147,7 @@ def plan(
         raise UserError("name a preset or a file of settings, or say how many parameters by `params=`")
     base = config if config is not None else BASE
     machines = Machines(gpus, gpus_per_machine, network_gb_s * 1e9)
+    check_settings(settings or {})
     asked = read_config(base, method, settings or {}, "plan", is_built=False)
     vocab_size = vocabulary(asked, vocab_size)
     found = config_of(asked, settings or {}, params, tokens, vocab_size, machines)
