@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from benchmarks.results.budgets import amount, by_budget, tokens_of, trend
 from benchmarks.results.markdown import arm_name, interval, less, mean_cell, nats, table
 from benchmarks.results.novels import by_arm
 from benchmarks.results.stored import FOLDER, Number, Run, difference_of, mean_of, runs_in, stored
+
+from mdlm_atat.formats import with_error
+from mdlm_atat.scoring.statistics import mean_with_interval
 
 NAMED_BY_RATE = re.compile(r"(\w+?)_(muon|adamw)_([\d_]+e-\d)")
 ARM_NAMES = {"times": "time_sampling_only"}
@@ -65,6 +68,51 @@ def experiment(file: str) -> str:
     return table(["", "seeds", "tokens", *names], rows)
 
 
+FILL_IN = {
+    f"fill-in-{text}.json": f"python -m benchmarks.fill_in {runs}/*/seed-0 --judge {runs}/causal/seed-1 "
+    f"--spans {spans} --out docs/results/fill-in-{text}.json"
+    for text, runs, spans in (
+        ("novels", "runs/novels-240s/runs", "1 4 16"),
+        ("code", "runs/fresh-120s/runs", "1 4 16 line"),
+    )
+}
+"""The longest runs of each text; the judge is the causal network of another seed."""
+
+
+def filled_in(file: str) -> str:
+    """What benchmarks.fill_in stored: means over the runs that differ in their seed alone, with the error over them; of
+    one run the error over the gaps, and Wilson's interval of its exact matches."""
+    if not (FOLDER / file).exists():
+        return f"Not measured yet: `{FILL_IN[file]}`."
+    groups: dict[tuple[str, str, str], list[Mapping[str, Any]]] = {}
+    for point in stored(file)["points"]:
+        arm = re.sub(r"/seed-\d+$", "", point["run"]).rpartition("/")[2]
+        groups.setdefault((arm, point["given"], str(point["gap"])), []).append(point)
+    rows = []
+    for (arm, given, gap), points in groups.items():
+        numbers = [
+            _over_seeds(points, name, error, decimals, factor)
+            for name, error, decimals, factor in (
+                ("token_accuracy", "token_accuracy_error", 1, 100),
+                ("judge_more_nats", "judge_more_error", 3, 1),
+                ("evaluations", None, 1, 1),
+            )
+        ]
+        exact = _over_seeds(points, "exact", None, 1, 100)
+        if len(points) == 1:
+            exact += " [{:.1f}, {:.1f}]".format(*(100 * end for end in points[0]["exact_interval95"]))
+        gap = "a line" if gap == "line" else f"{gap} token{'s' * (gap != '1')}"
+        rows.append([arm_name(arm), given, gap, exact, *numbers])
+    names = ["exact match, %", "tokens right, %", "judge, more nats a token", "evaluations"]
+    return table(["", "given", "gap", *names], rows)
+
+
+def _over_seeds(points: Sequence[Mapping[str, Any]], name: str, error: str | None, decimals: int, factor: float) -> str:
+    found = mean_with_interval([factor * point[name] for point in points])
+    own = None if error is None or len(points) > 1 else factor * points[0][error]
+    return with_error(found.value, own if len(points) == 1 else found.standard_error, decimals=decimals)
+
+
 LIKELIHOODS = {"any_order": "any order, at most", "left_to_right": "left to right"}
 
 
@@ -105,6 +153,7 @@ TABLES_TO_COME: Mapping[str, Callable[..., str]] = {
     "adapted": adapted,
     "by_budget": by_budget,
     "experiment": experiment,
+    "filled_in": filled_in,
     "sweep": sweep,
     "trend": trend,
 }
