@@ -347,6 +347,21 @@ def test_paths_in_a_classifiers_record_lose_their_folders_and_labels_keep_their_
     }
 
 
+@pytest.mark.parametrize("name", ["me/ours", "them/toy"])
+def test_the_card_of_a_classifier_names_the_model_of_the_hub_that_it_began_with(
+    name: str, on_hub: Hub, client, toy_family: list[Path], kept: Path, tmp_path: Path
+) -> None:
+    client.log_in()
+    file = next(kept.parent.glob("pets.csv"))
+    how: Any = {"probe": True, "epochs": 1, "seeds": 1, "folds": 4, "progress": False}
+    found = finetune(f"hub:{name}", task=file, out=tmp_path / "results", **how)
+    assert found.classifier_folder is not None
+    TextClassifier.from_pretrained(found.classifier_folder).push_to_hub("me/pets")
+    card = on_hub.model("me/pets").files[CARD].decode()
+    assert f"\nbase_model: {name}\n" in card
+    assert f"the network began as [{name}](https://huggingface.co/{name})." in card
+
+
 @pytest.mark.parametrize("weights", [None, "int8"])
 def test_a_classifier_is_sent_with_its_labels_scores_and_calibration_and_without_paths(
     hub: Hub, client, kept: Path, weights: Any

@@ -34,10 +34,13 @@ from mdlm_atat.finetuning.training import (
     dropout_of,
 )
 from mdlm_atat.lm import CausalLM, MaskedDiffusionLM
-from mdlm_atat.model_folder import results_folder
+from mdlm_atat.model_folder import BOX, ORIGIN_FILE, borrowed_name, models_folder, results_folder
 from mdlm_atat.progress import OnProgress, shown
 from mdlm_atat.provenance import command, cpu
+from mdlm_atat.published.files import name_of_published
+from mdlm_atat.published.hub import PREFIX
 from mdlm_atat.runs.model import Model, open_model
+from mdlm_atat.small_files import read_object
 from mdlm_atat.terminal import Messages
 
 
@@ -245,8 +248,13 @@ def _model_record(lm: MaskedDiffusionLM | CausalLM) -> dict[str, Any]:
 
 
 def _place(lm: MaskedDiffusionLM | CausalLM) -> str:
-    """The folder that the weights came from, or the class of a network that is in none."""
-    return str(lm.checkpoint.folder if lm.checkpoint else lm.home or type(lm.network).__name__)
+    """Where the weights came from: a name of the hub, a folder, or the class of a network that is in none."""
+    if lm.checkpoint is not None or lm.home is None:
+        return str(lm.checkpoint.folder if lm.checkpoint else type(lm.network).__name__)
+    if lm.home.parent == models_folder():
+        return str(read_object(lm.home / ORIGIN_FILE).get("source"))
+    is_of_hub = lm.home != BOX and borrowed_name(lm.home) is not None
+    return f"{PREFIX}{name_of_published(lm.home)}" if is_of_hub else str(lm.home)
 
 
 def _plan(
