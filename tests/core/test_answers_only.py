@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from mdlm_atat.config.build import build_model, build_objective
@@ -20,7 +21,9 @@ from mdlm_atat.core.left_to_right import CausalNLL
 from mdlm_atat.core.masking import scored_positions
 from mdlm_atat.core.objective import Draw, count_weights
 from mdlm_atat.core.schedules import Linear
+from mdlm_atat.core.strategies.by_importance import AdaptiveMaskingScheduler
 from mdlm_atat.core.strategies.by_position import PositionAwareMaskingScheduler
+from mdlm_atat.core.strategies.literal import LiteralMasking
 from mdlm_atat.core.strategies.rates import Clean
 from mdlm_atat.core.times import UniformTime, Weighting
 from mdlm_atat.samplers.blocks import Blocks
@@ -251,6 +254,25 @@ def test_masks_by_position_fall_on_an_answer_as_on_a_text_of_its_length(shape: L
         assert behind.mask_rate[:, answer].mean().item() == pytest.approx(0.3, abs=1e-9)
 
 
+BIAS = torch.linspace(1.0, -1.0, 32, dtype=torch.float64)
+BY_IMPORTANCE_AND_PLACE = {
+    "time_only": AdaptiveMaskingScheduler(Linear(), "time_only", position_bias=BIAS),
+    "inverse": AdaptiveMaskingScheduler(Linear(), "inverse", position_bias=BIAS),
+    "balanced": AdaptiveMaskingScheduler(Linear(), "balanced", 2.0, position_bias=BIAS),
+    "literal": LiteralMasking(Linear(), "literal_importance", "inverse", position_bias=BIAS),
+}
+
+
+@pytest.mark.parametrize("masking", BY_IMPORTANCE_AND_PLACE.values(), ids=BY_IMPORTANCE_AND_PLACE)
+def test_a_bias_by_place_beside_importance_falls_on_an_answer_of_5_behind_25_as_on_a_text_of_5(masking):
+    t, place = torch.tensor([0.3], dtype=torch.float64), torch.arange(32)[None]
+    importance = torch.rand(1, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    alone = masking(t, Clean(place[:, :5] < 5, importance=importance))
+    behind = masking(t, Clean((place >= 25) & (place < 30), importance=F.pad(importance, (25, 2), value=0.5)))
+    for of_behind, of_alone in ((behind.mask_rate, alone.mask_rate), (behind.speed, alone.speed)):
+        torch.testing.assert_close(of_behind[:, 25:30], of_alone)
+
+
 @pytest.mark.parametrize("form", ["continuous", "order"])
 def test_under_a_schedule_of_its_own_the_time_is_its_mask_rate_times_what_is_no_prompt(form: Literal["continuous"]):
     """Of rows of 4 with a prompt of 2 it is at most 1/2, and in the order form the share of masks."""
@@ -268,8 +290,9 @@ def test_a_rule_that_follows_rates_tells_the_share_of_masks_and_asks_at_the_mask
     """At step k of 4 of an answer of 2 of 4 tokens, rates are those of 1 - k/4, and the network is told half of it."""
     asked: list[tuple[float, float]] = []
 
-    def ask(z_t: Tensor, t: Tensor, rate: Tensor) -> Prediction:
+    def ask(z_t: Tensor, t: Tensor, rate: Tensor, to_fill: Tensor) -> Prediction:
         asked.append((t[0].item(), rate[0].item()))
+        assert to_fill.tolist() == [[place >= PROMPT for place in range(LENGTH)]]
         assert isinstance(rule, FollowRates) or t[0] == (z_t[0] == JOINT.mask_id).float().mean()
         return Prediction(Prediction.of(JOINT.denoise(z_t, t)).logits, torch.ones(z_t.shape))
 
@@ -285,8 +308,9 @@ def test_masks_of_later_blocks_are_told_and_are_no_more_given_than_those_of_the_
     """A block of 2 in a row of 4: all of the row is masked at first. Then the first two tokens are given."""
     asked: list[tuple[float, float]] = []
 
-    def ask(z_t: Tensor, t: Tensor, rate: Tensor) -> Prediction:
+    def ask(z_t: Tensor, t: Tensor, rate: Tensor, to_fill: Tensor) -> Prediction:
         asked.append((t[0].item(), rate[0].item()))
+        assert to_fill.all()  # of the whole row, though a block is filled
         return Prediction(Prediction.of(JOINT.denoise(z_t, t)).logits, torch.ones(z_t.shape))
 
     blocks = Blocks(inner=rule, size=2, window=LENGTH)

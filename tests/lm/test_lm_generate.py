@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -10,12 +11,18 @@ from typing import Any
 import pytest
 import torch
 from made_models import random_lm
+from torch import Tensor
 
 from mdlm_atat import CausalLM, MaskedDiffusionLM, UserError
+from mdlm_atat.core.denoiser import AtMaskRate, Prediction
+from mdlm_atat.core.strategies.rates import Clean
 from mdlm_atat.lm import Generated, How
+from mdlm_atat.samplers.blocks import Blocks
 from mdlm_atat.samplers.canvas import Canvas
 from mdlm_atat.samplers.catalogue import PRESETS, RULES
 from mdlm_atat.samplers.first_hitting import FirstHitting
+from mdlm_atat.samplers.follow_rates import FollowRates
+from mdlm_atat.samplers.loop import sample
 from mdlm_atat.samplers.named import options_of, rule_class
 from mdlm_atat.samplers.seeds import mix_seed
 
@@ -52,6 +59,35 @@ def assert_sound(
         assert len(text.tokens) == length
         assert lm.tokenizer.mask_id not in text.tokens
         assert 1 <= text.nfe <= rule.max_nfe(num_to_fill)
+
+
+@pytest.mark.parametrize("loss_on", ["answers", "all"])
+def test_rates_by_place_count_as_in_training_from_the_answer_or_from_the_rows_start(masked, loss_on):
+    """An answer of 6 behind a prompt of 10 is revealed as fast as a text of 6, where answers were learned; else as the
+    last 6 of 16. In blocks too, of which the first ends within the answer."""
+    data = replace(masked.config.data, mode="pad", column="messages", loss_on=loss_on)
+    by_place = replace(masked.config.masking, strategy="position", position="slope")
+    lm = random_lm(masked.tokenizer, replace(masked.config, data=data, masking=by_place))
+    masking, told = lm.own_schedule(), []
+    assert masking is not None
+
+    def speeds(denoise: Any) -> Any:
+        def ask(z_t: Tensor, t: Tensor, rate: Tensor, to_fill: Tensor) -> Prediction:
+            found = denoise.ask(z_t, t, rate, to_fill)
+            told.append((rate, found.speed))
+            return found
+
+        return AtMaskRate(ask)
+
+    rule, canvas = FollowRates(num_steps=3), Canvas.with_prefixes([[1] * 10], 16, lm.tokenizer.mask_id)
+    for each in (rule, Blocks(inner=rule, size=13, window=16)):
+        told.clear()
+        sample(speeds(lm.denoiser(each)), canvas, each, mask_id=lm.tokenizer.mask_id, seeds=[0])
+        assert len(told) >= 3
+        for rate, speed in told:
+            places = torch.ones(1, 6 if loss_on == "answers" else 16, dtype=torch.bool)
+            expected = masking(rate.double(), Clean(places)).speed[:, -6:]
+            torch.testing.assert_close(speed[:, -6:], expected)
 
 
 @pytest.mark.parametrize("length", LENGTHS)

@@ -67,10 +67,11 @@ def test_a_rule_whose_order_is_deterministic_gives_a_text_1_probability_whatever
     assert probs[0].equal(probs[1])
 
 
-def test_the_rules_that_say_so_are_the_18_by_uncertainty_and_confidence_and_from_left_to_right():
+def test_the_rules_that_say_so_are_the_23_by_uncertainty_and_confidence_dilated_and_from_left_to_right():
+    dilated = ("dilated", "dilated_in_3", "dilated_skips")
     of_uncertainty = [name for name, rule in RULES.items() if isinstance(rule, Uncertainty)]
-    assert set(IN_ORDER) == {*of_uncertainty, "confidence", "confidence_of_3", "left_to_right"}
-    assert len(IN_ORDER) == 18
+    assert set(IN_ORDER) == {*of_uncertainty, *dilated, "confidence", "confidence_of_3", "left_to_right"}
+    assert len(IN_ORDER) == 23
 
 
 @pytest.mark.parametrize("inner", [LeftToRight(), Uncertainty(num_steps=None)], ids=["left_to_right", "uncertainty"])

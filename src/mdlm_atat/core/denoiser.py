@@ -87,14 +87,15 @@ class Prediction:
 @dataclass(frozen=True)
 class AtMaskRate:
     """A denoiser under a masking schedule of its own. What it says depends on the mask rate of the tokens to fill in,
-    besides the share of masks in the row that the network is told: where something is given, the two differ."""
+    besides the share of masks in the row that the network is told: where something is given, the two differ. It may
+    depend on where the given part ends, too."""
 
-    ask: Callable[[Tensor, Tensor, Tensor], Prediction]
-    """Of (z_t, t, mask rate)."""
+    ask: Callable[[Tensor, Tensor, Tensor, Tensor], Prediction]
+    """Of (z_t, t, mask rate, to_fill): the last (B, L) is which places of the row were not given at the start."""
 
     def __call__(self, z_t: Int[Tensor, "batch length"], t: Float[Tensor, " batch"]) -> Prediction:
         """Nothing is given: they are one."""
-        return self.ask(z_t, t, t)
+        return self.ask(z_t, t, t, torch.ones_like(z_t, dtype=torch.bool))
 
 
 @runtime_checkable

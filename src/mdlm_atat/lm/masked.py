@@ -230,8 +230,9 @@ class MaskedDiffusionLM(LanguageModel):
         project = projection(network, torch.bfloat16 if self.precision == "bf16" else None)
         masking = self.own_schedule() if trait(rule, "follows_rates") else None
         has_importance = self.has_importance
+        learned_answers = self._config is not None and self._config.data.loss_on == "answers"
 
-        def denoise(z_t: Tensor, t: Tensor, rate: Tensor) -> Prediction:
+        def denoise(z_t: Tensor, t: Tensor, rate: Tensor, to_fill: Tensor) -> Prediction:
             hidden = self._hidden(z_t, t)
             correction = (
                 None if masking is None else masking.token_correction(as_float64(rate).log(), self.stage)
@@ -245,8 +246,10 @@ class MaskedDiffusionLM(LanguageModel):
                 found = found.to(torch.promote_types(found.dtype, torch.float32))
                 return found + correction[:, None, :].to(found)
 
+            # places count from where they did in training: from the row's start, or from that of the answer
+            scored = to_fill.cumsum(1) > 0 if learned_answers else torch.ones_like(to_fill)
             with self.inference():
-                speed = None if masking is None else speed_under(masking, network, hidden, rate, self.stage)
+                speed = None if masking is None else speed_under(masking, network, hidden, rate, scored, self.stage)
             importance = partial(self._importance_at, z_t, t) if has_importance else None
             return Prediction(logits, speed, importance)
 
@@ -396,13 +399,16 @@ class MaskedDiffusionLM(LanguageModel):
 
 
 def speed_under(
-    masking: ExponentMasking, network: Any, hidden: Tensor, r: Tensor, stage: Stage | None
+    masking: ExponentMasking,
+    network: Any,
+    hidden: Tensor,
+    r: Tensor,
+    scored: Bool[Tensor, "batch length"],
+    stage: Stage | None,
 ) -> Float[Tensor, "batch length"]:
     """How fast each position is revealed at mask rate r under a masking schedule, relative to MDLM (1 everywhere). The
-    network predicts it where the schedule reads hidden tokens; else it is known by the place in the row, of which a
-    prompt is a part, after training on answers too."""
+    network predicts it where the schedule reads hidden tokens; else it is known by the place in what is `scored`."""
     if masking.reads_content:
         return network.log_speed(hidden).exp()
     r = as_float64(r)
-    scored = torch.ones(hidden.shape[:2], dtype=torch.bool, device=r.device)
-    return masking(r, Clean(scored, stage=stage)).speed
+    return masking(r, Clean(scored.to(r.device), stage=stage)).speed

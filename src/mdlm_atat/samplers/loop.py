@@ -44,6 +44,7 @@ class Reverse:
         self.mask_id, self.seeds, self.guidance = mask_id, list(seeds), guidance
         self.to_fill = ~canvas.fixed.cpu()  # (B, L), on the CPU
         self.fillable = ~canvas.fixed  # the same on the device
+        self.not_given = self.fillable  # the same in windows, where only a part is fillable
         self.known = known
         """Text to be scored: every reveal takes its token from here, whatever the model would have drawn."""
         batch, device = len(self.z_t), self.z_t.device
@@ -107,19 +108,20 @@ class Reverse:
             if rate is None and not isinstance(self._denoise, AtMaskRate):
                 found = self._denoise(z_t, share)
             else:
-                found = self._at_rate(z_t, share, self.fillable[rows], rate)
+                found = self._at_rate(z_t, share, rows, rate)
         prediction = Prediction.of(found) if isinstance(found, Tensor) else found
         return prediction if self.guidance is None else self.guidance.apply(prediction)
 
-    def _at_rate(self, z_t: Tensor, share: Tensor, fillable: Tensor, rate: float | None) -> Any:
+    def _at_rate(self, z_t: Tensor, share: Tensor, rows: Tensor, rate: float | None) -> Any:
         """`share`: of the places of each row, those that are masked. In a window masks of later ones may be among them,
         which stay: they are to be filled in too, and not given."""
+        fillable = self.fillable[rows]
         waiting = ((z_t == self.mask_id) & ~fillable).float().mean(1)
         to_fill = fillable.float().mean(1)
         told = share if rate is None else rate * to_fill + waiting
         of_rule = told / (to_fill + waiting)
         if isinstance(self._denoise, AtMaskRate):
-            return self._denoise.ask(z_t, told, of_rule)
+            return self._denoise.ask(z_t, told, of_rule, self.not_given[rows])
         return self._denoise(z_t, told)
 
     def read_left_to_right(self) -> None:
@@ -221,7 +223,7 @@ class Reverse:
         """The same process on positions start..stop alone, of which `fill` are to be filled, for a rule inside a rule.
         It draws random numbers of its own, those of window `index`."""
         inner = copy(self)
-        for name in ("z_t", "fillable", "revealed_at_step", "num_remasked", "confidence"):
+        for name in ("z_t", "fillable", "not_given", "revealed_at_step", "num_remasked", "confidence"):
             setattr(inner, name, getattr(self, name)[:, start:stop])  # views: what happens there happens here
         inner.to_fill = fill
         inner.fillable = inner.fillable & fill.to(self.z_t.device)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Literal, assert_never
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from mdlm_atat.core.curriculum import Stage
 from mdlm_atat.core.schedules import Schedule
+from mdlm_atat.core.strategies.by_position import place_behind_prompt
 from mdlm_atat.core.strategies.rates import Clean, ExponentMasking, MaskingRates, mean_over_scored
 
 Direction = Literal["proportional", "inverse", "balanced", "time_only"]
@@ -27,7 +28,8 @@ class AdaptiveMaskingScheduler(ExponentMasking):
 
     `center` None: the mean over the sequence, so that the mean log-exponent is fixed. A constant (the corpus mean)
     makes w a function of the token alone where importance is one; then `token_importance` (V,) gives a correction of
-    the logits (`token_correction`). A curriculum's temperature multiplies this one. Source: the softmax over
+    the logits (`token_correction`). `position_bias` counts from the start of the text, or of an answer behind its
+    prompt. A curriculum's temperature multiplies this one. Source: the softmax over
     importance / tau + position_bias of ATAT's first description, made exact (docs/method.md).
     """
 
@@ -55,18 +57,18 @@ class AdaptiveMaskingScheduler(ExponentMasking):
     ) -> Float[Tensor, "batch length"]:
         """log w; for `balanced` the d_i that it is made of."""
         if self.direction == "time_only":
-            return self._biased(torch.zeros_like(clean.scored, dtype=torch.float64))
+            return self._biased(torch.zeros_like(clean.scored, dtype=torch.float64), clean.scored)
         assert clean.importance is not None
         center = mean_over_scored(clean.importance, clean.scored) if self.center is None else self.center
         softness = self.temperature * (1.0 if clean.stage is None else clean.stage.temperature)
         distance = (clean.importance.double() - center) / softness
         match self.direction:
             case "inverse":
-                return self._biased(distance)
+                return self._biased(distance, clean.scored)
             case "proportional":
-                return self._biased(-distance)
+                return self._biased(-distance, clean.scored)
             case "balanced":
-                return self._biased(distance).clamp(-BALANCED_LIMIT, BALANCED_LIMIT)
+                return self._biased(distance, clean.scored).clamp(-BALANCED_LIMIT, BALANCED_LIMIT)
             case _:
                 assert_never(self.direction)
 
@@ -123,11 +125,13 @@ class AdaptiveMaskingScheduler(ExponentMasking):
         exponent = _balanced_exponent(rate, log_w)
         return _balanced_speed(rate, log_w).log() + exponent * log_r
 
-    def _biased(self, log_exponent: Float[Tensor, "batch length"]) -> Float[Tensor, "batch length"]:
+    def _biased(
+        self, log_exponent: Float[Tensor, "batch length"], scored: Bool[Tensor, "batch length"]
+    ) -> Float[Tensor, "batch length"]:
         if self.position_bias is None:
             return log_exponent
         self.position_bias = self.position_bias.to(log_exponent)  # moved once, not every step
-        return log_exponent + self.position_bias[: log_exponent.shape[1]]
+        return log_exponent + self.position_bias[place_behind_prompt(scored).clamp_min(0)]
 
 
 def _balanced_exponent(rate: Tensor, distance: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal, assert_never
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from mdlm_atat.core.schedules import Schedule
@@ -51,13 +51,11 @@ class PositionAwareMaskingScheduler(ExponentMasking):
         clean: Clean,
     ) -> Float[Tensor, "batch length"]:
         scored = clean.scored
-        position = torch.arange(scored.shape[1], device=scored.device)[None, :]
         if self.table is not None:
             # the mean is taken out: a common factor of all w is a change of time and has no bearing on the bound
             centred = (self.table - self.table.mean()).to(scored.device)
-            return centred[position].double().expand(scored.shape)
-        behind_prompt = position - scored.long().argmax(1, keepdim=True)
-        bias = position_bias(self.shape, self.strength, behind_prompt, scored.sum(1, keepdim=True))
+            return centred[: scored.shape[1]].double().expand(scored.shape)
+        bias = position_bias(self.shape, self.strength, place_behind_prompt(scored), scored.sum(1, keepdim=True))
         return torch.where(scored, bias, 0.0)  # beyond the text it would grow without end
 
     def __call__(
@@ -95,6 +93,12 @@ class PositionAwareMaskingScheduler(ExponentMasking):
             log_rate = (w[:, j : j + 1] * log_r).masked_fill(~scored[:, j : j + 1], -torch.inf)
             log_sum = torch.logaddexp(log_sum, log_rate)
         return log_sum - scored.sum(1, keepdim=True).double().log()
+
+
+def place_behind_prompt(scored: Bool[Tensor, "batch length"]) -> Int[Tensor, "batch length"]:
+    """The number of each place in what is scored: 0 at the first token of a text, or of an answer behind its prompt,
+    and less before it."""
+    return torch.arange(scored.shape[1], device=scored.device) - scored.long().argmax(1, keepdim=True)
 
 
 def position_bias(

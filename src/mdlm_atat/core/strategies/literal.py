@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mdlm_atat.core.schedules import Schedule
 from mdlm_atat.core.strategies.by_importance import Direction
+from mdlm_atat.core.strategies.by_position import place_behind_prompt
 from mdlm_atat.core.strategies.rates import Clean, MaskingRates, mean_over_scored
 
 WATER_FILLING_STEPS = 40  # halvings of the level: exact to float32
@@ -59,7 +60,7 @@ class LiteralMasking:
         bias = torch.zeros_like(score)
         if self.position_bias is not None:
             self.position_bias = self.position_bias.to(score)  # moved once, not every step
-            bias = bias + self.position_bias[: score.shape[1]]
+            bias = bias + self.position_bias[place_behind_prompt(scored).clamp_min(0)]
         match self.direction:
             case "proportional":
                 share = _softmax(score + bias, scored)
