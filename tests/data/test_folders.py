@@ -252,3 +252,22 @@ def test_a_file_of_a_folder_that_cannot_be_read_is_named_with_how_to_go_on_witho
     with pytest.raises(UserError, match=r"no column 'text'") as alone:
         prepare(tmp_path / "in" / "meta", tokenizer="byte", out=tmp_path / "alone", progress=False)
     assert "leave_out" not in str(alone.value)
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        ["runs/a/config.yaml", "runs/a/run.json", "runs/a/evals/step-1.json", "runs/a/checkpoints/step-1/weights.npy"],
+        ["my-model/config.yaml", "my-model/model.safetensors", "my-model/README.md"],
+        ["data/mine/manifest.json", "data/mine/train.bin", "data/mine/tokenizer/tokenizer.json"],
+    ],
+    ids=["a run", "a saved model", "tokens"],
+)
+def test_what_was_made_of_a_text_in_its_own_folder_is_no_text(made: list[str], tmp_path: Path) -> None:
+    make(tmp_path, "a.txt", "b/config.yaml", "b/c.txt", *made)
+    listed = listing(tmp_path)
+    assert read(tmp_path) == ["a.txt", "b/c.txt", "b/config.yaml"]
+    (folder,) = left_out(listed)
+    assert made[0].startswith(folder)
+    assert f"{folder} (a run, a model or tokens that atat made)" in "\n".join(listed.lines())
+    assert (tmp_path / made[0]).name in read(tmp_path / folder)  # named itself it is read

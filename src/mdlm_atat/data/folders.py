@@ -29,7 +29,8 @@ Role = Literal["train", "valid", "test", "given"]
 """`given`: named as validation text, so not trained on either."""
 HIDDEN, ASKED, EMPTY, NEITHER = "hidden", "as asked", "empty", "neither train nor valid or test in its name"
 LINKED, LINKED_BACK = "a link to what is read already", "a link to a folder that this one is in"
-_KNOWN = (HIDDEN, ASKED, LINKED, LINKED_BACK)
+MADE = "a run, a model or tokens that atat made"
+_KNOWN = (HIDDEN, ASKED, LINKED, LINKED_BACK, MADE)
 """Reasons by which nobody is surprised: they do not count towards the half of a folder that may be left out."""
 
 
@@ -260,6 +261,9 @@ def _walk(root: Path) -> Iterator[Found | LeftOut]:
                 seen.add(place)
                 with os.scandir(root / path) as entries:
                     inside = sorted((entry.name, entry.is_symlink()) for entry in entries)
+                if path != Path() and _is_made({name for name, _ in inside}):
+                    yield LeftOut(path, MADE)
+                    continue
                 for name, is_link in inside:
                     if name.startswith("."):
                         yield LeftOut(path / name, HIDDEN)
@@ -274,6 +278,15 @@ def _walk(root: Path) -> Iterator[Found | LeftOut]:
             yield LeftOut(path, _DANGLING)
         except OSError as error:
             yield LeftOut(path, _why(error))
+
+
+def _is_made(names: set[str]) -> bool:
+    """Whether a folder of files of these names is a run or a saved model, or a prepared corpus: notes are often in the
+    folder in which they are trained on, and what came of it lies beside them."""
+    return any(names >= made for made in _MADE)
+
+
+_MADE = ({"config.yaml", "run.json"}, {"config.yaml", "model.safetensors"}, {"manifest.json", "train.bin"})
 
 
 def _place(status: os.stat_result) -> tuple[int, int]:

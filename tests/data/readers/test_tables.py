@@ -167,6 +167,18 @@ def test_stray_quotes_of_a_table_whose_lines_are_all_rows_are_text(delimiter: st
     assert left_out[FREE_QUOTES] == 1
 
 
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+@pytest.mark.parametrize("place", [3, 4, 39])
+def test_one_quote_that_is_not_closed_does_not_make_text_of_those_that_enclose_cells(
+    place: int, delimiter: str, tmp_path: Path
+) -> None:
+    rows = [f'"words {n}"{delimiter}{n}' for n in range(40)]
+    rows[place] = rows[place].replace(f'"{delimiter}', delimiter)
+    path = write(tmp_path / "a.csv", "\n".join([f"text{delimiter}n", *rows, ""]))
+    with pytest.raises(UserError, match=rf"a\.csv, line {place + 2} cannot be read"):
+        read(path)
+
+
 def test_a_cell_of_several_lines_stays_one_where_any_other_line_has_another_number_of_commas(tmp_path: Path) -> None:
     rows = [("text", "label"), ('"Dear all,\nyou"', "1"), *((f"plain {n}", "0") for n in range(20)), ('"a, b"', "1")]
     path = write(tmp_path / "a.csv", "".join(f"{text},{label}\n" for text, label in rows))

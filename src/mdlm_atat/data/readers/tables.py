@@ -80,10 +80,8 @@ def table_rows(
     except csv.Error as error:
         reason = str(error)
         if "limit" in reason or "unexpected end" in reason:
-            reason = (
-                "a quote that opens a cell in this row is not closed, or the cell is longer than can be held; a quote "
-                "that is text is written twice, in a cell that is quoted"
-            )
+            reason = "a quote that opens a cell in this row is not closed, or the cell is longer than can be held"
+        reason += "; a quote that is text is written twice, in a cell that is quoted"
         raise UserError(f"{path}, line {rows.first} cannot be read: {reason}") from error
 
 
@@ -197,6 +195,8 @@ def _form_of(path: Path, reading: Reading, left_out: Counter[str]) -> Form:
     form = max(forms, key=lambda form: _fit(sample, form, columns_of(reading)))  # the first of equals
     if form.is_quoted and not _encloses_cells(path, reading, form.delimiter):
         form = Form(form.delimiter, False)
+    if not form.is_quoted and _has_quoted_rows(path, reading, form.delimiter):
+        form = Form(form.delimiter, True)
     if not form.is_quoted:
         left_out[FREE_QUOTES] += 1
     return form
@@ -226,6 +226,18 @@ def _encloses_cells(path: Path, reading: Reading, delimiter: str) -> bool:
     if len(widths | found) > 1 or not (num_merged or is_broken):
         return True
     return delimiter != "\t" and (num_rows + num_lines < FEWEST_ROWS or num_merged * 5 > num_rows)
+
+
+def _has_quoted_rows(path: Path, reading: Reading, delimiter: str) -> bool:
+    """Whether nearly every row has a cell that quotes enclose, as where a program has quoted all text: a quote that
+    opens a cell in another row and is not closed is a mistake there, and does not make text of all the others."""
+    lines = _Rows(path, reading, delimiter)
+    num_rows = num_quoted = 0
+    for cells in _reader(lines, Form(delimiter, False)):
+        lines.end_row()
+        num_rows += bool(cells)
+        num_quoted += any(cell[:1] == cell[-1:] == '"' and cell.count('"') == 2 for cell in cells)
+    return num_quoted > 2 and num_rows - num_quoted <= 2 + num_rows // 10  # a header, and the mistake
 
 
 def _fit(sample: str, form: Form, wanted: Collection[str]) -> tuple[bool, bool, bool, int]:
