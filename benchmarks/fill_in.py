@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 from benchmarks.command import exit_code
+from benchmarks.points import is_stored, name_of, read_or_begin
 
 from mdlm_atat import CausalLM, MaskedDiffusionLM, load_lm
 from mdlm_atat.atomic import check_writable, write_json
@@ -32,21 +33,17 @@ from mdlm_atat.cli.parser import Parser, whole
 from mdlm_atat.data.tokens import TokenDataset
 from mdlm_atat.errors import UserError
 from mdlm_atat.formats import with_error
-from mdlm_atat.provenance import code_version, commit, cpu
 from mdlm_atat.runs.evaluate import open_data
 from mdlm_atat.runs.sample_quality import load_judge
 from mdlm_atat.samplers.canvas import Canvas
 from mdlm_atat.samplers.seeds import text_seeds
 from mdlm_atat.scoring.judge import CausalJudge, Judge
 from mdlm_atat.scoring.statistics import mean_with_interval
-from mdlm_atat.small_files import read_object
 
 LINE = "line"
 LONGEST_LINE = 32
 """Tokens; a longer line is passed over, and so is one of a single token."""
 BOTH_SIDES, BEFORE = "both sides", "before alone"
-SETTINGS = ("num_gaps", "length", "temperature", "seed", "text", "judge")
-"""What all points of a file have in common."""
 
 
 @dataclass(frozen=True)
@@ -200,11 +197,6 @@ def proportion_interval(successes: int, num: int) -> tuple[float, float]:
     return (middle - half) / (1 + z * z / num), (middle + half) / (1 + z * z / num)
 
 
-def name_of(run: Path) -> str:
-    """The last two parts of its path, which of an experiment's run are the arm and the seed."""
-    return "/".join(run.resolve().parts[-2:])
-
-
 def show(stored: Mapping[str, Any]) -> None:
     settings = stored["settings"]
     about = f"temperature {settings['temperature']:g}, judge {settings['judge']}"
@@ -236,7 +228,7 @@ def main() -> None:
     args = parser.parse(sys.argv[1:])
     check_writable(args.out, "--out")
     spans = [read_span(word) for word in args.spans]
-    stored: dict[str, Any] | None = read_object(args.out) if args.out.exists() else None
+    stored: dict[str, Any] = {}
     judge = None
     for run in args.runs:
         lm = load_lm(run, device=args.device)
@@ -251,10 +243,7 @@ def main() -> None:
             "text": text.manifest.splits["valid"].sha256,
             "judge": name_of(args.judge),
         }
-        stored = stored or begun(settings, lm)
-        wrong = [name for name in SETTINGS if stored["settings"][name] != settings[name]]
-        if wrong:
-            raise UserError(f"{args.out} has other {', '.join(wrong)} than asked of {run}; name another --out")
+        stored = read_or_begin(args.out, "benchmarks.fill_in", settings)
         for span in spans:
             gaps = gaps_of(text, span, args.num_gaps, lm.max_length)
             for way in ways_of(lm):
@@ -264,7 +253,6 @@ def main() -> None:
                 how = {"temperature": args.temperature, "batch_size": args.batch_size, "seed": args.seed}
                 stored["points"].append(what | measure(lm, way, gaps, judge, **how))
                 write_json(args.out, stored)
-    assert stored is not None
     show(stored)
 
 
@@ -274,24 +262,6 @@ def read_span(word: str) -> int | str:
     if not word.isdecimal() or int(word) < 1:
         raise UserError(f"--spans: {word!r} is neither a number of tokens, at least 1, nor {LINE}")
     return int(word)
-
-
-def begun(settings: Mapping[str, Any], lm: MaskedDiffusionLM | CausalLM) -> dict[str, Any]:
-    gpu = torch.cuda.get_device_name() if lm.device.type == "cuda" else None
-    machine = {"cpu": cpu(), "device": gpu or "CPU", "torch": torch.__version__}
-    code = f"{code_version()} {commit() or ''}".strip()
-    about = {"machine": machine, "date": time.strftime("%Y-%m-%d"), "code": code}
-    return {"format": 1, "what": "benchmarks.fill_in", **about, "settings": dict(settings), "points": []}
-
-
-def is_stored(stored: Mapping[str, Any], what: Mapping[str, Any], file: Path) -> bool:
-    """Whether a point is there. Raises UserError where it is that of other weights."""
-    for point in stored["points"]:
-        if all(point[name] == what[name] for name in ("run", "given", "gap")):
-            if point["weights"] != what["weights"]:
-                raise UserError(f"{file} has {what['run']} of other weights; name another --out")
-            return True
-    return False
 
 
 if __name__ == "__main__":

@@ -173,7 +173,7 @@ def test_runs_are_measured_once_and_their_numbers_are_a_table(
     assert run_command(monkeypatch, *words, "--spans", 1, 4) == 0
     assert capsys.readouterr().out == printed
     assert run_command(monkeypatch, *words[:-1], 50) == 2
-    assert "has other num_gaps than asked of" in capsys.readouterr().err
+    assert "has other num_gaps; name another --out" in capsys.readouterr().err
 
     monkeypatch.setattr(stored_files, "FOLDER", tmp_path)
     monkeypatch.setattr(to_come, "FOLDER", tmp_path)

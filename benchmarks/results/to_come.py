@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from benchmarks.results.budgets import amount, by_budget, tokens_of, trend
+from benchmarks.results.glue import glue
 from benchmarks.results.markdown import arm_name, interval, less, mean_cell, nats, table
 from benchmarks.results.novels import by_arm
 from benchmarks.results.stored import FOLDER, Number, Run, difference_of, mean_of, runs_in, stored
@@ -154,6 +155,7 @@ TABLES_TO_COME: Mapping[str, Callable[..., str]] = {
     "by_budget": by_budget,
     "experiment": experiment,
     "filled_in": filled_in,
+    "glue": glue,
     "sweep": sweep,
     "trend": trend,
 }

@@ -1,0 +1,53 @@
+"""What fine-tuning on GLUE's tasks gave, over seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from benchmarks.results.markdown import arm_name, table
+from benchmarks.results.stored import FOLDER, stored
+
+from mdlm_atat.formats import with_error
+from mdlm_atat.scoring.statistics import CommonError, Mean, mean_with_interval
+
+METRICS = {"accuracy": "accuracy", "matthews": "Matthews correlation", "pearson": "Pearson correlation"}
+"""The first of each task."""
+GLUE = "python -m benchmarks.glue runs/novels-240s/runs/*/seed-0 --data data/glue --out docs/results/glue.json"
+
+
+def glue(file: str) -> str:
+    """What benchmarks.glue stored: the first metric of each task, mean over seeds, and whether it is near chance."""
+    if not (FOLDER / file).exists():
+        return f"Not measured yet: `{GLUE}`."
+    points = stored(file)["points"]
+    tasks = list(dict.fromkeys(point["task"] for point in points))
+    first = {task: next(point for point in points if point["task"] == task) for task in tasks}
+    names = {task: next(iter(point["metrics"])) for task, point in first.items()}
+    rows = []
+    for run in dict.fromkeys(point["run"] for point in points):
+        found = {point["task"]: point for point in points if point["run"] == run}
+        cells = [_glue_cell(found[task], names[task]) if task in found else "" for task in tasks]
+        rows.append([arm_name(run.partition("/seed-")[0].rpartition("/")[2]), *cells])
+    baselines = [f"{first[task]['metrics'][name]['baseline']:.3f}" for task, name in names.items()]
+    rows.append(["the commonest class, or the mean score", *baselines])
+    return table(["", *(f"{task}, {METRICS[name]}" for task, name in names.items())], rows)
+
+
+def _glue_cell(point: Mapping[str, Any], name: str) -> str:
+    metric = point["metrics"][name]
+    found = mean_over_seeds(metric, point["num_dev"])
+    told = ", near chance" if is_near_chance(found, metric["baseline"]) else ""
+    return with_error(found.value, found.standard_error, decimals=3) + told
+
+
+def mean_over_seeds(metric: Mapping[str, Any], num_dev: int) -> Mean:
+    """The mean over seeds, with the error between them and that of the examples, on which all are scored."""
+    error = metric["standard_error"]
+    return mean_with_interval(metric["values"], None if not error else CommonError(error, num_dev - 1))
+
+
+def is_near_chance(found: Mean, baseline: float) -> bool:
+    """Whether the interval reaches down to the baseline; of a number without an error, whether that does."""
+    low = found.value if found.interval95 is None else found.interval95[0]
+    return low <= baseline
