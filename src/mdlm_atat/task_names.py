@@ -12,6 +12,7 @@ from pathlib import Path
 
 from mdlm_atat.checks import did_you_mean
 from mdlm_atat.errors import UserError
+from mdlm_atat.small_files import read_small
 
 _WORD = re.compile(rb"""[^\s"',\[\]{}#:]+""")
 _NAME = re.compile(rb"""^[ \t]*(?:-[ \t]+)?["']?(?:task|group|tag)["']?[ \t]*:[ \t]*["']?([^\s"',\[\]{}#:]+)""", re.M)
@@ -53,6 +54,7 @@ def _texts_of(folders: Iterable[Path]) -> Iterator[bytes]:
     for folder in folders:
         for home, _, names in walk(folder):
             for name in names:
+                file = Path(home) / name
                 if "yaml" in name or "." not in name:
-                    with suppress(OSError):  # of which the harness speaks
-                        yield (Path(home) / name).read_bytes()
+                    with suppress(OSError, UserError):  # of which the harness speaks
+                        yield read_small(file.resolve())  # no pipe, and no data

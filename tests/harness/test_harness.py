@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import random
 import re
 import shutil
@@ -374,11 +375,17 @@ def test_a_folder_in_the_place_of_the_results_is_refused_by_the_name_of_the_comm
     assert f"error: --out: {tmp_path} is a folder; name a file in it" in capsys.readouterr().err
 
 
-def test_names_that_the_harness_alone_can_tell_are_left_to_it(tasks: Path) -> None:
+def test_names_that_the_harness_alone_can_tell_are_left_to_it(tasks: Path, tmp_path: Path) -> None:
     check_task_names(("tiny_w*", "arc_[ce]*", "two words", "a:b", str(tasks / "tiny_word.yaml")), tasks)
     check_task_names(("mmlu", "gpqa", "truthfulqa_multilingual", "tiny_word", "mgsm_cot_native"), tasks)  # groups, tags
     with pytest.raises(UserError, match="knows no task 'tiny_wor'; did you mean tiny_word"):
         check_task_names(("tiny_wor",), tasks)
+    folder = tmp_path / "tasks"
+    folder.mkdir()
+    (folder / "numbers").touch()
+    os.truncate(folder / "numbers", 1 << 36)  # which are no task, and more than the memory
+    (folder / "mine.yaml").write_text("task: my_word\n")
+    check_task_names(("my_word",), folder)
 
 
 @pytest.mark.parametrize(
