@@ -28,7 +28,7 @@ from mdlm_atat.finetuning.calibration import Calibration
 from mdlm_atat.finetuning.classifier import ClassifierRecord
 from mdlm_atat.finetuning.encode import Separator
 from mdlm_atat.finetuning.head import Head
-from mdlm_atat.lm.export import MODELLING, exported_tokenizer, left_out, times_of_shares
+from mdlm_atat.lm.export import MODELLING, exported_tokenizer, left_out, times_of_shares, tokenizer_config
 from mdlm_atat.lm.given import encode_template, space_joins_next
 from mdlm_atat.nets.dit import ATATDiT, ImportanceParts
 from mdlm_atat.samplers.template import Gap
@@ -240,6 +240,25 @@ def test_an_exported_tokenizer_gives_texts_the_ids_that_ours_gives(form):
         assert inner.encode(text).ids == ids
         assert inner.decode(ids, skip_special_tokens=False) == tokenizer.decode(ids)
     assert tokenizer.mask_id == inner.get_vocab_size() - 1
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_texts_of_different_length_are_filled_up_whatever_the_tokenizer(form, tmp_path):
+    from transformers import AutoTokenizer
+
+    tokenizer, network = tokenizer_of(form), made(0.5).network
+    inner = exported_tokenizer(tokenizer)
+    assert inner is not None
+    (tmp_path / "tokenizer.json").write_text(json.dumps(inner))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(tokenizer_config(inner, tokenizer, network, None)))
+    rows = AutoTokenizer.from_pretrained(tmp_path)(["a", "a a a"], padding=True)
+    (short, long), ids = rows["attention_mask"], rows["input_ids"]
+    assert sum(long) == len(ids[0]) == len(ids[1]) > sum(short)
+    texts = [
+        [i for i, is_text in zip(row, shown, strict=True) if is_text]
+        for row, shown in zip(ids, (short, long), strict=True)
+    ]
+    assert texts == [tokenizer.encode("a"), tokenizer.encode("a a a")]
 
 
 @pytest.mark.parametrize("form", ["byte-level BPE", "SentencePiece BPE without prefix", "bytes", "characters"])

@@ -191,9 +191,10 @@ def start_id(tokenizer: Tokenizer, network: Ours) -> int | None:
     return tokenizer.mask_id if "causal" in network.modes else tokenizer.bos_id
 
 
-def pad_id(tokenizer: Tokenizer) -> int | None:
-    """What texts are filled up with: eos where there is nothing else. Attention masks say what is padding."""
-    return tokenizer.eos_id if tokenizer.pad_id is None else tokenizer.pad_id
+def pad_id(tokenizer: Tokenizer) -> int:
+    """What texts are filled up with: eos where there is no padding, [MASK] where there is neither. Attention masks say
+    what is padding."""
+    return next(i for i in (tokenizer.pad_id, tokenizer.eos_id, tokenizer.mask_id) if i is not None)
 
 
 def exported_tokenizer(
