@@ -1,8 +1,10 @@
 import math
+from pathlib import Path
 
 from mdlm_atat.formats import (
     MISSING,
     age,
+    as_setting,
     count,
     data_size,
     duration,
@@ -34,6 +36,10 @@ def test_a_value_whose_error_is_not_known_stands_alone_with_4_decimals():
 
 def test_a_perplexity_has_2_decimals_and_thousands_are_parted():
     assert [perplexity(value) for value in (67.356, 1234.5, None, 1e9)] == ["67.36", "1,234.50", "–", "1.00 × 10^9"]
+
+
+def test_a_path_among_settings_is_shown_as_a_path():
+    assert as_setting(Path("a b/dev.csv")) == as_setting("a b/dev.csv") == "'a b/dev.csv'"
 
 
 def test_numbers_are_worded_in_little_room_and_never_lost():

@@ -7,6 +7,7 @@ number reads the same wherever it is shown. What is missing, not finite or enorm
 from __future__ import annotations
 
 import math
+from pathlib import PurePath
 from typing import Any
 
 MISSING = "–"
@@ -143,5 +144,5 @@ def as_setting(value: Any) -> str:
         return str(value).lower()
     if isinstance(value, int) and abs(value) >= 1 << 64:
         return f"a number of {value.bit_length():,} bits"
-    text = repr(value)
+    text = repr(str(value) if isinstance(value, PurePath) else value)
     return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}..."

@@ -160,10 +160,23 @@ def test_what_was_cut_empty_or_labelled_already_is_said(cats, tmp_path, capsys):
     num_cats = sum(row["predicted_label"] == "cat" for row in found)
     assert f"6 rows written to {tmp_path / 'b.csv'}" in error
     assert f"{num_cats} cat" in error
-    assert "3 were longer than 16 tokens and read without their end" in error
-    assert "1 have no text, and so no label" in error
+    assert "3 were longer than 16 tokens and read without the end" in error
+    assert "1 has no text, and so no label" in error
     assert "the input has a column 'label': the one that was added is 'predicted_label'" in error
     assert f"of 4 that have a label in column 'label', {right} were given the same" in error
+
+
+@pytest.mark.parametrize("content", ["", "body,n\n"], ids=["empty", "a header"])
+def test_a_table_without_rows_has_the_columns_of_its_output_and_a_line_says_so(content, cats, tmp_path, capsys):
+    (tmp_path / "a.csv").write_text(content)
+    assert main(["classify", str(cats), str(tmp_path / "a.csv")]) == 0
+    out, error = capsys.readouterr()
+    assert out.startswith("body,label,p_")
+    assert out.count("\n") == 1
+    assert error == "there are no rows, and so no labels\n"
+    assert main(["classify", str(cats), str(tmp_path / "a.csv"), "--out", str(tmp_path / "b.csv")]) == 0
+    assert (tmp_path / "b.csv").read_text() == out
+    assert "0 rows written" in capsys.readouterr().err
 
 
 def test_an_interrupted_file_goes_on_and_is_to_the_byte_what_it_would_have_been(cats, tmp_path, monkeypatch, capsys):
@@ -224,7 +237,7 @@ def test_a_table_without_rows_takes_nothing_over_of_what_another_input_began(cat
     assert "b.csv.part was begun with another classifier" in refused(command, capsys, tmp_path)
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"")))
     assert main([*command, "--overwrite"]) == 0
-    assert (tmp_path / "b.csv").read_text() == "label,p_cat,p_none\n"
+    assert (tmp_path / "b.csv").read_text() == "text,label,p_cat,p_none\n"
     assert not (tmp_path / "b.csv.part").exists()
 
 

@@ -194,6 +194,20 @@ def test_an_unknown_preset_is_answered_with_the_list_and_a_hint():
     assert "demo" in second
 
 
+@pytest.mark.parametrize(
+    "content", [b"", b"Once upon a time.", b"text,label\na,b\n", b"caf\xe9", b"He said: \"no: never\".", b"[1, 2"]
+)
+@pytest.mark.parametrize("name", ["mine.txt", "mine", "notes/"])
+def test_a_text_named_in_the_place_of_a_preset_is_told_where_it_goes(name: str, content: bytes, tmp_path: Path):
+    path = tmp_path / name
+    if name.endswith("/"):
+        path.mkdir()
+        path = path / "a.txt"
+    path.write_bytes(content)
+    (found,) = mistakes_in(f"{tmp_path}/{name}")
+    assert found.endswith(f"a text to train on is named by `data.source='{tmp_path}/{name}'`, behind a preset such as demo")
+
+
 def test_a_missing_file_and_a_folder_that_is_no_run_are_told_apart(tmp_path: Path):
     assert "there is no file or run folder" in mistakes_in(str(tmp_path / "nothing.yaml"))[0]
     assert "holds no config.yaml" in mistakes_in(str(tmp_path))[0]

@@ -260,6 +260,14 @@ def test_a_mistake_in_a_file_is_told_with_its_line(glue: Path, change: Callable[
     assert "dev.tsv" in found or "no examples" in found
 
 
+@pytest.mark.parametrize("content", ["", "text,label\n", "\n\n"], ids=["empty", "a header", "empty lines"])
+@pytest.mark.parametrize("more", [{}, {"folds": 2}, {"dev_fraction": 0.5}], ids=str)
+def test_a_file_without_examples_is_told_as_such_and_not_as_too_few(content: str, more: dict, tmp_path: Path):
+    (tmp_path / "a.csv").write_text(content)
+    found = refusal(str(tmp_path / "a.csv"), **more)
+    assert found == f"{tmp_path / 'a.csv'} holds no examples: expected rows with a text and a label"
+
+
 @pytest.mark.parametrize(
     ("train", "dev", "regression", "message"),
     [

@@ -154,7 +154,7 @@ def print_labels(classifier: TextClassifier, arguments: Namespace) -> None:
     else:
         table: Table = table_of(classifier, arguments)
         at_once, columns = None, table.columns
-        names = list(dict.fromkeys(name for row, _ in table.read() for name in row))
+        names = list(dict.fromkeys(name for row, _ in table.read() for name in row)) or list(columns)
         rows = table.read()
     added = added_columns(classifier, names)
     is_first = True
@@ -175,6 +175,10 @@ def print_labels(classifier: TextClassifier, arguments: Namespace) -> None:
                 text = " | ".join(" ".join((row[column] or "").split()) for column in columns)
                 print(shown(f"{in_short(prediction)}  {text:.100}"))
         is_first = False
+    if is_first:
+        print("there are no rows, and so no labels", file=sys.stderr)
+        if not is_terminal():
+            write_csv(sys.stdout, [*names, *added], [])
 
 
 def in_full(prediction: Prediction | None) -> list[str]:

@@ -250,7 +250,7 @@ def _locate(name: str, folder: Path, kind: str) -> tuple[str, Traversable]:
     if path.is_dir():
         path = path / "config.yaml"
         if not path.exists():
-            raise UserError(f"{path.parent} is no run folder: it holds no config.yaml")
+            raise UserError(f"{path.parent} is no run folder: it holds no config.yaml{_if_text(name, kind)}")
         check_file(path, most_bytes=MOST_BYTES)
     if path.is_file():
         return str(path), path
@@ -260,6 +260,11 @@ def _locate(name: str, folder: Path, kind: str) -> tuple[str, Traversable]:
         f"unknown {word} {name!r}{did_you_mean(name, known)}\n"
         f"{kind}: {', '.join(known)}; a YAML file{' or a run folder' if kind == PRESETS else ''} will do as well"
     )
+
+
+def _if_text(name: str, kind: str) -> str:
+    """What is said besides where a preset is expected and a file or folder of something else is named."""
+    return f"; a text to train on is named by `data.source={name!r}`, behind a preset such as demo" * (kind == PRESETS)
 
 
 def _read_layers(name: str, kind: str) -> list[tuple[str, Tree]]:
@@ -283,7 +288,12 @@ def _read_layers(name: str, kind: str) -> list[tuple[str, Tree]]:
             names = " -> ".join([*(label for label, _ in layers), label])
             raise UserError(f"base goes round in a circle: {names}")
         seen.append(source)
-        tree = read_yaml(label, source)
+        try:
+            tree = read_yaml(label, source)
+        except UserError as error:
+            if layers or not isinstance(source, Path) or source.suffix in (".yaml", ".yml"):
+                raise
+            raise UserError(f"{error}{_if_text(name, kind)}") from error
         name = tree.pop("base", None)
         layers.append((label, tree))
         if name is None:

@@ -248,6 +248,8 @@ def _own_task(
     metrics: Mapping[str, Metric] | None,
 ) -> Task:
     train, dev, rule, fold = own.train, own.dev, "given", None
+    if not train:
+        raise UserError(f"{own.where} holds no examples: expected rows with a text and a label")
     if dev_fraction is not None and folds is not None:
         raise UserError("`dev_fraction=` holds examples out, `folds=` scores all of them: leave one out")
     if dev is not None:

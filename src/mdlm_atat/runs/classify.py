@@ -143,11 +143,14 @@ class ClassifiedFile:
         """What happened, in lines."""
         tally = self.tally
         counts = "".join(f", {number:,} {label}" for label, number in tally.labels.most_common())
-        lines = [f"{tally.num_rows:,} rows written to {self.file}{counts}"]
+        lines = [f"{tally.num_rows:,} row{'s' * (tally.num_rows != 1)} written to {self.file}{counts}"]
         if tally.num_cut:
-            lines.append(f"{tally.num_cut:,} were longer than {self.max_length:,} tokens and read without their end")
+            lines.append(
+                f"{tally.num_cut:,} {'was' if tally.num_cut == 1 else 'were'} longer than {self.max_length:,} tokens "
+                "and read without the end"
+            )
         if tally.num_empty:
-            lines.append(f"{tally.num_empty:,} have no text, and so no label")
+            lines.append(f"{tally.num_empty:,} {'has' if tally.num_empty == 1 else 'have'} no text, and so no label")
         if self.names[0].startswith("predicted_"):
             lines.append(f"the input has a column {tally.label_column!r}: the one that was added is {self.names[0]!r}")
         if tally.num_named:
@@ -212,6 +215,7 @@ def classify_file(
                     on_progress(lines.num_done, total)
     finally:
         lines.close()
+    names = names or dict.fromkeys(table.columns)  # a table without rows has columns all the same
     added = added_columns(classifier, names)
     tally = Tally(labels_known=set(classifier.labels), label_column=classifier.record.label_column)
     with written_aside(out) as aside:

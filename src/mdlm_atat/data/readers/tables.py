@@ -67,7 +67,8 @@ def table_rows(
                 continue
             if len(cells) != len(header):
                 raise UserError(
-                    f"{where} has {len(cells)} cells, expected the {len(header)} columns {named(header)}; they are "
+                    f"{where} has {len(cells)} cells, expected the {len(header)} column{'s' * (len(header) != 1)} "
+                    f"{named(header)}; they are "
                     f"taken to be separated by {form.delimiter!r}: if by something else, set `delimiter=`"
                     + (f"; quotes enclose line ends in it, to line {first + num_lines - 1}" if num_lines > 1 else "")
                 )
