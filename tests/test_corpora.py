@@ -392,6 +392,27 @@ def test_a_window_of_tokens_that_stands_in_training_text_is_counted_at_any_place
     assert found["largest_share_of_a_document"] == 1
 
 
+@pytest.mark.parametrize("kind", ["<u2", "<u4"])
+def test_windows_are_counted_whatever_the_vocabulary(kind: str) -> None:
+    most = np.iinfo(kind).max if kind == "<u2" else 200_000
+    rng = np.random.default_rng(0)
+    train, valid = (rng.integers(most // 2, most, size, endpoint=True).astype(kind) for size in (4000, 200))
+    valid[-1] = 0
+    assert overlap(train, valid, 0)["share_of_windows"] == 0
+    train[1000:1199] = valid[:199]
+    train[0] = most
+    assert overlap(train, valid, 0)["share_of_windows"] == 1
+
+
+def test_a_source_of_which_nothing_is_left_has_a_row(made: Path) -> None:
+    summary = json.loads((made / "code" / "summary.json").read_text())
+    summary["sources"]["lots"] = {"licence": "MIT", "left_out": {}, "copy_documents": 3, "copy_bytes": 900}
+    summary["sources"]["other"] = {"licence": "MIT", "left_out": {}}
+    lines = fresh.table(summary).splitlines()
+    assert "| lots | MIT | 0 | 0.0 | 0 | 3 | 0 |" in lines
+    assert "| other | MIT | 0 | 0.0 | 0 | 0 | 0 |" in lines
+
+
 @pytest.mark.parametrize(
     "text",
     [

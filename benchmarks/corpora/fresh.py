@@ -316,7 +316,7 @@ def table(summary: dict[str, Any]) -> str:
     lines = ["| source | licence | files | MB | tokens | copies | near-copies |", "|---|---|---|---|---|---|---|"]
     for name, source in summary["sources"].items():
         split = "elsewhere" if "elsewhere_bytes" in source else "train"
-        tokens = f"{source['train_tokens']:,}" if split == "train" else "held out"
+        tokens = f"{source.get('train_tokens', 0):,}" if split == "train" else "held out"
         near = sum(count for why, count in source.items() if why.startswith("near-copy") and why.endswith("_documents"))
         lines.append(
             f"| {name} | {source['licence']} | {source.get(f'{split}_documents', 0):,} | "

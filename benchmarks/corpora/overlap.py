@@ -41,7 +41,8 @@ def overlap(train: np.ndarray, valid: np.ndarray, eos_id: int) -> dict[str, Any]
 
 def _hashes(tokens: np.ndarray) -> np.ndarray:
     """A polynomial of each window of 32 tokens, modulo 2^64, by doubling: windows of 1, 2, 4, ... tokens."""
-    spread = np.random.default_rng(2026).integers(1 << 64, size=1 << 16, dtype=np.uint64)  # a random number a token id
+    num_ids = int(tokens.max(initial=0)) + 1
+    spread = np.random.default_rng(2026).integers(1 << 64, size=num_ids, dtype=np.uint64)  # a random number a token id
     hashes, factor, width = spread[tokens], np.uint64(0x9E3779B97F4A7C15), 1
     with np.errstate(over="ignore"):
         while width < WINDOW and len(hashes) > width:

@@ -396,7 +396,7 @@ def unwrapped(text: str) -> str:
 
 
 def is_held_out(text: str) -> bool:
-    """Whether a document that is no novel is held out: one of a hundred, by a hash of its text."""
+    """Whether a document that is no novel is held out: one of 128, by a hash of its text."""
     return hashlib.sha256(text.encode()).digest()[0] % 128 == 0
 
 

@@ -195,7 +195,7 @@ def test_an_unknown_preset_is_answered_with_the_list_and_a_hint():
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"Once upon a time.", b"text,label\na,b\n", b"caf\xe9", b"He said: \"no: never\".", b"[1, 2"]
+    "content", [b"", b"Once upon a time.", b"text,label\na,b\n", b"caf\xe9", b'He said: "no: never".', b"[1, 2"]
 )
 @pytest.mark.parametrize("name", ["mine.txt", "mine", "notes/"])
 def test_a_text_named_in_the_place_of_a_preset_is_told_where_it_goes(name: str, content: bytes, tmp_path: Path):
@@ -205,7 +205,9 @@ def test_a_text_named_in_the_place_of_a_preset_is_told_where_it_goes(name: str, 
         path = path / "a.txt"
     path.write_bytes(content)
     (found,) = mistakes_in(f"{tmp_path}/{name}")
-    assert found.endswith(f"a text to train on is named by `data.source='{tmp_path}/{name}'`, behind a preset such as demo")
+    assert found.endswith(
+        f"a text to train on is named by `data.source='{tmp_path}/{name}'`, behind a preset such as demo"
+    )
 
 
 def test_a_missing_file_and_a_folder_that_is_no_run_are_told_apart(tmp_path: Path):
