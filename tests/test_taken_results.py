@@ -6,10 +6,13 @@ from typing import Any
 
 import pytest
 from benchmarks.results import __main__ as command
+from benchmarks.results import budgets, to_come
+from benchmarks.results import stored as stored_files
 from benchmarks.results.stored import difference_of, runs_in
 from benchmarks.results.take import take
 
 from mdlm_atat.errors import UserError
+from studies.grids import grid_file, run, use_stand_in
 
 
 def a_run(arm: str, seed: int, nats: float, **changed: Any) -> dict[str, Any]:
@@ -172,3 +175,31 @@ def test_what_cannot_be_taken_is_one_message(words: list[str], message: str, cap
     except SystemExit as error:
         code = error.code
     assert (code, message in capsys.readouterr().err) == (2, True)
+
+
+def test_what_an_experiment_found_is_a_table_of_a_page_after_it_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    use_stand_in(monkeypatch, tmp_path)
+    said = {"mdlm": 0.02, "atat": 0.04}
+    file = grid_file(tmp_path, name="made", seeds=[0], budget={"gpu_seconds": 0.1}, seconds_per_step=said)
+    assert run(file, tmp_path / "made") == 0
+    for module in (command, budgets, to_come, stored_files):
+        monkeypatch.setattr(module, "FOLDER", tmp_path)
+    assert command.main(["--take", str(tmp_path / "made"), "--machine", "one CPU"]) == 0
+    content = json.loads((tmp_path / "made.json").read_text())
+    assert content["command"] == "atat experiment run made --budget gpu_seconds=0.1"
+    assert [(one["num_steps"], one["train_seconds"]) for one in content["runs"]] == [(5, 0.1), (2, 0.08)]
+    assert str(tmp_path) not in json.dumps(content)
+    monkeypatch.setitem(budgets.FILES, "novels", {"made.json": "a command"})
+    stored_files.stored.cache_clear()
+    monkeypatch.setattr(budgets, "tokens_of", lambda runs: sum(one.num_tokens for one in runs) / len(runs))
+    monkeypatch.setattr(to_come, "tokens_of", budgets.tokens_of)
+    tables = budgets.by_budget("novels"), to_come.experiment("made.json")
+    stored_files.stored.cache_clear()
+    assert tables[0].splitlines()[2:] == [
+        "| any order | `mdlm` | 4.200 ± 0.100 |",
+        "| any order | `atat` | 4.000 ± 0.100 |",
+        "| any order | `atat` minus `mdlm` | -0.200 (-18%, 1 pair) |",
+    ]
+    assert tables[1].splitlines()[3] == "| `atat` | 1 | 0M | 4.000 ± 0.100 | -0.200 (-18%) |"
