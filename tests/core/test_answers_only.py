@@ -318,6 +318,19 @@ def test_masks_of_later_blocks_are_told_and_are_no_more_given_than_those_of_the_
     assert asked == [(1, 1), (0.75, 0.75), (0.5, 1), (0.25, 0.5)]
 
 
+def test_a_window_is_asked_about_with_what_was_not_given_in_it():
+    """Blocks of 2 in windows of 3, of a row of 4 whose first token is given: 0 to 2, and then 1 to 3."""
+    asked: list[list[bool]] = []
+
+    def ask(z_t: Tensor, t: Tensor, rate: Tensor, to_fill: Tensor) -> Prediction:
+        asked.append(to_fill[0].tolist())
+        return Prediction(Prediction.of(torch.zeros(*z_t.shape, 2)).logits, torch.ones(z_t.shape))
+
+    rule = Blocks(inner=FollowRates(num_steps=1), size=2, window=3)
+    sample(AtMaskRate(ask), Canvas.with_prefixes([[0]], 4, 2), rule, mask_id=2, seeds=[0])
+    assert asked == [[False, True, True], [True, True, True]]
+
+
 def test_the_floor_to_beat_and_counts_are_of_the_answers():
     assert token_counts(answer_rows(), 3).sum() == (LENGTH - PROMPTS).sum()
     counts = np.array([5, 1, 2])

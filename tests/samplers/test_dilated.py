@@ -204,6 +204,8 @@ def test_a_spacing_of_4_keeps_places_4_apart_at_first_and_2_apart_at_the_end(amo
     assert groups[0] == [0, 4, 8, 12]
     assert [len(group) for group in groups] == [4, 4, 4, 4]
     assert left == 0
+    least = Uncertainty(num_steps=None, amount=amount, gamma=100.0, threshold=0.5, spacing=1)
+    assert steps_of(least, Canvas.blank(1, 16, 2), 2, says(certain)) == [[1, 2] * 8]  # never neighbours
     without = Uncertainty(num_steps=None, amount=amount, gamma=100.0, threshold=0.5)
     assert steps_of(without, Canvas.blank(1, 16, 2), 2, says(certain)) == [[1] * 16]
 

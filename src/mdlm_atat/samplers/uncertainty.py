@@ -190,7 +190,7 @@ def far_apart(
     while left.any():
         best = left & ~(better & left[:, None, :]).any(2)
         taken = taken | best
-        left = left & ~(near & best[:, None, :]).any(2)
+        left = left & ~best & ~(near & best[:, None, :]).any(2)
     return taken
 
 
