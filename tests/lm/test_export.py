@@ -363,6 +363,60 @@ def test_batches_of_14_labels_and_1_whose_number_a_trainer_names_have_the_gradie
     torch.testing.assert_close(gradient([slice(0, 2), slice(2, 3)]), expected, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["masked", "causal", "llama", "mean"])
+def test_a_trainer_that_smooths_labels_trains_a_classifier_and_is_refused_by_what_has_a_mask(home, name, tmp_path):
+    import transformers
+
+    import mdlm_atat.hf
+
+    rows = padded(encoded(ROWS))[0]
+    model: Any = (
+        exported(home, name)
+        if name in NETWORKS
+        else mdlm_atat.hf.MdlmAtatForSequenceClassification.from_pretrained(home / name)
+    )
+    data = [{"input_ids": row, "labels": row if name in NETWORKS else 1} for row in rows]
+    asked = {"max_steps": 1, "report_to": [], "use_cpu": True, "save_strategy": "no", "disable_tqdm": True}
+    settings = transformers.TrainingArguments(str(tmp_path), label_smoothing_factor=0.1, **asked)
+    trainer = transformers.Trainer(model, settings, train_dataset=data)  # pyright: ignore[reportArgumentType]
+    if name in NETWORKS:
+        with pytest.raises(ValueError, match=r"counts \[MASK\] among the tokens, .* Leave out label_smoothing_factor"):
+            trainer.train()
+    else:
+        assert 0 < trainer.train().training_loss < 10
+
+
+@pytest.mark.parametrize("name", ["masked", "causal"])
+@pytest.mark.parametrize("kind", ["plain", "smooth without [MASK]", "some places", "entropy", "overflow"])
+def test_a_loss_of_ones_own_that_does_not_count_the_mask_has_its_gradient(home, name, kind):
+    rows, mask = (torch.tensor(part) for part in padded(encoded(ROWS)))
+    logits = exported(home, name)(rows, mask).logits
+    flat, labels = logits.flatten(0, 1), rows.flatten()
+    cross_entropy = torch.nn.functional.cross_entropy
+    losses = {
+        "plain": lambda: cross_entropy(flat, labels),
+        "smooth without [MASK]": lambda: cross_entropy(flat[:, :-1], labels, label_smoothing=0.1),
+        "some places": lambda: cross_entropy(flat[3:5], labels[3:5]),
+        "entropy": lambda: -(flat.softmax(-1) * flat[:, :-1].log_softmax(-1).sum(-1, keepdim=True)).sum(),
+        "overflow": lambda: cross_entropy(flat, labels) * torch.inf,
+    }
+    losses[kind]().backward()
+
+
+def test_a_start_symbol_in_a_later_part_of_a_text_is_refused_too_unless_it_is_hidden(home):
+    model, ids = exported(home, "causal"), torch.tensor([[0, 1, LETTERS.mask_id, 2]])
+    mask = (ids != LETTERS.mask_id).long()
+    with torch.no_grad():
+        expected = model(torch.tensor([[0, 1, 2]])).logits[0, -1]
+        for hidden in (None, torch.ones_like(ids)):
+            cache = model(ids[:, :2], use_cache=True).past_key_values
+            with pytest.raises(ValueError, match=r"with a cache, every attention_mask needs a 0 in its place"):
+                model(ids[:, 2:], hidden, past_key_values=cache)
+        for cut in (1, 2, 3):
+            cache = model(ids[:, :cut], mask[:, :cut], use_cache=True).past_key_values
+            torch.testing.assert_close(model(ids[:, cut:], mask, past_key_values=cache).logits[0, -1], expected)
+
+
 def test_what_a_model_does_not_give_is_refused_and_a_tuple_is_one(home):
     import mdlm_atat.hf
 

@@ -409,7 +409,7 @@ class MdlmAtatNetwork(PreTrainedModel):
             raise ValueError("a cache of a fixed size cannot be read: leave out cache_implementation")
         num_seen = 0 if cache is None else cache.get_seq_length()
         is_text = self._is_text(tokens, attention_mask, num_seen)
-        if cache is not None and num_seen == 0 and (is_text & is_mask).any():  # a later call would take it for text
+        if cache is not None and (is_text[:, num_seen:] & is_mask).any():  # a later call would take it for text
             raise ValueError(
                 "[MASK] is the start symbol here: with a cache, every attention_mask needs a 0 in its place"
             )
@@ -494,6 +494,24 @@ def loss_of(logits: Tensor, labels: Tensor, num_items: Tensor | int | None) -> T
     return loss if num_items is None else loss / torch.as_tensor(num_items, device=loss.device)
 
 
+def refuse_mask(gradient: Tensor) -> None:
+    """Of logits: ValueError where they have a gradient at [MASK], whose logit is -inf."""
+    at_mask = gradient[..., -1]
+    if (at_mask.isfinite() & (at_mask != 0)).any():  # in 16 bits a gradient may be NaN, which its scaler passes over
+        raise ValueError(
+            "this loss counts [MASK] among the tokens, whose logit is -inf, as label smoothing does: it is infinite. "
+            "Leave out label_smoothing_factor (a Trainer smooths without the shift of a causal model besides), or "
+            "smooth logits[..., :-1] in a compute_loss of your own"
+        )
+
+
+def for_loss_elsewhere(logits: Tensor) -> Tensor:
+    """The logits, which refuse a loss that counts [MASK]."""
+    if logits.requires_grad and not torch.compiler.is_compiling():
+        logits.register_hook(refuse_mask)
+    return logits
+
+
 class MdlmAtatModel(MdlmAtatNetwork):
     """The states of a text, of which nothing is masked."""
 
@@ -524,6 +542,7 @@ class MdlmAtatForMaskedLM(MdlmAtatNetwork):
         the plain mean of -log p over the others, which is no bound on the likelihood of a text."""
         logits = self.logits(self.denoise(input_ids, attention_mask, t, alone=alone or self.training))
         loss = None if labels is None else loss_of(logits, labels, num_items_in_batch)
+        logits = for_loss_elsewhere(logits) if labels is None else logits
         return answered(MaskedLMOutput(loss=loss, logits=logits), more)
 
 
@@ -548,9 +567,8 @@ class MdlmAtatForCausalLM(MdlmAtatNetwork, GenerationMixin):
         states = self.read(input_ids, attention_mask, past_key_values)
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = self.logits(states[:, kept])
-        loss = None
-        if labels is not None:
-            loss = loss_of(logits[:, :-1], labels[:, 1:], num_items_in_batch)
+        loss = None if labels is None else loss_of(logits[:, :-1], labels[:, 1:], num_items_in_batch)
+        logits = for_loss_elsewhere(logits) if labels is None else logits
         return answered(CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=past_key_values), more)
 
     def prepare_inputs_for_generation(  # pyright: ignore
