@@ -18,7 +18,7 @@ from mdlm_atat.nets.layers import Layout
 from mdlm_atat.nets.two_way import TwoWayDiT
 from mdlm_atat.training import muon as module
 from mdlm_atat.training.checkpoint import all_checkpoints, sha256
-from mdlm_atat.training.muon import COEFFICIENTS, Muon, orthogonalise
+from mdlm_atat.training.muon import COEFFICIENTS, Muon, orthogonalise, orthogonalise_together
 from mdlm_atat.training.optim import make_optimizer, set_learning_rate
 from processes import run_ranks
 from tiny_runs import losses_of, tiny_flags, train, train_method, write_text
@@ -301,6 +301,27 @@ def test_two_processes_have_the_losses_of_one(text, tmp_path):
     assert losses_of(tmp_path / "2") == pytest.approx(losses_of(tmp_path / "1"), abs=1e-3)
     assert train(text, tmp_path / "adamw", train__batch_size=8, train__num_micro_batches=2, optim__lr=1e-2) == 0
     assert losses_of(tmp_path / "adamw") != pytest.approx(losses_of(tmp_path / "1"), abs=1e-3)
+
+
+@pytest.mark.parametrize("num_processes", [1, 2, 3, 7])
+@pytest.mark.parametrize("shape", [(5, 6, 9), (1, 9, 6), (6, 4, 4)])
+def test_processes_that_divide_the_matrices_get_what_one_makes_of_all(num_processes, shape, monkeypatch):
+    """Of 1 to 7 processes, some without a matrix of their own, whose exchange is done by hand."""
+    matrices, done = random(*shape), []
+
+    def exchange(shares: list[Tensor], own: Tensor) -> None:
+        done.append(own)
+        for share, other in zip(shares, done, strict=False):
+            share.copy_(other)
+
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: num_processes)
+    monkeypatch.setattr(torch.distributed, "all_gather", exchange)
+    for rank in range(num_processes):
+        monkeypatch.setattr(torch.distributed, "get_rank", lambda rank=rank: rank)
+        found = orthogonalise_together(matrices, torch.float32)  # of the last, all that were done
+    assert found.shape == matrices.shape
+    assert len({own.shape for own in done}) == 1
+    assert found.allclose(orthogonalise(matrices, torch.float32), atol=1e-6)
 
 
 @pytest.mark.slow

@@ -87,7 +87,10 @@ def make_training(
     objective = build_objective(config, vocab_size, counts, model, data.tokenizer)
     curriculum = objective.curriculum
     wrapped, optimizer, wrapped_optimizer = engine.setup(
-        model, lambda model: make_optimizer(model, config.optim, compile=config.train.compile)
+        model,
+        lambda model: make_optimizer(
+            model, config.optim, compile=config.train.compile, divided=engine.divides_orthogonalisation
+        ),
     )
     ema = EMA(model, config.train.ema_decay)
     micro_batches = find_by_trying(config, engine)

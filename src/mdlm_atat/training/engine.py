@@ -174,6 +174,12 @@ class Engine:
         """Whether a step can be recorded as a CUDA graph here: on a GPU, with whole weights in each process."""
         return self.device.type == "cuda" and not self.is_sharded
 
+    @property
+    def divides_orthogonalisation(self) -> bool:
+        """Whether each process is to orthogonalise a part of Muon's matrices: on CPUs, where what that saves is far
+        above what the exchange takes. On GPUs it was not measured, and a step that is recorded or compiled is whole."""
+        return self.device.type == "cpu" and self.num_ranks > 1 and not self.is_sharded
+
     def accumulate(self, model: nn.Module, more: bool) -> AbstractContextManager[None]:
         """Within the block processes do not exchange gradients, if `more` micro-batches follow."""
         if self.num_ranks == 1:

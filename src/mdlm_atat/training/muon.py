@@ -55,13 +55,18 @@ class Muon(Optimizer):
         momentum: float = 0.95,
         *,
         compile: bool = False,
+        divided: bool = False,
     ) -> None:
         """`betas`: AdamW's. `compile`: Muon's part by compiled code, for each shape its own; not where a process has a
-        part of every matrix (FSDP2): it gathers them before they are orthogonalised, and keeps its part."""
+        part of every matrix (FSDP2): it gathers them before they are orthogonalised, and keeps its part. `divided`: of
+        processes that have the same parameters and gradients each orthogonalises a part of the matrices, and all get
+        all; not compiled."""
         self._adamw = torch.optim.AdamW(params, lr=lr, betas=betas, fused=True)  # told in `step` which groups it has
         super().__init__(params, {**self._adamw.defaults, "momentum": momentum})
         is_sharded = any(isinstance(p, DTensor) for group in self.param_groups for p in group["params"])
-        self._step_alike = compiled(step_alike, dynamic=False) if compile and not is_sharded else step_alike
+        is_compiled = compile and not is_sharded and not divided
+        self._step_alike = compiled(step_alike, dynamic=False) if is_compiled else step_alike
+        self._orthogonalise = orthogonalise_together if divided and not is_sharded else orthogonalise
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -78,7 +83,15 @@ class Muon(Optimizer):
             kept, length = torch.tensor(found.kept), torch.tensor(found.length)
             dtype = iteration_dtype(found.parameters[0].device)
             self._step_alike(
-                found.parameters, found.gradients, found.buffers, found.counts, found.momentum, kept, length, dtype
+                found.parameters,
+                found.gradients,
+                found.buffers,
+                found.counts,
+                found.momentum,
+                kept,
+                length,
+                dtype,
+                self._orthogonalise,
             )
         return loss
 
@@ -131,6 +144,7 @@ def step_alike(
     kept: Tensor,
     length: Tensor,
     dtype: torch.dtype,
+    orthogonalise: Callable[[Tensor, torch.dtype], Tensor],
 ) -> None:
     """A step of parameters that hold matrices of one shape, in place: see `Muon`, and `Alike` for the
     arguments. `dtype`: of the iterations."""
@@ -169,6 +183,20 @@ def orthogonalise(
         mix = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
         x = torch.baddbmm(x, x, mix, beta=a) if is_tall else torch.baddbmm(x, mix, x, beta=a)
     return x.to(matrices.dtype)
+
+
+def orthogonalise_together(
+    matrices: Float[Tensor, "batch rows columns"], dtype: torch.dtype
+) -> Float[Tensor, "batch rows columns"]:
+    """The same in all processes, which have the same matrices: each does its share, and they exchange the results."""
+    num_processes, rank = torch.distributed.get_world_size(), torch.distributed.get_rank()
+    size = -(-len(matrices) // num_processes)
+    own = matrices[rank * size : (rank + 1) * size]
+    own = torch.cat([own, own.new_zeros(size - len(own), *own.shape[1:])])  # shares of one size; zeros stay zeros
+    own = orthogonalise(own, dtype).to(dtype)
+    shares = [torch.empty_like(own) for _ in range(num_processes)]
+    torch.distributed.all_gather(shares, own)
+    return torch.cat(shares)[: len(matrices)].to(matrices.dtype)
 
 
 def iteration_dtype(device: torch.device) -> torch.dtype:

@@ -19,16 +19,18 @@ Role = Literal["matrix", "embedding", "output", "rest"]
 """What a parameter is to Muon: a matrix that it orthogonalises, or one of AdamW's three groups."""
 
 
-def make_optimizer(model: nn.Module, config: OptimConfig, *, compile: bool = False) -> Optimizer:
+def make_optimizer(model: nn.Module, config: OptimConfig, *, compile: bool = False, divided: bool = False) -> Optimizer:
     """AdamW, fused where the device has it; Muon (see `muon_groups`); or a plugin's optimizer. Weight decay is on
     matrices of linear layers only, and what asks for no gradient is in no group. `compile`: Muon's orthogonalisation by
-    compiled code.
+    compiled code. `divided`: a part of it by each of several processes.
 
     A plugin is called with two groups of parameters, each with its `weight_decay`, then `lr` and, if its constructor
     takes them, `betas`; all else is its own (`optim.options`). The rate of each step is set by `set_learning_rate`.
     """
     if config.kind == "muon":
-        return Muon(muon_groups(model, config), config.lr, config.betas, config.momentum, compile=compile)
+        return Muon(
+            muon_groups(model, config), config.lr, config.betas, config.momentum, compile=compile, divided=divided
+        )
     groups = groups_by_decay(model, [p for p in model.parameters() if p.requires_grad], config.weight_decay)
     if config.kind == "adamw":
         return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=True)
