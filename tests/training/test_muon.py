@@ -308,6 +308,7 @@ def test_two_processes_have_the_losses_of_one(text, tmp_path):
 def test_processes_that_divide_the_matrices_get_what_one_makes_of_all(num_processes, shape, monkeypatch):
     """Of 1 to 7 processes, some without a matrix of their own, whose exchange is done by hand."""
     matrices, done = random(*shape), []
+    found = torch.zeros(0)
 
     def exchange(shares: list[Tensor], own: Tensor) -> None:
         done.append(own)
