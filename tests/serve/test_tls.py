@@ -45,6 +45,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     openssl(folder, "req", *KEY, "-nodes", "-subj", "/CN=leaf", "-keyout", "leaf.key", "-out", "leaf.csr")
     signed_by = ["-CA", "server.crt", "-CAkey", "server.key", "-CAcreateserial"]
     openssl(folder, "x509", "-req", "-in", "leaf.csr", *signed_by, "-days", "9", "-out", "leaf.crt")
+    for kind in ("ed25519", "x25519"):
+        openssl(folder, "genpkey", "-algorithm", kind, "-out", f"{kind}.key")
     leaf, authority = ((folder / name).read_text() for name in ("leaf.crt", "server.crt"))
     (folder / "chain.pem").write_text(leaf + authority)
     (folder / "wrong.pem").write_text(authority + leaf)
@@ -140,6 +142,9 @@ def test_behind_a_proxy_that_encrypts_its_page_is_let_in():
         ("server.crt", "server.crt", "`tls_key=FOLDER/server.crt`: this is no private key in PEM"),
         ("server.crt", "noise.pem", "`tls_key=FOLDER/noise.pem`: this is no private key in PEM"),
         ("server.crt", "client.key", "`tls_key=FOLDER/client.key`: this is not the key of the certificate"),
+        ("server.crt", "weak.key", "`tls_key=FOLDER/weak.key`: this is not the key of the certificate"),  # RSA
+        ("server.crt", "ed25519.key", "`tls_key=FOLDER/ed25519.key`: this is not the key of the certificate"),
+        ("server.crt", "x25519.key", "`tls_key=FOLDER/x25519.key`: this is not the key of the certificate"),
         ("server.crt", "secret.key", "`tls_key=FOLDER/secret.key`: this key has a password"),
         ("wrong.pem", "leaf.key", "`tls_key=FOLDER/leaf.key`: this is not the key of the certificate"),
         ("weak.crt", "weak.key", "`tls_cert=FOLDER/weak.crt`: too weak for TLS"),

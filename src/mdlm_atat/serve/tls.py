@@ -13,6 +13,8 @@ from pathlib import Path
 from mdlm_atat.errors import UserError
 
 NO_CHECK_TIME = 0x200000  # X509_V_FLAG_NO_CHECK_TIME of OpenSSL, which Python has no name for
+OF_ANOTHER = ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_ASSIGNED", "UNKNOWN_CERTIFICATE_TYPE")
+"""Reasons of OpenSSL against a key that is one, of another certificate: the last two where it is of another kind."""
 HOW_TO_MAKE = "docs/serve.md says how to make one"
 
 
@@ -100,7 +102,7 @@ def _refuse_password(key: Path) -> str:
 
 
 def _why(error: ssl.SSLError, cert: Path, key: Path) -> str:
-    if error.reason in ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH"):
+    if error.reason in OF_ANOTHER:
         return (
             f"`tls_key={key}`: this is not the key of the certificate in {cert}: name the one that it was made with "
             "(of several certificates in a file the server's own comes first)"
