@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -43,11 +44,11 @@ def read_finished(file: Path) -> dict[str, Any]:
     make_folder(file.parent)
     answers: dict[str, Any] = {}
     for part in files_of(file):
-        lines = part.read_text(encoding="utf-8").split("\n")
+        lines = part.read_text(encoding="utf-8", errors="replace").split("\n")
         for number, line in enumerate(lines, start=1):
             try:
                 key, answer = json.loads(line)
-            except ValueError as error:
+            except (ValueError, TypeError) as error:  # no JSON, or no pair
                 if number < len(lines):  # the last has no line end yet
                     raise UserError(f"{part} holds something else than answers, in line {number}: delete it") from error
                 continue
@@ -64,7 +65,7 @@ def file_of_rank(file: Path, rank: int) -> Path:
 
 def files_of(file: Path) -> list[Path]:
     """The files of all processes that are there."""
-    return sorted(part for part in file.parent.glob(f"{file.stem}*{file.suffix}") if _is_part(part, file))
+    return sorted(part for part in file.parent.glob(f"{escape(file.stem)}*{file.suffix}") if _is_part(part, file))
 
 
 def _is_part(part: Path, file: Path) -> bool:
