@@ -129,6 +129,21 @@ def test_an_experiment_run_in_pieces_is_put_together_and_what_is_run_again_comes
     assert file.read_bytes() == before
 
 
+def test_own_orders_that_are_stored_of_the_same_weights_stay_where_a_folder_has_none(tmp_path: Path):
+    def scored(orders: list[float], weights: str) -> dict[str, Any]:
+        made = a_run("mdlm", 0, 4.1)
+        each = [{"order": "spread", "num_steps": 16, "nelbo_nats_per_token": value} for value in orders]
+        return {**made, "final": {**made["final"], "own_orders": each, "checkpoint_hash": weights}}
+
+    file = tmp_path / "made.json"
+    found = []
+    for number, made in enumerate([scored([3.9], "a"), scored([], "a"), scored([3.8], "a"), scored([], "b")]):
+        take(an_experiment(tmp_path / str(number), [made]), file, machine="one GPU")
+        (stored,) = json.loads(file.read_text())["runs"]
+        found.append([order["nelbo_nats_per_token"] for order in stored["final"]["own_orders"]])
+    assert found == [[3.9], [3.9], [3.8], []]
+
+
 def test_the_seconds_of_runs_that_shared_a_card_are_not_their_own_unless_a_step_was_timed_alone(tmp_path: Path):
     at_once = [a_run("mdlm", 0, 4.1), a_run("mdlm", 1, 4.1, attempts=[[5.0, 9.0, "secret-host", "0"]])]
     beside = [a_run("mdlm", 2, 4.1), a_run("mdlm", 3, 4.1, attempts=[[25.0, 29.0, "secret-host", "1"]])]

@@ -123,11 +123,21 @@ def _together(before: Mapping[str, Any], new: dict[str, Any], file: Path) -> dic
     content = {**new, "arms": arms, "reference": list(dict.fromkeys([*before["reference"], *new["reference"]]))}
     places = {arm: place for place, arm in enumerate(arms)}
     for part in ("runs", "branch_runs"):
-        runs = {_key(run): run for run in [*before.get(part, []), *new.get(part, [])]}.values()
+        old = {_key(run): run for run in before.get(part, [])}
+        runs = {**old, **{_key(run): _with_orders(run, old.get(_key(run))) for run in new.get(part, [])}}.values()
         order = sorted(runs, key=lambda run: (run["corpus"], places[run.get("branch_of") or run["arm"]], run["seed"]))
         if order:
             content[part] = order
     return content
+
+
+def _with_orders(run: dict[str, Any], old: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The run with the own orders that are stored of the same weights, where it brings none of its own."""
+    final = run["final"]
+    same = old is not None and old["final"].get("checkpoint_hash") == final.get("checkpoint_hash")
+    if old is None or not same or final.get("own_orders") or not old["final"].get("own_orders"):
+        return run
+    return {**run, "final": {**final, "own_orders": old["final"]["own_orders"]}}
 
 
 def _runs(content: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
