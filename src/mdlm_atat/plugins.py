@@ -63,6 +63,7 @@ BUILT_IN: dict[Kind, dict[str, str]] = {
         "first_hitting": "mdlm_atat.samplers.first_hitting:FirstHitting",
         "uncertainty": "mdlm_atat.samplers.uncertainty:UncertaintyGuidedSampler",
         "dilated": "mdlm_atat.samplers.dilated:Dilated",
+        "segments": "mdlm_atat.samplers.segments:Segments",
         "confidence": "mdlm_atat.samplers.confidence:ConfidenceBasedSampler",
         "remask": "mdlm_atat.samplers.remask:Remask",
         "follow_rates": "mdlm_atat.samplers.follow_rates:FollowRates",

@@ -19,6 +19,7 @@ from mdlm_atat.samplers.follow_rates import FollowRates, RateHitting
 from mdlm_atat.samplers.left_to_right import LeftToRight
 from mdlm_atat.samplers.loop import StepRule
 from mdlm_atat.samplers.remask import Remask
+from mdlm_atat.samplers.segments import Segments
 from mdlm_atat.samplers.sizes import Profile
 from mdlm_atat.samplers.stops import Stop
 from mdlm_atat.samplers.uncertainty import UncertaintyGuidedSampler as Uncertainty
@@ -53,6 +54,8 @@ RULES: dict[str, StepRule] = {
     "dilated": Dilated(block=4),
     "dilated_in_3": Dilated(num_steps=3),
     "dilated_skips": Dilated(block=8, skip_below=0.6),
+    "segments": Segments(tokens_a_step=3),
+    "segments_in_3": Segments(num_steps=3),
     "stop_entropy": Uncertainty(num_steps=None, stop=Stop(entropy=0.7)),
     "stop_relative_entropy": Uncertainty(num_steps=6, stop=Stop(relative_entropy=0.7)),
     "stop_confidence": Uncertainty(num_steps=None, amount="threshold", stop=Stop(confidence=0.5, few=4)),

@@ -67,11 +67,11 @@ def test_a_rule_whose_order_is_deterministic_gives_a_text_1_probability_whatever
     assert probs[0].equal(probs[1])
 
 
-def test_the_rules_that_say_so_are_the_23_by_uncertainty_and_confidence_dilated_and_from_left_to_right():
-    dilated = ("dilated", "dilated_in_3", "dilated_skips")
+def test_the_rules_that_say_so_are_the_25_by_uncertainty_and_confidence_dilated_in_segments_and_from_left_to_right():
+    by_place = ("dilated", "dilated_in_3", "dilated_skips", "segments", "segments_in_3")
     of_uncertainty = [name for name, rule in RULES.items() if isinstance(rule, Uncertainty)]
-    assert set(IN_ORDER) == {*of_uncertainty, *dilated, "confidence", "confidence_of_3", "left_to_right"}
-    assert len(IN_ORDER) == 23
+    assert set(IN_ORDER) == {*of_uncertainty, *by_place, "confidence", "confidence_of_3", "left_to_right"}
+    assert len(IN_ORDER) == 25
 
 
 @pytest.mark.parametrize("inner", [LeftToRight(), Uncertainty(num_steps=None)], ids=["left_to_right", "uncertainty"])

@@ -110,6 +110,8 @@ def test_the_promise_is_one_evaluation_a_token_and_at_most_one_a_step_or_one_a_s
     elif "dilated" in name:  # 25 blocks of 2 rounds; 3; 12 blocks of 3 and one of 2
         by_name = {"dilated": [0, 1, 50], "dilated_in_3": [0, 2, 3], "dilated_skips": [0, 1, 38]}
         assert [rule.max_nfe(number) for number in (0, 2, 100)] == by_name[name]
+    elif name == "segments":  # 3 parts of 100 places, and of 2 places each a part
+        assert [rule.max_nfe(number) for number in (0, 2, 100)] == [0, 1, 34]
     else:
         at_once = getattr(rule, "tokens_a_step", None) or 1
         expected = [0, math.ceil(2 / at_once), steps or math.ceil(100 / at_once)]

@@ -52,6 +52,7 @@ ADAPTIVE = (
     "uncertainty:score=margin,amount=constant",
     "uncertainty:order=most_uncertain,amount=constant",
     "dilated",
+    "segments",
     "confidence",
     "remask",
 )

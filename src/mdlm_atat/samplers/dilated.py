@@ -23,7 +23,7 @@ from mdlm_atat.errors import UserError
 from mdlm_atat.samplers.adaptive import Choice, Seen, reveal_adaptively, settle_ties
 from mdlm_atat.samplers.draw import TokenDraw
 from mdlm_atat.samplers.loop import Reverse
-from mdlm_atat.samplers.plan import reveal_as_planned
+from mdlm_atat.samplers.plan import order_of_steps, reveal_as_planned
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,11 +62,8 @@ class Dilated:
         for row, to_fill in enumerate(state.to_fill):
             plan = torch.tensor(self.plan(int(to_fill.sum())), dtype=torch.int64)
             step[row, to_fill], last[row, to_fill] = plan.view(-1, 2).T
-        num_steps = max(map(self.max_nfe, state.num_to_fill), default=0)
-        so_far = step[..., None] <= torch.arange(num_steps + 1)
-        ends = (so_far & state.to_fill[..., None]).sum(1)  # (B, steps and start)
+        order, ends = order_of_steps(step, state.to_fill)
         if self.skip_below == 0:
-            order = torch.where(state.to_fill, step, num_steps + 1).argsort(dim=1, stable=True)
             return reveal_as_planned(state, order, ends, self.draw)
         step, last = step.to(state.z_t.device), last.to(state.z_t.device)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mdlm_atat.samplers.draw import TokenDraw
@@ -15,6 +15,15 @@ from mdlm_atat.samplers.loop import Reverse
 def reveal_order(state: Reverse, uniform: Float[Tensor, "batch length"]) -> Int[Tensor, "batch length"]:
     """The positions of each row by falling uniform number, with those that are not to be filled last. On the CPU."""
     return torch.where(state.to_fill, uniform.cpu(), -1.0).argsort(dim=1, descending=True, stable=True)
+
+
+def order_of_steps(
+    step: Int[Tensor, "batch length"], to_fill: Bool[Tensor, "batch length"]
+) -> tuple[Int[Tensor, "batch length"], Int[Tensor, "batch steps_and_start"]]:
+    """What `reveal_as_planned` is told, from the step of each position that is to be filled, from 1. On the CPU."""
+    steps = torch.arange(int(step.max()) + 1 if step.numel() else 1)
+    order = torch.where(to_fill, step, len(steps)).argsort(dim=1, stable=True)
+    return order, ((step[..., None] <= steps) & to_fill[..., None]).sum(1)
 
 
 def reveal_as_planned(
