@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from mdlm_atat.cli.main import main
 from mdlm_atat.errors import UserError
 from mdlm_atat.finetuning.classifier import ClassifierRecord
 from mdlm_atat.finetuning.encode import Separator
+from mdlm_atat.finetuning.push import card as classifier_card
 from mdlm_atat.finetuning.push import without_paths
 from mdlm_atat.lm import CausalLM, MaskedDiffusionLM, load_lm
 from mdlm_atat.published.push import check_target, plan, send
@@ -109,6 +111,14 @@ def test_a_branch_that_somebody_made_meanwhile_is_not_written_over(hub: Hub, cli
         send(planned)
     assert hub.model("me/new").find("v2") is not None
     assert {*hub.model("me/new").files} == {"README.md"}
+
+
+@pytest.mark.parametrize("revision", ["", "0" * 40])
+def test_what_is_no_name_of_a_branch_is_refused_before_anything_is_asked(hub: Hub, client, revision: str) -> None:
+    client.log_in()
+    with pytest.raises(UserError, match="expected the name of a branch"):
+        check_target("me/new", revision=revision)
+    assert hub.requests == []
 
 
 def test_an_adapter_and_a_template_of_the_model_before_do_not_stay_to_be_laid_over_the_new_one(
@@ -345,6 +355,13 @@ def test_paths_in_a_classifiers_record_lose_their_folders_and_labels_keep_their_
         "machine": {"cpu": "one/two"},
         "note": "b",
     }
+
+
+def test_a_metric_that_is_not_defined_has_an_empty_cell_in_the_card(kept: Path) -> None:
+    classifier = TextClassifier.from_pretrained(kept)
+    about = {**classifier.record.about, "metrics": {"accuracy": 0.5, "matthews": None}, "task": "another"}
+    changed = TextClassifier(classifier.lm, classifier.head, replace(classifier.record, about=about))
+    assert "| accuracy | 0.5000 |  |  |\n| Matthews |  |  |  |" in classifier_card(changed, "hub:me/pets", "float32")
 
 
 @pytest.mark.parametrize("name", ["me/ours", "them/toy"])

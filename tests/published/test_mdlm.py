@@ -252,6 +252,20 @@ def test_the_left_to_right_baseline_is_read_as_a_causal_model(tmp_path):
     assert isinstance(load_lm(tmp_path / "read"), CausalLM)
 
 
+@pytest.mark.parametrize(("is_causal", "said"), [(True, "none of the .* and does not say"), (False, "the .* and says")])
+def test_a_network_of_which_it_cannot_be_told_whether_it_reads_left_to_right_is_refused(tmp_path, is_causal, said):
+    """One of masks without layers for a time was read as the baseline, and would have had its likelihoods."""
+    network = make(causal=is_causal)
+    folder = save_folder(network, tmp_path / "owt", causal=not is_causal)
+    config = hyperparameters(parameterization="subs" if is_causal else "ar")
+    file = save_checkpoint(network, tmp_path / "last.ckpt", average=network, config=config)
+    for path in (folder, file):
+        with pytest.raises(UserError, match=f"has {said} that it is that"):
+            read_published(path)
+    if is_causal:
+        assert read_published(save_folder(network, tmp_path / "ar", causal=True)).config.model.kind == "causal"
+
+
 @pytest.mark.parametrize(
     ("config", "named"),
     [

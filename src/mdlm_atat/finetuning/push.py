@@ -160,8 +160,8 @@ def _scores(classifier: TextClassifier) -> str:
         return ""
     lines = ["| | on held-out examples | standard error | baseline |", "|---|---|---|---|"]
     for metric, value in metrics.items():
-        error, floor = (_number(results.get(part, {}).get(metric)) for part in ("standard_error", "baseline"))
-        lines.append(f"| {title(metric)} | {value:.4f} | {error} | {floor} |")
+        error, floor = (results.get(part, {}).get(metric) for part in ("standard_error", "baseline"))
+        lines.append(f"| {title(metric)} | {' | '.join(map(_number, (value, error, floor)))} |")
     accounts = record.about.get("data", {}).get("accounts", {})
     rule = f", {accounts['rule']}" if isinstance(accounts, Mapping) and accounts.get("rule") else ""
     baseline = "the mean of the training scores" if classifier.is_regression else "the label that most examples have"
@@ -190,4 +190,5 @@ def _results(classifier: TextClassifier) -> Mapping[str, Any]:
 
 
 def _number(value: Any) -> str:
+    """A number; nothing of what is none, as null is, which a metric that is not defined is stored as."""
     return f"{value:.4f}" if isinstance(value, (int, float)) else ""

@@ -163,6 +163,7 @@ def _read_checkpoint(file: Path) -> Imported | None:
         "n_heads": model.get("n_heads"),
         "dropout": model.get("dropout"),
         "time_conditioning": _sees_time(config),
+        "causal": "ar" in (config.get("parameterization"), _part(config, "algo").get("parameterization")),
         "wrap": data.get("wrap"),
         "tokenizer": data.get("tokenizer_name_or_path"),
     }
@@ -276,6 +277,12 @@ def _shape_of(path: Path, config: Mapping[str, Any], tensors: Mapping[str, Tenso
             f"{path} says n_heads = {num_heads}, and its width {width} cannot be split over so many heads of even width"
         )
     is_causal = sigma is None and not any("adaLN_modulation" in name for name in tensors)
+    if is_causal != (config.get("causal") is True):
+        has, says = ("none of the", "does not say") if is_causal else ("the", "says")
+        raise UserError(
+            f"{path} has {has} layers for a time (adaLN) that all of this family have but the left-to-right baseline, "
+            f"and {says} that it is that (causal, or parameterization: ar): what it is cannot be told"
+        )
     dropout = config.get("dropout")
     return Shape(
         num_rows=number("vocab_size", len(embedding), 1 << 30),

@@ -10,7 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mdlm_atat.errors import UserError
-from mdlm_atat.published.hub import CONNECT_S, LOG_IN, OWNER_AND_NAME, PREFIX, HubName, Unreachable, client, hub_errors
+from mdlm_atat.published.hub import (
+    CONNECT_S,
+    LOG_IN,
+    OWNER_AND_NAME,
+    PREFIX,
+    HubName,
+    Unreachable,
+    client,
+    hub_errors,
+    is_commit,
+)
 
 _OWN = re.compile(
     r"(pytorch_)?model(-\d{5}-of-\d{5})?\.(safetensors|bin)|[\w.-]+\.index\.json|head\.safetensors|config\.(json|yaml)"
@@ -76,6 +86,8 @@ def check_target(
     `to_write` off: only to see what would be sent."""
     if not OWNER_AND_NAME.fullmatch(repository.removeprefix(PREFIX)):
         raise UserError(f"{repository} is no name for a model on the hub; expected OWNER/NAME, as in me/my-model")
+    if revision is not None and (not revision or is_commit(revision)):
+        raise UserError(f"`revision={revision!r}`: expected the name of a branch, which is made if it is missing")
     name = HubName(repository.removeprefix(PREFIX), revision)
     if to_write and client().get_token() is None:
         raise UserError(f"to send a model you have to be logged in, with a token that may write: {LOG_IN}")
