@@ -113,6 +113,23 @@ def test_a_branch_that_somebody_made_meanwhile_is_not_written_over(hub: Hub, cli
     assert {*hub.model("me/new").files} == {"README.md"}
 
 
+@pytest.mark.parametrize("revision", [None, "v2"])
+def test_a_push_that_broke_off_leaves_no_files_and_is_repeated(
+    hub: Hub, client, masked: MaskedDiffusionLM, monkeypatch: pytest.MonkeyPatch, revision: str | None
+) -> None:
+    def broken(*_: Any, **__: Any) -> None:
+        raise ConnectionError("the line went dead")
+
+    client.log_in()
+    with monkeypatch.context() as patch:
+        patch.setattr("huggingface_hub.HfApi.create_commit", broken)
+        with pytest.raises(UserError, match=r"does not answer \(the line went dead\)"):
+            masked.push_to_hub("me/new", private=True, revision=revision)
+    assert {*hub.model("me/new").files} == {".gitattributes"}
+    masked.push_to_hub("me/new", private=True, revision=revision)
+    assert load_lm(f"hub:me/new{'' if revision is None else '@v2'}").fingerprint() == masked.fingerprint()
+
+
 @pytest.mark.parametrize("revision", ["", "0" * 40])
 def test_what_is_no_name_of_a_branch_is_refused_before_anything_is_asked(hub: Hub, client, revision: str) -> None:
     client.log_in()
