@@ -17,6 +17,8 @@ from lm.made_models import two_way_lm
 from mdlm_atat import MaskedDiffusionLM
 from mdlm_atat.data.tokenizers import ByteTokenizer
 from mdlm_atat.serve import requests
+from mdlm_atat.serve.completions import Completion
+from mdlm_atat.serve.service import Service
 
 INFILL, GENERATE, SCORE, COMPLETE = "/v1/infill", "/v1/generate", "/v1/score", "/v1/completions"
 
@@ -284,3 +286,28 @@ def test_the_model_describes_itself(client: Client):
     for sampler in found["samplers"]:
         assert sampler["help"]
     assert client.get("/v1/models").json["data"][0]["id"] == "toy"
+
+
+@pytest.mark.parametrize("path", [INFILL, COMPLETE])
+def test_a_mistake_of_ours_after_a_stream_has_begun_ends_the_stream_and_the_connection_serves_on(
+    path: str, monkeypatch, capsys: pytest.CaptureFixture[str]
+):
+    lm = two_way_lm(letters="abcdef .", length=16)
+
+    def broken(*given: Any, **more: Any) -> Any:
+        raise RuntimeError(f"with {given} and {more}")
+
+    monkeypatch.setattr(Service, "answer", broken)
+    monkeypatch.setattr(Completion, "done", broken)
+    body = {"text": "abc[MASK:3]"} if path == INFILL else {"prompt": "abc", "max_tokens": 4}
+    with served(lm) as client:
+        answer = client.post(path, {**body, "stream": True})
+        assert answer.status == 200
+        assert b"HTTP/1.1" not in answer.body  # no second answer inside of the first
+        events = answer.events
+        assert len(events) > 1
+        errors = [event["error"]["type"] for _, event in events if isinstance(event, dict) and "error" in event]
+        assert errors == ["internal_error"]
+        assert [name for name, _ in events][-2:] == (["error", "end"] if path == INFILL else [None, None])
+        assert client.get("/v1/model").status == 200
+    assert "abc" not in "".join(capsys.readouterr())

@@ -136,18 +136,14 @@ class Server:
             self._service.complete(body, number, seed, lambda event, number=number: mailbox.put(event, number))
             for number in range(len(body.prompts))
         ]
-        stream = EventStream(request) if body.stream else None
-        async with self._working(jobs):
+        stream = EventStream(request, has_names=False) if body.stream else None
+        async with self._working(jobs), self._telling_mistakes(stream):
             left = len(jobs)
             while left:
                 number, event = await mailbox.get()
                 match event:
                     case Failed(error):
-                        mistake = self._mistake(error)
-                        if stream is None:
-                            raise mistake
-                        await stream.send(mistake.body())
-                        return await stream.close()
+                        raise self._mistake(error)
                     case Done():
                         left -= 1
                         chunks = completion.done(number, event)
@@ -162,7 +158,8 @@ class Server:
             whole = completion.whole()
             self._log(request, whole)
             return answered(whole)
-        await stream.send("[DONE]")
+        if not stream.has_failed:
+            await stream.send("[DONE]")
         return await stream.close()
 
     async def _texts(
@@ -179,7 +176,7 @@ class Server:
         stream = EventStream(request) if body.stream else None
         shown: Shown | None = None
         seen = 0
-        async with self._working([job]):
+        async with self._working([job]), self._telling_mistakes(stream):
             while True:
                 _, event = await mailbox.get()
                 match event:
@@ -191,11 +188,7 @@ class Server:
                         await stream.send(texts, "result")
                         break
                     case Failed(error):
-                        mistake = self._mistake(error)
-                        if stream is None:
-                            raise mistake
-                        await stream.send(mistake.body(), "error")
-                        break
+                        raise self._mistake(error)
                     case _ if stream is None:
                         continue
                     case Queued():
@@ -209,6 +202,7 @@ class Server:
                         num_kept = self._service.stopped_at(body, frame)
                         await stream.send(shown.frame(frame, seen, num_kept), "frame")
                         seen = frame.step
+        assert stream is not None
         await stream.send({}, "end")
         return await stream.close()
 
@@ -234,6 +228,20 @@ class Server:
         finally:
             for job in jobs:
                 self._worker.drop(job)
+
+    @asynccontextmanager
+    async def _telling_mistakes(self, stream: EventStream | None) -> AsyncIterator[None]:
+        """A mistake, ours too, ends the block and is told in the stream, if there is one: no other answer can be given
+        once it has begun."""
+        try:
+            yield
+        except (asyncio.CancelledError, ConnectionError):  # the client has left
+            raise
+        except Exception as error:
+            if stream is None:
+                raise
+            found = error if isinstance(error, RequestError) else self._mistake(error)
+            await stream.fail(found.body())
 
     async def _read(self, request: web.Request, kind: type[R]) -> R:
         try:

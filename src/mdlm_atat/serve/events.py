@@ -32,8 +32,11 @@ def plain(value: Any) -> Any:
 class EventStream:
     """A response that is a stream of events. It is never compressed, which would hold events back."""
 
-    def __init__(self, request: web.Request) -> None:
+    def __init__(self, request: web.Request, *, has_names: bool = True) -> None:
+        """`has_names`: each event has one; OpenAI's have none."""
         self._request = request
+        self._has_names = has_names
+        self.has_failed = False
         self._response = web.StreamResponse(
             headers={"Content-Type": "text/event-stream; charset=utf-8", "X-Accel-Buffering": "no"}
         )
@@ -42,9 +45,14 @@ class EventStream:
         """Send an event; `data` that is a str as it is, else as JSON."""
         if not self._response.prepared:
             await self._response.prepare(self._request)
-        name = "" if event is None else f"event: {event}\n"
+        name = "" if event is None or not self._has_names else f"event: {event}\n"
         text = data if isinstance(data, str) else as_json(data)
         await self._response.write(f"{name}data: {text}\n\n".encode("ascii"))
+
+    async def fail(self, mistake: Any) -> None:
+        """Say what went wrong, as the last thing that is said."""
+        self.has_failed = True
+        await self.send(mistake, "error")
 
     async def close(self) -> web.StreamResponse:
         await self._response.write_eof()
