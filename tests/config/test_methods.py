@@ -237,7 +237,7 @@ CONTRADICTIONS = {
     ),
     "odd micro-batch through the bound": (
         "importance_only --importance.through_bound true --train.batch_size 6 --train.num_micro_batches 2",
-        "train.batch_size / train.num_micro_batches must be even, not 3",
+        "train.batch_size = 6 over 2 micro-batches is 3 to mask at once, not an even number: try --train.batch_size 8",
     ),
     "times that are not the bound's, through the bound": (
         "importance_rates --importance.through_bound true",

@@ -15,7 +15,9 @@ from mdlm_atat.studies import processes
 from tiny_runs import TINY, write_text
 
 STAND_IN_ATAT = Path(__file__).parent / "stand_in_atat.py"
-SETTINGS = {path: value for path, value in TINY.items() if path != "train.num_steps"}
+SETTINGS = {path: value for path, value in TINY.items() if path != "train.num_steps"} | {
+    "train.batch_size": 8  # of which atat reads five rows left to right
+}
 
 
 def grid_file(folder: Path, **changed: Any) -> Path:

@@ -26,10 +26,14 @@ from mdlm_atat.studies.jobs import (
 from mdlm_atat.studies.processes import run_command
 from mdlm_atat.studies.results import _arms
 from mdlm_atat.studies.run import open_study
+from mdlm_atat.training import log
 from mdlm_atat.training.flops import training_flops_per_token
-from studies.grids import grid_file
+from studies.grids import SETTINGS, grid_file
 
 ROOT = Path(__file__).parents[2]
+
+
+THROUGH_BOUND = {"importance.through_bound": True, "masking.strategy": "position", "masking.position": "table"}
 
 
 def mistakes(folder: Path, **changed: Any) -> list[str]:
@@ -90,10 +94,40 @@ def mistakes(folder: Path, **changed: Any) -> list[str]:
             "arms, data: two runs would be called mdlm-b-c: rename an arm or a corpus",
         ),
         ({"sedes": [0]}, "sedes: unknown key; did you mean seeds?"),
+        (
+            {"overrides": {"train.batch_size": 12}},
+            "arms.atat: objective.causal_share = 0.625 reads 5 of every 8 sequences left to right, and train.batch_size"
+            " = 12 is no multiple of 8: try `train.batch_size=16`",
+        ),
+        (
+            {"overrides": {"train.batch_size": 16, "train.num_micro_batches": 4}},
+            "arms.atat: objective.causal_share = 0.625 reads 5 of every 8 sequences left to right, and train.batch_size"
+            " = 16 over 4 micro-batches, 4 at once, is no multiple of 8: try `train.batch_size=32`",
+        ),
+        (
+            {"arms": {"mdlm": {"method": "mdlm", "overrides": {"train.batch_size": 7, **THROUGH_BOUND}}}},
+            "arms.mdlm: importance.through_bound masks every sequence twice, and train.batch_size = 7 is 7 to mask at"
+            " once, not an even number: try `train.batch_size=8`",
+        ),
+        ({"overrides": {"train.residual": "bf16", "train.precision": "float32"}}, "train.residual = bf16 is for bf16"),
+        ({"arms": {"mdlm": {"overrides": {"lora.rank": 8, "optim.kind": "adamw"}}}}, "arms.mdlm: lora.rank is set"),
     ],
 )
 def test_a_wrong_grid_says_what_is_wrong_and_where(tmp_path, changed, message):
     assert any(line.startswith(message) for line in mistakes(tmp_path, **changed)), mistakes(tmp_path, **changed)
+
+
+def test_a_logger_that_no_run_of_a_grid_could_write_to_is_told_before_any_runs(tmp_path, monkeypatch):
+    monkeypatch.setattr(log, "find_spec", lambda _: None)
+    (message,) = mistakes(tmp_path, overrides={"train.loggers": ["wandb"], "train.batch_size": 8})
+    assert message == "the logger wandb is not installed; run: pip install 'mdlm-atat[wandb]'"
+
+
+def test_an_experiment_that_has_begun_is_read_though_an_arm_of_it_cannot_be_trained(tmp_path):
+    tree = grid_tree(load_grid(str(grid_file(tmp_path))))
+    tree["overrides"] = {**SETTINGS, "train.batch_size": 12}
+    (tmp_path / "grid.yaml").write_text(yaml_text(tree))
+    assert [arm.name for arm in load_grid(str(tmp_path)).arms] == ["mdlm", "atat"]
 
 
 def test_five_mistakes_are_told_at_once(tmp_path):

@@ -404,7 +404,7 @@ def test_every_run_knows_its_command_commit_data_machine_and_configuration(exper
         assert (entry["commit"], entry["machine"]["cpu"]) == ("abc", "stand-in")
         assert len(entry["data"]["hash"]) == 64
         assert entry["config"]["train.seed"] == entry["seed"]
-        assert (entry["num_steps"], entry["num_tokens"]) == (8, 8 * 4 * 16)
+        assert (entry["num_steps"], entry["num_tokens"]) == (8, 8 * 8 * 16)
         assert entry["train_flops"] == results["arms"][entry["arm"]]["flops_per_token"] * entry["num_tokens"]
         assert entry["samples"] == [{"text": f"{entry['arm']} says", "step": 8}]
         assert entry["curve"]["step"] == [4, 8]
@@ -427,7 +427,7 @@ def test_the_markdown_has_the_table_the_caveats_the_differences_and_the_commands
 def test_status_shows_states_steps_speed_and_the_time_left(experiment, capsys):
     assert main(["experiment", "status", str(experiment)]) == 0
     said = capsys.readouterr().out.splitlines()
-    assert said[0] == "mdlm-seed-0  done     step 8 of 8              128 tokens/s"
+    assert said[0] == "mdlm-seed-0  done     step 8 of 8              256 tokens/s"
     assert said[-1] == "4 runs: 4 done"
     shutil.rmtree(experiment / "runs/atat/seed-1")
     assert main(["experiment", "status", str(experiment)]) == 0

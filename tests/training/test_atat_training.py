@@ -250,7 +250,8 @@ def test_rows_that_cannot_be_paired_on_each_process_are_one_clear_message(text, 
     assert train_method("importance_only", text, tmp_path / "run", **settings) == 2
     message = capsys.readouterr().err.splitlines()[-1]
     assert message.startswith("error: importance.through_bound masks every sequence twice")
-    assert "6 sequences over 2 processes and 1 micro-batches are 3 to mask at once" in message
+    size = "train.batch_size = 6 over 2 processes is 3 to mask at once"
+    assert f"{size}, not an even number: try --train.batch_size 8" in message
     assert not (tmp_path / "run").exists()
 
 

@@ -142,8 +142,3 @@ def _check_through_bound(config: RunConfig, *, reads: bool) -> None:
             "importance.through_bound has nothing to train: it needs an estimator (importance.mode full or "
             "learned_only) and masking.strategy importance or curriculum, or masking.position = table"
         )
-    if (config.train.batch_size // config.train.least_micro_batches) % 2:
-        raise UserError(
-            "importance.through_bound masks every sequence twice: train.batch_size / train.num_micro_batches "
-            f"must be even, not {config.train.batch_size // config.train.least_micro_batches}"
-        )

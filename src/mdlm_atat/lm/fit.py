@@ -20,7 +20,8 @@ from mdlm_atat.data.sources import SourceLike, label_of
 from mdlm_atat.errors import UserError
 from mdlm_atat.progress import messages
 from mdlm_atat.scoring.validation import score_validation
-from mdlm_atat.training.assemble import check_split, make_training
+from mdlm_atat.training.assemble import make_training
+from mdlm_atat.training.check import check_split
 from mdlm_atat.training.engine import Engine
 from mdlm_atat.training.log import ProgressLine
 from mdlm_atat.training.loop import train
@@ -69,7 +70,7 @@ def fit(
             "`lora.rank=`: fit() trains the network itself; a run trains beside one: `train(init=..., lora_rank=8)`"
         )
     engine = Engine(config.train.precision)
-    check_split(config, engine)
+    check_split(config, engine.num_ranks, is_sharded=engine.is_sharded)
     corpus = prepare(request=DataRequest.of(config.data, source=data, tokenizer=lm.tokenizer), progress=progress)
     train_data, valid_data = (corpus.open(split, config.data.length) for split in ("train", "valid"))
     torch.manual_seed(config.train.seed)

@@ -18,7 +18,6 @@ from rich.console import Console
 from mdlm_atat.atomic import write_json
 from mdlm_atat.config.arguments import Setting, read_arguments
 from mdlm_atat.config.build import build_model, own_schedule
-from mdlm_atat.config.method import check_method
 from mdlm_atat.config.schema import DataConfig, RunConfig
 from mdlm_atat.config.size import check_memory, memory_of
 from mdlm_atat.core.curriculum import Stage
@@ -49,7 +48,8 @@ from mdlm_atat.scoring.cost import unigram_json
 from mdlm_atat.scoring.draws import DrawSettings
 from mdlm_atat.scoring.unigram import unigram_cost
 from mdlm_atat.scoring.validation import score_validation
-from mdlm_atat.training.assemble import check_split, make_training
+from mdlm_atat.training.assemble import make_training
+from mdlm_atat.training.check import check_settings
 from mdlm_atat.training.checkpoint import Checkpoint, newest_sound
 from mdlm_atat.training.dry_run import DryRun, dry_run, find_micro_batches, measured_plan, plan
 from mdlm_atat.training.engine import Engine
@@ -68,7 +68,6 @@ from mdlm_atat.training.folder import (
     write_again,
     write_start,
 )
-from mdlm_atat.training.log import check_installed
 from mdlm_atat.training.loop import Progress, Training
 from mdlm_atat.training.low_rank import add_low_rank
 from mdlm_atat.training.metrics import OnStep
@@ -148,12 +147,10 @@ class _Caller:
 def _run(request: RunRequest, caller: _Caller) -> Run:
     """Train and, when it got to the end, evaluate, generate and write the report."""
     config = request.run_config()
-    check_method(config)
     config = replace(config, data=with_absolute_paths(config.data))
     engine = Engine(config.train.precision, shard=config.train.shard)
     say = caller.teller(engine)
-    check_installed(config.train.loggers)
-    check_split(config, engine)
+    check_settings(config, engine.num_ranks, is_sharded=engine.is_sharded, precision=engine.precision)
     if config.train.shard and not engine.is_sharded:
         say("train.shard: a single process holds all weights; there is nothing to share out")
     with owned_folder(request, engine, say) as (folder, owner):

@@ -62,7 +62,8 @@ def load_grid(name_or_path: str, forced: Mapping[str, Any] | None = None) -> Gri
     label, source, folder = _locate(name_or_path)
     tree = read_yaml(label, source, holds="a grid (arms, baseline, seeds, budget, ...)")
     mistakes: list[str] = []
-    grid = _Reader(mistakes, folder).grid(tree, Path(label).stem, forced or {})
+    is_stored = label == str(Path(name_or_path) / "grid.yaml")
+    grid = _Reader(mistakes, folder, is_stored=is_stored).grid(tree, Path(label).stem, forced or {})
     if grid is None or mistakes:
         if len(mistakes) == 1:
             raise UserError(f"{label}: {mistakes[0]}")
@@ -92,9 +93,12 @@ def _locate(name: str) -> tuple[str, Traversable, Path]:
 class _Reader:
     """Makes a grid of plain values. A mistake is added to `mistakes`, and the rest is read all the same."""
 
-    def __init__(self, mistakes: list[str], folder: Path) -> None:
+    def __init__(self, mistakes: list[str], folder: Path, *, is_stored: bool = False) -> None:
+        """`is_stored`: of an experiment that has begun, whose results are read even if some arm of it cannot be
+        trained, here or at all."""
         self.mistakes = mistakes
         self.folder = folder
+        self.is_stored = is_stored
 
     def grid(self, tree: dict[Any, Any], stem: str, forced: Mapping[str, Any]) -> Grid | None:
         self.known_keys(tree, KEYS, "")
@@ -315,7 +319,9 @@ class _Reader:
     def check_configurations(self, grid: Grid) -> None:
         """Check the configuration of every arm on every corpus. A mistake that several arms share is told once."""
         from mdlm_atat.config.method import check_method  # torch: a list of grids need not wait for it
+        from mdlm_atat.training.check import check_settings
 
+        check = check_method if self.is_stored else check_settings
         found: dict[str, list[str]] = {}
         for corpus in grid.corpora:
             configs: dict[str, RunConfig] = {}
@@ -324,13 +330,15 @@ class _Reader:
                     config, mistakes = apply_settings(base_config(arm.base, arm.method), grid.settings(arm, corpus))
                     messages = [f"{path}: {what}" if path else what for path, what in mistakes]
                     if config is not None:
-                        check_method(config)
+                        check(config)
                 except UserError as error:
                     config, messages = None, [str(error)]
                 if config is not None:
                     configs[arm.name] = config
                     if config.train.max_minutes:
                         messages.append("train.max_minutes is set: a run of an experiment ends with its budget")
+                    if config.lora.rank and not self.is_stored:
+                        messages.append("lora.rank is set: a run of an experiment begins with random weights")
                 for message in messages:
                     found.setdefault(message.replace("\n", "\n    "), []).append(arm.name)
             self.check_comparable(grid, configs)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, replace
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import nn
 
-from mdlm_atat.config.build import build_objective, causal_rows, modes_of
+from mdlm_atat.config.build import build_objective
 from mdlm_atat.config.schema import RunConfig
 from mdlm_atat.core.curriculum import Stage
 from mdlm_atat.data.tokens import TokenDataset, batch_at, prompts_at
@@ -19,6 +18,7 @@ from mdlm_atat.errors import UserError
 from mdlm_atat.nets.ema import EMA
 from mdlm_atat.progress import OnProgress
 from mdlm_atat.small_files import taken_apart
+from mdlm_atat.training.check import check_split
 from mdlm_atat.training.checkpoint import Checkpoint, all_checkpoints, collect, save, tidy
 from mdlm_atat.training.engine import Engine, speed_up
 from mdlm_atat.training.flops import matrix_rate, training_flops_per_token
@@ -26,43 +26,6 @@ from mdlm_atat.training.folder import settings_of
 from mdlm_atat.training.loop import Progress, Training, as_state, from_state, make_recorded, seed_after
 from mdlm_atat.training.micro_batches import MicroBatches
 from mdlm_atat.training.optim import make_optimizer
-
-
-def check_split(config: RunConfig, engine: Engine) -> None:
-    """Raise UserError, with a batch size to try, where a batch cannot be cut into equal shares."""
-    num_micro_batches = config.train.least_micro_batches
-    if config.train.num_micro_batches == "auto" and engine.is_sharded:
-        raise UserError(
-            "train.num_micro_batches = auto tries a step in each process alone, and with train.shard none has all "
-            "weights: set a number"
-        )
-    num_parts = engine.num_ranks * num_micro_batches
-    rows = config.train.batch_size // num_parts
-    if config.train.batch_size % num_parts:
-        raise UserError(
-            f"train.batch_size = {config.train.batch_size} cannot be cut into {engine.num_ranks} processes x "
-            f"{num_micro_batches} micro-batches of equal size; try `train.batch_size="
-            f"{max(1, rows) * num_parts}`"
-        )
-    share = causal_rows(config.objective) if "masked" in modes_of(config) else Fraction(1)
-    if rows % share.denominator:
-        nearest = min(max(1, round(share * rows)), rows - 1)  # of so many; none where it is 0: a single row
-        size = f"train.batch_size = {config.train.batch_size}"
-        if num_parts > 1:
-            parts = f"{engine.num_ranks} processes and {num_micro_batches} micro-batches"
-            size += f" over {parts}, {rows} at once,"
-        raise UserError(
-            f"objective.causal_share = {config.objective.causal_share} reads {share.numerator} of every "
-            f"{share.denominator} sequences left to right, and {size} is no multiple of {share.denominator}: try "
-            f"`train.batch_size={max(1, round(rows / share.denominator)) * share.denominator * num_parts}`"
-            + (f", or `objective.causal_share={nearest / rows:g}`" if nearest else "")
-        )
-    if config.importance.through_bound and rows * (1 - share) % 2:
-        raise UserError(
-            f"importance.through_bound masks every sequence twice, and {config.train.batch_size} sequences over "
-            f"{engine.num_ranks} processes and {num_micro_batches} micro-batches are "
-            f"{int(rows * (1 - share))} to mask at once, not an even number: change `train.batch_size=`"
-        )
 
 
 def make_training(
@@ -172,7 +135,7 @@ def find_by_trying(config: RunConfig, engine: Engine) -> MicroBatches | None:
 
     def cuts_evenly(num: int) -> bool:
         try:
-            check_split(replace(config, train=replace(config.train, num_micro_batches=num)), engine)
+            check_split(replace(config, train=replace(config.train, num_micro_batches=num)), engine.num_ranks)
         except UserError:
             return False
         return True

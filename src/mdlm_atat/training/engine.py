@@ -35,6 +35,7 @@ from mdlm_atat.device import (
 )
 from mdlm_atat.errors import UserError
 from mdlm_atat.provenance import cpu
+from mdlm_atat.training.check import check_residual
 
 try:
     import resource
@@ -49,11 +50,7 @@ logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it greets eve
 def speed_up(model: nn.Module, config: TrainConfig, precision: Literal["float32", "bf16"]) -> None:
     """Apply to a network what makes its training faster or smaller, as `config` says: a bf16 residual stream,
     compilation, recomputed blocks. Raises UserError for a bf16 residual stream without bf16 arithmetic."""
-    if config.residual == "bf16" and precision != "bf16":
-        raise UserError(
-            f"train.residual = bf16 is for bf16 arithmetic, and this run's is {precision}: leave it out, or set "
-            "`train.precision='bf16'`"
-        )
+    check_residual(config, precision)
     if config.residual == "bf16":
         narrow_residual(model)
     if config.compile:
