@@ -257,8 +257,8 @@ def test_a_file_of_a_folder_that_cannot_be_read_is_named_with_how_to_go_on_witho
 @pytest.mark.parametrize(
     "made",
     [
-        ["runs/a/config.yaml", "runs/a/run.json", "runs/a/evals/step-1.json", "runs/a/checkpoints/step-1/weights.npy"],
-        ["my-model/config.yaml", "my-model/model.safetensors", "my-model/README.md"],
+        ["runs/a/config.yaml", "runs/a/run.json", "runs/a/tokenizer/a.json", "runs/a/evals/step-1.json", "runs/a/checkpoints/step-1/weights.npy"],
+        ["my-model/config.yaml", "my-model/model.safetensors", "my-model/tokenizer/a.json", "my-model/README.md"],
         ["data/mine/manifest.json", "data/mine/train.bin", "data/mine/tokenizer/tokenizer.json"],
     ],
     ids=["a run", "a saved model", "tokens"],
@@ -271,3 +271,10 @@ def test_what_was_made_of_a_text_in_its_own_folder_is_no_text(made: list[str], t
     assert made[0].startswith(folder)
     assert f"{folder} (a run, a model or tokens that atat made)" in "\n".join(listed.lines())
     assert (tmp_path / made[0]).name in read(tmp_path / folder)  # named itself it is read
+
+
+@pytest.mark.parametrize("names", [("config.yaml", "run.json"), ("config.yaml", "tokenizer/a.json")])
+def test_notes_beside_files_that_are_called_as_ours_are_text(names: tuple[str, ...], tmp_path: Path) -> None:
+    make(tmp_path, "a.txt", *(f"b/{name}" for name in ("notes.md", *names)))
+    assert "b/notes.md" in read(tmp_path)
+    assert not left_out(listing(tmp_path))

@@ -282,8 +282,9 @@ def _walk(root: Path) -> Iterator[Found | LeftOut]:
 
 def _is_made(names: set[str]) -> bool:
     """Whether a folder of files of these names is a run or a saved model, or a prepared corpus: notes are often in the
-    folder in which they are trained on, and what came of it lies beside them."""
-    return any(names >= made for made in _MADE)
+    folder in which they are trained on, and what came of it lies beside them. All three have their tokenizer; a folder
+    of notes may well have the rest."""
+    return "tokenizer" in names and any(names >= made for made in _MADE)
 
 
 _MADE = ({"config.yaml", "run.json"}, {"config.yaml", "model.safetensors"}, {"manifest.json", "train.bin"})

@@ -179,6 +179,33 @@ def test_one_quote_that_is_not_closed_does_not_make_text_of_those_that_enclose_c
         read(path)
 
 
+@pytest.mark.parametrize(
+    ("quoted", "others"),
+    [
+        (3, ['"Great" film']),
+        (30, ['"Great" film']),
+        (3, ['"A speech that goes on']),
+        (12, ['"A speech that goes on'] * 2),
+        (30, ["plain"] * 8 + ['"A speech that goes on']),
+    ],
+)
+def test_quotes_are_text_where_a_cell_goes_on_behind_them_or_many_are_open_or_many_rows_have_none(
+    quoted: int, others: list[str], tmp_path: Path
+) -> None:
+    texts = [*(f'"Saying {n}."' for n in range(quoted)), *others]
+    left_out = Counter[str]()
+    path = write(tmp_path / "a.tsv", "".join(f"{text}\t{n}\n" for n, text in enumerate(["text", *texts])))
+    assert read(path, left_out=left_out) == texts
+    assert left_out[FREE_QUOTES] == 1
+
+
+def test_a_quote_that_is_not_closed_is_a_mistake_among_cells_with_quotes_of_their_own(tmp_path: Path) -> None:
+    rows = [f'"""Saying"" {n}"\t{n}' for n in range(20)]
+    path = write(tmp_path / "a.tsv", "\n".join(["text\tn", *rows, '"and on\t20', ""]))
+    with pytest.raises(UserError, match=r"a\.tsv, line 22 cannot be read"):
+        read(path)
+
+
 def test_a_cell_of_several_lines_stays_one_where_any_other_line_has_another_number_of_commas(tmp_path: Path) -> None:
     rows = [("text", "label"), ('"Dear all,\nyou"', "1"), *((f"plain {n}", "0") for n in range(20)), ('"a, b"', "1")]
     path = write(tmp_path / "a.csv", "".join(f"{text},{label}\n" for text, label in rows))

@@ -230,15 +230,21 @@ def _encloses_cells(path: Path, reading: Reading, delimiter: str) -> bool:
 
 
 def _has_quoted_rows(path: Path, reading: Reading, delimiter: str) -> bool:
-    """Whether nearly every row has a cell that quotes enclose, as where a program has quoted all text: a quote that
-    opens a cell in another row and is not closed is a mistake there, and does not make text of all the others."""
+    """Whether nearly every row has a cell that quotes enclose, as where a program has quoted all text: the few quotes
+    that open a cell there and are not closed are mistakes, and do not make text of all the others. Quotes are text
+    where a cell goes on behind the one that closes ("Great" film), or many are open."""
     lines = _Rows(path, reading, delimiter)
-    num_rows = num_quoted = 0
+    num_rows = num_quoted = num_open = 0
     for cells in _reader(lines, Form(delimiter, False)):
         lines.end_row()
+        ends = [cell[1:].replace('""', "").partition('"')[1:] for cell in cells if cell[:1] == '"']
+        if any(behind for _, behind in ends):
+            return False
         num_rows += bool(cells)
-        num_quoted += any(cell[:1] == cell[-1:] == '"' and cell.count('"') == 2 for cell in cells)
-    return num_quoted > 2 and num_rows - num_quoted <= 2 + num_rows // 10  # a header, and the mistake
+        num_quoted += any(quote for quote, _ in ends)
+        num_open += any(not quote for quote, _ in ends)
+    few = num_rows // 10
+    return 0 < num_open <= few and num_rows - num_quoted <= 1 + num_open + few  # a header, and some without
 
 
 def _fit(sample: str, form: Form, wanted: Collection[str]) -> tuple[bool, bool, bool, int]:
