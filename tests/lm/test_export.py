@@ -403,6 +403,21 @@ def test_a_loss_of_ones_own_that_does_not_count_the_mask_has_its_gradient(home, 
     losses[kind]().backward()
 
 
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+@pytest.mark.parametrize("name", ["masked", "causal"])
+def test_gradients_of_each_row_of_a_loss_of_ones_own_are_taken_by_vmap(home, name):
+    model, rows = exported(home, name), torch.tensor(padded(encoded(ROWS))[0])
+    weights = {key: weight.detach() for key, weight in model.named_parameters()}
+
+    def loss(weights: dict[str, torch.Tensor], row: torch.Tensor) -> torch.Tensor:
+        logits = torch.func.functional_call(model, weights, (row[None],)).logits[0]
+        return torch.nn.functional.cross_entropy(logits, row)
+
+    each = torch.func.vmap(torch.func.grad(loss), (None, 0))(weights, rows)["norm.weight"]
+    torch.nn.functional.cross_entropy(model(rows).logits.flatten(0, 1), rows.flatten()).backward()
+    torch.testing.assert_close(each.mean(0), model.norm.weight.grad)
+
+
 def test_a_start_symbol_in_a_later_part_of_a_text_is_refused_too_unless_it_is_hidden(home):
     model, ids = exported(home, "causal"), torch.tensor([[0, 1, LETTERS.mask_id, 2]])
     mask = (ids != LETTERS.mask_id).long()

@@ -506,8 +506,10 @@ def refuse_mask(gradient: Tensor) -> None:
 
 
 def for_loss_elsewhere(logits: Tensor) -> Tensor:
-    """The logits, which refuse a loss that counts [MASK]."""
-    if logits.requires_grad and not torch.compiler.is_compiling():
+    """The logits, which refuse a loss that counts [MASK]; not within compiled code and torch.func, where no values are
+    looked at."""
+    is_plain = not (torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active())
+    if logits.requires_grad and is_plain:
         logits.register_hook(refuse_mask)
     return logits
 
