@@ -257,7 +257,7 @@ def test_a_file_of_a_folder_that_cannot_be_read_is_named_with_how_to_go_on_witho
 @pytest.mark.parametrize(
     "made",
     [
-        ["runs/a/config.yaml", "runs/a/run.json", "runs/a/tokenizer/a.json", "runs/a/evals/step-1.json", "runs/a/checkpoints/step-1/weights.npy"],
+        [f"runs/a/{name}" for name in ("config.yaml", "run.json", "tokenizer/a.json", "evals/step-1.json", "a/b.npy")],
         ["my-model/config.yaml", "my-model/model.safetensors", "my-model/tokenizer/a.json", "my-model/README.md"],
         ["data/mine/manifest.json", "data/mine/train.bin", "data/mine/tokenizer/tokenizer.json"],
     ],

@@ -574,6 +574,16 @@ def test_a_classifier_whose_head_is_not_whole_is_not_given_a_random_one(home, tm
         MdlmAtatForSequenceClassification.from_pretrained(folder)
 
 
+@torch.no_grad()
+def test_a_classifier_that_was_saved_again_is_a_language_model_as_before(home, tmp_path):
+    import mdlm_atat.hf
+
+    mdlm_atat.hf.MdlmAtatForSequenceClassification.from_pretrained(home / "mean").save_pretrained(tmp_path / "again")
+    rows = torch.tensor([encoded(ROWS)[0]])
+    found = mdlm_atat.hf.MdlmAtatForMaskedLM.from_pretrained(tmp_path / "again")(rows).logits
+    assert found.equal(mdlm_atat.hf.MdlmAtatForMaskedLM.from_pretrained(home / "mean")(rows).logits)
+
+
 @pytest.mark.parametrize("name", ["masked", "int8"])
 def test_what_our_classes_save_has_the_modelling_file_and_says_what_it_was_loaded_from(home, tmp_path, name):
     model = exported(home, name)

@@ -263,7 +263,14 @@ def test_a_network_of_which_it_cannot_be_told_whether_it_reads_left_to_right_is_
         with pytest.raises(UserError, match=f"has {said} that it is that"):
             read_published(path)
     if is_causal:
-        assert read_published(save_folder(network, tmp_path / "ar", causal=True)).config.model.kind == "causal"
+        named = save_folder(network, tmp_path / "ar", causal=True)
+        told: list[dict[str, Any]] = [{"parameterization": "ar"}, {"algo": {"parameterization": "ar"}}]
+        told.append({"algo": {"name": "ar", "parameterization": "mean"}})
+        files = [tmp_path / f"{number}.ckpt" for number in range(len(told))]
+        for path, settings in zip(files, told, strict=True):
+            config = hyperparameters(**{"parameterization": "subs", **settings})
+            save_checkpoint(network, path, average=network, config=config)
+        assert {read_published(path).config.model.kind for path in (named, *files)} == {"causal"}
 
 
 @pytest.mark.parametrize(
@@ -394,6 +401,13 @@ def test_a_dictionary_of_lightnings_is_a_plain_one(theirs, tmp_path, package):
     with installed(modules):
         file = save_checkpoint(theirs, tmp_path / "last.ckpt", average=theirs, more=kind(lr=0.1))
     assert read_pickle(file)["more"] == {"lr": 0.1}
+    elsewhere: Any = type("AttributeDict", (dict,), {"__module__": "elsewhere", "__qualname__": "AttributeDict"})
+    other = ModuleType("elsewhere")
+    vars(other)["AttributeDict"] = elsewhere
+    with installed([other]):
+        refused = save_checkpoint(theirs, tmp_path / "refused.ckpt", average=theirs, more=elsewhere(lr=0.1))
+    with pytest.raises(UserError, match=r"would run elsewhere\.AttributeDict"):
+        read_pickle(refused)
     strange: Any = type("Numbers", (list,), {"__module__": package, "__qualname__": "Numbers"})
     vars(modules[-1])["Numbers"] = strange
     with installed(modules):
@@ -443,7 +457,7 @@ def test_a_pickle_or_a_tokenizer_beside_it_that_has_changed_is_read_anew(tmp_pat
     first = kept(folder)
     with torch.no_grad():
         theirs.vocab_embed["embedding"] += 0.1
-    os.utime(save_folder(theirs, folder, pickled=True) / "pytorch_model.bin", (1, 1))
+    (save_folder(theirs, tmp_path / "later", pickled=True) / "pytorch_model.bin").replace(folder / "pytorch_model.bin")
     assert first != kept(folder) == kept(folder)
     file = save_checkpoint(theirs, tmp_path / "last.ckpt", average=theirs)
     first = kept(file)

@@ -1,6 +1,8 @@
 import math
 from collections import Counter
+from itertools import product
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +20,7 @@ from mdlm_atat.nets.layers import Layout
 from mdlm_atat.nets.two_way import TwoWayDiT
 from mdlm_atat.training import muon as module
 from mdlm_atat.training.checkpoint import all_checkpoints, sha256
+from mdlm_atat.training.engine import Engine
 from mdlm_atat.training.muon import COEFFICIENTS, Muon, orthogonalise, orthogonalise_together
 from mdlm_atat.training.optim import make_optimizer, set_learning_rate
 from processes import run_ranks
@@ -323,6 +326,23 @@ def test_processes_that_divide_the_matrices_get_what_one_makes_of_all(num_proces
     assert found.shape == matrices.shape
     assert len({own.shape for own in done}) == 1
     assert found.allclose(orthogonalise(matrices, torch.float32), atol=1e-6)
+
+
+def test_processes_on_cpus_that_have_whole_weights_divide_the_matrices_and_no_others(monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        module, "orthogonalise_together", lambda x, dtype: asked.append(len(x)) or orthogonalise(x, dtype)
+    )
+    for device, num_ranks, is_sharded in product(("cpu", "cuda"), (1, 2), (False, True)):
+        engine: Any = SimpleNamespace(device=torch.device(device), num_ranks=num_ranks, is_sharded=is_sharded)
+        is_divided = Engine.divides_orthogonalisation.fget(engine)  # pyright: ignore[reportOptionalCall]
+        assert is_divided == ((device, num_ranks, is_sharded) == ("cpu", 2, False))
+        network = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+        optimizer = make_optimizer(network, OptimConfig(kind="muon"), divided=is_divided)
+        for p in network.parameters():
+            p.grad = torch.ones_like(p)
+        optimizer.step()
+    assert asked == [2]
 
 
 @pytest.mark.slow

@@ -153,7 +153,7 @@ def _read_checkpoint(file: Path) -> Imported | None:
         config = _part(plain(_part(content, "hyper_parameters")), "config")
     _check_method(file, config)
     tensors = _without_prefix(file, {name: value for name, value in state.items() if not name.startswith("noise.")})
-    model, data = _part(config, "model"), _part(config, "data")
+    model, data, algorithm = (_part(config, name) for name in ("model", "data", "algo"))
     known = {
         "vocab_size": len(tensors["vocab_embed.embedding"]),
         "model_length": model.get("length"),
@@ -163,7 +163,7 @@ def _read_checkpoint(file: Path) -> Imported | None:
         "n_heads": model.get("n_heads"),
         "dropout": model.get("dropout"),
         "time_conditioning": _sees_time(config),
-        "causal": "ar" in (config.get("parameterization"), _part(config, "algo").get("parameterization")),
+        "causal": "ar" in (config.get("parameterization"), algorithm.get("parameterization"), algorithm.get("name")),
         "wrap": data.get("wrap"),
         "tokenizer": data.get("tokenizer_name_or_path"),
     }
