@@ -4,6 +4,7 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
@@ -53,12 +54,18 @@ def test_a_page_is_written_from_its_marks_and_writing_it_again_changes_nothing()
     assert written(once, TABLES, VALUES) == once
 
 
+def test_an_interval_is_a_number_too():
+    values: dict[str, Any] = {"interval": lambda: "[-0.001, 0.015]"}
+    once = written("from <!--=interval-->[-1.002, 3] on", {}, values)
+    assert once == "from <!--=interval-->[-0.001, 0.015] on" == written(once, {}, values)
+
+
 @pytest.mark.parametrize(
     ("page", "message"),
     [
         ("a <!--=third 3-->1", "'third' is none of half, word"),
         ("a <!--=half-->1", "TypeError"),
-        ("a <!--=word-->1", "'much', which is no number"),
+        ("a <!--=word-->1", "'much', which is neither a number nor an interval"),
         ("<!--=half 3-->1.50 begins a line", "a line begins with a mark"),
         ("- <!--=half 3-->1.50 begins a list", "a line begins with a mark"),
         ("a\n  <!--=half 3-->1.50 begins an indented line", "a line begins with a mark"),

@@ -11,7 +11,7 @@ from benchmarks.results import budgets, goals, to_come
 from benchmarks.results import stored as stored_files
 from benchmarks.results.trend import fitted
 
-from mdlm_atat.scoring.statistics import interval_factor, t_quantile
+from mdlm_atat.scoring.statistics import interval_factor, mean_with_interval, t_quantile
 
 
 @pytest.fixture
@@ -142,6 +142,29 @@ def test_the_share_of_the_seconds_is_read_between_two_budgets_over_log_seconds(f
         "more than 100%",
         "no",
     )
+
+
+def test_a_run_that_is_not_there_yet_leaves_the_share_open_below_a_third(folder: Path):
+    store(folder, "fresh-30s.json", 30.0, mdlm=[4.6], atat=[4.3])
+    store(folder, "fresh-120s.json", 120.0, mdlm=[4.2])
+    found = goals._share_to_largest("code")
+    assert (found.measured, found.reached) == ("more than 25%", "open")
+
+
+@pytest.mark.parametrize(
+    ("values", "measured", "reached"),
+    [
+        ([-0.20], "-18.1%, one pair", "in the mean"),
+        ([-0.20, -0.201], "-18.2% [-18.7%, -17.6%], 2 pairs", "yes"),
+        ([-0.20, -0.16], "-16.5% [-35.2%, +7.7%], 2 pairs", "in the mean"),
+        ([-0.10], "-9.5%, one pair", "no"),
+    ],
+)
+def test_a_goal_is_reached_by_a_whole_interval_and_by_one_pair_in_the_mean_alone(
+    values: list[float], measured: str, reached: str
+):
+    found = goals._at_most(mean_with_interval(values), -0.15)
+    assert (found.measured, found.reached) == (measured, reached)
 
 
 def test_an_experiment_is_a_table_of_its_arms_and_their_differences_to_what_has_the_same_likelihood(

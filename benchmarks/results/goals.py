@@ -41,10 +41,11 @@ def _yes(is_reached: bool) -> str:
 
 
 def _at_most(found: Mean, most: float) -> Found:
-    """Whether a change of perplexity is at most that, with its whole interval or in the mean alone."""
-    worst = found.value if found.interval95 is None else found.interval95[1]
+    """Whether a change of perplexity is at most that, with its whole interval or in the mean alone. One pair has no
+    interval, and can reach a goal in the mean only."""
+    worst = math.inf if found.interval95 is None else found.interval95[1]
     in_mean = "in the mean" if math.expm1(found.value) <= most else "no"
-    return Found(_with_interval(found), "yes" if math.expm1(worst) <= most else in_mean)
+    return Found(_with_interval(found), "yes" if worst <= math.log1p(most) else in_mean)
 
 
 def _at_equal_seconds(column: str, base: str, most: float, command: str) -> Found:
@@ -93,7 +94,8 @@ def _share_to_largest(text: str) -> Found:
         if before > goal.value >= after:
             share = before_s * (after_s / before_s) ** ((before - goal.value) / (before - after)) / whole_s
             return Found(f"{100 * share:.0f}%", _yes(share <= 1 / 3))
-    return Found(f"more than {100 * points[-1][0] / whole_s:.0f}%", "no")
+    share = points[-1][0] / whole_s
+    return Found(f"more than {100 * share:.0f}%", "no" if share >= 1 / 3 else "open")
 
 
 def _seconds(runs: Sequence[Run]) -> float | None:

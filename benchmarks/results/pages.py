@@ -10,7 +10,8 @@ Written = Callable[..., str]
 """What a mark's arguments, as words, are written as."""
 
 TABLE = re.compile(r"^<!-- table: (.*?) -->\n.*?^<!-- end -->$", re.MULTILINE | re.DOTALL)
-NUMBER = r"[-+]?\d+(?:,\d{3})*(?:\.\d+)?[%MKB]?(?: ± \d+(?:\.\d+)?%?)?"
+ALONE = r"[-+]?\d+(?:,\d{3})*(?:\.\d+)?[%MKB]?"
+NUMBER = rf"(?:{ALONE}(?: ± \d+(?:\.\d+)?%?)?|\[{ALONE}, {ALONE}\])"
 VALUE = re.compile(rf"<!--=([^>]*?)-->(?:{NUMBER})?")
 MARK = re.compile(r"<!--=|<!-- (?:table:|end)")
 SET = (
@@ -39,7 +40,7 @@ def written(text: str, tables: Mapping[str, Written], values: Mapping[str, Writt
     def value(found: re.Match[str]) -> str:
         number = _called(values, found[1])
         if re.fullmatch(NUMBER, number) is None:
-            raise PageError(f"{found[1]!r} gave {number!r}, which is no number with an error")
+            raise PageError(f"{found[1]!r} gave {number!r}, which is neither a number nor an interval")
         return f"<!--={found[1]}-->{number}"
 
     if text.count("<!-- table:") != text.count("<!-- end -->"):

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from benchmarks.results.budgets import Lead, amount
-from benchmarks.results.markdown import less, nats, perplexity
+from benchmarks.results.markdown import interval, less, nats, perplexity
 from benchmarks.results.novels import equal_seconds_novels, novels, of_two_ways, older_novels
 from benchmarks.results.stored import Number, Run, difference_of, mean_of, stored
 from benchmarks.results.tables import SPREAD
@@ -27,6 +27,11 @@ def arm_perplexity(arm: str, column: str, num_steps: str = "1500") -> str:
 def difference(arm: str, against: str, column: str, num_steps: str = "1500") -> str:
     """arm - against in nats, paired by seed, without its sign."""
     return _unsigned(_difference(novels(int(num_steps)), arm, against, column))
+
+
+def between(arm: str, against: str, column: str, num_steps: str = "1500") -> str:
+    """The 95% interval of arm - against in nats, with its signs."""
+    return interval(_difference(novels(int(num_steps)), arm, against, column))
 
 
 def change(arm: str, against: str, column: str, num_steps: str = "1500") -> str:
@@ -183,6 +188,7 @@ def _difference(arms: Mapping[str, Sequence[Run]], arm: str, against: str, colum
 VALUES: Mapping[str, Callable[..., str]] = {
     "at": at,
     "best_gap": best_gap,
+    "between": between,
     "change": change,
     "difference": difference,
     "judged": judged,

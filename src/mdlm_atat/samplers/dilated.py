@@ -32,8 +32,9 @@ class Dilated:
 
     Dilated unmasking (arXiv 2506.19037). Of a block of B positions round k of ceil(log_a B) reveals those at multiples
     of a^(ceil(log_a B) - k) that are masked still: of 8, with a = 2, first 0 and 4, then 2 and 6, then 1, 3, 5 and 7.
-    With a = 2 and B above 2 no two neighbours are ever drawn at once. Where the network is sure does not matter, so the
-    order is known beforehand, and N positions take N / B times ceil(log_a B) evaluations.
+    With a = 2 and B above 2 no two neighbours are drawn at once, but where a last block of 2 is left over. Where the
+    network is sure does not matter, so the order is known beforehand, and N positions take N / B times ceil(log_a B)
+    evaluations.
     """
 
     order_is_deterministic: ClassVar = True
