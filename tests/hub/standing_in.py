@@ -258,7 +258,9 @@ class Handler(BaseHTTPRequestHandler):
         found = self.open(kind, name, to_write=True)
         if branch in found.branches:
             raise Refused(409, message="Reference already exists")
-        found.branches[branch] = found.branches["main"]
+        start = found.find(json.loads(self.body or b"{}").get("startingPoint") or "main")
+        assert start is not None
+        found.branches[branch] = start
         self.send(200, {})
 
     def preupload(self, kind: str, name: str, revision: str) -> None:

@@ -113,6 +113,17 @@ def test_a_branch_that_somebody_made_meanwhile_is_not_written_over(hub: Hub, cli
     assert {*hub.model("me/new").files} == {"README.md"}
 
 
+def test_a_branch_begins_where_main_was_when_it_was_looked_at(hub: Hub, client, saved: Path) -> None:
+    client.log_in()
+    hub.add("me/new", {"README.md": b"mine"})
+    planned = plan(saved, check_target("me/new", revision="v2", replace=True))
+    hub.model("me/new").commit({"later.txt": b"of somebody else"})
+    send(planned)
+    repository = hub.model("me/new")
+    assert {*repository.files} == {"later.txt"}
+    assert {*repository.commits[repository.branches["v2"]]} == {*planned.files}
+
+
 @pytest.mark.parametrize("revision", [None, "v2"])
 def test_a_push_that_broke_off_leaves_no_files_and_is_repeated(
     hub: Hub, client, masked: MaskedDiffusionLM, monkeypatch: pytest.MonkeyPatch, revision: str | None
