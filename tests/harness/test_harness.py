@@ -385,7 +385,9 @@ def test_names_that_the_harness_alone_can_tell_are_left_to_it(tasks: Path, tmp_p
     (folder / "numbers").touch()
     os.truncate(folder / "numbers", 1 << 36)  # which are no task, and more than the memory
     (folder / "mine.yaml").write_text("task: my_word\n")
-    check_task_names(("my_word",), folder)
+    (tmp_path / "theirs.yaml").write_text("task: their_word\n")
+    (folder / "linked.yaml").symlink_to(tmp_path / "theirs.yaml")
+    check_task_names(("my_word", "their_word"), folder)
 
 
 @pytest.mark.parametrize(

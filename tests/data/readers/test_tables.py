@@ -183,7 +183,7 @@ def test_one_quote_that_is_not_closed_does_not_make_text_of_those_that_enclose_c
     ("quoted", "others"),
     [
         (3, ['"Great" film']),
-        (30, ['"Great" film']),
+        (30, ['"Great" film', '"A speech that goes on']),
         (3, ['"A speech that goes on']),
         (12, ['"A speech that goes on'] * 2),
         (30, ["plain"] * 8 + ['"A speech that goes on']),
