@@ -103,6 +103,15 @@ def test_a_slope_that_cannot_be_told_from_0_leaves_the_zero_without_an_end():
     assert budgets.zero(line).endswith(", no end]")
 
 
+def test_a_lead_that_cannot_be_told_from_0_anywhere_may_be_0_anywhere():
+    line = fitted([(n * 1e8, -0.004 + 0.002 * math.log2(n) + sign * 0.05) for n in (1, 2) for sign in (-1, 1)])
+    assert line is not None
+    zero = line.zero()
+    assert zero is not None
+    assert zero.interval95 == (0, math.inf)
+    assert budgets.zero(line) == "400M [0M, no end]"
+
+
 def test_nothing_stored_is_commands_and_each_budget_that_comes_is_a_column(folder: Path):
     assert budgets.by_budget("code").count("--out runs/fresh-") == 2
     assert budgets.by_budget("code").startswith(
@@ -122,6 +131,20 @@ def test_nothing_stored_is_commands_and_each_budget_that_comes_is_a_column(folde
     assert missing == "Not measured yet: `atat experiment run docs/results/fresh-seconds.yaml`."
     lead = budgets.Lead("code", "any_order", "atat", "mdlm")
     assert lead.pairs() == [(30e6, pytest.approx(-0.2)), (30e6, pytest.approx(-0.3)), (120e6, pytest.approx(-0.1))]
+
+
+def test_a_lead_that_has_two_budgets_is_a_row_with_its_line_at_ten_times_the_largest(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Four pairs at 30M and 120M tokens, 0.01 about a line that rises by 0.1 a doubling; t of 2 degrees is 4.303."""
+    monkeypatch.setattr(budgets, "OLDER", [])
+    store(folder, "fresh-30s.json", 30.0, mdlm=[4.0, 4.1], atat=[3.71, 3.79])
+    store(folder, "fresh-120s.json", 120.0, mdlm=[4.0, 4.1], atat=[3.91, 3.99])
+    store(folder, "novels-30s.json", 30.0, mdlm=[4.0], atat=[3.9])  # one budget has no line
+    assert budgets.trend().splitlines()[2:] == [
+        "| code | any order, `atat` minus `mdlm` | 2 | 4 | +0.1000 ± 0.0071 | 1.2B | +0.232 ± 0.031 [0.097, 0.367] | "
+        "+26% | 240M [165M, 463M] |"
+    ]
 
 
 def test_the_share_of_the_seconds_is_read_between_two_budgets_over_log_seconds(folder: Path):

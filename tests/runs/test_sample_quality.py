@@ -15,7 +15,14 @@ from mdlm_atat.errors import UserError
 from mdlm_atat.report.quality_lines import seconds_lines
 from mdlm_atat.report.sample_quality import _look, panels_of
 from mdlm_atat.runs import sample_quality as module
-from mdlm_atat.runs.sample_quality import compared_samplers, cost_of_real_text, make_canvas, sample_quality
+from mdlm_atat.runs.evaluate import open_data
+from mdlm_atat.runs.sample_quality import (
+    compared_samplers,
+    cost_of_real_text,
+    in_pieces_of,
+    make_canvas,
+    sample_quality,
+)
 from mdlm_atat.scoring.quality import REFERENCE, HowSampled, QualitySetting, SampleQuality, Task
 from mdlm_atat.scoring.samples import RealTexts
 from tiny_runs import train, write_text
@@ -64,6 +71,7 @@ def test_dilated_unmasking_its_gaps_and_a_networks_own_left_to_right_are_among_t
     for ways in by_model:
         assert [how.steps for how in ways if how.sampler == "dilated"] == [8, 16]
         assert {how.family for how in ways} >= {"entropy_budget:spacing=8", "threshold:spacing=8"}
+    assert HowSampled("dilated:block=32,skip_below=0.3").family == "dilated:skip_below=0.3"  # blocks are one curve
     assert {how.sampler for how in by_model[1]} - {how.sampler for how in by_model[0]} == {"left_to_right"}
     assert compared_samplers(lm, [8, 16], ["dilated:block=32"])[1:] == [HowSampled("dilated:block=32")]
 
@@ -118,6 +126,23 @@ def test_from_python_two_ways_are_two_points_and_nothing_is_measured_twice(lm, t
         sample_quality(lm, ways, num_texts=3, save=file, progress=False, seed=1)
 
 
+def test_the_texts_do_not_depend_on_how_many_are_made_at_a_time(lm):
+    by_batch = [
+        sample_quality(lm, [HowSampled("ancestral", 4)], num_texts=5, batch_size=size, save=False, progress=False)
+        for size in (2, 5)
+    ]
+    one, other = (found.points[0] for found in by_batch)
+    assert (one.batch_size, other.batch_size) == (2, 5)
+    assert (one.entropy_nats, one.distinct_2) == (other.entropy_nats, other.distinct_2)
+
+
+def test_a_text_in_one_piece_is_cut_to_rows_longer_than_the_models_and_documents_stay_as_they_are(lm):
+    text = open_data(lm, None)
+    assert [in_pieces_of(text, length).length for length in (8, 16, 64)] == [16, 16, 64]
+    documents = replace(text, row_starts=np.arange(0, 64, 16))
+    assert in_pieces_of(documents, 64) is documents
+
+
 def test_a_compiled_network_meets_every_shape_before_the_clock_starts(lm, monkeypatch):
     """On a GPU rows are padded to a power of two, and each new shape is compiled or recorded. Of 6 texts in batches of
     4 and 2, rows of several samplers are done one before the other."""
@@ -160,7 +185,7 @@ def test_seconds_of_an_earlier_version_are_said_to_hold_compiling(lm, tmp_path):
     ways = [HowSampled("spread", 2), HowSampled("spread", 4)]
     more = sample_quality(lm, ways, num_texts=3, save=file, progress=False)
     old_line, new_line = seconds_lines(more)
-    assert old_line.startswith("seconds of 1 points are for 3 texts, 3 at a time, ")
+    assert old_line.startswith("seconds of 1 point are for 3 texts, 3 at a time, ")
     assert old_line.endswith(", with what compiling took, if the network was compiled")
     assert new_line.endswith(", by a network that is not compiled; what is done once is left out")
 

@@ -210,6 +210,24 @@ def test_a_spacing_of_4_keeps_places_4_apart_at_first_and_2_apart_at_the_end(amo
     assert steps_of(without, Canvas.blank(1, 16, 2), 2, says(certain)) == [[1] * 16]
 
 
+def test_a_gap_of_8_shrinks_with_the_share_that_is_still_masked():
+    """Of 16 sure places in a scrambled order each step takes the best, one by one, at least 8 times the share left
+    apart: 2 of 16 at first. With a gap of 8 throughout it would be 2 in every step."""
+    falling = [7, 3, 11, 0, 14, 5, 9, 1, 13, 4, 15, 2, 10, 6, 12, 8]  # places, the surest first
+    sure = {place: 0.95 - 0.02 * rank for rank, place in enumerate(falling)}
+    rule = Uncertainty(num_steps=None, amount="threshold", threshold=0.5, spacing=8)
+    (steps,) = steps_of(rule, Canvas.blank(1, 16, 2), 2, says([[sure[n], 1 - sure[n]] for n in range(16)]))
+    expected, left = list[list[int]](), falling
+    while left:
+        gap, taken = max(2, 8 * len(left) // 16), list[int]()
+        for place in left:
+            taken += [place] * all(abs(place - other) >= gap for other in taken)
+        expected.append(sorted(taken))
+        left = [place for place in left if place not in taken]
+    assert places_of_each_step(steps) == expected
+    assert [len(group) for group in expected] == [2, 2, 3, 4, 5]
+
+
 def test_the_best_is_never_held_back_by_a_gap_and_one_at_a_time_stays_exact():
     rule = Uncertainty(num_steps=None, amount="entropy_budget", gamma=0, spacing=8)
     torch.testing.assert_close(text_probs(rule, joint=WIDER), WIDER.probs)

@@ -62,10 +62,11 @@ EXPECTING = says([[0.7, 0.2, 0.1], [0.7, 0.1, 0.2], [0.1, 0.2, 0.7]])
         Uncertainty(num_steps=None),
         Uncertainty(num_steps=None, score="margin", order="most_uncertain"),
         Uncertainty(num_steps=None, amount="threshold", threshold=0.95),
+        Uncertainty(num_steps=None, amount="threshold", threshold=0.95, spacing=2),
         Uncertainty(num_steps=None, amount="entropy_budget", gamma=0.0),
         ConfidenceBasedSampler(num_steps=3, threshold=1.0),
     ],
-    ids=["entropy", "margin", "threshold", "entropy_budget", "confidence"],
+    ids=["entropy", "margin", "threshold", "spacing", "entropy_budget", "confidence"],
 )
 def test_order_strength_moves_the_place_where_the_wanted_token_is_expected_to_the_front(rule: StepRule):
     assert steps_with(rule, 1.0, EXPECTING, 3) == [3, 2, 1]
@@ -78,6 +79,15 @@ def test_guidance_chooses_the_place_of_each_part_too():
     rule = Uncertainty(num_steps=2, amount="constant", spread=True)
     assert steps_with(rule, 0.0, denoise, 4) == [1, 2, 1, 2]
     assert steps_with(rule, 1.0, denoise, 4) == [2, 1, 2, 1]
+
+
+def test_a_gap_is_kept_from_the_place_that_guidance_brings_forward():
+    """All three are sure enough. The middle one is the surest, and both others wait for it; where token 2 is wanted the
+    first one comes first, the last with it, and the middle one waits."""
+    denoise = says([[0.8, 0.0, 0.2], [0.9, 0.1, 0.0], [0.8, 0.2, 0.0]])
+    rule = Uncertainty(num_steps=None, amount="threshold", threshold=0.5, spacing=2)
+    assert steps_with(rule, 0.0, denoise, 3) == [2, 1, 2]
+    assert steps_with(rule, 100.0, denoise, 3) == [1, 2, 1]
 
 
 def test_an_order_strength_of_2_nats_outweighs_1_nat_of_entropy_where_the_wanted_token_has_probability_six_tenths():

@@ -106,7 +106,9 @@ def seconds_lines(record: SampleQuality) -> list[str]:
         f"{SECONDS_OF[point.is_compiled]}"
         for point in record.points
     )
-    return [f"seconds{f' of {n} points' if len(alike) > 1 else ''} are {text}" for text, n in alike.items()]
+    return [
+        f"seconds{f' of {n} point' + 's' * (n > 1) if len(alike) > 1 else ''} are {text}" for text, n in alike.items()
+    ]
 
 
 def _line(columns: Sequence[Column], cell: Callable[[Column], str]) -> str:
