@@ -125,6 +125,16 @@ def test_whoever_writes_b_is_right_where_b_stood_and_costs_the_judge_the_rest(ga
     assert found["judge_more_nats"] == pytest.approx(97 / 100)
 
 
+def test_other_tokens_that_write_the_same_text_are_an_exact_match_and_not_the_tokens(
+    gaps: Gaps, monkeypatch: pytest.MonkeyPatch
+):
+    """Tokens 5 and 6 both write f."""
+    monkeypatch.setattr(Letters, "decode", lambda _, tokens: "".join("abcdefffghi"[token] for token in tokens))
+    gaps.windows[:, gaps.start : gaps.start + 2] = 6
+    found = measure(Filler(gaps, 5), BEFORE, gaps, Counting(), temperature=0, batch_size=50, seed=0)  # type: ignore[arg-type]
+    assert (found["exact"], found["token_accuracy"]) == (1, 0)
+
+
 def test_who_reads_left_to_right_is_shown_nothing_of_what_comes_after_the_gap(gaps: Gaps):
     mixed = Gaps(gaps.windows, gaps.start, torch.arange(50) % 3 + 1)
     before = Filler(mixed, 5)

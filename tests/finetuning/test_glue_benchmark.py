@@ -79,6 +79,8 @@ def test_an_interval_over_seeds_and_examples_that_reaches_the_commonest_class_is
     assert is_near_chance(mean_over_seeds(worse, 400), worse["baseline"])
     spread = {**far, "values": [0.9, 0.6, 0.7], "standard_error": None}
     assert is_near_chance(mean_over_seeds(spread, 400), spread["baseline"])
+    commonest = {**far, "values": [0.6], "standard_error": None}  # the very class, always
+    assert is_near_chance(mean_over_seeds(commonest, 400), commonest["baseline"])
 
 
 @pytest.mark.parametrize(

@@ -308,6 +308,7 @@ def test_a_mistake_of_ours_after_a_stream_has_begun_ends_the_stream_and_the_conn
         assert len(events) > 1
         errors = [event["error"]["type"] for _, event in events if isinstance(event, dict) and "error" in event]
         assert errors == ["internal_error"]
+        assert "[DONE]" not in [event for _, event in events]  # it is not done
         assert [name for name, _ in events][-2:] == (["error", "end"] if path == INFILL else [None, None])
         assert client.get("/v1/model").status == 200
     assert "abc" not in "".join(capsys.readouterr())
