@@ -17,8 +17,8 @@ class Zero:
     tokens: float
     interval95: tuple[float, float] | None
     """The tokens at which it cannot be told from 0 (Fieller 1954). Infinite above where the slope itself cannot be told
-    from 0: then those below a second, lower end belong to it as well, which lie before what was measured and are left
-    out. None where nothing is known of the error."""
+    from 0: then those below a second end belong to it as well, which lies before the middle of what was measured; they
+    are left out. None where nothing is known of the error."""
 
 
 @dataclass(frozen=True)
