@@ -100,12 +100,12 @@ def evaluate_all(args: argparse.Namespace, done: dict[str, Any]) -> dict[str, An
     is there, in evaluations/NETWORK.json, and not made again."""
     names = [name for name in NETWORKS if name in done]
     found: dict[str, Evaluation] = {}
+    text = open_data(load_lm(args.out / names[0]), None)
     for name in (*names, "start"):
         file = args.out / "evaluations" / f"{name}.json"
         if not file.exists():
             lm = load_lm(args.start if name == "start" else args.out / name)
             order = args.order if isinstance(lm, MaskedDiffusionLM) else None
-            text = open_data(load_lm(args.out / names[0]), None)
             file.parent.mkdir(exist_ok=True)
             evaluate(lm, text, num_draws=args.num_draws, order=order, batch_size=args.batch_size, save=False).save(file)
         found[name] = Evaluation.load(file)

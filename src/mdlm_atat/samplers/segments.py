@@ -22,10 +22,10 @@ class Segments:
     """The leftmost token of each of several equal parts of what is masked, then the next of each.
 
     The N masked positions are cut into as few parts as num_steps allows, ceil(N / num_steps), in which the positions
-    are revealed from left to right, all parts at once. So what comes together is far apart, and what stands to the left
-    of a token is known but for the first of a part: near to what a network has learned that reads rows left to right
-    too. Where the network is sure does not matter. The order is known beforehand, and one part is left to right, with
-    what is given on the right seen.
+    are revealed from left to right, all parts at once. So tokens that come together are far apart, and all but the
+    first of a part follow a token that is known, which suits a network that was also trained to read left to right.
+    Where the network is sure does not matter: the order is known beforehand. A single part is read from left to right,
+    and what is given on its right is seen.
     """
 
     order_is_deterministic: ClassVar = True
