@@ -56,11 +56,11 @@ def read_gguf(path: Path) -> tuple[dict[str, Any], dict[str, Tensor], Tokenizer,
     """What a .gguf file holds, or several that are the parts of one network, of which `path` is any: the configuration
     and the weights as a folder of the hub has them, the tokenizer, and the licence where the file says one. Raises
     UserError for one of another architecture, for a part that is missing, and for what the network cannot represent."""
-    files = _parts(path)
-    first, readers = files[0], [_open(file) for file in files]
+    parts = _parts(path)
+    first, readers = next(iter(parts)), list(parts.values())
     with taken_apart(first):
-        for number, (file, reader) in enumerate(zip(files, readers, strict=True)):
-            if (found := (_value(reader, "split.no", 0), _value(reader, "split.count", 1))) != (number, len(files)):
+        for number, (file, reader) in enumerate(parts.items()):
+            if (found := (_value(reader, "split.no", 0), _value(reader, "split.count", 1))) != (number, len(parts)):
                 raise UserError(
                     f"{file} says that it is part {found[0] + 1} of {found[1]}, and is called otherwise; {RESTORE}"
                 )
@@ -74,12 +74,13 @@ def read_gguf(path: Path) -> tuple[dict[str, Any], dict[str, Tensor], Tokenizer,
     return config, tensors, _tokenizer(first), _value(readers[0], "general.license")
 
 
-def _parts(path: Path) -> list[Path]:
-    """The files of the network that a file is a part of, in order. Raises UserError where one of them is missing."""
+def _parts(path: Path) -> dict[Path, GGUFReader]:
+    """The files of the network that a file is a part of, in order, each with its reader: to open one takes seconds
+    where the vocabulary is large. Raises UserError where one of them is missing."""
     reader = _open(path)
     with taken_apart(path):
         if (num_parts := _value(reader, "split.count", 1)) <= 1:
-            return [path]
+            return {path: reader}
         files, number = parts_of(path), _value(reader, "split.no", 0) + 1
     remedy = "or join them into one file (llama-gguf-split --merge FIRST_PART WHOLE, of llama.cpp)"
     if len(files) != num_parts:
@@ -92,7 +93,7 @@ def _parts(path: Path) -> list[Path]:
             f"{path} is part {number} of {num_parts} of a network, and {missing[0]} is not beside it: put all parts "
             f"into one folder, {remedy}"
         )
-    return files
+    return {file: reader if file == path else _open(file) for file in files}
 
 
 def _open(path: Path) -> GGUFReader:
