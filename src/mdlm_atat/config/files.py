@@ -214,13 +214,13 @@ def _value_of_words(hint: Any, words: list[str]) -> Any:
         return words[0]
 
 
-# --- files
-
-
 def _word(value: Any) -> str:
     if value is None:
         return "null"
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+# --- files
 
 
 def _shipped(kind: str) -> Traversable:

@@ -151,7 +151,8 @@ def _convert(place: Place, folder: Path, tell: Tell) -> None:
 
 
 def _weights_of(folder: Path) -> Path:
-    """A folder, or the only .gguf in it, or the first part of the only one, where that stands for itself."""
+    """The only .gguf network of a folder (of several parts the first); the folder itself where it holds no such one, or
+    .safetensors besides."""
     found = sorted(folder.glob("*.gguf"))
     match [file for file in found if file == parts_of(file)[0]]:
         case [only] if not any(folder.glob("*.safetensors")):
