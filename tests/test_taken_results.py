@@ -201,6 +201,7 @@ def test_what_an_experiment_found_is_a_table_of_a_page_after_it_is_taken(
     assert run(file, tmp_path / "made") == 0
     for module in (command, budgets, to_come, stored_files):
         monkeypatch.setattr(module, "FOLDER", tmp_path)
+    monkeypatch.setattr("benchmarks.results.take.FOLDER", tmp_path)
     assert command.main(["--take", str(tmp_path / "made"), "--machine", "one CPU"]) == 0
     content = json.loads((tmp_path / "made.json").read_text())
     assert content["command"] == "atat experiment run made --budget gpu_seconds=0.1"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from benchmarks.results.markdown import arm_name, table
+from benchmarks.results.markdown import arm_name, arm_of, table
 from benchmarks.results.stored import FOLDER, stored
 
 from mdlm_atat.formats import with_error
@@ -28,7 +28,7 @@ def glue(file: str) -> str:
     for run in dict.fromkeys(point["run"] for point in points):
         found = {point["task"]: point for point in points if point["run"] == run}
         cells = [_glue_cell(found[task], names[task]) if task in found else "" for task in tasks]
-        rows.append([arm_name(run.partition("/seed-")[0].rpartition("/")[2]), *cells])
+        rows.append([arm_name(arm_of(run)), *cells])
     baselines = [f"{first[task]['metrics'][name]['baseline']:.3f}" for task, name in names.items()]
     rows.append(["the commonest class, or the mean score", *baselines])
     return table(["", *(f"{task}, {METRICS[name]}" for task, name in names.items())], rows)

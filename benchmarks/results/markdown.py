@@ -56,6 +56,11 @@ def mean_cell(runs: Sequence[Run], column: str) -> str:
     return nats(found) + (f" ({found.num} of {len(runs)} seeds)" if few and found is not None else "")
 
 
+def arm_of(run: str) -> str:
+    """`atat` of a point's run `atat/seed-0`; of a run that no experiment made, the last part of its path."""
+    return run.partition("/seed-")[0].rpartition("/")[2]
+
+
 def arm_name(arm: str) -> str:
     """The arm with what can be given to --method as code."""
     first, comma, rest = arm.partition(",")

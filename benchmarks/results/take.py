@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import yaml
+from benchmarks.results.stored import FOLDER
 
 from mdlm_atat.atomic import write_text
 from mdlm_atat.errors import UserError
@@ -150,8 +151,6 @@ def _key(run: Mapping[str, Any]) -> tuple[str, str, int]:
 
 def _command(content: Mapping[str, Any]) -> str:
     """What runs the whole grid, if it is beside the results or comes along."""
-    from benchmarks.results.stored import FOLDER
-
     name, unit, amount = content["name"], content["budget"]["unit"], content["budget"]["amount"]
     grid = FOLDER / f"{name}.yaml"
     if not grid.exists():

@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmarks.results.budgets import amount, by_budget, tokens_of, trend
 from benchmarks.results.glue import glue
-from benchmarks.results.markdown import arm_name, interval, less, mean_cell, nats, table
+from benchmarks.results.markdown import arm_name, arm_of, interval, less, mean_cell, nats, table
 from benchmarks.results.novels import by_arm
 from benchmarks.results.stored import FOLDER, Number, Run, difference_of, mean_of, runs_in, stored
 
@@ -87,8 +87,7 @@ def filled_in(file: str) -> str:
         return f"Not measured yet: `{FILL_IN[file]}`."
     groups: dict[tuple[str, str, str], list[Mapping[str, Any]]] = {}
     for point in stored(file)["points"]:
-        arm = re.sub(r"/seed-\d+$", "", point["run"]).rpartition("/")[2]
-        groups.setdefault((arm, point["given"], str(point["gap"])), []).append(point)
+        groups.setdefault((arm_of(point["run"]), point["given"], str(point["gap"])), []).append(point)
     rows = []
     for (arm, given, gap), points in groups.items():
         numbers = [
