@@ -171,6 +171,8 @@ def test_loading_leaves_the_callers_random_numbers_alone(folder):
 REFUSALS = {
     "no such folder": (["eval", "{folder}/nowhere"], "there is no folder"),
     "not a run": (["eval", "{folder}"], "neither a run folder"),
+    "config.yaml of a site": (["generate", "{folder}/site"], "site/config.yaml: theme: unknown key"),
+    "no checkpoint yet": (["generate", "{folder}/begun"], "go on with atat train --resume"),
     "few draws": (["eval", "{folder}/masked", "--num_draws", "5"], "at least 32"),
     "no draws": (["eval", "{folder}/masked", "--num_draws", "0"], "at least 1"),
     "missing data": (["eval", "{folder}/masked", "--data", "nowhere.txt"], "nowhere.txt"),
@@ -196,6 +198,9 @@ REFUSALS = {
 @pytest.mark.parametrize("case", REFUSALS)
 def test_a_mistake_is_one_message_with_exit_code_2(case, folder, capsys):
     (folder / "alien.txt").write_text("caf\u00e9 " * 50)
+    for name, settings in (("site", "theme: dark"), ("begun", (folder / "masked" / "config.yaml").read_text())):
+        (folder / name).mkdir(exist_ok=True)
+        (folder / name / "config.yaml").write_text(settings)
     arguments, expected = REFUSALS[case]
     assert main([argument.format(folder=folder) for argument in arguments]) == 2
     message = capsys.readouterr().err

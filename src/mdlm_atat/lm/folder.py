@@ -95,6 +95,7 @@ def locate(
             Located(folder, candidate).check_size()
         home, checkpoint = folder, newest_sound(folder / "checkpoints", say)
         if checkpoint is None:
+            folder_config(folder)  # a config.yaml that is of something else says so
             raise UserError(f"{folder} holds no checkpoint yet; go on with `train(resume={str(folder)!r})`")
     if not (home / "tokenizer").is_dir():
         raise UserError(f"{home} has lost its folder tokenizer; restore it from a copy")
