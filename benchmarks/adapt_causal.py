@@ -39,6 +39,8 @@ NETWORKS = ("causal", "two_ways", "scratch")
 STEPS = (*NETWORKS, "evaluate", "infill")
 LAP = 24
 """Steps between two readings of the speed. Of three laps that are timed the first compiles and records."""
+HARDLY_SCORED = {"train.eval_interval_steps": 10**9, "eval.num_draws": 32, "eval.final_num_draws": 32}
+"""Of the runs themselves: the step `evaluate` scores what they made, all by the same draws."""
 
 
 def settings_of(args: argparse.Namespace, name: str) -> dict[str, Any]:
@@ -49,9 +51,14 @@ def settings_of(args: argparse.Namespace, name: str) -> dict[str, Any]:
     return {"data.source": str(args.text), "eval.num_samples": 0, **settings}
 
 
-def train_once(args: argparse.Namespace, name: str, out: Path, num_steps: int, more: dict[str, Any]) -> float:
+def train_once(args: argparse.Namespace, name: str, out: Path, num_steps: int) -> float:
     """Train a network; returns its tokens a second, without what compiles and evaluates."""
-    settings = {**settings_of(args, name), "train.num_steps": num_steps, "train.log_interval_steps": LAP, **more}
+    settings = {
+        **settings_of(args, name),
+        "train.num_steps": num_steps,
+        "train.log_interval_steps": LAP,
+        **HARDLY_SCORED,
+    }
     shutil.rmtree(out, ignore_errors=True)
     if name == "scratch":
         config = Initial.open(args.start).run_config(None, args.method, settings)
@@ -66,14 +73,12 @@ def train_once(args: argparse.Namespace, name: str, out: Path, num_steps: int, m
 def train_for(args: argparse.Namespace, name: str) -> dict[str, Any]:
     """Train a network for `--seconds`, or `--num_steps`."""
     folder, num_steps = args.out / name, args.num_steps
-    unseen = {"train.eval_interval_steps": 10**9}
     if num_steps is None:
-        quiet = {**unseen, "eval.num_draws": 32, "eval.final_num_draws": 32}
-        tokens_per_s = train_once(args, name, args.out / "timed", 3 * LAP, quiet)
+        tokens_per_s = train_once(args, name, args.out / "timed", 3 * LAP)
         config = Run(args.out / "timed").config
         num_steps = max(1, int(args.seconds * tokens_per_s / (config.train.batch_size * config.data.length)))
         shutil.rmtree(args.out / "timed")
-    tokens_per_s = train_once(args, name, folder, num_steps, unseen)
+    tokens_per_s = train_once(args, name, folder, num_steps)
     config = Run(folder).config
     num_tokens = num_steps * config.train.batch_size * config.data.length
     return {
