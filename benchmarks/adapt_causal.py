@@ -39,8 +39,13 @@ NETWORKS = ("causal", "two_ways", "scratch")
 STEPS = (*NETWORKS, "evaluate", "infill")
 LAP = 24
 """Steps between two readings of the speed. Of three laps that are timed the first compiles and records."""
-HARDLY_SCORED = {"train.eval_interval_steps": 10**9, "eval.num_draws": 32, "eval.final_num_draws": 32}
-"""Of the runs themselves: the step `evaluate` scores what they made, all by the same draws."""
+STRAIGHT_ON = {
+    "train.eval_interval_steps": 10**9,
+    "train.checkpoint_interval_steps": 10**9,
+    "eval.num_draws": 32,
+    "eval.final_num_draws": 32,
+}
+"""Nothing stops the runs on their way, and they are hardly scored: the step `evaluate` does that, by the same draws."""
 
 
 def settings_of(args: argparse.Namespace, name: str) -> dict[str, Any]:
@@ -57,7 +62,7 @@ def train_once(args: argparse.Namespace, name: str, out: Path, num_steps: int) -
         **settings_of(args, name),
         "train.num_steps": num_steps,
         "train.log_interval_steps": LAP,
-        **HARDLY_SCORED,
+        **STRAIGHT_ON,
     }
     shutil.rmtree(out, ignore_errors=True)
     if name == "scratch":
