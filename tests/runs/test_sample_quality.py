@@ -41,6 +41,18 @@ def test_samplers_run_at_every_number_of_steps_unless_their_steps_follow_from_wh
     ]
 
 
+@pytest.mark.parametrize("steps", ["num_steps=3", "tokens_a_step=8", "least_steps=8"])
+def test_a_sampler_whose_specification_says_its_steps_is_compared_once_and_on_the_curve_of_its_family(lm, steps: str):
+    sampler = f"spread:{steps},score=margin"
+    assert compared_samplers(lm, [4, 8], [sampler])[1:] == [HowSampled(sampler)]
+    assert HowSampled(sampler).family == HowSampled("spread:score=margin", 4).family == "spread:score=margin"
+
+
+def test_a_rule_of_ones_own_that_may_not_be_installed_is_one_curve_whatever_its_budget():
+    assert HowSampled("mine.rules:RightToLeft:threshold=0.5,group=2").family == "mine.rules:RightToLeft:group=2"
+    assert HowSampled("mine.rules:RightToLeft:block=2").family == HowSampled("mine.rules:RightToLeft").family
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("bench")

@@ -28,6 +28,7 @@ from mdlm_atat.published.place import find_model
 from mdlm_atat.runs.evaluate import Data, config_of, open_data, traced, weights_name, writable
 from mdlm_atat.runs.model import Model, open_model
 from mdlm_atat.samplers.canvas import Canvas
+from mdlm_atat.samplers.catalogue import says_its_steps
 from mdlm_atat.samplers.named import make_sampler
 from mdlm_atat.samplers.seeds import SeedRule, text_seeds
 from mdlm_atat.samplers.uncertainty import ADAPTIVE_AMOUNTS
@@ -187,11 +188,6 @@ def compared_samplers(
         numbers = [None] if fixed or not hasattr(rule, "num_steps") else steps
         ways += [HowSampled(sampler, number) for number in numbers]
     return ways
-
-
-def says_its_steps(sampler: str) -> bool:
-    """Whether a specification has a number of steps, or what decides it."""
-    return any(f"{option}=" in sampler for option in ("num_steps", "block"))
 
 
 def check_ways(lm: MaskedDiffusionLM | CausalLM, ways: Sequence[HowSampled], length: int) -> None:

@@ -33,8 +33,10 @@ PRESET_SUMMARIES = {
     "documents": "The least certain tokens first; stops when the rest is certain.",
 }
 """Name -> what it does, in a sentence."""
-BUDGETS = ("num_steps", "tokens_a_step", "least_steps", "block", "gamma", "threshold")
-"""Options that say how many steps a sampler takes, and not which one it is."""
+STEPS = ("num_steps", "tokens_a_step", "least_steps", "block")
+"""Options that say how many steps a sampler takes."""
+BUDGETS = (*STEPS, "gamma", "threshold")
+"""Options that decide how many steps a sampler takes, by what the network says too, and not which sampler it is."""
 WORDS = {
     "uncertainty": "most certain first",
     "order=most_certain": "",
@@ -86,21 +88,31 @@ def check_order(order: str) -> None:
         raise UserError(f"order {order!r}: any has no options; leave out what follows it")
 
 
+def says_its_steps(spec: str) -> bool:
+    """Whether a specification has one of STEPS."""
+    return any(_key(option) in STEPS for option in _parts(spec)[1])
+
+
+def without_budget(spec: str) -> str:
+    """A specification without its BUDGETS: what is one curve."""
+    name, options = _parts(spec)
+    return ":".join(filter(None, [name, ",".join(_unlimited(options))]))
+
+
 def in_words(spec: str) -> str:
     """A sampler as a legend names it: `spread`, `spread, by margin`, `least certain first, equal steps`.
 
     A specification that has all options of a preset, budgets aside, goes by the preset's name. What is not known here
     is written as it is.
     """
-    name, _, options = spec.partition(":")
+    name, options = _parts(spec)
     if name not in RULES and name not in PRESETS:
         return spec
-    given = [option.strip() for option in options.split(",") if option.strip()]
-    own = [option for option in given if option.partition("=")[0] not in BUDGETS]
+    own = _unlimited(options)
     fitting = {
         preset: wanted
         for preset, whole in PRESETS.items()
-        if whole.partition(":")[0] == name and (wanted := _identity(whole)) <= set(own)
+        if whole.partition(":")[0] == name and (wanted := set(_unlimited(_parts(whole)[1]))) <= set(own)
     }
     if fitting:
         name = max(fitting, key=lambda preset: len(fitting[preset]))
@@ -111,10 +123,21 @@ def in_words(spec: str) -> str:
     return ", ".join(filter(None, [WORDS.get(name, _plain(name)), *map(_worded, own)]))
 
 
-def _identity(spec: str) -> set[str]:
-    """The options that make a preset what it is."""
-    options = spec.partition(":")[2].split(",")
-    return {option for option in options if option.partition("=")[0] not in BUDGETS}
+def _parts(spec: str) -> tuple[str, list[str]]:
+    """As split_spec, of a specification whose name need not be known here: a stored one."""
+    name, _, options = spec.rpartition(":")
+    if "=" not in options:
+        name, options = spec, ""
+    return name, [option.strip() for option in options.split(",") if option.strip()]
+
+
+def _key(option: str) -> str:
+    return option.partition("=")[0].strip()
+
+
+def _unlimited(options: list[str]) -> list[str]:
+    """The options that make a sampler what it is."""
+    return [option for option in options if _key(option) not in BUDGETS]
 
 
 def _worded(option: str) -> str:

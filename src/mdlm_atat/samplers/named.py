@@ -14,12 +14,10 @@ from mdlm_atat import effect, plugins
 from mdlm_atat.checks import did_you_mean
 from mdlm_atat.core.schedules import Schedule
 from mdlm_atat.errors import UserError
-from mdlm_atat.samplers.catalogue import FILLED_IN, PRESETS, split_spec
+from mdlm_atat.samplers.catalogue import FILLED_IN, PRESETS, STEPS, split_spec
 from mdlm_atat.samplers.draw import TokenDraw
 from mdlm_atat.samplers.loop import StepRule
 from mdlm_atat.samplers.sizes import Profile
-
-NUMBERS_OF_STEPS = ("num_steps", "tokens_a_step", "least_steps")
 
 
 def make_sampler(
@@ -48,7 +46,7 @@ def make_sampler(
     if num_steps is not None and "num_steps" in wanted:
         raise UserError(f"steps are given twice: {num_steps}, and num_steps={wanted['num_steps']} in {spec!r}")
     if num_steps is not None or "num_steps" in wanted:
-        given = {name: value for name, value in given.items() if name not in NUMBERS_OF_STEPS}
+        given = {name: value for name, value in given.items() if name not in STEPS}
     given |= wanted
     has = {field.name for field in fields(rule)} if is_dataclass(rule) else set()
     if num_steps is not None and "num_steps" not in has:

@@ -14,6 +14,7 @@ from typing import Any, Literal, get_args
 from mdlm_atat.atomic import write_json
 from mdlm_atat.checks import at_least, one_of
 from mdlm_atat.errors import UserError
+from mdlm_atat.samplers.catalogue import without_budget
 from mdlm_atat.scoring.record_json import json_ready, load_json, read_fields, read_record
 from mdlm_atat.scoring.records import Machine, TextIdentity
 from mdlm_atat.scoring.statistics import clear_factor
@@ -69,10 +70,8 @@ class HowSampled:
 
     @property
     def family(self) -> str:
-        """The sampler without its budget, threshold or block: what is one curve."""
-        name, _, options = self.sampler.partition(":")
-        kept = [part for part in options.split(",") if part and not part.startswith(("gamma=", "threshold=", "block="))]
-        return ":".join([name, ",".join(kept)]) if kept else name
+        """The sampler without what decides how many steps it takes: what is one curve."""
+        return without_budget(self.sampler)
 
 
 @dataclass(frozen=True, kw_only=True)
