@@ -6,6 +6,7 @@ from mdlm_atat.formats import (
     age,
     as_setting,
     count,
+    counted,
     data_size,
     duration,
     number,
@@ -36,6 +37,10 @@ def test_a_value_whose_error_is_not_known_stands_alone_with_4_decimals():
 
 def test_a_perplexity_has_2_decimals_and_thousands_are_parted():
     assert [perplexity(value) for value in (67.356, 1234.5, None, 1e9)] == ["67.36", "1,234.50", "–", "1.00 × 10^9"]
+
+
+def test_one_of_a_thing_is_singular_and_none_or_several_are_plural():
+    assert [counted(n, "file") for n in (0, 1, 2, 2031)] == ["0 files", "1 file", "2 files", "2,031 files"]
 
 
 def test_a_path_among_settings_is_shown_as_a_path():

@@ -12,7 +12,7 @@ from benchmarks.results.novels import by_arm, older_novels
 from benchmarks.results.stored import FOLDER, Run, difference_of, mean_of, numbers_of, runs_in, stored
 from benchmarks.results.trend import Line, fitted
 
-from mdlm_atat.formats import with_error
+from mdlm_atat.formats import counted, with_error
 
 Arms = Mapping[str, Sequence[Run]]
 NOVELS = "atat experiment run docs/results/novels-seconds.yaml"
@@ -103,7 +103,7 @@ def _difference(arms: Arms, column: str, arm: str, against: str) -> str:
     found = difference_of(arms.get(arm, []), arms.get(against, []), column)
     if found is None:
         return ""
-    return f"{nats(found, sign=True)} ({less(found)}, {found.num} pair{'s' * (found.num > 1)})"
+    return f"{nats(found, sign=True)} ({less(found)}, {counted(found.num, 'pair')})"
 
 
 def leads() -> list[Lead]:

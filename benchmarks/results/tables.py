@@ -22,6 +22,7 @@ from benchmarks.results.markdown import (
 from benchmarks.results.novels import equal_seconds_novels, novels
 from benchmarks.results.stored import OWN, Number, Run, difference_of, mean_of, stored
 
+from mdlm_atat.formats import counted
 from mdlm_atat.formats import p_value as p_text
 from mdlm_atat.scoring.statistics import Mean, mean_with_interval, p_value
 
@@ -145,7 +146,7 @@ def by_mask_rate() -> str:
             if differences:
                 means = [mean_with_interval(tenth) for tenth in zip(*differences, strict=True)]
                 errors = [mean.standard_error for mean in means if mean.standard_error is not None]
-                seeds = f"{len(differences)} seed{'s' * (len(differences) > 1)}"
+                seeds = counted(len(differences), "seed")
                 name = f"{arm_name(arm)}, {steps(novels(num_steps)[arm])} steps, {seeds}"
                 worst = f"{max(errors):.3f}" if errors else ""
                 rows.append([name, *(f"{mean.value:+.2f}" for mean in means), worst])

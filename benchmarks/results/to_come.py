@@ -12,7 +12,7 @@ from benchmarks.results.markdown import arm_name, arm_of, interval, less, mean_c
 from benchmarks.results.novels import by_arm
 from benchmarks.results.stored import FOLDER, Number, Run, difference_of, mean_of, runs_in, stored
 
-from mdlm_atat.formats import with_error
+from mdlm_atat.formats import counted, with_error
 from mdlm_atat.scoring.statistics import mean_with_interval
 
 NAMED_BY_RATE = re.compile(r"(\w+?)_(muon|adamw)_([\d_]+e-\d)")
@@ -101,7 +101,7 @@ def filled_in(file: str) -> str:
         exact = _over_seeds(points, "exact", None, 1, 100)
         if len(points) == 1:
             exact += " [{:.1f}, {:.1f}]".format(*(100 * end for end in points[0]["exact_interval95"]))
-        gap = "a line" if gap == "line" else f"{gap} token{'s' * (gap != '1')}"
+        gap = "a line" if gap == "line" else counted(int(gap), "token")
         rows.append([arm_name(arm), given, gap, exact, *numbers])
     names = ["exact match, %", "tokens right, %", "judge, more nats a token", "evaluations"]
     return table(["", "given", "gap", *names], rows)

@@ -69,6 +69,16 @@ def count(value: float | None) -> str:
     return f"{significant(value / 1e6, 3)} million" if abs(value) >= 1e6 else f"{value:,.0f}"
 
 
+def counted(number: int, noun: str) -> str:
+    """`1 file`, `2,031 files`: how many of something, whose plural ends in s."""
+    return f"{number:,} {plural(number, noun)}"
+
+
+def plural(number: float, noun: str) -> str:
+    """`file` of one, `files` of any other number: the noun where its number stands elsewhere, or in another form."""
+    return noun if number == 1 else f"{noun}s"
+
+
 def percent(share: float | None, digits: int = 2) -> str:
     """`41%`, `2.4%`, `-26%`, `105%`: a share, to so many digits."""
     if share is None or not math.isfinite(share):

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mdlm_atat.formats import counted
 from mdlm_atat.model_folder import title_of
 from mdlm_atat.runs.texts import Document, Item, Lines, Texts, begun_with
 from mdlm_atat.terminal import is_terminal, shown
@@ -138,7 +139,7 @@ def make_texts(
     is_first_shown = arguments.watch and not asked.is_ranked and is_terminal()  # a pipe gets every text as it is
     show([text.text for text in texts], arguments, document, is_first_shown=is_first_shown)
     if lines is not None:
-        print(f"{asked.total} text{'s' * (asked.total != 1)} written to {arguments.out}", file=sys.stderr)
+        print(f"{counted(asked.total, 'text')} written to {arguments.out}", file=sys.stderr)
     on_shown(texts)
 
 
@@ -165,7 +166,7 @@ def show(texts: Sequence[str], arguments: Namespace, document: Document | None, 
         except OSError:
             print(content, end="")  # as it is not in the file, it is here
             raise
-        print(f"{len(texts)} text{'s' * (len(texts) != 1)} written to {out}", file=sys.stderr)
+        print(f"{counted(len(texts), 'text')} written to {out}", file=sys.stderr)
     elif content is not None and not is_terminal():
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.flush()

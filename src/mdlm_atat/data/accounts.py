@@ -11,7 +11,7 @@ from mdlm_atat.data.loss import Changes
 from mdlm_atat.data.manifest import Manifest
 from mdlm_atat.data.repeats import Repeated
 from mdlm_atat.data.sources import Files, HubSet, Texts
-from mdlm_atat.formats import count, percent
+from mdlm_atat.formats import count, counted, percent, plural
 
 MUCH_MORE = 2.0
 """Times the share of the text that was asked for, above which it is said that so much more was held out."""
@@ -123,4 +123,4 @@ def lost_in_words(manifest: Manifest) -> str:
 
 def documents_in_words(documents: int, characters: int) -> str:
     """Return a size in words: `12 documents, 34,567 characters`."""
-    return f"{documents:,} document{'s' * (documents != 1)}, {count(characters)} character{'s' * (characters != 1)}"
+    return f"{counted(documents, 'document')}, {count(characters)} {plural(characters, 'character')}"

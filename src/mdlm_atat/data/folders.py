@@ -18,7 +18,7 @@ from mdlm_atat.data.readers.kinds import USABLE, Refusal, find_reader
 from mdlm_atat.data.readers.reading import Reading
 from mdlm_atat.data.split_names import Part, has_split_word, split_parts
 from mdlm_atat.errors import UserError
-from mdlm_atat.formats import percent
+from mdlm_atat.formats import counted, percent, plural
 
 SHOWN_FILES = 10
 """Files that are named one by one; others are counted."""
@@ -113,7 +113,7 @@ class Folder:
         }
 
     def _file_lines(self) -> list[str]:
-        number = f"{len(self.files):,} file{'s' * (len(self.files) != 1)} in {shown(self.path)}"
+        number = f"{counted(len(self.files), 'file')} in {shown(self.path)}"
         neither = [left for left in self.left_out if left.reason == NEITHER]
         roles = [(found.path, _ROLES[role]) for found, role in self.files]
         roles += [(left.path, f"left out: {left.reason}") for left in neither]
@@ -324,7 +324,7 @@ def _groups(left_out: Iterable[LeftOut]) -> list[str]:
     ordered = sorted(groups.items(), key=lambda group: (-len(group[1]), group[0]))
     texts = []
     for (ending, reason), members in ordered[:SHOWN_FILES]:
-        what = f"{len(members):,} {ending or ('file' + 's' * (len(members) > 1))}"
+        what = f"{len(members):,} {ending or plural(len(members), 'file')}"
         texts.append(f"{shown(members[0].path) if len(members) == 1 else what} ({reason})")
     further = sum(len(members) for _, members in ordered[SHOWN_FILES:])
     return [*texts, f"{further:,} more"] if further else texts

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mdlm_atat.atomic import write_text
-from mdlm_atat.formats import count
+from mdlm_atat.formats import count, counted
 from mdlm_atat.report.experiment_results import (
     Arm,
     all_runs,
@@ -83,8 +83,8 @@ def _subtitle(results: Mapping[str, Any]) -> str:
     created = str(results.get("created") or "")[:16].replace("T", " ")
     seeds = {str(run.get("seed")) for run in runs_of(results)}
     parts = [
-        f"{len(arms_of(results))} arms",
-        f"{len(seeds)} seed{'s' * (len(seeds) != 1)}" if seeds else "",
+        counted(len(arms_of(results)), "arm"),
+        counted(len(seeds), "seed") if seeds else "",
         budget_words(results),
         created,
     ]

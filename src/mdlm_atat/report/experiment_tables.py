@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from mdlm_atat.formats import MISSING, count, duration, number, p_value, percent, perplexity, with_error
+from mdlm_atat.formats import MISSING, count, duration, number, p_value, percent, perplexity, plural, with_error
 from mdlm_atat.report.experiment_results import (
     Arm,
     all_runs,
@@ -361,4 +361,4 @@ def _names(runs: Sequence[Mapping[str, Any]]) -> str:
         corpus = corpus_of(run)
         name = f"{run.get('arm')} on {corpus}" if corpus else str(run.get("arm"))
         by_arm.setdefault(name, []).append(str(run.get("seed")))
-    return "; ".join(f"{arm}, seed{'s' * (len(seeds) > 1)} {', '.join(seeds)}" for arm, seeds in by_arm.items())
+    return "; ".join(f"{arm}, {plural(len(seeds), 'seed')} {', '.join(seeds)}" for arm, seeds in by_arm.items())

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mdlm_atat.atomic import write_json, write_text, written_aside
+from mdlm_atat.formats import counted
 from mdlm_atat.report.importance_page import (
     colour_scale,
     coloured_text,
@@ -62,7 +63,7 @@ def summary(inspected: InspectedText) -> list[str]:
     num_tokens = len(inspected.texts)
     return [
         f"correlation with the loss  {correlation}",
-        f"mean loss when masked  {inspected.mean_nll.mean():.3f} nats, {num_tokens:,} token{'s' * (num_tokens > 1)}",
+        f"mean loss when masked  {inspected.mean_nll.mean():.3f} nats, {counted(num_tokens, 'token')}",
     ]
 
 

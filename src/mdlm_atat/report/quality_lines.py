@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from mdlm_atat.formats import with_error
+from mdlm_atat.formats import counted, with_error
 from mdlm_atat.scoring.quality import SamplePoint, SampleQuality, TextQuality
 
 
@@ -106,9 +106,8 @@ def seconds_lines(record: SampleQuality) -> list[str]:
         f"{SECONDS_OF[point.is_compiled]}"
         for point in record.points
     )
-    return [
-        f"seconds{f' of {n} point' + 's' * (n > 1) if len(alike) > 1 else ''} are {text}" for text, n in alike.items()
-    ]
+    several = len(alike) > 1
+    return [f"seconds{' of ' + counted(n, 'point') if several else ''} are {text}" for text, n in alike.items()]
 
 
 def _line(columns: Sequence[Column], cell: Callable[[Column], str]) -> str:

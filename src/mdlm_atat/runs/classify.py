@@ -28,6 +28,7 @@ from mdlm_atat.device import explain_out_of_memory
 from mdlm_atat.errors import UserError
 from mdlm_atat.finetuning.classifier import BATCH_SIZE, Prediction, TextClassifier
 from mdlm_atat.finetuning.read import as_label
+from mdlm_atat.formats import counted
 from mdlm_atat.progress import OnProgress, shown
 from mdlm_atat.runs.texts import Lines, begun_with
 from mdlm_atat.training.checkpoint import sha256
@@ -143,7 +144,7 @@ class ClassifiedFile:
         """What happened, in lines."""
         tally = self.tally
         counts = "".join(f", {number:,} {label}" for label, number in tally.labels.most_common())
-        lines = [f"{tally.num_rows:,} row{'s' * (tally.num_rows != 1)} written to {self.file}{counts}"]
+        lines = [f"{counted(tally.num_rows, 'row')} written to {self.file}{counts}"]
         if tally.num_cut:
             lines.append(
                 f"{tally.num_cut:,} {'was' if tally.num_cut == 1 else 'were'} longer than {self.max_length:,} tokens "

@@ -33,6 +33,7 @@ from mdlm_atat.finetuning.training import (
     Trained,
     dropout_of,
 )
+from mdlm_atat.formats import counted
 from mdlm_atat.lm import CausalLM, MaskedDiffusionLM
 from mdlm_atat.model_folder import BOX, ORIGIN_FILE, borrowed_name, models_folder, results_folder
 from mdlm_atat.progress import OnProgress, shown
@@ -278,7 +279,7 @@ def _plan(
         f"{settings.max_length}: {train.num_cut:,} and {dev.num_cut:,} of them",
         f"model      {_place(lm)}: {lm.kind}, {sum(p.numel() for p in lm.network.parameters()):,} parameters, "
         f"{'frozen, ' if settings.probe else ''}{settings.pooling} pooling; {lm.device_name}, {lm.precision}",
-        f"training   {settings.epochs} epoch{'s' * (settings.epochs > 1)}, {settings.batch_size} examples a step, "
+        f"training   {counted(settings.epochs, 'epoch')}, {settings.batch_size} examples a step, "
         f"learning rate {settings.lr:g}",
     ]
     replaced = train.num_replaced + dev.num_replaced

@@ -14,6 +14,7 @@ from mdlm_atat.data.files import HELD_BYTES, decoded, ending_of
 from mdlm_atat.data.readers.reading import Reading
 from mdlm_atat.data.readers.records import columns_of, named
 from mdlm_atat.errors import UserError
+from mdlm_atat.formats import counted
 
 DELIMITERS = ",;\t|"
 """What may be told to separate cells; anything else is given."""
@@ -67,7 +68,7 @@ def table_rows(
                 continue
             if len(cells) != len(header):
                 raise UserError(
-                    f"{where} has {len(cells)} cells, expected the {len(header)} column{'s' * (len(header) != 1)} "
+                    f"{where} has {len(cells)} cells, expected the {counted(len(header), 'column')} "
                     f"{named(header)}; they are "
                     f"taken to be separated by {form.delimiter!r}: if by something else, set `delimiter=`"
                     + (f"; quotes enclose line ends in it, to line {first + num_lines - 1}" if num_lines > 1 else "")
