@@ -431,6 +431,9 @@ def test_status_shows_states_steps_speed_and_the_time_left(experiment, capsys):
     assert said[-1] == "4 runs: 4 done"
     shutil.rmtree(experiment / "runs/atat/seed-1")
     assert main(["experiment", "status", str(experiment)]) == 0
+    assert capsys.readouterr().out.splitlines()[-2:] == ["atat-seed-1  done     step 8 of 8", "4 runs: 4 done"]
+    (experiment / "results.json").unlink()
+    assert main(["experiment", "status", str(experiment)]) == 0
     *lines, whole = capsys.readouterr().out.splitlines()
     assert lines[-1] == "atat-seed-1  waiting  step 0 of 8                                   4 s left"
     assert whole == "4 runs: 3 done, 1 waiting; 4 s of training left"

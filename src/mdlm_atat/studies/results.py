@@ -11,17 +11,18 @@ from typing import Any
 from mdlm_atat.atomic import finite, stored_if_possible, write_json
 from mdlm_atat.errors import UserError
 from mdlm_atat.provenance import code_version, commit
-from mdlm_atat.small_files import read_object, taken_apart
+from mdlm_atat.small_files import check_kinds, read_object, taken_apart
 from mdlm_atat.studies.caveats import caveats_of
 from mdlm_atat.studies.derived import derive
 from mdlm_atat.studies.grid import Grid
-from mdlm_atat.studies.jobs import Job, differences, flat_settings, jobs_of
+from mdlm_atat.studies.jobs import differences, flat_settings, jobs_of
 from mdlm_atat.studies.planning import Plan, expected_steps, read_plan
-from mdlm_atat.studies.run_record import collect_run
+from mdlm_atat.studies.run_record import Records, collect_run
 
 FORMAT = 1
 FILE_NAME = "results.json"
 MOST_BYTES = 1 << 28
+REMEDY = "delete it, and the next report makes it anew from runs/; a run whose folder is gone is trained again"
 
 
 def read_results(folder: Path) -> dict[str, Any] | None:
@@ -29,27 +30,39 @@ def read_results(folder: Path) -> dict[str, Any] | None:
     file = folder / FILE_NAME
     if not file.is_file():
         return None
-    remedy = "delete it, and the next report makes it anew from runs/"
-    results = read_object(file, most_bytes=MOST_BYTES, remedy=remedy)
-    with taken_apart(file, remedy=remedy):
+    results = read_object(file, most_bytes=MOST_BYTES, remedy=REMEDY)
+    with taken_apart(file, remedy=REMEDY):
         if results["format"] != FORMAT:
             raise UserError(f"{file} has format {results['format']}, this version reads {FORMAT}")
     return results
 
 
+def stored_runs(folder: Path) -> Records:
+    """The record of every run that results.json holds as done. Raises UserError for a damaged file."""
+    results = read_results(folder)
+    if results is None:
+        return {}
+    with taken_apart(folder / FILE_NAME, remedy=REMEDY):
+        runs = [run for run in [*results["runs"], *results["branch_runs"]] if run["status"] == "done"]
+        for run in runs:
+            check_kinds(run, folder=str, num_steps=int, config=dict)
+            check_kinds(run["data"], hash=str, train_tokens=int)
+            _ = run["config"], run["num_steps"], run["data"]["hash"], run["data"]["train_tokens"]
+        return {run["folder"]: run for run in runs}
+
+
 def write_results(folder: Path, grid: Grid) -> dict[str, Any]:
     """Collect all runs, derive what follows, and write results.json. Returns its content as a reader finds it."""
-    results = collect(folder, grid, read_plan(folder), read_results(folder))
+    results = collect(folder, grid, read_plan(folder), stored_runs(folder))
     with stored_if_possible(folder / FILE_NAME):
         write_json(folder / FILE_NAME, results)
     return json.loads(json.dumps(finite(results)))  # as a report finds it
 
 
-def collect(folder: Path, grid: Grid, plan: Plan, stored: Mapping[str, Any] | None) -> dict[str, Any]:
+def collect(folder: Path, grid: Grid, plan: Plan, stored: Records) -> dict[str, Any]:
     """The content of results.json. A run whose folder is gone stays as it was in `stored`."""
-    known = {} if stored is None else {_key(run): run for run in [*stored["runs"], *stored["branch_runs"]]}
     runs = [
-        collect_run(folder, job, expected_steps(grid, job, plan), plan.get(job.variant.key), known.get(_job_key(job)))
+        collect_run(folder, job, expected_steps(grid, job, plan), plan.get(job.variant.key), stored)
         for job in jobs_of(grid)
     ]
     order = {arm.name: place for place, arm in enumerate(grid.arms)}
@@ -71,14 +84,6 @@ def collect(folder: Path, grid: Grid, plan: Plan, stored: Mapping[str, Any] | No
     results["derived"] = derive(results)
     results["caveats"] = caveats_of(results)
     return results
-
-
-def _key(run: Mapping[str, Any]) -> tuple[str, ...]:
-    return run["folder"], run["arm"], str(run["seed"])
-
-
-def _job_key(job: Job) -> tuple[str, ...]:
-    return str(job.folder), job.arm, str(job.seed)
 
 
 def _arms(grid: Grid, runs: Sequence[Mapping[str, Any]], plan: Plan) -> dict[str, Any]:

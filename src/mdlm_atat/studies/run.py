@@ -33,7 +33,7 @@ from mdlm_atat.studies.planning import (
     expected_steps,
     read_plan,
 )
-from mdlm_atat.studies.results import write_results
+from mdlm_atat.studies.results import stored_runs, write_results
 from mdlm_atat.studies.runner import Outcome, Runner, cpu_threads
 from mdlm_atat.studies.slurm import write_array_script
 from mdlm_atat.studies.study_progress import RunProgress, progress_of, status_lines
@@ -160,6 +160,7 @@ def run_study(study: Study, *, processes: int = 1, task: int | None = None, say:
     """
     at_least("processes", processes, 1)
     jobs, folder = tasks_of(study, task), study.folder
+    stored_runs(folder)  # a damaged file is told before anything is timed or trained
     grid = write_grid(study)
     devices = children.visible_devices()
     say(f"experiment {folder}: {len(jobs)} runs, {processes} at a time on {', '.join(devices)}")

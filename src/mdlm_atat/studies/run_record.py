@@ -9,13 +9,17 @@ from typing import Any
 
 import numpy as np
 
+from mdlm_atat.config.schema import RunConfig, settings_with
 from mdlm_atat.errors import UserError, command_line
 from mdlm_atat.small_files import read_object
-from mdlm_atat.studies.jobs import Job, flat_settings, train_words
+from mdlm_atat.studies.jobs import Job, differences, flat_settings, run_config, train_words
 from mdlm_atat.studies.run_state import final_evaluation, read_attempts, status_of, stored_config
 from mdlm_atat.training.metrics import EVAL_ERROR, EVAL_NATS, EVAL_OWN_NATS, Metrics, read_json_lines, read_metrics
 
 MAX_LOSS_POINTS = 1000
+
+Records = Mapping[str, dict[str, Any]]
+"""Of runs that are done, by their folder within the experiment's: `runs/mdlm/seed-0`."""
 
 
 def read_json(file: Path) -> dict[str, Any] | None:
@@ -27,15 +31,47 @@ def read_json(file: Path) -> dict[str, Any] | None:
         return None
 
 
+def kept_record(folder: Path, job: Job, stored: Records) -> dict[str, Any] | None:
+    """What is left of a run that was done and whose folder is gone."""
+    return None if (folder / job.folder).exists() else stored.get(str(job.folder))
+
+
+def differs_from_plan(
+    stored: Mapping[str, Any], job: Job, num_steps: int | None, data: Mapping[str, Any] | None
+) -> list[str]:
+    """In what the run of a record is not the one that is planned, a phrase each: its steps, its text, its settings.
+
+    What is not known of either of them does not count; nor does a setting that changes no number, or where a text lies:
+    the hash tells whether it is the same.
+    """
+    found: list[str] = []
+    if num_steps is not None and stored["num_steps"] != num_steps:
+        found.append(f"{stored['num_steps']:,} steps, and {num_steps:,} now")
+    if data is not None and stored["data"]["hash"] != data["hash"]:
+        tokens = stored["data"]["train_tokens"], data["train_tokens"]
+        found.append(f"other data ({tokens[0]:,} training tokens, and {tokens[1]:,} now)")
+    if stored["config"] is not None:
+        after = flat_settings(run_config(job, stored["num_steps"]))
+        known = {**flat_settings(RunConfig()), **stored["config"]}  # of a setting that came later, its default
+        told_or_free = settings_with("resume", "free", "place") | {"train.num_steps"}
+        found += [
+            f"{path} {old!r}, and {new!r} now"
+            for path, (old, new) in differences({path: known[path] for path in after}, after).items()
+            if path not in told_or_free
+        ]
+    return found
+
+
 def collect_run(
-    folder: Path, job: Job, num_steps: int | None, entry: Mapping[str, Any] | None, stored: Mapping[str, Any] | None
+    folder: Path, job: Job, num_steps: int | None, entry: Mapping[str, Any] | None, stored: Records
 ) -> dict[str, Any]:
     """The record of a run, from its folder. Where that is gone, the record `stored` when the run was done."""
     run = folder / job.folder
     data = None if entry is None else entry["data"]
     status = status_of(folder, job, num_steps, data)
-    if status != "done" and stored is not None and stored["status"] == "done" and not run.exists():
-        return dict(stored)
+    kept = kept_record(folder, job, stored)
+    if status != "done" and kept is not None:
+        return kept
     attempts = read_attempts(folder, job)
     ended = [attempt for attempt in attempts if attempt.ended is not None]
     started = read_json(run / "run.json") or {}

@@ -12,6 +12,8 @@ from mdlm_atat.formats import count, duration
 from mdlm_atat.studies.grid import Grid
 from mdlm_atat.studies.jobs import Job, jobs_of, tokens_per_step
 from mdlm_atat.studies.planning import Plan, expected_steps, read_plan
+from mdlm_atat.studies.results import stored_runs
+from mdlm_atat.studies.run_record import Records, differs_from_plan, kept_record
 from mdlm_atat.studies.run_state import Status, read_attempts, status_of
 from mdlm_atat.training.metrics import read_metrics
 
@@ -36,8 +38,8 @@ class RunProgress:
 
 def progress_of(folder: Path, grid: Grid) -> list[RunProgress]:
     """How far each run of a study is, in the order in which they are started."""
-    plan = read_plan(folder)
-    found = [_run_progress(folder, job, expected_steps(grid, job, plan), plan) for job in jobs_of(grid)]
+    plan, stored = read_plan(folder), stored_runs(folder)
+    found = [_run_progress(folder, job, expected_steps(grid, job, plan), plan, stored) for job in jobs_of(grid)]
     speeds: dict[str, list[float]] = {}
     for run in found:
         if run.tokens_per_s is not None:
@@ -60,9 +62,12 @@ def whole_time_left(runs: Sequence[RunProgress]) -> float | None:
     return max([sum(known) / at_once, *known], default=0.0)
 
 
-def _run_progress(folder: Path, job: Job, num_steps: int | None, plan: Plan) -> RunProgress:
+def _run_progress(folder: Path, job: Job, num_steps: int | None, plan: Plan, stored: Records) -> RunProgress:
     entry = plan.get(job.variant.key)
-    status = status_of(folder, job, num_steps, None if entry is None else entry["data"])
+    data = None if entry is None else entry["data"]
+    status, kept = status_of(folder, job, num_steps, data), kept_record(folder, job, stored)
+    if status == "waiting" and kept is not None and not differs_from_plan(kept, job, num_steps, data):
+        status = "done"
     training = read_metrics(folder / job.folder).having("train/loss")
     speeds = training.column("train/tokens_per_s")[-NUM_RECENT_LINES:].tolist()
     attempts = read_attempts(folder, job)
