@@ -87,6 +87,22 @@ class Lion(torch.optim.Optimizer):
                     m = self.state[p].setdefault("m", torch.zeros_like(p))
                     m.lerp_(p.grad, 1 - group["beta"])
                     p.sub_(group["lr"] * m.sign())
+
+class Slowing(torch.optim.Optimizer):
+    def __init__(self, params, lr, keeps=None):
+        super().__init__(params, {"lr": lr, "num_steps": 0, "window": (1, 2)})
+        if keeps is not None:
+            self.param_groups[0]["keeps"] = torch.zeros(1)
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        for group in self.param_groups:
+            group["num_steps"] += 1
+            assert isinstance(group["window"], tuple)
+            for p in group["params"]:
+                if p.grad is not None:
+                    count = self.state[p]["count"] = self.state[p].get("count", 0) + 1
+                    p.sub_(group["lr"] * p.grad / (group["num_steps"] + count))
 '''
 
 TEXTS = [" ".join(random.Random(seed).choices(WORDS, k=8)) for seed in range(90)]
@@ -310,6 +326,22 @@ def test_a_strategy_a_schedule_a_density_and_an_optimizer_of_ones_own_train_and_
     assert plugin not in sys.modules
     again = ma.train(resume=made, progress=False, num_steps=10, trust_plugins=True)
     assert again.num_steps_taken == 10
+
+
+def test_an_optimizer_that_counts_in_its_groups_and_for_each_weight_goes_on_bit_for_bit(text, tmp_path, plugin):
+    def start(name: str, **more: Any) -> ma.Run:
+        settings = {**MASKED, **TINY, "optim.kind": f"{plugin}:Slowing", "optim.lr": 1.0, **more}
+        return ma.train("demo", data=text, out=tmp_path / name, progress=False, settings=settings)
+
+    whole = start("whole")
+    parts = start("parts", **{"train.max_minutes": 1e-9})
+    assert parts.num_steps_taken < 8
+    again = ma.train(resume=parts, progress=False, trust_plugins=True)
+    assert again.num_steps_taken == 8
+    ours, theirs = weights(again.folder), weights(whole.folder)
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    with pytest.raises(ma.UserError, match=r"Slowing keeps the tensor 'keeps' in a group of weights, and a checkpoint"):
+        start("tensor", **{"optim.options": {"keeps": 1}})
 
 
 def test_a_network_of_ones_own_trains_with_its_own_settings_writes_and_scores(tmp_path, plugin):

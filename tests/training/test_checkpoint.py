@@ -51,6 +51,33 @@ def test_what_is_loaded_is_what_was_saved_bit_for_bit(tmp_path):
     assert not list(tmp_path.glob(".writing*"))
 
 
+def test_moments_go_to_the_weights_of_their_names_whatever_order_an_optimizer_has_them_in(tmp_path):
+    model, optimizer, ema = trained(3)
+    saved = write(tmp_path, 3, (model, optimizer, ema))
+    other, _, other_ema = trained(1)
+    turned = torch.optim.AdamW([*other.parameters()][::-1])
+    saved.load_training(other, other_ema, turned)
+    found = dict(other.named_parameters())
+    for name, p in model.named_parameters():
+        before, after = optimizer.state[p], turned.state[found[name]]
+        assert all(before[key].equal(after[key]) for key in ("step", "exp_avg", "exp_avg_sq")), name
+
+
+def test_a_moment_in_32_bits_of_a_weight_in_16_comes_back_to_the_bit(tmp_path):
+    parts = []
+    for value in (1.0009765, 0.0):
+        model = ATATDiT(7, 8, num_layers=1, width=16, num_heads=2).bfloat16()
+        optimizer = torch.optim.SGD(model.parameters(), momentum=0.9)
+        for p in model.parameters():
+            optimizer.state[p]["momentum_buffer"] = torch.full(p.shape, value)
+        parts.append((model, optimizer, EMA(model, 0.0)))
+    other, other_optimizer, other_ema = parts[1]
+    write(tmp_path, 3, parts[0]).load_training(other, other_ema, other_optimizer)
+    assert torch.tensor(1.0009765).bfloat16() == 1
+    for p in other.parameters():
+        assert other_optimizer.state[p]["momentum_buffer"].equal(torch.full(p.shape, 1.0009765))
+
+
 def test_averaged_weights_are_what_a_reader_gets(tmp_path):
     model, optimizer, ema = trained(3)
     saved = write(tmp_path, 3, (model, optimizer, ema))
@@ -242,6 +269,7 @@ def add_one(tensors: dict[str, torch.Tensor]) -> None:
 
 CHANGED_NAMES = {
     "a moment of nobody's": ("optimizer", add_one, "its optimizer's state blocks.9.weight/exp_avg, which the run"),
+    "a moment too few": ("optimizer", lambda tensors: tensors.pop(min(tensors)), "state .*, and there is none in"),
     "an average of nobody's": ("ema", add_one, "its average blocks.9.weight/exp_avg, which the run does not have"),
     "an average too few": ("ema", lambda tensors: tensors.pop(min(tensors)), "its average .*, and there is none in"),
     "a weight too few": ("model", lambda tensors: tensors.pop(min(tensors)), "missing in the file"),

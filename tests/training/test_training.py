@@ -18,6 +18,7 @@ from mdlm_atat.cli.main import main
 from mdlm_atat.report.report import write_report
 from mdlm_atat.training.checkpoint import all_checkpoints
 from mdlm_atat.training.engine import Engine
+from mdlm_atat.training.metrics import EVAL_ERROR, EVAL_NATS
 from processes import Started, run_command, run_ranks
 from tiny_runs import losses_of, tiny_flags, torchrun, train, write_text
 
@@ -247,6 +248,16 @@ def test_the_best_checkpoint_is_kept_also_between_two_checkpoint_steps(text, tmp
     best = tmp_path / "run" / "checkpoints" / "best"
     assert best.resolve().name == f"step-{min(bounds, key=lambda step: bounds[step]):08d}"
     assert main(["eval", str(best), "--num_draws", "32", "--json", str(tmp_path / "r.json")]) == 0
+
+
+def test_a_worse_score_after_a_run_is_resumed_leaves_the_best_checkpoint_where_it_was(text, tmp_path, monkeypatch):
+    scores = iter([1.0, 2.0])
+    monkeypatch.setattr("mdlm_atat.runs.train.score_validation", lambda *_: {EVAL_NATS: next(scores), EVAL_ERROR: 0.1})
+    run = tmp_path / "run"
+    assert train(text, run, train__num_steps=4) == 0
+    assert main(["train", "--resume", str(run), "--train.num_steps", "8"]) == 0
+    assert [c.step for c in all_checkpoints(run / "checkpoints")] == [4, 8]
+    assert (run / "checkpoints" / "best").resolve().name == "step-00000004"
 
 
 def test_a_run_killed_before_its_first_checkpoint_starts_again_from_its_first_step(text, tmp_path, capsys):

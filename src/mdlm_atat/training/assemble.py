@@ -19,10 +19,11 @@ from mdlm_atat.nets.ema import EMA
 from mdlm_atat.progress import OnProgress
 from mdlm_atat.small_files import taken_apart
 from mdlm_atat.training.check import check_split
-from mdlm_atat.training.checkpoint import Checkpoint, all_checkpoints, collect, save, tidy
+from mdlm_atat.training.checkpoint import Checkpoint, all_checkpoints, collect, names_in_order, save, tidy
 from mdlm_atat.training.engine import Engine, speed_up
 from mdlm_atat.training.flops import matrix_rate, training_flops_per_token
 from mdlm_atat.training.folder import settings_of
+from mdlm_atat.training.kept_numbers import kept_numbers, numbers_of_groups
 from mdlm_atat.training.loop import Progress, Training, as_state, from_state, make_recorded, seed_after
 from mdlm_atat.training.micro_batches import MicroBatches
 from mdlm_atat.training.optim import make_optimizer
@@ -55,6 +56,7 @@ def make_training(
             model, config.optim, compile=config.train.compile, divided=engine.divides_orthogonalisation
         ),
     )
+    at_first = numbers_of_groups(optimizer)
     ema = EMA(model, config.train.ema_decay)
     micro_batches = find_by_trying(config, engine)
 
@@ -84,6 +86,8 @@ def make_training(
         if curriculum is not None and stage is not None:
             state["curriculum"] = curriculum.state()
             state["stage"] = asdict(stage)
+        if numbers := kept_numbers(optimizer, names_in_order(model, optimizer), at_first):
+            state["optimizer"] = numbers
         engine.barrier()
         saved = save(
             checkpoints(),

@@ -31,6 +31,7 @@ from mdlm_atat.model_folder import step_of
 from mdlm_atat.nets.ema import EMA
 from mdlm_atat.small_files import MOST_BYTES, check_file, check_kinds, read_object, taken_apart
 from mdlm_atat.training import low_rank, parts
+from mdlm_atat.training.kept_numbers import give_to_groups
 from mdlm_atat.training.packed import Shapes, load_tensors, read_header, read_shapes, read_weights, save_tensors
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ class Checkpoint:
         state = read_object(self.folder / "state.json")
         with taken_apart(self.folder / "state.json"):
             check_kinds(state, progress=dict, machine=dict, stage=dict, curriculum=dict, settings=dict, tensors=list)
+            check_kinds(state, optimizer=dict)
             state = {"machine": {}, **state, "format": state["format"]}
         if state["format"] != FORMAT:
             raise UserError(
@@ -149,13 +151,22 @@ class Checkpoint:
             _check_names(self.folder, "average", ema.average.keys(), averages.keys())
             for name, tensor in averages.items():
                 ema.average[name].copy_(tensor)
-        moments = self.read("optimizer", lambda name: parameters.get(name.partition("/")[0]))
-        state: dict[int, dict[str, Tensor]] = {}
-        for index, name in enumerate(_names_in_optimizer_order(model, optimizer)):
+        moments, about = self.read("optimizer", lambda name: parameters.get(name.partition("/")[0])), self.state()
+        with taken_apart(self.folder / "state.json"):
+            numbers, kind = about.get("optimizer", {}), "optimizer/"
+            of_weights = {name: dict(values) for name, values in numbers.get("weights", {}).items()}
+            wanted = {name.removeprefix(kind) for name in about.get("tensors", ()) if name.startswith(kind)}
+        _check_names(self.folder, "optimizer's state", wanted, moments.keys() & wanted)
+        state: dict[int, dict[str, Any]] = {}
+        for index, name in enumerate(names_in_order(model, optimizer)):
             prefix = name + "/"
             state[index] = {key.removeprefix(prefix): moments.pop(key) for key in [*moments] if key.startswith(prefix)}
-        _check_names(self.folder, "optimizer's state", set(), moments.keys())
+            state[index] |= of_weights.pop(name, {})
+        _check_names(self.folder, "optimizer's state", set(), moments.keys() | of_weights.keys())
         optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+        _keep_types(optimizer, state)
+        with taken_apart(self.folder / "state.json"):
+            give_to_groups(optimizer, numbers)
 
     def read(self, kind: Kind, like: Callable[[str], Tensor | None]) -> dict[str, Tensor]:
         """Tensors of a kind, by name: each cut over the processes as the tensor `like(name)` is, if there is one."""
@@ -281,13 +292,13 @@ def save(
     with _explain_write_errors(folder), written_aside as aside:
         if in_parts:
             parts.write(all_tensors, aside)
-            state = {**state, "tensors": list(all_tensors)}
         for kind, found in () if in_parts else tensors.items():
             whole = {name: _joined(tensor, keep=is_main) for name, tensor in found.items()}
             if is_main:
                 save_tensors(whole, aside / f"{kind}.safetensors")
         if is_main:
-            write_text(aside / "state.json", json.dumps({"format": FORMAT, "step": step, **state}, indent=1))
+            state = {"format": FORMAT, "step": step, **state, "tensors": list(all_tensors)}
+            write_text(aside / "state.json", json.dumps(state, indent=1))
             write_checksums(aside)
     return Checkpoint(final)
 
@@ -352,15 +363,27 @@ def sha256(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _names_in_optimizer_order(model: nn.Module, optimizer: Optimizer) -> list[str]:
+def names_in_order(model: nn.Module, optimizer: Optimizer) -> list[str]:
+    """The names of an optimizer's weights, in its order."""
     name_of = {id(p): name for name, p in model.named_parameters()}
     return [name_of[id(p)] for group in optimizer.param_groups for p in group["params"]]
 
 
 def _optimizer_tensors(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
-    names = _names_in_optimizer_order(model, optimizer)
-    state: dict[int, dict[str, Tensor]] = optimizer.state_dict()["state"]
-    return {f"{names[i]}/{key}": value for i, entry in state.items() for key, value in entry.items()}
+    names = names_in_order(model, optimizer)
+    state: dict[int, dict[str, Any]] = optimizer.state_dict()["state"]
+    entries = [(f"{names[i]}/{key}", value) for i, entry in state.items() for key, value in entry.items()]
+    return {name: value for name, value in entries if isinstance(value, Tensor)}
+
+
+def _keep_types(optimizer: Optimizer, state: dict[int, dict[str, Any]]) -> None:
+    """Give the state of an optimizer the types that it was stored in: torch loads it in those of the weights, which
+    would round float32 moments of bf16 weights."""
+    for index, p in enumerate(p for group in optimizer.param_groups for p in group["params"]):
+        for key, value in state[index].items():
+            loaded = optimizer.state[p][key]
+            if isinstance(value, Tensor) and loaded.dtype != value.dtype:
+                optimizer.state[p][key] = value.to(loaded.device)
 
 
 def _joined(tensor: Tensor, *, keep: bool) -> Tensor:
