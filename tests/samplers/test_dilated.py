@@ -8,14 +8,17 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from mdlm_atat.errors import UserError
 from mdlm_atat.samplers.blocks import Blocks
 from mdlm_atat.samplers.canvas import Canvas
 from mdlm_atat.samplers.dilated import Dilated, dilated_plan, num_rounds
-from mdlm_atat.samplers.loop import StepRule, sample, trait
+from mdlm_atat.samplers.loop import StepRule, positions_of, sample, trait
 from mdlm_atat.samplers.uncertainty import UncertaintyGuidedSampler as Uncertainty
-from mdlm_atat.samplers.uncertainty import far_apart
+from mdlm_atat.samplers.uncertainty import best_first, far_apart
 from samplers.enumerated import (
     CHANCE,
     JOINT,
@@ -187,6 +190,54 @@ def test_far_apart_takes_what_one_by_one_from_the_best_would(best: list[float], 
     chosen = torch.tensor([[slot in wanted for slot in range(len(best))]])
     found = far_apart(torch.tensor([places]), torch.tensor([best]), chosen, torch.tensor([gap]))
     assert found[0].nonzero()[:, 0].tolist() == sorted(taken)
+
+
+def plainly_far_apart(positions: Tensor, priority: Tensor, among: Tensor, gap: Tensor) -> Tensor:
+    """As `far_apart`, by a table of all pairs of slots."""
+    rank = best_first(priority, among).argsort(dim=1)
+    near = (positions[:, :, None] - positions[:, None, :]).abs() < gap[:, None, None]  # (R, K, K)
+    better = near & (rank[:, None, :] < rank[:, :, None])
+    taken, left = torch.zeros_like(among), among
+    while left.any():
+        best = left & ~(better & left[:, None, :]).any(2)
+        taken = taken | best
+        left = left & ~best & ~(near & best[:, None, :]).any(2)
+    return taken
+
+
+def rows_with_ties(rows: int, length: int, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Masked positions, padded, of which some were chosen, with few priorities and a gap of each row's own."""
+    rng = torch.Generator().manual_seed(seed)
+    share = torch.rand(rows, 1, generator=rng)
+    masked = torch.rand(rows, length, generator=rng) < share
+    masked[:, 0] = True
+    positions, is_masked = positions_of(masked)
+    priority = torch.randint(0, 5, positions.shape, generator=rng) / 4
+    among = is_masked & (torch.rand(positions.shape, generator=rng) < 0.8)
+    return positions, priority, among, 1 + torch.randint(0, 2 * length, (rows,), generator=rng) // (1 + seed % 20)
+
+
+@given(rows=st.integers(1, 6), length=st.integers(1, 70), seed=st.integers(0, 10**6))
+@examples(150)
+def test_far_apart_of_rows_of_all_lengths_and_gaps_is_what_a_table_of_all_pairs_says(rows, length, seed):
+    found = rows_with_ties(rows, length, seed)
+    assert far_apart(*found).equal(plainly_far_apart(*found))
+
+
+def test_far_apart_of_16_rows_of_4096_places_makes_no_tensor_larger_than_theirs():
+    class Sizes(TorchDispatchMode):
+        most = 0
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            made = func(*args, **(kwargs or {}))
+            self.most = max([self.most, *(leaf.nbytes for leaf in tree_leaves(made) if isinstance(leaf, Tensor))])
+            return made
+
+    positions, priority, among, _ = rows_with_ties(16, 4096, 3)
+    gap = torch.full((16,), 8)
+    with Sizes() as sizes:
+        far_apart(positions, priority, among, gap)
+    assert sizes.most <= 8 * 16 * (4096 + 1)
 
 
 @pytest.mark.parametrize("amount", ["entropy_budget", "threshold"])

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal, get_args
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -182,16 +183,36 @@ def far_apart(
     least `gap` from all that were taken.
 
     All of a row that have no better one within the gap are taken at once, and what is near them goes; a few times over.
+    Positions rise, at least those `among`, so that what is near one stands in slots side by side: memory is of the
+    order of K a row, not of its square.
     """
     rank = best_first(priority, among).argsort(dim=1)
-    near = (positions[:, :, None] - positions[:, None, :]).abs() < gap[:, None, None]  # (R, K, K)
-    better = near & (rank[:, None, :] < rank[:, :, None])
+    rising = positions.cummax(1).values  # slots behind those that are masked only fill the shape
+    reach = gap[:, None] - 1
+    start = torch.searchsorted(rising, rising - reach)
+    end = torch.searchsorted(rising, rising + reach, right=True)
+    widest = int((end - start).max())
     taken, left = torch.zeros_like(among), among
     while left.any():
-        best = left & ~(better & left[:, None, :]).any(2)
+        best = left & (lowest_between(rank.masked_fill(~left, rank.shape[1]), start, end, widest) == rank)
         taken = taken | best
-        left = left & ~best & ~(near & best[:, None, :]).any(2)
+        num_before = F.pad(best.cumsum(1), (1, 0))
+        left = left & (num_before.gather(1, start) == num_before.gather(1, end))
     return taken
+
+
+def lowest_between(
+    values: Int[Tensor, "rows k"], start: Int[Tensor, "rows k"], end: Int[Tensor, "rows k"], widest: int
+) -> Int[Tensor, "rows k"]:
+    """The lowest of a row's values in the slots from `start` to before `end`, of which there are 1 to `widest`: of the
+    first and of the last 2^n of them, which overlap, for the largest n."""
+    found, num = values.gather(1, start), 2
+    while num <= widest:
+        values = torch.minimum(values[:, : -(num // 2)], values[:, num // 2 :])  # of `num` slots from each on
+        first, last = start.clamp_max(values.shape[1] - 1), (end - num).clamp_min(0)
+        found = torch.where(end - start >= num, torch.minimum(values.gather(1, first), values.gather(1, last)), found)
+        num *= 2
+    return found
 
 
 def spread_out(priority: Float[Tensor, "rows k"], seen: Seen) -> Float[Tensor, "rows k"]:
