@@ -382,8 +382,8 @@ BAD_FILES = {
     "id that is no JSON": ('{"prompt": "a", "id": NaN}\n', "line 1 of"),
     "half a character": ('{"prompt": "a", "id": "\\ud800"}\n', "line 1 of"),
     "empty": ("", "is empty; expected a prompt on each line"),
-    "unknown character": ('{"prompt": "a"}\n{"prompt": "Q", "id": "x"}\n', "prompt x: character 'Q' (U+0051)"),
-    "too long": ('{"prompt": "a"}\n{"prompt": "the cat sat on a mat"}\n', "prompt 2 has 20 tokens"),
+    "unknown character": ('{"prompt": "a"}\n{"prompt": "Q", "id": "x"}\n', "line 2 of {file}: character 'Q' (U+0051)"),
+    "too long": ('{"prompt": "a"}\n{"prompt": "the cat sat on a mat"}\n', "line 2 of {file}: the prompt has 20 tokens"),
 }
 
 

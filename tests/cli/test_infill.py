@@ -95,7 +95,7 @@ def test_3_templates_in_2_ways_come_in_order_with_gaps_and_lengths_in_any_batche
 def test_the_best_2_of_8_candidates_of_each_template_come_in_order_in_any_batches(two_way, templates, tmp_path, capsys):
     command = ["infill", two_way, "--num_samples", "2", "--candidates", "8", "--seed", "5", "--length_draws", "64"]
     message = refused([*command, "--file", str(templates)], capsys)
-    assert "template 2: --candidates 8: the text has 44 tokens" in message
+    assert f"line 3 of {templates}: --candidates 8: the text has 44 tokens" in message
     templates.write_text("".join(json.dumps(row) + "\n" for row in TEMPLATES[:2]))
     outs = []
     for size in ("3", "16"):
@@ -317,10 +317,10 @@ def test_a_mistake_is_one_message_and_nothing_is_written(model, tmp_path, capsys
 
 
 BAD_LINES = {
-    "no gap": ({"template": "the cat", "id": "no gap"}, "template no gap: the template has no gap"),
-    "long gap": ({"template": "a [MASK:17]"}, "template 1: a gap of 17 tokens"),
-    "range": ({"template": "the cat sat on [MASK:1-4]"}, "template 1: with gaps of 4 tokens the text has 19"),
-    "unknown character": ({"template": "Q [MASK]"}, "template 1: character 'Q'"),
+    "no gap": ({"template": "the cat", "id": "no gap"}, "line 2 of {file}: the template has no gap"),
+    "long gap": ({"template": "a [MASK:17]"}, "line 2 of {file}: a gap of 17 tokens"),
+    "range": ({"template": "the cat sat on [MASK:1-4]"}, "line 2 of {file}: with gaps of 4 tokens the text has 19"),
+    "unknown character": ({"template": "Q [MASK]"}, "line 2 of {file}: character 'Q'"),
     "another field": ({"prompt": "a [MASK]"}, 'line 2 of {file} is no JSON object with a text "template"'),
     "number": ({"template": 7}, "line 2 of"),
 }

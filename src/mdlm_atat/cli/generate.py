@@ -70,8 +70,8 @@ def write_texts(arguments: Namespace, items: list[Item]) -> None:
     lengths = {"length": arguments.length, "max_new_tokens": arguments.max_new_tokens}
     how = how_to_sample(arguments)
     lm = load_model(arguments)
-    check_each(items, "prompt", lm.check_given)
-    lm.prompt_rows([item.text for item in items], **lengths)  # refuses prompts that are too long
+    lm.prompt_rows([], **lengths)  # refuses lengths that no prompt can have
+    check_each(items, lambda prompt: lm.prompt_rows([prompt], **lengths))
     make_texts(
         lm,
         arguments,

@@ -94,7 +94,7 @@ def main(argv: list[str]) -> int:
         arguments.model, arguments.template, arguments.file, command="infill"
     )
     items, document = read_templates(arguments)
-    check_each(items, "template", lambda text: parse_template(text, escape=arguments.escape))
+    check_each(items, lambda text: parse_template(text, escape=arguments.escape))
     check_lengths_are_chosen(arguments, items)
     check_model(arguments.model)
     if arguments.length_draws is None:
@@ -117,7 +117,7 @@ def write_texts(arguments: Namespace, items: list[Item], document: Document | No
     how = how_to_sample(arguments)
     lm = load_model(arguments)
     num_candidates = lm.num_candidates(arguments.candidates, arguments.num_samples)
-    check_each(items, "template", lambda text: lm.check_template(text, arguments.candidates, escape=arguments.escape))
+    check_each(items, lambda text: lm.check_template(text, arguments.candidates, escape=arguments.escape))
     how |= {name: getattr(arguments, name) for name in ("length_draws", "length_seed", "length_prior", "escape")}
     layouts: Layouts = {}  # lengths are chosen once, not in every batch
     make_texts(

@@ -79,8 +79,9 @@ class Canvases(ABC):
             self.check_given(prompt)
             given = self.tokenizer.encode(as_read(without_space(prompt, joins=self._joins)))
             if max_new_tokens is None and len(given) > in_all:
+                which = "the prompt" if len(prompts) == 1 else f"prompt {number}"
                 raise UserError(
-                    f"prompt {number} has {len(given)} tokens, but the text to generate has {in_all}; shorten the "
+                    f"{which} has {len(given)} tokens, but the text to generate has {in_all}; shorten the "
                     "prompt or ask for a longer text"
                 )
             end = in_all if max_new_tokens is None else len(given) + max_new_tokens

@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -28,7 +28,10 @@ class Item:
     """One prompt or template, and what its user calls it."""
 
     id: Any
+    """In what is written of it. That of a file's line that says none is its number from 0."""
     text: str
+    place: str = ""
+    """How a message begins that is about it; empty of what was not read from a file's line."""
 
 
 @dataclass(frozen=True)
@@ -76,12 +79,10 @@ def read_items(file: Path, option: str, field: str, *, encoding: str | None = No
     items: dict[str, Item] = {}
     for number, line in enumerate(lines):
         where = f"{option}: line {number + 1} of {file}"
-        item = Item(number, line) if file.suffix != ".jsonl" else _item(line, number, field, where)
+        item = Item(number, line, where) if file.suffix != ".jsonl" else _item(line, number, field, where)
         if escape:
-            try:
-                item = Item(item.id, unescaped(item.text))
-            except UserError as error:
-                raise UserError(f"{where}: {error}") from error
+            check_each([item], unescaped)
+            item = replace(item, text=unescaped(item.text))
         key = json.dumps(item.id, ensure_ascii=False)
         if key in items:
             raise UserError(f"{where}: the id {item.id!r} occurs twice; ids must differ")
@@ -92,7 +93,7 @@ def read_items(file: Path, option: str, field: str, *, encoding: str | None = No
 def _item(line: str, number: int, field: str, where: str) -> Item:
     try:
         row = json.loads(line)
-        item = Item(row.get("id", number), row[field])
+        item = Item(row.get("id", number), row[field], where)
         key = json.dumps(item.id, ensure_ascii=False, allow_nan=False)
         (key + item.text).encode()  # both are strings that can be written
     except (ValueError, AttributeError, KeyError, TypeError) as error:
@@ -100,13 +101,13 @@ def _item(line: str, number: int, field: str, where: str) -> Item:
     return item
 
 
-def check_each(items: Sequence[Item], kind: str, check: Callable[[str], Any]) -> None:
-    """Before anything is made: a mistake in any prompt or template, with its id where there are several."""
+def check_each(items: Sequence[Item], check: Callable[[str], Any]) -> None:
+    """Before anything is made: a mistake in any prompt or template, with its line where it is one of a file."""
     for item in items:
         try:
             check(item.text)
         except UserError as error:
-            raise UserError(f"{kind} {item.id}: {error}" if len(items) > 1 else str(error)) from error
+            raise UserError(f"{item.place}: {error}" if item.place else str(error)) from error
 
 
 @dataclass(frozen=True)
