@@ -192,6 +192,17 @@ def test_another_architecture_a_cut_file_and_a_missing_extra_are_one_message_eac
         read_published(file)
 
 
+@pytest.mark.parametrize(
+    "content", [b"GGUF" + bytes(40), b"GGUFs are models of llama.cpp\n", b"PK\x03\x04" + bytes(40), b"GG"]
+)
+def test_a_file_that_is_none_of_the_format_is_called_so_and_not_one_of_another_machine(content: bytes, tmp_path):
+    (tmp_path / "notes.gguf").write_bytes(content)
+    with pytest.raises(
+        UserError, match=r"notes\.gguf is no \.gguf file, which begins with the letters GGUF and the ver"
+    ):
+        read_published(tmp_path / "notes.gguf")
+
+
 def test_numbers_in_the_other_order_of_bytes_are_told_with_what_turns_them(tmp_path):
     write_tokenizer(tmp_path)
     with pytest.raises(UserError, match=r"the other order of bytes .*: turn its bytes around by `gguf-convert-endian"):

@@ -48,6 +48,8 @@ NAMES = {
 }
 MOST_LISTED = 1 << 23
 """Values in lists: tokens, their scores and kinds, and merges, of a vocabulary of two million."""
+MOST_VERSION = 1 << 16
+"""Of the format: 3 is the newest, and its bytes turned around are 3 << 24."""
 LLAMA_3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
 """Of every Llama from 3.1 on; a .gguf file has the frequencies that come of it (rope_freqs.weight), and not these."""
 
@@ -126,15 +128,22 @@ def _open(path: Path) -> GGUFReader:
             return super()._get_field_parts(orig_offs, raw_type)
 
     with taken_apart(path):
-        _check_whole(path)
+        _check_start(path)
         return Reader(path)
 
 
-def _check_whole(path: Path) -> None:
-    """Raise UserError for a file whose numbers are in the other order of bytes: the version, which is small, tells."""
+def _check_start(path: Path) -> None:
+    """Raise UserError for a file that is none of the format, and for one whose numbers are in the other order of bytes:
+    the version, which is small and not 0, tells."""
     with path.open("rb") as file:
-        version = file.read(8)[4:]
-    if len(version) == 4 and int.from_bytes(version, sys.byteorder) & 0xFFFF == 0:
+        start = file.read(8)
+    here, there = (int.from_bytes(version, sys.byteorder) for version in (start[4:], start[:3:-1]))
+    if not start.startswith(b"GGUF") or not (0 < here < MOST_VERSION or 0 < there < MOST_VERSION):
+        raise UserError(
+            f"{path} is no .gguf file, which begins with the letters GGUF and the version of its format: {RESTORE}, or "
+            "name another file"
+        )
+    if not 0 < here < MOST_VERSION:
         order = "little" if sys.byteorder == "little" else "big"
         raise UserError(
             f"{path} was made for machines of the other order of bytes (endianness): turn its bytes around by "
