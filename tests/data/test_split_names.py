@@ -40,6 +40,9 @@ PUBLISHED = [
     "trainset.txt validset.txt testset.txt",
     "TrainSplit.txt DevSplit.txt TestSplit.txt",
     "trainTXT.txt devTXT.txt",
+    "corpus.trn.txt corpus.vld.txt corpus.tst.txt",
+    "traindata.txt valdata.txt testdata.txt",
+    "train_en.txt newsdev2016.en newstest2013.en",
 ]
 
 
@@ -48,6 +51,15 @@ def test_corpora_as_they_are_published_are_split(names: str) -> None:
     found = parts(*names.split())
     assert found is not None
     assert list(found.values()) == ["train", "valid", "test"][: len(found)]
+
+
+@pytest.mark.parametrize(
+    "names", ["train.en tst2012.en tst2013.en", "eng.train eng.testa eng.testb", "trainval.txt test.txt testset.txt"]
+)
+def test_what_shared_tasks_call_their_test_files_is_not_trained_on(names: str) -> None:
+    found = parts(*names.split())
+    assert found is not None
+    assert list(found.values()) == ["train", "test", "test"]
 
 
 def test_a_space_parts_words_and_a_folder_may_have_no_validation() -> None:

@@ -11,15 +11,17 @@ from typing import Literal
 
 Part = Literal["train", "valid", "test"]
 
-WORDS: dict[str, Part] = {
-    **dict.fromkeys(("train", "training", "trainset"), "train"),
+_WORDS: dict[str, Part] = {
+    **dict.fromkeys(("train", "training", "trainval", "trn"), "train"),
     **dict.fromkeys(
-        ("valid", "validation", "validate", "val", "dev", "devel", "development", "eval", "evaluation"),
+        ("valid", "validation", "validate", "val", "vld", "dev", "devel", "development", "eval", "evaluation"),
         "valid",
     ),
-    **dict.fromkeys(("heldout", "holdout"), "valid"),
-    **dict.fromkeys(("validset", "valset", "devset", "evalset"), "valid"),
-    **dict.fromkeys(("test", "tests", "testing", "testset"), "test"),
+    **dict.fromkeys(("heldout", "holdout", "newsdev"), "valid"),
+    **dict.fromkeys(("test", "tests", "testing", "tst", "testa", "testb", "newstest"), "test"),
+}
+WORDS: dict[str, Part] = {
+    word + end: part for word, part in _WORDS.items() for end in ("", "set", "data", "split", "corpus")
 }
 """What a word in a name says of a file."""
 CODE = re.compile(
