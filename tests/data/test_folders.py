@@ -254,6 +254,40 @@ def test_a_file_of_a_folder_that_cannot_be_read_is_named_with_how_to_go_on_witho
     assert "leave_out" not in str(alone.value)
 
 
+@pytest.mark.parametrize("name", ["my notes.json", "[x]*.json", "a,b?.json", "new\nline.json", "caf\udce9.json"])
+def test_what_is_offered_to_leave_a_file_out_leaves_out_that_file_whatever_its_name(name: str, tmp_path: Path) -> None:
+    make(tmp_path, "notes.txt", "x.json.txt", "other/b.txt")
+    (tmp_path / name).write_text("{}")
+    with pytest.raises(UserError) as refused:
+        list(open_source(tmp_path))
+    offered = str(refused.value).partition("leave_out='")[2].removesuffix("'`")
+    listed = listing(tmp_path, leave_out=offered)
+    assert (left_out(listed), listed.unmatched) == ({name: "as asked"}, ())
+
+
+def test_a_file_whose_name_is_a_pattern_is_left_out_by_that_name(tmp_path: Path) -> None:
+    make(tmp_path, "z.txt", "[draft].txt")
+    assert left_out(listing(tmp_path, leave_out="[draft].txt")) == {"[draft].txt": "as asked"}
+
+
+def test_of_the_hubs_cache_the_files_are_read_by_their_names_and_once(tmp_path: Path) -> None:
+    folder = make(tmp_path / "datasets--o--n", "blobs/3f2a", "blobs/77bc", "refs/main", "notes.txt")
+    names = folder / "snapshots" / "abc"
+    names.mkdir(parents=True)
+    for name, blob in (("train.txt", "3f2a"), ("validation.txt", "77bc")):
+        (names / name).symlink_to(f"../../blobs/{blob}")
+    assert read(folder) == ["snapshots/abc/train.txt"]
+    assert listing(folder).files_for("valid") == [names / "validation.txt"]
+    stored = "the hub's cache: read by the names in snapshots"
+    assert left_out(listing(folder)) == {
+        "blobs": stored,
+        "refs": stored,
+        "notes.txt": "neither train nor valid or test in its name",
+    }
+    make(tmp_path / "mine", "blobs/a.txt", "refs/b.txt")
+    assert read(tmp_path / "mine") == ["blobs/a.txt", "refs/b.txt"]
+
+
 @pytest.mark.parametrize(
     "made",
     [

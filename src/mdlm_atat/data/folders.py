@@ -29,8 +29,8 @@ Role = Literal["train", "valid", "test", "given"]
 """`given`: named as validation text, so not trained on either."""
 HIDDEN, ASKED, EMPTY, NEITHER = "hidden", "as asked", "empty", "neither train nor valid or test in its name"
 LINKED, LINKED_BACK = "a link to what is read already", "a link to a folder that this one is in"
-MADE = "a run, a model or tokens that atat made"
-_KNOWN = (HIDDEN, ASKED, LINKED, LINKED_BACK, MADE)
+MADE, STORED = "a run, a model or tokens that atat made", "the hub's cache: read by the names in snapshots"
+_KNOWN = (HIDDEN, ASKED, LINKED, LINKED_BACK, MADE, STORED)
 """Reasons by which nobody is surprised: they do not count towards the half of a folder that may be left out."""
 
 
@@ -264,9 +264,10 @@ def _walk(root: Path) -> Iterator[Found | LeftOut]:
                 if path != Path() and _is_made({name for name, _ in inside}):
                     yield LeftOut(path, MADE)
                     continue
+                stored = _STORES if {name for name, _ in inside} >= _CACHE else frozenset[str]()
                 for name, is_link in inside:
-                    if name.startswith("."):
-                        yield LeftOut(path / name, HIDDEN)
+                    if name.startswith(".") or name in stored:
+                        yield LeftOut(path / name, STORED if name in stored else HIDDEN)
                     else:
                         (links if is_link else folders).append(path / name)
             elif kind := _irregular(status.st_mode):
@@ -290,6 +291,10 @@ def _is_made(names: set[str]) -> bool:
 _MADE = ({"config.yaml", "run.json"}, {"config.yaml", "model.safetensors"}, {"manifest.json", "train.bin"})
 
 
+_CACHE, _STORES = {"blobs", "snapshots"}, frozenset(("blobs", "refs"))
+"""Folders in which the hub's cache keeps a data set: its files under their hashes, and links to them by their names."""
+
+
 def _place(status: os.stat_result) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
@@ -305,7 +310,14 @@ def _matches(path: Path, pattern: str) -> bool:
     if re.fullmatch(r"\.[^/*?\[]+", pattern) and path.name.lower().endswith(pattern.lower()):
         return True
     name = pattern.rstrip("/")
-    return any(fnmatch.fnmatchcase(part, name) for part in (path.as_posix(), *path.parts))
+    return any(part == name or fnmatch.fnmatchcase(part, name) for part in (path.as_posix(), *path.parts))
+
+
+def as_pattern(path: PurePath) -> str:
+    """Return what `leave_out` takes for a file: its path, with ? for characters that stand for something else there."""
+    return "".join(
+        "?" if letter in "*?[," or letter.isspace() or not letter.isprintable() else letter for letter in str(path)
+    )
 
 
 def _ending(path: Path) -> str:

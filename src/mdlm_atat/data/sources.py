@@ -24,7 +24,7 @@ from mdlm_atat.checks import did_you_mean
 from mdlm_atat.data.answers import LONGEST_MARKED, Marked, Spans
 from mdlm_atat.data.detokenizers import detokenizer, whole_documents
 from mdlm_atat.data.files import utf8
-from mdlm_atat.data.folders import Folder, irregular, list_folder, shown
+from mdlm_atat.data.folders import Folder, as_pattern, irregular, list_folder, shown
 from mdlm_atat.data.hub import CONVERTED, HUB_SETS, REVISION, hub_unreachable
 from mdlm_atat.data.plays import HELD_OUT, play_files, play_text
 from mdlm_atat.data.plugged import call_plugin, plugin_of
@@ -217,7 +217,7 @@ class Files:
             except UserError as error:
                 if self.folder is None or len(self.files) == 1:
                     raise
-                name = shown(file.relative_to(self.folder.path))
+                name = as_pattern(file.relative_to(self.folder.path))
                 raise UserError(f"{error}; to go on without this file: `leave_out={name!r}`") from error
 
     def identity(self) -> dict[str, Any]:
