@@ -33,6 +33,7 @@ from mdlm_atat.data.encodings import (
     likely_encodings,
     marked_encoding,
 )
+from mdlm_atat.data.signatures import signature_of
 from mdlm_atat.errors import UserError
 
 READ_BYTES = 1 << 18
@@ -368,6 +369,8 @@ def utf8(text: str) -> bytes:
 
 
 def _not_in(encoding: str | None, path: Path, data: bytes, start: int, position: int, line: int) -> UserError:
+    if position == 0 and (known := signature_of(data)):
+        return UserError(f"{path} is no text but {known.what}, by its content: {known.remedy}")
     line += data[:start].count(b"\n")
     where = f"byte 0x{data[start]:02X} at offset {position + start} (line {line})" if start < len(data) else "its end"
     advice = _advice(data, start)

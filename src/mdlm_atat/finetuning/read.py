@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from mdlm_atat.checks import at_least, did_you_mean
 from mdlm_atat.data.files import PACKED, ending_of
-from mdlm_atat.data.readers.kinds import ROWS
+from mdlm_atat.data.readers.kinds import ROWS, Refusal, find_reader, no_reader
 from mdlm_atat.data.readers.reading import Reading
 from mdlm_atat.data.readers.records import named, only
 from mdlm_atat.data.readers.rows import read_rows
@@ -335,6 +335,8 @@ def _read_file(
         raise UserError(
             f"{path} is of no kind that can be read: expected {', '.join(ROWS)}, each also as {', '.join(PACKED)}"
         )
+    if isinstance(refusal := find_reader(path, reading.encoding), Refusal):
+        raise no_reader(path, refusal)
     return _examples(read_rows(path, reading, changed), columns)
 
 

@@ -358,3 +358,40 @@ BODIES = {
 @pytest.mark.parametrize(("body", "text"), BODIES.items())
 def test_all_text_of_a_word_document_is_read_once(body: str, text: str, tmp_path: Path) -> None:
     assert read(write(tmp_path / "a.docx", docx_of(body))) == [text]
+
+
+OTHERS = {
+    "a pointer of Git LFS": b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n",
+    "a PDF": b"%PDF-1.4\n1 0 obj <</Type /Catalog>> endobj\n",
+    "Parquet": b"PAR1\x15\x04",
+    "a ZIP archive": epub("<p>x</p>"),
+    "packed by gzip": PACKINGS[".gz"](b"a text\n"),
+    "packed by bzip2": PACKINGS[".bz2"](b"a text\n"),
+    "packed by xz": PACKINGS[".xz"](b"a text\n"),
+    "packed by zstd": PACKINGS[".zst"](b"a text\n"),
+    "a tar archive": b"a.txt".ljust(257, b"\0") + b"ustar\x0000" + bytes(700),
+    "RTF": rb"{\rtf1\ansi hello}",
+    "a document of an old Office": b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(600),
+}
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.csv", "a.md", "a.jsonl", "a"])
+@pytest.mark.parametrize("what", OTHERS)
+def test_a_file_that_is_no_text_whatever_its_name_is_said_to_be_what_it_is(
+    what: str, name: str, tmp_path: Path
+) -> None:
+    path = write(tmp_path / name, OTHERS[what])
+    with pytest.raises(UserError, match=rf"cannot be read \({what}.*, by its content: \w+"):
+        read(path)
+
+
+@pytest.mark.parametrize("what", ["a PDF", "packed by gzip"])
+def test_what_is_packed_and_no_text_is_said_to_be_what_it_is_when_it_is_read(what: str, tmp_path: Path) -> None:
+    path = write(tmp_path / "a.txt.gz", PACKINGS[".gz"](OTHERS[what] + b"\xe2\xff"))
+    with pytest.raises(UserError, match=f"is no text but {what}, by its content: name it so"):
+        read(path)
+
+
+def test_a_text_about_a_format_is_text(tmp_path: Path) -> None:
+    text = "PAR2, %PDF- and {\\rtf are how files begin, BZh too\n"
+    assert read(write(tmp_path / "a.txt", text)) == [text]

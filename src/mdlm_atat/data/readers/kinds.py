@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mdlm_atat.data.encodings import is_full_of_nuls, marked_encoding, reads_wide
-from mdlm_atat.data.files import ending_of, first_bytes
+from mdlm_atat.data.files import PACKED, ending_of, first_bytes
 from mdlm_atat.data.readers.books import read_docx, read_epub, read_pdf
 from mdlm_atat.data.readers.html_pages import read_html
 from mdlm_atat.data.readers.json_files import json_rows, jsonl_rows
@@ -24,6 +24,7 @@ from mdlm_atat.data.readers.plain import read_plain
 from mdlm_atat.data.readers.reading import Reading
 from mdlm_atat.data.readers.records import text_of
 from mdlm_atat.data.readers.tables import table_rows
+from mdlm_atat.data.signatures import SIGNATURE_BYTES, signature_of
 from mdlm_atat.errors import UserError
 
 Read = Callable[[Path, Reading, Counter[str]], Iterator[Iterable[str]]]
@@ -92,7 +93,7 @@ REFUSED = {
     **dict.fromkeys((".doc", ".odt", ".rtf", ".pages"), "save it as .docx or .txt"),
     **dict.fromkeys((".xls", ".xlsx", ".ods"), "save it as .csv"),
     **dict.fromkeys((".ppt", ".pptx", ".odp", ".mobi", ".azw3", ".djvu", ".ps"), "convert it to .txt, .docx or .pdf"),
-    **dict.fromkeys((".zip", ".tar", ".tgz", ".7z", ".rar"), "unpack it first"),
+    **dict.fromkeys((".zip", ".tar", ".tgz", ".tbz", ".tbz2", ".txz", ".7z", ".rar", ".lz4", ".br"), "unpack it first"),
     **dict.fromkeys((".arrow", ".feather", ".orc", ".avro"), "save it as .parquet"),
 }
 """What to do with formats that hold text and have no reader, by ending."""
@@ -105,8 +106,8 @@ USABLE = (
 
 
 def find_reader(path: Path, encoding: str | None = None) -> Reader | Refusal:
-    """Return the reader of a file, or why it has none. A file of no known ending is opened to look at its first bytes,
-    which may be in `encoding`.
+    """Return the reader of a file, or why it has none, as where its first bytes show another format than its name says.
+    A file of no known ending is text if they are, which may be in `encoding`.
 
     A text in another encoding than UTF-8 has a reader: whether it decodes as `Reading.encoding` says is found when it
     is read.
@@ -117,6 +118,8 @@ def find_reader(path: Path, encoding: str | None = None) -> Reader | Refusal:
     reader = READERS.get(ending)
     if reader is None:
         return _sniff(path, encoding)
+    if refusal := _is_other(path, ending):
+        return refusal
     if reader.needs is not None and find_spec(reader.needs) is None:
         return Refusal(f"{ending} needs an extra", "pip install 'mdlm-atat[documents]'")
     return reader
@@ -127,11 +130,29 @@ def no_reader(path: Path, refusal: Refusal) -> UserError:
     return UserError(f"{path} cannot be read ({refusal})" + ("" if refusal.remedy else f"; expected {USABLE}"))
 
 
+def _is_other(path: Path, ending: str) -> Refusal | None:
+    """Why a file is not read that is of another format than its ending says. What is packed is not unpacked for that:
+    it is found when it is read."""
+    if path.suffix.lower() in PACKED:
+        return None
+    try:
+        return _by_signature(first_bytes(path, SIGNATURE_BYTES), ending)
+    except UserError:  # reading it tells
+        return None
+
+
+def _by_signature(data: bytes, ending: str) -> Refusal | None:
+    known = signature_of(data)
+    return None if known is None or ending in known.endings else Refusal(f"{known.what}, by its content", known.remedy)
+
+
 def _sniff(path: Path, encoding: str | None) -> Reader | Refusal:
     try:
         data = first_bytes(path, SNIFFED_BYTES)
     except UserError as error:
         return Refusal("unreadable", str(error))
+    if refusal := _by_signature(data, ""):
+        return refusal
     return PLAIN if _is_text(data, encoding) else Refusal("not text")
 
 
