@@ -152,6 +152,19 @@ def test_one_text_gives_its_last_10_percent_cut_at_a_line_end(text: Path, tmp_pa
     assert read_manifest(out).validation == {"rule": "the end of the text", "fraction": 0.1}
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["x" * 600_000, "word " * 120_000, ">chr1 human\n" + "ACGT" * 100_000 + "\n", "ab\n" + "x" * 300_000 + "\nend\n"],
+    ids=["no space", "no line end", "a header", "one long line"],
+)
+def test_of_a_text_of_long_lines_5_percent_are_held_out_too(text: str, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text(text)
+    out = prepare(str(tmp_path / "a.txt"), tokenizer="char", out=tmp_path / "out")
+    train, valid = decoded(out, "train"), decoded(out, "valid")
+    assert train + valid == text
+    assert len(valid) == pytest.approx(0.05 * len(text), abs=5)
+
+
 @pytest.mark.parametrize("text", ["only one line", "aaaaaaaaa\n", "aaaa\nbbbb\n", "a\nb", "ab"])
 def test_even_2_characters_are_split_without_loss(text: str, tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text(text)

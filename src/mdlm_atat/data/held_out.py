@@ -13,6 +13,8 @@ MIN_DOCUMENTS_TO_HASH = 20
 """Below, a single document is too large a share: the end of the text is held out instead."""
 SURVEYED_DOCUMENTS = 1000
 """Up to here the held-out documents are those of the smallest hashes, so that there is at least one."""
+REACH = 1 << 12
+"""Characters by which the end of a text may always be longer or shorter than was asked for, to begin with a line."""
 BY_HASH = "documents by hash"
 
 Stream = Callable[[], Iterator[tuple[str, Piece]]]
@@ -30,7 +32,8 @@ def hold_out(
     hashes, num_characters = _survey(source, progress)
     if len(hashes) < MIN_DOCUMENTS_TO_HASH and not whole:
         place = int(num_characters * (1 - fraction))
-        return lambda: _cut_at(place, source), {"rule": "the end of the text", "fraction": fraction}
+        reach = max(num_characters - place, REACH)
+        return lambda: _cut_at(place, reach, source), {"rule": "the end of the text", "fraction": fraction}
     few = 0 < len(hashes) < SURVEYED_DOCUMENTS
     cutoff = sorted(hashes)[max(1, round(fraction * len(hashes))) - 1] if few else int(fraction * 2**64)
     return lambda: _cut_by_hash(cutoff, source), {"rule": BY_HASH, "fraction": fraction}
@@ -65,18 +68,24 @@ def _cut_by_hash(cutoff: int, source: Texts) -> Iterator[tuple[str, Piece]]:
         yield name, piece
 
 
-def _cut_at(place: int, source: Texts) -> Iterator[tuple[str, Piece]]:
-    """Train up to `place`, moved to the next line's start in the piece, else the last one's, else the piece's."""
+def _cut_at(place: int, reach: int, source: Texts) -> Iterator[tuple[str, Piece]]:
+    """Train up to `place`, moved by at most `reach` characters to where a line or a word begins."""
     name, seen = "train", 0
     for piece in source:
         text = piece.text
         if name == "train" and seen + len(text) > place:
             name = "valid"
-            at = text.find("\n", place - seen) + 1
-            if at in (0, len(text)):
-                at = text.rfind("\n", 0, place - seen) + 1 or (0 if seen else place)
-            if at:
+            if at := _near(text, place - seen, reach, is_first=not seen):
                 yield "train", Piece(text[:at], ends_document=True)
             piece = Piece(text[at:], piece.ends_document)
         seen += len(text)
         yield name, piece
+
+
+def _near(text: str, place: int, reach: int, *, is_first: bool) -> int:
+    """Where the next line begins, else this one, else the text itself, unless it is the first, else the space before
+    the word, if not farther than `reach`; else the place itself."""
+    line, this_line = text.find("\n", place) + 1, text.rfind("\n", 0, place) + 1
+    starts = [*(at for at in (line, this_line) if 0 < at < len(text)), *([] if is_first else [0])]
+    starts += [at for at in [text.rfind(" ", 0, place)] if at > 0]
+    return next((at for at in starts if abs(at - place) <= reach), place)
