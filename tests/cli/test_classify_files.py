@@ -317,13 +317,18 @@ def test_pairs_and_numbers(masked, tmp_path, capsys, monkeypatch):
         (("-", "--text", "body"), "--text is for a file, and standard input has a text a line"),
         (("-", "--delimiter", ";", "--out", "b.csv"), "--delimiter is for a file, and standard input has a text a"),
         (("FILE", "--encoding", "latin-99"), "there is no such encoding"),
+        (("MARKED", "--encoding", "latin-99"), "there is no such encoding"),
+        (("MARKED", "--encoding", "cp1252"), "byte order mark of utf-8, so it is not cp1252: leave --encoding out"),
         (("FILE", "--batch_size", "0"), "--batch_size is 0, expected at least 1"),
     ],
 )
 def test_a_mistake_is_one_message_and_nothing_is_written(cats, tmp_path, capsys, words, message):
     (tmp_path / "a.csv").write_text(as_table(","))
+    (tmp_path / "marked.csv").write_text(as_table(","), encoding="utf-8-sig")
     (tmp_path / "there.csv").write_text("mine")
-    names = {"FILE": str(tmp_path / "a.csv"), "THERE": str(tmp_path / "there.csv")}
+    names = {
+        name: str(tmp_path / f"{file}.csv") for name, file in (("FILE", "a"), ("MARKED", "marked"), ("THERE", "there"))
+    }
     assert message in refused(["classify", str(cats), *(names.get(word) or word for word in words)], capsys, tmp_path)
 
 

@@ -297,6 +297,13 @@ def test_prompts_in_another_encoding_are_read_by_its_name(tmp_path, capsys, mode
     file.write_bytes("the café\n".encode("cp1252"))
     assert [item.text for item in read_items(file, "--prompts", "prompt", encoding="cp1252")] == ["the café"]
     (tmp_path / "seven.txt").write_bytes(b"the caf+AOk-\n~\n")  # which utf-7 would not write again so
+    (tmp_path / "marked.txt").write_text("the café", encoding="utf-16")
+    command = ["generate", model, "--prompts", str(tmp_path / "marked.txt"), "--encoding"]
+    assert "byte order mark of utf-16-le, so it is not cp1252: leave --encoding out" in refused(
+        [*command, "cp1252"], capsys
+    )
+    for same in ("utf-16", "UTF_16LE", None):
+        assert read_items(tmp_path / "marked.txt", "--prompts", "prompt", encoding=same)[0].text == "the café"
     found = read_items(tmp_path / "seven.txt", "--prompts", "prompt", encoding="utf-7")
     assert [item.text for item in found] == ["the café", "~"]
     assert "try --encoding" in refused(["generate", model, "--prompts", str(file)], capsys)

@@ -117,6 +117,21 @@ def test_a_folder_is_scored_by_its_validation_else_its_test_files_or_by_those_wh
     assert everything.manifest.splits["valid"].characters == 33
 
 
+def test_a_byte_order_mark_that_overrules_the_encoding_that_was_named_is_told(tmp_path: Path) -> None:
+    (tmp_path / "marked.txt").write_text("na\u00efve\n" * 9, encoding="utf-8-sig")
+    (tmp_path / "plain.txt").write_text("caf\u00e9\n" * 9, encoding="cp1252")
+    (tmp_path / "rows.csv").write_text("text\nna\u00efve\n" * 9, encoding="utf-16")
+    listener = Listener()
+    made = prepare(tmp_path, encoding="cp1252", out=tmp_path / "out", whole=True, progress=listener)
+    told = {
+        "files read as utf-8 by their byte order mark, not as cp1252": 1,
+        "files read as utf-16-le by their byte order mark, not as cp1252": 1,
+    }
+    counted = (made.manifest.accounts or {})["changed"]["source"]
+    assert {what: number for what, number in counted.items() if what.startswith("files")} == told
+    assert "files read as utf-8 by their byte order mark, not as cp1252 (1)" in listener.said[-1]
+
+
 def test_what_is_changed_or_skipped_while_it_is_read_is_counted_and_said_in_a_line(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfone\r\ntwo\r\n\r\nthree\rfour\n")
     listener = Listener()

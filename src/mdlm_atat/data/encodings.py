@@ -59,6 +59,15 @@ def marked_encoding(data: bytes) -> tuple[str, int] | None:
     return next(((encoding, len(mark)) for mark, encoding in MARKS if data.startswith(mark)), None)
 
 
+def overruled(encoding: str | None, data: bytes) -> str | None:
+    """Return the encoding that a file's first bytes are marked with, where it is another than the one that was named:
+    the mark goes before it. Else None. utf-16 and utf-32 name either order of bytes."""
+    mark = marked_encoding(data)
+    if encoding is None or mark is None:
+        return None
+    return None if mark[0].startswith(codecs.lookup(encoding).name.removesuffix("-sig")) else mark[0]
+
+
 def is_full_of_nuls(text: str | bytes) -> bool:
     """Return whether more than one character, and more than one in a thousand, is a NUL."""
     num_nuls = text.count("\0") if isinstance(text, str) else text.count(0)

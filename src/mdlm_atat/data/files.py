@@ -32,6 +32,7 @@ from mdlm_atat.data.encodings import (
     is_utf16,
     likely_encodings,
     marked_encoding,
+    overruled,
 )
 from mdlm_atat.data.signatures import signature_of
 from mdlm_atat.errors import UserError
@@ -107,13 +108,28 @@ def check_is_file(path: Path) -> None:
         raise UserError(f"{path} is a folder; name a file in it" if path.is_dir() else f"there is no file {path}")
 
 
+def check_mark(path: Path, encoding: str | None) -> None:
+    """Raise UserError for a file whose byte order mark says another encoding than the one that was named."""
+    if encoding is not None and (marked := overruled(encoding, first_bytes(path, LONGEST_MARK))):
+        raise UserError(
+            f"{path} begins with the byte order mark of {marked}, so it is not {encoding}: leave `encoding=` out"
+        )
+
+
+def count_mark(path: Path, encoding: str | None, left_out: Counter[str]) -> None:
+    """As `check_mark`, of one among many files that an encoding is named for: counts it among what is not as it was."""
+    if encoding is not None and (marked := overruled(encoding, first_bytes(path, LONGEST_MARK))):
+        left_out[f"files read as {marked} by their byte order mark, not as {encoding}"] += 1
+
+
 def read_text(path: Path, encoding: str | None = None, *, translate: bool = True) -> str:
     """Return the whole text of a file, packed or not, with its line ends as they are where `translate` is off. A byte
     order mark says the encoding, else `encoding` does, else it is UTF-8. Raises UserError where there is no file, or no
-    text in that encoding."""
+    text in that encoding, and where the mark says another than `encoding`."""
     check_is_file(path)
     if encoding is not None:
         check_encoding(encoding)
+        check_mark(path, encoding)
     return "".join(decoded(path, encoding, translate=translate))
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from mdlm_atat.atomic import check_writable, finite, written_aside
-from mdlm_atat.data.files import check_is_file
+from mdlm_atat.data.files import check_is_file, check_mark
 from mdlm_atat.data.readers.kinds import Refusal, find_reader, no_reader
 from mdlm_atat.data.readers.reading import Reading
 from mdlm_atat.data.readers.records import named, only
@@ -69,6 +69,7 @@ class Table:
         if isinstance(refusal, Refusal):
             raise no_reader(file, refusal)
         DataRequest(source=file, encoding=encoding, delimiter=delimiter).warn_of_what_has_no_effect()
+        check_mark(file, encoding)
         columns = columns_of(classifier, text, text_pair)
         reading = Reading(column=columns[0], documents="line", encoding=encoding, delimiter=delimiter)
         identity = json.dumps([sha256(file), file.suffixes, columns, encoding, delimiter])

@@ -46,7 +46,8 @@ class Document:
     @classmethod
     def read(cls, file: Path, encoding: str | None = None) -> Document:
         """Read a file, with its line ends as they are. A byte order mark says the encoding, else `encoding` does, else
-        it is UTF-8. Raises UserError where it is no text in that encoding, or one that would not be written so."""
+        it is UTF-8. Raises UserError where it is no text in that encoding, or one that would not be written so, and
+        where the mark says another than `encoding`."""
         text = read_text(file, encoding, translate=False)
         start = first_bytes(file, LONGEST_MARK)
         marked = marked_encoding(start)

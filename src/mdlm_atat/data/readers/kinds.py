@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mdlm_atat.data.encodings import is_full_of_nuls, marked_encoding, reads_wide
-from mdlm_atat.data.files import PACKED, ending_of, first_bytes
+from mdlm_atat.data.files import PACKED, count_mark, ending_of, first_bytes
 from mdlm_atat.data.readers.books import read_docx, read_epub, read_pdf
 from mdlm_atat.data.readers.html_pages import read_html
 from mdlm_atat.data.readers.json_files import json_rows, jsonl_rows
@@ -183,4 +183,6 @@ def read_documents(path: Path, reading: Reading, left_out: Counter[str] | None =
     reader = find_reader(path, reading.encoding)
     if isinstance(reader, Refusal):
         raise no_reader(path, reader)
-    yield from reader.read(path, reading, Counter() if left_out is None else left_out)
+    left_out = Counter() if left_out is None else left_out
+    count_mark(path, reading.encoding, left_out)
+    yield from reader.read(path, reading, left_out)

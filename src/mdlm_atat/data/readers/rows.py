@@ -8,7 +8,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from mdlm_atat.data.files import ending_of
+from mdlm_atat.data.files import count_mark, ending_of
 from mdlm_atat.data.readers.json_files import Number
 from mdlm_atat.data.readers.kinds import ROWS, read_documents
 from mdlm_atat.data.readers.parquet import rows_of_columns
@@ -32,6 +32,7 @@ def read_rows(path: Path, reading: Reading, left_out: Counter[str] | None = None
         for number, chunks in enumerate(read_documents(path, reading, left_out), 1):
             yield {reading.column: "".join(chunks)}, f"{path}, text {number}"
         return
+    count_mark(path, reading.encoding, left_out)
     for row, place in rows_of_columns(path) if ending == ".parquet" else ROWS[ending](path, reading, left_out):
         if not isinstance(row, (str, Mapping)):
             raise UserError(f"{place} is {row!r:.80}, expected an object with a column {reading.column!r}")
