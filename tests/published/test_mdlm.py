@@ -35,8 +35,10 @@ from mdlm_atat.cli.main import main
 from mdlm_atat.config.build import build_model
 from mdlm_atat.errors import UserError
 from mdlm_atat.lm import CausalLM, MaskedDiffusionLM, load_lm
+from mdlm_atat.published import files, hub
 from mdlm_atat.published.imported import Imported
 from mdlm_atat.published.mdlm import read_mdlm
+from mdlm_atat.published.mdlm_weights import Shape, folded
 from mdlm_atat.published.pickles import read_pickle
 from mdlm_atat.published.place import find_model, folder_of
 from mdlm_atat.published.read import read_published
@@ -220,6 +222,46 @@ def test_of_a_lightning_checkpoint_the_average_is_taken_and_its_settings_are_rea
     assert largest_difference(average, found) < 1e-5
     assert (found.config.data.length, found.config.data.mode) == (16, "pad")
     assert "the averaged weights" in found.origin.notes
+
+
+def test_a_checkpoint_is_judged_by_its_weights_and_not_by_what_its_optimizer_keeps(tmp_path, monkeypatch):
+    network = make()
+    needed = 4 * sum(parameter.numel() for parameter in network.parameters())
+    more = {"optimizer_states": [torch.zeros(needed)]}
+    file = save_checkpoint(network, tmp_path / "last.ckpt", average=None, **more)
+    for module in (hub, files):
+        monkeypatch.setattr(module, "machine_memory", lambda: needed)
+    assert file.stat().st_size > 2 * needed
+    assert largest_difference(network, read_published(folder_checked(file))) < 1e-5
+    for module in (hub, files):
+        monkeypatch.setattr(module, "machine_memory", lambda: needed - 1)
+    with pytest.raises(UserError, match=r"last\.ckpt has [\d,]+ weights, which take .*; this machine has .* of memory"):
+        read_published(folder_checked(file))
+
+
+def folder_checked(file: Path) -> Path:
+    place = find_model(file)
+    place.check_memory()
+    return place.path
+
+
+def test_folding_copies_no_weight_that_stays_as_it_is():
+    shape = Shape(
+        num_rows=9, length=4, width=8, num_layers=1, num_heads=2, condition_width=4, mlp_width=32, dropout=0.0,
+        is_causal=False, sees_time=False,
+    )  # fmt: skip
+    rng = torch.Generator().manual_seed(0)
+    tensors = {name: torch.randn(size, generator=rng) for name, size in shape.tensors.items()}
+    before = {name: tensor.clone() for name, tensor in tensors.items()}
+    found = folded(shape, tensors)
+    same = {name for name, tensor in found.items() if name in tensors and tensor is tensors[name]}
+    assert same == {
+        "vocab_embed.embedding",
+        "blocks.0.attn_qkv.weight",
+        "blocks.0.mlp.0.weight",
+        "output_layer.linear.weight",
+    }
+    assert all(tensor.equal(before[name]) for name, tensor in tensors.items())
 
 
 def test_a_checkpoint_without_settings_tells_its_shape_by_its_tensors_and_one_without_an_average_has_its_last(tmp_path):

@@ -64,39 +64,47 @@ def _linear(name: str, num_in: int, num_out: int) -> dict[str, tuple[int, ...]]:
 
 
 def folded(shape: Shape, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights with what adaLN makes of sigma = 0 worked into them, in float64, and `attn_qkv.bias` besides.
+    """The weights with what adaLN makes of sigma = 0 worked into them, in float64, and `attn_qkv.bias` besides. Those
+    that it leaves as they are stay the tensors that they are.
 
     Every norm is followed by x * (1 + scale) + shift and a linear layer W x + b: the norm's weight takes 1 + scale, and
     the bias W shift. What attention and the MLP give is multiplied by a gate: so are the rows of their last layers.
     """
-    embedding = "vocab_embed.embedding"
-    wide = {name: value if name == embedding else value.double() for name, value in tensors.items()}
-    half = NUM_FEATURES // 2
-    features = torch.cat([torch.ones(half), torch.zeros(half)]).double()  # cosines and sines of 0
-    condition = F.silu(_apply(wide, "sigma_map.mlp.2", F.silu(_apply(wide, "sigma_map.mlp.0", features))))
-    for index in range(shape.num_layers):
-        block = f"blocks.{index}."
-        parts = _apply(wide, block + "adaLN_modulation", condition).chunk(6)
-        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = parts
-        wide[block + "norm1.weight"] *= 1 + scale_a
-        wide[block + "attn_qkv.bias"] = wide[block + "attn_qkv.weight"] @ shift_a
-        wide[block + "attn_out.weight"] *= gate_a[:, None]
-        wide[block + "norm2.weight"] *= 1 + scale_m
-        wide[block + "mlp.0.bias"] += wide[block + "mlp.0.weight"] @ shift_m
-        wide[block + "mlp.2.weight"] *= gate_m[:, None]
-        wide[block + "mlp.2.bias"] *= gate_m
-    shift, scale = _apply(wide, "output_layer.adaLN_modulation", condition).chunk(2)
-    wide["output_layer.norm_final.weight"] *= 1 + scale
-    wide["output_layer.linear.bias"] += wide["output_layer.linear.weight"] @ shift
-    return {
-        name: value.float()
-        for name, value in wide.items()
+    found = {
+        name: value
+        for name, value in tensors.items()
         if not name.startswith("sigma_map.") and "adaLN_modulation" not in name
     }
 
+    def scale_by(name: str, factor: Tensor) -> None:
+        found[name] = (found[name].double() * factor).float()
+
+    def shift_through(layer: str, shift: Tensor) -> None:
+        weight, bias = tensors[f"{layer}.weight"].double(), tensors.get(f"{layer}.bias")
+        found[f"{layer}.bias"] = (weight @ shift + (0 if bias is None else bias.double())).float()
+
+    half = NUM_FEATURES // 2
+    features = torch.cat([torch.ones(half), torch.zeros(half)]).double()  # cosines and sines of 0
+    condition = F.silu(_apply(tensors, "sigma_map.mlp.2", F.silu(_apply(tensors, "sigma_map.mlp.0", features))))
+    for index in range(shape.num_layers):
+        block = f"blocks.{index}."
+        parts = _apply(tensors, block + "adaLN_modulation", condition).chunk(6)
+        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = parts
+        scale_by(block + "norm1.weight", 1 + scale_a)
+        shift_through(block + "attn_qkv", shift_a)
+        scale_by(block + "attn_out.weight", gate_a[:, None])
+        scale_by(block + "norm2.weight", 1 + scale_m)
+        shift_through(block + "mlp.0", shift_m)
+        scale_by(block + "mlp.2.weight", gate_m[:, None])
+        scale_by(block + "mlp.2.bias", gate_m)
+    shift, scale = _apply(tensors, "output_layer.adaLN_modulation", condition).chunk(2)
+    scale_by("output_layer.norm_final.weight", 1 + scale)
+    shift_through("output_layer.linear", shift)
+    return found
+
 
 def _apply(weights: Mapping[str, Tensor], layer: str, x: Tensor) -> Tensor:
-    return weights[f"{layer}.weight"] @ x + weights[f"{layer}.bias"]
+    return weights[f"{layer}.weight"].double() @ x + weights[f"{layer}.bias"].double()
 
 
 OUR_NAMES = {
