@@ -73,8 +73,13 @@ def train_method(method: str, source: Path | str, out: Path, **changed: object) 
 
 
 def losses_of(run: Path) -> list[float]:
+    return values_of(run, "train/loss")
+
+
+def values_of(run: Path, name: str) -> list[float]:
+    """What was logged under a name, step by step."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [line["train/loss"] for line in lines if "train/loss" in line]
+    return [line[name] for line in lines if name in line]
 
 
 def torchrun(num_processes: int, flags: list[str]) -> None:

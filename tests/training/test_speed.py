@@ -27,7 +27,7 @@ from mdlm_atat.training.flops import training_flops_per_token
 from mdlm_atat.training.log import ProgressLine
 from mdlm_atat.training.optim import make_optimizer, set_learning_rate
 from processes import run_ranks
-from tiny_runs import losses_of, method_flags, train, write_text
+from tiny_runs import losses_of, method_flags, train, values_of, write_text
 
 ROOT = Path(__file__).parents[2]
 VOCAB = 23
@@ -137,6 +137,8 @@ def test_two_processes_with_a_part_of_the_weights_each_match_one_and_each_other_
     run("one", 1)
     run("sharded", 2, train__shard=True)
     assert losses_of(tmp_path / "sharded") == pytest.approx(losses_of(tmp_path / "one"), abs=1e-3)
+    norms = [values_of(tmp_path / name, "train/grad_norm") for name in ("one", "sharded")]
+    assert norms[1] == pytest.approx(norms[0], rel=1e-2)  # of the whole gradient: a half's is 0.7 of it
     bounds = [json.loads(next((tmp_path / name / "evals").iterdir()).read_text()) for name in ("one", "sharded")]
     assert bounds[0]["nelbo_nats_per_token"] == pytest.approx(bounds[1]["nelbo_nats_per_token"], abs=1e-4)
     files = [sorted(p.name for p in all_checkpoints(tmp_path / name / "checkpoints")[-1].folder.iterdir())
