@@ -97,9 +97,10 @@ def test_recorded_left_to_right_5_rows_then_8_then_5_write_the_tokens_of_unrecor
         prompts = ["abc", "ab", "abcdefghi", "", "a", "bb", "c", "dd"][:num_rows]
         expected, made = (lm.generate(prompts, seed=number) for lm in (plain, recorded))
         assert [text.tokens for text in made] == [text.tokens for text in expected]
-        for cache in recorded._steps._caches.values():
-            for part in (*cache.keys, *cache.values):
+        for kept in recorded._steps._kept.values():
+            for part in (*kept[0].cache.keys, *kept[0].cache.values):
                 part.fill_(1e4)
+            assert len(kept) == 1
 
 
 def test_what_a_recorded_step_gave_is_kept_when_the_next_one_is_taken():

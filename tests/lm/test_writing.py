@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from typing import Any
 
@@ -14,7 +14,9 @@ from mdlm_atat import CausalLM, CausalTransformer, MaskedDiffusionLM, UserError
 from mdlm_atat import device as device_module
 from mdlm_atat.core.left_to_right import causal_nll
 from mdlm_atat.data.tokenizers import CharTokenizer
+from mdlm_atat.device import Graphed
 from mdlm_atat.lm.how import Guide
+from mdlm_atat.lm.results import Frame
 from mdlm_atat.nets.two_way import TwoWayDiT
 from mdlm_atat.samplers.canvas import Canvas
 from mdlm_atat.samplers.left_to_right import LeftToRight
@@ -194,11 +196,9 @@ def test_a_causal_model_reads_what_is_given_between_gaps_without_a_cache(monkeyp
 
 
 class Recordings:
-    """What was recorded: passes of a network, and what is done with their logits between them."""
+    """How much was recorded: passes of a network, and what is done with their logits between them."""
 
-    def __init__(self) -> None:
-        self.passes: list[Any] = []
-        self.draws: list[Any] = []
+    num_passes = num_draws = 0
 
 
 @pytest.fixture
@@ -211,7 +211,7 @@ def recordings(monkeypatch: pytest.MonkeyPatch) -> Recordings:
 
     def record(work: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
         out = work().clone()
-        made.passes.append(work)
+        made.num_passes += 1
 
         def replay() -> None:
             out.copy_(work())
@@ -223,7 +223,7 @@ def recordings(monkeypatch: pytest.MonkeyPatch) -> Recordings:
     monkeypatch.setattr(torch.cuda, "stream", lambda _: nullcontext())
 
     def capture(work: Callable[[], None]) -> Callable[[], None]:
-        made.draws.append(work)
+        made.num_draws += 1
         return work
 
     monkeypatch.setattr(device_module, "record_cuda_graph", record)
@@ -244,12 +244,51 @@ def test_recorded_5_rows_then_8_then_5_write_what_unrecorded_ones_do_whatever_th
             assert text.trace is not None
             assert other.trace is not None
             assert text.trace.to_json() | {"elapsed_s": 0} == other.trace.to_json() | {"elapsed_s": 0}
-        for cache in lm._steps._caches.values():
-            for part in (*cache.keys, *cache.values):
+        for kept in lm._steps._kept.values():
+            for part in (*kept[0].cache.keys, *kept[0].cache.values):
                 part.fill_(1e4)
+            assert len(kept) == 1
     assert lm.generate("", length=40) == plain.generate("", length=40)
-    assert len(recordings.passes) == 2  # of 8 rows, and of 1
-    assert len(recordings.draws) > 3  # at least once for each text
+    assert recordings.num_passes == 2  # of 8 rows, and of 1
+    assert recordings.num_draws > 3  # at least once for each text
+
+
+@pytest.mark.parametrize("is_recorded", [True, False])
+def test_texts_that_are_written_in_turns_are_those_that_are_written_one_by_one(lm, recordings, is_recorded):
+    """Recorded, they shared a cache: each read the other's keys and values, and no error was seen."""
+
+    def streams() -> list[Iterator[Frame]]:
+        return [lm.stream(prompt, max_new_tokens=6, seed=[seed]) for prompt, seed in (("abc", 1), ("dd", 2))]
+
+    expected = [[frame.confidence for frame in stream] for stream in streams()]
+    if is_recorded:
+        lm._steps.record(LENGTH)
+    in_turns = zip(*zip(*streams(), strict=True), strict=True)
+    found = [[frame.confidence for frame in frames] for frames in in_turns]
+    assert [each[-1] for each in found] == [pytest.approx(each[-1], abs=1e-6, nan_ok=True) for each in expected]
+    if is_recorded:
+        assert len(lm._steps._kept[1]) == 2
+        assert lm.generate("abc", max_new_tokens=6, seed=[1]).tokens
+        assert len(lm._steps._kept[1]) == 2  # both were given back
+
+
+@pytest.mark.parametrize("sampler", ["ancestral", "spread", "confidence", "remask", "follow_rates", "entropy_budget"])
+def test_a_recorded_network_fills_5_rows_and_2_in_turns_as_an_unrecorded_one_does(
+    sampler, adaptive, recordings, monkeypatch
+):
+    """Five rows, which are padded to eight, and which end at different times."""
+
+    def made() -> tuple[list[list[int]], list[tuple[list[int], list[int]]]]:
+        how: dict[str, Any] = {"length": 24, "sampler": sampler, "steps": 6}
+        prompts = ["", "the", "a cat", "the dog sat", "on"]
+        streams = [adaptive.stream(prompt, seed=[seed], **how) for seed, prompt in enumerate(prompts[1:3])]
+        in_turns = [tuple(frame.tokens for frame in frames) for frames in zip(*streams, strict=False)]
+        return [text.tokens for text in adaptive.generate(prompts, seed=1, **how)], in_turns
+
+    expected = made()
+    monkeypatch.setattr(adaptive, "_hidden", Graphed(adaptive._hidden))
+    assert made() == expected
+    assert recordings.num_passes >= 2
 
 
 def test_graphs_are_recorded_for_64_128_and_all_130_places(recordings):
@@ -258,6 +297,6 @@ def test_graphs_are_recorded_for_64_128_and_all_130_places(recordings):
     assert lm._steps is not None
     lm._steps.record(130)
     assert lm.generate(["abc", "d"], seed=1) == plain.generate(["abc", "d"], seed=1)
-    assert sorted(lm._steps._graphs) == [(2, 64), (2, 128), (2, 130)]
+    assert sorted(lm._steps._kept[2][0].graphs) == [64, 128, 130]
     assert lm.generate(["", "d"], length=70)[0].nfe == 70
-    assert len(recordings.passes) == 3
+    assert recordings.num_passes == 3

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +24,7 @@ class CachedSteps:
 
     A pass attends to the first 64, 128, 256, ... places, as many as have been read. After `record`, for a GPU, each is
     captured as a CUDA graph, once for each power of two of rows and of places; the caches that the graphs write to
-    stay, and are written over by the next texts.
+    stay, and are written over by the next texts. Of texts that are written in turns each has a cache of its own.
     """
 
     def __init__(
@@ -32,8 +34,7 @@ class CachedSteps:
         weights'."""
         self._network, self._inference, self._dtype = network, inference, dtype
         self._capacity: int | None = None  # of places, where graphs are recorded
-        self._caches: dict[int, KeyValueCache] = {}
-        self._graphs: dict[tuple[int, int], Graphed] = {}
+        self._kept: dict[int, list[Kept]] = {}  # by their rows
 
     @property
     def is_recorded(self) -> bool:
@@ -72,26 +73,46 @@ class CachedSteps:
         return step
 
     def cache_of(self, num_rows: int, length: int) -> KeyValueCache:
-        """A cache for so many rows and places, or for more."""
+        """A cache for so many rows and places, or for more. Whoever holds it has it to themselves."""
         if self._capacity is None:
             return self._network.empty_cache(num_rows, length, self._dtype)
         num_rows = 1 << (num_rows - 1).bit_length()
-        if num_rows not in self._caches:
-            self._caches[num_rows] = self._network.empty_cache(num_rows, self._capacity, self._dtype)
-        return self._caches[num_rows]
+        kept = self._kept.setdefault(num_rows, [])
+        free = next((each for each in kept if each.lent() is None), None)
+        if free is None:
+            free = Kept(self._network.empty_cache(num_rows, self._capacity, self._dtype))
+            kept.append(free)
+        return free.lend()
 
     def over(self, cache: KeyValueCache, num_places: int) -> Callable[[Tensor, Tensor], Tensor]:
         """A pass over symbols and their places (B, K), that looks at the first places of the cache."""
+        kept = next((each for each in self._kept.get(len(cache.keys[0]), ()) if each.lent() is cache), None)
+        buffers = cache if kept is None else kept.cache  # a graph is not to hold what was lent
 
         def read(symbols: Tensor, places: Tensor) -> Tensor:
             with self._inference():
-                return self._network.read(symbols, places, cache.first(len(symbols)), num_places)
+                return self._network.read(symbols, places, buffers.first(len(symbols)), num_places)
 
-        if self._capacity is None:
-            return read
         # reading the same again changes nothing, so what a graph reads before it is recorded does no harm; and rows
         # that are there to fill a power of two have rows of the cache to themselves
-        return self._graphs.setdefault((len(cache.keys[0]), num_places), Graphed(read))
+        return read if kept is None else kept.graphs.setdefault(num_places, Graphed(read))
+
+
+@dataclass
+class Kept:
+    """A cache in memory that stays, and the graphs that write to it."""
+
+    cache: KeyValueCache
+    graphs: dict[int, Graphed] = field(default_factory=dict)
+    """By the number of places that they look at."""
+    lent: Callable[[], KeyValueCache | None] = lambda: None
+    """What was lent, as long as somebody holds it."""
+
+    def lend(self) -> KeyValueCache:
+        """The cache as an object of its own: who lets go of that has given it back."""
+        lent = KeyValueCache(self.cache.keys, self.cache.values)
+        self.lent = weakref.ref(lent)
+        return lent
 
 
 def num_looked_at(num_read: int, cache: KeyValueCache) -> int:
