@@ -20,7 +20,8 @@ from mdlm_atat.atomic import write_text
 from mdlm_atat.errors import UserError
 from mdlm_atat.small_files import read_object
 from mdlm_atat.studies.caveats import sharing_a_device
-from mdlm_atat.studies.results import MOST_BYTES, read_results
+from mdlm_atat.studies.results import read_results
+from mdlm_atat.studies.run_record import MOST_BYTES
 
 MOST_ENTRIES = 60
 DIGITS = 7
@@ -41,13 +42,16 @@ def take(folder: Path, file: Path, *, machine: str, command: str | None = None) 
     """Write the finished runs of the experiment in `folder` into `file`, and return lines that say what was done.
 
     Runs that are in the file and not in the folder stay, so that an experiment may be run in pieces, each in a folder
-    of its own; a run that both have is the folder's. Raises UserError where there is no experiment, none of its runs is
-    done, or the file holds another one: of another name, budget, baseline or text, or an arm with other settings.
+    of its own; a run that both have is the folder's, unless that only has it from `--done`. Raises UserError where
+    there is no experiment, none of its runs is done, or the file holds another one: of another name, budget, baseline
+    or text, or an arm with other settings.
     """
     results = read_results(folder)
     if results is None:
         raise UserError(f"{folder} holds no results.json; `atat experiment run` and `atat experiment report` write it")
     before = read_object(file, most_bytes=MOST_BYTES) if file.exists() else None
+    if before is not None:
+        results = _without_copies(results, before)
     content = trimmed(results)
     if not content["runs"]:
         raise UserError(f"none of the runs of {folder} is done yet; go on with atat experiment run {folder}")
@@ -63,12 +67,26 @@ def take(folder: Path, file: Path, *, machine: str, command: str | None = None) 
     ]
 
 
+def _without_copies(results: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
+    """The results without the runs that are there by `--done` alone, and in the file too."""
+    held = {_of_text(run) for run in _runs(before)}
+    parts = {
+        part: [run for run in results[part] if not (run.get("elsewhere") and _of_text(run) in held)]
+        for part in ("runs", "branch_runs")
+    }
+    return {**results, **parts}
+
+
+def _of_text(run: Mapping[str, Any]) -> tuple[str, str, int]:
+    return run["data"]["hash"], run["arm"], run["seed"]
+
+
 def trimmed(results: Mapping[str, Any]) -> dict[str, Any]:
     """The content of results.json without what no table reads."""
     content = {name: results[name] for name in OF_THE_WHOLE}
     for part in ("runs", "branch_runs"):
         runs = results[part]
-        shared = sharing_a_device(runs)
+        shared = sharing_a_device(runs) | {index for index, run in enumerate(runs) if run.get("shared_card")}
         kept = [_run(run, index in shared) for index, run in enumerate(runs) if run["final"] is not None]
         if kept or part == "runs":
             content[part] = kept

@@ -33,7 +33,7 @@ def begin(folder: Path, monkeypatch: pytest.MonkeyPatch, *, state: str = "RUNNIN
         (folder / name).chmod(0o755)
     with monkeypatch.context() as patch:
         patch.setattr(sys, "executable", str(folder / "python"))
-        script = write_array_script(folder / "study", "mine", 3, options=[], at_once=None)
+        script = write_array_script(folder / "study", "mine", range(3), options=[], at_once=None)
     told = {"PATH": f"{folder}{os.pathsep}{os.environ['PATH']}", "SLURM_JOB_ID": "77", "SLURM_ARRAY_TASK_ID": "2"}
     started = subprocess.Popen(["bash", str(script)], env={**os.environ, **told})
     end_s = time.monotonic() + 20

@@ -30,6 +30,7 @@ examples:
   atat experiment run main --out runs/main --processes 4  four runs at a time, over all GPUs
   atat experiment run my-grid.yaml --seeds 0 --budget steps=200 --train.batch_size 16
   atat experiment run runs/main                           go on where it stopped
+  atat experiment run my-grid.yaml --done other/results.json   only the runs that are missing there
   atat experiment run main --slurm --submit --sbatch-option=--partition=gpu --sbatch-option=--time=4:00:00
   atat experiment status runs/main                        how far each run is, and the time left
   atat experiment report runs/main                        report.html, report.md and results.json
@@ -72,6 +73,7 @@ def run_parser() -> Parser:
     parser.add_argument("--arms", nargs="+", metavar="ARM", help="only these arms")
     parser.add_argument("--seeds", nargs="+", type=whole(0), help="these seeds")
     parser.add_argument("--budget", metavar="UNIT=AMOUNT", help="steps=, tokens=, flops= or gpu_seconds=")
+    parser.add_argument("--done", type=Path, metavar="FILE", help="leave out the runs that these results hold as done")
     parser.add_argument("--dry_run", action="store_true", help="say what would be run, and run nothing")
     parser.add_argument("--task", type=whole(0), help="only this run of the list, from 0 on (for job arrays)")
     parser.add_argument("--slurm", action="store_true", help="write a job array script instead of running")
@@ -85,7 +87,7 @@ def run_parser() -> Parser:
 def run(arguments: argparse.Namespace) -> int:
     """Exit code 0 where every run is done, 1 where one failed, 128 and the signal's number where one ended it."""
     from mdlm_atat.progress import messages
-    from mdlm_atat.studies.run import open_study, planned_commands, run_study
+    from mdlm_atat.studies.run import open_study, planned_commands, run_study, tasks_of
 
     if (arguments.submit or arguments.sbatch_option) and not arguments.slurm:
         raise UserError("--submit and --sbatch-option go with --slurm")
@@ -98,12 +100,17 @@ def run(arguments: argparse.Namespace) -> int:
         seeds=arguments.seeds,
         budget=None if arguments.budget is None else read_budget(arguments.budget),
         settings=arguments.settings,
+        done=arguments.done,
     )
     if arguments.dry_run:
         commands = planned_commands(study, arguments.task)
         open_ended = any("--train.num_steps STEPS" in command for command in commands)
         ending = "; STEPS is worked out from the budget before the first" if open_ended else ""
-        print("\n".join([*commands, f"{len(commands)} runs{ending}"]))
+        asked = len(tasks_of(study, arguments.task))
+        counted = f"{asked} runs"
+        if len(commands) < asked:
+            counted = f"{len(commands)} of {counted}; the others are done"
+        print("\n".join([*commands, f"{counted}{ending}"]))
         return 0
     if arguments.slurm:
         return slurm(arguments, study)

@@ -11,7 +11,7 @@ from mdlm_atat.studies.jobs import Job
 from mdlm_atat.studies.planning import Plan, planned_steps
 from mdlm_atat.studies.processes import last_lines, run_command
 from mdlm_atat.studies.results import stored_runs
-from mdlm_atat.studies.run_record import kept_record, read_json
+from mdlm_atat.studies.run_record import read_json
 from mdlm_atat.studies.run_state import is_done
 
 FILE_NAME = "samplers-generate.json"
@@ -43,14 +43,15 @@ def run_benches(
     for job in bench_jobs(grid, jobs):
         assert grid.bench is not None
         name, run = f"samplers-{job.name}", folder / job.folder
-        kept = kept_record(folder, job, stored)
+        kept = stored.get(str(job.folder))
         if kept is not None and kept["sampler_bench"] is None:
-            say(f"left out   {name}: the folder of its run is gone")
+            where = kept.get("elsewhere")
+            say(f"left out   {name}: {f'its run is in {where}' if where else 'the folder of its run is gone'}")
         if not _is_trained(job, folder, plan) or "needed" in (read_json(run / FILE_NAME) or {}) or should_stop():
             continue
         judge = _judge(grid, grid.bench, job, jobs, folder, plan)
         if grid.bench.judge is not None and judge is None:
-            say(f"left out   {name}: its judge {grid.bench.judge} is not trained yet, or its folder is gone")
+            say(f"left out   {name}: its judge {grid.bench.judge} is not trained here, or its folder is gone")
             continue
         lock = try_lock(folder / "jobs" / f"{name}.lock")
         if lock is None:

@@ -18,6 +18,7 @@ def caveats_of(results: dict[str, Any]) -> list[str]:
     runs, baseline = [*results["runs"], *results["branch_runs"]], results["baseline"]
     return [
         *_unfinished(runs),
+        *_elsewhere(runs),
         *_seeds(results),
         *_not_significant(results, baseline),
         *_exact(results, baseline),
@@ -44,6 +45,16 @@ def _unfinished(runs: Sequence[Run]) -> list[str]:
     if open_:
         found.append(f"{len(open_)} of {len(runs)} runs are not done yet and are left out.")
     return found
+
+
+def _elsewhere(runs: Sequence[Run]) -> list[str]:
+    theirs = [run for run in runs if run.get("elsewhere")]
+    if not theirs:
+        return []
+    files = ", ".join(sorted({run["elsewhere"] for run in theirs}))
+    without = all("blocks" in run["final"] for run in theirs)
+    errors = "" if without else ", without scores of single draws: errors of differences leave that of the draws out"
+    return [f"{len(theirs)} of {len(runs)} runs were not trained in this folder; they are as {files} has them{errors}."]
 
 
 def _seeds(results: dict[str, Any]) -> list[str]:
@@ -195,6 +206,7 @@ def _past_their_best(runs: Sequence[Run]) -> list[str]:
         for run in runs
         if run["final"] is not None
         and run["best"] is not None
+        and run["curve"]["nats"]  # too long to be kept, of some runs that were trained elsewhere
         and _last(run) - run["best"]["nats"] > max(0.01, run["curve"]["standard_error"][-1] or 0.0)
     ]
     if not worse:

@@ -408,8 +408,12 @@ def select(
     arms: Sequence[str] | None = None,
     seeds: Sequence[int] | None = None,
     budget: Mapping[str, float] | None = None,
+    keep_baseline: bool = False,
 ) -> Grid:
-    """The grid with fewer arms, other seeds or another budget. Raises UserError for what it cannot have."""
+    """The grid with fewer arms, other seeds or another budget; with `keep_baseline` the baseline stays, named or not.
+
+    Raises UserError for what it cannot have.
+    """
     if arms is not None:
         names = [arm.name for arm in grid.arms]
         for name in arms:
@@ -417,15 +421,18 @@ def select(
                 raise UserError(
                     f"arms: {name!r} is no arm of {grid.name}{did_you_mean(name, names)}; {', '.join(names)}"
                 )
-        if grid.baseline not in arms:
-            raise UserError(f"`arms=` leaves out the baseline {grid.baseline}, which the others are compared with")
-        kept = tuple(arm for arm in grid.arms if arm.name in arms)
+        if grid.baseline not in arms and not keep_baseline:
+            raise UserError(
+                f"`arms=` leaves out the baseline {grid.baseline}, which the others are compared with; name it too, or "
+                "a file of results that holds its runs with `done=`"
+            )
+        kept = tuple(arm for arm in grid.arms if arm.name in (*arms, grid.baseline))
         bench = grid.bench
         if bench is not None:
             judge = bench.judge if bench.judge in arms else None
             bench = replace(bench, arms=tuple(name for name in bench.arms if name in arms), judge=judge)
         reference = tuple(name for name in grid.reference if name in arms)
-        timed = {name: seconds for name, seconds in grid.seconds_per_step.items() if name in arms}
+        timed = {name: seconds for name, seconds in grid.seconds_per_step.items() if name in (*arms, grid.baseline)}
         grid = replace(grid, arms=kept, reference=reference, bench=bench, seconds_per_step=timed)
     if seeds is not None:
         mistakes: list[str] = []

@@ -152,5 +152,15 @@ def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str
     }
 
 
+def arm_differences(grid: Grid, arm: Arm) -> dict[str, tuple[Any, Any]]:
+    """(the baseline's value, the arm's) of every setting in which an arm differs from the baseline on the first
+    corpus."""
+    base, own = (grid.config(one, grid.corpora[0]) for one in (grid.arm(grid.baseline), arm))
+    changed = differences(flat_settings(base), flat_settings(own))
+    if own.model.kind == "causal":  # which reads all rows left to right, and nothing of the objective's settings
+        changed = {path: pair for path, pair in changed.items() if not path.startswith("objective.")}
+    return changed
+
+
 def _same_place(one: Any, other: Any) -> bool:
     return isinstance(one, str) and isinstance(other, str) and Path(one).resolve() == Path(other).resolve()

@@ -17,6 +17,7 @@ from mdlm_atat.config.schema import DataConfig, RunConfig
 from mdlm_atat.errors import UserError
 from mdlm_atat.locks import waiting_lock
 from mdlm_atat.small_files import NUMBER, check_kinds, read_object, taken_apart
+from mdlm_atat.studies.elsewhere import DoneRuns
 from mdlm_atat.studies.grid import Budget, Grid
 from mdlm_atat.studies.jobs import (
     Job,
@@ -57,6 +58,11 @@ class Machine:
     devices: Sequence[str]
     num_threads: int
     should_stop: Callable[[], bool]
+
+    def stop_waiting(self) -> None:
+        """Raise KeyboardInterrupt when it is time to stop."""
+        if self.should_stop():
+            raise KeyboardInterrupt
 
 
 def plan_file(folder: Path) -> Path:
@@ -100,37 +106,47 @@ def check_plan(plan: Plan, grid: Grid, variants: Sequence[Variant], folder: Path
 
 
 def ensure_planned(
-    grid: Grid, variants: Sequence[Variant], folder: Path, machine: Machine, say: Callable[[str], None]
+    grid: Grid,
+    variants: Sequence[Variant],
+    folder: Path,
+    machine: Machine,
+    say: Callable[[str], None],
+    done: DoneRuns | None = None,
 ) -> tuple[Plan, dict[str, str]]:
     """Add what is missing to plan.json. Returns the plan, and by their keys why some variants could not be planned.
 
     Entries that are there stay as they are. One runner plans at a time; another one waits, and finds it done. Raises
-    KeyboardInterrupt when it is to stop, and UserError where the data has changed since the experiment began.
+    KeyboardInterrupt when it is to stop, and UserError where the data has changed since the experiment began, or runs
+    that were trained elsewhere (`done`) are not those that are planned.
     """
-
-    def wait() -> None:
-        if machine.should_stop():
-            raise KeyboardInterrupt
 
     failures: dict[str, str] = {}
     prepared: dict[DataConfig, tuple[dict[str, Any], int]] = {}
-    with waiting_lock(folder / "jobs" / "plan.lock", wait):
+    with waiting_lock(folder / "jobs" / "plan.lock", machine.stop_waiting):
         plan = read_plan(folder)
         check_plan(plan, grid, variants, folder)
         for variant in variants:
-            wait()
+            machine.stop_waiting()
             data = variant.config.data
             if data not in prepared:
                 prepared[data] = open_data(data)
+            if done is not None:
+                done.check_data(variant, prepared[data][0])
             if variant.key in plan:
                 _check_data(variant, plan[variant.key], prepared[data][0])
+                if done is not None:
+                    done.check_plan(variant, plan[variant.key])
                 continue
+            known = None if done is None else done.timing(variant, is_budget=grid.budget.unit == "gpu_seconds")
             try:
-                plan[variant.key] = _plan_variant(grid, variant, *prepared[data], folder, machine, say)
+                entry = _plan_variant(grid, variant, *prepared[data], folder, machine, say, known)
             except UserError as error:  # of this arm: it crashed while it was timed
                 failures[variant.key] = str(error)
                 say(f"FAILED     {variant.key}: {error}")
                 continue
+            if done is not None:
+                done.check_plan(variant, entry)
+            plan[variant.key] = entry
             write_json(plan_file(folder), plan)
     return plan, failures
 
@@ -195,14 +211,21 @@ def _plan_variant(
     folder: Path,
     machine: Machine,
     say: Callable[[str], None],
+    timed: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
+    """`timed` is how a step of it was timed elsewhere; what the grid says of that comes first."""
     from mdlm_atat.training.flops import training_flops_per_token  # torch: a list or a mistake need not wait for it
 
     flops = training_flops_per_token(variant.config, vocab_size)
     calibration = None
     if grid.budget.unit == "gpu_seconds" or grid.calibrate:
         known = grid.seconds_per_step.get(variant.arm.name)
-        calibration = calibrate(variant, folder, machine, say) if known is None else _measured_before(known)
+        if known is not None:
+            calibration = _measured_before(known)
+        elif timed is not None:
+            calibration = {**_measured_before(timed["seconds_per_step"]), **timed}
+        else:
+            calibration = calibrate(variant, folder, machine, say)
     seconds = None if calibration is None else calibration["seconds_per_step"]
     steps = budget_steps(grid.budget, variant.config, flops_per_token=flops, seconds_per_step=seconds)
     return {
@@ -218,7 +241,7 @@ def _plan_variant(
 
 
 def _measured_before(seconds_per_step: float) -> dict[str, Any]:
-    """The record of a timing that the grid says, of which nothing else is known."""
+    """The record of a timing of which nothing else is known."""
     return {
         "seconds_per_step": seconds_per_step,
         "num_steps": None,

@@ -14,14 +14,13 @@ from mdlm_atat.provenance import code_version, commit
 from mdlm_atat.small_files import check_kinds, read_object, taken_apart
 from mdlm_atat.studies.caveats import caveats_of
 from mdlm_atat.studies.derived import derive
+from mdlm_atat.studies.elsewhere import read_elsewhere
 from mdlm_atat.studies.grid import Grid
-from mdlm_atat.studies.jobs import differences, flat_settings, jobs_of
+from mdlm_atat.studies.jobs import arm_differences, jobs_of
 from mdlm_atat.studies.planning import Plan, expected_steps, read_plan
-from mdlm_atat.studies.run_record import Records, collect_run
+from mdlm_atat.studies.run_record import FORMAT, MOST_BYTES, Records, collect_run
 
-FORMAT = 1
 FILE_NAME = "results.json"
-MOST_BYTES = 1 << 28
 REMEDY = "delete it, and the next report makes it anew from runs/; a run whose folder is gone is trained again"
 
 
@@ -38,17 +37,19 @@ def read_results(folder: Path) -> dict[str, Any] | None:
 
 
 def stored_runs(folder: Path) -> Records:
-    """The record of every run that results.json holds as done. Raises UserError for a damaged file."""
-    results = read_results(folder)
+    """The records of runs that are done and need no folder here: its own is gone and results.json holds it, or it was
+    trained elsewhere. Raises UserError for a damaged file."""
+    elsewhere, results = read_elsewhere(folder), read_results(folder)
     if results is None:
-        return {}
+        return elsewhere
     with taken_apart(folder / FILE_NAME, remedy=REMEDY):
         runs = [run for run in [*results["runs"], *results["branch_runs"]] if run["status"] == "done"]
         for run in runs:
             check_kinds(run, folder=str, num_steps=int, config=dict)
             check_kinds(run["data"], hash=str, train_tokens=int)
             _ = run["config"], run["num_steps"], run["data"]["hash"], run["data"]["train_tokens"]
-        return {run["folder"]: run for run in runs}
+        gone = [run for run in runs if not run.get("elsewhere") and not (folder / run["folder"]).exists()]
+        return {**elsewhere, **{run["folder"]: run for run in gone}}
 
 
 def write_results(folder: Path, grid: Grid) -> dict[str, Any]:
@@ -90,13 +91,9 @@ def _arms(grid: Grid, runs: Sequence[Mapping[str, Any]], plan: Plan) -> dict[str
     """Of each arm its description, its size, and the settings in which it differs from the baseline on the first
     corpus."""
     corpus = grid.corpora[0]
-    base = flat_settings(grid.config(grid.arm(grid.baseline), corpus))
     arms: dict[str, Any] = {}
     for arm in grid.arms:
-        config = grid.config(arm, corpus)
-        changed = differences(base, flat_settings(config))
-        if config.model.kind == "causal":  # which reads all rows left to right, and nothing of the objective's settings
-            changed = {path: pair for path, pair in changed.items() if not path.startswith("objective.")}
+        changed = arm_differences(grid, arm)
         mine = [run for run in runs if run["arm"] == arm.name]
         entry = plan.get(f"{arm.name}/{corpus.name}" if corpus.name else arm.name, {})
         arms[arm.name] = {

@@ -23,6 +23,7 @@ from mdlm_atat.config.yaml_text import yaml_text
 from mdlm_atat.errors import UserError, command_line
 from mdlm_atat.studies import processes as children
 from mdlm_atat.studies.benches import run_benches
+from mdlm_atat.studies.elsewhere import DoneRuns, read_done, read_elsewhere
 from mdlm_atat.studies.grid import Grid, grid_tree, merge
 from mdlm_atat.studies.grid_file import load_grid, select
 from mdlm_atat.studies.jobs import Job, jobs_of, train_words, variants_of
@@ -49,6 +50,8 @@ class Study:
 
     grid: Grid
     folder: Path
+    done: DoneRuns | None = None
+    """Runs that were trained elsewhere, and are not trained here."""
 
     @property
     def jobs(self) -> list[Job]:
@@ -124,13 +127,16 @@ def open_study(
     seeds: Sequence[int] | None = None,
     budget: Mapping[str, float] | None = None,
     settings: Mapping[str, Any] | None = None,
+    done: str | Path | None = None,
 ) -> Study:
     """Read and check a grid. Nothing is written or trained yet.
 
     `grid` is the name of a shipped grid, a YAML file, a `Grid`, or the folder of a study that is to go on. `out` is the
     study's folder, by default runs/NAME. `arms` leaves only these arms, `seeds` and `budget` (`{"steps": 1000}`)
     replace the grid's, and `settings`, by dotted path, go over those of every arm of a grid that is read from a file.
-    Raises UserError with every mistake at once.
+    `done` is the results.json of another folder, or what docs/results keeps of one: runs that it holds as done are not
+    trained, and `arms` may leave out a baseline whose runs it holds. Raises UserError with every mistake at once, and
+    where `done` is of another experiment.
     """
     is_folder = not isinstance(grid, Grid) and Path(grid).is_dir()
     if is_folder and out is not None:
@@ -138,9 +144,17 @@ def open_study(
     read = grid if isinstance(grid, Grid) else load_grid(str(grid), settings)
     for line in () if is_folder else read.without_effect():
         warnings.warn(line, stacklevel=2)
-    read = select(read, arms=arms, seeds=seeds, budget=budget)
+    read = select(read, arms=arms, seeds=seeds, budget=budget, keep_baseline=done is not None)
     folder = Path(grid) if is_folder and not isinstance(grid, Grid) else Path(out or Path("runs") / read.name)
-    return Study(grid=read, folder=folder)
+    held = None if done is None else read_done(Path(done), read)
+    if held is not None and arms is not None and read.baseline not in arms:
+        missing = [job.name for job in held.jobs if job.variant.arm.name == read.baseline and job not in held]
+        if missing:
+            raise UserError(
+                f"`arms=` leaves out the baseline {read.baseline}, and {held.file} does not hold {', '.join(missing)}; "
+                "name the baseline too, or leave out that seed with `seeds=`"
+            )
+    return Study(grid=read, folder=folder, done=held)
 
 
 def stored_study(folder: str | Path) -> Study:
@@ -164,13 +178,18 @@ def run_study(study: Study, *, processes: int = 1, task: int | None = None, say:
     grid = write_grid(study)
     devices = children.visible_devices()
     say(f"experiment {folder}: {len(jobs)} runs, {processes} at a time on {', '.join(devices)}")
-    variants = list({job.variant.key: job.variant for job in jobs}.values())
+    planned = jobs if study.done is None else study.jobs  # what is done elsewhere is checked by the plan, whole
+    variants = list({job.variant.key: job.variant for job in planned}.values())
     outcomes: dict[str, Outcome] = {}
     failed_benches: dict[str, str] = {}
     with children.stop_signals() as heard:
         machine = Machine(devices, cpu_threads(1), should_stop=lambda: bool(heard))
         try:
-            plan, failures = ensure_planned(grid, variants, folder, machine, say)
+            plan, failures = ensure_planned(grid, variants, folder, machine, say, study.done)
+            if study.done is not None:
+                study.done.store(folder, machine.stop_waiting)
+            for line in _told_of_elsewhere(folder, grid):
+                say(line)
             runner = Runner(
                 folder=folder,
                 plan=plan,
@@ -181,10 +200,10 @@ def run_study(study: Study, *, processes: int = 1, task: int | None = None, say:
                 on_change=lambda: _collect(folder, grid),
                 on_wait=_progress_teller(folder, grid, say),
             )
-            for job in jobs:
-                if job.variant.key in failures:
-                    runner.give_up(job, failures[job.variant.key])
-            outcomes = runner.run([job for job in jobs if job.variant.key not in failures])
+            unplanned = [job for job in jobs if job.variant.key in failures]
+            for job in unplanned:
+                runner.give_up(job, failures[job.variant.key])
+            outcomes = runner.run([job for job in jobs if job not in unplanned])
             failed_benches = run_benches(
                 grid,
                 jobs_of(grid),
@@ -227,12 +246,15 @@ def study_progress(study: Study) -> list[RunProgress]:
 
 
 def planned_commands(study: Study, task: int | None = None) -> list[str]:
-    """`INDEX  RUN: COMMAND` of every run, as `run_study` would start it. Runs nothing.
+    """`INDEX  RUN: COMMAND` of every run that is not done, as `run_study` would start it. Runs nothing.
 
-    STEPS stands for a number of steps that has to be worked out from the budget first.
+    INDEX is that of the run in `study.jobs`. STEPS stands for a number of steps that has to be worked out from the
+    budget first.
     """
-    plan, lines = read_plan(study.folder), list[str]()
-    for index, job in enumerate(tasks_of(study, task)):
+    plan, lines, asked = read_plan(study.folder), list[str](), tasks_of(study, task)
+    for index, job in _left(study, study.grid):
+        if job not in asked:
+            continue
         steps = expected_steps(study.grid, job, plan)
         settings: dict[str, Any] = {"train.seed": job.seed, "train.num_steps": "STEPS" if steps is None else steps}
         words = train_words(job.variant, settings, study.folder / job.folder)
@@ -241,13 +263,28 @@ def planned_commands(study: Study, task: int | None = None) -> list[str]:
 
 
 def write_job_array(study: Study, *, options: Sequence[str] = (), at_once: int | None = None) -> tuple[Path, int]:
-    """Write a SLURM job array with a task for each run. Returns the script and its number of tasks.
+    """Write a SLURM job array with a task for each run that is not done. Returns the script and its number of tasks.
 
-    `options` are given to sbatch as they are; `at_once` limits the number of tasks that run at the same time.
+    `options` are given to sbatch as they are; `at_once` limits the number of tasks that run at the same time. Raises
+    UserError where every run is done.
     """
     grid = write_grid(study)
-    num_tasks = len(jobs_of(grid))
-    return write_array_script(study.folder, grid.name, num_tasks, options=options, at_once=at_once), num_tasks
+    tasks = [index for index, _ in _left(study, grid)]
+    if not tasks:
+        raise UserError(f"every run of {study.folder} is done: nothing is left for a job array")
+    done = None if study.done is None else study.done.file
+    script = write_array_script(study.folder, grid.name, tasks, options=options, at_once=at_once, done=done)
+    return script, len(tasks)
+
+
+def _left(study: Study, grid: Grid) -> list[tuple[int, Job]]:
+    """The runs of a grid that are not done, here or elsewhere, each with its place among all of them."""
+    found = progress_of(study.folder, grid)
+    return [
+        (index, run.job)
+        for index, run in enumerate(found)
+        if run.status != "done" and (study.done is None or run.job not in study.done)
+    ]
 
 
 def tasks_of(study: Study, task: int | None) -> list[Job]:
@@ -281,6 +318,17 @@ def write_grid(study: Study) -> Grid:
 
 def _collect(folder: Path, grid: Grid) -> None:
     write_results(folder, grid)
+
+
+def _told_of_elsewhere(folder: Path, grid: Grid) -> list[str]:
+    """A line on the runs that were trained elsewhere and what is left to do; none where all are of this folder."""
+    runs = progress_of(folder, grid)
+    records = read_elsewhere(folder)
+    held = [records[str(run.job.folder)]["elsewhere"] for run in runs if str(run.job.folder) in records]
+    if not held:
+        return []
+    left = ", ".join(run.job.name for run in runs if run.status != "done") or "nothing"
+    return [f"elsewhere  {len(held)} of {len(runs)} runs are done in {', '.join(dict.fromkeys(held))}; left: {left}"]
 
 
 def _progress_teller(folder: Path, grid: Grid, say: Say) -> Callable[[], None]:

@@ -16,10 +16,13 @@ from mdlm_atat.studies.jobs import Job, differences, flat_settings, run_config, 
 from mdlm_atat.studies.run_state import final_evaluation, read_attempts, status_of, stored_config
 from mdlm_atat.training.metrics import EVAL_ERROR, EVAL_NATS, EVAL_OWN_NATS, Metrics, read_json_lines, read_metrics
 
+FORMAT = 1
+"""Of results.json."""
+MOST_BYTES = 1 << 28
 MAX_LOSS_POINTS = 1000
 
 Records = Mapping[str, dict[str, Any]]
-"""Of runs that are done, by their folder within the experiment's: `runs/mdlm/seed-0`."""
+"""Of runs that are done and have no folder here, by what it would be in the experiment's: `runs/mdlm/seed-0`."""
 
 
 def read_json(file: Path) -> dict[str, Any] | None:
@@ -29,11 +32,6 @@ def read_json(file: Path) -> dict[str, Any] | None:
         return read_object(file)
     except (FileNotFoundError, NotADirectoryError, UserError):
         return None
-
-
-def kept_record(folder: Path, job: Job, stored: Records) -> dict[str, Any] | None:
-    """What is left of a run that was done and whose folder is gone."""
-    return None if (folder / job.folder).exists() else stored.get(str(job.folder))
 
 
 def differs_from_plan(
@@ -65,11 +63,11 @@ def differs_from_plan(
 def collect_run(
     folder: Path, job: Job, num_steps: int | None, entry: Mapping[str, Any] | None, stored: Records
 ) -> dict[str, Any]:
-    """The record of a run, from its folder. Where that is gone, the record `stored` when the run was done."""
+    """The record of a run, from its folder. Where that is gone or it was trained elsewhere, the one in `stored`."""
     run = folder / job.folder
     data = None if entry is None else entry["data"]
     status = status_of(folder, job, num_steps, data)
-    kept = kept_record(folder, job, stored)
+    kept = stored.get(str(job.folder))
     if status != "done" and kept is not None:
         return kept
     attempts = read_attempts(folder, job)
@@ -91,6 +89,7 @@ def collect_run(
         "status": status,
         "error": "\n".join(ended[-1].last_lines) if status == "failed" and ended else None,
         "folder": str(job.folder),
+        "elsewhere": None,
         "command": started.get("command") or _command(job, num_steps, run),
         "config": _config(run),
         "data": started.get("data") or data,

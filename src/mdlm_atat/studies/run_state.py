@@ -111,17 +111,22 @@ def final_evaluation(run: Path, num_steps: int, data: Mapping[str, Any] | None) 
             evaluation = Evaluation.load(file)
         except UserError:  # written by someone else: ours are whole or not there
             continue
-        text, seed = evaluation.text, evaluation.seed
-        ours = data is None or str(text.corpus_hash)[:32] == data["hash"][32:]
-        # what an early version did not store is taken to be as in the run
-        cut = (text.mode or config.data.mode, text.length or config.data.length)
-        same = (text.split or "valid", seed) == ("valid", 0) and cut == (config.data.mode, config.data.length)
-        if ours and same and evaluation.step == num_steps:
-            # whole blocks: a few more, never less
+        if is_final(evaluation, config, num_steps, data):
             beyond = evaluation.num_draws - config.eval.final_num_draws
-            if beyond >= 0 or not evaluation.is_bound:  # an exact value needs each sequence once
-                found.append(((-abs(beyond), file.stat().st_mtime), evaluation))
+            found.append(((-abs(beyond), file.stat().st_mtime), evaluation))
     return max(found, key=lambda pair: pair[0])[1] if found else None
+
+
+def is_final(evaluation: Evaluation, config: RunConfig, num_steps: int, data: Mapping[str, Any] | None) -> bool:
+    """Whether an evaluation can be the one that a run of this configuration makes after its last step."""
+    text, seed = evaluation.text, evaluation.seed
+    ours = data is None or str(text.corpus_hash)[:32] == data["hash"][32:]
+    # what an early version did not store is taken to be as in the run
+    cut = (text.mode or config.data.mode, text.length or config.data.length)
+    same = (text.split or "valid", seed) == ("valid", 0) and cut == (config.data.mode, config.data.length)
+    # whole blocks: a few more draws, never less; an exact value needs each sequence once
+    enough = evaluation.num_draws >= config.eval.final_num_draws or not evaluation.is_bound
+    return ours and same and evaluation.step == num_steps and enough
 
 
 def is_done(run: Path, num_steps: int, data: Mapping[str, Any] | None) -> bool:

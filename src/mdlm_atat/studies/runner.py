@@ -21,7 +21,7 @@ from mdlm_atat.studies.jobs import Job, run_config, train_words
 from mdlm_atat.studies.planning import Plan, planned_steps
 from mdlm_atat.studies.processes import last_lines, start_command, stop_commands
 from mdlm_atat.studies.results import stored_runs
-from mdlm_atat.studies.run_record import differs_from_plan, kept_record
+from mdlm_atat.studies.run_record import differs_from_plan
 from mdlm_atat.studies.run_state import (
     Attempt,
     check_same_run,
@@ -142,14 +142,17 @@ class Runner:
             self.outcomes[job.name] = "skipped"
             self.say(f"done       {job.name}: there already")
             return None
-        kept = kept_record(self.folder, job, stored_runs(self.folder))
+        kept = stored_runs(self.folder).get(str(job.folder))
         if kept is not None:
             differing = differs_from_plan(kept, job, num_steps, self.plan[job.variant.key]["data"])
             if not differing:
                 self.outcomes[job.name] = "skipped"
-                self.say(f"done       {job.name}: results.json holds it; its folder is gone")
+                if not kept.get("elsewhere"):  # those are told together, before the first run
+                    self.say(f"done       {job.name}: results.json holds it; its folder is gone")
                 return None
-            self.say(f"anew       {job.name}: results.json holds it with {'; '.join(differing)}")
+            self.say(
+                f"anew       {job.name}: {kept.get('elsewhere') or 'results.json'} holds it with {'; '.join(differing)}"
+            )
         if attempts and attempts[-1].failed and (attempts[-1].ended or 0) > started_s:
             self.outcomes[job.name] = "failed"  # another runner tried it while this one worked
             return None

@@ -28,8 +28,17 @@ exit "$code"
 """
 
 
-def write_array_script(folder: Path, name: str, num_tasks: int, *, options: Sequence[str], at_once: int | None) -> Path:
-    """Write FOLDER/slurm.sh, whose task i runs `atat experiment run FOLDER --task i`. Returns its path.
+def write_array_script(
+    folder: Path,
+    name: str,
+    tasks: Sequence[int],
+    *,
+    options: Sequence[str],
+    at_once: int | None,
+    done: Path | None = None,
+) -> Path:
+    """Write FOLDER/slurm.sh, whose task i, one of `tasks`, runs `atat experiment run FOLDER --task i`, with `--done`
+    where a file is given. Returns its path.
 
     `options` are given to sbatch as they are. They come last, so that they win over the script's own. `at_once` limits
     the number of tasks that run at the same time. Raises UserError for an option that cannot be one of sbatch.
@@ -39,14 +48,15 @@ def write_array_script(folder: Path, name: str, num_tasks: int, *, options: Sequ
             raise UserError(f"{option!r} is no option of sbatch; expected e.g. --time=4:00:00")
     here, home = Path.cwd(), folder.resolve()
     limit = "" if at_once is None else f"%{at_once}"
+    elsewhere = "" if done is None else f"--done {shlex.quote(str(done.resolve()))} "
     command = (
-        f"{shlex.quote(sys.executable)} -m mdlm_atat experiment run {shlex.quote(str(home))} "
+        f"{shlex.quote(sys.executable)} -m mdlm_atat experiment run {shlex.quote(str(home))} {elsewhere}"
         '--task "$SLURM_ARRAY_TASK_ID"'
     )
     lines = [
         "#!/bin/bash",
         f"#SBATCH --job-name={name}",
-        f"#SBATCH --array=0-{num_tasks - 1}{limit}",
+        f"#SBATCH --array={_ranges(tasks)}{limit}",
         f"#SBATCH --output={home}/logs/slurm-%A_%a.txt",
         "#SBATCH --open-mode=append",
         "#SBATCH --requeue",
@@ -61,6 +71,17 @@ def write_array_script(folder: Path, name: str, num_tasks: int, *, options: Sequ
     mode = script.stat().st_mode
     script.chmod(mode | (mode & 0o444) >> 2)  # whoever may read it may run it
     return script
+
+
+def _ranges(tasks: Sequence[int]) -> str:
+    """`0-3,7` for the tasks 0, 1, 2, 3 and 7."""
+    runs: list[list[int]] = []
+    for task in tasks:
+        if runs and runs[-1][-1] == task - 1:
+            runs[-1].append(task)
+        else:
+            runs.append([task])
+    return ",".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
 
 
 def submit(script: Path) -> str:

@@ -40,6 +40,9 @@ def costs_to_baseline(
     if not pairs:
         return nothing
     decayed = all(len(runs) > 1 for runs, _ in pairs)
+    bare = [run for runs, baseline in pairs for run in (runs[-1], baseline) if not run["curve"]["nats"]]
+    if bare and not decayed:
+        return {**nothing, "steps_to_baseline_note": f"no curve of {bare[0]['arm']}, seed {bare[0]['seed']}, is stored"}
     found: list[tuple[float, bool]] = []
     for runs, baseline in pairs:
         points = decayed_points(runs, own) if decayed else curve_points(runs[-1], own)
