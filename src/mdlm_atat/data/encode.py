@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +14,7 @@ from mdlm_atat.data.answers import answer_rows
 from mdlm_atat.data.loss import Changes, compare
 from mdlm_atat.data.sources import PIECE_CHARACTERS, Piece
 from mdlm_atat.data.tokenizers import ByteTokenizer, CharTokenizer, HFTokenizer, Tokenizer
+from mdlm_atat.environment import environment_variable
 from mdlm_atat.errors import UserError
 from mdlm_atat.provenance import num_cores
 
@@ -75,7 +74,8 @@ def encoded(
         raise UserError(f"num_workers is {num_workers}, expected at least 1")
     unknown_text = tokenizer.unknown_text if isinstance(tokenizer, HFTokenizer) else None
     waiting: deque[tuple[str, Future[Chunk]]] = deque()
-    with _serial_tokenizers(), ThreadPoolExecutor(num_workers) as pool:
+    # each call of the tokenizers library in its own thread: as many cores as there are workers, no more
+    with environment_variable("TOKENIZERS_PARALLELISM", "false"), ThreadPoolExecutor(num_workers) as pool:
         try:
             for name, batch in _batches(stream):
                 waiting.append((name, pool.submit(_encode, batch, tokenizer, unknown_text, answer_length)))
@@ -155,17 +155,3 @@ def _check_draws_nothing(text: str, tokenizer: Tokenizer) -> None:
             f"the tokenizer {tokenizer.name} gives one text other ids the second time: a corpus that is prepared once "
             "and read many times needs one that draws nothing at random"
         )
-
-
-@contextmanager
-def _serial_tokenizers() -> Iterator[None]:
-    """Each call of the tokenizers library in its own thread: as many cores as there are workers, no more."""
-    before = os.environ.get("TOKENIZERS_PARALLELISM")
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["TOKENIZERS_PARALLELISM"]
-        else:
-            os.environ["TOKENIZERS_PARALLELISM"] = before

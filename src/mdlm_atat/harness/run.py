@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import random
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,6 +23,7 @@ from mdlm_atat.atomic import write_json
 from mdlm_atat.checks import did_you_mean, whole
 from mdlm_atat.data.hub import hub_unreachable
 from mdlm_atat.device import Precision, explain_out_of_memory
+from mdlm_atat.environment import environment_variable
 from mdlm_atat.errors import UserError
 from mdlm_atat.harness.adapter import MAX_NEW_TOKENS, HarnessModel
 from mdlm_atat.harness.finished import file_of_rank, files_of, read_finished
@@ -262,16 +262,8 @@ def _plain(value: Any) -> Any:
 @contextlib.contextmanager
 def _quiet_harness() -> Iterator[None]:
     """What the harness prints goes to standard error, and it starts no processes for standard errors."""
-    before = os.environ.get("DISABLE_MULTIPROC")
-    os.environ["DISABLE_MULTIPROC"] = "1"
-    try:
-        with contextlib.redirect_stdout(sys.stderr):
-            yield
-    finally:
-        if before is None:
-            del os.environ["DISABLE_MULTIPROC"]
-        else:
-            os.environ["DISABLE_MULTIPROC"] = before
+    with environment_variable("DISABLE_MULTIPROC", "1"), contextlib.redirect_stdout(sys.stderr):
+        yield
 
 
 @contextlib.contextmanager
