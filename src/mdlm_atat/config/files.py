@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 import yaml
-from cattrs import AttributeValidationNote, BaseValidationError, Converter
+from cattrs import BaseValidationError, Converter
 
 from mdlm_atat import plugins
 from mdlm_atat.atomic import write_text
 from mdlm_atat.checks import did_you_mean
+from mdlm_atat.config.converter import name_of_field, strict_converter
 from mdlm_atat.config.schema import SECTIONS, RunConfig
 from mdlm_atat.config.section import expect, hints_of, is_choice, is_list, kind_of
 from mdlm_atat.config.yaml_text import MOST_BYTES, Tree, read_yaml, yaml_text, yaml_value
@@ -373,8 +374,7 @@ def _flatten(error: BaseException, path: str = "") -> list[Mistake]:
     if isinstance(error, BaseValidationError):
         mistakes: list[Mistake] = []
         for inner in error.exceptions:
-            notes = getattr(inner, "__notes__", ())
-            name = next((note.name for note in notes if isinstance(note, AttributeValidationNote)), None)
+            name = name_of_field(inner)
             if name is None:
                 mistakes += _flatten(inner)
             else:
@@ -387,10 +387,7 @@ def _flatten(error: BaseException, path: str = "") -> list[Mistake]:
 
 @cache
 def _converter() -> Converter:
-    """Converter that takes a value only for what it is: neither "6" nor 6.5 nor true is the number 6."""
-    converter = Converter()
-    for kind in (bool, int, float, str):
-        converter.register_structure_hook(kind, expect)
+    converter = strict_converter()
     converter.register_structure_hook_func(
         lambda hint: get_origin(hint) in (Literal, tuple, dict) or is_choice(hint), expect
     )

@@ -11,10 +11,11 @@ from functools import cache
 from types import UnionType
 from typing import Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin
 
-from cattrs import AttributeValidationNote, BaseValidationError, Converter
+from cattrs import BaseValidationError, Converter
 
 from mdlm_atat import plugins
 from mdlm_atat.checks import did_you_mean
+from mdlm_atat.config.converter import name_of_field, strict_converter
 from mdlm_atat.config.section import expect, kind_of
 from mdlm_atat.errors import UserError
 from mdlm_atat.formats import as_setting
@@ -322,9 +323,7 @@ def read_request(kind: type[R], body: Any) -> R:
 def _first(error: BaseException, field: str | None) -> RequestError:
     if isinstance(error, BaseValidationError):
         inner = error.exceptions[0]
-        notes = getattr(inner, "__notes__", ())
-        name = next((note.name for note in notes if isinstance(note, AttributeValidationNote)), None)
-        return _first(inner, field or name)
+        return _first(inner, field or name_of_field(inner))
     if isinstance(error, RequestError):
         return error
     if isinstance(error, KeyError):
@@ -336,10 +335,7 @@ def _first(error: BaseException, field: str | None) -> RequestError:
 
 @cache
 def _converter() -> Converter:
-    """Takes a value for what it is only: neither "6" nor true is the number 6."""
-    converter = Converter()
-    for kind in (bool, int, float, str):
-        converter.register_structure_hook(kind, expect)
+    converter = strict_converter()
     converter.register_structure_hook_func(lambda hint: get_origin(hint) in (Literal, tuple), _expect_any)
     converter.register_structure_hook_func(lambda hint: get_origin(hint) in (Union, UnionType), _expect_any)
     return converter
