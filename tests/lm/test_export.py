@@ -432,6 +432,30 @@ def test_a_start_symbol_in_a_later_part_of_a_text_is_refused_too_unless_it_is_hi
             torch.testing.assert_close(model(ids[:, cut:], mask, past_key_values=cache).logits[0, -1], expected)
 
 
+@pytest.mark.parametrize("how", [{}, {"use_cache": False}, {"num_beams": 2}], ids=["cache", "none", "beams"])
+def test_a_text_that_is_asked_to_be_longer_than_the_network_reads_ends_there_and_that_is_said(
+    home, how: dict[str, Any]
+):
+    model = exported(home, "causal")
+    longest = model.config.max_position_embeddings
+    rows, mask = (torch.tensor(part) for part in padded(encoded(PROMPTS)))
+    rows, mask = torch.nn.functional.pad(rows, (2, 0), value=3), torch.nn.functional.pad(mask, (2, 0))
+    greedy = {"attention_mask": mask, "do_sample": False, "eos_token_id": None, **how}
+    said = f"the text ends where this network can go no further: it reads {longest} tokens at most"
+    with pytest.warns(UserWarning, match=said):
+        found = model.generate(rows, max_new_tokens=5 * longest, **greedy)
+    assert found.shape[1] == 2 + longest + 1  # all of a text is read, and a token is written behind it
+    fewer = model.generate(rows, max_new_tokens=longest - 4, **greedy)
+    assert fewer.shape[1] == 2 + longest
+    assert how.get("num_beams") or found[:, :-1].equal(fewer)
+    with pytest.warns(UserWarning, match=said):
+        assert model.generate(max_length=5 * longest, eos_token_id=None, do_sample=False).shape == (1, longest + 2)
+    with pytest.raises(
+        ValueError, match=f"this network reads {longest} tokens at most, not {longest + 1}: cut the text"
+    ):
+        model.generate(torch.zeros(1, longest + 1, dtype=torch.int64), max_new_tokens=2)
+
+
 def test_what_a_model_does_not_give_is_refused_and_a_tuple_is_one(home):
     import mdlm_atat.hf
 

@@ -12,13 +12,22 @@ a text stands for it too, so that `generate()` can begin without a prompt.
 from __future__ import annotations
 
 import math
+import warnings
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from transformers import Cache, DynamicCache, GenerationMixin, PretrainedConfig, PreTrainedModel
+from transformers import (
+    Cache,
+    DynamicCache,
+    GenerationMixin,
+    PretrainedConfig,
+    PreTrainedModel,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
 from transformers.modeling_outputs import (
     BaseModelOutput,
     CausalLMOutputWithPast,
@@ -548,6 +557,24 @@ class MdlmAtatForMaskedLM(MdlmAtatNetwork):
         return answered(MaskedLMOutput(loss=loss, logits=logits), more)
 
 
+class UntilFull(StoppingCriteria):
+    """Ends texts with the last token that the network can write, which it cannot read any more. `num_unread`: places of
+    every text that it does not read, such as padding."""
+
+    def __init__(self, longest: int, num_unread: int) -> None:
+        self.longest, self.num_unread = longest, num_unread
+
+    def __call__(self, input_ids: Tensor, *_: Any, **__: Any) -> Tensor:  # pyright: ignore
+        is_full = input_ids.shape[1] - self.num_unread > self.longest
+        if is_full:
+            warnings.warn(
+                f"the text ends where this network can go no further: it reads {self.longest} tokens at most; ask "
+                "for fewer new ones (max_new_tokens), or shorten the prompt",
+                stacklevel=2,
+            )
+        return torch.full((len(input_ids),), is_full, dtype=torch.bool, device=input_ids.device)
+
+
 class MdlmAtatForCausalLM(MdlmAtatNetwork, GenerationMixin):
     """Logits of the token behind every place."""
 
@@ -572,6 +599,25 @@ class MdlmAtatForCausalLM(MdlmAtatNetwork, GenerationMixin):
         loss = None if labels is None else loss_of(logits[:, :-1], labels[:, 1:], num_items_in_batch)
         logits = for_loss_elsewhere(logits) if labels is None else logits
         return answered(CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=past_key_values), more)
+
+    def generate(  # pyright: ignore
+        self,
+        inputs: Tensor | None = None,
+        generation_config: Any = None,
+        logits_processor: Any = None,
+        stopping_criteria: Any = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
+        """As every model's, but that texts end, with a warning, where the longest is as long as the network reads, and
+        has a token more: of others it depends on the model whether they fail there, or go on and grow worse."""
+        text, num_unread = inputs if inputs is not None else kwargs.get("input_ids"), 1  # the start symbol, of nothing
+        if text is not None:
+            is_text = self._is_text(text, kwargs.get("attention_mask")) & (text != self.config.vocab_size - 1)
+            num_unread = text.shape[1] - int(is_text.sum(1).max())
+        until_full = UntilFull(self.config.max_position_embeddings, num_unread)
+        criteria = StoppingCriteriaList([*(stopping_criteria or ()), until_full])
+        return super().generate(inputs, generation_config, logits_processor, criteria, *args, **kwargs)  # pyright: ignore
 
     def prepare_inputs_for_generation(  # pyright: ignore
         self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: Any
