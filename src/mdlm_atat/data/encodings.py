@@ -147,6 +147,11 @@ def is_text_by_chance(data: bytes, text: str, *, least: int = FEWEST_BYTES) -> b
     return paired > MOST * len(odd) and (len(odd) >= least or unassigned > len(odd) / 2)
 
 
+def is_utf8(data: bytes) -> bool:
+    """Return whether bytes are UTF-8, with so many that are not ASCII that it is no chance."""
+    return sum(byte > 127 for byte in data[:GUESSED_BYTES]) >= FEWEST_BYTES and _decodes(data, "utf-8")
+
+
 def follows_utf8(data: bytes, at: int) -> bool:
     """Return whether the bytes before `at`, which are UTF-8, hold so many that are not ASCII that it is no chance."""
     return sum(byte > 127 for byte in data[:at]) >= FEWEST_BYTES

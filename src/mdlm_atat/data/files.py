@@ -41,6 +41,7 @@ READ_BYTES = 1 << 18
 ZST_BYTES = 1 << 10  # packed, at a time: 4 bytes may stand for 128 KiB, so these for 32 MiB
 HELD_BYTES = 1 << 28  # of memory for a line or row that has to be held as a whole, which is done up to three times
 LONGEST_FILE = 1 << 26  # bytes, or characters, of a file that has to be
+FEWEST_UTF8 = 12  # bytes that are not ASCII, as of six letters: in other encodings they are hardly ever UTF-8 by chance
 UNPACK_BYTES = 1 << 29  # of memory for the text that .xz and .zst look back at
 MARK, RETURNS = "byte order marks", "carriage returns before line feeds"
 CHANGED_RETURNS = "carriage returns that became line feeds"
@@ -140,13 +141,15 @@ def decoded(
 
     `left_out` counts the characters that are not passed on as they are: the mark, and carriage returns, of which those
     before a line feed are dropped and others become one, unless `translate` is off. Raises UserError where the bytes
-    are not in that encoding, and where more than one character in a thousand is a NUL.
+    are not in that encoding, or are UTF-8, and where more than one character in a thousand is a NUL.
     """
     left_out = Counter() if left_out is None else left_out
     newlines = io.IncrementalNewlineDecoder(None, translate=True)
     position = num_lines = 0  # bytes before the decoder's own buffer, line ends before it
     is_ascii = True
     num_returns = num_dropped = 0
+    if encoding and not _is_utf8_name(encoding) and is_utf8_file(path):
+        raise UserError(f"{path} is not {encoding}: its bytes are UTF-8; leave `encoding=` out")
     with read_errors(path), open_bytes(path) as file:
         data = _at_least(file, LONGEST_MARK)
         mark = marked_encoding(data)
@@ -190,6 +193,34 @@ def decoded(
         left_out[RETURNS] += num_dropped
     if num_returns > num_dropped:
         left_out[CHANGED_RETURNS] += num_returns - num_dropped
+
+
+def is_utf8_file(path: Path, *, least: int = FEWEST_UTF8) -> bool:
+    """Return whether a file without a byte order mark is UTF-8, with at least so many bytes that are not ASCII, so that
+    it is no chance, and no NUL."""
+    decoder, num_high = codecs.getincrementaldecoder("utf-8")(), 0
+    with read_errors(path), open_bytes(path) as file:
+        data = _at_least(file, LONGEST_MARK)
+        if marked_encoding(data):
+            return False
+        try:
+            while data:
+                decoder.decode(data)
+                num_high += len(data.translate(None, delete=_ASCII))
+                if b"\0" in data:
+                    return False
+                data = file.read(READ_BYTES)
+            decoder.decode(b"", final=True)
+        except UnicodeError:
+            return False
+    return num_high >= least
+
+
+_ASCII = bytes(range(128))
+
+
+def _is_utf8_name(encoding: str) -> bool:
+    return codecs.lookup(encoding).name in ("utf-8", "utf-8-sig")
 
 
 def _check_whole(path: Path, text: str) -> None:

@@ -14,7 +14,8 @@ from mdlm_atat.plugins import is_plugin
 
 TABLES = (".csv", ".tsv")
 WITH_NULLS = (".json", ".jsonl", ".ndjson", ".parquet")
-NOT_PLAIN = (*TABLES, *WITH_NULLS, ".html", ".htm", ".xhtml", ".eml", ".ipynb", ".epub", ".pdf", ".docx")
+MAILS = (".eml", ".mht", ".mhtml", ".mbox")
+NOT_PLAIN = (*TABLES, *WITH_NULLS, *MAILS, ".html", ".htm", ".xhtml", ".ipynb", ".epub", ".pdf", ".docx")
 WITHOUT_ENCODING = (".parquet", ".epub", ".pdf", ".docx")
 """Their format says how text is encoded in them."""
 MOST_LISTED = 10_000

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 from mdlm_atat.checks import did_you_mean
 from mdlm_atat.data.answers import LONGEST_MARKED, Marked, Spans
 from mdlm_atat.data.detokenizers import detokenizer, whole_documents
-from mdlm_atat.data.files import utf8
+from mdlm_atat.data.files import is_utf8_file, utf8
 from mdlm_atat.data.folders import Folder, as_pattern, irregular, list_folder, shown
 from mdlm_atat.data.hub import CONVERTED, HUB_SETS, REVISION, hub_unreachable
 from mdlm_atat.data.plays import HELD_OUT, play_files, play_text
@@ -212,13 +212,20 @@ class Files:
         self.left_out.clear()
         for file in self.files:
             try:
-                for document in read_documents(file, self.reading, self.left_out):
+                for document in read_documents(file, self._reading_of(file), self.left_out):
                     yield from _counted_pieces(document, self.left_out)
             except UserError as error:
                 if self.folder is None or len(self.files) == 1:
                     raise
                 name = as_pattern(file.relative_to(self.folder.path))
                 raise UserError(f"{error}; to go on without this file: `leave_out={name!r}`") from error
+
+    def _reading_of(self, file: Path) -> Reading:
+        """How a file is read: of a folder those in UTF-8 as that, whatever encoding is asked for, which others have."""
+        if self.folder is None or not self.reading.encoding or not is_utf8_file(file):
+            return self.reading
+        self.left_out[f"files that are UTF-8, not {self.reading.encoding}"] += 1
+        return replace(self.reading, encoding=None)
 
     def identity(self) -> dict[str, Any]:
         stats = [(str(file.resolve()), file.stat()) for file in self.files]

@@ -229,7 +229,7 @@ def test_without_the_extra_a_file_is_left_out_with_what_to_install(
 
 
 def test_every_reader_has_an_ending_in_lower_case() -> None:
-    assert len(READERS) == 15
+    assert len(READERS) == 18
     assert all(ending == ending.lower() and ending.startswith(".") for ending in READERS)
 
 
@@ -395,3 +395,39 @@ def test_what_is_packed_and_no_text_is_said_to_be_what_it_is_when_it_is_read(wha
 def test_a_text_about_a_format_is_text(tmp_path: Path) -> None:
     text = "PAR2, %PDF- and {\\rtf are how files begin, BZh too\n"
     assert read(write(tmp_path / "a.txt", text)) == [text]
+
+
+MAILBOX = (
+    "From MAILER Thu Jan  1 00:00:00 2020\r\nSubject: a\r\nContent-Type: multipart/mixed; boundary=X\r\n\r\n"
+    "--X\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Transfer-Encoding: quoted-printable\r\n\r\n"
+    "Caf=C3=A9 is nice, =\r\nisn't it?\r\n>From the start.\r\n"
+    "--X\r\nContent-Type: image/png; name=a.png\r\nContent-Transfer-Encoding: base64\r\n\r\niVBORw0K\r\n--X--\r\n\r\n"
+    "From - Fri Feb  7 12:00:01 2020\r\nSubject: b\r\n\r\nFrom here on it rains,\r\n\r\nFrom 3:15 or so.\r\n\r\n"
+)
+LETTERS = ["Café is nice, isn't it?\nFrom the start.", "From here on it rains,\n\nFrom 3:15 or so.\n"]
+
+
+@pytest.mark.parametrize("name", ["a.mbox", "Inbox", "mails.mbx", "a.mbox.gz"])
+@pytest.mark.parametrize("end", ["\r\n", "\n"])
+def test_a_mailbox_is_its_mails_without_headers_and_attachments(name: str, end: str, tmp_path: Path) -> None:
+    left_out = Counter[str]()
+    packed = PACKINGS[".gz" if name.endswith(".gz") else ""](MAILBOX.replace("\r\n", end).encode())
+    assert read(write(tmp_path / name, packed), left_out) == LETTERS
+    assert left_out["attachments of mails"] == 1
+
+
+def test_a_text_that_begins_as_a_mailbox_is_none_without_a_date_and_a_header(tmp_path: Path) -> None:
+    text = "From here to there it is 10:30 by train\nand so on\n"
+    assert read(write(tmp_path / "notes", text)) == [text]
+    with pytest.raises(UserError, match=r"a\.mbox is no mailbox"):
+        read(write(tmp_path / "a.mbox", "some text\n"))
+
+
+def test_pages_and_mails_in_utf8_that_declare_another_encoding_are_read_as_utf8(tmp_path: Path) -> None:
+    said = "naïve café, “quoted”"
+    page = f'<meta charset="iso-8859-1"><p>{said}</p>'
+    mail = f"Subject: x\nContent-Type: text/plain; charset=windows-1252\nContent-Transfer-Encoding: 8bit\n\n{said}\n"
+    assert read(write(tmp_path / "a.html", page)) == [said]
+    assert read(write(tmp_path / "b.html", page.encode("cp1252"))) == [said]
+    assert read(write(tmp_path / "a.eml", mail)) == [f"{said}\n"]
+    assert read(write(tmp_path / "b.eml", mail.encode("cp1252"))) == [f"{said}\n"]

@@ -8,6 +8,8 @@ import pytest
 from made import read, write
 
 from mdlm_atat.data.encodings import likely_encodings
+from mdlm_atat.data.readers.reading import Reading
+from mdlm_atat.data.sources import Files, open_source
 from mdlm_atat.errors import UserError
 
 GUESSED = {
@@ -160,3 +162,19 @@ def test_one_byte_that_is_no_ascii_at_the_end_of_ascii_is_still_guessed(tmp_path
     (tmp_path / "latin.txt").write_bytes("café".encode("cp1252"))
     with pytest.raises(UserError, match="cp1252"):
         read(tmp_path / "latin.txt")
+
+
+def test_utf8_that_is_asked_for_as_another_encoding_is_refused_and_in_a_folder_read_as_utf8(tmp_path: Path) -> None:
+    said = "naïve café, “quoted” – and more\n"
+    (tmp_path / "in").mkdir()
+    utf8 = write(tmp_path / "in" / "a.txt", said)
+    write(tmp_path / "in" / "b.txt", said.encode("cp1252"))
+    write(tmp_path / "in" / "c.txt", said.encode("utf-8-sig"))
+    for encoding in ("cp1252", "latin-1", "gb18030"):
+        with pytest.raises(UserError, match=f"a.txt is not {encoding}: its bytes are UTF-8; leave `encoding=` out"):
+            read(utf8, encoding=encoding)
+    assert read(utf8, encoding="utf8") == [said]
+    folder = open_source(tmp_path / "in", reading=Reading(encoding="cp1252"))
+    assert isinstance(folder, Files)
+    assert [piece.text for piece in folder] == [said] * 3
+    assert folder.left_out["files that are UTF-8, not cp1252"] == 1

@@ -47,6 +47,7 @@ SEEDS: dict[str, bytes] = {
     "a": "\ufeffnaïve".encode("utf-16"),
     "a.html": b"<meta charset=latin-1><p a=b>x</p><script><!--</script><![CDATA[x]]><!doctype y [<!z>]>&#xd800;<pre>\n",
     "a.eml": mail(),
+    "a.mbox": 2 * (b"From - Thu Jan  1 00:00:00 2020\n" + mail() + b"\n"),
     "a.csv": b'text;n\n"a ""b""\n";1\n\nc;2\n',
     "a.tsv": b'text\tn\n"a"\t1\nb"\t2\n',
     "a.json": json.dumps(ROWS, indent=1).encode(),
@@ -86,7 +87,7 @@ def damaged(content: bytes, seed: int) -> bytes:
 
 
 def test_every_reader_is_tried() -> None:
-    alike = {".htm", ".xhtml", ".ndjson"}
+    alike = {".htm", ".xhtml", ".ndjson", ".mht", ".mhtml"}
     assert {Path(name).suffix for name in SEEDS} >= set(READERS) - alike
 
 

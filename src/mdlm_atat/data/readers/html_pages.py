@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from pathlib import Path
 
-from mdlm_atat.data.encodings import marked_encoding, meant_by
-from mdlm_atat.data.files import decoded, first_bytes, held
+from mdlm_atat.data.encodings import FEWEST_BYTES, marked_encoding, meant_by
+from mdlm_atat.data.files import decoded, first_bytes, held, is_utf8_file
 from mdlm_atat.data.readers.reading import Reading
 from mdlm_atat.errors import UserError
 
@@ -40,6 +40,8 @@ _UNKNOWN_SECTION = re.compile(r"<!\[(?!(?:CDATA|temp|ignore|include|rcdata|if|el
 def read_html(path: Path, reading: Reading, left_out: Counter[str]) -> Iterator[Iterable[str]]:
     """Yield the visible text of a page as one document. The page itself may say its encoding."""
     encoding = reading.encoding or declared_encoding(first_bytes(path, 1024))
+    if encoding != reading.encoding and is_utf8_file(path, least=FEWEST_BYTES):  # many pages declare another
+        encoding = None
     yield [visible_text(held(path, decoded(path, encoding, left_out), LONGEST_PAGE))]
 
 

@@ -17,7 +17,7 @@ from mdlm_atat.data.files import PACKED, count_mark, ending_of, first_bytes
 from mdlm_atat.data.readers.books import read_docx, read_epub, read_pdf
 from mdlm_atat.data.readers.html_pages import read_html
 from mdlm_atat.data.readers.json_files import json_rows, jsonl_rows
-from mdlm_atat.data.readers.mail import read_mail
+from mdlm_atat.data.readers.mail import is_mailbox, read_mail, read_mailbox
 from mdlm_atat.data.readers.notebooks import read_notebook
 from mdlm_atat.data.readers.parquet import parquet_rows
 from mdlm_atat.data.readers.plain import read_plain
@@ -74,7 +74,7 @@ ROWS: dict[str, Rows] = {
 }
 """What yields the rows of a file of records, by its ending in lower case."""
 
-PLAIN = Reader(read_plain)
+PLAIN, MAILBOX = Reader(read_plain), Reader(read_mailbox)
 READERS = {
     **{ending: _by_row(rows) for ending, rows in ROWS.items()},
     ".txt": PLAIN,
@@ -82,6 +82,9 @@ READERS = {
     ".htm": Reader(read_html),
     ".xhtml": Reader(read_html),
     ".eml": Reader(read_mail),
+    ".mht": Reader(read_mail),
+    ".mhtml": Reader(read_mail),
+    ".mbox": MAILBOX,
     ".ipynb": Reader(read_notebook),
     ".epub": Reader(read_epub),
     ".pdf": Reader(read_pdf, needs="pypdf"),
@@ -100,8 +103,8 @@ REFUSED = {
 
 SNIFFED_BYTES = 1 << 16
 USABLE = (
-    "plain text of any ending (.txt, .md, source code), .html, .eml, .csv, .tsv, .json, .jsonl, .parquet, .ipynb, "
-    ".pdf, .docx or .epub, each also packed as .gz, .bz2, .xz or .zst"
+    "plain text of any ending (.txt, .md, source code), .html, .eml, .mbox, .csv, .tsv, .json, .jsonl, .parquet, "
+    ".ipynb, .pdf, .docx or .epub, each also packed as .gz, .bz2, .xz or .zst"
 )
 
 
@@ -153,6 +156,8 @@ def _sniff(path: Path, encoding: str | None) -> Reader | Refusal:
         return Refusal("unreadable", str(error))
     if refusal := _by_signature(data, ""):
         return refusal
+    if is_mailbox(data):
+        return MAILBOX
     return PLAIN if _is_text(data, encoding) else Refusal("not text")
 
 
