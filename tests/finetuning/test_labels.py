@@ -88,3 +88,33 @@ def test_scores_are_read_to_their_last_digit() -> None:
     rows = [{"text": f"t {n}", "label": score} for n, score in enumerate(scores)]
     task = open_task(data=(rows, rows), regression=True)
     assert task.train.targets.tolist() == [0.1, 0.30000000000000004, 0.001, 5.0, 5.0, -2.5]
+
+
+@pytest.mark.parametrize(
+    "alike",
+    [
+        ("Pos", "pos"),
+        ("caf\u00e9", "cafe\u0301"),
+        ("pos", "pos\u200b"),
+        ("１", "1"),
+        ("no way", "no  way"),
+    ],
+)
+def test_two_labels_that_look_the_same_are_no_two_classes(alike: tuple[str, str]) -> None:
+    records = [{"text": f"text {i}", "label": ["neg", *alike][i % 3]} for i in range(30)]
+    with pytest.raises(UserError, match="would be two classes: write them alike if they are one"):
+        open_task(data=records)
+
+
+def test_a_table_with_two_columns_of_labels_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("text,label,label\n" + "".join(f"row {i},{i % 2},{i % 3}\n" for i in range(30)))
+    with pytest.raises(UserError, match=r"a\.csv, line 2 has more than one 'label'"):
+        open_task(path)
+
+
+def test_a_file_to_score_on_without_rows_is_said_to_be_that(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("text,label\n" + "".join(f"row {i},{i % 2}\n" for i in range(30)))
+    (tmp_path / "b.csv").write_text("text,label\n")
+    with pytest.raises(UserError, match="no examples to score on: `dev=` names a file without rows"):
+        open_task(tmp_path / "a.csv", dev=tmp_path / "b.csv")

@@ -197,7 +197,7 @@ def test_40_labelled_rows_of_which_two_hold_stray_quotes_are_40_examples_and_tha
     assert {'"Hello film', 'went film"'} <= texts
     assert task.source["changed"] == {"tables in which quotes are text and enclose no cell": 1}
     (tmp_path / "b.tsv").write_text("text\tlabel\na\tpos\nb\n" + '"c\tneg\n')
-    assert "b.tsv, line 3 has 1 cells" in refusal(tmp_path / "b.tsv")
+    assert "b.tsv, line 3 has 1 cell," in refusal(tmp_path / "b.tsv")
 
 
 def test_what_is_held_out_does_not_depend_on_the_order_and_equal_texts_stay_together(tmp_path: Path):

@@ -263,6 +263,8 @@ def _own_task(
     else:
         rule = "held out by a hash of the text"
         train, dev = _hold_out(own.where, train, DEV_FRACTION if dev_fraction is None else dev_fraction)
+    if not dev:
+        raise UserError(f"{own.where}: there are no examples to score on: `dev=` names a file without rows")
     if {len(example.texts) for example in train} != {len(example.texts) for example in dev}:
         raise UserError(
             f"{own.where}: of the examples to train on and those to score on, one has text2 and the other has none"

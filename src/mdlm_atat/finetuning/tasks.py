@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -229,10 +230,26 @@ def _found_labels(name: str, examples: Sequence[Example]) -> tuple[str, ...]:
     if len(numbers) == len(counts) and any(not float(label).is_integer() for label in numbers):
         fraction = next(label for label in numbers if not float(label).is_integer())
         raise UserError(f"{name}: the labels are numbers such as {fraction}; add `regression=True` to predict them")
+    _check_differ(name, counts)
     if len(counts) > max(2, len(examples) // 2):
         hint = "add `regression=True` to predict numbers" if len(numbers) == len(counts) else "is it the right column?"
         raise UserError(f"{name}: {len(counts)} different labels in {len(examples)} examples are no classes; {hint}")
     return tuple(sorted(counts, key=lambda label: (_as_number(label) is None, _as_number(label) or 0.0, label)))
+
+
+def _check_differ(name: str, labels: Iterable[str]) -> None:
+    """Raise UserError for two labels that look the same: that differ in case, in how a letter is composed, or in
+    characters that cannot be seen."""
+    seen: dict[str, str] = {}
+    for label in sorted(labels):
+        visible = "".join(letter for letter in label if unicodedata.category(letter) != "Cf")
+        alike = " ".join(unicodedata.normalize("NFKC", visible).casefold().split())
+        if alike in seen:
+            raise UserError(
+                f"{name}: {seen[alike]!r} and {label!r} would be two classes: write them alike if they are one, else "
+                "give them names that differ in more"
+            )
+        seen[alike] = label
 
 
 def _check_known(examples: Iterable[Example], known: set[str], what: str) -> None:

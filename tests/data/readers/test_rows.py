@@ -375,3 +375,25 @@ def test_parquet_without_rows_holds_no_text_and_is_not_damaged(use_dictionary: b
     table = arrow.table({"text": arrow.array([], arrow.string())})
     parquet.write_table(table, tmp_path / "none.parquet", use_dictionary=use_dictionary)
     assert read(tmp_path / "none.parquet") == []
+
+
+HINTS = {
+    (
+        "a.jsonl",
+        '[{"text": "a"}]',
+    ): "is a list, expected an object with a column 'text'; an array of rows goes into a .json",
+    ("b.jsonl", '[\n{"text": "a"}\n]'): "expected one JSON object a line; other JSON goes into a .json file",
+    (
+        "a.json",
+        '{"version": 1, "data": [{"text": "a"}]}',
+    ): "'data' is a list of objects: write those as the rows of a file",
+    ("c.jsonl", '{"text": 5}'): "holds a number, expected a text; to write it as one: `template='{text}'`",
+}
+
+
+@pytest.mark.parametrize("case", HINTS)
+def test_rows_of_another_form_say_what_to_do(case: tuple[str, str], tmp_path: Path) -> None:
+    name, content = case
+    with pytest.raises(UserError, match=re.escape(HINTS[case])):
+        read(write(tmp_path / name, content))
+    assert read(write(tmp_path / "n.jsonl", '{"text": 5}'), template="{text}") == ["5"]

@@ -128,7 +128,7 @@ def test_another_delimiter_is_given(tmp_path: Path) -> None:
         ("review,n\nsome words here,1\n", r"line 2 has no column 'text'; its columns are review, n: .*='review'`"),
         ('text,n\n"a,1\nb,2\n', r"line 2 cannot be read: a quote that opens a cell in this row is not closed"),
         ('text,n\na,1\n\n"a\nb",1\n"c,2\n' + "d,3\n" * 99, r"line 6 cannot be read: a quote that opens a cell"),
-        ('text,n\na,1\n"b,2\nc,3\nd"\n', r"line 3 has 1 cells, .*quotes enclose line ends in it, to line 5"),
+        ('text,n\na,1\n"b,2\nc,3\nd"\n', r"line 3 has 1 cell, .*quotes enclose line ends in it, to line 5"),
         ('text,n\n"a"b,1\n', r"line 2 cannot be read: ',' expected after"),
         ("text,text\na,b\n", r"line 1 has 2 columns 'text': give them names of their own"),
     ],
@@ -213,3 +213,38 @@ def test_a_cell_of_several_lines_stays_one_where_any_other_line_has_another_numb
     assert read(path)[-1] == "a, b"
     few = write(tmp_path / "few.csv", 'text,label\n"Dear all,\nyou",1\n')
     assert read(few) == ["Dear all,\nyou"]
+
+
+def test_the_line_by_which_excel_is_told_the_separator_is_no_header(tmp_path: Path) -> None:
+    left_out = Counter[str]()
+    content = "sep=;\r\ntext;label;more\r\n" + "".join(f"row {i}, a;pos;1\r\n" for i in range(9))
+    assert read(write(tmp_path / "a.csv", content), left_out) == [f"row {i}, a" for i in range(9)]
+    assert left_out["lines that say what separates cells (sep=)"] == 1
+    assert read(write(tmp_path / "b.csv", "SEP=^\ntext^n\na,b^1\n")) == ["a,b"]
+    with pytest.raises(UserError, match=r"b\.csv, line 4 has 1 cell, expected"):
+        read(write(tmp_path / "b.csv", "sep=^\ntext^n\na,b^1\na\n"))
+
+
+@pytest.mark.parametrize("num_rows", [2, 30])
+def test_quotes_that_a_backslash_marks_in_cells_are_quotes_and_other_backslashes_stay(
+    num_rows: int, tmp_path: Path
+) -> None:
+    row = r'"he said \"hi, you\" in C:\new \\",pos'
+    content = "text,label\n" + "".join(f"{row}\n" for _ in range(num_rows))
+    assert read(write(tmp_path / "a.csv", content)) == ['he said "hi, you" in C:\\new \\'] * num_rows
+
+
+def test_a_backslash_before_the_quote_that_closes_a_cell_is_text(tmp_path: Path) -> None:
+    content = "text,label\n" + '"in C:\\new\\",pos\n' * 20
+    assert read(write(tmp_path / "a.csv", content)) == ["in C:\\new\\"] * 20
+
+
+def test_a_table_without_a_header_is_told_to_have_one(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="if the first line is no header, write one above it"):
+        read(write(tmp_path / "a.csv", "a long text of news,3\nanother text,4\n"))
+
+
+@pytest.mark.parametrize("name", ["Text", " text "])
+def test_a_column_that_is_called_nearly_so_is_named(name: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=f"set `column='{name}'`"):
+        read(write(tmp_path / "a.csv", f"body,{name}\nsome longer text,row\n"))

@@ -256,7 +256,7 @@ def test_blank_lines_are_counted_in_the_place_that_a_message_names(
     for end in ("\n", "\r\n", "\r"):
         lines = ["", "", "text,n", "", "a,1", "", "", '"b', "", '",2', "", "x"]
         path = write(tmp_path / "a.csv", end.join(lines).encode())
-        with pytest.raises(UserError, match=r"a\.csv, line 12 has 1 cells"):
+        with pytest.raises(UserError, match=r"a\.csv, line 12 has 1 cell,"):
             read(path)
         path = write(tmp_path / "a.csv", end.join(lines[:-1]).encode())
         assert read(path, template="{n}{text}") == ["1a", f"2b{end}{end}"]

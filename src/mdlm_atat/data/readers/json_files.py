@@ -58,7 +58,9 @@ def _row(line: str, where: str) -> Any:
     try:
         return _DECODER.decode(line)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{where} is not JSON: {error}; expected one JSON object a line") from error
+        raise UserError(
+            f"{where} is not JSON: {error}; expected one JSON object a line; other JSON goes into a .json file"
+        ) from error
 
 
 def json_rows(path: Path, reading: Reading, _left_out: Counter[str]) -> Iterator[tuple[Any, str]]:

@@ -77,7 +77,8 @@ class Reading:
             check_encoding(self.encoding, f"{prefix}encoding")
         if self.delimiter is not None and (len(self.delimiter) != 1 or self.delimiter in '"\r\n\0'):
             raise UserError(
-                f"`{prefix}delimiter={self.delimiter!r}`: expected one character that is no quote or line end"
+                f"`{prefix}delimiter={self.delimiter!r}`: expected one character that is no quote or line end; "
+                "a tab is $'\\t' in a shell"
             )
         if self.template is not None:
             template_columns(self.template, f"{prefix}template")

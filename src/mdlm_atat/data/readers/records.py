@@ -33,6 +33,10 @@ class Ambiguous(dict[str, Any]):
         self.repeated = repeated
 
 
+class Cells(Ambiguous):
+    """A row of a table, whose names are the cells of its first line."""
+
+
 def text_of(row: Any, reading: Reading, where: str, left_out: Counter[str]) -> str | None:
     """Return the text of a row; None for one that has none and is skipped, which `left_out` counts.
 
@@ -44,7 +48,8 @@ def text_of(row: Any, reading: Reading, where: str, left_out: Counter[str]) -> s
     if isinstance(row, str):
         return _whole(row, where, "the text")
     if not isinstance(row, Mapping):
-        raise UserError(f"{where} is {_kind(row)}, expected an object with {_wanted(reading)}")
+        hint = "; an array of rows goes into a .json file" if isinstance(row, list) else ""
+        raise UserError(f"{where} is {_kind(row)}, expected an object with {_wanted(reading)}{hint}")
     if reading.template is None:
         value = _value(row, reading.column, where)
         values = {reading.column: value}
@@ -87,12 +92,26 @@ def no_column(where: str, column: str, row: Mapping[str, Any]) -> UserError:
         for key, part in value.items()
     }
     found = {**{str(name): value for name, value in row.items()}, **inside}
+    for name, value in found.items():
+        if (
+            isinstance(value, list)
+            and value
+            and not is_chat(value)
+            and all(isinstance(part, Mapping) for part in value)
+        ):
+            return UserError(
+                f"{where} has no column {column!r}; its columns are {names}, and {name!r} is a list of objects: write "
+                "those as the rows of a file"
+            )
     texts = {name: len(value) for name, value in found.items() if isinstance(value, str) and len(value) > 8}
     chats = [name for name, value in found.items() if is_chat(value)]
-    likely = chats[0] if chats else max(texts, key=lambda name: texts[name]) if texts else None
+    alike = [name for name in found if name.strip().casefold() == column.strip().casefold()]
+    longest = sorted(texts, key=lambda name: -texts[name])
+    likely = next(iter([*alike, *chats, *longest]), None)
     set_it = f"set `column={likely!r}`" if likely else "set `column=` to the one that holds the text"
     several = ", or several by `template='{...} {...}'`" if len(row) > 1 else ""
-    return UserError(f"{where} has no column {column!r}; its columns are {names}: {set_it}{several}")
+    header = "; if the first line is no header, write one above it" if isinstance(row, Cells) else ""
+    return UserError(f"{where} has no column {column!r}; its columns are {names}: {set_it}{several}{header}")
 
 
 def _wanted(reading: Reading) -> str:
@@ -131,8 +150,10 @@ def _own_text(value: Any, column: str, where: str, left_out: Counter[str]) -> st
         return _decoded(value, column, where)
     if is_chat(value):
         return chat_text(value, f"{where}: column {column!r}", left_out)
-    chat = " or messages, each with `role` and `content`" if isinstance(value, list) else ""
-    raise UserError(f"{where}: column {column!r} holds {_kind(value)}, expected a text{chat}")
+    hint = " or messages, each with `role` and `content`" if isinstance(value, list) else ""
+    if isinstance(value, (bool, int, float, Decimal)):
+        hint = f"; to write it as one: `template='{{{column}}}'`"
+    raise UserError(f"{where}: column {column!r} holds {_kind(value)}, expected a text{hint}")
 
 
 def _decoded(value: bytes, column: str, where: str) -> str:

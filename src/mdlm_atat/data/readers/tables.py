@@ -12,13 +12,14 @@ from typing import Any, NamedTuple
 
 from mdlm_atat.data.files import HELD_BYTES, decoded, ending_of
 from mdlm_atat.data.readers.reading import Reading
-from mdlm_atat.data.readers.records import columns_of, named
+from mdlm_atat.data.readers.records import Cells, columns_of, named
 from mdlm_atat.errors import UserError
 from mdlm_atat.formats import counted
 
 DELIMITERS = ",;\t|"
 """What may be told to separate cells; anything else is given."""
 FREE_QUOTES = "tables in which quotes are text and enclose no cell"
+SEPARATOR_LINES = "lines that say what separates cells (sep=)"
 FEWEST_ROWS = 8
 """Of a table of commas: in fewer, lines that quotes enclose may have as many by chance."""
 SAMPLED_ROWS = 200
@@ -28,6 +29,9 @@ LONG_CELL = 3
 """Lines of a row that by chance may each have as many tabs as a row."""
 LONGEST_LINE = HELD_BYTES // 4
 """Characters of a line or a cell, of which the csv module holds each in 4 bytes."""
+_ESCAPED = re.compile(r"\\([\\\"])")
+_SEPARATOR_LINE = re.compile(r"sep=(.)[\r\n]+", re.IGNORECASE)
+"""By which a table tells Excel what separates its cells."""
 _EMPTY_LINES, _LINE_END = re.compile(r"[\r\n]+"), re.compile(r"\r\n?|\n")
 
 
@@ -37,6 +41,8 @@ class Form(NamedTuple):
     delimiter: str
     is_quoted: bool
     """Whether quotes enclose cells, in which delimiters and line ends are text. Tables of tabs often have none."""
+    is_escaped: bool = False
+    """Whether a quote in such a cell is written \\" and a backslash \\\\, as Spark and MySQL do, not \"\"."""
 
 
 def table_rows(
@@ -56,6 +62,7 @@ def table_rows(
     """
     form = form or _form_of(path, reading, Counter() if left_out is None else left_out)
     rows = _Rows(path, reading, form.delimiter)
+    repeated = set[str]()
     try:
         for cells in _reader(rows, form):
             first, num_lines, widths = rows.end_row()
@@ -65,10 +72,11 @@ def table_rows(
             if header is None:
                 header = tuple(cells)
                 _check_header(header, columns_of(reading), where)
+                repeated = {name for name in header if header.count(name) > 1}
                 continue
             if len(cells) != len(header):
                 raise UserError(
-                    f"{where} has {len(cells)} cells, expected the {counted(len(header), 'column')} "
+                    f"{where} has {counted(len(cells), 'cell')}, expected the {counted(len(header), 'column')} "
                     f"{named(header)}; they are "
                     f"taken to be separated by {form.delimiter!r}: if by something else, set `delimiter=`"
                     + (f"; quotes enclose line ends in it, to line {first + num_lines - 1}" if num_lines > 1 else "")
@@ -78,7 +86,7 @@ def table_rows(
                     f"{where} opens a quote that encloses {num_lines} lines, each of which is a row: remove the quote, "
                     "or write the row as .jsonl"
                 )
-            yield dict(zip(header, cells, strict=True)), where
+            yield Cells(dict(zip(header, cells, strict=True)), repeated), where
     except csv.Error as error:
         reason = str(error)
         if "limit" in reason or "unexpected end" in reason:
@@ -90,6 +98,8 @@ def table_rows(
 def _reader(lines: Iterable[str], form: Form) -> Any:
     csv.field_size_limit(LONGEST_LINE)  # one number for the process: the default, 131,072, is short for a document
     quoting = csv.QUOTE_MINIMAL if form.is_quoted else csv.QUOTE_NONE
+    if form.is_escaped:
+        lines = (_ESCAPED.sub(lambda found: '""' if found[1] == '"' else found[1], line) for line in lines)
     return csv.reader(lines, delimiter=form.delimiter, quoting=quoting, strict=True)
 
 
@@ -155,6 +165,8 @@ class _Rows:
 
     def __next__(self) -> str:
         line = next(self._next)
+        if self._lines.number == 1 and _SEPARATOR_LINE.fullmatch(line):
+            line = next(self._next)
         if not self._num_lines:
             self.first = self._lines.number
         self._num_lines += 1
@@ -191,10 +203,15 @@ def _form_of(path: Path, reading: Reading, left_out: Counter[str]) -> Form:
     sample = next(filter(None, chunks), "")
     usual = "\t" if ending_of(path) == ".tsv" else ","
     delimiters = reading.delimiter or usual + DELIMITERS.replace(usual, "")
+    if told := _SEPARATOR_LINE.match(sample):
+        sample, delimiters = sample[told.end() :], reading.delimiter or told[1]
+        left_out[SEPARATOR_LINES] += 1
     forms = [Form(delimiter, True) for delimiter in delimiters]
     if usual == "\t" or "\t" in sample.partition("\n")[0]:
         forms += [Form("\t", False)] if "\t" in delimiters else []
     form = max(forms, key=lambda form: _fit(sample, form, columns_of(reading)))  # the first of equals
+    if form.is_quoted and '\\"' in sample and _has_escaped_quotes(path, reading, form.delimiter):
+        return form._replace(is_escaped=True)
     if form.is_quoted and not _encloses_cells(path, reading, form.delimiter):
         form = Form(form.delimiter, False)
     if not form.is_quoted and _has_quoted_rows(path, reading, form.delimiter):
@@ -202,6 +219,27 @@ def _form_of(path: Path, reading: Reading, left_out: Counter[str]) -> Form:
     if not form.is_quoted:
         left_out[FREE_QUOTES] += 1
     return form
+
+
+def _has_escaped_quotes(path: Path, reading: Reading, delimiter: str) -> bool:
+    """Whether quotes in cells are written \\": so all rows have equally many cells, and not where they are doubled."""
+    form = Form(delimiter, True)
+    return not _is_even(path, reading, form) and _is_even(path, reading, form._replace(is_escaped=True))
+
+
+def _is_even(path: Path, reading: Reading, form: Form) -> bool:
+    """Whether a table can be read in a form, with equally many cells in every row."""
+    lines = _Rows(path, reading, form.delimiter)
+    widths = set[int]()
+    try:
+        for cells in _reader(lines, form):
+            lines.end_row()
+            widths |= {len(cells)} if cells else set()
+            if len(widths) > 1:
+                return False
+    except csv.Error:
+        return False
+    return True
 
 
 def _encloses_cells(path: Path, reading: Reading, delimiter: str) -> bool:
