@@ -328,6 +328,14 @@ def test_a_table_has_any_delimiter_and_cells_of_any_length(delimiter: str, name:
     assert len(task.labels) == 2
 
 
+def test_a_byte_order_mark_that_overrules_the_encoding_of_a_file_is_among_what_was_read_otherwise(tmp_path: Path):
+    rows = "text,label\n" + "".join(f"caf\u00e9 {i},{i % 2}\n" for i in range(40))
+    (tmp_path / "a.csv").write_text(rows, encoding="utf-8-sig")
+    task = open_task(data=tmp_path / "a.csv", encoding="cp1252")
+    assert task.train.texts[0][0].startswith("caf\u00e9")
+    assert task.source["changed"] == {"files read as utf-8 by their byte order mark, not as cp1252": 1}
+
+
 def test_a_file_in_another_encoding_is_read_when_that_is_named(tmp_path: Path):
     lines = "".join(f"It’s naïve, {n};{n % 2}\n" for n in range(20))
     (tmp_path / "a.csv").write_text("text;label\n" + lines, encoding="cp1252")
