@@ -284,8 +284,20 @@ def test_a_damaged_copy_of_the_records_says_what_to_do(piece, capsys):
     assert main(["experiment", "run", str(piece / "out")]) == 2
     assert "elsewhere.json is damaged (it has no 'status'); delete it, and name the file" in capsys.readouterr().err
     (piece / "out/elsewhere.json").unlink()
+    assert main(["experiment", "status", str(piece / "out")]) == 0  # results.json has them only from there
+    assert capsys.readouterr().out.splitlines()[-1].startswith("6 runs: 2 done, 4 waiting")
     assert run(*words) == 0
     assert trained(piece / "out") == LEFT
+
+
+def test_one_task_checks_every_run_of_the_file_before_it_copies_them(piece, capsys):
+    content = json.loads((piece / "small.json").read_text())
+    content["runs"][-1]["num_steps"] = 9
+    (piece / "small.json").write_text(json.dumps(content))
+    assert run(piece / "tiny.yaml", piece / "out", "--done", str(piece / "small.json"), "--task", "4") == 2
+    assert "small.json holds other runs of causal; " in (error := capsys.readouterr().err)
+    assert "\n  9 steps, and 8 now" in error
+    assert not (piece / "out/runs").exists()
 
 
 def test_runs_may_be_in_several_files_that_are_named_one_after_the_other(piece, capsys):
