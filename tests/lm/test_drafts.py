@@ -58,6 +58,21 @@ def test_texts_drafted_in_the_masked_mode_have_the_causal_joint(alignment, lengt
     assert 0.3 < result.num_accepted.float().mean() < length - num_given
 
 
+def test_with_a_temperature_and_top_p_no_draft_outside_the_causal_modes_own_set_is_kept():
+    lm, draw = made(3, "own"), TokenDraw(temperature=0.5, top_p=0.8)
+    given = torch.zeros(NUM_TEXTS, 0, dtype=torch.long)
+    found = write_with_drafts(lm, given, 3, 2, torch.Generator().manual_seed(1), draw).tokens
+    texts = torch.tensor(list(itertools.product(range(3), repeat=3)))
+    with torch.no_grad():
+        probs = draw.probabilities(lm.network(texts).flatten(0, 1)).view(27, 3, 3)
+    joint = probs.gather(2, texts[..., None]).prod(1)[:, 0]
+    times = torch.bincount(found @ torch.tensor([9, 3, 1]), minlength=27)
+    assert 1 < (joint > 0).sum() < 27
+    assert not times[joint == 0].any()
+    expected = joint[joint > 0] * NUM_TEXTS
+    assert ((times[joint > 0] - expected) ** 2 / expected).sum() < 2.5 * (len(expected) - 1)
+
+
 def test_the_same_drafts_unchecked_would_not_have_it():
     lm = made(3, "own")
     x = torch.full((NUM_TEXTS, 3), 3)
