@@ -75,6 +75,23 @@ class Bag(torch.nn.Module):
     def forward(self, z_t, t, lengths=None):
         return self.logits(self.hidden(z_t, t, lengths))
 
+class Tied(Bag):
+    def __init__(self, vocab_size, max_length, width=16, depth: int = 1, has_buffer: bool = False):
+        super().__init__(vocab_size, max_length, width=width, depth=depth)
+        self.output = torch.nn.Linear(width, vocab_size + 1, bias=False)
+        self.output.weight = self.embedding.weight
+        self.scale = torch.nn.Parameter(torch.rand(width), requires_grad=False)
+        self.register_buffer("ones", torch.ones(width), persistent=has_buffer)
+
+    def hidden(self, z_t, t, lengths=None):
+        return super().hidden(z_t, t, lengths) * self.scale * self.ones
+
+    def output_layer(self):
+        return self.output.weight[: self.vocab_size], None
+
+    def logits(self, hidden):
+        return torch.nn.functional.linear(hidden, *self.output_layer())
+
 class Lion(torch.optim.Optimizer):
     def __init__(self, params, lr=1e-4, beta: float = 0.9):
         super().__init__(params, {"lr": lr, "beta": beta, "weight_decay": 0.0})
@@ -362,6 +379,31 @@ def test_a_network_of_ones_own_trains_with_its_own_settings_writes_and_scores(tm
     with pytest.raises(ma.UserError, match="depth: expected a whole number"):
         ma.train("demo", data=TEXTS, out=tmp_path / "x", progress=False, settings=TINY,
                  model={"kind": f"{plugin}:Bag", "options": {"depth": "deep"}})  # fmt: skip
+
+
+def test_a_network_with_tied_weights_and_one_that_is_not_trained_comes_back_and_a_stored_buffer_is_refused(
+    text, tmp_path, plugin
+):
+    settings = {**MASKED, **TINY, "model.kind": f"{plugin}:Tied"}
+    made = ma.train("demo", data=text, out=tmp_path / "run", progress=False, settings=settings)
+    network = ma.load_lm(made.folder, trust_plugins=True).network
+    assert network.output.weight is network.embedding.weight
+    assert network.scale.equal(weights(made.folder)["scale"])
+    average = load_file(made.folder / "checkpoints" / "last" / "ema.safetensors")
+    assert network.embedding.weight.equal(average["embedding.weight"])
+    again = ma.train(resume=made, progress=False, num_steps=10, trust_plugins=True)
+    assert weights(again.folder)["scale"].equal(network.scale)
+    saved = again.model.save_pretrained(tmp_path / "saved")
+    assert ma.load_lm(saved, trust_plugins=True).fingerprint() == again.model.fingerprint()
+    with pytest.raises(ma.UserError, match=r"has the buffer 'ones', which checkpoints do not hold: .*persistent=False"):
+        ma.train(
+            "demo",
+            data=text,
+            progress=False,
+            out=tmp_path / "b",
+            settings={**settings, "model.options": {"has_buffer": True}},
+        )
+    assert not (tmp_path / "b").exists()
 
 
 def test_a_bare_network_is_trained_in_place_without_a_folder(tmp_path, plugin, monkeypatch):

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from mdlm_atat import plugins
@@ -81,9 +81,22 @@ def build_model(config: RunConfig, vocab_size: int, counts: NDArray[np.int64] | 
         case "masked" | "causal":
             return CausalTransformer(vocab_size, max_length, **shape, layout=layout)
         case name:
-            return make_plugin(
+            network = make_plugin(
                 "backbone", name, model.options, vocab_size, max_length, offered=shape, where="model.options"
             )
+            check_buffers(name, network)
+            return network
+
+
+def check_buffers(name: str, network: nn.Module) -> None:
+    """Raise UserError for a plugin's network with a buffer that would have to be stored: weights alone are."""
+    weights = {weight for weight, _ in network.named_parameters(remove_duplicate=False)}
+    if others := sorted(network.state_dict().keys() - weights):
+        raise UserError(
+            f"the backbone {name} has the buffer {others[0]!r}, which checkpoints do not hold: where its constructor "
+            "makes it again, say `register_buffer(..., persistent=False)`; else let it be a parameter, with "
+            "`requires_grad=False` if it is not trained"
+        )
 
 
 def network_of_shapes(config: RunConfig, vocab_size: int) -> Any:

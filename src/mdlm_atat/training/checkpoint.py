@@ -103,21 +103,29 @@ class Checkpoint:
             weights |= read_weights(self.folder / "ema.safetensors") if average and self.has_average else {}
             with taken_apart(self.folder / "state.json"):
                 return low_rank.merged(weights, float(self.state()["settings"]["lora"]["alpha"]))
-        kind = "ema" if average and self.has_average else "model"
-        if not self.is_in_parts:
-            return read_weights(self.folder / f"{kind}.safetensors")
-        return self.read(kind, lambda _: None)
+        found = self._all_of("model") if not (average and self.has_average) else self._all_of("ema")
+        if lacking := self.shapes(average=False).keys() - found.keys():  # what is not trained has no average
+            found |= {name: weight for name, weight in self._all_of("model").items() if name in lacking}
+        return found
+
+    def _all_of(self, kind: Kind) -> dict[str, Tensor]:
+        if self.is_in_parts:
+            return self.read(kind, lambda _: None)
+        return read_weights(self.folder / f"{kind}.safetensors")
 
     def shapes(self, *, average: bool) -> Shapes:
         """The shapes of what `read_weights` reads, of which nothing is read."""
         if self._is_low_rank:
             shapes = read_shapes(self.folder / "model.safetensors")
             return {own: shape for name, shape in shapes.items() if (own := low_rank.own_name(name)) is not None}
-        kind = "ema" if average and self.has_average else "model"
-        if not self.is_in_parts:
-            return read_shapes(self.folder / f"{kind}.safetensors")
-        stored, prefix = parts.stored(self.folder), kind + "/"
-        return {key.removeprefix(prefix): tuple(t.shape) for key, t in stored.items() if key.startswith(prefix)}
+        shapes: Shapes = {}
+        for kind in ("model", "ema") if average and self.has_average else ("model",):
+            if not self.is_in_parts:
+                shapes |= read_shapes(self.folder / f"{kind}.safetensors")
+                continue
+            stored, prefix = parts.stored(self.folder), kind + "/"
+            shapes |= {key.removeprefix(prefix): tuple(t.shape) for key, t in stored.items() if key.startswith(prefix)}
+        return shapes
 
     @property
     def _is_low_rank(self) -> bool:
@@ -235,9 +243,9 @@ def give_weights(model: nn.Module, weights: dict[str, Tensor], source: Path, *, 
     model's, but for those that it `may_lack`, which stay as they are."""
     parameters = dict(model.named_parameters())
     check_shapes(model, {name: tuple(p.shape) for name, p in weights.items()}, source, may_lack=may_lack)
-    kept = {name: parameters[name].detach() for name in may_lack if name in parameters and name not in weights}
-    weights = {**weights, **kept}
-    model.load_state_dict({name: _cut_like(parameters[name], tensor) for name, tensor in weights.items()}, strict=True)
+    with torch.no_grad():  # by themselves: a dictionary of states has a tied weight twice, and others once
+        for name, weight in weights.items():
+            parameters[name].copy_(_cut_like(parameters[name], weight))
 
 
 def check_shapes(model: nn.Module | Shapes, found: Shapes, source: Path, *, may_lack: Collection[str] = ()) -> None:
