@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import math
 import re
@@ -348,3 +349,34 @@ def test_a_causal_model_cannot_infill(runs, capsys):
     said = refused(["infill", str(runs / "causal"), "a [MASK] b"], capsys)
     assert "a causal model cannot infill" in said
     assert "or make one of it by atat train --init ... --method atat" in said
+
+
+def test_templates_may_be_packed_or_in_capitals_with_empty_lines_between(model, tmp_path, capsys):
+    rows = b'{"template": "a [MASK]"}\n\n{"template": "the [MASK]"}\n\n'
+    (tmp_path / "A.JSONL").write_bytes(rows)
+    (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(rows))
+    for name in ("A.JSONL", "b.jsonl.gz"):
+        out = tmp_path / f"{name}.jsonl"
+        assert main(["infill", model, "--file", str(tmp_path / name), "--out", str(out)]) == 0
+        texts = [json.loads(line) for line in out.read_text().splitlines()]
+        assert [(text["id"], text["template"]) for text in texts] == [(0, "a [MASK]"), (2, "the [MASK]")]
+
+
+def test_a_template_that_stands_twice_in_a_row_is_refused(model, tmp_path, capsys):
+    (tmp_path / "a.jsonl").write_text('{"template": "a [MASK]", "template": "the [MASK]"}\n')
+    assert "has more than one 'template'" in refused(
+        ["infill", model, "--file", str(tmp_path / "a.jsonl")], capsys, folder=tmp_path
+    )
+
+
+def test_what_is_nearly_a_gap_beside_a_gap_is_said_to_be_text(byte_model, capsys):
+    assert main(["infill", byte_model, "[MASK] [mask] [MASK 3]"]) == 0
+    assert "[MASK 3], [mask] are text and no gaps; gaps are written [MASK]" in capsys.readouterr().err
+    assert main(["infill", byte_model, "[MASK] ok"]) == 0
+    assert "no gap" not in capsys.readouterr().err
+
+
+def test_texts_are_not_written_unpacked_into_a_file_that_is_called_packed(model, tmp_path, capsys):
+    out = str(tmp_path / "a.txt.gz")
+    said = refused(["infill", model, "a [MASK]", "--out", out], capsys, folder=tmp_path)
+    assert "--out: texts are not packed: name a file without .gz" in said

@@ -222,3 +222,9 @@ def test_a_tokenizers_folder_says_what_it_was_trained_on(tmp_path: Path) -> None
     kept: dict[str, Any] = json.loads((tmp_path / "out/accounts.json").read_text())
     assert (kept["documents"], kept["characters"]) == (1, 108)
     assert kept["folders"]["source"]["files"] == {"train": 1, "test": 1}
+
+
+def test_a_text_without_text_says_what_was_there_instead(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": null}\n' * 3)
+    with pytest.raises(UserError, match=r"holds no text.*; not as they were: rows without text \(null\) \(3\)"):
+        prepare(tmp_path / "a.jsonl", tokenizer="byte", out=tmp_path / "out", progress=False)

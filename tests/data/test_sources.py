@@ -404,3 +404,8 @@ def test_without_the_extra_the_message_says_what_to_install(monkeypatch: pytest.
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(UserError, match=r"pip install 'mdlm-atat\[hub\]'"):
         texts(open_source("wikitext-2"))
+
+
+def test_an_address_is_to_be_downloaded() -> None:
+    with pytest.raises(UserError, match=r"https://a\.org/b\.txt is an address: download what is there"):
+        open_source("https://a.org/b.txt")

@@ -15,6 +15,7 @@ from mdlm_atat.samplers.template import (
     has_gap,
     lay_out,
     length_choices,
+    nearly_gaps,
     parse_template,
     unescaped,
 )
@@ -137,3 +138,23 @@ def test_64_choices_of_lengths_are_compared_and_65_refused():
         length_choices([Gap(1, 65)])
     with pytest.raises(UserError, match="1,000,000,000,000 combinations"):
         length_choices([Gap(1, 10**6), Gap(1, 10**6)])
+
+
+NEARLY = {
+    "a [mask] b": ["[mask]"],
+    "[MASK 3] and [ Mask:2 ]": ["[MASK 3]", "[ Mask:2 ]"],
+    "<mask> or <mask:3>": ["<mask>", "<mask:3>"],
+    "[MASK:2": ["[MASK:2"],
+    "[MASK] [MASK:3-8] [[MASK]]": [],
+    "[masked] [MASKING] mask [a mask]": [],
+}
+
+
+@pytest.mark.parametrize("text", NEARLY)
+def test_what_looks_like_a_gap_and_is_none_is_found(text):
+    assert nearly_gaps(text) == NEARLY[text]
+
+
+def test_a_text_with_nearly_a_gap_is_told_so():
+    with pytest.raises(UserError, match=r"has no gap: 'the \[mask\]'; \[mask\] is none; expected \[MASK\]"):
+        parse_template("the [mask]")

@@ -24,11 +24,12 @@ from mdlm_atat.cli.sampling import (
     check_arguments,
     how_to_sample,
 )
+from mdlm_atat.data.files import ending_of
 from mdlm_atat.errors import UserError
 from mdlm_atat.model_folder import BOX, follow
 from mdlm_atat.plugins import trusted
 from mdlm_atat.runs.texts import Document, Item, check_each, read_items
-from mdlm_atat.samplers.template import MAX_DRAWS, QUICK_DRAWS, Gap, parse_template
+from mdlm_atat.samplers.template import MAX_DRAWS, QUICK_DRAWS, Gap, nearly_gaps, parse_template
 
 if TYPE_CHECKING:
     from mdlm_atat.lm import Infilled
@@ -95,6 +96,7 @@ def main(argv: list[str]) -> int:
     )
     items, document = read_templates(arguments)
     check_each(items, lambda text: parse_template(text, escape=arguments.escape))
+    say_what_is_no_gap(items, escape=arguments.escape)
     check_lengths_are_chosen(arguments, items)
     check_model(arguments.model)
     if arguments.length_draws is None:
@@ -102,6 +104,15 @@ def main(argv: list[str]) -> int:
     with trusted(arguments.trust_plugins):
         write_texts(arguments, items, document)
     return 0
+
+
+def say_what_is_no_gap(items: Sequence[Item], *, escape: bool) -> None:
+    """Say which parts of the texts look like gaps and are text."""
+    parts = [part for item in items for part in parse_template(item.text, escape=escape) if isinstance(part, str)]
+    found = sorted({nearly for part in parts for nearly in nearly_gaps(part)})
+    if found:
+        are = "is text and no gap" if len(found) == 1 else "are text and no gaps"
+        print(f"{', '.join(found[:5])} {are}; gaps are written [MASK], [MASK:5] or [MASK:3-8]", file=sys.stderr)
 
 
 def check_lengths_are_chosen(arguments: Namespace, items: Sequence[Item]) -> None:
@@ -140,7 +151,7 @@ def read_templates(arguments: Namespace) -> tuple[list[Item], Document | None]:
     check_encoding_is_for_file(encoding, file)
     if file is None:
         return [Item(0, template)], None
-    if file.suffix == ".jsonl":
+    if ending_of(file) == ".jsonl":
         return read_items(file, "--file", "template", encoding=encoding), None
     document = Document.read(file, encoding)
     return [Item(0, document.text)], document

@@ -9,6 +9,7 @@ from typing import Any
 
 from mdlm_atat.atomic import check_writable
 from mdlm_atat.cli.parser import Parser, real, whole
+from mdlm_atat.data.files import PACKED
 from mdlm_atat.effect import GIVEN
 from mdlm_atat.errors import UserError
 from mdlm_atat.samplers.catalogue import split_spec
@@ -62,6 +63,8 @@ def check_arguments(arguments: Namespace) -> None:
     for name in ("trace", "resume"):
         if getattr(arguments, name) and not is_lines:
             raise UserError(f"--{name} needs --out with a .jsonl file")
+    if out is not None and out.suffix.lower() in PACKED:
+        raise UserError(f"--out: texts are not packed: name a file without {out.suffix}")
     if out is not None:
         check_writable(out, "--out")
     if out is not None and out.exists() and not (arguments.resume or arguments.overwrite):

@@ -157,6 +157,32 @@ def follows_utf8(data: bytes, at: int) -> bool:
     return sum(byte > 127 for byte in data[:at]) >= FEWEST_BYTES
 
 
+def has_utf8_lines(data: bytes) -> bool:
+    """Return whether some lines of bytes that are not UTF-8 are, with twice as many bytes that are not ASCII as make
+    that no chance: there may be many lines."""
+    return any(sum(byte > 127 for byte in line) >= 2 * FEWEST_BYTES and is_utf8(line) for line in data.split(b"\n"))
+
+
+def has_halves(data: bytes) -> bool:
+    """Return whether bytes are UTF-8 but for halves of characters (surrogates), which some programs write for those
+    beyond U+FFFF."""
+    try:
+        text = codecs.getincrementaldecoder("utf-8")("surrogatepass").decode(data)
+    except UnicodeError:
+        return False
+    return any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def escaped_encoding(data: bytes) -> str | None:
+    """Return the encoding of seven bits that bytes switch to by an escape, as old mails from Japan and Korea do."""
+    if b"\x1b$" not in data:
+        return None
+    return next((encoding for escape, encoding in _ESCAPES if escape in data), None)
+
+
+_ESCAPES = ((b"\x1b$B", "iso2022_jp"), (b"\x1b$@", "iso2022_jp"), (b"\x1b$)C", "iso2022_kr"))
+
+
 def is_separated_by_nuls(data: bytes) -> bool:
     """Return whether what stands between the NULs of some bytes is text in UTF-8."""
     text = codecs.getincrementaldecoder("utf-8")("replace").decode(data[:GUESSED_BYTES].replace(b"\0", b"\n"))

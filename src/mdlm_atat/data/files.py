@@ -25,7 +25,10 @@ from typing import Any
 from mdlm_atat.data.encodings import (
     LONGEST_MARK,
     check_encoding,
+    escaped_encoding,
     follows_utf8,
+    has_halves,
+    has_utf8_lines,
     is_full_of_nuls,
     is_separated_by_nuls,
     is_text_by_chance,
@@ -170,6 +173,11 @@ def decoded(
                     raise _cut(path, position) from error
                 raise _not_in(encoding, path, kept + data, start, position, num_lines + 1) from error
             is_ascii = is_ascii and text.isascii()
+            if encoding is None and is_ascii and (seven_bits := escaped_encoding(data)):
+                raise UserError(
+                    f"{path} looks like {seven_bits} ({_shown(data, seven_bits)!r}): try `encoding={seven_bits!r}`, "
+                    "which is a guess"
+                )
             if encoding and not text.isascii():
                 _check_whole(path, text)
             if is_full_of_nuls(text):
@@ -417,12 +425,17 @@ def utf8(text: str) -> bytes:
 
 def _not_in(encoding: str | None, path: Path, data: bytes, start: int, position: int, line: int) -> UserError:
     if position == 0 and (known := signature_of(data)):
-        return UserError(f"{path} is no text but {known.what}, by its content: {known.remedy}")
+        remedy = "convert it to text" if ending_of(path) in known.endings else known.remedy
+        return UserError(f"{path} is no text but {known.what}, by its content: {remedy}")
     line += data[:start].count(b"\n")
     where = f"byte 0x{data[start]:02X} at offset {position + start} (line {line})" if start < len(data) else "its end"
     advice = _advice(data, start)
     if encoding is None and follows_utf8(data, start):
         advice = "the text before it is UTF-8, so it is damaged there or two encodings are mixed: mend it there"
+    elif encoding is None and has_halves(data):
+        advice = "it is UTF-8 but for halves of characters, as of CESU-8: write it anew as UTF-8"
+    elif encoding is None and has_utf8_lines(data):
+        advice = "other lines are UTF-8, so two encodings are mixed: bring all of it into UTF-8"
     return UserError(f"{path} is not {(encoding or 'UTF-8')}: {where}; {advice}")
 
 
@@ -444,6 +457,8 @@ def _cut(path: Path, position: int) -> UserError:
 def _nuls(encoding: str | None, path: Path, data: bytes, text: str) -> UserError:
     if encoding is not None:
         advice = f"is {encoding} the right `encoding=`?"
+    elif 0 not in data.strip(b"\0"):
+        advice = "they are its start or end, as of a file whose writing was cut off: take them off"
     elif is_separated_by_nuls(data) and not likely_encodings(data):
         advice = "they stand between texts, as find -print0 writes them: put line ends in their place"
     else:
@@ -472,6 +487,10 @@ def _advice(data: bytes, at: int) -> str:
                 f"it may be {', '.join(several[:-1])} or {several[-1]}, which are guesses: look which reads "
                 f"right and name it, as in `encoding={guesses[0]!r}`"
             )
+
+
+def _shown(data: bytes, encoding: str) -> str:
+    return " ".join(data[:400].decode(encoding, errors="replace")[:40].split())
 
 
 def whole_number(written: str) -> int | Decimal:

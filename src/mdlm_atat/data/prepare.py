@@ -26,7 +26,7 @@ from typing import Any, Unpack
 
 from mdlm_atat.atomic import sync, sync_folder, write_text
 from mdlm_atat.checks import check_keywords
-from mdlm_atat.data.accounts import account, check_halves, decided_lines, read_lines
+from mdlm_atat.data.accounts import account, changed_lines, check_halves, decided_lines, read_lines
 from mdlm_atat.data.answers import NO_ROOM, NO_TOKENS, WITHOUT
 from mdlm_atat.data.cache import cache_folder, hold
 from mdlm_atat.data.corpus import Corpus
@@ -230,7 +230,7 @@ def _write(
         rule = {**rule, **held_out.describe()}
     if is_answers:
         _check_answers(request, writers, splits)
-    _check_not_empty(request, splits, rule)
+    _check_not_empty(request, splits, rule, account({"source": source}, None))
     for name, split in splits.items():
         _check_loss(request, name, split.changes, split.characters)
     save_tokenizer(tokenizer, folder / "tokenizer")
@@ -293,9 +293,14 @@ def _check_answers(request: DataRequest, writers: dict[str, SplitWriter], splits
         )
 
 
-def _check_not_empty(request: DataRequest, splits: dict[str, Split], rule: dict[str, Any]) -> None:
+def _check_not_empty(
+    request: DataRequest, splits: dict[str, Split], rule: dict[str, Any], accounts: dict[str, Any]
+) -> None:
     if not any(split.documents for split in splits.values()):
-        raise UserError(f"{label_of(request.source)} holds no text: expected at least one document that is not empty")
+        found = "".join(f"; {line.strip()}" for line in changed_lines(accounts))
+        raise UserError(
+            f"{label_of(request.source)} holds no text: expected at least one document that is not empty{found}"
+        )
     together = ", equal ones together, so there may be too few different ones" if rule["rule"] == BY_HASH else ""
     for name, split in splits.items():
         if not split.tokens:

@@ -143,6 +143,8 @@ def open_source(
     known = names("source", {"shakespeare": None, **HUB_SETS})
     if reason := irregular(path):
         raise UserError(f"{path} is {reason}; expected a file or a folder, which can be read several times")
+    if "://" in spec:
+        raise UserError(f"{spec} is an address: download what is there, and name the file")
     hint = did_you_mean(spec, known) if not (path.suffix or len(path.parts) > 1) else ""
     raise UserError(
         f"there is no file or folder {path}, and no corpus of that name{hint}; expected a path, "

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from mdlm_atat.data.encodings import LONGEST_MARK, marked_encoding
-from mdlm_atat.data.files import first_bytes, open_bytes, read_text
+from mdlm_atat.data.files import ending_of, first_bytes, json_object, open_bytes, read_text
 from mdlm_atat.errors import UserError
 from mdlm_atat.samplers.template import unescaped
 
@@ -75,12 +75,15 @@ def read_items(file: Path, option: str, field: str, *, encoding: str | None = No
     text = read_text(file, encoding, translate=False)
     end = "\r" if "\r" in text and "\n" not in text else "\n"
     lines = [line.removesuffix("\r") for line in text.removesuffix(end).split(end)]
-    if lines == [""]:
+    is_rows = ending_of(file) == ".jsonl"
+    if lines == [""] or (is_rows and not text.strip()):
         raise UserError(f"{option}: {file} is empty; expected a {field} on each line")
     items: dict[str, Item] = {}
     for number, line in enumerate(lines):
+        if is_rows and not line.strip():
+            continue
         where = f"{option}: line {number + 1} of {file}"
-        item = Item(number, line, where) if file.suffix != ".jsonl" else _item(line, number, field, where)
+        item = _item(line, number, field, where) if is_rows else Item(number, line, where)
         if escape:
             check_each([item], unescaped)
             item = replace(item, text=unescaped(item.text))
@@ -92,12 +95,12 @@ def read_items(file: Path, option: str, field: str, *, encoding: str | None = No
 
 
 def _item(line: str, number: int, field: str, where: str) -> Item:
+    row = json_object(where, line, f'a text "{field}"')
     try:
-        row = json.loads(line)
         item = Item(row.get("id", number), row[field], where)
         key = json.dumps(item.id, ensure_ascii=False, allow_nan=False)
         (key + item.text).encode()  # both are strings that can be written
-    except (ValueError, AttributeError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise UserError(f'{where} is no JSON object with a text "{field}": {line[:60]!r}') from error
     return item
 

@@ -10,6 +10,7 @@ from itertools import product
 from mdlm_atat.errors import UserError
 
 GAP = re.compile(r"\[MASK(?::(?P<size>[^\]]*))?\]")
+_NEARLY = re.compile(r"\[\s*mask\b[^\[\]\n]{0,9}(?:\]|$|(?=[\[\s]))|<mask(?::\d+)?>", re.IGNORECASE)
 ESCAPE = re.compile(r"\\(?:u(?P<short>[0-9a-fA-F]{4})|U(?P<long>[0-9a-fA-F]{8})|(?P<letter>.?))", re.DOTALL)
 ESCAPE_OR_GAP = re.compile(f"{ESCAPE.pattern}|{GAP.pattern}", re.DOTALL)
 ESCAPED = {"n": "\n", "t": "\t", "r": "\r", "\\": "\\", "[": "["}
@@ -49,8 +50,16 @@ def parse_template(text: str, *, escape: bool = False) -> Template:
         else:
             given += _character(match)
     if not parts:
-        raise UserError(f"the template has no gap: {shortened(text)!r}; expected [MASK], [MASK:5] or [MASK:3-8] in it")
+        nearly = f"{nearly_gaps(text)[0]} is none; " if nearly_gaps(text) else ""
+        raise UserError(
+            f"the template has no gap: {shortened(text)!r}; {nearly}expected [MASK], [MASK:5] or [MASK:3-8] in it"
+        )
     return [part for part in [*parts, given + text[end:]] if part != ""]
+
+
+def nearly_gaps(text: str) -> list[str]:
+    """Return what looks like a gap in a text and is none: [mask], [MASK 3], <mask>, or [MASK that is not closed."""
+    return [nearly[0] for nearly in _NEARLY.finditer(text) if not GAP.fullmatch(nearly[0])]
 
 
 def has_gap(text: str, *, escape: bool = False) -> bool:

@@ -178,3 +178,28 @@ def test_utf8_that_is_asked_for_as_another_encoding_is_refused_and_in_a_folder_r
     assert isinstance(folder, Files)
     assert [piece.text for piece in folder] == [said] * 3
     assert folder.left_out["files that are UTF-8, not cp1252"] == 1
+
+
+ODD = {
+    "cp1252 and UTF-8": ("café\n".encode("cp1252") * 9 + "Это было давно\n".encode(), "other lines are UTF-8"),
+    "CESU-8": (b"abc \xed\xa0\xbd\xed\xb8\x80 def\n" * 9, "UTF-8 but for halves of characters"),
+    "NULs at the end": (b"some text\n" * 99 + bytes(600), "they are its start or end"),
+    "ISO 2022": (
+        "吾輩は猫である\n".encode("iso2022_jp"),
+        r"looks like iso2022_jp \('吾輩は猫である'\): try `encoding='i",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", ODD)
+def test_bytes_that_no_guess_fits_are_said_to_be_what_they_are(what: str, tmp_path: Path) -> None:
+    content, message = ODD[what]
+    with pytest.raises(UserError, match=message):
+        read(write(tmp_path / "a.txt", content))
+
+
+def test_a_text_of_seven_bits_is_read_by_its_encoding(tmp_path: Path) -> None:
+    said = "吾輩は猫である。\n名前はまだ無い。\n"
+    assert read(write(tmp_path / "a.txt", said.encode("iso2022_jp")), encoding="iso2022_jp") == [said]
+    colours = "\x1b[31mred\x1b[0m for $B\n"
+    assert read(write(tmp_path / "a.log", colours)) == [colours]
