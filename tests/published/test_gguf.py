@@ -193,7 +193,7 @@ def test_another_architecture_a_cut_file_and_a_missing_extra_are_one_message_eac
 
 
 @pytest.mark.parametrize(
-    "content", [b"GGUF" + bytes(40), b"GGUFs are models of llama.cpp\n", b"PK\x03\x04" + bytes(40), b"GG"]
+    "content", [b"GGUF" + bytes(40), b"GGUFs are models of llama.cpp\n", b"PK\x03\x04\x03" + bytes(40), b"GG"]
 )
 def test_a_file_that_is_none_of_the_format_is_called_so_and_not_one_of_another_machine(content: bytes, tmp_path):
     (tmp_path / "notes.gguf").write_bytes(content)
