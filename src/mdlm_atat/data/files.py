@@ -44,6 +44,8 @@ READ_BYTES = 1 << 18
 ZST_BYTES = 1 << 10  # packed, at a time: 4 bytes may stand for 128 KiB, so these for 32 MiB
 HELD_BYTES = 1 << 28  # of memory for a line or row that has to be held as a whole, which is done up to three times
 LONGEST_FILE = 1 << 26  # bytes, or characters, of a file that has to be
+OF_WINDOWS = re.compile("[\x80-\x9f]")
+"""Control characters in ISO 8859-1, which takes any bytes, and no text has: quotes and dashes in cp1252."""
 FEWEST_UTF8 = 12  # bytes that are not ASCII, as of six letters: in other encodings they are hardly ever UTF-8 by chance
 UNPACK_BYTES = 1 << 29  # of memory for the text that .xz and .zst look back at
 MARK, RETURNS = "byte order marks", "carriage returns before line feeds"
@@ -144,13 +146,15 @@ def decoded(
 
     `left_out` counts the characters that are not passed on as they are: the mark, and carriage returns, of which those
     before a line feed are dropped and others become one, unless `translate` is off. Raises UserError where the bytes
-    are not in that encoding, or are UTF-8, and where more than one character in a thousand is a NUL.
+    are not in that encoding, are UTF-8, or those of cp1252 and asked for as ISO 8859-1, and where more than one
+    character in a thousand is a NUL.
     """
     left_out = Counter() if left_out is None else left_out
     newlines = io.IncrementalNewlineDecoder(None, translate=True)
     position = num_lines = 0  # bytes before the decoder's own buffer, line ends before it
     is_ascii = True
     num_returns = num_dropped = 0
+    is_latin_1 = encoding is not None and codecs.lookup(encoding).name == "iso8859-1"
     if encoding and not _is_utf8_name(encoding) and is_utf8_file(path):
         raise UserError(f"{path} is not {encoding}: its bytes are UTF-8; leave `encoding=` out")
     with read_errors(path), open_bytes(path) as file:
@@ -180,6 +184,8 @@ def decoded(
                 )
             if encoding and not text.isascii():
                 _check_whole(path, text)
+            if is_latin_1 and (control := OF_WINDOWS.search(text)):
+                raise _not_in(encoding, path, data, control.start(), position, num_lines + 1)
             if is_full_of_nuls(text):
                 raise _nuls(encoding, path, data, text)
             is_first = mark is None and position == 0

@@ -164,6 +164,18 @@ def test_one_byte_that_is_no_ascii_at_the_end_of_ascii_is_still_guessed(tmp_path
         read(tmp_path / "latin.txt")
 
 
+@pytest.mark.parametrize("name", ["a.txt", "a.csv"])
+@pytest.mark.parametrize("asked", ["latin-1", "ISO-8859-1"])
+def test_quotes_of_windows_that_are_asked_for_as_latin_1_are_no_control_characters(
+    asked: str, name: str, tmp_path: Path
+) -> None:
+    path = write(tmp_path / name, "text\na na\xefve caf\xe9 “quoted” – and more…\n".encode("cp1252"))
+    with pytest.raises(UserError, match=rf"is not {asked}: byte 0x93 at offset 18 \(line 2\); .*cp1252"):
+        read(path, encoding=asked)
+    assert "“quoted” – and more…" in read(path, encoding="cp1252")[0]
+    assert "naïve café" in read(write(tmp_path / name, "text\nnaïve café\n".encode("latin-1")), encoding=asked)[0]
+
+
 def test_utf8_that_is_asked_for_as_another_encoding_is_refused_and_in_a_folder_read_as_utf8(tmp_path: Path) -> None:
     said = "naïve café, “quoted” – and more\n"
     (tmp_path / "in").mkdir()
