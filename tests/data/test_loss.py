@@ -183,7 +183,8 @@ def test_a_plugins_tokenizer_that_draws_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "unspaced"), [("今天 天気\n", 4), ("สวัสดี", 6), ("hello", 0), ("안녕 하세요", 0), ("カナa", 2)]
+    ("text", "unspaced"),
+    [("今天 天気\n", 4), ("สวัสดี", 6), ("hello", 0), ("안녕 하세요", 0), ("カナa", 2), ("ｶﾅ ꦲꦏ ꆈ", 5)],
 )
 def test_characters_of_scripts_without_spaces_are_counted(text: str, unspaced: int) -> None:
     ((_, chunk),) = encoded([("train", Piece(text, True))], ByteTokenizer(), 1)

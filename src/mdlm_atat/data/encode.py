@@ -21,8 +21,8 @@ from mdlm_atat.provenance import num_cores
 FIRST = 1000  # characters of a batch that a plugin's tokenizer encodes twice
 # Thai, Lao, Tibetan, Myanmar, Khmer, kana, bopomofo, Han
 UNSPACED = re.compile(
-    "[\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u312f\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
-    "\U00020000-\U0003ffff]+"
+    "[\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u1950-\u19df\u1a20-\u1aaf\u1b00-\u1b7f\u3005-\u3007\u3040-\u312f\u31f0-\u31ff"
+    "\u3400-\u4dbf\u4e00-\u9fff\ua000-\ua4cf\ua980-\ua9df\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff]+"
 )
 MAX_WORKERS = 16  # a worker holds about 20 MB
 
