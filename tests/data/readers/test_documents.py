@@ -402,9 +402,13 @@ MAILBOX = (
     "--X\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Transfer-Encoding: quoted-printable\r\n\r\n"
     "Caf=C3=A9 is nice, =\r\nisn't it?\r\n>From the start.\r\n"
     "--X\r\nContent-Type: image/png; name=a.png\r\nContent-Transfer-Encoding: base64\r\n\r\niVBORw0K\r\n--X--\r\n\r\n"
-    "From - Fri Feb  7 12:00:01 2020\r\nSubject: b\r\n\r\nFrom here on it rains,\r\n\r\nFrom 3:15 or so.\r\n\r\n"
+    "From - Fri Feb  7 12:00:01 2020\r\nSubject: b\r\n\r\nFrom here on\r\n"
+    "From noon to 12:30 it rains,\r\n\r\nFrom 3:15 or so.\r\n\r\n"
 )
-LETTERS = ["Café is nice, isn't it?\nFrom the start.", "From here on it rains,\n\nFrom 3:15 or so.\n"]
+LETTERS = [
+    "Café is nice, isn't it?\nFrom the start.",
+    "From here on\nFrom noon to 12:30 it rains,\n\nFrom 3:15 or so.\n",
+]
 
 
 @pytest.mark.parametrize("name", ["a.mbox", "Inbox", "mails.mbx", "a.mbox.gz"])
