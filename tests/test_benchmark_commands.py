@@ -56,6 +56,7 @@ def test_our_own_mistakes_keep_their_traceback_and_what_is_done_is_0():
         ("train_step --preset nosuch", "nosuch"),
         ("train_step --trace", "there is none here"),
         ("drafts nowhere", "nowhere"),
+        ("candidates nowhere nowhere --judge nowhere", "nowhere"),
         ("short_texts nowhere nowhere", "nowhere"),
         ("generate_speed --json nowhere/speed.json", "there is no folder nowhere"),
         ("adapt_causal nowhere nowhere --out out", "nowhere"),

@@ -93,8 +93,12 @@ def test_3_templates_in_2_ways_come_in_order_with_gaps_and_lengths_in_any_batche
         assert (line["gaps"], tuple(line["lengths"]), line["nfe"]) == (way.gaps, way.lengths, way.nfe)
 
 
-def test_the_best_2_of_8_candidates_of_each_template_come_in_order_in_any_batches(two_way, templates, tmp_path, capsys):
+@pytest.mark.parametrize("pick", ["likeliest", "fair"])
+def test_the_best_2_of_8_candidates_of_each_template_come_in_order_in_any_batches(
+    two_way, templates, pick, tmp_path, capsys
+):
     command = ["infill", two_way, "--num_samples", "2", "--candidates", "8", "--seed", "5", "--length_draws", "64"]
+    command += ["--pick", pick]
     message = refused([*command, "--file", str(templates)], capsys)
     assert f"line 3 of {templates}: --candidates 8: the text has 44 tokens" in message
     templates.write_text("".join(json.dumps(row) + "\n" for row in TEMPLATES[:2]))
@@ -104,7 +108,7 @@ def test_the_best_2_of_8_candidates_of_each_template_come_in_order_in_any_batche
         assert main([*command, "--file", str(templates), "--batch_size", size, "--out", str(out)]) == 0
         outs.append([json.loads(line) for line in out.read_text().splitlines()])
     ways = MaskedDiffusionLM.from_pretrained(two_way).infill(
-        [row["template"] for row in TEMPLATES[:2]], alternatives=2, candidates=8, length_draws=64, seed=5
+        [row["template"] for row in TEMPLATES[:2]], alternatives=2, candidates=8, pick=pick, length_draws=64, seed=5
     )
     for lines in outs:
         assert [line["sample"] for line in lines] == [0, 1] * 2
@@ -190,6 +194,8 @@ def test_costs_left_to_right_are_said_to_be_those_and_a_masked_model_is_told_wha
     message = refused(["infill", model, "a [MASK] b", "--candidates", "8"], capsys)
     assert "--candidates 8: candidates are ranked" in message
     assert "train one with --objective.causal_share 0.5, or leave out --candidates" in message
+    message = refused(["infill", model, "a [MASK] b", "--pick", "fair"], capsys)
+    assert "--pick fair draws among --candidates: say how many there are to be, such as 16" in message
 
 
 def test_an_interrupted_file_of_templates_goes_on_to_the_same_bytes(model, templates, tmp_path, monkeypatch, capsys):

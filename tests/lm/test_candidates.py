@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import Counter
 
+import numpy as np
 import pytest
 import torch
 from made_models import two_way_lm
 
 from mdlm_atat import MaskedDiffusionLM, UserError
+from mdlm_atat.lm import Guide, Infilled
+from mdlm_atat.lm.results import in_order
+from mdlm_atat.samplers.canvas import Canvas
 from mdlm_atat.samplers.seeds import mix_seed
 
 TEMPLATE = "ba[MASK:2]b"
@@ -121,3 +126,75 @@ def test_a_model_that_only_fills_masks_says_what_is_missing_for_candidates_and_r
     ways = masked.infill("the [MASK:3] sat", alternatives=3, seed=1)
     assert [way.nats_left_to_right for way in ways] == [None] * 3
     assert [way.seed for way in ways] == [mix_seed(1, number) for number in range(3)]
+
+
+P = {"a": 0.5, "b": 0.25, "c": 0.15, "d": 0.07, "e": 0.03}
+"""Of a made-up causal mode, and Q of the sampler that draws the candidates."""
+Q = {"a": 0.1, "b": 0.2, "c": 0.3, "d": 0.2, "e": 0.2}
+MOST_CHI_SQUARE = 18.5
+"""Of 4 degrees of freedom, in 999 cases of 1,000."""
+
+
+def candidates_of(trial: int, number: int) -> list[Infilled]:
+    rng = np.random.default_rng(trial)
+    return [
+        Infilled(
+            text,
+            [ord(text)],
+            mix_seed(trial, index),
+            1,
+            nats_drawn=-math.log(Q[text]),
+            nats_left_to_right=7.0 - math.log(P[text]),
+        )
+        for index, text in enumerate(rng.choice(list(Q), size=number, p=list(Q.values())))
+    ]
+
+
+def chi_square(picked: list[str], expected: dict[str, float]) -> float:
+    counts = Counter(picked)
+    return sum((counts[each] - len(picked) * p) ** 2 / (len(picked) * p) for each, p in expected.items())
+
+
+def test_a_fair_pick_follows_the_causal_mode_where_a_candidate_and_the_likeliest_one_do_not():
+    trials = [candidates_of(trial, 32) for trial in range(600)]
+    assert chi_square([in_order(ways, "fair")[0].text for ways in trials], P) < MOST_CHI_SQUARE
+    assert chi_square([ways[0].text for ways in trials], P) > 10 * MOST_CHI_SQUARE
+    assert chi_square([in_order(ways)[0].text for ways in trials], P) > 10 * MOST_CHI_SQUARE
+
+
+def test_a_fair_pick_of_a_network_is_a_draw_by_its_probability_over_that_of_the_sampler(lm):
+    ways = lm.infill(TEMPLATE, alternatives=8, candidates=8, seed=6, temperature=1.5)
+    fair = lm.infill(TEMPLATE, alternatives=8, candidates=8, seed=6, temperature=1.5, pick="fair")
+    assert fair == in_order(ways, "fair")
+    assert {way.seed for way in fair} == {way.seed for way in ways}
+    assert fair != ways
+
+
+def test_fair_alternatives_differ_as_long_as_there_are_others_and_are_the_same_again(lm):
+    ways = lm.infill(TEMPLATE, alternatives=4, candidates=32, pick="fair", seed=3)
+    assert len({tuple(way.tokens) for way in ways}) == 4
+    assert ways == lm.infill(TEMPLATE, alternatives=4, candidates=32, pick="fair", seed=3)
+    assert ways[0] == lm.infill(TEMPLATE, candidates=32, pick="fair", seed=3)
+
+
+def test_a_way_says_with_what_probability_it_was_drawn(lm):
+    for way in lm.infill(TEMPLATE, alternatives=5, seed=4):
+        canvas = Canvas(torch.tensor([way.tokens]), torch.tensor([[True, True, False, False, True]]))
+        nats, is_exact = lm.nll_revealed_by(canvas, torch.tensor([way.tokens]), lm.gap_sampler)
+        assert is_exact
+        assert way.nats_drawn == pytest.approx(nats.item(), abs=1e-9)
+
+
+UNFAIR = {
+    "no candidates": ({}, "`pick='fair'` draws among `candidates=`"),
+    "a random order": ({"candidates": 4, "sampler": "first_hitting"}, "which FirstHitting.* does not tell"),
+    "tokens taken back": ({"candidates": 4, "sampler": "remask"}, "its order is random, or tokens are taken back"),
+    "guided": ({"candidates": 4, "guide": Guide({"a": 1.0})}, "which takes back what `guide=` does"),
+}
+
+
+@pytest.mark.parametrize("case", UNFAIR)
+def test_what_cannot_be_picked_fairly_is_refused(lm, case):
+    more, message = UNFAIR[case]
+    with pytest.raises(UserError, match=message):
+        lm.infill(TEMPLATE, pick="fair", **more)

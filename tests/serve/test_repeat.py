@@ -103,6 +103,7 @@ def test_a_text_with_escapes_is_repeated(text: str, client: Client, folder: Path
     "how",
     [
         {"num_samples": 2, "candidates": 5},
+        {"num_samples": 2, "candidates": 5, "pick": "fair"},
         {"num_samples": 3, "sampler": "first_hitting:sizes=cosine", "steps": 2, "top_k": 9, "top_p": 0.9},
         {"sampler": "left_to_right", "temperature": 0},
         {"length_draws": 3},

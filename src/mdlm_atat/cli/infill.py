@@ -65,6 +65,13 @@ All but the gaps comes out as it was given, of a document byte for byte. To have
         "models trained in both modes (default: as many as --num_samples)",
     )
     parser.add_argument(
+        "--pick",
+        choices=["likeliest", "fair"],
+        default="likeliest",
+        help="of the --candidates keep the likeliest, which are duller than what the model would write; fair: draw "
+        "among them, each by its probability left to right over that with which it was made (default: likeliest)",
+    )
+    parser.add_argument(
         "--length_draws",
         type=whole(1),
         help="most draws to estimate what each choice of the gaps' lengths costs: fewer where it is settled before; "
@@ -125,9 +132,12 @@ def check_lengths_are_chosen(arguments: Namespace, items: Sequence[Item]) -> Non
 
 
 def write_texts(arguments: Namespace, items: list[Item], document: Document | None) -> None:
+    from mdlm_atat.lm.how import How
+
     how = how_to_sample(arguments)
     lm = load_model(arguments)
     num_candidates = lm.num_candidates(arguments.candidates, arguments.num_samples)
+    lm.check_pick(arguments.pick, arguments.candidates, How.of(how, lm.infill).with_default(lm.gap_sampler))
     check_each(items, lambda text: lm.check_template(text, arguments.candidates, escape=arguments.escape))
     how |= {name: getattr(arguments, name) for name in ("length_draws", "length_seed", "length_prior", "escape")}
     layouts: Layouts = {}  # lengths are chosen once, not in every batch
@@ -139,6 +149,7 @@ def write_texts(arguments: Namespace, items: list[Item], document: Document | No
         row_of=lambda text: layouts[tuple(parse_template(text, escape=arguments.escape))].row,
         title_field="template",
         num_candidates=num_candidates if "causal" in lm.modes else None,
+        pick=arguments.pick,
         on_first=explain_lengths,
         on_shown=explain_nats,
         document=document,

@@ -20,11 +20,13 @@ from mdlm_atat.terminal import is_terminal, shown
 if TYPE_CHECKING:
     from mdlm_atat.lm import CausalLM, Generated, MaskedDiffusionLM
     from mdlm_atat.lm.given import Row
+    from mdlm_atat.lm.results import Pick
 
 SEPARATOR = "-" * 40  # between two texts
 SETTINGS = (  # that a file of texts depends on, beside the weights, the prompts and the rule of seeds
     "num_samples",
     "candidates",
+    "pick",
     "length_draws",
     "length_seed",
     "length_prior",
@@ -47,11 +49,15 @@ SETTINGS = (  # that a file of texts depends on, beside the weights, the prompts
 
 
 def texts_to_make(
-    lm: MaskedDiffusionLM | CausalLM, arguments: Namespace, items: Sequence[Item], num_candidates: int | None
+    lm: MaskedDiffusionLM | CausalLM,
+    arguments: Namespace,
+    items: Sequence[Item],
+    num_candidates: int | None,
+    pick: Pick = "likeliest",
 ) -> Texts:
     """What the arguments ask for. Seeds by the rule that they name; else that of the file to be gone on with, else the
     default."""
-    asked = Texts(items, arguments.num_samples, arguments.seed, arguments.seed_rule or "hash", num_candidates)
+    asked = Texts(items, arguments.num_samples, arguments.seed, arguments.seed_rule or "hash", num_candidates, pick)
     if arguments.seed_rule is None and arguments.resume:
         before = replace(asked, rule="add")
         if begun_with(arguments.out) == before.settings_hash(lm.fingerprint(), settings_of_texts(arguments)):
@@ -77,6 +83,7 @@ def make_texts(
     row_of: Callable[[str], Row],
     title_field: str,
     num_candidates: int | None = None,
+    pick: Pick = "likeliest",
     on_first: Callable[[Any], None] = lambda _: None,
     on_shown: Callable[[Sequence[Any]], None] = lambda _: None,
     document: Document | None = None,
@@ -86,14 +93,15 @@ def make_texts(
     `make(prompts, settings)` makes a batch, by lm.generate or lm.infill with further keywords, seeds among them.
     `row_of(prompt)` is the row that a prompt makes. `on_first` hears of the first text of all, `on_shown` of all that
     are not lines of a .jsonl file. `title_field`: what a .jsonl line calls an item's text. `num_candidates`: so many
-    ways to fill each template are drawn, and the best kept. `document`: the file that the only item is the text of.
+    ways to fill each template are drawn, and the best kept, by `pick`. `document`: the file that the only item is the
+    text of.
     """
     from mdlm_atat.progress import progress_bar
     from mdlm_atat.report.canvas_view import watching
 
     if arguments.compile:
         lm.compile()
-    asked = texts_to_make(lm, arguments, items, num_candidates)
+    asked = texts_to_make(lm, arguments, items, num_candidates, pick)
     lines = None
     if arguments.out is not None and arguments.out.suffix == ".jsonl":
         settings = asked.settings_hash(lm.fingerprint(), settings_of_texts(arguments))

@@ -83,7 +83,15 @@ class Filling:
         """The text that a row holds now."""
         tokens, row = self._tokens(number), self.rows[number]
         text, spans = row.text(self._lm.tokenizer, tokens)
-        return Generated(text, tokens, self.seeds[number], int(self._state.nfe[number]), spans=spans, row=row)
+        return Generated(
+            text,
+            tokens,
+            self.seeds[number],
+            int(self._state.nfe[number]),
+            spans=spans,
+            row=row,
+            nats_drawn=float(self._state.nll[number]),
+        )
 
     def _tokens(self, number: int) -> list[int]:
         tokens = self._state.z_t[number, : len(self.rows[number].tokens)].tolist()

@@ -9,7 +9,7 @@ from typing import Any, TypedDict
 
 from mdlm_atat.checks import check_keywords, whole
 from mdlm_atat.errors import UserError
-from mdlm_atat.lm.results import Layouts, LengthPrior
+from mdlm_atat.lm.results import Layouts, LengthPrior, Pick
 from mdlm_atat.samplers.draw import TokenDraw
 from mdlm_atat.samplers.loop import OnStep, StepRule
 from mdlm_atat.samplers.seeds import SeedRule
@@ -59,6 +59,7 @@ class InfillOptions(TextOptions, total=False):
     """All keywords of infill but `alternatives`, which decides what it returns."""
 
     candidates: int | None
+    pick: Pick
     length_draws: int
     length_seed: int
     length_prior: LengthPrior | None

@@ -14,11 +14,13 @@ from jaxtyping import Bool, Float, Int
 
 from mdlm_atat.data.tokenizers import MASK_TEXT
 from mdlm_atat.lm.given import Row
+from mdlm_atat.samplers.seeds import mix_seed
 from mdlm_atat.samplers.template import Gap
 from mdlm_atat.scoring.statistics import interval_factor
 
 BOLD, FAINT = "font-weight: bold", "opacity: 0.5"
 HIGHLIGHT = "background: rgba(86, 180, 233, 0.35)"  # legible on light and dark pages
+PICKING = -1  # where texts and blocks are numbered from 0
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,9 @@ class Generated:
     it is what was given, letter for letter. Empty where `fill` was given a canvas of tokens."""
     row: Row | None = field(default=None, compare=False)
     """What was to be filled in; None where `fill` was given a canvas of tokens."""
+    nats_drawn: float = field(default=math.nan, compare=False)
+    """-log of the product of the probabilities with which its tokens were drawn, as they were drawn: by a sampler whose
+    order depends on what is visible alone, -log of the probability that it writes this text."""
 
     @property
     def fillings(self) -> list[str]:
@@ -203,19 +208,38 @@ class Infilled(Generated):
         return _box(_marked(self.text, self.spans, made=HIGHLIGHT), super()._facts())
 
 
-def best_first(ways: Sequence[Infilled]) -> list[Infilled]:
-    """Ways to fill one template, the likeliest from left to right first; those that occur twice follow the others. In
-    their order where that likelihood is not known."""
-    known = [way for way in ways if way.nats_left_to_right is not None]
+Pick = Literal["likeliest", "fair"]
+"""Which candidates are kept: those that are likeliest from left to right, or some that are drawn among all."""
+
+
+def in_order(ways: Sequence[Infilled], pick: Pick = "likeliest") -> list[Infilled]:
+    """Ways to fill one template in the order in which they are picked; those that occur twice follow the others. In
+    their own order where their probability p from left to right is not known.
+
+    likeliest: by falling p. fair: drawn one after the other, without replacement, each with a weight of p / q, if q is
+    the probability with which the sampler made it (sampling by importance resampling, Rubin 1988): the first of N is
+    distributed as p given the text around the gaps, but for an error that goes to 0 as N grows. Each weight has a
+    random number of the way's own seed.
+    """
+    keys = [_key(way, pick) for way in ways]
+    known = [key for key in keys if key is not None]
     if len(known) < len(ways):
         return list(ways)
     seen: set[tuple[int, ...]] = set()
-    keyed = []
-    for way in ways:
-        tokens = tuple(way.tokens)
-        keyed.append((tokens in seen, way.nats_left_to_right, len(keyed), way))
-        seen.add(tokens)
-    return [way for *_, way in sorted(keyed, key=lambda each: each[:3])]
+    first, again = list[Infilled](), list[Infilled]()
+    for way, _ in sorted(zip(ways, known, strict=True), key=lambda each: each[1]):
+        (again if tuple(way.tokens) in seen else first).append(way)
+        seen.add(tuple(way.tokens))
+    return first + again
+
+
+def _key(way: Infilled, pick: Pick) -> float | None:
+    """What orders the ways, the least first. Of keys log(q / p) less a Gumbel number each, the least is a draw by
+    weights p / q, the next a draw among the others, and so on."""
+    if way.nats_left_to_right is None or pick == "likeliest":
+        return way.nats_left_to_right
+    gumbel = -math.log(np.random.default_rng(mix_seed(way.seed, PICKING)).standard_exponential())
+    return way.nats_left_to_right - way.nats_drawn - gumbel
 
 
 @dataclass(frozen=True)

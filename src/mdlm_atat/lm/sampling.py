@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Any, Unpack, overload
+from typing import Any, Unpack, get_args, overload
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mdlm_atat.checks import whole
+from mdlm_atat.checks import one_of, whole
 from mdlm_atat.core.denoiser import AtMaskRate, Prediction, Reader
 from mdlm_atat.core.fused_loss import padded_layer
 from mdlm_atat.core.left_to_right import nll_from
@@ -27,7 +27,7 @@ from mdlm_atat.lm.given import Row
 from mdlm_atat.lm.how import Guide, How, HowOptions, InfillOptions, TextOptions, one_or_many
 from mdlm_atat.lm.moved import Moved, MovedReader
 from mdlm_atat.lm.reading import CachedSteps, LeftToRightDenoiser
-from mdlm_atat.lm.results import Frame, Generated, Infilled, Layout, Layouts, LengthPrior, TextTrace, best_first
+from mdlm_atat.lm.results import Frame, Generated, Infilled, Layout, Layouts, LengthPrior, Pick, TextTrace, in_order
 from mdlm_atat.nets.protocol import Mode
 from mdlm_atat.samplers.blocks import Blocks
 from mdlm_atat.samplers.canvas import Canvas
@@ -139,6 +139,7 @@ class Sampling(Canvases):
         *,
         alternatives: int | None = None,
         candidates: int | None = None,
+        pick: Pick = "likeliest",
         length_draws: int = MAX_DRAWS,
         length_seed: int = 0,
         length_prior: LengthPrior | None = None,
@@ -170,18 +171,24 @@ class Sampling(Canvases):
 
         A network that has both modes ranks the alternatives by their exact probability left to right,
         `nats_left_to_right`, best first. With `candidates` so many are drawn of each template and the best of them
-        returned, as many as `alternatives` (default: the best one); those that occur twice come after the others.
+        returned, as many as `alternatives` (default: the best one); those that occur twice come after the others. The
+        likeliest are duller than what the model would write. With `pick` "fair" they are instead drawn among the
+        candidates, each by its probability left to right over that with which the sampler made it (see
+        `lm.results.in_order`): the more candidates, the nearer to texts of the causal mode that know what is behind the
+        gap. What temperature, top_k and top_p change, the weights change back, but for tokens that cannot be drawn.
 
         Candidate j of template i is drawn as text number i * candidates + j of the seed; where no `candidates` are
         asked for, there are as many as `alternatives`.
 
-        Raises UserError for a template without gaps, malformed ones, a gap longer than the model, and for `candidates`
-        of a model that only fills masks, or of a text longer than the model.
+        Raises UserError for a template without gaps, malformed ones, a gap longer than the model, for `candidates` of a
+        model that only fills masks, or of a text longer than the model, and for `pick` "fair" without them, with
+        `guide`, and of a sampler whose order is random or that takes tokens back: its texts have no such probability.
         """
         given, is_one = one_or_many(templates, "templates")
         settings = How.of(how, self.infill).with_default(self.gap_sampler)
         whole("alternatives", alternatives, 1)
         num_drawn = self.num_candidates(candidates, alternatives or 1)
+        self.check_pick(pick, candidates, settings)
         whole("length_draws", length_draws, 1)
         whole("length_seed", length_seed, 0)
         layouts = {} if layouts is None else layouts
@@ -200,7 +207,7 @@ class Sampling(Canvases):
             on_step,
         )
         ways = self.as_infilled(made, all_layouts)
-        groups = [best_first(ways[start : start + num_drawn]) for start in range(0, len(ways), num_drawn)]
+        groups = [in_order(ways[start : start + num_drawn], pick) for start in range(0, len(ways), num_drawn)]
         if alternatives is None:
             best = [group[0] for group in groups]
             return best[0] if is_one else best
@@ -225,6 +232,26 @@ class Sampling(Canvases):
                 f"`candidates={alternatives}`"
             )
         return candidates
+
+    def check_pick(self, pick: Pick, candidates: int | None, how: How) -> None:
+        """Raise UserError where candidates cannot be picked so."""
+        one_of("pick", pick, get_args(Pick))
+        if pick == "likeliest":
+            return
+        if candidates is None:
+            raise UserError("`pick='fair'` draws among `candidates=`: say how many there are to be, such as 16")
+        if how.guide is not None:
+            raise UserError(
+                "`pick='fair'` weighs candidates by the model's own probability, which takes back what `guide=` does; "
+                "leave out one of them"
+            )
+        rule = self.rule(how, Canvas.blank(1, 1, self.tokenizer.mask_id))
+        if not trait(rule, "order_is_deterministic"):
+            raise UserError(
+                f"`pick='fair'` needs the probability with which a text is made, which {type(rule).__name__} does not "
+                f"tell: its order is random, or tokens are taken back; leave out `sampler=`, which is "
+                f"{self.gap_sampler} then"
+            )
 
     def fill(
         self,
@@ -316,11 +343,14 @@ class Sampling(Canvases):
             )
             traces = self._traces(result, canvas) if return_trace else [None] * len(seeds)
         made = []
-        for number, (row, nfe) in enumerate(zip(result.tokens.tolist(), result.trace.nfe.tolist(), strict=True)):
+        all_nfe, nats = result.trace.nfe.tolist(), result.trace.nll.tolist()
+        for number, row in enumerate(result.tokens.tolist()):
             tokens = self._until_its_end(row)
             given = None if rows is None else rows[number]
             text, spans = (self.tokenizer.decode(tokens), ()) if given is None else given.text(self.tokenizer, tokens)
-            made.append(Generated(text, tokens, seeds[number], nfe, traces[number], spans, given))
+            made.append(
+                Generated(text, tokens, seeds[number], all_nfe[number], traces[number], spans, given, nats[number])
+            )
         return made
 
     def as_infilled(self, texts: Sequence[Generated], layouts: Sequence[Layout]) -> list[Infilled]:

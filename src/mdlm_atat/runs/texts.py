@@ -18,6 +18,7 @@ from mdlm_atat.samplers.template import unescaped
 
 if TYPE_CHECKING:
     from mdlm_atat.lm import Generated
+    from mdlm_atat.lm.results import Pick
     from mdlm_atat.samplers.seeds import SeedRule
 
 LINE_START = b'{"id": '  # of every line of a .jsonl file
@@ -126,6 +127,8 @@ class Texts:
     num_candidates: int | None = None
     """So many ways to fill each template are drawn, candidate j of template i as text number i * num_candidates + j,
     and the best `num_each` are made, best first; None: all that are drawn are made, in order."""
+    pick: Pick = "likeliest"
+    """Which of the candidates are the best; see lm.results.in_order."""
 
     @property
     def total(self) -> int:
@@ -151,7 +154,7 @@ class Texts:
         self, make: Callable[[list[str], list[int]], Sequence[Generated]], batch_size: int, num_done: int
     ) -> Iterator[tuple[range, Sequence[Generated]]]:
         from mdlm_atat.lm import Infilled
-        from mdlm_atat.lm.results import best_first
+        from mdlm_atat.lm.results import in_order
 
         assert self.num_candidates is not None
         for item in range(num_done // self.num_each, len(self.items)):
@@ -161,7 +164,7 @@ class Texts:
                 made = self._draw(make, range(start, min(start + batch_size, end)), self.num_candidates)
                 drawn += [text for text in made if isinstance(text, Infilled)]
             which = range(max(num_done, item * self.num_each), (item + 1) * self.num_each)
-            yield which, best_first(drawn)[: self.num_each][-len(which) :]
+            yield which, in_order(drawn, self.pick)[: self.num_each][-len(which) :]
 
     def _draw(
         self, make: Callable[[list[str], list[int]], Sequence[Generated]], numbers: range, num_of_each: int
@@ -210,7 +213,8 @@ class Texts:
         versions began, when there was no rule of seeds but "add", have the same hash as ours of that rule."""
         shown = {name: str(value) for name, value in settings.items()}
         later_ones = {"max_new_tokens": "None", "candidates": "None", "length_draws": "256", "length_seed": "0"}
-        for later, default in {**later_ones, "escape": "False", "length_prior": "None"}.items():
+        later_ones |= {"escape": "False", "length_prior": "None", "pick": "likeliest"}
+        for later, default in later_ones.items():
             if shown.get(later) == default:  # there was no such setting
                 del shown[later]
         if self.rule != "add":

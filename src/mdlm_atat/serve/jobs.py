@@ -12,7 +12,7 @@ from mdlm_atat.lm import How, LanguageModel
 from mdlm_atat.lm.filling import Filling
 from mdlm_atat.lm.given import Row
 from mdlm_atat.lm.log_probs import TokenLogProb, log_probs_left_to_right
-from mdlm_atat.lm.results import Frame, Layout, best_first
+from mdlm_atat.lm.results import Frame, Layout, Pick, in_order
 from mdlm_atat.serve.answers import Made
 from mdlm_atat.serve.mailbox import Done, Event, Failed, Framed, Queued, Started
 from mdlm_atat.serve.mistakes import RequestError
@@ -107,6 +107,8 @@ class Plan:
     """Of templates; None: the texts go on from prompts."""
     num_kept: int | None = None
     """The best so many are kept; None: all, in their order."""
+    pick: Pick = "likeliest"
+    """Which are the best."""
     warnings: Sequence[str] = ()
     """What a client should know of how its text was read."""
 
@@ -218,7 +220,7 @@ class Fill(Job):
         numbers = list(range(len(made)))
         if self.plan.layouts is not None:
             ways = lm.as_infilled([each.text for each in made], self.plan.layouts)
-            best = best_first(ways)[: self.plan.num_kept]
+            best = in_order(ways, self.plan.pick)[: self.plan.num_kept]
             numbers = [next(n for n, way in enumerate(ways) if way is each) for each in best]
             made = [Made(way, made[number].last) for number, way in zip(numbers, best, strict=True)]
         log_probs = None

@@ -40,7 +40,8 @@ def repeat(model: ModelNamed, request: Sampled, seed: int, max_tokens: int | Non
 
 def _infill(model: ModelNamed, request: InfillRequest, seed: int, how: dict[str, Any]) -> Repeat:
     text, escape = typed(request.text, escape=request.escape)
-    more = {} if request.candidates is None else {"candidates": request.candidates}
+    more: dict[str, Any] = {} if request.candidates is None else {"candidates": request.candidates}
+    more |= {} if request.pick == "likeliest" else {"pick": request.pick}
     parts = parse_template(request.text, escape=request.escape)
     if any(isinstance(part, Gap) and part.shortest < part.longest for part in parts):
         more["length_draws"] = request.length_draws

@@ -91,6 +91,9 @@ class InfillRequest(Sampled):
     candidates: int | None = None
     """Draw so many ways to fill the text and return the likeliest, for models that read left to right too (default: as
     many as num_samples)."""
+    pick: Literal["likeliest", "fair"] = "likeliest"
+    """Return the likeliest of the candidates; or fair: some that are drawn among them, each by its probability left to
+    right over that with which it was made. They are as varied as the model's texts are."""
     length_draws: int = QUICK_DRAWS
     """Draws to choose the lengths of gaps by: more are surer and slower, and from 64 on they are drawn with more
     care."""

@@ -117,9 +117,10 @@ class Service:
             _, warned = heard(lambda: lm.check_template(request.text, request.candidates, escape=request.escape))
             layout, _ = heard(lambda: lm.lay_out(template, request.length_draws))
             num_drawn = lm.num_candidates(request.candidates, request.num_samples)
+            lm.check_pick(request.pick, request.candidates, how)
             seeds = text_seeds(seed, range(num_drawn))
             rows = [layout.row] * num_drawn
-            return Plan(rows, seeds, [layout] * num_drawn, num_kept=request.num_samples, warnings=warned)
+            return Plan(rows, seeds, [layout] * num_drawn, request.num_samples, request.pick, warned)
 
         is_quick = all(not isinstance(part, Gap) or part.shortest == part.longest for part in template)
         return self._fill(tell, how, lambda: self._refusing("text", plan), watch_of(request), is_quick)
