@@ -379,12 +379,12 @@ def test_a_sampler_of_another_package_is_named_by_its_module_with_options(model,
 
 
 BAD_FILES = {
-    "no json": ('{"prompt": "a"}\nprompt\n', "line 2 of {file} is no JSON object with a text \"prompt\": 'prompt'"),
+    "no json": ('{"prompt": "a"}\nprompt\n', "line 2 of {file} is not JSON"),
     "another field": ('{"prompt": "a"}\n{"text": "a"}\n', "line 2 of"),
     "a list": ('["a"]\n', "line 1 of"),
     "a number": ('{"prompt": "a"}\n{"prompt": "a"}\n{"prompt": 5}\n', "line 3 of"),
     "null": ('{"prompt": null}\n', "line 1 of"),
-    "blank line": ('{"prompt": "a"}\n\n{"prompt": "a"}\n', "line 2 of"),
+    "after a blank line": ('{"prompt": "a"}\n\n{"prompt": 5}\n', "line 3 of"),
     "id twice": ('{"prompt": "a", "id": 1}\n{"prompt": "b"}\n{"prompt": "c", "id": 1}\n', "line 2 of {file}: the id 1"),
     "id that is no JSON": ('{"prompt": "a", "id": NaN}\n', "line 1 of"),
     "half a character": ('{"prompt": "a", "id": "\\ud800"}\n', "line 1 of"),

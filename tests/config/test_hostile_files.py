@@ -67,16 +67,16 @@ def test_the_configuration_of_a_folder_builds_on_no_other_file(tmp_path: Path, b
     folder = tmp_path / "run"
     folder.mkdir()
     for file in (tmp_path / "secret.yaml", tmp_path / "config.yaml", folder / "other.yaml"):
-        file.write_text("password: 123\n")
+        file.write_text("password: unspoken\n")
     (folder / "config.yaml").write_text(f"base: {base}\n")
     with pytest.raises(UserError, match="base: expected a preset's name, found") as raised:
         load_config(str(folder))
-    assert "123" not in str(raised.value)
+    assert "unspoken" not in str(raised.value)
     assert "password" not in str(raised.value)
 
 
 def test_the_configuration_of_a_folder_is_no_link_out_of_it(tmp_path: Path):
-    (tmp_path / "secret.yaml").write_text("password: 123\n")
+    (tmp_path / "secret.yaml").write_text("password: unspoken\n")
     (tmp_path / "run").mkdir()
     (tmp_path / "run/config.yaml").symlink_to("../secret.yaml")
     with pytest.raises(UserError, match="is a link to") as raised:
