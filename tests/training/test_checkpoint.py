@@ -48,6 +48,9 @@ def test_what_is_loaded_is_what_was_saved_bit_for_bit(tmp_path):
     for index in before:
         assert all(before[index][key].equal(after[index][key]) for key in ("step", "exp_avg", "exp_avg_sq"))
     assert saved.state()["progress"] == {"step": 3}
+    again = write(tmp_path / "again", 3, (other, other_optimizer, other_ema))
+    for file in saved.folder.iterdir():
+        assert file.read_bytes() == (again.folder / file.name).read_bytes(), file.name
     assert not list(tmp_path.glob(".writing*"))
 
 

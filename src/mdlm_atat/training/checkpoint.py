@@ -305,7 +305,7 @@ def save(
             if is_main:
                 save_tensors(whole, aside / f"{kind}.safetensors")
         if is_main:
-            state = {"format": FORMAT, "step": step, **state, "tensors": list(all_tensors)}
+            state = {"format": FORMAT, "step": step, **state, "tensors": sorted(all_tensors)}  # loading orders anew
             write_text(aside / "state.json", json.dumps(state, indent=1))
             write_checksums(aside)
     return Checkpoint(final)
