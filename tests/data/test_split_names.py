@@ -93,6 +93,12 @@ def test_tests_are_not_trained_on_where_there_is_no_validation() -> None:
     assert parts("train/a.txt", "tests/a.txt") == {"train/a.txt": "train", "tests/a.txt": "test"}
 
 
+def test_text_for_training_and_validation_together_is_not_trained_on_beside_that_for_validation() -> None:
+    found = parts("train.txt", "val.txt", "TrainvalSet.txt", "test.txt")
+    assert found == {"train.txt": "train", "val.txt": "valid", "TrainvalSet.txt": None, "test.txt": "test"}
+    assert parts("trainval.txt", "val.txt") is None
+
+
 def test_files_with_neither_word_belong_to_neither_part() -> None:
     assert parts("train.txt", "valid.txt", "README.md") == {
         "train.txt": "train",

@@ -11,8 +11,9 @@ from typing import Literal
 
 Part = Literal["train", "valid", "test"]
 
+TRAIN_AND_VALID = "trainval"
 _WORDS: dict[str, Part] = {
-    **dict.fromkeys(("train", "training", "trainval", "trn"), "train"),
+    **dict.fromkeys(("train", "training", "trn", TRAIN_AND_VALID), "train"),
     **dict.fromkeys(
         ("valid", "validation", "validate", "val", "vld", "dev", "devel", "development", "eval", "evaluation"),
         "valid",
@@ -24,6 +25,8 @@ WORDS: dict[str, Part] = {
     word + end: part for word, part in _WORDS.items() for end in ("", "set", "data", "split", "corpus")
 }
 """What a word in a name says of a file."""
+BOTH = {word for word in WORDS if word.startswith(TRAIN_AND_VALID)}
+"""Words for the training and validation text together, which say nothing where there is validation text by itself."""
 CODE = re.compile(
     r"\.(c|cc|cfg|cpp|cs|css|cu|go|h|hpp|ini|ipynb|java|jl|js|jsx|kt|lua|php|pl|ps1|py|r|rb|rs|scala|sh|sql|swift|toml|ts"
     r"|tsx|yaml|yml)",
@@ -38,8 +41,9 @@ def split_parts(paths: Iterable[PurePath]) -> dict[PurePath, Part | None] | None
     `paths` are relative to the folder. A word of `WORDS` counts, in any case, where it stands alone in the name of a
     file or folder, between anything but letters or before a capital: `ptb.valid.txt`, `Test/a.txt`, `TestSplit.txt`,
     `held-out.txt`, `c4-train.00000-of-00512.jsonl`, and not `contest.txt`; of source code, only in the names of its
-    folders, and where there is any, `tests` says nothing: programs have theirs there. A folder is split where one file
-    is for training and another for validation or test; otherwise `test-pilot.txt` is a title like any other.
+    folders, and where there is any, `tests` says nothing: programs have theirs there. Beside validation text `trainval`
+    says nothing, for it holds that too. A folder is split where one file is for training and another for validation or
+    test; otherwise `test-pilot.txt` is a title like any other.
 
     A name that says both, as `train/test-1.txt` does, is not trained on, except for what all such names share: in
     `test-corpus/train.txt` and `test-corpus/valid.txt` the folder's name says nothing.
@@ -47,6 +51,8 @@ def split_parts(paths: Iterable[PurePath]) -> dict[PurePath, Part | None] | None
     paths = list(paths)
     of_programs = {"tests"} if any(CODE.fullmatch(path.suffix) for path in paths) else set[str]()
     said = {path: _said(path, of_programs) for path in paths}
+    if any(parts["valid"] for parts in said.values()):
+        said = {path: _said(path, of_programs | BOTH) for path in paths}
     for shared in (_shared(said.values()), Counter[Part]()):
         decided: dict[PurePath, Part | None] = {path: _decided(parts - shared) for path, parts in said.items()}
         found = set(decided.values())
