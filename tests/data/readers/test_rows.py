@@ -387,6 +387,11 @@ HINTS = {
         "a.json",
         '{"version": 1, "data": [{"text": "a"}]}',
     ): "'data' is a list of objects: write those as the rows of a file",
+    (
+        "d.json",
+        '{"title": "All the rows", "data": [{"text": "a"}]}',
+    ): "; if the objects in 'data' are the rows, write those into a file",
+    ("e.jsonl", '{"Text": "Ann is here", "entities": [{"at": 0}]}'): "are Text, entities: set `column='Text'`",
     ("c.jsonl", '{"text": 5}'): "holds a number, expected a text; to write it as one: `template='{text}'`",
 }
 

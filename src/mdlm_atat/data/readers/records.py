@@ -92,17 +92,6 @@ def no_column(where: str, column: str, row: Mapping[str, Any]) -> UserError:
         for key, part in value.items()
     }
     found = {**{str(name): value for name, value in row.items()}, **inside}
-    for name, value in found.items():
-        if (
-            isinstance(value, list)
-            and value
-            and not is_chat(value)
-            and all(isinstance(part, Mapping) for part in value)
-        ):
-            return UserError(
-                f"{where} has no column {column!r}; its columns are {names}, and {name!r} is a list of objects: write "
-                "those as the rows of a file"
-            )
     texts = {name: len(value) for name, value in found.items() if isinstance(value, str) and len(value) > 8}
     chats = [name for name, value in found.items() if is_chat(value)]
     alike = [name for name in found if name.strip().casefold() == column.strip().casefold()]
@@ -110,8 +99,18 @@ def no_column(where: str, column: str, row: Mapping[str, Any]) -> UserError:
     likely = next(iter([*alike, *chats, *longest]), None)
     set_it = f"set `column={likely!r}`" if likely else "set `column=` to the one that holds the text"
     several = ", or several by `template='{...} {...}'`" if len(row) > 1 else ""
-    header = "; if the first line is no header, write one above it" if isinstance(row, Cells) else ""
-    return UserError(f"{where} has no column {column!r}; its columns are {names}: {set_it}{several}{header}")
+    more = "; if the first line is no header, write one above it" if isinstance(row, Cells) else ""
+    lists = [name for name, value in found.items() if _is_list_of_objects(value)]
+    if lists and not likely:
+        set_it, several = f"{lists[0]!r} is a list of objects: write those as the rows of a file", ""
+    elif lists and not alike and not chats:
+        more = f"; if the objects in {lists[0]!r} are the rows, write those into a file"
+    return UserError(f"{where} has no column {column!r}; its columns are {names}: {set_it}{several}{more}")
+
+
+def _is_list_of_objects(value: Any) -> bool:
+    is_list = isinstance(value, list) and bool(value) and not is_chat(value)
+    return is_list and all(isinstance(part, Mapping) for part in value)
 
 
 def _wanted(reading: Reading) -> str:
