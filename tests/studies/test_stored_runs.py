@@ -344,6 +344,27 @@ def test_runs_of_a_budget_of_seconds_have_the_steps_that_the_file_timed(piece, m
     assert plan["mdlm"]["calibration"]["machine"]["cpu"] == "stand-in"
 
 
+def test_results_of_another_folder_are_called_by_its_name_as_ours_are_called_results_too(piece, capsys):
+    (piece / "other").mkdir()
+    shutil.copy(piece / "whole.json", piece / "other/results.json")
+    assert run(piece / "tiny.yaml", piece / "out", "--done", str(piece / "other"), "--task", "0") == 0
+    assert "elsewhere  4 of 6 runs are done in other/results.json; left: " in capsys.readouterr().out
+    held = json.loads((piece / "out/elsewhere.json").read_text())["runs"]
+    assert {one["elsewhere"] for one in held} == {"other/results.json"}
+
+
+def test_the_samplers_of_a_run_that_is_done_here_too_are_benched_and_not_said_to_be_left_out(piece, capsys):
+    out = piece / "out"
+    bench = {"arms": ["mdlm", "atat"], "samplers": ["spread"], "steps": [4], "num_texts": 3}
+    file = grid_file(piece, **GRID, reference=["causal"], samplers=bench)
+    assert run(file, out, "--task", "0") == 0
+    assert run(file, out, "--done", str(piece / "whole.json")) == 0
+    said = capsys.readouterr().out
+    assert (out / "runs/mdlm/seed-0/benched.txt").exists()
+    assert "left out   samplers-mdlm-seed-0" not in said
+    assert "left out   samplers-atat-seed-0: its run is in whole.json\n" in said
+
+
 def test_an_array_has_a_task_for_each_run_that_is_left_and_each_finds_the_file(piece, capsys):
     out = piece / "out"
     assert run(piece / "tiny.yaml", out, "--done", str(piece / "small.json"), "--slurm") == 0

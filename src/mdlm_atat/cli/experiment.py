@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from mdlm_atat.cli.parser import Parser, choose, whole
 from mdlm_atat.errors import UserError, command_line, quoted
+from mdlm_atat.formats import counted
 
 if TYPE_CHECKING:
     from mdlm_atat.studies.run import Study
@@ -107,10 +108,10 @@ def run(arguments: argparse.Namespace) -> int:
         open_ended = any("--train.num_steps STEPS" in command for command in commands)
         ending = "; STEPS is worked out from the budget before the first" if open_ended else ""
         asked = len(tasks_of(study, arguments.task))
-        counted = f"{asked} runs"
+        told = counted(asked, "run")
         if len(commands) < asked:
-            counted = f"{len(commands)} of {counted}; the others are done"
-        print("\n".join([*commands, f"{counted}{ending}"]))
+            told = f"{len(commands)} of {told}; the others are done"
+        print("\n".join([*commands, f"{told}{ending}"]))
         return 0
     if arguments.slurm:
         return slurm(arguments, study)

@@ -43,11 +43,13 @@ def run_benches(
     for job in bench_jobs(grid, jobs):
         assert grid.bench is not None
         name, run = f"samplers-{job.name}", folder / job.folder
-        kept = stored.get(str(job.folder))
-        if kept is not None and kept["sampler_bench"] is None:
-            where = kept.get("elsewhere")
-            say(f"left out   {name}: {f'its run is in {where}' if where else 'the folder of its run is gone'}")
-        if not _is_trained(job, folder, plan) or "needed" in (read_json(run / FILE_NAME) or {}) or should_stop():
+        if not _is_trained(job, folder, plan):
+            kept = stored.get(str(job.folder))
+            if kept is not None and kept["sampler_bench"] is None:
+                where = kept.get("elsewhere")
+                say(f"left out   {name}: {f'its run is in {where}' if where else 'the folder of its run is gone'}")
+            continue
+        if "needed" in (read_json(run / FILE_NAME) or {}) or should_stop():
             continue
         judge = _judge(grid, grid.bench, job, jobs, folder, plan)
         if grid.bench.judge is not None and judge is None:

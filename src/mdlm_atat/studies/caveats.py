@@ -52,8 +52,8 @@ def _elsewhere(runs: Sequence[Run]) -> list[str]:
     if not theirs:
         return []
     files = ", ".join(sorted({run["elsewhere"] for run in theirs}))
-    without = all("blocks" in run["final"] for run in theirs)
-    errors = "" if without else ", without scores of single draws: errors of differences leave that of the draws out"
+    has_draws = all("blocks" in run["final"] for run in theirs)
+    errors = "" if has_draws else ", without scores of single draws: errors of differences leave that of the draws out"
     return [f"{len(theirs)} of {len(runs)} runs were not trained in this folder; they are as {files} has them{errors}."]
 
 

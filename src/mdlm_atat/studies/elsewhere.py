@@ -31,7 +31,7 @@ from mdlm_atat.studies.jobs import (
 from mdlm_atat.studies.run_record import FORMAT, MOST_BYTES, Records, corpus_name, differs_from_plan
 from mdlm_atat.studies.run_state import is_final
 
-FILE_NAME = "elsewhere.json"
+FILE_NAME, RESULTS = "elsewhere.json", "results.json"
 EXPECTED = "expected results.json of an experiment, or what is kept of it as docs/results keeps it"
 DIGITS = 1e-6  # what is kept of results may be rounded to 7 digits
 NOT_KEPT: dict[str, Any] = {
@@ -139,7 +139,7 @@ def read_done(file: Path, grid: Grid) -> DoneRuns:
     Raises UserError where it holds another experiment: of another name, baseline or budget, or an arm that differs from
     the baseline by other settings. Steps, text and the rest are told by the plan, see `DoneRuns.check_plan`.
     """
-    file = file / "results.json" if file.is_dir() else file
+    file = file / RESULTS if file.is_dir() else file
     if not file.is_file():
         raise UserError(f"`done=`: there is no file {file}; {EXPECTED}")
     content = read_object(file, most_bytes=MOST_BYTES, remedy=EXPECTED)
@@ -152,7 +152,8 @@ def read_done(file: Path, grid: Grid) -> DoneRuns:
         runs = [run for run in [*content["runs"], *content.get("branch_runs", [])] if run["status"] == "done"]
         jobs = jobs_of(grid)
         found = _by_job(file, runs, jobs)
-        records = {folder: _whole(run, folder, corpus, file.name) for folder, (corpus, run) in found.items()}
+        name = file.name if file.name != RESULTS else f"{file.resolve().parent.name}/{RESULTS}"  # most are called so
+        records = {folder: _whole(run, folder, corpus, name) for folder, (corpus, run) in found.items()}
         flops = {arm: about.get("flops_per_token") for arm, about in content["arms"].items()}
         check_kinds(flops, **dict.fromkeys(flops, NUMBER))
     return DoneRuns(file=file, records=records, flops_per_token=flops, jobs=jobs)
