@@ -155,7 +155,7 @@ def decoded(
     is_ascii = True
     num_returns = num_dropped = 0
     is_latin_1 = encoding is not None and codecs.lookup(encoding).name == "iso8859-1"
-    if encoding and not _is_utf8_name(encoding) and is_utf8_file(path):
+    if encoding and not is_utf8_name(encoding) and is_utf8_file(path):
         raise UserError(f"{path} is not {encoding}: its bytes are UTF-8; leave `encoding=` out")
     with read_errors(path), open_bytes(path) as file:
         data = _at_least(file, LONGEST_MARK)
@@ -233,7 +233,7 @@ def is_utf8_file(path: Path, *, least: int = FEWEST_UTF8) -> bool:
 _ASCII = bytes(range(128))
 
 
-def _is_utf8_name(encoding: str) -> bool:
+def is_utf8_name(encoding: str) -> bool:
     return codecs.lookup(encoding).name in ("utf-8", "utf-8-sig")
 
 

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 from mdlm_atat.checks import did_you_mean
 from mdlm_atat.data.answers import LONGEST_MARKED, Marked, Spans
 from mdlm_atat.data.detokenizers import detokenizer, whole_documents
-from mdlm_atat.data.files import is_utf8_file, utf8
+from mdlm_atat.data.files import is_utf8_file, is_utf8_name, utf8
 from mdlm_atat.data.folders import Folder, as_pattern, irregular, list_folder, shown
 from mdlm_atat.data.hub import CONVERTED, HUB_SETS, REVISION, hub_unreachable
 from mdlm_atat.data.plays import HELD_OUT, play_files, play_text
@@ -134,9 +134,10 @@ def open_source(
         return Files(
             listed.files_for("train"),
             reading,
-            Files(valid, reading, detokenize=detokenize) if valid else None,
+            Files(valid, reading, detokenize=detokenize, is_of_folder=True) if valid else None,
             detokenize,
             listed,
+            is_of_folder=True,
         )
     if plugin_of("source", spec):
         return Given(call_plugin("source", spec), detokenize=detokenize)
@@ -196,6 +197,8 @@ class Files:
     detokenize: str | None = None
     folder: Folder | None = None
     """What else is in the folder that they are from."""
+    is_of_folder: bool = False
+    """Whether they were found in a folder, and not named one by one."""
     left_out: Counter[str] = field(default_factory=Counter, compare=False, repr=False)
     """What the readers did not pass on when the files were last read, by reason."""
 
@@ -224,9 +227,10 @@ class Files:
 
     def _reading_of(self, file: Path) -> Reading:
         """How a file is read: of a folder those in UTF-8 as that, whatever encoding is asked for, which others have."""
-        if self.folder is None or not self.reading.encoding or not is_utf8_file(file):
+        encoding = self.reading.encoding
+        if not self.is_of_folder or encoding is None or is_utf8_name(encoding) or not is_utf8_file(file):
             return self.reading
-        self.left_out[f"files that are UTF-8, not {self.reading.encoding}"] += 1
+        self.left_out[f"files that are UTF-8, not {encoding}"] += 1
         return replace(self.reading, encoding=None)
 
     def identity(self) -> dict[str, Any]:

@@ -192,6 +192,21 @@ def test_utf8_that_is_asked_for_as_another_encoding_is_refused_and_in_a_folder_r
     assert folder.left_out["files that are UTF-8, not cp1252"] == 1
 
 
+@pytest.mark.parametrize("encoding", ["cp1252", "latin-1", "utf-8"])
+def test_every_part_of_a_folder_is_read_as_the_utf8_that_it_is_and_counted_where_another_was_asked_for(
+    encoding: str, tmp_path: Path
+) -> None:
+    said = "naïve café, “quoted” – and more\n"
+    for part in ("train", "valid", "test"):
+        write(tmp_path / f"{part}.txt", said)
+    folder = open_source(tmp_path, reading=Reading(encoding=encoding))
+    assert isinstance(folder, Files)
+    for files in (folder, folder.held_out(), folder.test()):
+        assert files is not None
+        assert [piece.text for piece in files] == [said]
+        assert files.left_out == ({} if encoding == "utf-8" else {f"files that are UTF-8, not {encoding}": 1})
+
+
 ODD = {
     "cp1252 and UTF-8": ("café\n".encode("cp1252") * 9 + "Это было давно\n".encode(), "other lines are UTF-8"),
     "CESU-8": (b"abc \xed\xa0\xbd\xed\xb8\x80 def\n" * 9, "UTF-8 but for halves of characters"),
