@@ -237,7 +237,6 @@ def _with_differences(
         and (band := _difference_band(by_arm, item.arm.name, baseline, difference)) is not None
     ]
     if against:
-        y_label = f"{y_label}, minus {baseline}"
         figure = plots.by_group(against, x_label=x_label, y_label=y_label, is_difference=True)
         pictures.append(_picture(figure, f"{name}-difference", f"The same, minus {baseline}", against))
     return pictures
