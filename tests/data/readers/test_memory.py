@@ -39,8 +39,8 @@ def repeated(unit: str, num_bytes: int, before: str = "", after: str = "") -> Ca
     return make
 
 
-def column(*values: str, **options: Any) -> Callable[[Path], None]:
-    return lambda path: parquet.write_table(arrow.table({"text": list(values)}), path, compression="zstd", **options)
+def column(values: Callable[[], list[str]], **options: Any) -> Callable[[Path], None]:
+    return lambda path: parquet.write_table(arrow.table({"text": values()}), path, compression="zstd", **options)
 
 
 def list_of(num_values: int) -> Callable[[Path], None]:
@@ -71,18 +71,19 @@ def zst_with_a_window_of_1_gib(path: Path) -> None:
     write(path, stream.compress(b"words " * 100) + stream.flush())
 
 
-def archive(content: bytes, name: str, text: str) -> Callable[[Path], None]:
-    """The archive with another text under a name."""
+def archive(content: bytes, name: str, start: str, unit: str, times: int) -> Callable[[Path], None]:
+    """The archive with another text under a name: `unit` many times, after `start`."""
 
     def make(path: Path) -> None:
         with zipfile.ZipFile(io.BytesIO(content)) as old, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as new:
             for each in old.namelist():
-                new.writestr(each, text if each == name else old.read(each))
+                new.writestr(each, start + unit * times if each == name else old.read(each))
 
     return make
 
 
 WORD = '<w:document xmlns:w="http://schemas.openxmlformats.org/wordprocessingml/2006/main"><w:body>'
+TOO_LONG = "a text is longer than can be held at once"
 HUGE: dict[str, tuple[Callable[[Path], None], str]] = {
     "a.json.gz": (repeated("0.1,", 100 * MIB, "[[", "1]]"), "holds more than 4,194,304 others"),
     "b.json.gz": (repeated("{},", 100 * MIB, "[[", "{}]]"), "holds more than 4,194,304 others"),
@@ -99,19 +100,19 @@ HUGE: dict[str, tuple[Callable[[Path], None], str]] = {
     "a.txt.xz": (xz_with_a_dictionary_of(1024 * MIB), "needs more than 512 MiB of memory to be unpacked"),
     "b.txt.xz": (xz_with_a_dictionary_of(64 * MIB), ""),
     "a.txt.zst": (zst_with_a_window_of_1_gib, "needs more than 512 MiB of memory to be unpacked"),
-    "a.parquet": (column("a" * (300 * MIB)), "which have to be unpacked as a whole"),
-    "b.parquet": (column("a" * (260 * MIB), use_dictionary=False), "a text is longer than can be held at once"),
-    "c.parquet": (column("a" * (100 * MIB) + "😀", use_dictionary=False), "a text is longer than can be held at once"),
-    "d.parquet": (column("a" * (150 * MIB)), ""),
+    "a.parquet": (column(lambda: ["a" * (300 * MIB)]), "which have to be unpacked as a whole"),
+    "b.parquet": (column(lambda: ["a" * (260 * MIB)], use_dictionary=False), TOO_LONG),
+    "c.parquet": (column(lambda: ["a" * (100 * MIB) + "😀"], use_dictionary=False), TOO_LONG),
+    "d.parquet": (column(lambda: ["a" * (150 * MIB)]), ""),
     "e.parquet": (one_value_for_many_rows, ""),
     "f.parquet": (list_of(100_000_000), "which have to be unpacked as a whole"),
     "g.parquet": (
-        column(*("c" * (4 * MIB) + str(n) for n in range(60)), use_dictionary=False,
+        column(lambda: ["c" * (4 * MIB) + str(n) for n in range(60)], use_dictionary=False,
                column_encoding={"text": "DELTA_BYTE_ARRAY"}),
         "",
     ),
-    "a.docx": (archive(docx(), "word/document.xml", WORD + "<w:p/>" * (6 * MIB)), "more than 20,971,520"),
-    "a.epub": (archive(epub("x"), "OEBPS/book.opf", "<i/>" * (4 * MIB)), "more than 8,388,608"),
+    "a.docx": (archive(docx(), "word/document.xml", WORD, "<w:p/>", 6 * MIB), "more than 20,971,520"),
+    "a.epub": (archive(epub("x"), "OEBPS/book.opf", "", "<i/>", 4 * MIB), "more than 8,388,608"),
 }  # fmt: skip
 PEAK = """
 import sys
