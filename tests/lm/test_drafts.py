@@ -20,7 +20,7 @@ sys.path.append(str(Path(__file__).parents[2]))
 from benchmarks.drafts import Written, write_with_drafts
 
 AB = CharTokenizer("ab")  # and eos: a vocabulary of 3
-NUM_TEXTS = 20_000
+NUM_TEXTS = 6_000
 
 
 def made(length: int, alignment: str) -> MaskedDiffusionLM:
