@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 import torch
@@ -47,6 +47,16 @@ def half_known(x: Fraction, n: int) -> Fraction:
 
 
 @typechecker.check
+def chosen(x: Literal["a", "b"], number: int = 0) -> Literal["a", "b"]:
+    return x if number == 0 else "c"  # type: ignore[return-value]
+
+
+@typechecker.check
+def told(both: tuple[int, str], *, number: int, word: str) -> None:
+    pass
+
+
+@typechecker.check
 def counted(number: int) -> Iterator[int]:
     yield from range(number)
 
@@ -80,6 +90,10 @@ WRONG: dict[str, Callable[[], Any]] = {
     "two sizes of one axis": lambda: product(torch.zeros(2, 3), torch.zeros(2, 4)),
     "the shape of a result": lambda: product(torch.zeros(2, 3), torch.zeros(2, 3), rows=1),
     "tensors in a list": lambda: lengths([torch.zeros(2)]),
+    "a value": lambda: chosen("c"),  # type: ignore[arg-type]
+    "a value of a result": lambda: chosen("a", 1),
+    "what a tuple holds": lambda: told(("b", 1), number=1, word="b"),  # type: ignore[arg-type]
+    "each by the other's name": lambda: told((1, "b"), word=1, number="b"),  # type: ignore[arg-type]
     "a field": lambda: Pair("1", torch.zeros(2), torch.zeros(2)),  # type: ignore[arg-type]
     "two sizes of one axis of fields": lambda: Pair(1, torch.zeros(2), torch.zeros(3)),
     "a field of a class with the same names": lambda: Other(1, 1, 1),  # type: ignore[arg-type]
@@ -95,14 +109,27 @@ def test_what_a_signature_rules_out_raises(what):
         WRONG[what]()
 
 
+def test_of_calls_that_were_right_none_makes_a_wrong_one_right():
+    test_what_a_signature_allows_is_taken_and_given_back_as_it_is()
+    percent(1.0)
+    Linear().mask_rate(torch.ones(1))
+    UniformTime(low=0.0)
+    for call in WRONG.values():
+        with pytest.raises(TypeCheckError):
+            call()
+
+
 def test_what_a_signature_allows_is_taken_and_given_back_as_it_is():
     assert joined(1) == "1b()None{}"
     assert joined(1, "x", 2, 2.5, c="c", d=4) == "1x(2, 2.5)c{'d': 4}"
     assert product(torch.ones(2, 3), torch.ones(2, 3)).tolist() == [3.0, 3.0]
     assert product(torch.ones(5, 1), torch.ones(5, 1)).shape == (5,)  # sizes of one call are not those of the next
+    assert product(torch.ones(2, 3), torch.ones(2, 3), rows=2).tolist() == [3.0, 3.0]
     assert lengths([torch.zeros(2, dtype=torch.long)] * 3).tolist() == [2, 2, 2]
     assert half_known(Decimal(1), 1) == 1  # type: ignore[arg-type]
     assert nothing(0) is None
+    assert chosen("a") == "a"
+    told((1, "b"), number=1, word="b")
     assert list(counted(3)) == [0, 1, 2]
     assert Pair(1, torch.zeros(2), torch.zeros(2)).a == 1
 
