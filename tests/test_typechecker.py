@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from fractions import Fraction  # which is not there when the signature is looked at
 
 
+Tensors = Float[Tensor, "..."]
+
+
 @typechecker.check
 def joined(a: int, /, b: str = "b", *rest: float, c: str | None = None, **more: int) -> str:
     return "".join(map(str, (a, b, rest, c, more)))
@@ -47,12 +50,12 @@ def half_known(x: Fraction, n: int) -> Fraction:
 
 
 @typechecker.check
-def chosen(x: Literal["a", "b"], number: int = 0) -> Literal["a", "b"]:
+def chosen(x: Literal["a", "b"], number: int = 0, of: Tensors | None = None) -> Literal["a", "b"]:
     return x if number == 0 else "c"  # type: ignore[return-value]
 
 
 @typechecker.check
-def told(both: tuple[int, str], *, number: int, word: str) -> None:
+def told(both: tuple[int, str], *, number: int, word: str, of: Tensors | None = None) -> None:
     pass
 
 
@@ -126,6 +129,7 @@ def test_what_a_signature_allows_is_taken_and_given_back_as_it_is():
     assert product(torch.ones(5, 1), torch.ones(5, 1)).shape == (5,)  # sizes of one call are not those of the next
     assert product(torch.ones(2, 3), torch.ones(2, 3), rows=2).tolist() == [3.0, 3.0]
     assert lengths([torch.zeros(2, dtype=torch.long)] * 3).tolist() == [2, 2, 2]
+    assert lengths([torch.zeros(2, dtype=torch.long)]).tolist() == [2]
     assert half_known(Decimal(1), 1) == 1  # type: ignore[arg-type]
     assert nothing(0) is None
     assert chosen("a") == "a"

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from types import CodeType, FunctionType, SimpleNamespace
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -45,6 +45,12 @@ def check(thing: Any) -> Any:
     @functools.wraps(thing)
     def checked(*args: Any, **kwargs: Any) -> Any:
         __tracebackhide__ = True
+        take(*args, **kwargs)
+        return give(thing(*args, **kwargs))
+
+    @functools.wraps(thing)
+    def checked_once(*args: Any, **kwargs: Any) -> Any:
+        __tracebackhide__ = True
         given = None if by_value else _kinds(args, kwargs)
         results = None if given is None else right.get(given)
         if results is None:
@@ -63,7 +69,7 @@ def check(thing: Any) -> Any:
             results.add(kind)
         return result
 
-    return checked
+    return checked_once if checks.is_slow else checked
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,6 +80,8 @@ class _Checks:
     """Of the arguments."""
     give: Callable[[Any], Any]
     """Of the result."""
+    is_slow: bool
+    """Whether they look at shapes or for the methods of protocols, tens of microseconds a call."""
     by_value: bool
     """Whether a value counts, not its type alone."""
     right: dict[tuple[Any, ...], set[Any]]
@@ -88,8 +96,9 @@ equal.)"""
 def _checks_of(function: FunctionType) -> _Checks:
     hints = {name: _hint(annotation, function) for name, annotation in function.__annotations__.items()}
     result = hints.pop("return", Any)
-    by_value = any(map(_is_by_value, [*hints.values(), result]))
-    return _Checks(function.__code__, _checked(_taking(function, hints)), _giving(result), by_value, {})
+    parts = [part for hint in (*hints.values(), result) for part in _parts(hint)]
+    is_slow, by_value = any(map(_is_slow, parts)), any(get_origin(part) is Literal for part in parts)
+    return _Checks(function.__code__, _checked(_taking(function, hints)), _giving(result), is_slow, by_value, {})
 
 
 def _kinds(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...] | None:
@@ -132,8 +141,16 @@ def _hint(annotation: Any, function: FunctionType) -> Any:
         return Any
 
 
-def _is_by_value(hint: Any) -> bool:
-    return get_origin(hint) is Literal or any(map(_is_by_value, get_args(hint)))
+def _parts(hint: Any) -> Iterator[Any]:
+    yield hint
+    for part in get_args(hint):
+        yield from _parts(part)
+
+
+def _is_slow(hint: Any) -> bool:
+    return isinstance(hint, type) and (
+        issubclass(hint, jaxtyping.AbstractArray) or getattr(hint, "_is_protocol", False)
+    )
 
 
 def _taking(function: FunctionType, hints: dict[str, Any]) -> FunctionType:
