@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from fractions import Fraction
 from typing import Any
 
 from benchmarks.results.markdown import arm_name, less, mean_cell, nats, one, perplexity, seconds, table
@@ -44,6 +45,19 @@ def by_seed(*arms: str) -> str:
             rows.append([arm_name(arm), str(run.seed), *numbers, seconds([run])])
         rows.append([f"{arm_name(arm)}, mean ± over seeds", "", *(mean_cell(runs, column) for column in ORDERS), ""])
     return table(["", "seed", *ORDERS.values(), "s"], rows)
+
+
+def revealed() -> str:
+    """Networks of `importance_rates` in the own order of `spread`, by entropy and by importance times entropy."""
+    rows = []
+    for run in stored("reveal-importance.json")["runs"]:
+        share = Fraction(run["causal_share"]).limit_denominator(8)
+        network = f"{share} of the rows left to right, {run['num_steps']:,} steps, seed {run['seed']}"
+        for evaluations in ("16", "64"):
+            found = {name: Number(*numbers) for name, numbers in run[evaluations].items()}
+            scores = [nats(found["entropy"]), nats(found["importance times entropy"])]
+            rows.append([network, evaluations, *scores, nats(found["difference"], sign=True)])
+    return table(["", "evaluations", "by entropy", "by importance times entropy", "difference, paired"], rows)
 
 
 def shares() -> str:
@@ -312,6 +326,7 @@ LOG_TABLES: Mapping[str, Callable[..., str]] = {
     "other_texts": other_texts,
     "published": published,
     "rates": rates,
+    "revealed": revealed,
     "shares": shares,
     "to_mdlm": to_mdlm,
     "variants": variants,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from fractions import Fraction
 from typing import Any
 
 from benchmarks.results.budgets import amount, by_budget, tokens_of, trend
@@ -70,14 +71,12 @@ def experiment(file: str) -> str:
 
 
 FILL_IN = {
-    f"fill-in-{text}.json": f"python -m benchmarks.fill_in {runs}/*/seed-0 --judge {runs}/causal/seed-1 "
-    f"--spans {spans} --out docs/results/fill-in-{text}.json"
-    for text, runs, spans in (
-        ("novels", "runs/novels-240s/runs", "1 4 16"),
-        ("code", "runs/fresh-120s/runs", "1 4 16 line"),
-    )
+    "fill-in-novels.json": "python -m benchmarks.fill_in runs/novels-seconds/runs/{mdlm,atat}/seed-4 "
+    "runs/novels-seconds/runs/causal/seed-3 --judge runs/novels-seconds/runs/causal/seed-4 --spans 1 4 16 "
+    "--out docs/results/fill-in-novels.json",
+    "fill-in-code.json": "python -m benchmarks.fill_in runs/fresh-120s/runs/{mdlm,atat}/seed-0 "
+    "--judge runs/fresh-120s/runs/causal/seed-0 --spans 1 4 16 line --out docs/results/fill-in-code.json",
 }
-"""The longest runs of each text; the judge is the causal network of another seed."""
 
 
 def filled_in(file: str) -> str:
@@ -132,7 +131,10 @@ def adapted(file: str) -> str:
         run = content.get(name) if name != "start" else None
         how = ["", "", ""] if run is None else [_optimizer(run), f"{run['num_steps']:,}", f"{run['train_s']:.0f}"]
         numbers = [nats(Number(*found[order])) if order in found else "" for order in orders]
-        rows.append([NETWORKS[name.partition(",")[0]], *how, *numbers])
+        label = NETWORKS[name.partition(",")[0]]
+        if name.startswith("two_ways") and run is not None:
+            label += f", {Fraction(run['causal_share']).limit_denominator(8)} of the rows left to right"
+        rows.append([label, *how, *numbers])
     return table(["", "optimizer", "steps", "s", *orders.values()], rows)
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from benchmarks.results.budgets import Lead, amount
 from benchmarks.results.markdown import interval, less, nats, perplexity
-from benchmarks.results.novels import equal_seconds_novels, novels, of_two_ways, older_novels
-from benchmarks.results.stored import Number, Run, difference_of, mean_of, stored
+from benchmarks.results.novels import by_arm, equal_seconds_novels, novels, of_two_ways, older_novels
+from benchmarks.results.stored import Number, Run, difference_of, mean_of, runs_in, stored
 from benchmarks.results.tables import SPREAD
 
 from mdlm_atat.scoring.statistics import Mean
@@ -109,8 +109,12 @@ def seconds_nats(arm: str, column: str) -> str:
 
 def seconds_change(arm: str, against: str, column: str) -> str:
     """By how much lower or higher the perplexity of arm is at equal seconds, per cent without a sign."""
-    found = _difference(equal_seconds_novels(), arm, against, column)
-    return f"{100 * abs(math.expm1(found.value)):.1f}%"
+    return _percent(equal_seconds_novels(), arm, against, column)
+
+
+def percent(file: str, arm: str, against: str, column: str) -> str:
+    """The same in another experiment."""
+    return _percent(by_arm(runs_in(stored(file)["runs"])), arm, against, column)
 
 
 def seconds_seeds(arm: str) -> str:
@@ -174,6 +178,10 @@ def _mean(arm: str, column: str, num_steps: str) -> Mean:
     return found
 
 
+def _percent(arms: Mapping[str, Sequence[Run]], arm: str, against: str, column: str) -> str:
+    return f"{100 * abs(math.expm1(_difference(arms, arm, against, column).value)):.1f}%"
+
+
 def _unsigned(found: Mean) -> str:
     return nats(Mean(abs(found.value), found.standard_error, None, found.num))
 
@@ -200,6 +208,7 @@ VALUES: Mapping[str, Callable[..., str]] = {
     "older_gap": older_gap,
     "older_value": older_value,
     "passes": passes,
+    "percent": percent,
     "perplexity": arm_perplexity,
     "said": said,
     "seconds_change": seconds_change,
