@@ -1,4 +1,5 @@
 # ruff: noqa: ARG002 (stand-ins take what the real thing takes)
+import functools
 import itertools
 import math
 from dataclasses import replace
@@ -57,6 +58,12 @@ from toys import Joint, ListRows
 
 SCHEDULES = [Linear(), Cosine(), Geometric(), Polynomial(2.0)]
 
+
+@functools.cache
+def bound_of(case: Case, tilt: float = 0.0) -> float:
+    return enumerated_bound(exact(case, JOINT, tilt=tilt))
+
+
 # the bound and the entropy
 
 
@@ -81,13 +88,13 @@ def test_the_bound_is_a_thousandth_to_a_tenth_of_a_nat_above_the_entropy_where_r
 def test_the_noise_schedule_changes_the_bound_by_less_than_1e_6(case, schedule):
     network = exact(case, JOINT, tilt=TILT)  # told the mask rate
     found = enumerated_bound(network, case.make(schedule), nodes=time_nodes(100, power=3))
-    assert found == pytest.approx(enumerated_bound(network), abs=1e-6)
+    assert found == pytest.approx(bound_of(case, TILT), abs=1e-6)
 
 
 @pytest.mark.parametrize("tilt", [-0.3, 0.03, 0.3])
 @pytest.mark.parametrize("case", CASES, ids=repr)
 def test_all_3_networks_that_lean_away_from_the_exact_one_pay_more(case, tilt):
-    assert enumerated_bound(exact(case, JOINT, tilt=tilt)) > enumerated_bound(exact(case, JOINT)) + 1e-5
+    assert bound_of(case, tilt) > bound_of(case) + 1e-5
 
 
 @pytest.mark.parametrize("case", TOKEN_IDENTITY + WHOLE_SEQUENCE, ids=repr)
@@ -109,9 +116,11 @@ def test_the_gap_grows_at_each_of_4_falling_temperatures(make_case):
 # its estimates
 
 
-@pytest.mark.parametrize("tilt", [0.0, TILT])
-@pytest.mark.parametrize("case", CASES, ids=repr)
-def test_12800_draws_estimate_the_enumerated_bound_within_four_standard_errors(case, tilt):
+SOME_TILTED = [(case, 0.0) for case in CASES] + [(case, TILT) for case in CASES[::3]]
+
+
+@pytest.mark.parametrize(("case", "tilt"), SOME_TILTED, ids=repr)
+def test_6400_draws_estimate_the_enumerated_bound_within_four_standard_errors(case, tilt):
     network = exact(case, JOINT, tilt=tilt)
     draws = draw_schedule_nll(
         network,
@@ -119,18 +128,16 @@ def test_12800_draws_estimate_the_enumerated_bound_within_four_standard_errors(c
         masking=case.make(Linear()),
         stage=case.stage,
         mask_id=3,
-        draws=DrawSettings(num_draws=12_800, batch_size=6400),
+        draws=DrawSettings(num_draws=6400, batch_size=6400),
     )
     (nats, error), (rate_nats, rate_error) = draws.nelbo(), draws.rate_nats()
-    expected, tokens_alone = enumerated_bound(network), enumerated_bound(network, with_rates=False)
-    assert error < 0.006
+    expected, tokens_alone = bound_of(case, tilt), enumerated_bound(network, with_rates=False)
+    assert error < 0.0085
     assert abs(nats - expected / 3) < 4 * error
     assert abs(rate_nats - (expected - tokens_alone) / 3) < max(4 * rate_error, 1e-12)
 
 
-@pytest.mark.parametrize(
-    ("case", "tilt"), [(case, 0.0) for case in CASES] + [(case, TILT) for case in CASES[::3]], ids=repr
-)
+@pytest.mark.parametrize(("case", "tilt"), SOME_TILTED, ids=repr)
 def test_the_training_loss_under_t_to_the_4_estimates_the_same_bound_within_four_standard_errors(case, tilt):
     # under the linear schedule a speed below 1 gives the estimate no finite variance
     schedule, density = Polynomial(4.0), UniformTime()
@@ -140,7 +147,7 @@ def test_the_training_loss_under_t_to_the_4_estimates_the_same_bound_within_four
     )
     objective = MaskedDiffusion(schedule, lambda _: plan, JOINT.mask_id, case.make(schedule), curriculum=one_stage)
     network, generator = exact(case, JOINT, tilt=tilt), torch.Generator().manual_seed(0)
-    x0 = JOINT.sequences.repeat_interleave(JOINT.counts, dim=0).repeat(20, 1)
+    x0 = JOINT.sequences.repeat_interleave(JOINT.counts, dim=0).repeat(10, 1)
     losses = []
     with torch.no_grad():
         for _ in range(30):
@@ -150,8 +157,8 @@ def test_the_training_loss_under_t_to_the_4_estimates_the_same_bound_within_four
             assert loss.total.item() == pytest.approx(sum(term.item() for term in loss.terms.values()), rel=1e-5)
             losses.append(loss.total.item())
     error = float(np.std(losses, ddof=1)) / len(losses) ** 0.5
-    assert error < 0.009
-    assert abs(float(np.mean(losses)) - enumerated_bound(network) / 3) < 4 * error
+    assert error < 0.013
+    assert abs(float(np.mean(losses)) - bound_of(case, tilt) / 3) < 4 * error
 
 
 def test_a_curriculums_stage_changes_the_bound_it_is_scored_under_by_a_hundredth_of_a_nat():

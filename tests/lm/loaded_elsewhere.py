@@ -24,6 +24,16 @@ import transformers as library  # noqa: E402
 
 transformers: Any = library
 TRUSTED = {"trust_remote_code": True}
+SEEN: dict[bytes, list[str]] = {}
+look_for_imports = transformers.dynamic_module_utils.get_imports
+
+
+def imports_of(file: str) -> list[str]:
+    """As transformers finds them, once for all copies of a file: it reads one again whenever it loads a class."""
+    text = Path(file).read_bytes()
+    if text not in SEEN:
+        SEEN[text] = look_for_imports(file)
+    return SEEN[text]
 
 
 def of_network(folder: Path, asked: dict[str, Any]) -> dict[str, Any]:
@@ -76,6 +86,7 @@ def of_classes(folder: Path) -> list[str]:
 
 if __name__ == "__main__":
     home = Path(sys.argv[1])
+    transformers.dynamic_module_utils.get_imports = imports_of
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     asked = json.loads((home / "asked.json").read_text())

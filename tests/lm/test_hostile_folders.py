@@ -19,6 +19,7 @@ from mdlm_atat.training.checkpoint import write_checksums
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="memory is measured as Linux does")
 def test_hostile_folders_are_answered_within_2_seconds_and_500_MB_each(tmp_path: Path):
     words = [sys.executable, str(Path(__file__).with_name("hostile.py")), str(FIXTURES), str(tmp_path)]
