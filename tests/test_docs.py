@@ -98,6 +98,7 @@ def test_the_readme_does_from_python_what_it_says(folder: Path, capsys: pytest.C
     assert mdlm_atat.evaluate("my-model", data="mine.txt", num_draws=32, save=False).bits_per_character > 0
 
 
+@pytest.mark.slow
 def test_the_page_on_classifying_does_what_it_says_in_a_shell_and_in_python(
     folder: Path, masked: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

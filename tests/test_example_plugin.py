@@ -53,6 +53,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.syspath_prepend(str(folder))
         patch.setenv("ATAT_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.setattr(plugins, "_allowed", set())
+        patch.setattr("mdlm_atat.runs.train.write_report", lambda folder: folder / "report.html")
         yield folder
     for name in [name for name in sys.modules if name.partition(".")[0] == "atat_example"]:
         del sys.modules[name]

@@ -153,6 +153,7 @@ def sbatch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_job_array_is_submitted_and_a_task_trains_its_run_and_no_other(stand_in, sbatch, capsys):
     out = stand_in / "out"
     file = grid_file(stand_in, seeds=[0])

@@ -537,6 +537,7 @@ def without_numbers(table: str) -> str:
     return re.sub(r"[\d.]+", "#", re.sub(" +", " ", table))
 
 
+@pytest.mark.slow
 def test_the_page_on_the_harness_does_what_it_says_with_the_harnesss_own_tasks_on_made_questions(
     runs: Path, tasks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

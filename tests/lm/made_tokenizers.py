@@ -89,6 +89,9 @@ FORMS = {
     "characters": lambda: CharTokenizer("".join(TEXTS) + "\n\t ░É[]_0123456789"),
 }
 
+KINDS = ["byte-level BPE", "WordPiece, lower case", "SentencePiece BPE", "unigram", "bytes", "characters"]
+"""One of each kind, where what is tested is not what a prefix or a case does."""
+
 
 @cache
 def tokenizer_of(form: str) -> Tokenizer:

@@ -180,10 +180,10 @@ def test_long_texts_that_are_filled_in_blocks_keep_what_was_given(lm):
 
 @pytest.mark.parametrize("prompt", ["The cat ", "Él ", " ", "", "  a\r\n", "天", "don't  ", "🙂"])
 def test_every_prompt_begins_its_text_and_every_frame(lm, prompt):
-    made = lm.generate(prompt, max_new_tokens=5, seed=1)
+    made = lm.generate(prompt, max_new_tokens=3, seed=1)
     assert made.text == prompt + made.fillings[0]
     assert made.spans == ((len(prompt), len(made.text)),)
-    frames = list(lm.stream(prompt, max_new_tokens=5, seed=1))
+    frames = list(lm.stream(prompt, max_new_tokens=3, seed=1))
     assert all(frame.text.startswith(prompt) for frame in frames)
     assert frames[-1].text == made.text
     assert "░" in frames[0].text

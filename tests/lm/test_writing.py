@@ -79,12 +79,12 @@ class Counting:
 @pytest.mark.parametrize(
     "how", [{"length": 40, "top_p": 0.9}, {"block_size": 5}, {"top_k": 4, "guide": Guide({"d": 2})}], ids=str
 )
-def test_3_prompts_go_on_as_without_a_cache_for_20_seeds(lm, how):
-    prompts = PROMPTS * 20
+def test_3_prompts_go_on_as_without_a_cache_for_8_seeds(lm, how):
+    prompts = PROMPTS * 8
     made, expected = (each.generate(prompts, seed=1, **how) for each in (lm, uncached(lm)))
     assert made == expected
     assert all(text.text.startswith(prompt) for text, prompt in zip(made, prompts, strict=True))
-    assert len({text.text for text in made}) > 20
+    assert len({text.text for text in made}) > 16
 
 
 def test_every_token_is_read_once_and_prompts_of_0_3_and_9_tokens_go_in_one_batch(lm, monkeypatch):

@@ -146,6 +146,11 @@ def run(text, tmp_path_factory):
     return made, heard
 
 
+@pytest.fixture(autouse=True)
+def report(run: object, no_report: None) -> None:
+    """Of the shared run alone."""
+
+
 @pytest.fixture
 def plugin(tmp_path, monkeypatch):
     (tmp_path / "a_plugin_for_training.py").write_text(PLUGIN)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from serving import Answer, Client, causal_by_heart, served
 
 from lm.made_models import lm_that_knows, random_lm
-from lm.made_tokenizers import FORMS, tokenizer_of
+from lm.made_tokenizers import KINDS, tokenizer_of
 from mdlm_atat import MaskedDiffusionLM
 from mdlm_atat.config.schema import DataConfig, ModelConfig, RunConfig
 from mdlm_atat.data.tokenizers import ByteTokenizer, CharTokenizer
@@ -103,7 +103,7 @@ def test_a_text_that_grows_by_any_parts_is_cut_as_it_is_at_once(text: str, stops
     assert is_stopped == any(stop in text for stop in stops)
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", KINDS)
 def test_the_text_between_prompt_and_suffix_makes_them_one_text_letter_for_letter(form: str):
     tokenizer = tokenizer_of(form)
     config = RunConfig(data=DataConfig(length=64), model=ModelConfig(num_layers=1, width=8, num_heads=1))

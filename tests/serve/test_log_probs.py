@@ -12,7 +12,7 @@ from serving import Client, causal_by_heart, served
 from torch import nn
 
 from lm.made_models import random_lm
-from lm.made_tokenizers import FORMS, tokenizer_of
+from lm.made_tokenizers import KINDS, tokenizer_of
 from mdlm_atat import MaskedDiffusionLM
 from mdlm_atat.config.schema import DataConfig, ModelConfig, RunConfig
 from mdlm_atat.data.tokenizers import ByteTokenizer, CharTokenizer, Tokenizer
@@ -89,7 +89,7 @@ def test_no_tokens_with_echo_score_the_prompt(client: Client, lm: MaskedDiffusio
     assert completed(client, "face", max_tokens=0)["text"] == ""
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", KINDS)
 def test_tokens_that_split_characters_have_their_bytes_and_where_the_character_begins(form: str):
     tokenizer = tokenizer_of(form)
     text = "Is that so?  Yes!" if isinstance(tokenizer, CharTokenizer) else SPLIT

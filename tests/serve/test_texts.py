@@ -10,7 +10,7 @@ import torch
 from serving import Client, Slow, causal_by_heart, served
 
 from lm.made_models import lm_that_knows, random_lm, two_way_lm
-from lm.made_tokenizers import FORMS, tokenizer_of
+from lm.made_tokenizers import KINDS, tokenizer_of
 from mdlm_atat import CausalLM, MaskedDiffusionLM
 from mdlm_atat.config.schema import DataConfig, ModelConfig, RunConfig
 from mdlm_atat.data.tokenizers import ByteTokenizer, CharTokenizer, HFTokenizer
@@ -147,7 +147,7 @@ def test_long_texts_have_at_most_256_frames_and_the_first_and_last_of_them(lm: M
     assert 2 < len(steps) <= 257  # a slow reader gets fewer
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", KINDS)
 def test_the_pieces_and_tokens_of_a_result_are_its_text_letter_for_letter(form: str):
     tokenizer = tokenizer_of(form)
     config = RunConfig(data=DataConfig(length=64), model=ModelConfig(num_layers=1, width=8, num_heads=1))
