@@ -4,7 +4,9 @@ import pytest
 
 from mdlm_atat.config.files import load_config
 from mdlm_atat.config.schema import OptimConfig
+from mdlm_atat.training import dry_run
 from mdlm_atat.training.dry_run import DryRun, _epochs, _step_time, _takes, describe_optimizer
+from tiny_runs import train
 
 AT = "takes the steps, at a peak rate of 0.001"
 
@@ -59,3 +61,39 @@ def test_a_text_that_is_read_once_at_most_is_a_share_of_an_epoch(epochs, shown):
 )
 def test_what_a_run_takes_is_in_units_of_its_size(num_steps, step_s, memory_bytes, end):
     assert _takes(num_steps, DryRun(step_s=step_s, memory_bytes=memory_bytes)) == end
+
+
+class Begun(Exception):
+    """The run got to its first step."""
+
+
+@pytest.mark.parametrize(("slow_s", "tries"), [(0.0, 1), (1e9, 3)])
+def test_a_slow_step_is_tried_once_to_say_what_all_take_and_others_after_a_warm_up(
+    slow_s, tries, text, tmp_path, monkeypatch
+):
+    steps, forward_backward = [], dry_run.forward_backward
+    monkeypatch.setattr(dry_run, "SLOW_STEP_S", slow_s)
+    monkeypatch.setattr(dry_run, "forward_backward", lambda *a: steps.append(a) or forward_backward(*a))
+
+    def begin(*_, **__):
+        raise Begun
+
+    monkeypatch.setattr("mdlm_atat.runs.train.take_steps", begin)
+    with pytest.raises(Begun):
+        train(text, tmp_path / "run")
+    assert len(steps) == tries
+
+
+@pytest.mark.parametrize(("slow_flops", "is_said"), [(1.0, True), (1e30, False)])
+def test_before_a_step_that_takes_minutes_is_tried_a_run_says_so(
+    slow_flops, is_said, text, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(dry_run, "SLOW_STEP_FLOPS", slow_flops)
+
+    def begin(*_, **__):
+        raise Begun
+
+    monkeypatch.setattr("mdlm_atat.runs.train.dry_run", begin)
+    with pytest.raises(Begun):
+        train(text, tmp_path / "run")
+    assert ("trying     a step of 4 x 16 tokens" in capsys.readouterr().out) == is_said

@@ -51,7 +51,7 @@ from mdlm_atat.scoring.validation import score_validation
 from mdlm_atat.training.assemble import make_training
 from mdlm_atat.training.check import check_settings
 from mdlm_atat.training.checkpoint import Checkpoint, newest_sound
-from mdlm_atat.training.dry_run import DryRun, dry_run, find_micro_batches, measured_plan, plan
+from mdlm_atat.training.dry_run import DryRun, announcement, dry_run, find_micro_batches, measured_plan, plan
 from mdlm_atat.training.engine import Engine
 from mdlm_atat.training.folder import (
     changes,
@@ -276,6 +276,8 @@ def try_a_step(training: Training, progress: Progress, start: Start, say: Say) -
     say(plan(training, start.train_data, start.valid_data, progress.step))
     if start.init is not None:
         say(start.init.describe(start.config))
+    if (slow := announcement(training, start.train_data)) is not None:
+        say(slow)
     find_micro_batches(training, progress.step)
     measured = dry_run(training, progress.step)
     if training.micro_batches is not None:

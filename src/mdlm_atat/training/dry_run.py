@@ -12,9 +12,13 @@ from mdlm_atat.config.schema import OptimConfig, RunConfig
 from mdlm_atat.data.tokens import TokenDataset
 from mdlm_atat.errors import is_out_of_memory
 from mdlm_atat.formats import data_size, duration, number, percent, short_count, significant
+from mdlm_atat.training.flops import training_flops_per_token
 from mdlm_atat.training.loop import Training, cut_smaller, forward_backward, forward_backward_once
 from mdlm_atat.training.low_rank import num_trained
 from mdlm_atat.training.optim import warm_up
+
+SLOW_STEP_S = 5.0  # a step of which one try is enough
+SLOW_STEP_FLOPS = 1e12  # 10 to 20 s of a laptop's core
 
 
 @dataclass(frozen=True)
@@ -22,14 +26,19 @@ class DryRun:
     """What a step was measured to take."""
 
     step_s: float
-    """Seconds of one forward and backward pass over a batch: the better of two, after what warms up."""
+    """Seconds of one forward and backward pass over a batch: the better of two after what warms up, or of one that is
+    slow."""
     memory_bytes: int | None
     """Peak with gradients, optimizer moments and averages added. None where the system does not tell."""
 
 
 def dry_run(run: Training, step: int) -> DryRun:
     """Compute the gradients of a real batch a few times, and throw them away: returns the time and memory of a step
-    before the run depends on them. No weight and no random number of the run changes."""
+    before the run depends on them. No weight and no random number of the run changes.
+
+    Where the first one takes SLOW_STEP_S or longer, it is the only one: what warms up is little of it, and two more
+    would keep whoever waits for the numbers waiting.
+    """
     engine = run.engine
     times_s: list[float] = []
     num_warm_up = 1 if run.recorded is None else run.recorded.num_warm_up + 1
@@ -38,12 +47,28 @@ def dry_run(run: Training, step: int) -> DryRun:
         forward_backward(run, step)
         engine.synchronize()
         times_s.append(time.perf_counter() - start_s)
-    step_s = min(times_s[num_warm_up:])
+        if len(times_s) == 1 and run.recorded is None and _in_any_process(run, times_s[0] >= SLOW_STEP_S):
+            break
+    step_s = min(times_s[num_warm_up:] or times_s)
     run.optimizer.zero_grad(set_to_none=True)
     weight_bytes = sum(p.numel() * p.element_size() for p in run.raw_model.parameters() if p.requires_grad)
     moments_bytes = 2 * weight_bytes  # AdamW's two, or Muon's one and what a step needs
     peak_bytes = engine.peak_memory_bytes()
     return DryRun(step_s, None if peak_bytes is None else peak_bytes + moments_bytes)
+
+
+def announcement(run: Training, train_data: TokenDataset) -> str | None:
+    """A line to say before the first try of a step, where that will take so long that one would think it hangs. None
+    elsewhere."""
+    config = run.config
+    tokens = config.train.batch_size * config.data.length / run.engine.num_ranks
+    flops = tokens * training_flops_per_token(config, train_data.tokenizer.vocab_size)
+    if run.engine.device.type != "cpu" or flops < SLOW_STEP_FLOPS:
+        return None
+    return (
+        f"trying     a step of {config.train.batch_size} x {config.data.length} tokens, to say what all take: on a CPU "
+        "that may be minutes; a smaller train.batch_size takes less"
+    )
 
 
 def find_micro_batches(run: Training, step: int) -> None:
@@ -58,8 +83,11 @@ def find_micro_batches(run: Training, step: int) -> None:
 
 
 def _fits_in_every_process(trial: Training, step: int) -> bool:
-    too_large = float(not _fits(trial, step))
-    return trial.engine.sum(torch.tensor(too_large, device=trial.engine.device)).item() == 0
+    return not _in_any_process(trial, not _fits(trial, step))
+
+
+def _in_any_process(run: Training, is_so: bool) -> bool:
+    return run.engine.sum(torch.tensor(float(is_so), device=run.engine.device)).item() > 0
 
 
 def _fits(trial: Training, step: int) -> bool:
