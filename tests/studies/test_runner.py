@@ -12,6 +12,7 @@ import threading
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,6 +20,7 @@ from mdlm_atat.cli.main import main
 from mdlm_atat.errors import UserError
 from mdlm_atat.locks import is_locked, try_lock
 from mdlm_atat.studies import processes, runner
+from mdlm_atat.studies import results as study_results
 from mdlm_atat.studies.grid_file import load_grid
 from mdlm_atat.studies.jobs import jobs_of
 from mdlm_atat.studies.run import open_study, run_study
@@ -139,6 +141,49 @@ def test_two_runners_share_the_work_and_take_no_step_twice(stand_in):
         assert set(Counter(steps_taken(out, arm)).values()) == {1}
         assert len(steps_taken(out, arm)) == 60
     assert sum(text.count("start      ") for text in said) == 3
+
+
+@pytest.mark.slow
+def test_two_tasks_at_once_that_lack_other_runs_than_a_file_has_are_both_in_results_json(stand_in):
+    out, more = stand_in / "out", ["--done", str(stand_in / "first/results.json")]
+    file = grid_file(stand_in)
+    assert run(file, stand_in / "first", "--seeds", "0") == 0
+    words = [sys.executable, str(STAND_IN_ATAT), "experiment", "run", str(file), "--out", str(out), *more]
+    runners = [subprocess.Popen([*words, "--task", task], stdout=subprocess.PIPE, text=True) for task in ("2", "3")]
+    said = [runner.communicate(timeout=100)[0] for runner in runners]
+    assert [runner.returncode for runner in runners] == [0, 0], said
+    results = json.loads((out / "results.json").read_text())
+    assert {(one["arm"], one["seed"], one["elsewhere"] is None, one["status"]) for one in results["runs"]} == {
+        (arm, seed, seed == 1, "done") for arm in ("mdlm", "atat") for seed in (0, 1)
+    }
+    assert [len(steps_taken(out, arm)) for arm in ("mdlm", "atat")] == [8, 8]
+
+
+def test_a_runner_that_collects_slowly_does_not_put_what_it_saw_over_what_another_saw_later(stand_in, monkeypatch):
+    out = stand_in / "out"
+    study = open_study(grid_file(stand_in, seeds=[0]), out)
+    assert run_study(study).report is not None
+    report = out / "runs/atat/seed-0/report.html"
+    page, begun, ended = report.read_text(), threading.Event(), threading.Event()
+    report.unlink()
+    derive = study_results.derive
+
+    def slow_once(found: dict[str, Any]) -> dict[str, Any]:
+        if not begun.is_set():
+            begun.set()
+            ended.wait(1.0)
+        return derive(found)
+
+    monkeypatch.setattr(study_results, "derive", slow_once)
+    slow = threading.Thread(target=study_results.write_results, args=(out, study.grid))
+    slow.start()
+    assert begun.wait(10)
+    report.write_text(page)
+    study_results.write_results(out, study.grid)
+    ended.set()
+    slow.join()
+    results = json.loads((out / "results.json").read_text())
+    assert [one["status"] for one in results["runs"]] == ["done", "done"]
 
 
 def test_a_lock_lives_as_long_as_the_child_that_it_was_handed_to(tmp_path):

@@ -76,6 +76,17 @@ def test_a_run_that_is_stored_with_other_steps_data_or_settings_is_trained_anew_
         assert sorted(values(out)) == ["atat/seed-0", "mdlm/seed-0"]
 
 
+def test_a_report_does_not_take_the_record_of_another_plan_for_that_of_a_run_that_is_gone(stand_in):
+    out = stand_in / "out"
+    assert run(grid_file(stand_in, seeds=[0]), out) == 0
+    shutil.rmtree(out / "runs")
+    results = json.loads((out / "results.json").read_text())
+    results["runs"][0]["config"]["optim.lr"] = 0.5
+    (out / "results.json").write_text(json.dumps(results))
+    assert main(["experiment", "report", str(out)]) == 0
+    assert list(values(out)) == ["atat/seed-0"]
+
+
 def test_one_task_of_an_array_finds_its_run_stored(stand_in, capsys):
     out = stand_in / "out"
     assert run(grid_file(stand_in, seeds=[0]), out) == 0

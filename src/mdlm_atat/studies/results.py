@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 from mdlm_atat.atomic import finite, stored_if_possible, write_json
 from mdlm_atat.errors import UserError
+from mdlm_atat.locks import waiting_lock
 from mdlm_atat.provenance import code_version, commit
 from mdlm_atat.small_files import check_kinds, read_object, taken_apart
 from mdlm_atat.studies.caveats import caveats_of
@@ -53,10 +55,16 @@ def stored_runs(folder: Path) -> Records:
 
 
 def write_results(folder: Path, grid: Grid) -> dict[str, Any]:
-    """Collect all runs, derive what follows, and write results.json. Returns its content as a reader finds it."""
-    results = collect(folder, grid, read_plan(folder), stored_runs(folder))
-    with stored_if_possible(folder / FILE_NAME):
-        write_json(folder / FILE_NAME, results)
+    """Collect all runs, derive what follows, and write results.json. Returns its content as a reader finds it.
+
+    One process at a time, so that the last one to write has seen all that the others saw.
+    """
+    with ExitStack() as alone:
+        with suppress(OSError):  # where a lock cannot be written, nor can results.json
+            alone.enter_context(waiting_lock(folder / "jobs" / "results.lock", lambda: None))
+        results = collect(folder, grid, read_plan(folder), stored_runs(folder))
+        with stored_if_possible(folder / FILE_NAME):
+            write_json(folder / FILE_NAME, results)
     return json.loads(json.dumps(finite(results)))  # as a report finds it
 
 

@@ -63,12 +63,13 @@ def differs_from_plan(
 def collect_run(
     folder: Path, job: Job, num_steps: int | None, entry: Mapping[str, Any] | None, stored: Records
 ) -> dict[str, Any]:
-    """The record of a run, from its folder. Where that is gone or it was trained elsewhere, the one in `stored`."""
+    """The record of a run, from its folder. Where that is gone or it was trained elsewhere, the one in `stored`, if that
+    is of the run that is planned."""
     run = folder / job.folder
     data = None if entry is None else entry["data"]
     status = status_of(folder, job, num_steps, data)
     kept = stored.get(str(job.folder))
-    if status != "done" and kept is not None:
+    if status != "done" and kept is not None and not differs_from_plan(kept, job, num_steps, data):
         return kept
     attempts = read_attempts(folder, job)
     ended = [attempt for attempt in attempts if attempt.ended is not None]
