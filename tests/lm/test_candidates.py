@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +17,12 @@ from mdlm_atat import MaskedDiffusionLM, UserError
 from mdlm_atat.lm import Guide, Infilled
 from mdlm_atat.lm.results import in_order
 from mdlm_atat.samplers.canvas import Canvas
+from mdlm_atat.samplers.confidence import ConfidenceBasedSampler
+from mdlm_atat.samplers.loop import StepRule, sample
 from mdlm_atat.samplers.seeds import mix_seed
+from mdlm_atat.samplers.stops import Stop
+from mdlm_atat.samplers.uncertainty import UncertaintyGuidedSampler as Uncertainty
+from samplers.enumerated import WIDER
 
 TEMPLATE = "ba[MASK:2]b"
 
@@ -150,7 +157,7 @@ def candidates_of(trial: int, number: int) -> list[Infilled]:
     ]
 
 
-def chi_square(picked: list[str], expected: dict[str, float]) -> float:
+def chi_square(picked: Sequence[Hashable], expected: Mapping[Any, float]) -> float:
     counts = Counter(picked)
     return sum((counts[each] - len(picked) * p) ** 2 / (len(picked) * p) for each, p in expected.items())
 
@@ -185,10 +192,46 @@ def test_a_way_says_with_what_probability_it_was_drawn(lm):
         assert way.nats_drawn == pytest.approx(nats.item(), abs=1e-9)
 
 
+VARYING: dict[str, StepRule] = {
+    "entropy budget": Uncertainty(num_steps=None, amount="entropy_budget", gamma=1.0),
+    "threshold": Uncertainty(num_steps=None, amount="threshold", score="max_probability", threshold=0.45),
+    "stops by entropy": Uncertainty(num_steps=None, stop=Stop(entropy=1.03)),
+    "stops by confidence": Uncertainty(num_steps=None, stop=Stop(confidence=0.45)),
+    "confidence": ConfidenceBasedSampler(window=1, threshold=0.45),
+}
+"""Rules that take two or three evaluations for three places, as what they have drawn so far tells."""
+
+
+@pytest.mark.parametrize("name", VARYING)
+def test_fair_picks_follow_the_joint_of_27_texts_where_a_sampler_takes_more_or_fewer_steps_as_it_goes(name: str):
+    trials, number, mask_id = 400, 16, WIDER.mask_id
+    drawn = sample(
+        WIDER.denoise,
+        Canvas.blank(trials * number, 3, mask_id),
+        VARYING[name],
+        mask_id=mask_id,
+        seeds=range(trials * number),
+    )
+    assert drawn.trace.nfe.unique().tolist() == [2, 3]
+    joint = {tuple(text): p for text, p in zip(WIDER.sequences.tolist(), WIDER.probs.tolist(), strict=True)}
+    ways = [
+        Infilled("", tokens, mix_seed(0, index), 1, nats_drawn=nats, nats_left_to_right=-math.log(joint[tuple(tokens)]))
+        for index, (tokens, nats) in enumerate(zip(drawn.tokens.tolist(), drawn.trace.nll.tolist(), strict=True))
+    ]
+    groups = [ways[start : start + number] for start in range(0, len(ways), number)]
+    most = 54.1  # chi-square of 26 degrees of freedom, in 999 cases of 1,000
+    assert chi_square([tuple(in_order(group, "fair")[0].tokens) for group in groups], joint) < most
+    assert chi_square([tuple(way.tokens) for way in ways], joint) > 10 * most
+
+
 UNFAIR = {
     "no candidates": ({}, "`pick='fair'` draws among `candidates=`"),
     "a random order": ({"candidates": 4, "sampler": "first_hitting"}, "which FirstHitting.* does not tell"),
     "tokens taken back": ({"candidates": 4, "sampler": "remask"}, "its order is random, or tokens are taken back"),
+    "cut where it ends": (
+        {"candidates": 4, "sampler": "left_to_right:stop_at_eos=true"},
+        "leave out `stop_at_eos`: a text that ends there lacks what is given behind its gap",
+    ),
     "guided": ({"candidates": 4, "guide": Guide({"a": 1.0})}, "which takes back what `guide=` does"),
 }
 

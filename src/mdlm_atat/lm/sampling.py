@@ -182,7 +182,8 @@ class Sampling(Canvases):
 
         Raises UserError for a template without gaps, malformed ones, a gap longer than the model, for `candidates` of a
         model that only fills masks, or of a text longer than the model, and for `pick` "fair" without them, with
-        `guide`, and of a sampler whose order is random or that takes tokens back: its texts have no such probability.
+        `guide`, with `stop_at_eos`, and of a sampler whose order is random or that takes tokens back: its texts have no
+        such probability.
         """
         given, is_one = one_or_many(templates, "templates")
         settings = How.of(how, self.infill).with_default(self.gap_sampler)
@@ -251,6 +252,12 @@ class Sampling(Canvases):
                 f"`pick='fair'` needs the probability with which a text is made, which {type(rule).__name__} does not "
                 f"tell: its order is random, or tokens are taken back; leave out `sampler=`, which is "
                 f"{self.gap_sampler} then"
+            )
+        inner = getattr(rule, "inner", rule)
+        if isinstance(inner, LeftToRight) and inner.stop_at_eos:
+            raise UserError(
+                "`pick='fair'` compares the probabilities of whole texts; leave out `stop_at_eos`: a text that ends "
+                "there lacks what is given behind its gap"
             )
 
     def fill(
