@@ -108,7 +108,8 @@ class Lion(torch.optim.Optimizer):
 class Slowing(torch.optim.Optimizer):
     def __init__(self, params, lr, keeps=None):
         super().__init__(params, {"lr": lr, "num_steps": 0, "window": (1, 2)})
-        if keeps is not None:
+        self.keeps = keeps
+        if keeps == "tensor":
             self.param_groups[0]["keeps"] = torch.zeros(1)
 
     @torch.no_grad()
@@ -120,6 +121,8 @@ class Slowing(torch.optim.Optimizer):
                 if p.grad is not None:
                     count = self.state[p]["count"] = self.state[p].get("count", 0) + 1
                     p.sub_(group["lr"] * p.grad / (group["num_steps"] + count))
+                    if self.keeps == "set":
+                        self.state[p]["seen"] = {count}
 '''
 
 TEXTS = [" ".join(random.Random(seed).choices(WORDS, k=8)) for seed in range(90)]
@@ -363,7 +366,22 @@ def test_an_optimizer_that_counts_in_its_groups_and_for_each_weight_goes_on_bit_
     ours, theirs = weights(again.folder), weights(whole.folder)
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     with pytest.raises(ma.UserError, match=r"Slowing keeps the tensor 'keeps' in a group of weights, and a checkpoint"):
-        start("tensor", **{"optim.options": {"keeps": 1}})
+        start("tensor", **{"optim.options": {"keeps": "tensor"}})
+
+
+def test_an_optimizer_whose_state_a_checkpoint_would_not_hold_is_refused_before_the_first_step(text, tmp_path, plugin):
+    heard: list[int] = []
+    with pytest.raises(ma.UserError, match=r"Slowing keeps 'seen' of a weight, which is a set, and a checkpoint would"):
+        ma.train(
+            "demo",
+            data=text,
+            out=tmp_path / "run",
+            progress=False,
+            settings={**MASKED, **TINY, "optim.kind": f"{plugin}:Slowing", "optim.options": {"keeps": "set"}},
+            on_step=lambda step, _: heard.append(step),
+            log_interval_steps=1,
+        )
+    assert heard == []
 
 
 def test_a_network_of_ones_own_trains_with_its_own_settings_writes_and_scores(tmp_path, plugin):

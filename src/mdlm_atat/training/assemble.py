@@ -26,7 +26,7 @@ from mdlm_atat.training.folder import settings_of
 from mdlm_atat.training.kept_numbers import kept_numbers, numbers_of_groups
 from mdlm_atat.training.loop import Progress, Training, as_state, from_state, make_recorded, seed_after
 from mdlm_atat.training.micro_batches import MicroBatches
-from mdlm_atat.training.optim import make_optimizer
+from mdlm_atat.training.optim import check_state, make_optimizer
 
 
 def make_training(
@@ -57,6 +57,7 @@ def make_training(
         ),
     )
     at_first = numbers_of_groups(optimizer)
+    check_state(config.optim, engine.device)
     ema = EMA(model, config.train.ema_decay)
     micro_batches = find_by_trying(config, engine)
 

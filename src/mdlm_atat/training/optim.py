@@ -13,6 +13,8 @@ from mdlm_atat.config.options import make_plugin
 from mdlm_atat.config.schema import OptimConfig
 from mdlm_atat.errors import UserError
 from mdlm_atat.nets.protocol import Backbone
+from mdlm_atat.plugins import is_plugin
+from mdlm_atat.training.kept_numbers import kept_numbers, numbers_of_groups
 from mdlm_atat.training.muon import Muon
 
 Role = Literal["matrix", "embedding", "output", "rest"]
@@ -37,6 +39,23 @@ def make_optimizer(model: nn.Module, config: OptimConfig, *, compile: bool = Fal
     offered = {"lr": config.lr, "betas": config.betas, "weight_decay": config.weight_decay}
     offered = {name: value for name, value in offered.items() if name not in config.options}
     return make_plugin("optimizer", config.kind, config.options, groups, offered=offered, where="optim.options")
+
+
+def check_state(config: OptimConfig, device: torch.device) -> None:
+    """Raise UserError where a plugin's optimizer keeps what a checkpoint would not hold, before a run comes to its
+    first: by a step of a network of two weights, which draws from a random stream of its own."""
+    if not is_plugin("optimizer", config.kind):
+        return
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        network = nn.Linear(2, 1, device=device)
+        try:
+            optimizer = make_optimizer(network, config)
+            at_first = numbers_of_groups(optimizer)
+            network(torch.ones(1, 2, device=device)).sum().backward()
+            optimizer.step()
+        except Exception:  # it may want what only the real network has: then it is looked at when it has taken steps
+            return
+    kept_numbers(optimizer, list(dict(network.named_parameters())), at_first)
 
 
 def groups_by_decay(model: nn.Module, parameters: list[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
