@@ -63,7 +63,7 @@ def differs_from_plan(
 def collect_run(
     folder: Path, job: Job, num_steps: int | None, entry: Mapping[str, Any] | None, stored: Records
 ) -> dict[str, Any]:
-    """The record of a run, from its folder. Where that is gone or it was trained elsewhere, the one in `stored`, if that
+    """The record of a run, from its folder. Where that is gone or it was trained elsewhere, the one in `stored`, if it
     is of the run that is planned."""
     run = folder / job.folder
     data = None if entry is None else entry["data"]
