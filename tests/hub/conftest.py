@@ -86,24 +86,27 @@ def published(masked: MaskedDiffusionLM, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture
 def toy_family(masked: MaskedDiffusionLM, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """Teaches `read_published` the family toy; the paths that it was read from are in the list."""
+    """Makes toy a family that is known; the paths that it was read from are in the list."""
     from safetensors.torch import load_file
 
     from mdlm_atat.data.open_tokenizer import load_tokenizer
     from mdlm_atat.published.imported import Imported, Origin
-    from mdlm_atat.published.read import READERS
+    from mdlm_atat.published.read import FAMILIES, Family
 
     read: list[Path] = []
 
+    def is_toy(path: Path) -> bool:
+        return json.loads((path / "config.json").read_text()).get("model_type") == "toy"
+
     def read_toy(path: Path) -> Imported | None:
-        if not path.is_dir() or json.loads((path / "config.json").read_text()).get("model_type") != "toy":
+        if not path.is_dir() or not is_toy(path):
             return None
         read.append(path)
         weights = {name.removeprefix("toy."): value for name, value in load_file(path / "model.safetensors").items()}
         origin = Origin(source=str(path), family="Toy")
         return Imported(config=masked.config, weights=weights, tokenizer=load_tokenizer(path), origin=origin)
 
-    monkeypatch.setitem(READERS, "toy", read_toy)
+    monkeypatch.setitem(FAMILIES, "toy", Family(is_toy, read_toy))
     return read
 
 

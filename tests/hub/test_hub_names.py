@@ -158,7 +158,9 @@ def test_a_commit_of_which_a_part_is_missing_in_the_cache_is_downloaded_again(
 ) -> None:
     parts = {f"model-0000{n}-of-00002.safetensors": b"x" for n in (1, 2)}
     index = json.dumps({"weight_map": dict(zip("ab", parts, strict=True))}).encode()
-    commit = on_hub.add("them/parts", {"config.json": b"{}", "model.safetensors.index.json": index, **parts})
+    commit = on_hub.add(
+        "them/parts", {"config.json": b'{"model_type": "toy"}', "model.safetensors.index.json": index, **parts}
+    )
     name = f"hub:them/parts@{commit.branches['main']}"
     folder = find_model(name).path
     asked = len(on_hub.requests)
@@ -305,6 +307,16 @@ def test_a_model_that_cannot_be_had_is_one_message_with_what_to_do(
     told = capsys.readouterr().err
     assert "Traceback" not in told
     assert told.splitlines()[-1].startswith("error: ")
+
+
+@pytest.mark.parametrize("what", ["me/odd", "me/sedd", "me/window"])
+def test_weights_that_cannot_be_read_are_not_downloaded(what: str, wrong_hub: Hub) -> None:
+    odd = dict(wrong_hub.model("me/odd").files)
+    for name, config in (("sedd", {"model_type": "sedd"}), ("window", {"model_type": "mistral", "sliding_window": 8})):
+        wrong_hub.add(f"me/{name}", {**odd, "config.json": json.dumps(config).encode()})
+    with pytest.raises(UserError, match=rf"^hub:{what} .*cannot be read"):
+        load_lm(f"hub:{what}")
+    assert [path for path in wrong_hub.requests if "/resolve/" in path and "config.json" not in path] == []
 
 
 def test_a_gated_model_is_told_apart_for_somebody_who_is_logged_in_and_a_refused_token_is_named(

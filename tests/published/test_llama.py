@@ -235,7 +235,9 @@ def test_what_the_network_cannot_represent_is_refused_by_its_name(copy, what):
 
 def test_a_tokenizer_of_more_tokens_than_the_network_has_is_of_another_model(copy):
     write_tokenizer(copy, more=tuple(f"<{i}>" for i in range(20)))
-    with pytest.raises(UserError, match="has 277 tokens and the network 266: they do not belong together"):
+    with pytest.raises(
+        UserError, match="has 277 tokens and the network 266: they do not belong together; take both anew"
+    ):
         read_published(copy)
 
 

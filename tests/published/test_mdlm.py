@@ -565,7 +565,7 @@ def test_a_tokenizer_that_does_not_fit_is_refused_and_an_unknown_one_is_asked_fo
     with pytest.raises(UserError, match=r"260 tokens and the network of .* 258 rows, where 261"):
         read_published(copy)
     write_tokenizer(copy, more=("<a>",))
-    with pytest.raises(UserError, match=r"it has no token \[MASK\]: they do not belong together"):
+    with pytest.raises(UserError, match=r"it has no token \[MASK\]: they do not belong together; put the files"):
         read_published(copy)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (copy / name).unlink()

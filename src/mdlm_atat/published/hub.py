@@ -8,7 +8,7 @@ import glob
 import re
 import shutil
 import sys
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -98,9 +98,12 @@ def look_up(name: HubName) -> Listed | None:
     return Listed(name, str(info.sha), sizes, licence if isinstance(licence, str) else None)
 
 
-def download(listed: Listed, cache_dir: str | Path | None, tell: Any) -> Path:
-    """Download what is not in the hub's own cache yet, and return the folder of this commit there. Raises UserError
-    where the disk has no room, or the hub breaks off."""
+def download(
+    listed: Listed, cache_dir: str | Path | None, tell: Any, check_settings: Callable[[Path], None] | None = None
+) -> Path:
+    """Download what is not in the hub's own cache yet, and return the folder of this commit there. `check_settings` is
+    shown that folder as soon as config.json is there, before any weights are, of a model of others in safetensors.
+    Raises UserError where the disk has no room, or the hub breaks off."""
     hub, name = client(), listed.name
     cache = Path(cache_dir or hub.constants.HF_HUB_CACHE).expanduser()
     missing = [
@@ -112,6 +115,8 @@ def download(listed: Listed, cache_dir: str | Path | None, tell: Any) -> Path:
     ]
     if missing:
         _check_room(cache, sum(missing), str(name))
+        if check_settings is not None and _has_settings(listed.sizes):
+            check_settings(_settings_of(listed, cache))
         tell(f"downloading {name}: {len(missing)} files, {data_size(sum(missing))}")
     if not sys.stderr.isatty():
         hub.utils.disable_progress_bars()
@@ -121,6 +126,19 @@ def download(listed: Listed, cache_dir: str | Path | None, tell: Any) -> Path:
             name.repository, revision=name.revision, cache_dir=cache, allow_patterns=wanted, etag_timeout=CONNECT_S
         )
     return Path(folder)
+
+
+def _has_settings(files: Collection[str]) -> bool:
+    """Whether config.json decides what the model is: not among files of ours, nor beside a .gguf, which has its own."""
+    return "config.json" in files and "config.yaml" not in files and not any(file.endswith(".gguf") for file in files)
+
+
+def _settings_of(listed: Listed, cache: Path) -> Path:
+    with hub_errors(listed.name):
+        file = client().hf_hub_download(
+            listed.name.repository, "config.json", revision=listed.commit, cache_dir=cache, etag_timeout=CONNECT_S
+        )
+    return Path(file).parent
 
 
 def downloaded_before(name: HubName, cache_dir: str | Path | None) -> Path | None:

@@ -59,16 +59,22 @@ def read_llama(path: Path) -> Imported | None:
     says, for a tokenizer that does not fit, and for what the network cannot represent, by its name."""
     if path.suffix == ".gguf" and path.is_file():
         return _imported(path, *read_gguf(path))
-    if not (path / "config.json").is_file():
+    if not (path / "config.json").is_file() or not is_llama(path):
         return None
     config = read_object(path / "config.json")
-    if config.get("model_type") not in [*FAMILIES]:  # which may be no text
-        return None
-    with taken_apart(path / "config.json"):
-        check_kinds(config, architectures=list, layer_types=list)
-        _check_known(path, config)
     tokenizer = load_tokenizer(path)
     return _imported(path, config, read_tensors(weight_files(path)), tokenizer, licence_of(path))
+
+
+def is_llama(folder: Path) -> bool:
+    """Whether a folder's config.json is of this family. Raises UserError for what the network cannot represent."""
+    config = read_object(folder / "config.json")
+    if config.get("model_type") not in [*FAMILIES]:  # which may be no text
+        return False
+    with taken_apart(folder / "config.json"):
+        check_kinds(config, architectures=list, layer_types=list)
+        _check_known(folder, config)
+    return True
 
 
 def _imported(
@@ -86,7 +92,8 @@ def _imported(
     size = tokenizer.vocab_size
     if num_rows < size:
         raise UserError(
-            f"the tokenizer in {path} has {size:,} tokens and the network {num_rows:,}: they do not belong together"
+            f"the tokenizer in {path} has {size:,} tokens and the network {num_rows:,}: they do not belong together; "
+            "take both anew from where they were published"
         )
     if num_rows > size:
         notes.append(f"{num_rows - size:,} rows of the vocabulary that are no token's are left out")

@@ -80,15 +80,19 @@ def read_mdlm(path: Path) -> Imported | None:
     """
     if path.is_file():
         return _read_checkpoint(path) if path.suffix == ".ckpt" else None
-    if not (path / "config.json").is_file():
+    if not (path / "config.json").is_file() or not is_mdlm(path):
         return None
     config = read_object(path / "config.json")
-    kind = _kind_of(config)
-    if kind in OTHERS:
-        raise _refusal(path, kind)
-    if kind != "mdlm":
-        return None
     return _imported(path, config, _without_prefix(path, _folder_tensors(path)), notes=[], licence=licence_of(path))
+
+
+def is_mdlm(folder: Path) -> bool:
+    """Whether a folder's config.json is MDLM's. Raises UserError for one of its relatives that our networks cannot
+    represent."""
+    kind = _kind_of(read_object(folder / "config.json"))
+    if kind in OTHERS:
+        raise _refusal(folder, kind)
+    return kind == "mdlm"
 
 
 def _kind_of(config: Mapping[str, Any]) -> str | None:
@@ -379,7 +383,7 @@ def _mask_of(path: Path, tokenizer: Tokenizer, num_rows: int) -> int:
     raise UserError(
         f"the tokenizer {tokenizer.name} has {size:,} tokens and the network of {path} {num_rows:,} rows, where "
         f"{size + 1:,} would be those with [MASK]{', and it has no token [MASK]' if num_rows == size else ''}: they do "
-        "not belong together"
+        "not belong together; put the files of the one that it was trained with into a folder `tokenizer` in its folder"
     )
 
 

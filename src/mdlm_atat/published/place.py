@@ -8,9 +8,10 @@ import json
 import math
 import re
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from mdlm_atat import __version__
@@ -73,11 +74,13 @@ def find_model(
     *,
     revision: str | None = None,
     cache_dir: str | Path | None = None,
+    of_any_family: bool = False,
     tell: Tell = to_stderr,
 ) -> Place:
     """Where the model is that a name stands for: hub:OWNER/NAME or hub:OWNER/NAME@REVISION, which is downloaded, or a
     path. Neither read nor checked further. `revision` and `cache_dir` are for a model of the hub: its branch, tag or
-    commit, and where downloads are kept. Raises UserError where the hub has no such model."""
+    commit, and where downloads are kept. Raises UserError where the hub has no such model, and before its weights are
+    downloaded where its config.json says that it cannot be read, unless `of_any_family`: transformers reads more."""
     hub_name = HubName.parse(name, revision)
     if hub_name is None:
         if revision is not None:
@@ -93,7 +96,7 @@ def find_model(
         if listed is not None and (kept := _kept(repository, listed.commit)).is_dir():
             return Place(kept, str(name), listed.commit)
         if listed is not None:
-            folder = download(listed, cache_dir, tell)
+            folder = download(listed, cache_dir, tell, None if of_any_family else partial(_check_family, str(hub_name)))
             return Place(_weights_of(folder), str(name), folder.name, listed.licence)
         found = downloaded_before(hub_name, cache_dir)
     if found is None:
@@ -137,12 +140,8 @@ def _convert(place: Place, folder: Path, tell: Tell) -> None:
     from mdlm_atat.published.read import read_published  # which imports torch
 
     hub_name = HubName.parse(place.name)
-    try:
+    with _named(place.path, place.name) if hub_name else nullcontext():
         found = read_published(place.path)
-    except UserError as error:
-        if hub_name is None:
-            raise
-        raise UserError(str(error).replace(str(place.path), place.name)) from error  # not a folder of the hub's cache
     origin = replace(
         found.origin,
         source=str(HubName(hub_name.repository)) if hub_name else _own_name(place.path),
@@ -151,6 +150,22 @@ def _convert(place: Place, folder: Path, tell: Tell) -> None:
     )
     tell(f"reading {place.name} as {origin.family}, once; kept in {folder}")
     replace(found, origin=origin).write(folder)
+
+
+def _check_family(name: str, folder: Path) -> None:
+    from mdlm_atat.published.read import check_family  # which imports torch
+
+    with _named(folder, name):
+        check_family(folder)
+
+
+@contextmanager
+def _named(path: Path, name: str) -> Iterator[None]:
+    """A UserError of the block has a model's name on the hub, not its path in the hub's cache."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(str(error).replace(str(path), name)) from error
 
 
 def _weights_of(folder: Path) -> Path:

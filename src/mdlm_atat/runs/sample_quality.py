@@ -204,7 +204,7 @@ def load_judge(judge: str | Path, *, device: torch.device, batch_size: int) -> J
     or .gguf file. Raises UserError where there is none, and where it does not fit into memory."""
     is_named_so = str(judge).startswith(PREFIX)
     if is_named_so or Path(judge).expanduser().exists() or Path(judge) == Path(BOX_NAME):
-        place = find_model(judge if is_named_so else Path(judge).expanduser())
+        place = find_model(judge if is_named_so else Path(judge).expanduser(), of_any_family=True)
         if place.path.suffix == ".gguf" or (place.is_published and place.path.is_dir()):
             place.check_memory()
             if place.path.suffix == ".gguf" and len(parts_there(place.path)) > 1:
