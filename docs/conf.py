@@ -1,13 +1,20 @@
 """The site: the pages of docs/ and a reference from docstrings. `make docs` builds it; a warning is an error."""
 
+import contextlib
 import importlib.metadata
+import io
 import json
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from sphinx.application import Sphinx
+
+from mdlm_atat.cli.main import COMMANDS
+from mdlm_atat.cli.main import main as atat
 
 ROOT = Path(__file__).parents[1]
 PAGES = {"changelog": "CHANGELOG.md", "contributing": "CONTRIBUTING.md"}
@@ -62,6 +69,35 @@ def _parts_of_cell(cell: dict[str, Any]) -> Iterator[str]:
         yield f"```{{raw}} html\n{given}\n```" if is_html else f"```text\n{given}\n```"
 
 
+def with_commands(_app: Sphinx, docname: str, source: list[str]) -> None:
+    """The page on commands, followed by what each prints for `--help`."""
+    if docname == "reference/commands":
+        source[0] += "".join(f"\n## {name}\n\n```text\n{text}```\n" for name, text in helps().items())
+
+
+def helps() -> dict[str, str]:
+    """The help of every command and of the commands below it, by name, 100 columns wide."""
+    found = {}
+    for command in COMMANDS:
+        found[f"atat {command}"] = page = _printed([command, "--help"])
+        for word in dict.fromkeys(re.findall(rf"^(?:usage:)? +atat {command} ([a-z-]+)\b", page, re.MULTILINE)):
+            text = _printed([command, word, "--help"])
+            if text.startswith(f"usage: atat {command} {word} "):
+                found[f"atat {command} {word}"] = text
+    return found
+
+
+def _printed(words: list[str]) -> str:
+    out = io.StringIO()
+    with mock.patch.dict(os.environ, COLUMNS="100", NO_COLOR="1"), contextlib.redirect_stdout(out):
+        try:
+            atat(words)
+        except SystemExit as end:
+            if end.code:
+                raise
+    return out.getvalue()
+
+
 def as_restructured_text(_app, _what, _name, _object, _options, lines: list[str]) -> None:
     """Docstrings are plain prose with `code` in single backticks and formulas indented by four. Sphinx reads
     reStructuredText, in which `code` takes two backticks, an indented block is announced by `::`, and `*`, `|` and `_`
@@ -85,5 +121,6 @@ def without_repetition(_app, what, name, thing, _options, _signature, _returns) 
 def setup(app: Sphinx) -> None:
     app.connect("source-read", with_page_of_root)
     app.connect("source-read", with_notebook)
+    app.connect("source-read", with_commands)
     app.connect("autodoc-process-docstring", as_restructured_text)
     app.connect("autodoc-process-signature", without_repetition)

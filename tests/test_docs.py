@@ -12,6 +12,7 @@ import json
 import re
 import shlex
 import shutil
+import subprocess
 import sys
 import tomllib
 import warnings
@@ -25,7 +26,7 @@ import yaml
 
 import mdlm_atat
 from mdlm_atat import model_folder, plugins
-from mdlm_atat.cli.main import main
+from mdlm_atat.cli.main import COMMANDS, main
 from mdlm_atat.cli.train import make_parser
 from mdlm_atat.runs.request import RunRequest
 from tiny_runs import TINY, write_text
@@ -127,6 +128,23 @@ def test_everything_in_the_packages_root_is_in_the_reference() -> None:
     documented = set(re.findall(r"^\.\. auto\w+:: (\S+)$", REFERENCE, re.MULTILINE))
     missing = [name for name, home in homes.items() if not {f"mdlm_atat.{name}", home} & documented]
     assert missing == ["__version__"]
+
+
+def test_every_command_and_those_below_it_are_in_the_reference_with_their_flags() -> None:
+    below = {"data": ["prepare", "train-tokenizer"], "cache": ["list", "clear"], "samplers": ["bench"]}
+    below["experiment"] = ["list", "run", "status", "report"]
+    printed = subprocess.run(
+        [sys.executable, "-c", "import json, conf; print(json.dumps(conf.helps()))"],
+        cwd=ROOT / "docs",
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    helps = json.loads(printed.stdout)
+    expected = set(COMMANDS) | {f"{name} {word}" for name, words in below.items() for word in words}
+    assert set(helps) == {f"atat {name}" for name in expected}
+    assert "--older_than DAYS" in helps["atat cache clear"]
+    assert "--candidates N" in helps["atat infill"]
 
 
 def test_every_file_that_a_page_links_to_is_there() -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib
 import json
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+import mdlm_atat
 from mdlm_atat import MaskedDiffusionLM, load_lm
 from mdlm_atat.config.files import load_config
 from mdlm_atat.model_folder import BOX
@@ -29,6 +31,15 @@ def test_it_takes_at_most_24_mb_and_holds_no_path_of_a_machine() -> None:
     assert sum(file.stat().st_size for file in files) <= 24_000_000
     assert {file.suffix for file in files} == {".safetensors", ".yaml", ".json", ".npy"}
     assert "/work" not in (BOX / "config.yaml").read_text()
+
+
+def test_the_package_takes_at_most_30_mb_packed_as_a_wheel_is(tmp_path: Path) -> None:
+    package = Path(mdlm_atat.__file__).parent
+    with zipfile.ZipFile(tmp_path / "packed.zip", "w", zipfile.ZIP_DEFLATED) as packed:
+        for file in package.rglob("*"):
+            if file.is_file() and file.suffix != ".pyc":
+                packed.write(file, file.relative_to(package))
+    assert 10_000_000 < (tmp_path / "packed.zip").stat().st_size <= 30_000_000
 
 
 def test_its_settings_are_those_of_the_recipe(box: MaskedDiffusionLM) -> None:
