@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from typing import Any
 
@@ -78,6 +79,19 @@ def test_a_module_of_ones_own_generates_infills_streams_and_scores_without_a_con
     assert [*tiny.stream("a", length=4)][-1].tokens == tiny.generate("a", length=4).tokens
     assert tiny.score("abbab", num_draws=64).nats > 0
     assert tiny.score("abbaabbaab", order="left_to_right").num_tokens == 10  # two pieces
+
+
+def test_the_fingerprint_is_the_sha_256_of_names_and_bytes_also_of_weights_in_bf16_and_of_a_single_number(tiny):
+    tiny.network.scale = nn.Parameter(torch.tensor(3.0))
+    digest = hashlib.sha256()
+    for name, weight in sorted(tiny.network.named_parameters()):
+        digest.update(name.encode() + weight.detach().numpy().tobytes())
+    assert tiny.fingerprint() == digest.hexdigest()
+    found = MaskedDiffusionLM(tiny.network.bfloat16(), AB).fingerprint()
+    digest = hashlib.sha256()
+    for name, weight in sorted(tiny.network.named_parameters()):
+        digest.update(name.encode() + weight.detach().view(torch.int16).numpy().tobytes())
+    assert found == digest.hexdigest()
 
 
 def test_a_function_of_z_t_and_t_is_as_good_and_costs_the_same_as_the_module_it_calls(tiny):

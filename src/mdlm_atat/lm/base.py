@@ -393,7 +393,8 @@ class LanguageModel(Scoring):
         digest = hashlib.sha256()
         for name, weight in sorted(self.network.named_parameters()):
             digest.update(name.encode())
-            digest.update(weight.detach().cpu().contiguous().numpy().tobytes())
+            # as bytes: numpy has no bfloat16
+            digest.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
 
 
