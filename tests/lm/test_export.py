@@ -445,11 +445,16 @@ def test_a_text_that_is_asked_to_be_longer_than_the_network_reads_ends_there_and
     with pytest.warns(UserWarning, match=said):
         found = model.generate(rows, max_new_tokens=5 * longest, **greedy)
     assert found.shape[1] == 2 + longest + 1  # all of a text is read, and a token is written behind it
+    assert model.generate(rows, max_new_tokens=longest - 3, **greedy).equal(found)  # the last token that there can be
     fewer = model.generate(rows, max_new_tokens=longest - 4, **greedy)
     assert fewer.shape[1] == 2 + longest
     assert how.get("num_beams") or found[:, :-1].equal(fewer)
     with pytest.warns(UserWarning, match=said):
         assert model.generate(max_length=5 * longest, eos_token_id=None, do_sample=False).shape == (1, longest + 2)
+    assert model.generate(max_length=longest + 2, eos_token_id=None, do_sample=False).shape == (1, longest + 2)
+    assert model.generate(max_new_tokens=longest + 1, eos_token_id=None, do_sample=False).shape == (1, longest + 2)
+    with pytest.warns(UserWarning, match=said):
+        model.generate(max_new_tokens=longest + 2, eos_token_id=None, do_sample=False)
     with pytest.raises(
         ValueError, match=f"this network reads {longest} tokens at most, not {longest + 1}: cut the text"
     ):

@@ -558,15 +558,16 @@ class MdlmAtatForMaskedLM(MdlmAtatNetwork):
 
 
 class UntilFull(StoppingCriteria):
-    """Ends texts with the last token that the network can write, which it cannot read any more. `num_unread`: places of
-    every text that it does not read, such as padding."""
+    """Ends texts with the last token that the network can write, which it cannot read any more, and says so where more
+    were asked for. `num_unread`: places of every text that it does not read, such as padding. `num_asked`: all places
+    of the texts as they were asked for; None where it is not known."""
 
-    def __init__(self, longest: int, num_unread: int) -> None:
-        self.longest, self.num_unread = longest, num_unread
+    def __init__(self, longest: int, num_unread: int, num_asked: int | None) -> None:
+        self.longest, self.num_unread, self.num_asked = longest, num_unread, num_asked
 
     def __call__(self, input_ids: Tensor, *_: Any, **__: Any) -> Tensor:  # pyright: ignore
         is_full = input_ids.shape[1] - self.num_unread > self.longest
-        if is_full:
+        if is_full and (self.num_asked is None or self.num_asked > input_ids.shape[1]):
             warnings.warn(
                 f"the text ends where this network can go no further: it reads {self.longest} tokens at most; ask "
                 "for fewer new ones (max_new_tokens), or shorten the prompt",
@@ -615,7 +616,9 @@ class MdlmAtatForCausalLM(MdlmAtatNetwork, GenerationMixin):
         if text is not None:
             is_text = self._is_text(text, kwargs.get("attention_mask")) & (text != self.config.vocab_size - 1)
             num_unread = text.shape[1] - int(is_text.sum(1).max())
-        until_full = UntilFull(self.config.max_position_embeddings, num_unread)
+        num_new = kwargs.get("max_new_tokens", getattr(generation_config, "max_new_tokens", None))
+        num_asked = kwargs.get("max_length") if num_new is None else num_new + (1 if text is None else text.shape[1])
+        until_full = UntilFull(self.config.max_position_embeddings, num_unread, num_asked)
         criteria = StoppingCriteriaList([*(stopping_criteria or ()), until_full])
         return super().generate(inputs, generation_config, logits_processor, criteria, *args, **kwargs)  # pyright: ignore
 
