@@ -102,7 +102,7 @@ def test_scores_are_read_to_their_last_digit() -> None:
 )
 def test_two_labels_that_look_the_same_are_no_two_classes(alike: tuple[str, str]) -> None:
     records = [{"text": f"text {i}", "label": ["neg", *alike][i % 3]} for i in range(30)]
-    with pytest.raises(UserError, match="would be two classes: write them alike if they are one"):
+    with pytest.raises(UserError, match="write them alike if they are one, else rename one of them so that"):
         open_task(data=records)
 
 

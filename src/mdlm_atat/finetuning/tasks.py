@@ -246,8 +246,8 @@ def _check_differ(name: str, labels: Iterable[str]) -> None:
         alike = " ".join(unicodedata.normalize("NFKC", visible).casefold().split())
         if alike in seen:
             raise UserError(
-                f"{name}: {seen[alike]!r} and {label!r} would be two classes: write them alike if they are one, else "
-                "give them names that differ in more"
+                f"{name}: {seen[alike]!r} and {label!r} would be two classes: in the data, write them alike if they "
+                "are one, else rename one of them so that they differ in a letter or digit"
             )
         seen[alike] = label
 
