@@ -97,6 +97,10 @@ def test_a_dry_run_says_the_commands_and_writes_nothing(tmp_path, capsys):
         (["run", "quick", "--task", "99"], "--task 99 is no run, expected 0 to 7"),
         (["run", "quick", "--task", "1", "--slurm"], "--slurm writes an array of all runs"),
         (["run", "quick", "--arms", "atat"], "--arms leaves out the baseline mdlm"),
+        (
+            ["run", "quick", "--arms", "atat"],
+            "or leave --arms out and train one run alone with --task N, by its number",
+        ),
         (["status", "no-such"], "no-such is no experiment: it holds no grid.yaml"),
         (["report", "no-such"], "no-such is no experiment: it holds no grid.yaml"),
     ],

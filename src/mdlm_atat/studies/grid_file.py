@@ -424,7 +424,8 @@ def select(
         if grid.baseline not in arms and not keep_baseline:
             raise UserError(
                 f"`arms=` leaves out the baseline {grid.baseline}, which the others are compared with; name it too, or "
-                "a file of results that holds its runs with `done=`"
+                "a file of results that holds its runs with `done=`; or leave `arms=` out and train one run alone with "
+                "`task=N`, by its number in the list of `atat experiment run GRID --dry_run`"
             )
         kept = tuple(arm for arm in grid.arms if arm.name in (*arms, grid.baseline))
         bench = grid.bench
