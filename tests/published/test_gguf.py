@@ -15,6 +15,7 @@ from test_llama import network_of, tokens
 
 from mdlm_atat.errors import UserError
 from mdlm_atat.lm import load_lm
+from mdlm_atat.published import files
 from mdlm_atat.published.gguf import NAMES
 from mdlm_atat.published.place import find_model, folder_of
 from mdlm_atat.published.read import read_published
@@ -90,6 +91,20 @@ def write(
     writer.write_tensors_to_file()
     writer.close()
     return file
+
+
+def test_a_file_of_4_bits_is_refused_where_its_weights_do_not_fit_at_the_6_bytes_that_reading_takes(
+    tmp_path, monkeypatch
+):
+    theirs = make("Llama", intermediate_size=64)  # rows of whole blocks of 32
+    write_tokenizer(tmp_path)
+    file = write(theirs, tmp_path / "model.gguf", packing="Q4_0")
+    needed = 6 * sum(parameter.numel() for parameter in theirs.parameters())
+    monkeypatch.setattr(files, "machine_memory", lambda: needed)
+    read_published(file)
+    monkeypatch.setattr(files, "machine_memory", lambda: needed - 1)
+    with pytest.raises(UserError, match=r"model\.gguf has [\d,.]+.* weights, which take .* to read; this machine has "):
+        read_published(file)
 
 
 @pytest.mark.parametrize(

@@ -85,12 +85,13 @@ def read_tensors(files: dict[str, Path]) -> dict[str, Tensor]:
     return tensors
 
 
-def check_fits(name: str, num_weights: int) -> None:
-    """Raise UserError where so many weights, in float32, do not fit into this machine's memory."""
-    memory = machine_memory() or math.inf
-    if 4 * num_weights > memory:
+def check_fits(name: str, num_weights: int, bytes_each: float = 4) -> None:
+    """Raise UserError where so many weights do not fit into this machine's memory, at `bytes_each` while they are read:
+    4 in float32, and more where some are there twice."""
+    memory, needed = machine_memory() or math.inf, bytes_each * num_weights
+    if needed > memory:
         raise UserError(
-            f"{name} has {count(num_weights)} weights, which take {data_size(4 * num_weights)}; this machine has "
+            f"{name} has {count(num_weights)} weights, which take {data_size(needed)} to read; this machine has "
             f"{data_size(memory)} of memory"
         )
 
