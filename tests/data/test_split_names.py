@@ -43,6 +43,8 @@ PUBLISHED = [
     "corpus.trn.txt corpus.vld.txt corpus.tst.txt",
     "traindata.txt valdata.txt testdata.txt",
     "train_en.txt newsdev2016.en newstest2013.en",
+    "训练train.txt 验证valid.txt test测试.txt",
+    "корпусtrain.txt корпусdev.txt корпусtest.txt",
 ]
 
 
@@ -73,6 +75,7 @@ def test_a_space_parts_words_and_a_folder_may_have_no_validation() -> None:
         "contest.txt retrain.txt latest.txt",
         "train-to-nowhere.txt contest.txt devil.txt",
         "strain.txt dev.txt",
+        "entraîtrain.txt dévdev.txt étest.txt",
         "trainspotting.txt evaluate.txt testament.txt",
         "train.txt upheld-outcome.txt outheld.txt",
         "farodevigo.md latest.md a.md contest.md",

@@ -39,11 +39,11 @@ def split_parts(paths: Iterable[PurePath]) -> dict[PurePath, Part | None] | None
     """Return the part that each file of a folder belongs to (None: neither), or None where the folder is not split.
 
     `paths` are relative to the folder. A word of `WORDS` counts, in any case, where it stands alone in the name of a
-    file or folder, between anything but letters or before a capital: `ptb.valid.txt`, `Test/a.txt`, `TestSplit.txt`,
-    `held-out.txt`, `c4-train.00000-of-00512.jsonl`, and not `contest.txt`; of source code, only in the names of its
-    folders, and where there is any, `tests` says nothing: programs have theirs there. Beside validation text `trainval`
-    says nothing, for it holds that too. A folder is split where one file is for training and another for validation or
-    test; otherwise `test-pilot.txt` is a title like any other.
+    file or folder, between anything but Latin letters or before a capital: `ptb.valid.txt`, `Test/a.txt`,
+    `TestSplit.txt`, `held-out.txt`, `c4-train.00000-of-00512.jsonl`, `语料train.txt`, and not `contest.txt`; of source
+    code, only in the names of its folders, and where there is any, `tests` says nothing: programs have theirs there.
+    Beside validation text `trainval` says nothing, for it holds that too. A folder is split where one file is for
+    training and another for validation or test; otherwise `test-pilot.txt` is a title like any other.
 
     A name that says both, as `train/test-1.txt` does, is not trained on, except for what all such names share: in
     `test-corpus/train.txt` and `test-corpus/valid.txt` the folder's name says nothing.
@@ -71,11 +71,21 @@ def _said(path: PurePath, ignored: Collection[str] = ()) -> Counter[Part]:
     """How often a name says each part, in other words than those `ignored`."""
     if CODE.fullmatch(path.suffix):
         path = path.parent
-    name = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", unicodedata.normalize("NFC", path.as_posix()))
+    plain = _with_other_scripts_blank(unicodedata.normalize("NFC", path.as_posix()))
+    name = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", plain)
     name = re.sub(r"(held|hold)[-_ .]out", "heldout", name, flags=re.IGNORECASE)
     words = re.findall(r"[^\W\d_]+", name.lower())
-    odd = [word for word in re.findall(r"[^\W\d_]+", path.as_posix()) if re.search("[a-z][A-Z]", word)]  # deV, tRAIN
+    odd = [word for word in re.findall(r"[^\W\d_]+", plain) if re.search("[a-z][A-Z]", word)]  # deV, tRAIN
     return Counter(WORDS[word] for word in [*words, *map(str.lower, odd)] if word in WORDS and word not in ignored)
+
+
+def _with_other_scripts_blank(name: str) -> str:
+    """A name with a space for each letter that is not Latin: beside Chinese ones, say, a word stands without one."""
+
+    def is_other(letter: str) -> bool:
+        return letter.isalpha() and not letter.isascii() and not unicodedata.name(letter, "").startswith("LATIN")
+
+    return "".join(" " if is_other(letter) else letter for letter in name)
 
 
 def _shared(said: Iterable[Counter[Part]]) -> Counter[Part]:
