@@ -88,6 +88,7 @@ def test_a_port_that_is_taken_is_refused_and_the_next_one_found_where_none_is_na
     ("flags", "message"),
     [
         (["--host", "203.0.113.9"], "cannot listen at 203.0.113.9"),
+        (["--host", "1.2.3.4.5"], "there is no host 1.2.3.4.5"),
         (["--token", ""], "--token is empty"),
         (["--token", " a"], "--token may have letters, digits and signs of ASCII"),
         (["--token", "clé"], "--token may have letters, digits and signs of ASCII"),

@@ -37,9 +37,9 @@ def listen(host: str, port: int | None) -> socket.socket:
             return socket.create_server((host, wanted), family=family, backlog=256)
         except PermissionError as error:
             raise UserError(f"port {wanted} is not allowed here: choose one from 1024, or leave out `port=`") from error
-        except socket.gaierror as error:
-            raise UserError(f"this machine has no address {host}: leave out `host=` for this machine alone") from error
         except OSError as error:
+            if any(isinstance(each, socket.gaierror) for each in (error, error.__context__)):
+                raise UserError(f"there is no host {host}: leave out `host=` for this machine alone") from error
             if not is_taken(error):
                 why = os.strerror(error.errno or 0)
                 raise UserError(f"cannot listen at {host}: {why}; leave out `host=` for this machine alone") from error
