@@ -77,7 +77,7 @@ def test_shape_tokenizer_and_settings_are_the_old_run_s_and_its_weights_are_writ
     checkpoint = MaskedDiffusionLM.from_pretrained(folder / "masked").checkpoint
     assert checkpoint is not None
     assert init["path"] == str(folder / "masked" / "checkpoints" / "step-00000150")
-    assert init["checkpoint_hash"] == checkpoint.checksum()
+    assert init["checkpoint_hash"] == checkpoint.checksum
     assert init["weights"] == "ema.safetensors"
 
 

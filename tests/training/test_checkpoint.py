@@ -14,7 +14,7 @@ from mdlm_atat.errors import UserError
 from mdlm_atat.model_folder import follow, kind_of_folder
 from mdlm_atat.nets.dit import ATATDiT
 from mdlm_atat.nets.ema import EMA
-from mdlm_atat.training.checkpoint import all_checkpoints, collect, newest_sound, save, tidy
+from mdlm_atat.training.checkpoint import Checkpoint, all_checkpoints, collect, newest_sound, save, tidy
 from mdlm_atat.training.optim import make_optimizer
 
 
@@ -119,6 +119,33 @@ def test_a_damaged_checkpoint_is_found_out_and_the_one_before_is_used(tmp_path, 
     assert len(said) == 1
     assert "step-00000002 is damaged" in said[0]
     assert "falling back" in said[0]
+
+
+def test_a_checkpoint_that_a_run_at_work_removes_while_it_is_looked_at_is_not_damaged_and_the_newest_is_taken(
+    tmp_path, monkeypatch
+):
+    for step in (1, 2):
+        write(tmp_path, step)
+    fault = Checkpoint.fault
+
+    def trains_on(checkpoint):
+        if checkpoint.step == 2:
+            for step in (3, 4):
+                tidy(tmp_path, newest=write(tmp_path, step), best_step=None, keep_interval_steps=0)
+        return fault(checkpoint)
+
+    monkeypatch.setattr(Checkpoint, "fault", trains_on)
+    found = newest_sound(tmp_path, pytest.fail)
+    assert found is not None
+    assert found.step == 4
+
+
+def test_what_identifies_a_checkpoint_stays_known_when_it_is_gone(tmp_path):
+    checkpoint = write(tmp_path, 1)
+    known = checkpoint.checksum
+    shutil.rmtree(checkpoint.folder)
+    assert checkpoint.is_gone
+    assert checkpoint.checksum == known
 
 
 def test_two_damaged_checkpoints_and_nothing_else_are_an_error_that_says_so(tmp_path):

@@ -11,11 +11,13 @@ from pathlib import Path
 import pytest
 
 from mdlm_atat.cli.main import main
-from mdlm_atat.config.files import from_tree
+from mdlm_atat.config.files import folder_config, from_tree
 from mdlm_atat.config.schema import EvalConfig, ObjectiveConfig
 from mdlm_atat.data.prepare import prepare
 from mdlm_atat.errors import UserError
+from mdlm_atat.lm import load_lm
 from mdlm_atat.runs.claim import claim_folder, owned_folder
+from mdlm_atat.runs.initial import Initial
 from mdlm_atat.runs.request import RunRequest
 from mdlm_atat.runs.run import Run
 from mdlm_atat.runs.train import train as train_run
@@ -65,11 +67,11 @@ def test_a_run_is_refused_while_another_process_trains_it_and_its_checkpoints_st
     messages: list[str] = []
 
     def resume() -> None:
-        before = [checkpoint.checksum() for checkpoint in all_checkpoints(run / "checkpoints")]
+        before = [checkpoint.checksum for checkpoint in all_checkpoints(run / "checkpoints")]
         with pytest.raises(UserError) as caught:
             train_run(resume=run, progress=False)
         messages.append(str(caught.value))
-        assert [checkpoint.checksum() for checkpoint in all_checkpoints(run / "checkpoints")] == before
+        assert [checkpoint.checksum for checkpoint in all_checkpoints(run / "checkpoints")] == before
         raise UserError("enough")
 
     assert disturbed(text, run, resume) == "enough"
@@ -347,3 +349,36 @@ def test_a_run_that_goes_on_in_two_and_then_four_processes_has_the_losses_of_one
     run_ranks(4, ["train", "--resume", str(run)])
     assert [row["step"] for row in Run(run).metrics] == list(range(1, 9))
     assert losses_of(run) == pytest.approx(losses_of(whole), abs=1e-5)
+
+
+@pytest.fixture
+def at_work(runs, tmp_path):
+    """A run folder whose checkpoint a run at work replaces by a newer one as soon as it is opened to be loaded."""
+    shutil.copytree(runs / "masked", tmp_path / "run")
+
+    def trains_on(opened):
+        place = tmp_path / "run" / "checkpoints"
+        *older, newest = all_checkpoints(place)
+        for old in older:
+            shutil.rmtree(old.folder)
+        newest.folder.rename(place / "step-00000999")
+        return opened
+
+    return tmp_path / "run", trains_on
+
+
+def test_a_model_whose_checkpoint_is_removed_by_its_run_while_it_is_read_is_the_newest_one(at_work, monkeypatch):
+    run, trains_on = at_work
+    monkeypatch.setattr("mdlm_atat.lm.load.folder_config", lambda home: trains_on(folder_config(home)))
+    lm = load_lm(run)
+    assert lm.checkpoint is not None
+    assert lm.checkpoint.step == 999
+    shutil.rmtree(lm.checkpoint.folder)
+    assert lm.checkpoint.checksum  # which its evaluations are stored with
+
+
+def test_a_start_whose_checkpoint_is_gone_by_then_says_to_start_again(at_work):
+    run, trains_on = at_work
+    initial = trains_on(Initial.open(run))
+    with pytest.raises(UserError, match="is gone, since a run is at work there"):
+        initial.read_weights()

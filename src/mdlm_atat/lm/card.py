@@ -228,7 +228,7 @@ def _evaluations(lm: LanguageModel) -> Iterator[Evaluation]:
     """What is stored of these weights, in the model's folder."""
     if lm.home is None or lm.checkpoint is None:
         return
-    checksum = lm.checkpoint.checksum()
+    checksum = lm.checkpoint.checksum
     for file in sorted(results_folder(lm.home, "evals").glob(f"{lm.checkpoint.folder.name}-*.json")):
         try:
             found = Evaluation.load(file)

@@ -13,6 +13,7 @@ from mdlm_atat.config.files import folder_config
 from mdlm_atat.data.open_tokenizer import load_tokenizer
 from mdlm_atat.data.phrases import read_phrases
 from mdlm_atat.device import Precision, choose_device
+from mdlm_atat.errors import UserError
 from mdlm_atat.lm.causal import CausalLM
 from mdlm_atat.lm.folder import Located, locate, read_stage
 from mdlm_atat.lm.masked import MaskedDiffusionLM
@@ -35,9 +36,14 @@ def load_lm(
     else a MaskedDiffusionLM. Without a folder, or as "box" where there is no model of that name, it is the model that
     comes with this package. The arguments, and what is raised, are those of LanguageModel.from_pretrained."""
     name = model_folder.BOX if folder is None else Path(folder)
-    found = locate(name, say, revision=revision, cache_dir=cache_dir)
-    with trusted(trust_plugins):
-        return load_located(found, choose_device(device), precision, say)
+    while True:
+        found = locate(name, say, revision=revision, cache_dir=cache_dir)
+        try:
+            with trusted(trust_plugins):
+                return load_located(found, choose_device(device), precision, say)
+        except (OSError, UserError):
+            if found.checkpoint is None or not found.checkpoint.is_gone:
+                raise  # else a run at work there has a newer one
 
 
 def load_located(
@@ -55,6 +61,7 @@ def load_located(
         network = build_model(config, tokenizer.vocab_size, counts)
     if found.checkpoint is not None:
         found.checkpoint.load_weights(network, average=True)
+        _ = found.checkpoint.checksum  # now: when numbers are stored with it, the checkpoint may be gone
     else:
         load_weights(network, found.home / "model.safetensors")
     kind = MaskedDiffusionLM if "masked" in network.modes else CausalLM

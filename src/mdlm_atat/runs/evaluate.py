@@ -251,7 +251,7 @@ def measure(
         profile=found.profile,
         unigram=None if lm.counts is None else unigram_cost(data, lm.counts),
         step=lm.checkpoint.step if lm.checkpoint else None,
-        checkpoint_hash=lm.checkpoint.checksum() if lm.checkpoint else None,
+        checkpoint_hash=lm.checkpoint.checksum if lm.checkpoint else None,
         text=TextIdentity.of(data),
         **traced(lm),
         zero_shot=zero_shot,

@@ -239,7 +239,7 @@ def _model_record(lm: MaskedDiffusionLM | CausalLM) -> dict[str, Any]:
     return {
         "model": lm.kind,
         "checkpoint": _place(lm),
-        "checkpoint_hash": lm.checkpoint.checksum() if lm.checkpoint else None,
+        "checkpoint_hash": lm.checkpoint.checksum if lm.checkpoint else None,
         "step": lm.checkpoint.step if lm.checkpoint else None,
         "tokenizer": lm.tokenizer.name,
         "tokenizer_hash": lm.tokenizer.fingerprint(),

@@ -76,9 +76,18 @@ class Initial:
 
     def read_weights(self) -> dict[str, Tensor]:
         """The weights by name, averaged ones where they were kept."""
-        if self.found.checkpoint is None:
+        checkpoint = self.found.checkpoint
+        if checkpoint is None:
             return read_weights(self.found.home / "model.safetensors")
-        return self.found.checkpoint.read_weights(average=True)
+        try:
+            return checkpoint.read_weights(average=True)
+        except (OSError, UserError) as error:
+            if not checkpoint.is_gone:
+                raise
+            raise UserError(
+                f"`init=`: {checkpoint.folder} is gone, since a run is at work there, which keeps its newest two "
+                "checkpoints: start again, which takes the newest one, or name a copy of one"
+            ) from error
 
     @property
     def name(self) -> str:

@@ -18,6 +18,7 @@ import sys
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeGuard
 
@@ -73,8 +74,15 @@ class Checkpoint:
             )
         return state
 
+    @property
+    def is_gone(self) -> bool:
+        """Whether the folder is no longer there: a run that trains on keeps its newest two checkpoints."""
+        return not self.folder.is_dir()
+
+    @cached_property
     def checksum(self) -> str:
-        """A sha256 that identifies the checkpoint, to be stored with numbers measured on it."""
+        """A sha256 that identifies the checkpoint, to be stored with numbers measured on it. Once known it stays so,
+        also when the checkpoint is gone."""
         return hashlib.sha256((self.folder / CHECKSUMS_FILE).read_bytes()).hexdigest()
 
     @property
@@ -328,6 +336,8 @@ def newest_sound(folder: Path, say: Callable[[str], None]) -> Checkpoint | None:
         fault = checkpoint.fault()
         if fault is None:
             return checkpoint
+        if checkpoint.is_gone:
+            return newest_sound(folder, say)  # a run at work here has written others meanwhile
         say(f"checkpoint {checkpoint.folder} is damaged: {fault}; falling back to the one before")
     if candidates:
         raise UserError(f"every checkpoint in {folder} is damaged; train again or restore the folder from a copy")
