@@ -190,6 +190,20 @@ def test_a_goal_is_reached_by_a_whole_interval_and_by_one_pair_in_the_mean_alone
     assert (found.measured, found.reached) == (measured, reached)
 
 
+def test_a_goal_in_nats_is_reached_as_far_as_the_worst_of_its_likelihoods(monkeypatch: pytest.MonkeyPatch):
+    columns = {"any_order": 4.05, "left_to_right": 3.6}
+    kinds = [{"arm": "atat", "seed": n, "num_steps": 9, "left_to_right": [3.59, 0.01]} for n in range(3)]
+    found = []
+    for values in ([4.02, 4.03, 4.02], [4.02, 4.06, 4.02], [4.06, 4.06, 4.02], [4.02]):
+        entries = [{**kind, "any_order": [value, 0.01]} for kind, value in zip(kinds, values, strict=False)]
+        monkeypatch.setattr(goals, "older_novels", lambda entries=entries: {"atat": stored_files.runs_in(entries)})
+        found.append(goals._nats_at_most(columns))
+    assert found[0].measured == "4.023 ± 0.003 and 3.590 ± 0.000"
+    assert [one.reached for one in found] == ["yes", "in the mean", "in the mean", "in the mean"]
+    columns["left_to_right"] = 3.5
+    assert goals._nats_at_most(columns).reached == "no"
+
+
 def test_an_experiment_is_a_table_of_its_arms_and_their_differences_to_what_has_the_same_likelihood(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ):

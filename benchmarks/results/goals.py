@@ -68,6 +68,20 @@ def _near_causal() -> Found:
     return not_measured(SECONDS) if found is None else _at_most(found, 0.02)
 
 
+def _nats_at_most(columns: Mapping[str, float]) -> Found:
+    """Whether `atat` after 1,500 steps costs at most so many nats, in each likelihood with its whole interval or in the
+    mean alone."""
+    measured, reached = [], []
+    for column, most in columns.items():
+        found = mean_of(older_novels()["atat"], column)
+        if found is None:
+            return not_measured(OWN_ORDERS)
+        measured.append(nats(found))
+        whole = found.interval95 is not None and found.interval95[1] <= most
+        reached.append("yes" if whole else "in the mean" if found.value <= most else "no")
+    return Found(" and ".join(measured), max(reached, key=["yes", "in the mean", "no"].index))
+
+
 def _share_of_seconds() -> Found:
     slow, fast = of_two_ways("long", lambda entry: "timed_in_one_call" in entry)
     share = fast["train_s"] / slow["train_s"]
@@ -150,6 +164,11 @@ GOALS = [
     Goal(
         "own order with 16 evaluations at least 15% below `mdlm`'s",
         lambda: _at_equal_seconds(f"{OWN}16", "mdlm", -0.15, OWN_ORDERS),
+    ),
+    Goal("any order at most 4.05 nats, 1,500 steps", lambda: _nats_at_most({"any_order": 4.05})),
+    Goal(
+        "own order at most 3.97 nats with 16 evaluations and 3.87 with 256, 1,500 steps",
+        lambda: _nats_at_most({f"{OWN}16": 3.97, f"{OWN}256": 3.87}),
     ),
     Goal("left to right at most 2% above the causal network, 1,500 steps", _near_causal),
     Goal("the same at equal seconds", lambda: _at_equal_seconds("left_to_right", "causal", 0.02, SECONDS)),
