@@ -165,7 +165,7 @@ def borrowed_name(home: Path) -> str | None:
     if home.parent == models_folder():
         return home.name
     if home.parent.name == "snapshots" and home.parents[1].name.startswith("models--"):
-        return home.parents[1].name.removeprefix("models--")
+        return f"{home.parents[1].name.removeprefix('models--')}-{home.name[:12]}"  # the commit
     return None
 
 

@@ -245,9 +245,9 @@ def test_what_is_found_out_about_it_is_stored_here_and_its_folder_stays_as_it_wa
     draws = ["--data", "text.txt", "--num_draws", "32"]
     assert main(["eval", "run", "--against", "box", *draws]) == 0
     assert "against    box: bound" in capsys.readouterr().out
-    assert len(list((tmp_path / "evals").glob("saved-*.json"))) == 1
+    assert len(list((tmp_path / "evals").glob("box-*.json"))) == 1
     assert main(["eval", "box", "--samples", "2", "--length", "12", "--data", "text.txt"]) == 0
-    assert len(list(tmp_path.glob("samples-saved-*.json"))) == 1
+    assert len(list(tmp_path.glob("samples-box-*.json"))) == 1
     (tmp_path / "profile.json").write_text("of somebody else's")
     assert main(["eval", "box", "--profile", *draws]) == 0
     assert "profile    box-profile.json\n" in capsys.readouterr().out

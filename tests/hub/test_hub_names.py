@@ -241,6 +241,18 @@ def test_a_run_begins_with_a_model_of_the_hub_and_goes_on_when_the_cache_was_cle
     assert reopen(record).hash == record["checkpoint_hash"]
 
 
+def test_what_is_found_out_about_models_of_the_hub_lies_side_by_side(
+    on_hub: Hub, toy_family: list[Path], saved: Path, runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    on_hub.model("me/ours").commit({**files_of(saved), "LICENSE": b"mine"}, branch="v2")
+    names = ["hub:me/ours", "hub:me/ours@v2", "hub:them/toy"]
+    for name in names:
+        command = ["eval", name, "--zero-shot", str(runs / "text.txt"), "--num_draws", "32"]
+        assert main(command) == 0
+    assert len([*tmp_path.glob("evals/*.json")]) == len(names)
+
+
 WRONG = {
     "no such name": (
         "hub:me/nosuch",

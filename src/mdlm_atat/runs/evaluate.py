@@ -23,7 +23,7 @@ from mdlm_atat.data.tokens import TokenDataset
 from mdlm_atat.device import Precision, explain_out_of_memory
 from mdlm_atat.errors import UserError
 from mdlm_atat.lm import CausalLM, MaskedDiffusionLM
-from mdlm_atat.model_folder import results_folder
+from mdlm_atat.model_folder import borrowed_name, results_folder
 from mdlm_atat.plugins import trusted
 from mdlm_atat.progress import OnProgress, shown
 from mdlm_atat.provenance import code_version, commit, cpu
@@ -290,8 +290,11 @@ def evals_folder(home: Path) -> Path:
 
 
 def weights_name(lm: MaskedDiffusionLM | CausalLM) -> str:
-    """Which of the weights in its folder a model has, for names of files."""
-    return lm.checkpoint.folder.name if lm.checkpoint else "saved"
+    """Which weights a model has, for names of files: of those in its folder or, for a model whose results lie in the
+    working directory beside those of others, the model's own name."""
+    if lm.checkpoint is not None:
+        return lm.checkpoint.folder.name
+    return (None if lm.home is None else borrowed_name(lm.home)) or "saved"
 
 
 def writable(file: Path) -> Path:
