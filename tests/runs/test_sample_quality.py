@@ -224,6 +224,19 @@ def test_texts_of_4_times_the_models_length_are_filled_in_blocks_of_a_quarter_of
 
 
 @pytest.mark.usefixtures("no_picture")
+def test_a_saved_model_which_has_no_text_is_benched_on_one_that_is_named(lm, folder, tmp_path, capsys):
+    saved = lm.save_pretrained(tmp_path / "saved")
+    flags = ["samplers", "bench", str(saved), "--samplers", "spread", "--steps", "2", "--num_texts", "2"]
+    assert main(flags) == 2
+    assert "only a run has a validation text of its own; name a text with --data" in capsys.readouterr().err
+    assert main([*flags, "--data", str(folder / "text.txt")]) == 0
+    assert SampleQuality.load(saved / "samplers-generate.json").real.num_tokens == 2 * lm.max_length
+    (other := tmp_path / "other.txt").write_text("a cat sat " * 80)
+    assert main([*flags, "--data", str(other)]) == 2
+    assert "another corpus_hash; name another file with --json" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("no_picture")
 def test_mauve_is_of_the_judges_features_and_what_was_measured_without_is_measured_again(
     folder, tmp_path, capsys, monkeypatch
 ):

@@ -10,7 +10,7 @@ from mdlm_atat.cli.eval_samples import print_quality
 from mdlm_atat.cli.model import add_model_arguments, check_model, load_model
 from mdlm_atat.cli.parser import Parser, whole
 from mdlm_atat.errors import UserError
-from mdlm_atat.model_folder import results_folder
+from mdlm_atat.model_folder import borrowed_name, results_folder
 from mdlm_atat.plugins import trusted
 
 
@@ -31,6 +31,10 @@ A text longer than the model is filled in blocks of a quarter of the model's len
 """,
     )
     add_model_arguments(parser)
+    parser.add_argument(
+        "--data",
+        help="validation text: a source, or a prepared folder (default: the run's own, which other models lack)",
+    )
     parser.add_argument(
         "--judge", help="a run of ours that reads left to right, or a hub's causal model (default: none)"
     )
@@ -89,6 +93,8 @@ def bench(arguments: Namespace) -> None:
     if arguments.compile:
         lm.compile()
     length = f"-{arguments.length}" if arguments.length not in (None, lm.max_length) else ""
+    own = borrowed_name(lm.home)
+    name = f"samplers{'' if own is None else f'-{own}'}-{arguments.task}{length}.json"
     print_quality(
         lm,
         compared_samplers(lm, arguments.steps, arguments.samplers),
@@ -98,9 +104,10 @@ def bench(arguments: Namespace) -> None:
         num_texts=arguments.num_texts,
         length=arguments.length,
         judge=arguments.judge,
+        data=arguments.data,
         batch_size=arguments.batch_size,
         seed=arguments.seed,
         num_scored=arguments.num_scored,
         with_mauve=arguments.mauve,
-        save=arguments.out or results_folder(lm.home, f"samplers-{arguments.task}{length}.json"),
+        save=arguments.out or results_folder(lm.home, name),
     )
