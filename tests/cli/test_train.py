@@ -111,6 +111,7 @@ def run(tmp_path: Path) -> str:
         ("--resume RUN --method atat", "a resumed run keeps its method: leave out --method"),
         ("--resume RUN --out x", "a resumed run stays in its folder: leave out --out"),
         ("--resume nowhere", "--resume: there is no run folder nowhere"),
+        ("--resume .", "--resume: . is no run folder: it holds no config.yaml\n"),
         ("--init nowhere", "--init: there is no folder nowhere; expected a run such as runs/demo"),
         ("nosuch.yaml", "there is no file or run folder nosuch.yaml"),
         ("demo --data.source nosuch.txt", "there is no file or folder nosuch.txt, and no corpus of that name"),

@@ -59,6 +59,8 @@ class RunRequest:
                 f"`resume=`: the run in {os.fspath(self.resume)} ended before its first step, so there is nothing to "
                 "go on with: start it again as it was started, in the same folder"
             )
+        if not (Path(self.resume) / "config.yaml").exists():
+            raise UserError(f"`resume=`: {os.fspath(self.resume)} is no run folder: it holds no config.yaml")
 
     @cached_property
     def initial(self) -> Initial | None:
