@@ -158,3 +158,17 @@ def test_the_public_names_are_known_before_they_are_loaded():
     assert {"ATATDiT", "MaskedDiffusionLM", "UserError", "__version__"} <= set(dir(mdlm_atat))
     with pytest.raises(AttributeError, match="no attribute 'ATATDIT'"):
         mdlm_atat.ATATDIT  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    ("command", "before", "expected"),
+    [("infill", None, cli.SPINS), ("serve", None, cli.SPINS), ("infill", "300", "300"), ("train", None, None)],
+)
+def test_threads_that_wait_sleep_soon_where_a_person_waits_and_spin_on_in_training(
+    command: str, before: str | None, expected: str | None, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("GOMP_SPINCOUNT", before or "")
+    if before is None:
+        monkeypatch.delenv("GOMP_SPINCOUNT")
+    cli.main([command, "--help"])
+    assert os.environ.get("GOMP_SPINCOUNT") == expected
