@@ -226,5 +226,8 @@ def test_a_tokenizers_folder_says_what_it_was_trained_on(tmp_path: Path) -> None
 
 def test_a_text_without_text_says_what_was_there_instead(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"text": null}\n' * 3)
-    with pytest.raises(UserError, match=r"holds no text.*; not as they were: rows without text \(null\) \(3\)"):
+    said = r"there is no text in \S*a\.jsonl: .*; not as they were: rows without text \(null\) \(3\)"
+    with pytest.raises(UserError, match=said):
         prepare(tmp_path / "a.jsonl", tokenizer="byte", out=tmp_path / "out", progress=False)
+    with pytest.raises(UserError, match=said):
+        train_tokenizer(tmp_path / "a.jsonl", vocab_size=260, out=tmp_path / "out", progress=False)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 import os
@@ -366,11 +367,32 @@ def test_settings_that_cannot_work_are_named(
         prepare(text, tokenizer="byte", out=tmp_path / "out", **arguments)
 
 
+EMPTY = {
+    "nothing.txt": b"",
+    "mark.txt": b"\xef\xbb\xbf",
+    "null.jsonl": b'{"text": null}\n',
+    "header.csv": b"text\n",
+    "packed.txt.gz": gzip.compress(b""),
+}
+
+
 @pytest.mark.parametrize("tokenizer", ["char", "byte"])
-def test_an_empty_corpus_is_named(tokenizer: str, tmp_path: Path) -> None:
-    (tmp_path / "empty.txt").write_text("")
-    with pytest.raises(UserError, match="empty"):
-        prepare(str(tmp_path / "empty.txt"), tokenizer=tokenizer, out=tmp_path / "out")
+@pytest.mark.parametrize("name", EMPTY)
+def test_a_text_without_a_character_is_named_whichever_split_it_is(name: str, tokenizer: str, text, tmp_path) -> None:
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set/train.txt").write_text("the cat sat\n" * 9)
+    for file in (tmp_path / name, tmp_path / f"set/valid.{name.partition('.')[2]}"):
+        file.write_bytes(EMPTY[name])
+    empty, out = tmp_path / name, tmp_path / "out"
+    said = rf"there is no text in \S*{name}: expected at least one document that is not empty"
+    for source, valid in ((empty, None), (empty, text), (text, empty)):
+        with pytest.raises(UserError, match=said):
+            prepare(source, tokenizer=tokenizer, validation=valid, out=out, progress=False)
+    if EMPTY[name]:  # of a folder a file without a byte is left out
+        with pytest.raises(UserError, match=r"there is no text in \S*set/valid\.\w+"):
+            prepare(tmp_path / "set", tokenizer=tokenizer, out=out, progress=False)
+    with pytest.raises(UserError, match=r"there is no text in 2 texts from Python"):
+        prepare(["", ""], tokenizer=tokenizer, out=out, progress=False)
     assert not list(tmp_path.glob("out*"))
 
 

@@ -125,7 +125,7 @@ def test_30_texts_from_python_are_30_documents_and_the_same_again_is_found() -> 
     for other in (TEXTS[:-1], [*TEXTS[:-2], TEXTS[-2] + TEXTS[-1]], TEXTS[::-1]):
         assert ma.prepare(other, tokenizer="byte", progress=False).folder != made.folder
     assert made.manifest.source["spec"] == "30 texts from Python"
-    with pytest.raises(UserError, match="0 texts from Python holds no text"):
+    with pytest.raises(UserError, match="there is no text in 0 texts from Python"):
         ma.prepare([], tokenizer="byte", progress=False)
 
 

@@ -10,7 +10,8 @@ from mdlm_atat.data.held_out import BY_HASH
 from mdlm_atat.data.loss import Changes
 from mdlm_atat.data.manifest import Manifest
 from mdlm_atat.data.repeats import Repeated
-from mdlm_atat.data.sources import Files, HubSet, Texts
+from mdlm_atat.data.sources import Files, HubSet, SourceLike, Texts, label_of
+from mdlm_atat.errors import UserError
 from mdlm_atat.formats import count, counted, percent, plural
 
 MUCH_MORE = 2.0
@@ -38,6 +39,14 @@ def changed_lines(accounts: Mapping[str, Any] | None) -> list[str]:
         counts.update(part)
     words = ", ".join(f"{what} ({number:,})" for what, number in counts.most_common())
     return [f"           not as they were: {words}"] if words else []
+
+
+def no_text(text: Texts, named: SourceLike) -> UserError:
+    """Return the error of a text, read to its end, that holds no character. It is called as it was `named`, or by its
+    file where there is only one."""
+    label = str(text.files[0]) if isinstance(text, Files) and len(text.files) == 1 else label_of(named)
+    found = "".join(f"; {line.strip()}" for line in changed_lines(account({"source": text}, None)))
+    return UserError(f"there is no text in {label}: expected at least one document that is not empty{found}")
 
 
 def decided_lines(*texts: Texts | None) -> list[str]:

@@ -26,7 +26,7 @@ from typing import Any, Unpack
 
 from mdlm_atat.atomic import sync, sync_folder, write_text
 from mdlm_atat.checks import check_keywords
-from mdlm_atat.data.accounts import account, changed_lines, check_halves, decided_lines, read_lines
+from mdlm_atat.data.accounts import account, check_halves, decided_lines, no_text, read_lines
 from mdlm_atat.data.answers import NO_ROOM, NO_TOKENS, WITHOUT
 from mdlm_atat.data.cache import cache_folder, hold
 from mdlm_atat.data.corpus import Corpus
@@ -57,6 +57,7 @@ from mdlm_atat.plugins import trusted
 
 Opened = tuple[Texts, Texts | None]
 """The source, and the validation text that was named."""
+GIVEN = "given"  # the rule where validation text is named
 ENOUGH = 1 << 24  # characters, of a long text, after which too great a loss stops a preparation that goes on
 
 
@@ -207,7 +208,7 @@ def _write(
     source, _ = opened
     held_out, rule = _held_out(request, *opened)
     stream, rule = _stream(request, source, held_out, rule, progress)
-    tokenizer = request.fixed_tokenizer or CharTokenizer.from_texts(_counted(stream(), progress))
+    tokenizer = request.fixed_tokenizer or CharTokenizer.from_texts(_counted(stream(), request, source, progress))
     names = ("valid",) if request.whole else ("train", "valid")
     repeats = Repeats()
     writers: dict[str, SplitWriter] = {}
@@ -230,7 +231,7 @@ def _write(
         rule = {**rule, **held_out.describe()}
     if is_answers:
         _check_answers(request, writers, splits)
-    _check_not_empty(request, splits, rule, account({"source": source}, None))
+    _check_not_empty(request, splits, rule, source, held_out)
     for name, split in splits.items():
         _check_loss(request, name, split.changes, split.characters)
     save_tokenizer(tokenizer, folder / "tokenizer")
@@ -294,20 +295,21 @@ def _check_answers(request: DataRequest, writers: dict[str, SplitWriter], splits
 
 
 def _check_not_empty(
-    request: DataRequest, splits: dict[str, Split], rule: dict[str, Any], accounts: dict[str, Any]
+    request: DataRequest, splits: dict[str, Split], rule: dict[str, Any], source: Texts, held_out: Texts | None
 ) -> None:
     if not any(split.documents for split in splits.values()):
-        found = "".join(f"; {line.strip()}" for line in changed_lines(accounts))
-        raise UserError(
-            f"{label_of(request.source)} holds no text: expected at least one document that is not empty{found}"
-        )
+        raise no_text(source, request.source)
     together = ", equal ones together, so there may be too few different ones" if rule["rule"] == BY_HASH else ""
     for name, split in splits.items():
-        if not split.tokens:
-            raise UserError(
-                f"the {name} split of {label_of(request.source)} is empty (validation: {rule['rule']}{together}): use "
-                "more text, another `validation_fraction=`, or name the validation text with `validation=`"
-            )
+        if split.tokens:
+            continue
+        if held_out is not None and not split.characters:  # each split is a text of its own
+            given = request.validation if name == "valid" and rule["rule"] == GIVEN else None
+            raise no_text(source if name == "train" else held_out, request.source if given is None else given)
+        raise UserError(
+            f"the {name} split of {label_of(request.source)} is empty (validation: {rule['rule']}{together}): use "
+            "more text, another `validation_fraction=`, or name the validation text with `validation=`"
+        )
 
 
 # --- which text is held out ---
@@ -320,7 +322,7 @@ def _held_out(request: DataRequest, source: Texts, named: Texts | None) -> tuple
     if (scored := request.open_test(source)) is not None:
         return scored, {"rule": "the test files of the source"}
     if named is not None:
-        return named, {"rule": "given", "source": label_of(request.validation)}
+        return named, {"rule": GIVEN, "source": label_of(request.validation)}
     held_out = source.held_out()
     if held_out is None and request.whole:
         return None, {"rule": "the whole source"}
@@ -342,12 +344,17 @@ def _named(name: str, source: Texts) -> Iterator[tuple[str, Piece]]:
     return ((name, piece) for piece in source)
 
 
-def _counted(stream: Iterable[tuple[str, Piece]], progress: Progress) -> Iterator[str]:
+def _counted(
+    stream: Iterable[tuple[str, Piece]], request: DataRequest, source: Texts, progress: Progress
+) -> Iterator[str]:
+    """The texts; raises UserError after the last one where none has a character, of which no alphabet is made."""
     num_characters = 0
     for _, piece in stream:
         num_characters += len(piece.text)
         progress.update("collecting the alphabet", num_characters, 0)
         yield piece.text
+    if not num_characters:
+        raise no_text(source, request.source)
 
 
 def _check_agrees(corpus: Corpus, request: DataRequest) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Unpack
 
 from mdlm_atat.atomic import write_json
-from mdlm_atat.data.accounts import account, changed_lines, check_halves, decided_lines, documents_in_words
+from mdlm_atat.data.accounts import account, changed_lines, check_halves, decided_lines, documents_in_words, no_text
 from mdlm_atat.data.open_tokenizer import save_tokenizer
 from mdlm_atat.data.plugged import allow_named
 from mdlm_atat.data.progress import Progress, reporting
@@ -59,6 +59,8 @@ def train_tokenizer(
             num_characters += len(piece.text)
             progress.update("counting words", num_characters, 0)
             yield piece.text
+        if not num_characters:
+            raise no_text(opened, source)
         progress.update("merging", num_characters, 0)
 
     try:
