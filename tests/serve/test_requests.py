@@ -299,7 +299,7 @@ def test_a_mistake_of_ours_after_a_stream_has_begun_ends_the_stream_and_the_conn
 
     monkeypatch.setattr(Service, "answer", broken)
     monkeypatch.setattr(Completion, "done", broken)
-    body = {"text": "abc[MASK:3]"} if path == INFILL else {"prompt": "abc", "max_tokens": 4}
+    body: dict[str, Any] = {"text": "abc[MASK:3]"} if path == INFILL else {"prompt": "abc", "max_tokens": 4}
     body["seed"] = 0  # of which more than nothing is written
     with served(lm) as client:
         answer = client.post(path, {**body, "stream": True})
