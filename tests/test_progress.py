@@ -142,3 +142,24 @@ def test_a_bar_never_ends_the_work_that_it_tells_of(clock, monkeypatch, stream, 
         bar.close()
     if isinstance(stream, TextIOWrapper):
         assert "fertig: 1 ? 2" in stream.buffer.getvalue().decode()  # type: ignore[attr-defined]
+
+
+def test_what_is_being_done_counts_for_the_time_left_but_not_as_done(clock):
+    console = Console(file=StringIO(), width=100)
+    bar = Bar("writing", total=4, console=console)
+    clock.s += 15
+    bar.update(1, "half of the second", ahead=0.5)
+    assert console.file.getvalue() == "writing 1/4 · half of the second · 25 s left\n"  # type: ignore[attr-defined]
+
+
+def test_a_bar_is_not_drawn_before_its_time(clock):
+    console = Console(file=StringIO(), width=100, force_terminal=True, color_system=None)
+    bar = Bar("writing", total=4, after_s=3.0, console=console)
+    for done in (1, 2):
+        clock.s += 1
+        bar.update(done)
+    assert console.file.getvalue() == ""  # type: ignore[attr-defined]
+    clock.s += 1
+    bar.update(3)
+    bar.close()
+    assert "writing 3/4" in console.file.getvalue()  # type: ignore[attr-defined]

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import IO, Any, cast
 
 from rich.console import Console
@@ -31,32 +32,48 @@ class Bar:
     """How far a piece of work has come. It is for one thread, and must be closed, which takes a moving bar away."""
 
     def __init__(
-        self, title: str = "", *, total: int | None = None, done: int = 0, console: Console | None = None
+        self,
+        title: str = "",
+        *,
+        total: int | None = None,
+        done: int = 0,
+        after_s: float = 0.0,
+        console: Console | None = None,
     ) -> None:
-        """`console` None: stderr. A console that is quiet shows nothing."""
+        """`console` None: stderr. A console that is quiet shows nothing. `after_s`: nothing is shown of work that is
+        done sooner."""
         self._console = messages(stderr=True) if console is None else console
         self._title, self._total = title, total
         self._canvas = _canvas_of(self._console)
-        self._begin(done)
+        self._begin(done, after_s)
 
     def update(
-        self, done: int, text: str = "", *, title: str | None = None, total: int | None = None, at_once: bool = False
+        self,
+        done: int,
+        text: str = "",
+        *,
+        ahead: float = 0.0,
+        title: str | None = None,
+        total: int | None = None,
+        at_once: bool = False,
     ) -> None:
-        """So much is `done`, of `total` where that is known; `text` says more. Another `title` is another stage, whose
-        time counts anew. It may be called all the time: what comes too soon after the last is not shown, except
+        """So much is `done`, of `total` where that is known, and in the same units so much of what is being done
+        (`ahead`), which is not counted but known of; `text` says more. Another `title` is another stage, whose time
+        counts anew. It may be called all the time: what comes too soon after the last is not shown, except
         `at_once`."""
         if title is not None and title != self._title:
             self._title, self._total = title, None
-            self._begin(0)
+            self._begin(0, 0.0)
         self._total = self._total if total is None else total
         now_s = time.perf_counter()
-        if now_s - self._shown_s < self._canvas.interval_s and not at_once:
+        if now_s < self._due_s and not at_once:
             return
-        self._shown_s = now_s
+        self._due_s = now_s + self._canvas.interval_s
         left_s = None
-        if self._total is not None and done > self._first:
-            left_s = (now_s - self._start_s) / (done - self._first) * (self._total - done)
-        self._canvas.draw(self._title, done, self._total, text, left_s)
+        come = done + ahead
+        if self._total is not None and come > self._first:
+            left_s = (now_s - self._start_s) / (come - self._first) * (self._total - come)
+        self._canvas.draw(_State(self._title, done, come, self._total, text, left_s))
 
     def say(self, text: str) -> None:
         """Print a line that stays, above the bar."""
@@ -66,10 +83,11 @@ class Bar:
     def close(self) -> None:
         self._canvas.clear()
 
-    def _begin(self, done: int) -> None:
+    def _begin(self, done: int, after_s: float) -> None:
         self._first, self._start_s = done, time.perf_counter()
         # a moving bar is drawn at once, a line once there is something to tell
-        self._shown_s = self._start_s if isinstance(self._canvas, _Lines) else 0.0
+        first_s = self._canvas.interval_s if isinstance(self._canvas, _Lines) else 0.0
+        self._due_s = self._start_s + max(after_s, first_s)
 
 
 @contextmanager
@@ -99,9 +117,26 @@ def _canvas_of(console: Console) -> _Terminal | _Notebook | _Lines:
     return _Terminal(console) if can_move else _Lines(console)
 
 
-def _line(title: str, done: int, total: int | None, text: str, left_s: float | None) -> str:
-    head = title if total is None else f"{title} {done}/{total}"
-    return " · ".join(part for part in (head, text, "" if left_s is None else f"{duration(left_s)} left") if part)
+@dataclass(frozen=True)
+class _State:
+    """What is shown."""
+
+    title: str
+    done: int
+    come: float
+    """With what is being done."""
+    total: int | None
+    text: str
+    left_s: float | None
+
+    @property
+    def head(self) -> str:
+        return self.title if self.total is None else f"{self.title} {self.done}/{self.total}"
+
+    @property
+    def line(self) -> str:
+        left = "" if self.left_s is None else f"{duration(self.left_s)} left"
+        return " · ".join(part for part in (self.head, self.text, left) if part)
 
 
 class _Lines:
@@ -112,9 +147,8 @@ class _Lines:
     def __init__(self, console: Console) -> None:
         self._console = console
 
-    def draw(self, title: str, done: int, total: int | None, text: str, left_s: float | None) -> None:
-        line = _line(title, done, total, text, left_s)
-        self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+    def draw(self, state: _State) -> None:
+        self._console.print(state.line, highlight=False, markup=False, soft_wrap=True)
 
     def clear(self) -> None: ...
 
@@ -134,13 +168,17 @@ class _Terminal:
         )
         self._task = None
 
-    def draw(self, title: str, done: int, total: int | None, text: str, left_s: float | None) -> None:
-        del left_s  # the bar has a clock of its own, which goes on between two updates
-        head, left = _line(title, done, total, "", None), "" if total is None else "left"
+    def draw(self, state: _State) -> None:
+        # the bar has a clock of its own, which goes on between two updates
+        head, left = state.head, "" if state.total is None else "left"
         if self._task is None:
-            self._task = self._bar.add_task(text, total=total, completed=done, head=head, left=left)
+            self._task = self._bar.add_task(
+                state.text, total=state.total, completed=int(state.come), head=head, left=left
+            )
             self._bar.start()
-        self._bar.update(self._task, completed=done, total=total, description=text, head=head, left=left)
+        self._bar.update(
+            self._task, completed=state.come, total=state.total, description=state.text, head=head, left=left
+        )
 
     def clear(self) -> None:
         self._bar.stop()
@@ -154,10 +192,11 @@ class _Notebook:
     def __init__(self) -> None:
         self._handle: Any = None
 
-    def draw(self, title: str, done: int, total: int | None, text: str, left_s: float | None) -> None:
-        line = _line(title, done, total, text, left_s)
-        bar = "<progress></progress>" if total is None else f'<progress value="{done}" max="{total}"></progress>'
-        self._show({"text/plain": line, "text/html": f"{bar} <code>{html.escape(line)}</code>"})
+    def draw(self, state: _State) -> None:
+        bar = "<progress></progress>"
+        if state.total is not None:
+            bar = f'<progress value="{state.come:g}" max="{state.total}"></progress>'
+        self._show({"text/plain": state.line, "text/html": f"{bar} <code>{html.escape(state.line)}</code>"})
 
     def clear(self) -> None:
         if self._handle is not None:

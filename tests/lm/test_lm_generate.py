@@ -17,6 +17,7 @@ from mdlm_atat import CausalLM, MaskedDiffusionLM, UserError
 from mdlm_atat.core.denoiser import AtMaskRate, Prediction
 from mdlm_atat.core.strategies.rates import Clean
 from mdlm_atat.lm import Generated, How
+from mdlm_atat.samplers import loop
 from mdlm_atat.samplers.blocks import Blocks
 from mdlm_atat.samplers.canvas import Canvas
 from mdlm_atat.samplers.catalogue import PRESETS, RULES
@@ -281,6 +282,24 @@ def test_on_step_sees_every_canvas_from_the_given_one_on(masked):
     assert [step for step, _ in seen] == list(range(17))
     assert seen[0][1] == 28
     assert seen[-1][1] == 0
+
+
+@pytest.mark.parametrize("sampler", ["left_to_right:stop_at_eos=true", "spread", "remask"])
+def test_progress_goes_from_0_to_all_that_is_to_be_written_of_texts_of_two_lengths(
+    causal, masked, sampler, monkeypatch
+):
+    monkeypatch.setattr(loop, "LOOK_INTERVAL_S", 0.0)
+    lm = causal if sampler.startswith("left") else masked
+    heard: list[tuple[int, int]] = []
+    how: dict[str, Any] = {"sampler": sampler, "max_new_tokens": 9}
+    made = lm.generate(["the cat", "a"], on_progress=lambda done, total: heard.append((done, total)), **how)
+    assert heard[0] == (0, 18)
+    assert heard[-1] == (18, 18)
+    assert {total for _, total in heard} == {18}
+    assert len({done for done, _ in heard}) > 4
+    assert made == lm.generate(["the cat", "a"], **how)
+    if sampler == "spread":  # which takes nothing back
+        assert heard == sorted(heard)
 
 
 def test_temperature_0_and_top_k_1_take_the_same_tokens_for_every_seed(masked):

@@ -48,6 +48,7 @@ def how_to_sample(lm: ma.MaskedDiffusionLM) -> str:
         seed_rule="add",
         return_trace=True,
         on_step=lambda step, z_t: print(step, z_t.shape),
+        on_progress=lambda done, total: print(done, total),
     )
     trace = texts[0].trace
     return "" if trace is None else f"{trace.nats:.2f} nats in {len(trace.frames) - 1} steps: {texts[0].text}"

@@ -6,8 +6,8 @@ from __future__ import annotations
 import io
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from mdlm_atat.lm import CausalLM, Generated, MaskedDiffusionLM
     from mdlm_atat.lm.given import Row
     from mdlm_atat.lm.results import Pick
+    from mdlm_atat.progress import OnProgress
 
 SEPARATOR = "-" * 40  # between two texts
 SETTINGS = (  # that a file of texts depends on, beside the weights, the prompts and the rule of seeds
@@ -70,8 +71,55 @@ def settings_of_texts(arguments: Namespace) -> dict[str, Any]:
     return {name: getattr(arguments, name) for name in SETTINGS if hasattr(arguments, name)}
 
 
-def no_progress(done: int, total: int) -> None:
-    """Where a bar would be in the way."""
+SHOWN_AFTER_S = 3.0
+
+
+class TextsBar:
+    """How far the texts are, on stderr, once it takes a few seconds: those that are done, and how many tokens of the
+    batch that is being made are written. In the time of the block."""
+
+    def __init__(self, lm: MaskedDiffusionLM | CausalLM, asked: Texts, done: int) -> None:
+        from mdlm_atat.progress import Bar
+
+        self._lm, self._total, self._done = lm, asked.total, done
+        self._share = asked.total / asked.num_drawn  # of a text that is drawn, among those that are to be made
+        self._drawn = 0
+        """Since the last text that was done: where the best are kept, a batch need not finish one."""
+        self._num_together = self._num_evaluations = 0
+        self._bar = Bar("writing", total=asked.total, done=done, after_s=SHOWN_AFTER_S)
+
+    def __enter__(self) -> TextsBar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._lm.on_evaluation = None
+        self._bar.close()
+
+    @contextmanager
+    def batch(self, num_texts: int) -> Iterator[OnProgress]:
+        """The time in which so many texts are drawn together. It gives what is to hear of their tokens."""
+        self._num_together, self._num_evaluations = num_texts, 0
+        self._lm.on_evaluation = self._on_evaluation
+        yield self._on_tokens
+        self._lm.on_evaluation = None
+        self._drawn += num_texts
+
+    def texts_done(self, done: int) -> None:
+        self._done, self._drawn = done, 0
+        if done < self._total:
+            self._bar.update(done)
+
+    def _on_evaluation(self) -> None:
+        """Before the first token, which is where lengths of gaps are chosen; how much that takes is not known."""
+        self._num_evaluations += 1
+        self._show(0.0, f"choosing lengths of gaps, {self._num_evaluations:,} evaluations")
+
+    def _on_tokens(self, done: int, total: int) -> None:
+        self._lm.on_evaluation = None
+        self._show(self._num_together * done / max(1, total), f"{done:,} of {counted(total, 'token')}")
+
+    def _show(self, num_drawn: float, text: str) -> None:
+        self._bar.update(self._done, text, ahead=(self._drawn + num_drawn) * self._share)
 
 
 def make_texts(
@@ -96,7 +144,6 @@ def make_texts(
     ways to fill each template are drawn, and the best kept, by `pick`. `document`: the file that the only item is the
     text of.
     """
-    from mdlm_atat.progress import progress_bar
     from mdlm_atat.report.canvas_view import watching
 
     if arguments.compile:
@@ -110,21 +157,20 @@ def make_texts(
     if done > 0 and (arguments.watch or arguments.animate is not None):
         print(f"the first text is in {arguments.out} already: it can be neither watched nor animated", file=sys.stderr)
     texts: list[Generated] = []
-    bar = progress_bar("writing") if arguments.out is not None and not arguments.watch else nullcontext(no_progress)
+    bar = TextsBar(lm, asked, done)
 
     def make_batch(prompts: list[str], seeds: list[int]) -> Sequence[Generated]:
         first = done == 0
         with_trace = arguments.trace or (first and arguments.animate is not None)
-        is_watched = first and arguments.watch
-        with (
-            watching(lm, title_of(arguments.model), lambda: row_of(prompts[0]))
-            if is_watched
-            else nullcontext() as on_step
-        ):
-            return make(prompts, {"seed": seeds, "return_trace": with_trace, "on_step": on_step})
+        settings = {"seed": seeds, "return_trace": with_trace}
+        if first and arguments.watch:
+            with watching(lm, title_of(arguments.model), lambda: row_of(prompts[0])) as on_step:
+                return make(prompts, settings | {"on_step": on_step})
+        with bar.batch(len(prompts)) as on_progress:
+            return make(prompts, settings | {"on_progress": on_progress})
 
     try:
-        with bar as on_progress:
+        with bar:
             for which, made in asked.make(make_batch, batch_size=arguments.batch_size, num_done=done):
                 if which.start == 0:
                     on_first(made[0])
@@ -134,7 +180,7 @@ def make_texts(
                     how = {"item_field": title_field, "with_trace": arguments.trace}
                     lines.write([asked.row(number, text, **how) for number, text in zip(which, made, strict=True)])
                 done = which.stop
-                on_progress(done, asked.total)
+                bar.texts_done(done)
                 if which.start == 0 and arguments.animate is not None:
                     animate(lm, made[0], arguments)
     except KeyboardInterrupt:

@@ -10,6 +10,7 @@ from typing import Any, TypedDict
 from mdlm_atat.checks import check_keywords, whole
 from mdlm_atat.errors import UserError
 from mdlm_atat.lm.results import Layouts, LengthPrior, Pick
+from mdlm_atat.progress import OnProgress
 from mdlm_atat.samplers.draw import TokenDraw
 from mdlm_atat.samplers.loop import OnStep, StepRule
 from mdlm_atat.samplers.seeds import SeedRule
@@ -53,6 +54,7 @@ class TextOptions(HowOptions, total=False):
     seed_rule: SeedRule
     return_trace: bool
     on_step: OnStep | None
+    on_progress: OnProgress | None
 
 
 class InfillOptions(TextOptions, total=False):

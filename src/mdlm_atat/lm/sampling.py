@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import Any, Unpack, get_args, overload
 
 import numpy as np
@@ -29,12 +30,13 @@ from mdlm_atat.lm.moved import Moved, MovedReader
 from mdlm_atat.lm.reading import CachedSteps, LeftToRightDenoiser
 from mdlm_atat.lm.results import Frame, Generated, Infilled, Layout, Layouts, LengthPrior, Pick, TextTrace, in_order
 from mdlm_atat.nets.protocol import Mode
+from mdlm_atat.progress import OnProgress
 from mdlm_atat.samplers.blocks import Blocks
 from mdlm_atat.samplers.canvas import Canvas
 from mdlm_atat.samplers.draw import TokenDraw
 from mdlm_atat.samplers.guidance import Guidance
 from mdlm_atat.samplers.left_to_right import LeftToRight
-from mdlm_atat.samplers.loop import OnStep, Sample, StepRule, sample, trait
+from mdlm_atat.samplers.loop import OnFilled, OnStep, Sample, StepRule, sample, trait
 from mdlm_atat.samplers.named import make_sampler
 from mdlm_atat.samplers.seeds import SeedRule, text_seeds
 from mdlm_atat.samplers.sizes import Profile
@@ -94,6 +96,7 @@ class Sampling(Canvases):
         seed_rule: SeedRule = "hash",
         return_trace: bool = False,
         on_step: OnStep | None = None,
+        on_progress: OnProgress | None = None,
         **how: Unpack[HowOptions],
     ) -> Generated | list[Generated]:
         """One text that begins with a prompt, or for a sequence of prompts a list of texts, one for each.
@@ -101,8 +104,9 @@ class Sampling(Canvases):
         `length`: tokens in all, the prompt included (default: the model's; longer texts are made in blocks).
         `max_new_tokens`: tokens after the prompt, instead. `seed`: text i is drawn from a hash of seed and i, or with
         `seed_rule="add"` from seed + i; a sequence gives the very seed of each text, as Generated.seed records it.
-        `return_trace`: keep how each text came about. `on_step(step, z_t)` is called with every canvas. The other
-        keywords are the fields of How: sampler, steps, temperature, top_k, top_p, block_size, guide.
+        `return_trace`: keep how each text came about. `on_step(step, z_t)` is called with every canvas, and now and
+        then `on_progress(done, total)`, with how many of all tokens to be written are. The other keywords are the
+        fields of How: sampler, steps, temperature, top_k, top_p, block_size, guide.
 
         Raises UserError for a prompt longer than `length` and settings out of range; TypeError for prompts that are
         not str, and for unknown keywords.
@@ -110,7 +114,8 @@ class Sampling(Canvases):
         texts, is_one = one_or_many(prompts, "prompts")
         settings = How.of(how, self.generate)
         rows = self.prompt_rows(texts, length, max_new_tokens)
-        made = self._fill_rows(rows, settings, text_seeds(seed, range(len(rows)), seed_rule), return_trace, on_step)
+        seeds = text_seeds(seed, range(len(rows)), seed_rule)
+        made = self._fill_rows(rows, settings, seeds, return_trace, on_step, on_progress)
         return made[0] if is_one else made
 
     @overload
@@ -149,6 +154,7 @@ class Sampling(Canvases):
         seed_rule: SeedRule = "hash",
         return_trace: bool = False,
         on_step: OnStep | None = None,
+        on_progress: OnProgress | None = None,
         **how: Unpack[HowOptions],
     ) -> Infilled | list[Infilled] | list[list[Infilled]]:
         r"""Fill the gaps of a template: "The [MASK:5] sat on the [MASK:2].", with [MASK] for one token.
@@ -206,6 +212,7 @@ class Sampling(Canvases):
             text_seeds(seed, range(len(all_layouts)), seed_rule),
             return_trace,
             on_step,
+            on_progress,
         )
         ways = self.as_infilled(made, all_layouts)
         groups = [in_order(ways[start : start + num_drawn], pick) for start in range(0, len(ways), num_drawn)]
@@ -268,6 +275,7 @@ class Sampling(Canvases):
         seed_rule: SeedRule = "hash",
         return_trace: bool = False,
         on_step: OnStep | None = None,
+        on_progress: OnProgress | None = None,
         **how: Unpack[HowOptions],
     ) -> list[Generated]:
         """Fill a canvas of any fixed tokens: Canvas(tokens, fixed), one text a row.
@@ -280,16 +288,27 @@ class Sampling(Canvases):
         if ((given < 0) | (given >= self.tokenizer.vocab_size)).any():
             raise UserError(f"fixed tokens must be from 0 to {self.tokenizer.vocab_size - 1}; [MASK] cannot be fixed")
         seeds = text_seeds(seed, range(len(canvas.tokens)), seed_rule)
-        return self._fill(canvas, settings, seeds, return_trace, on_step)
+        on_filled = None if on_progress is None else partial(_report, on_progress, 0, int((~canvas.fixed).sum()))
+        return self._fill(canvas, settings, seeds, return_trace, on_step, on_filled)
 
     def _fill_rows(
-        self, rows: Sequence[Row], how: How, seeds: Sequence[int], return_trace: bool, on_step: OnStep | None
+        self,
+        rows: Sequence[Row],
+        how: How,
+        seeds: Sequence[int],
+        return_trace: bool,
+        on_step: OnStep | None,
+        on_progress: OnProgress | None,
     ) -> list[Generated]:
         """Fill rows that need not be of one length."""
         alike: dict[tuple[int, bool], list[int]] = {}
         for number, batch in enumerate(self.batches_of(rows, how, pad=on_step is None)):
             alike.setdefault(batch, []).append(number)
         made: dict[int, Generated] = {}
+        num_to_fill = [sum(gap.stop - gap.start for gap in row.gaps) for row in rows]
+        done = 0
+        if on_progress is not None:
+            on_progress(0, sum(num_to_fill))
         for numbers in alike.values():
             filled = self._fill(
                 self._canvas([rows[number] for number in numbers]),
@@ -297,8 +316,10 @@ class Sampling(Canvases):
                 [seeds[number] for number in numbers],
                 return_trace,
                 on_step if 0 in numbers else None,  # the first text is the one to watch
+                None if on_progress is None else partial(_report, on_progress, done, sum(num_to_fill)),
                 [rows[number] for number in numbers],
             )
+            done += sum(num_to_fill[number] for number in numbers)
             made |= zip(numbers, filled, strict=True)
         return [made[number] for number in range(len(rows))]
 
@@ -331,6 +352,7 @@ class Sampling(Canvases):
         seeds: Sequence[int],
         return_trace: bool,
         on_step: OnStep | None,
+        on_filled: OnFilled | None,
         rows: Sequence[Row] | None = None,
     ) -> list[Generated]:
         """Fill a canvas. `rows`: the texts that were given in it; None: nobody knows more than their tokens."""
@@ -346,6 +368,7 @@ class Sampling(Canvases):
                 seeds=seeds,
                 guidance=self._guidance(how.guide, rule),
                 on_step=on_step,
+                on_filled=on_filled,
                 keep_frames=return_trace,
             )
             traces = self._traces(result, canvas) if return_trace else [None] * len(seeds)
@@ -633,6 +656,11 @@ class Sampling(Canvases):
             arithmetic = torch.autocast(self.device.type, torch.bfloat16, cache_enabled=self._keep_casts)
         with torch.no_grad(), arithmetic:
             yield
+
+
+def _report(on_progress: OnProgress, before: int, total: int, num_filled: int) -> None:
+    """Tell `on_progress` of a batch, when so many tokens were written `before` it."""
+    on_progress(before + num_filled, total)
 
 
 def gather_positions(hidden: Tensor, positions: Int[Tensor, "batch k"]) -> Tensor:

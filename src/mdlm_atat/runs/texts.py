@@ -135,6 +135,11 @@ class Texts:
         return len(self.items) * self.num_each
 
     @property
+    def num_drawn(self) -> int:
+        """Texts that are drawn for them."""
+        return len(self.items) * (self.num_candidates if self.is_ranked and self.num_candidates else self.num_each)
+
+    @property
     def is_ranked(self) -> bool:
         return self.num_candidates is not None and self.num_candidates > 1
 

@@ -20,6 +20,7 @@ from mdlm_atat.samplers.guidance import Guidance
 from mdlm_atat.samplers.seeds import block_seed
 
 DRAWS_AHEAD = 8  # random numbers are drawn on the CPU, the same for every device, and sent there this many at a time
+LOOK_INTERVAL_S = 0.1  # at how many places are filled: each look waits for the device
 MAX_DISTRIBUTION_ENTRIES = 2**26  # of float64 held at once while tokens are drawn: 0.5 GiB, a few times over
 
 
@@ -311,6 +312,10 @@ class Sample:
 OnStep = Callable[[int, Tensor], None]
 """Called with (step, z_t (B, L)): 0 and the canvas as given, then after every step."""
 
+OnFilled = Callable[[int], None]
+"""Called now and then with the number of places that are filled, or that no more is to be filled in; in the end with
+all of them."""
+
 
 @torch.no_grad()
 def reverse(state: Reverse, rule: StepRule) -> Iterator[int]:
@@ -334,6 +339,7 @@ def sample(
     guidance: Guidance | None = None,
     known: Int[Tensor, "batch length"] | None = None,
     on_step: OnStep | None = None,
+    on_filled: OnFilled | None = None,
     keep_frames: bool = False,
 ) -> Sample:
     """Fill a canvas by a step rule: one seed a row. Fixed positions never change and no mask survives, but behind the
@@ -346,6 +352,7 @@ def sample(
     state = Reverse(denoise, canvas, mask_id, seeds, guidance=guidance, known=known)
     frames = [state.z_t.clone()]
     entropy = []
+    num_to_fill, looked_s = sum(state.num_to_fill), start_s
     if on_step is not None:
         on_step(0, state.z_t)
     for step in reverse(state, rule):
@@ -355,6 +362,11 @@ def sample(
             frames.append(state.z_t.clone())
         if on_step is not None:
             on_step(step, state.z_t)
+        if on_filled is not None and time.perf_counter() - looked_s >= LOOK_INTERVAL_S:
+            on_filled(num_to_fill - int(state.masked.sum()))
+            looked_s = time.perf_counter()
+    if on_filled is not None:
+        on_filled(num_to_fill)
     trace = Trace(
         nfe=state.nfe,
         revealed_at_step=state.revealed_at_step,
