@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
+import subprocess
+import sys
 import threading
+import time
+import tomllib
 import warnings
 from collections.abc import Callable
 from importlib import import_module
@@ -221,3 +226,51 @@ def test_a_child_that_was_forked_ends_by_a_signal_as_it_would_have():
             os.kill(os.getpid(), signal.SIGTERM)
             os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGTERM
+
+
+ENTRIES = {
+    "atat": tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]["scripts"]["atat"],
+    "python -m": "mdlm_atat",
+}
+AT_A_MOMENT = """
+import atexit, importlib, runpy, signal, sys
+
+moment, entry = sys.argv[1:]
+
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == moment or (name, moment) == ("argparse", "ignored"):
+            signal.raise_signal(signal.SIGINT)
+
+sys.meta_path.insert(0, Finder())
+if moment == "exit":
+    atexit.register(signal.raise_signal, signal.SIGINT)
+elif moment == "ignored":
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+sys.argv = ["atat", "--version"]
+module, _, function = entry.partition(":")
+if not function:
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+sys.exit(getattr(importlib.import_module(module), function)())
+"""
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+@pytest.mark.parametrize("moment", ["mdlm_atat.cli.main", "argparse", "mdlm_atat.signals", "exit", "ignored"])
+def test_ctrl_c_before_a_command_begins_and_after_its_end_is_one_line_and_130(entry, moment):
+    command = [sys.executable, "-c", AT_A_MOMENT, moment, ENTRIES[entry]]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == ((0, "") if moment == "ignored" else (130, "\ninterrupted\n"))
+    assert done.stdout.startswith("atat ") == (moment in ("exit", "ignored"))
+
+
+@pytest.mark.parametrize("after_s", [0.02, 0.05, 0.1, 0.2, 0.3])
+def test_ctrl_c_while_python_starts_shows_none_of_our_code(after_s, tmp_path):
+    """Python's own start, which cannot be caught, may show itself."""
+    command = [sys.executable, "-m", "mdlm_atat", "eval", str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as started:
+        time.sleep(after_s)
+        started.send_signal(signal.SIGINT)
+        _, errors = started.communicate()
+    assert not re.search(r"mdlm_atat\W(cli|\w+\.py)", errors), errors
+    assert started.returncode == 130 or "interrupted" not in errors

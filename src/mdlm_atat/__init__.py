@@ -1,9 +1,13 @@
 """Masked diffusion language models: training, likelihood, sampling."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from __future__ import annotations
 
+from importlib import import_module
+
+TYPE_CHECKING = False  # typing's own takes 40 ms to import, before `atat` hears Ctrl-C
 if TYPE_CHECKING:
+    from typing import Any
+
     from mdlm_atat.config.schema import RunConfig
     from mdlm_atat.core.curriculum import CurriculumScheduler, DynamicCurriculumScheduler
     from mdlm_atat.core.strategies.by_importance import AdaptiveMaskingScheduler
