@@ -57,11 +57,12 @@ def test_a_run_that_is_stored_with_other_steps_data_or_settings_is_trained_anew_
     out = stand_in / "out"
     file = grid_file(stand_in, seeds=[0])
     assert run(file, out) == 0
-    for changed, said in (
+    changes = (
         ({"num_steps": 9}, "9 steps, and 8 now\n"),
         ({"data": {"hash": "ab" * 32, "train_tokens": 1234}}, "other data (1,234 training tokens, and "),
         ({"optim.lr": 0.5}, "optim.lr 0.5, and 0.006 now\n"),
-    ):
+    )
+    for stored, (changed, said) in enumerate(changes, start=1):
         shutil.rmtree(out / "runs")
         results = json.loads((out / "results.json").read_text())
         results["runs"][0] |= {name: value for name, value in changed.items() if "." not in name}
@@ -74,6 +75,7 @@ def test_a_run_that_is_stored_with_other_steps_data_or_settings_is_trained_anew_
         assert f"anew       mdlm-seed-0: results.json holds it with {said}" in capsys.readouterr().out
         assert trained(out) == {"mdlm/seed-0"}
         assert sorted(values(out)) == ["atat/seed-0", "mdlm/seed-0"]
+        assert others(out) == ["mdlm/seed-0"] * stored  # it is not lost, though nothing reports it
 
 
 def test_a_report_does_not_take_the_record_of_another_plan_for_that_of_a_run_that_is_gone(stand_in):
@@ -83,8 +85,49 @@ def test_a_report_does_not_take_the_record_of_another_plan_for_that_of_a_run_tha
     results = json.loads((out / "results.json").read_text())
     results["runs"][0]["config"]["optim.lr"] = 0.5
     (out / "results.json").write_text(json.dumps(results))
-    assert main(["experiment", "report", str(out)]) == 0
-    assert list(values(out)) == ["atat/seed-0"]
+    for _ in range(2):
+        assert main(["experiment", "report", str(out)]) == 0
+        assert list(values(out)) == ["atat/seed-0"]
+        assert others(out) == ["mdlm/seed-0"]
+
+
+def others(out: Path) -> list[str]:
+    """The runs that results.json keeps and does not report."""
+    return sorted(
+        run["folder"].removeprefix("runs/") for run in json.loads((out / "results.json").read_text())["other_runs"]
+    )
+
+
+CHANGES: dict[str, dict[str, Any]] = {
+    "settings": {"overrides": SETTINGS | {"optim.lr": 0.25}},
+    "steps": {"budget": {"steps": 20}},
+    "an arm less": {"arms": {"mdlm": {"method": "mdlm"}}},
+    "a seed less": {"seeds": [0]},
+    "no branch": {"branches": None},
+}
+
+
+@pytest.mark.parametrize("are_gone", [True, False])
+def test_runs_that_are_no_longer_planned_stay_in_results_json_and_count_again_when_they_are(stand_in, are_gone):
+    out, grid = stand_in / "out", {"seeds": [0, 1], "branches": [0.5, 1.0]}
+    assert run(grid_file(stand_in, **grid), out) == 0
+    before, files = values(out), {name: (out / name).read_text() for name in ("grid.yaml", "plan.json")}
+    assert len(before) == 6
+    assert others(out) == []
+    if are_gone:
+        shutil.rmtree(out / "runs")
+    for name, changed in CHANGES.items():
+        (out / "grid.yaml").write_text(grid_file(stand_in, **grid | changed).read_text())
+        (out / "plan.json").unlink()
+        assert main(["experiment", "report", str(out)]) == main(["experiment", "report", str(out)]) == 0
+        reported = values(out)
+        assert sorted([*reported, *others(out)]) == sorted(before), name
+        if are_gone or name not in ("settings", "steps"):
+            assert len(reported) == {"an arm less": 2, "a seed less": 3, "no branch": 4}.get(name, 0), name
+        for file, content in files.items():
+            (out / file).write_text(content)
+        assert main(["experiment", "report", str(out)]) == 0
+        assert (values(out), others(out)) == (before, []), name
 
 
 def test_one_task_of_an_array_finds_its_run_stored(stand_in, capsys):

@@ -44,8 +44,9 @@ def run_benches(
         assert grid.bench is not None
         name, run = f"samplers-{job.name}", folder / job.folder
         if not _is_trained(job, folder, plan):
-            kept = stored.get(str(job.folder))
-            if kept is not None and kept["sampler_bench"] is None:
+            for kept in stored.get(str(job.folder), ())[:1]:
+                if kept["sampler_bench"] is not None:
+                    continue
                 where = kept.get("elsewhere")
                 say(f"left out   {name}: {f'its run is in {where}' if where else 'the folder of its run is gone'}")
             continue

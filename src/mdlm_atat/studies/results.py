@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mdlm_atat.atomic import finite, stored_if_possible, write_json
+from mdlm_atat.config.schema import settings_with
 from mdlm_atat.errors import UserError
 from mdlm_atat.locks import waiting_lock
 from mdlm_atat.provenance import code_version, commit
@@ -20,7 +21,7 @@ from mdlm_atat.studies.elsewhere import read_elsewhere
 from mdlm_atat.studies.grid import Grid
 from mdlm_atat.studies.jobs import arm_differences, jobs_of
 from mdlm_atat.studies.planning import Plan, expected_steps, read_plan
-from mdlm_atat.studies.run_record import FORMAT, MOST_BYTES, Records, collect_run
+from mdlm_atat.studies.run_record import FORMAT, MOST_BYTES, Stored, collect_run
 
 FILE_NAME = "results.json"
 REMEDY = "delete it, and the next report makes it anew from runs/; a run whose folder is gone is trained again"
@@ -38,20 +39,34 @@ def read_results(folder: Path) -> dict[str, Any] | None:
     return results
 
 
-def stored_runs(folder: Path) -> Records:
+def stored_runs(folder: Path) -> Stored:
     """The records of runs that are done and need no folder here: its own is gone and results.json holds it, or it was
     trained elsewhere. Raises UserError for a damaged file."""
-    elsewhere, results = read_elsewhere(folder), read_results(folder)
+    return _stored(folder, _done_runs(folder))
+
+
+def _stored(folder: Path, done: Sequence[dict[str, Any]]) -> Stored:
+    stored: dict[str, list[dict[str, Any]]] = {}
+    gone = [run for run in done if not (folder / run["folder"]).exists()]
+    for run in [*gone, *read_elsewhere(folder).values()]:
+        stored.setdefault(run["folder"], []).append(run)
+    return stored
+
+
+def _done_runs(folder: Path) -> list[dict[str, Any]]:
+    """The records of results.json of runs that were trained here to the end, those that it does not report at the end.
+    Raises UserError for a damaged file."""
+    results = read_results(folder)
     if results is None:
-        return elsewhere
+        return []
     with taken_apart(folder / FILE_NAME, remedy=REMEDY):
-        runs = [run for run in [*results["runs"], *results["branch_runs"]] if run["status"] == "done"]
+        kept = [*results["runs"], *results["branch_runs"], *results.get("other_runs", [])]
+        runs = [run for run in kept if run["status"] == "done" and not run.get("elsewhere")]
         for run in runs:
             check_kinds(run, folder=str, num_steps=int, config=dict)
             check_kinds(run["data"], hash=str, train_tokens=int)
             _ = run["config"], run["num_steps"], run["data"]["hash"], run["data"]["train_tokens"]
-        gone = [run for run in runs if not run.get("elsewhere") and not (folder / run["folder"]).exists()]
-        return {**elsewhere, **{run["folder"]: run for run in gone}}
+        return runs
 
 
 def write_results(folder: Path, grid: Grid) -> dict[str, Any]:
@@ -62,13 +77,37 @@ def write_results(folder: Path, grid: Grid) -> dict[str, Any]:
     with ExitStack() as alone:
         with suppress(OSError):  # where a lock cannot be written, nor can results.json
             alone.enter_context(waiting_lock(folder / "jobs" / "results.lock", lambda: None))
-        results = collect(folder, grid, read_plan(folder), stored_runs(folder))
+        done = _done_runs(folder)
+        results = collect(folder, grid, read_plan(folder), _stored(folder, done))
+        results["other_runs"] = _not_reported(done, results)
         with stored_if_possible(folder / FILE_NAME):
             write_json(folder / FILE_NAME, results)
     return json.loads(json.dumps(finite(results)))  # as a report finds it
 
 
-def collect(folder: Path, grid: Grid, plan: Plan, stored: Records) -> dict[str, Any]:
+def _not_reported(done: Sequence[dict[str, Any]], results: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The records of another plan, or of arms and seeds that the grid no longer has. They took hours, and a later plan
+    may be theirs again."""
+    reported = [run for run in [*results["runs"], *results["branch_runs"]] if run["status"] == "done"]
+    found: list[dict[str, Any]] = []
+    for run in done:
+        if not any(_is_of_plan(run, other) for other in [*reported, *found]):
+            found.append(run)
+    return found
+
+
+def _is_of_plan(run: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two records are of one plan: of a run at two times, the later one by a version with more settings."""
+    if (
+        any(run[name] != other[name] for name in ("folder", "num_steps"))
+        or run["data"]["hash"] != other["data"]["hash"]
+    ):
+        return False
+    one, two = (finite(each["config"] or {}) for each in (run, other))
+    return all(one[path] == two[path] for path in (one.keys() & two.keys()) - settings_with("resume", "free", "place"))
+
+
+def collect(folder: Path, grid: Grid, plan: Plan, stored: Stored) -> dict[str, Any]:
     """The content of results.json. A run whose folder is gone stays as it was in `stored`."""
     runs = [
         collect_run(folder, job, expected_steps(grid, job, plan), plan.get(job.variant.key), stored)

@@ -23,6 +23,9 @@ MAX_LOSS_POINTS = 1000
 
 Records = Mapping[str, dict[str, Any]]
 """Of runs that are done and have no folder here, by what it would be in the experiment's: `runs/mdlm/seed-0`."""
+Stored = Mapping[str, Sequence[dict[str, Any]]]
+"""As `Records`, with every record that there is of a run, which may have been planned otherwise before: newest first.
+"""
 
 
 def read_json(file: Path) -> dict[str, Any] | None:
@@ -60,16 +63,24 @@ def differs_from_plan(
     return found
 
 
+def planned_record(
+    stored: Stored, job: Job, num_steps: int | None, data: Mapping[str, Any] | None
+) -> dict[str, Any] | None:
+    """The record of a run as it is planned; None where there is none, or only of other plans."""
+    kept = stored.get(str(job.folder), ())
+    return next((record for record in kept if not differs_from_plan(record, job, num_steps, data)), None)
+
+
 def collect_run(
-    folder: Path, job: Job, num_steps: int | None, entry: Mapping[str, Any] | None, stored: Records
+    folder: Path, job: Job, num_steps: int | None, entry: Mapping[str, Any] | None, stored: Stored
 ) -> dict[str, Any]:
     """The record of a run, from its folder. Where that is gone or it was trained elsewhere, the one in `stored`, if it
     is of the run that is planned."""
     run = folder / job.folder
     data = None if entry is None else entry["data"]
     status = status_of(folder, job, num_steps, data)
-    kept = stored.get(str(job.folder))
-    if status != "done" and kept is not None and not differs_from_plan(kept, job, num_steps, data):
+    kept = None if status == "done" else planned_record(stored, job, num_steps, data)
+    if kept is not None:
         return kept
     attempts = read_attempts(folder, job)
     ended = [attempt for attempt in attempts if attempt.ended is not None]

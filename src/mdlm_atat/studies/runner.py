@@ -21,7 +21,7 @@ from mdlm_atat.studies.jobs import Job, run_config, train_words
 from mdlm_atat.studies.planning import Plan, planned_steps
 from mdlm_atat.studies.processes import last_lines, start_command, stop_commands
 from mdlm_atat.studies.results import stored_runs
-from mdlm_atat.studies.run_record import differs_from_plan
+from mdlm_atat.studies.run_record import differs_from_plan, planned_record
 from mdlm_atat.studies.run_state import (
     Attempt,
     check_same_run,
@@ -142,17 +142,15 @@ class Runner:
             self.outcomes[job.name] = "skipped"
             self.say(f"done       {job.name}: there already")
             return None
-        kept = stored_runs(self.folder).get(str(job.folder))
-        if kept is not None:
-            differing = differs_from_plan(kept, job, num_steps, self.plan[job.variant.key]["data"])
-            if not differing:
-                self.outcomes[job.name] = "skipped"
-                if not kept.get("elsewhere"):  # those are told together, before the first run
-                    self.say(f"done       {job.name}: results.json holds it; its folder is gone")
-                return None
-            self.say(
-                f"anew       {job.name}: {kept.get('elsewhere') or 'results.json'} holds it with {'; '.join(differing)}"
-            )
+        stored, data = stored_runs(self.folder), self.plan[job.variant.key]["data"]
+        if (kept := planned_record(stored, job, num_steps, data)) is not None:
+            self.outcomes[job.name] = "skipped"
+            if not kept.get("elsewhere"):  # those are told together, before the first run
+                self.say(f"done       {job.name}: results.json holds it; its folder is gone")
+            return None
+        for other in stored.get(str(job.folder), ())[:1]:
+            where, differing = other.get("elsewhere") or "results.json", differs_from_plan(other, job, num_steps, data)
+            self.say(f"anew       {job.name}: {where} holds it with {'; '.join(differing)}")
         if attempts and attempts[-1].failed and (attempts[-1].ended or 0) > started_s:
             self.outcomes[job.name] = "failed"  # another runner tried it while this one worked
             return None

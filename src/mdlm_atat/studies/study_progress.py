@@ -13,7 +13,7 @@ from mdlm_atat.studies.grid import Grid
 from mdlm_atat.studies.jobs import Job, jobs_of, tokens_per_step
 from mdlm_atat.studies.planning import Plan, expected_steps, read_plan
 from mdlm_atat.studies.results import stored_runs
-from mdlm_atat.studies.run_record import Records, differs_from_plan
+from mdlm_atat.studies.run_record import Stored, planned_record
 from mdlm_atat.studies.run_state import Status, read_attempts, status_of
 from mdlm_atat.training.metrics import read_metrics
 
@@ -62,11 +62,11 @@ def whole_time_left(runs: Sequence[RunProgress]) -> float | None:
     return max([sum(known) / at_once, *known], default=0.0)
 
 
-def _run_progress(folder: Path, job: Job, num_steps: int | None, plan: Plan, stored: Records) -> RunProgress:
+def _run_progress(folder: Path, job: Job, num_steps: int | None, plan: Plan, stored: Stored) -> RunProgress:
     entry = plan.get(job.variant.key)
     data = None if entry is None else entry["data"]
-    status, kept = status_of(folder, job, num_steps, data), stored.get(str(job.folder))
-    if status in ("waiting", "failed") and kept is not None and not differs_from_plan(kept, job, num_steps, data):
+    status = status_of(folder, job, num_steps, data)
+    if status in ("waiting", "failed") and planned_record(stored, job, num_steps, data) is not None:
         status = "done"
     training = read_metrics(folder / job.folder).having("train/loss")
     speeds = training.column("train/tokens_per_s")[-NUM_RECENT_LINES:].tolist()
