@@ -15,6 +15,8 @@ from mdlm_atat import CausalLM, MaskedDiffusionLM, UserError
 from mdlm_atat.cli.main import main
 from mdlm_atat.data.tokenizers import ByteTokenizer, CharTokenizer
 from mdlm_atat.lm.continuations import in_own_order, split, windows
+from mdlm_atat.samplers.canvas import Canvas
+from mdlm_atat.samplers.seeds import context_seed, mix_seed
 from mdlm_atat.scoring.continuation import Continuation, Masks, bound
 from mdlm_atat.scoring.draws import DrawSettings
 from toys import CausalTable, Joint
@@ -143,6 +145,29 @@ def test_a_score_is_the_same_in_any_company_order_and_batch(
         assert score.nats == pytest.approx(other.nats, abs=1e-4)
     alone = lm.score(texts[2], given=contexts[2], order=order, num_draws=num_draws)
     assert alone.nats == pytest.approx(together[2].nats, abs=1e-4)
+
+
+@pytest.mark.parametrize("given", [None, "ca"])
+def test_draws_that_are_made_together_cost_what_each_costs_alone_by_its_seed(
+    lm: MaskedDiffusionLM, table: Table, given: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows: list[int] = []
+    forward = table.forward
+    monkeypatch.setattr(table, "forward", lambda z_t, t: rows.append(len(z_t)) or forward(z_t, t))
+    texts = ["abcab", "bacca", "ab" * 8]  # the last one is longer than the model, and is alone in its lengths
+    scores = lm.score(texts, given=given, order="first_hitting", num_draws=6, seed=5, batch_size=8)
+    assert max(rows) == 8
+    assert scores == lm.score(texts, given=given, order="first_hitting", num_draws=6, seed=5, batch_size=1)
+    tokens, context = torch.tensor([LETTERS.encode((given or "") + texts[1])]), len(given or "")
+    seed = 5 if given is None else context_seed(5, given)
+    canvas = Canvas(tokens, torch.arange(tokens.shape[1])[None] < context)
+    alone = []
+    for draw in range(6):
+        of_draw = mix_seed(seed, draw)
+        seeds = [mix_seed(of_draw, 0) if given is None else of_draw]  # that of its first piece
+        alone.append(lm.nll_revealed_by(canvas, tokens, "first_hitting", seed=seeds)[0].item())
+    assert scores[1].nats == pytest.approx(sum(alone) / 6, abs=1e-9)
+    assert scores[1].standard_error == pytest.approx(torch.tensor(alone).std().item() / 6**0.5, rel=1e-5)
 
 
 def test_left_to_right_the_chain_rule_holds_and_matches_the_score_of_the_whole(causal: CausalLM) -> None:

@@ -161,25 +161,26 @@ def left_to_right(lm: Scoring, parts: Sequence[Continuation], draws: DrawSetting
 
 def in_own_order(lm: Scoring, parts: Sequence[Continuation], rule: StepRule, draws: DrawSettings) -> list[Cost]:
     """What each part costs in the order in which a sampler reveals it, its context fixed: exact, or the mean over
-    `draws.num_draws` of its orders."""
+    `draws.num_draws` of its orders, of which `draws.batch_size` are drawn together, those of several parts too."""
     num_draws = 1 if trait(rule, "order_is_deterministic") else draws.num_draws
-    nats = torch.empty(len(parts), num_draws, dtype=torch.float64)
+    drawn = [replace(part, seed=mix_seed(part.seed, draw)) for part in parts for draw in range(num_draws)]
+    costs = torch.empty(len(drawn), dtype=torch.float64)
     done = 0
-    for batch in alike(parts, draws.batch_size):
-        canvas, tokens = canvas_of(lm, [parts[index] for index in batch])
-        for draw in range(num_draws):
-            with lm.inference():
-                trace = sample(
-                    lm.predictor(rule),
-                    canvas,
-                    rule,
-                    mask_id=lm.tokenizer.mask_id,
-                    seeds=[mix_seed(parts[index].seed, draw) for index in batch],
-                    known=tokens,
-                ).trace
-            nats[batch, draw] = trace.nll.cpu()
+    for batch in alike(drawn, draws.batch_size):
+        canvas, tokens = canvas_of(lm, [drawn[index] for index in batch])
+        with lm.inference():
+            trace = sample(
+                lm.predictor(rule),
+                canvas,
+                rule,
+                mask_id=lm.tokenizer.mask_id,
+                seeds=[drawn[index].seed for index in batch],
+                known=tokens,
+            ).trace
+        costs[batch] = trace.nll.cpu()
         done += len(batch)
-        draws.report(done, len(parts))
+        draws.report(done, len(drawn))
+    nats = costs.view(len(parts), num_draws)
     if num_draws == 1:
         return [_exact(each) for each in nats[:, 0].tolist()]
     errors = nats.std(1) / num_draws**0.5

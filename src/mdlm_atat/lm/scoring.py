@@ -223,20 +223,20 @@ class Scoring(Sampling):
         rule = self.order_rule(order, evaluations)
         is_exact = trait(rule, "order_is_deterministic")
         pieces = Pieces(texts, self.max_length)
-        draws = every_row(pieces, batch_size)
         if is_exact:
+            draws = every_row(pieces, batch_size)
             nats = per_text(self._revealed(pieces, draws, rule, lambda _: 0).sequences, pieces).tolist()
             return [_exact(each, tokens, name) for each, tokens in zip(nats, texts, strict=True)]
         if num_draws < 2:
             raise UserError(f"`num_draws={num_draws}`: {name} is random, and one of its orders has no standard error")
-        columns = []
-        for draw in range(num_draws):
+        repeated = Pieces([*texts] * num_draws, self.max_length)
 
-            def seed_of(row: int, draw: int = draw) -> int:
-                return mix_seed(mix_seed(seed, draw), pieces.of_text[row][1])
+        def seed_of(row: int) -> int:
+            number, piece = repeated.of_text[row]
+            return mix_seed(mix_seed(seed, number // len(texts)), piece)
 
-            columns.append(per_text(self._revealed(pieces, draws, rule, seed_of).sequences, pieces))
-        drawn = torch.stack(columns)  # (draws, texts)
+        found = self._revealed(repeated, every_row(repeated, batch_size), rule, seed_of).sequences
+        drawn = per_text(found, repeated).view(num_draws, len(texts))
         errors = drawn.std(0) / num_draws**0.5
         return [
             Score(
@@ -333,7 +333,7 @@ class Scoring(Sampling):
         sampler: str | StepRule,
         *,
         steps: int | None = None,
-        seed: int = 0,
+        seed: int | Sequence[int] = 0,
     ) -> tuple[Float[Tensor, " batch"], bool]:
         """Negative log-likelihood (nats) of `tokens` under a sampler's reveal order, given the fixed positions of the
         canvas.
