@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import gc
 import os
+import random
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -63,6 +65,14 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         adaptive = {**longer, "train__num_steps": 60, "optim__lr": 1e-2}
         assert train_method("importance_rates", text, folder / "adaptive", **adaptive) == 0
     return folder
+
+
+@pytest.fixture(autouse=True)
+def same_draws() -> None:
+    """What a test draws without a seed of its own is the same whatever ran before it."""
+    random.seed(0)
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(0)
 
 
 @pytest.fixture(scope="session", autouse=True)
