@@ -39,6 +39,8 @@ class Repository:
     messages: list[str] = field(default_factory=list)
     is_private: bool = False
     is_gated: bool = False
+    about: Mapping[str, Any] = field(default_factory=dict)
+    """What else the hub says of it: how many weights it has, its config.json."""
 
     def commit(self, files: Mapping[str, bytes], branch: str = "main", message: str = "") -> str:
         sha = hashlib.sha1(f"{len(self.commits)} {branch} {sorted(files)}".encode()).hexdigest()
@@ -192,7 +194,7 @@ class Handler(BaseHTTPRequestHandler):
         about_it = {"id": name, "sha": sha, "private": found.is_private, "siblings": siblings, "tags": []}
         card = re.match(r"---\n(.*?)\n---\n", files.get("README.md", b"").decode(), re.DOTALL)
         data = yaml.safe_load(card[1]) if card else {}
-        self.send(200, {**about_it, "gated": "auto" if found.is_gated else False, "cardData": data})
+        self.send(200, {**about_it, **found.about, "gated": "auto" if found.is_gated else False, "cardData": data})
 
     def refs(self, kind: str, name: str) -> None:
         found = self.open(kind, name)

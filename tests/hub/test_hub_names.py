@@ -9,6 +9,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from standing_in import OTHER_TOKEN, Hub, files_of
@@ -353,6 +354,32 @@ def test_no_network_and_an_empty_cache_offline_are_told_apart(on_hub: Hub, clien
     client.go_offline()
     with pytest.raises(UserError, match=r"was not downloaded before, and HF_HUB_OFFLINE is set"):
         load_lm("hub:me/ours")
+
+
+@pytest.mark.parametrize(
+    ("file", "about", "bytes_each"),
+    [
+        ("model.gguf", {"gguf": {"total": 2000, "architecture": "llama"}}, 6),  # unpacked beside what is joined
+        ("model.safetensors", {"safetensors": {"parameters": {"F32": 2000}, "total": 2000}}, 4),
+        ("model.safetensors", {"safetensors": {"parameters": {"BF16": 2000}, "total": 2000}}, 4),
+        (
+            "model.safetensors",
+            {"safetensors": {"parameters": {"F32": 2000}, "total": 2000}, "config": {"model_type": "mdlm"}},
+            6.5,
+        ),
+    ],
+)
+def test_a_model_of_the_hub_is_judged_by_the_memory_that_its_reader_takes(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch, file: str, about: dict[str, Any], bytes_each: float
+) -> None:
+    hub.add("them/large", {file: bytes(1000)}, about=about)
+    name, needed = HubName("them/large"), int(bytes_each * 2000)
+    monkeypatch.setattr(hub_module, "machine_memory", lambda: needed)
+    assert hub_module.look_up(name) is not None
+    monkeypatch.setattr(hub_module, "machine_memory", lambda: needed - 1)
+    with pytest.raises(UserError, match=r"them/large has 2,000 weights, which take .*; this machine has"):
+        hub_module.look_up(name)
+    assert not any("resolve" in request for request in hub.requests)
 
 
 def test_a_model_that_does_not_fit_into_memory_or_onto_the_disk_is_refused_before_it_is_downloaded(

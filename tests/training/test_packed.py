@@ -1,3 +1,4 @@
+import weakref
 from pathlib import Path
 
 import pytest
@@ -5,6 +6,7 @@ import torch
 
 from mdlm_atat import MaskedDiffusionLM, UserError, load_lm
 from mdlm_atat.runs.initial import Initial
+from mdlm_atat.training import checkpoint
 from mdlm_atat.training.packed import check_packing, quantise, read_weights, write_weights
 
 
@@ -31,6 +33,31 @@ def test_rows_of_zeros_and_vectors_come_back_as_they_were(tmp_path: Path) -> Non
     for name, weight in weights.items():
         assert torch.equal(read[name], weight), name
         assert read[name].dtype == torch.float32
+
+
+@pytest.mark.parametrize("packing", ["bf16", "int8"])
+def test_packed_weights_are_loaded_with_two_of_them_unpacked_at_a_time(packing, tmp_path: Path, monkeypatch) -> None:
+    """All of them at once, beside the network, took 8 bytes a weight, where a network takes 4."""
+    model = torch.nn.Sequential(*(torch.nn.Linear(4, 4, bias=False) for _ in range(6)))
+    before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
+    write_weights(before, tmp_path / "w.safetensors", packing)
+    each_weight, seen, most = checkpoint.each_weight, list[weakref.ref](), 0
+
+    def watched(file: Path):
+        nonlocal most
+        for name, weight in each_weight(file):
+            seen.append(weakref.ref(weight))
+            most = max(most, sum(unpacked() is not None for unpacked in seen))
+            yield name, weight
+
+    monkeypatch.setattr(checkpoint, "each_weight", watched)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.zero_()
+    checkpoint.load_weights(model, tmp_path / "w.safetensors")
+    assert (len(seen), most) == (6, 2)
+    for name, weight in model.named_parameters():
+        assert torch.allclose(weight, before[name], atol=1e-2), name
 
 
 def test_weights_that_are_not_finite_have_no_scale(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from mdlm_atat.data.tokenizers import HFTokenizer, Tokenizer
 from mdlm_atat.errors import UserError
 from mdlm_atat.nets.layers import Layout, slowed_down
 from mdlm_atat.published.files import check_fits
+from mdlm_atat.published.hub import BYTES_TO_READ
 from mdlm_atat.published.parts import parts_of, tokenizer_beside
 from mdlm_atat.small_files import RESTORE, check_file, taken_apart
 
@@ -48,8 +49,6 @@ NAMES = {
 }
 MOST_LISTED = 1 << 23
 """Values in lists: tokens, their scores and kinds, and merges, of a vocabulary of two million."""
-BYTES_TO_READ = 6.0
-"""A weight, at most: 5.5 were measured (of Q4_0 and of Q8_0), those in float32 beside the ones that are joined."""
 MOST_VERSION = 1 << 16
 """Of the format: 3 is the newest, and its bytes turned around are 3 << 24."""
 LLAMA_3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
@@ -72,7 +71,7 @@ def read_gguf(path: Path) -> tuple[dict[str, Any], dict[str, Tensor], Tokenizer,
         if (num_expected := _value(readers[0], "split.tensors.count", len(stored))) != len(stored):
             raise UserError(f"{first} and its other parts have {len(stored)} weights of {num_expected}; {RESTORE}")
         config = _config(first, readers[0], stored)
-    check_fits(str(path), sum(int(tensor.n_elements) for tensor in stored), BYTES_TO_READ)
+    check_fits(str(path), sum(int(tensor.n_elements) for tensor in stored), BYTES_TO_READ["gguf"])
     with taken_apart(first):
         tensors = _tensors(first, stored, config)
     return config, tensors, _tokenizer(first), _value(readers[0], "general.license")

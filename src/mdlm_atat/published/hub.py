@@ -24,6 +24,10 @@ PREFIX = "hub:"
 OWNER_AND_NAME = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 CONNECT_S = 10.0
 """How long the hub may take to answer."""
+BYTES_TO_READ = {"gguf": 6.0, "mdlm": 6.5}
+"""A weight, at most, by what reads them; 4 for others, which are read one by one into a network in float32. Of .gguf
+5.5 were measured (Q4_0 and Q8_0), weights in float32 beside those that are joined; of MDLM 6.1, in float32 beside what
+adaLN is folded into and a longer embedding."""
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 INDEX = "model.safetensors.index.json"
 MOST_INDEX_BYTES = 1 << 26
@@ -92,8 +96,11 @@ def look_up(name: HubName) -> Listed | None:
         return None
     there = {each.rfilename: each.size or 0 for each in info.siblings or ()}
     sizes = {file: there[file] for file in chosen_files(name, there)}
-    parameters = getattr(info.safetensors, "total", None)
-    check_memory(str(name), parameters, sum(size for file, size in sizes.items() if is_weights(file)))
+    parameters, reader = getattr(info.safetensors, "total", None), (info.config or {}).get("model_type")
+    if any(file.endswith(".gguf") for file in sizes):
+        parameters, reader = (info.gguf or {}).get("total"), "gguf"
+    num_bytes = sum(size for file, size in sizes.items() if is_weights(file))
+    check_memory(str(name), parameters, num_bytes, BYTES_TO_READ.get(str(reader), 4))
     licence = getattr(info.card_data, "license", None)
     return Listed(name, str(info.sha), sizes, licence if isinstance(licence, str) else None)
 
@@ -220,10 +227,10 @@ def is_weights(file: str) -> bool:
     return file.endswith((".safetensors", ".gguf", ".ckpt"))
 
 
-def check_memory(name: str, num_weights: int | None, num_bytes: int) -> None:
-    """Raise UserError where weights in float32 take more than the memory of this machine. `num_bytes`: of their files,
-    which is less than they take, for where their number is not known."""
-    needed, memory = 4 * num_weights if num_weights else num_bytes, machine_memory()
+def check_memory(name: str, num_weights: int | None, num_bytes: int, bytes_each: float = 4) -> None:
+    """Raise UserError where weights take more than the memory of this machine, at `bytes_each` while they are read: 4
+    in float32. `num_bytes`: of their files, which is less than they take, for where their number is not known."""
+    needed, memory = bytes_each * num_weights if num_weights else num_bytes, machine_memory()
     if memory is not None and needed > memory:
         many = (
             f"{count(num_weights)} weights, which take {data_size(needed)}"

@@ -38,6 +38,7 @@ from mdlm_atat.data.settings import MOST_LENGTH
 from mdlm_atat.data.tokenizers import HUB_VOCABULARIES, HFTokenizer, Tokenizer
 from mdlm_atat.errors import UserError
 from mdlm_atat.published.files import check_fits, licence_of, name_of_published, read_tensors, weight_files
+from mdlm_atat.published.hub import BYTES_TO_READ
 from mdlm_atat.published.imported import Imported, Origin, run_config_of
 from mdlm_atat.published.mdlm_weights import Shape, causal_weights, folded, renamed
 from mdlm_atat.published.pickles import plain, read_pickle
@@ -68,8 +69,6 @@ OTHERS = {
 LOG_LINEAR = ("loglinear", "log-linear")
 """The schedule of the noise whose total is -log(1 - 0.999 t), as MDLM's and Duo's settings name it."""
 NUM_LISTED = 5
-BYTES_TO_READ = 6.5
-"""A weight, at most: 6.1 were measured, those in float32 beside what adaLN is folded into and a longer embedding."""
 
 
 def read_mdlm(path: Path) -> Imported | None:
@@ -226,7 +225,7 @@ def _imported(
     shape = _shape_of(path, config, tensors, notes)
     buffer = tensors.pop("rotary_emb.inv_freq", None)
     tensors = {name: value for name, value in tensors.items() if name not in UNUSED}
-    check_fits(str(path), sum(value.numel() for value in tensors.values()), BYTES_TO_READ)
+    check_fits(str(path), sum(value.numel() for value in tensors.values()), BYTES_TO_READ["mdlm"])
     _check_tensors(path, shape, tensors, buffer)
     if average is not None:
         tensors = _averaged(path, shape, average)

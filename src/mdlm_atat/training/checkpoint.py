@@ -33,7 +33,15 @@ from mdlm_atat.nets.ema import EMA
 from mdlm_atat.small_files import MOST_BYTES, check_file, check_kinds, read_object, taken_apart
 from mdlm_atat.training import low_rank, parts
 from mdlm_atat.training.kept_numbers import give_to_groups
-from mdlm_atat.training.packed import Shapes, load_tensors, read_header, read_shapes, read_weights, save_tensors
+from mdlm_atat.training.packed import (
+    Shapes,
+    each_weight,
+    load_tensors,
+    read_header,
+    read_shapes,
+    read_weights,
+    save_tensors,
+)
 
 if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor
@@ -243,16 +251,20 @@ def load_weights(model: nn.Module, file: Path, *, may_lack: Collection[str] = ()
     """Load weights from a safetensors file, packed ones too (training.packed); see `give_weights`. Where they do not
     fit, nothing but its header is read."""
     check_shapes(model, read_shapes(file), file, may_lack=may_lack)
-    give_weights(model, read_weights(file), file, may_lack=may_lack)
+    _copy_into(model, each_weight(file))
 
 
 def give_weights(model: nn.Module, weights: dict[str, Tensor], source: Path, *, may_lack: Collection[str] = ()) -> None:
     """Give a model weights that were read from `source`. Raises UserError unless their names and shapes are exactly the
     model's, but for those that it `may_lack`, which stay as they are."""
-    parameters = dict(model.named_parameters())
     check_shapes(model, {name: tuple(p.shape) for name, p in weights.items()}, source, may_lack=may_lack)
+    _copy_into(model, weights.items())
+
+
+def _copy_into(model: nn.Module, weights: Iterable[tuple[str, Tensor]]) -> None:
+    parameters = dict(model.named_parameters())
     with torch.no_grad():  # by themselves: a dictionary of states has a tied weight twice, and others once
-        for name, weight in weights.items():
+        for name, weight in weights:
             parameters[name].copy_(_cut_like(parameters[name], weight))
 
 

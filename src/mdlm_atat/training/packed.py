@@ -99,16 +99,19 @@ Shapes = dict[str, tuple[int, ...]]
 
 def read_weights(file: Path) -> dict[str, Tensor]:
     """Read weights by name, those that were packed as float32 again. Raises UserError as `read_shapes` does."""
+    return dict(each_weight(file))
+
+
+def each_weight(file: Path) -> Iterator[tuple[str, Tensor]]:
+    """Yield what `read_weights` reads one by one: what is packed takes 4 bytes a weight only where it is kept."""
     shapes = read_shapes(file)
-    stored = load_tensors(file)
-    weights: dict[str, Tensor] = {}
+    stored = load_tensors(file)  # in the file's pages, which the system drops when it needs them
     for name in shapes:
         weight = stored[name]
         if weight.dtype == torch.int8:
-            weights[name] = weight.float() * stored[name + SCALE][:, None]
+            yield name, weight.float() * stored[name + SCALE][:, None]
         else:
-            weights[name] = weight.float() if weight.dtype == torch.bfloat16 else weight
-    return weights
+            yield name, weight.float() if weight.dtype == torch.bfloat16 else weight
 
 
 def packing_of(file: Path) -> Packing:
