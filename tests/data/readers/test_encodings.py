@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from made import read, write
 
+from mdlm_atat.data import files as text_files
 from mdlm_atat.data.encodings import likely_encodings
 from mdlm_atat.data.readers.reading import Reading
 from mdlm_atat.data.sources import Files, open_source
@@ -230,3 +231,16 @@ def test_a_text_of_seven_bits_is_read_by_its_encoding(tmp_path: Path) -> None:
     assert read(write(tmp_path / "a.txt", said.encode("iso2022_jp")), encoding="iso2022_jp") == [said]
     colours = "\x1b[31mred\x1b[0m for $B\n"
     assert read(write(tmp_path / "a.log", colours)) == [colours]
+
+
+def test_a_file_is_looked_through_for_utf8_once_until_it_changes(tmp_path: Path, monkeypatch) -> None:
+    """A preparation asks up to six times, and a file in ASCII has to be read, and unpacked, to its end."""
+    opened, open_bytes = list[Path](), text_files.open_bytes
+    monkeypatch.setattr(text_files, "open_bytes", lambda path: opened.append(path) or open_bytes(path))
+    file = write(tmp_path / "a.txt", "only ASCII")
+    assert [text_files.is_utf8_file(file) for _ in range(3)] == [False] * 3
+    assert opened == [file]
+    write(file, "très très très très très très tôt")
+    assert text_files.is_utf8_file(file)
+    with pytest.raises(UserError, match="its bytes are UTF-8"):
+        read(file, encoding="cp1252")
