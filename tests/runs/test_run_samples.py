@@ -47,6 +47,17 @@ def test_a_run_writes_from_nothing_after_a_beginning_and_in_a_gap_and_shows_one_
     ]
 
 
+def test_no_share_of_words_is_told_of_a_script_without_spaces(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("ATAT_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "text.txt").write_text("สวัสดีครับผมชื่อสมชายและฉันชอบอ่านหนังสือทุกวัน\n" * 60)
+    assert train(tmp_path / "text.txt", tmp_path / "run", eval__num_samples=2) == 0
+    lines = [json.loads(line) for line in (tmp_path / "run" / "samples.jsonl").read_text().splitlines()]
+    assert {line["words"] for line in lines} == {None}
+    printed = capsys.readouterr().out
+    assert "samples    from nothing\n" in printed
+    assert "of the words" not in printed
+
+
 def test_a_causal_run_writes_no_gap(tmp_path, monkeypatch):
     monkeypatch.setenv("ATAT_CACHE", str(tmp_path / "cache"))
     assert train(write_text(tmp_path / "text.txt"), tmp_path / "run", model__kind="causal") == 0

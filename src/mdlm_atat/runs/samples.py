@@ -20,6 +20,7 @@ from mdlm_atat.lm.results import Generated
 from mdlm_atat.lm.unknown import UnknownText
 from mdlm_atat.samplers.seeds import text_seeds
 from mdlm_atat.samplers.template import escaped, shortened
+from mdlm_atat.scoring.cost import TextCounts
 
 WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
 TOKENS_READ = 5_000_000
@@ -38,11 +39,13 @@ def write_samples(
 ) -> list[dict[str, Any]]:
     """Write `eval.num_samples` texts from nothing, then, with the first held-out text, one that goes on from its
     beginning and, where the model can, one with a gap filled, as lines of samples.jsonl; return the lines. `words` of
-    a line is the share of the words it made that occur in the training text, None where it made none."""
+    a line is the share of the words it made that occur in the training text, None where it made none, or where what
+    white space separates in the text are no words (Japanese, DNA)."""
     if not config.eval.num_samples:
         return []
     assert lm.checkpoint is not None
-    step, known = lm.checkpoint.step, words_of(train_data)
+    step = lm.checkpoint.step
+    known = None if TextCounts.of(train_data).no_words else words_of(train_data)
     with warnings.catch_warnings():  # nobody gave the held-out text, whose [UNK] is no character of it
         warnings.simplefilter("ignore", UnknownText)
         texts = list(_texts(lm, config, valid_data))
@@ -50,7 +53,7 @@ def write_samples(
         {
             "text": text.text,
             "made": made,
-            "words": share_known(text.text, text.spans, known),
+            "words": None if known is None else share_known(text.text, text.spans, known),
             "step": step,
             "seed": text.seed,
             "sampler": sampler,
