@@ -24,7 +24,7 @@ from mdlm_atat.cli.sampling import (
     check_arguments,
     how_to_sample,
 )
-from mdlm_atat.data.files import ending_of
+from mdlm_atat.data.unpack import ending_of
 from mdlm_atat.errors import UserError
 from mdlm_atat.model_folder import BOX, follow
 from mdlm_atat.plugins import trusted

@@ -9,7 +9,7 @@ from typing import Any
 
 from mdlm_atat.atomic import check_writable
 from mdlm_atat.cli.parser import Parser, real, whole
-from mdlm_atat.data.files import PACKED
+from mdlm_atat.data.unpack import PACKED
 from mdlm_atat.effect import GIVEN
 from mdlm_atat.errors import UserError
 from mdlm_atat.samplers.catalogue import split_spec

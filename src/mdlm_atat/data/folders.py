@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Literal, NamedTuple
 
-from mdlm_atat.data.files import PACKED
 from mdlm_atat.data.readers.kinds import USABLE, Refusal, find_reader
 from mdlm_atat.data.readers.reading import Reading
 from mdlm_atat.data.split_names import Part, has_split_word, split_parts
+from mdlm_atat.data.unpack import PACKED
 from mdlm_atat.errors import UserError
 from mdlm_atat.formats import counted, percent, plural
 

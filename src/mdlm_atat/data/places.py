@@ -7,8 +7,8 @@ from collections.abc import Callable, Collection
 from itertools import islice
 from pathlib import Path
 
-from mdlm_atat.data.files import ending_of
 from mdlm_atat.data.hub import HUB_SETS
+from mdlm_atat.data.unpack import ending_of
 from mdlm_atat.effect import Such
 from mdlm_atat.plugins import is_plugin
 

@@ -18,7 +18,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mdlm_atat.checks import at_least, did_you_mean
-from mdlm_atat.data.files import PACKED, ending_of
 from mdlm_atat.data.readers.kinds import ROWS, Refusal, find_reader, no_reader
 from mdlm_atat.data.readers.reading import Reading
 from mdlm_atat.data.readers.records import named, only
@@ -26,6 +25,7 @@ from mdlm_atat.data.readers.rows import read_rows
 from mdlm_atat.data.readers.tables import Form, table_rows
 from mdlm_atat.data.request import DataRequest
 from mdlm_atat.data.sources import Files, HubSet
+from mdlm_atat.data.unpack import PACKED, ending_of
 from mdlm_atat.errors import UserError
 from mdlm_atat.finetuning.metrics import OF_SCORES, Metric, find_metrics
 from mdlm_atat.finetuning.settings import FEW_EXAMPLES

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from mdlm_atat.data.encodings import LONGEST_MARK, marked_encoding
-from mdlm_atat.data.files import ending_of, first_bytes, json_object, open_bytes, read_text
+from mdlm_atat.data.files import json_object, read_text
+from mdlm_atat.data.unpack import ending_of, first_bytes, open_bytes
 from mdlm_atat.errors import UserError
 from mdlm_atat.samplers.template import unescaped
 

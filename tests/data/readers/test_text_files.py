@@ -14,7 +14,7 @@ import pytest
 import zstandard
 from made import PACKINGS, read, write
 
-from mdlm_atat.data import files
+from mdlm_atat.data import files, unpack
 from mdlm_atat.data.readers.kinds import Refusal, find_reader
 from mdlm_atat.data.readers.reading import Reading
 from mdlm_atat.errors import UserError
@@ -33,7 +33,8 @@ def test_a_file_of_any_ending_that_decodes_is_text(name: str, packing: str, tmp_
 def test_streams_that_are_joined_are_read_in_full_and_none_is_dropped_that_is_damaged(
     packing: str, read_bytes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(files, "READ_BYTES", read_bytes)
+    for module in (files, unpack):
+        monkeypatch.setattr(module, "READ_BYTES", read_bytes)
     pack = PACKINGS[packing] if packing != ".zst" else zstandard.ZstdCompressor(write_checksum=True).compress
     one, two = (pack(text) for text in (b"one\n" * 50, random.Random(0).randbytes(300).hex().encode()))
     streams = [one, two, pack(b""), one]
@@ -51,7 +52,8 @@ def test_streams_that_are_joined_are_read_in_full_and_none_is_dropped_that_is_da
 def test_zeros_by_fours_after_a_stream_of_xz_are_padding(
     read_bytes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(files, "READ_BYTES", read_bytes)
+    for module in (files, unpack):
+        monkeypatch.setattr(module, "READ_BYTES", read_bytes)
     one, zeros = PACKINGS[".xz"](b"one\n"), b"\0" * 8
     assert read(write(tmp_path / "a.txt.xz", one + zeros + one + zeros)) == ["one\none\n"]
 

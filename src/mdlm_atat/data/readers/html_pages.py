@@ -10,8 +10,9 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 from mdlm_atat.data.encodings import FEWEST_BYTES, marked_encoding, meant_by
-from mdlm_atat.data.files import decoded, first_bytes, held, is_utf8_file
+from mdlm_atat.data.files import decoded, held, is_utf8_file
 from mdlm_atat.data.readers.reading import Reading
+from mdlm_atat.data.unpack import first_bytes
 from mdlm_atat.errors import UserError
 
 HIDDEN = frozenset(

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mdlm_atat.data.encodings import is_full_of_nuls, marked_encoding, reads_wide
-from mdlm_atat.data.files import PACKED, count_mark, ending_of, first_bytes
+from mdlm_atat.data.files import count_mark
 from mdlm_atat.data.readers.books import read_docx, read_epub, read_pdf
 from mdlm_atat.data.readers.html_pages import read_html
 from mdlm_atat.data.readers.json_files import json_rows, jsonl_rows
@@ -25,6 +25,7 @@ from mdlm_atat.data.readers.reading import Reading
 from mdlm_atat.data.readers.records import text_of
 from mdlm_atat.data.readers.tables import table_rows
 from mdlm_atat.data.signatures import SIGNATURE_BYTES, signature_of
+from mdlm_atat.data.unpack import PACKED, ending_of, first_bytes
 from mdlm_atat.errors import UserError
 
 Read = Callable[[Path, Reading, Counter[str]], Iterator[Iterable[str]]]

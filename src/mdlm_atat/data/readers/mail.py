@@ -11,9 +11,10 @@ from email.message import EmailMessage, MIMEPart
 from pathlib import Path
 
 from mdlm_atat.data.encodings import is_encoding, is_utf8, meant_by
-from mdlm_atat.data.files import LONGEST_FILE, held_bytes, open_bytes, read_errors, undecodable
+from mdlm_atat.data.files import LONGEST_FILE, held_bytes, undecodable
 from mdlm_atat.data.readers.html_pages import visible_text
 from mdlm_atat.data.readers.reading import Reading
+from mdlm_atat.data.unpack import open_bytes, read_errors
 from mdlm_atat.errors import UserError
 
 MOST_LINES = 1 << 22

@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from mdlm_atat.data.files import HELD_BYTES, PACKED, READ_BYTES, held_bytes, read_errors
+from mdlm_atat.data.files import HELD_BYTES, held_bytes
 from mdlm_atat.data.readers.parquet_pages import Page, pages
 from mdlm_atat.data.readers.reading import Reading
 from mdlm_atat.data.readers.records import columns_of
+from mdlm_atat.data.unpack import PACKED, READ_BYTES, read_errors
 from mdlm_atat.errors import UserError
 
 BATCH_ROWS = 64

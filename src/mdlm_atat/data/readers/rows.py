@@ -8,11 +8,12 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from mdlm_atat.data.files import count_mark, ending_of
+from mdlm_atat.data.files import count_mark
 from mdlm_atat.data.readers.json_files import Number
 from mdlm_atat.data.readers.kinds import ROWS, read_documents
 from mdlm_atat.data.readers.parquet import rows_of_columns
 from mdlm_atat.data.readers.reading import Reading
+from mdlm_atat.data.unpack import ending_of
 from mdlm_atat.errors import UserError
 
 Row = Mapping[str, Any]

@@ -10,9 +10,10 @@ from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mdlm_atat.data.files import HELD_BYTES, decoded, ending_of
+from mdlm_atat.data.files import HELD_BYTES, decoded
 from mdlm_atat.data.readers.reading import Reading
 from mdlm_atat.data.readers.records import Cells, columns_of, named
+from mdlm_atat.data.unpack import ending_of
 from mdlm_atat.errors import UserError
 from mdlm_atat.formats import counted
 
