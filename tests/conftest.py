@@ -76,6 +76,14 @@ def same_draws() -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def a_cache_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What tests prepare in no cache of their own, and the processes that they start, is not left in the user's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ATAT_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def no_waiting_for_the_disk() -> Iterator[None]:
     """A flush takes the disk milliseconds, and a run of a second asks for dozens. That it is asked for is what the
     fixture `disk` sees; the processes that tests start wait for it, as a user's do."""
