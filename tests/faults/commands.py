@@ -185,7 +185,7 @@ def quick(folder: Path) -> Iterator[None]:
     """Within the block commands of `folder` draw no pictures and have their cache there."""
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
         warnings.simplefilter("always", UserWarning)  # as in a process of its own
-        use_stand_in(patch, folder.parent)
+        use_stand_in(patch, folder.parent, as_processes=True)
         patch.setenv("ATAT_CACHE", str(folder / "cache"))
         patch.setattr(processes, "COMMAND", (sys.executable, "stand-in"))
         patch.setattr("mdlm_atat.studies.runner.POLL_S", 0.0)

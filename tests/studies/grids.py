@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
+from collections.abc import Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +14,9 @@ import pytest
 import yaml
 
 from mdlm_atat.cli.main import main
-from mdlm_atat.studies import processes
+from mdlm_atat.errors import command_line
+from mdlm_atat.studies import processes, runner
+from studies import stand_in_train
 from tiny_runs import TINY, write_text
 
 STAND_IN_ATAT = Path(__file__).parent / "stand_in_atat.py"
@@ -40,8 +45,29 @@ def grid_file(folder: Path, **changed: Any) -> Path:
     return file
 
 
-def use_stand_in(patch: pytest.MonkeyPatch, folder: Path, *, with_page: bool = False) -> None:
-    """Let experiments start tests/studies/stand_in_train.py in place of the real command, and draw no page."""
+class Ended(subprocess.Popen[bytes]):
+    """A process that has ended."""
+
+    def __init__(self, code: int) -> None:
+        self.returncode = code
+
+    def poll(self) -> int:
+        return self.returncode
+
+
+def stand_in_here(words: Sequence[str], log: Path, **_: Any) -> Ended:
+    """Run the stand-in in this process, with its output in the log."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("a") as stream, redirect_stdout(stream):
+        print(f"$ {command_line(words)}")
+        return Ended(stand_in_train.main([*words]))
+
+
+def use_stand_in(
+    patch: pytest.MonkeyPatch, folder: Path, *, with_page: bool = False, as_processes: bool = False
+) -> None:
+    """Let experiments train by tests/studies/stand_in_train.py, in this process or, `as_processes`, started as the real
+    command is, and draw no page."""
     from mdlm_atat.studies import planning
 
     if not with_page:
@@ -49,7 +75,12 @@ def use_stand_in(patch: pytest.MonkeyPatch, folder: Path, *, with_page: bool = F
 
     patch.setenv("ATAT_CACHE", str(folder / "cache"))
     patch.setenv("STAND_IN_DATA", str(folder / "data.json"))
-    patch.setattr(processes, "COMMAND", (sys.executable, str(Path(__file__).parent / "stand_in_train.py")))
+    if as_processes:
+        patch.setattr(processes, "COMMAND", (sys.executable, str(Path(stand_in_train.__file__))))
+    else:
+        patch.setattr(processes, "start_command", stand_in_here)
+        patch.setattr(runner, "start_command", stand_in_here)
+        patch.setattr(runner, "POLL_S", 0.0)
     open_data = planning.open_data
 
     def noted(data: Any) -> Any:

@@ -12,5 +12,5 @@ from mdlm_atat.cli.main import main
 from studies.grids import use_stand_in
 
 if __name__ == "__main__":
-    use_stand_in(pytest.MonkeyPatch(), Path(os.environ["STAND_IN_DATA"]).parent)
+    use_stand_in(pytest.MonkeyPatch(), Path(os.environ["STAND_IN_DATA"]).parent, as_processes=True)
     sys.exit(main(sys.argv[1:]))

@@ -1,7 +1,8 @@
 """Stands in for `python -m mdlm_atat`: a training command that takes a moment and learns nothing.
 
 It writes what the real one writes into its run folder, a step at a time, and ends with a checkpoint when it is
-interrupted. Arms named `bad` crash; one named `slow` takes its time. Every step it takes is a line of steps.txt.
+interrupted as a process of its own. Arms named `bad` crash; one named `slow` takes its time. Every step it takes is a
+line of steps.txt.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import signal
 import sys
 import time
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +32,10 @@ def bench(run: Path, words: list[str]) -> int:
     return 0
 
 
-def main(words: list[str]) -> int:
+def main(words: list[str], stop: Sequence[int] = ()) -> int:
+    """`stop`: signals that were heard."""
     if words[0] == "samplers":
         return bench(Path(words[2]), words)
-    stop: list[int] = []
-    signal.signal(signal.SIGINT, lambda number, _: stop.append(number))
     own, dotted = split_flags(words[1:])
     resumed = "--resume" in own
     run = Path(own[own.index("--resume" if resumed else "--out") + 1])
@@ -109,4 +110,6 @@ def main(words: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    heard: list[int] = []
+    signal.signal(signal.SIGINT, lambda number, _: heard.append(number))
+    sys.exit(main(sys.argv[1:], heard))

@@ -35,9 +35,16 @@ def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_every_run_takes_every_step_once_and_a_second_call_takes_none(stand_in, capsys):
-    out = stand_in / "out"
-    assert run(grid_file(stand_in), out, "--processes", "2") == 0
+@pytest.fixture
+def in_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The same, with a process for every run."""
+    use_stand_in(monkeypatch, tmp_path, as_processes=True)
+    return tmp_path
+
+
+def test_every_run_takes_every_step_once_and_a_second_call_takes_none(in_processes, capsys):
+    out = in_processes / "out"
+    assert run(grid_file(in_processes), out, "--processes", "2") == 0
     expected = [f"{seed} {step}" for seed in (0, 1) for step in range(1, 9)]
     for arm in ("mdlm", "atat"):
         assert sorted(steps_taken(out, arm)) == sorted(expected)
@@ -48,10 +55,10 @@ def test_every_run_takes_every_step_once_and_a_second_call_takes_none(stand_in, 
         assert len(steps_taken(out, arm)) == 16
 
 
-def test_a_failed_arm_is_told_and_does_not_stop_the_others(stand_in, capsys):
-    out = stand_in / "out"
+def test_a_failed_arm_is_told_and_does_not_stop_the_others(in_processes, capsys):
+    out = in_processes / "out"
     arms = {"bad": {"method": "mdlm"}, "mdlm": {"method": "mdlm"}, "atat": {"method": "atat"}}
-    assert run(grid_file(stand_in, arms=arms, seeds=[0]), out) == 1
+    assert run(grid_file(in_processes, arms=arms, seeds=[0]), out) == 1
     said = capsys.readouterr().out
     assert "1 of 3 runs failed:\n  bad-seed-0: error: this arm cannot be trained" in said
     results = json.loads((out / "results.json").read_text())
@@ -68,10 +75,10 @@ def test_a_failed_arm_is_told_and_does_not_stop_the_others(stand_in, capsys):
     assert len(steps_taken(out, "mdlm")) == 8
 
 
-def test_a_runner_that_is_interrupted_goes_on_where_its_runs_stopped(stand_in, capsys):
-    out = stand_in / "out"
+def test_a_runner_that_is_interrupted_goes_on_where_its_runs_stopped(in_processes, capsys):
+    out = in_processes / "out"
     arms = {"mdlm": {"method": "mdlm"}, "slow": {"method": "mdlm"}}
-    file = grid_file(stand_in, arms=arms, seeds=[0])
+    file = grid_file(in_processes, arms=arms, seeds=[0])
 
     def interrupt() -> None:
         while not (out / "runs/slow/steps.txt").exists() or len(steps_taken(out, "slow")) < 2:
@@ -92,9 +99,9 @@ def test_a_runner_that_is_interrupted_goes_on_where_its_runs_stopped(stand_in, c
     assert len(steps_taken(out, "mdlm")) == 8
 
 
-def test_sigterm_ends_a_runner_in_the_same_way_with_143(stand_in):
-    out = stand_in / "out"
-    file = grid_file(stand_in, arms={"slow": {"method": "mdlm"}}, baseline="slow", seeds=[0])
+def test_sigterm_ends_a_runner_in_the_same_way_with_143(in_processes):
+    out = in_processes / "out"
+    file = grid_file(in_processes, arms={"slow": {"method": "mdlm"}}, baseline="slow", seeds=[0])
     thread = threading.Timer(0.0, lambda: (wait_for(out / "runs/slow/steps.txt"), os.kill(os.getpid(), signal.SIGTERM)))
     thread.start()
     assert run(file, out) == 143
@@ -129,9 +136,9 @@ def test_a_run_that_another_runner_holds_is_left_to_it_and_waited_for(stand_in, 
 
 
 @pytest.mark.slow
-def test_two_runners_share_the_work_and_take_no_step_twice(stand_in):
-    out = stand_in / "out"
-    file = grid_file(stand_in, seeds=[0, 1], budget={"steps": 30})
+def test_two_runners_share_the_work_and_take_no_step_twice(in_processes):
+    out = in_processes / "out"
+    file = grid_file(in_processes, seeds=[0, 1], budget={"steps": 30})
     assert main(["experiment", "run", str(file), "--out", str(out), "--arms", "mdlm", "--seeds", "0"]) == 0
     words = [sys.executable, str(STAND_IN_ATAT), "experiment", "run", str(file), "--out", str(out)]
     runners = [subprocess.Popen(words, stdout=subprocess.PIPE, text=True) for _ in range(2)]
@@ -144,10 +151,10 @@ def test_two_runners_share_the_work_and_take_no_step_twice(stand_in):
 
 
 @pytest.mark.slow
-def test_two_tasks_at_once_that_lack_other_runs_than_a_file_has_are_both_in_results_json(stand_in):
-    out, more = stand_in / "out", ["--done", str(stand_in / "first/results.json")]
-    file = grid_file(stand_in)
-    assert run(file, stand_in / "first", "--seeds", "0") == 0
+def test_two_tasks_at_once_that_lack_other_runs_than_a_file_has_are_both_in_results_json(in_processes):
+    out, more = in_processes / "out", ["--done", str(in_processes / "first/results.json")]
+    file = grid_file(in_processes)
+    assert run(file, in_processes / "first", "--seeds", "0") == 0
     words = [sys.executable, str(STAND_IN_ATAT), "experiment", "run", str(file), "--out", str(out), *more]
     runners = [subprocess.Popen([*words, "--task", task], stdout=subprocess.PIPE, text=True) for task in ("2", "3")]
     said = [runner.communicate(timeout=100)[0] for runner in runners]
@@ -206,10 +213,10 @@ def test_a_run_killed_before_its_first_step_is_started_anew(stand_in):
 
 
 @pytest.mark.slow
-def test_runs_are_spread_over_the_visible_gpus(stand_in, monkeypatch):
+def test_runs_are_spread_over_the_visible_gpus(in_processes, monkeypatch):
     monkeypatch.setattr("mdlm_atat.studies.processes.visible_devices", lambda: ["2", "5"])
-    out = stand_in / "out"
-    assert run(grid_file(stand_in, seeds=[0, 1], budget={"steps": 400}), out, "--processes", "4") == 0
+    out = in_processes / "out"
+    assert run(grid_file(in_processes, seeds=[0, 1], budget={"steps": 400}), out, "--processes", "4") == 0
     results = json.loads((out / "results.json").read_text())
     assert Counter(entry["machine"]["device"] for entry in results["runs"]) == {"2": 2, "5": 2}
     assert any(sentence.startswith("4 of 4 runs shared a device") for sentence in results["caveats"])
