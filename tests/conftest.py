@@ -51,7 +51,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Runs trained for a second each, once a worker, for reading: `masked` and `causal`, which have learned something
     of text.txt, and `adaptive`, whose rates and importance are its own. Their data is prepared in cache/."""
-    from tiny_runs import train, train_method, write_text
+    from tiny_runs import leave_out_reports, train, train_method, write_text
 
     folder = tmp_path_factory.mktemp("runs")
     longer = {"train__batch_size": 32, "train__eval_interval_steps": 75, "train__checkpoint_interval_steps": 75}
@@ -125,13 +125,11 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
 
 @pytest.fixture
 def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs that are trained or evaluated here are without their report, whose pictures take longer than that."""
+    """Runs that are trained or evaluated here are without their report, whose pictures take longer than that, and
+    without what is measured for it alone."""
+    from tiny_runs import leave_out_reports
+
     leave_out_reports(monkeypatch)
-
-
-def leave_out_reports(patch: pytest.MonkeyPatch) -> None:
-    for module in ("mdlm_atat.runs.train", "mdlm_atat.report.report"):
-        patch.setattr(f"{module}.write_report", lambda folder: folder / "report.html")
 
 
 @pytest.fixture

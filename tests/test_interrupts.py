@@ -25,7 +25,7 @@ from mdlm_atat.interrupts import interruptible
 from mdlm_atat.runs.steps import stop_requests
 from mdlm_atat.signals import signals_heard
 from mdlm_atat.training.checkpoint import all_checkpoints
-from tiny_runs import losses_of, train_method
+from tiny_runs import leave_out_reports, losses_of, train_method
 
 pytestmark = pytest.mark.usefixtures("cache_beside_text")
 
@@ -39,7 +39,7 @@ def whole(text: Path) -> Path:
     """A run that nobody interrupted."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ATAT_CACHE", str(text.parent / "cache"))
-        patch.setattr("mdlm_atat.runs.train.write_report", lambda folder: folder / "report.html")
+        leave_out_reports(patch)
         assert train_method("importance_rates", text, text.parent / "whole", **IN_PARTS) == 0
     return text.parent / "whole"
 
@@ -154,10 +154,16 @@ AFTER_THE_LAST_STEP = {
 }
 
 
+def empty_report(folder: Path) -> Path:
+    (folder / "report.html").touch()
+    return folder / "report.html"
+
+
 @pytest.mark.parametrize("moment", AFTER_THE_LAST_STEP)
 def test_ctrl_c_after_the_last_step_stops_at_once_and_the_rest_can_be_made_up_for(
-    text, tmp_path, interrupt, moment, capsys
+    text, tmp_path, interrupt, moment, capsys, monkeypatch
 ):
+    monkeypatch.setattr("mdlm_atat.runs.train.write_report", empty_report)
     ended = interrupt(AFTER_THE_LAST_STEP[moment])
     assert train_method("mdlm", text, tmp_path / "run") == 130
     assert ended == []

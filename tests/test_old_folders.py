@@ -85,7 +85,7 @@ def test_an_old_text_is_prepared_into_the_same_tokens(old: Path) -> None:
         assert hashlib.sha256(content).hexdigest() == EXPECTED["corpus"][f"{split}_sha256"]
 
 
-def test_an_old_run_goes_on_with_the_losses_it_would_have_had(old: Path, tmp_path: Path) -> None:
+def test_an_old_run_goes_on_with_the_losses_it_would_have_had(old: Path, tmp_path: Path, no_report: None) -> None:
     run = tmp_path / "run"
     shutil.copytree(old / "old_run", run, symlinks=True)
     config = run / "config.yaml"

@@ -9,6 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from mdlm_atat.cli.main import main
 from mdlm_atat.config.files import load_config
 
@@ -54,6 +56,13 @@ def as_flags(settings: dict[str, object], changed: dict[str, object]) -> list[st
     for path, value in {**settings, **{k.replace("__", "."): v for k, v in changed.items()}}.items():
         flags += [f"--{path}", *(map(str, value) if isinstance(value, (list, tuple)) else [str(value)])]
     return flags
+
+
+def leave_out_reports(patch: pytest.MonkeyPatch) -> None:
+    """Reports, and what is measured for them alone."""
+    patch.setattr("mdlm_atat.runs.train.write_inspection", lambda *_: None)
+    for module in ("mdlm_atat.runs.train", "mdlm_atat.report.report"):
+        patch.setattr(f"{module}.write_report", lambda folder: folder / "report.html")
 
 
 def train(source: Path | str, out: Path, **changed: object) -> int:

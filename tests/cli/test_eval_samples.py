@@ -21,6 +21,12 @@ def command(run, runs) -> list[str]:
     return ["eval", str(run), "--samples", "12", "--judge", str(runs / "causal")]
 
 
+@pytest.fixture
+def no_picture(monkeypatch) -> None:
+    """Half a second each."""
+    monkeypatch.setattr("mdlm_atat.report.sample_quality.draw_quality", lambda _, file: file)
+
+
 def record(run: Path) -> dict:
     (file,) = run.glob("samples-*.json")
     return json.loads(file.read_text())
@@ -48,6 +54,7 @@ def test_every_number_of_steps_at_every_temperature_is_a_line_a_point_and_in_the
     assert all(found[name] is not None for name in stored)
 
 
+@pytest.mark.usefixtures("no_picture")
 def test_validation_texts_own_values_stand_below_and_are_cheaper_than_two_step_samples(run, command, capsys):
     assert main([*command, "--steps", "2"]) == 0
     out = capsys.readouterr().out
@@ -58,6 +65,7 @@ def test_validation_texts_own_values_stand_below_and_are_cheaper_than_two_step_s
     assert f"{found['real']['mauve']:.3f}" in line
 
 
+@pytest.mark.usefixtures("no_picture")
 def test_what_misleads_is_said_once_and_stored_with_its_point(run, command, capsys):
     assert main([*command, "--steps", "4", "8", "--temperature", "0.3"]) == 0
     out = capsys.readouterr().out
@@ -69,6 +77,7 @@ def test_what_misleads_is_said_once_and_stored_with_its_point(run, command, caps
     assert all(len(point["cautions"]) >= 5 for point in record(run)["points"])
 
 
+@pytest.mark.usefixtures("no_picture")
 def test_an_interrupted_command_goes_on_where_it_stopped(run, command, monkeypatch, capsys):
     real_measure, made = sample_quality._Measuring.measure, []
 
@@ -88,6 +97,7 @@ def test_an_interrupted_command_goes_on_where_it_stopped(run, command, monkeypat
     assert record(run)["points"][:2] == before
 
 
+@pytest.mark.usefixtures("no_picture")
 def test_a_sample_does_not_depend_on_its_batch(run, command, tmp_path):
     for size in ("5", "64"):
         file = tmp_path / f"{size}.json"
@@ -104,6 +114,7 @@ def test_without_a_judge_the_table_has_entropy_and_repetition_alone(run, capsys)
     assert list(run.glob("samples-*.png"))
 
 
+@pytest.mark.usefixtures("no_picture")
 def test_a_causal_model_is_measured_too(runs, cache, tmp_path):
     run = Path(shutil.copytree(runs / "causal", tmp_path / "causal"))
     assert main(["eval", str(run), "--samples", "4", "--judge", str(run), "--length", "8"]) == 0
@@ -137,6 +148,7 @@ def test_mistakes_are_told_before_a_judge_is_loaded(run, command, runs, capsys):
     assert "is a masked model; a judge reads left to right" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("no_picture")
 def test_a_file_of_another_evaluation_is_not_overwritten(run, command, tmp_path, capsys):
     file = tmp_path / "s.json"
     assert main([*command, "--steps", "2", "--json", str(file)]) == 0

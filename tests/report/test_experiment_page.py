@@ -79,12 +79,6 @@ def html(tmp_path_factory: pytest.TempPathFactory) -> str:
     return html_of(results(), tmp_path_factory.mktemp("page"))
 
 
-@pytest.fixture
-def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the words of a page are looked at, it is not to take a second for its dozen pictures."""
-    monkeypatch.setattr("mdlm_atat.report.experiment_pictures.svg", lambda *_, **__: "<svg></svg>")
-
-
 def numbers(lines: list[str]) -> list[float]:
     found = re.findall(r"[+−]?\d[\d,]*(?:\.\d+)?", " ".join(lines))
     return [float(text.replace(",", "").replace("−", "-")) for text in found]
@@ -233,11 +227,12 @@ def empty(**changes: Any) -> dict[str, Any]:
         (empty(derived={"novels": {"mdlm": {"ppl_u": None, "num_seeds": None}}}), "– is not known"),
     ],
 )
+@pytest.mark.usefixtures("no_pictures")
 def test_10_partial_states_are_pages_that_say_what_is_missing(content: dict[str, Any], said: str, tmp_path: Path):
     assert said in page_of(content, tmp_path).seen
 
 
-@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf, 1e300, -1e300, 1e-300, 0, True])
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf, 1e300, -1e300, 0])
 def test_any_number_in_any_place_is_a_page(number: float, tmp_path: Path):
     def replaced(value: Any, key: str = "") -> Any:
         match value:

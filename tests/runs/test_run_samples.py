@@ -8,6 +8,8 @@ from mdlm_atat.runs.samples import sample_lines, share_known
 from mdlm_atat.samplers.seeds import mix_seed
 from tiny_runs import train, write_text
 
+pytestmark = pytest.mark.usefixtures("no_report")
+
 KNOWN = {"the", "cat", "o'clock"}
 
 

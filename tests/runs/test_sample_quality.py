@@ -25,7 +25,7 @@ from mdlm_atat.runs.sample_quality import (
 )
 from mdlm_atat.scoring.quality import REFERENCE, HowSampled, QualitySetting, SampleQuality, Task
 from mdlm_atat.scoring.samples import RealTexts
-from tiny_runs import train, write_text
+from tiny_runs import leave_out_reports, train, write_text
 
 
 def test_samplers_run_at_every_number_of_steps_unless_their_steps_follow_from_what_the_network_says(lm):
@@ -58,6 +58,7 @@ def folder(tmp_path_factory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("bench")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ATAT_CACHE", str(folder / "cache"))
+        leave_out_reports(patch)
         text = write_text(folder / "text.txt")
         assert train(text, folder / "masked", train__num_steps=8) == 0
         assert train(text, folder / "causal", train__num_steps=8, model__kind="causal") == 0
