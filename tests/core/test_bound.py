@@ -84,16 +84,16 @@ def test_the_bound_is_a_thousandth_to_a_tenth_of_a_nat_above_the_entropy_where_r
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
-@pytest.mark.parametrize("case", [CONTENT_FREE[1], *TOKEN_IDENTITY[:3], WHOLE_SEQUENCE[0]], ids=repr)
+@pytest.mark.parametrize("case", [CONTENT_FREE[1], TOKEN_IDENTITY[2], WHOLE_SEQUENCE[0]], ids=repr)
 def test_the_noise_schedule_changes_the_bound_by_less_than_1e_6(case, schedule):
     network = exact(case, JOINT, tilt=TILT)  # told the mask rate
     found = enumerated_bound(network, case.make(schedule), nodes=time_nodes(100, power=3))
     assert found == pytest.approx(bound_of(case, TILT), abs=1e-6)
 
 
-@pytest.mark.parametrize("tilt", [-0.3, 0.03, 0.3])
+@pytest.mark.parametrize("tilt", [-0.3, 0.03])
 @pytest.mark.parametrize("case", CASES, ids=repr)
-def test_all_3_networks_that_lean_away_from_the_exact_one_pay_more(case, tilt):
+def test_both_networks_that_lean_away_from_the_exact_one_pay_more(case, tilt):
     assert bound_of(case, tilt) > bound_of(case) + 1e-5
 
 
@@ -116,7 +116,7 @@ def test_the_gap_grows_at_each_of_4_falling_temperatures(make_case):
 # its estimates
 
 
-SOME_TILTED = [(case, 0.0) for case in CASES] + [(case, TILT) for case in CASES[::3]]
+SOME_TILTED = [(case, 0.0) for case in CASES] + [(case, TILT) for case in CASES[::5]]
 
 
 @pytest.mark.parametrize(("case", "tilt"), SOME_TILTED, ids=repr)
@@ -137,7 +137,11 @@ def test_6400_draws_estimate_the_enumerated_bound_within_four_standard_errors(ca
     assert abs(rate_nats - (expected - tokens_alone) / 3) < max(4 * rate_error, 1e-12)
 
 
-@pytest.mark.parametrize(("case", "tilt"), SOME_TILTED, ids=repr)
+# what differs between strategies is in their draws above: the training loss takes the same way with all of them
+TRAINED = [(case, 0.0) for case in CASES[::2]] + [(case, TILT) for case in (TOKEN_IDENTITY[0], WHOLE_SEQUENCE[-1])]
+
+
+@pytest.mark.parametrize(("case", "tilt"), TRAINED, ids=repr)
 def test_the_training_loss_under_t_to_the_4_estimates_the_same_bound_within_four_standard_errors(case, tilt):
     # under the linear schedule a speed below 1 gives the estimate no finite variance
     schedule, density = Polynomial(4.0), UniformTime()

@@ -52,6 +52,13 @@ def rates_at(
     return masking(times, clean_text(torch.ones_like(importance, dtype=torch.bool), importance, stage))
 
 
+def rates_over(num: int, masking: MaskingScheduler, importance: Tensor = IMPORTANCE) -> MaskingRates:
+    """Of all rows at time 1 / num, then of all at 2 / num, and so on to 1."""
+    times = (torch.arange(1, num + 1, dtype=torch.float64) / num).repeat_interleave(len(importance))
+    rows = importance.repeat(num, 1)
+    return masking(times, clean_text(torch.ones_like(rows, dtype=torch.bool), rows))
+
+
 def speeds(masking: MaskingScheduler, importance: list[float], t: float = 0.5, stage=None) -> list[float]:
     row = torch.tensor([importance], dtype=torch.float64)
     scored = torch.ones_like(row, dtype=torch.bool)
@@ -74,7 +81,7 @@ def test_every_token_is_masked_at_1_and_at_a_trillionth_fewer_than_one_in_ten_th
 def test_mask_rates_rise_over_50_times_and_stay_within_0_and_1_under_4_schedules(name, make):
     for schedule in SCHEDULES:
         masking = make(schedule)
-        found = torch.stack([rates_at(i / 50, masking).mask_rate for i in range(1, 51)])
+        found = rates_over(50, masking).mask_rate.view(50, *IMPORTANCE.shape)
         assert found.min() > 0
         assert found.max() <= 1
         assert (found[-1] > found[0]).all()
@@ -90,10 +97,9 @@ def test_mask_rates_rise_strictly_for_exponents_as_far_apart_as_temperatures_of_
 ):
     masking = AdaptiveMaskingScheduler(Linear(), direction, temperature)
     importance = IMPORTANCE if direction == "balanced" else 0.05 * IMPORTANCE
-    rates = [rates_at(i / 500, masking, importance) for i in range(1, 501)]
-    log_rate = torch.stack([rate.mask_rate for rate in rates]).log()
-    assert (log_rate.diff(dim=0) > 0).all()
-    assert all((rate.speed > 0).all() for rate in rates)
+    rates = rates_over(500, masking, importance)
+    assert (rates.mask_rate.log().view(500, *importance.shape).diff(dim=0) > 0).all()
+    assert (rates.speed > 0).all()
 
 
 @pytest.mark.parametrize("case", CASES, ids=repr)

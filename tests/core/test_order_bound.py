@@ -41,9 +41,11 @@ def test_the_order_form_is_1e_4_nats_or_more_above_the_entropy_where_rates_read_
     assert enumerated_order_bound(order_network(case, joint, tilt=tilt)) > joint.entropy_nats + 1e-4
 
 
-@pytest.mark.parametrize("tilt", [0.0, TILT])
-@pytest.mark.parametrize("case", PLACKETT_LUCE, ids=repr)
-def test_9600_draws_of_the_order_form_estimate_its_bound_within_four_standard_errors(case, tilt):
+SOME_TILTED = [(case, 0.0) for case in PLACKETT_LUCE] + [(case, TILT) for case in PLACKETT_LUCE[::5]]
+
+
+@pytest.mark.parametrize(("case", "tilt"), SOME_TILTED, ids=repr)
+def test_6400_draws_of_the_order_form_estimate_its_bound_within_four_standard_errors(case, tilt):
     network = order_network(case, JOINT, tilt=tilt)
     draws = draw_schedule_nll(
         network,
@@ -52,10 +54,10 @@ def test_9600_draws_of_the_order_form_estimate_its_bound_within_four_standard_er
         stage=case.stage,
         form="order",
         mask_id=3,
-        draws=DrawSettings(num_draws=9600, batch_size=6400),
+        draws=DrawSettings(num_draws=6400, batch_size=6400),
     )
     nats, error = draws.nelbo()
-    assert error < 0.007
+    assert error < 0.0085
     assert abs(nats - enumerated_order_bound(network) / 3) < 4 * error
 
 

@@ -253,7 +253,7 @@ def trained(config: RunConfig, num_steps: int) -> ATATDiT:
 @pytest.mark.parametrize("method", ["no_curriculum", "learned_only"])
 def test_a_trained_estimator_ranks_tokens_by_their_conditional_entropy(method):
     settings: dict[str, object] = {"data__length": 2 * NUM_PAIRS, "model__dropout": 0, "model__width": 32}
-    network = trained(tiny_config(method, **settings, model__num_layers=1, importance__train_share=1), num_steps=200)
+    network = trained(tiny_config(method, **settings, model__num_layers=1, importance__train_share=1), num_steps=100)
     x0, kind = some_pairs(256, torch.Generator().manual_seed(7))
     with torch.no_grad():
         f = score(network, x0, torch.zeros(len(x0)))
