@@ -7,6 +7,7 @@ import inspect
 import textwrap
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
 from typing import Any, get_type_hints
 
@@ -117,15 +118,20 @@ def _hints(thing: Callable[..., Any]) -> dict[str, Any]:
 def field_docs(thing: Any) -> dict[str, str]:
     """The line of documentation under each field of a class, by the field's name; empty where the source is not to be
     had."""
+    owners = reversed(getattr(thing, "__mro__", ()))
+    return {name: line for owner in owners for name, line in _own_field_docs(owner).items()}
+
+
+@cache  # a server and a parser describe the same classes again and again, and reading a source takes milliseconds
+def _own_field_docs(owner: type) -> dict[str, str]:
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(owner)))
+    except (OSError, TypeError, SyntaxError):
+        return {}
     docs: dict[str, str] = {}
-    for owner in reversed(getattr(thing, "__mro__", ())):
-        try:
-            tree = ast.parse(textwrap.dedent(inspect.getsource(owner)))
-        except (OSError, TypeError, SyntaxError):
-            continue
-        body = tree.body[0].body if isinstance(tree.body[0], ast.ClassDef) else []
-        for line, after in pairwise(body):
-            match line, after:
-                case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
-                    docs[name] = " ".join(text.split())
+    body = tree.body[0].body if isinstance(tree.body[0], ast.ClassDef) else []
+    for line, after in pairwise(body):
+        match line, after:
+            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
+                docs[name] = " ".join(text.split())
     return docs
