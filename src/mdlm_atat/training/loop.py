@@ -273,6 +273,14 @@ def cut_smaller(run: Training) -> None:
     run.micro_batches.more()
 
 
+def seed_dropout(seed: int, device: torch.device) -> None:
+    """`torch.manual_seed` for the CPU and this device alone: for each kind of device that nobody uses, that notes down
+    the stack of the call, which took 0.2 to 0.7 ms a step."""
+    torch.default_generator.manual_seed(seed)
+    if device.type != "cpu":
+        getattr(torch, device.type).manual_seed(seed)
+
+
 def forward_backward_once(run: Training, step: int, measure: bool) -> tuple[TrainingLoss, int]:
     """`forward_backward`, in as many micro-batches as are known to fit."""
     config, engine = run.config.train, run.engine
@@ -289,7 +297,7 @@ def forward_backward_once(run: Training, step: int, measure: bool) -> tuple[Trai
     num_tokens_done = int(row_lengths.sum() if engine.num_ranks == 1 else num_read)
 
     seed = step_seed(run.seed, step)
-    torch.manual_seed(step_seed(seed, engine.rank))  # dropout: another mask in each process
+    seed_dropout(step_seed(seed, engine.rank), engine.device)  # another mask in each process
     generator = torch.Generator(float64_device(engine.device)).manual_seed(seed)
     # for the rows of all processes: any number of them draws alike
     draw = run.objective.draw(config.batch_size, x0.shape[1], generator, step)
