@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,36 +13,17 @@ from mdlm_atat import MaskedDiffusionLM, UserError
 from mdlm_atat.cli.inspect import make_parser
 from mdlm_atat.cli.main import main
 from mdlm_atat.cli.model import texts_given
-from tiny_runs import train, write_text
-
-ATAT = {
-    "importance__mode": "full",
-    "importance__width": 16,
-    "importance__num_layers": 1,
-    "importance__num_heads": 2,
-    "masking__strategy": "importance",
-    "model__time_conditioning": True,
-    "curriculum__kind": "fixed",
-}
+from tiny_runs import train, train_method
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Iterator[Path]:
-    folder = tmp_path_factory.mktemp("runs")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ATAT_CACHE", str(folder / "cache"))
-        text = write_text(folder / "text.txt")
-        settings = {"train__num_steps": 60, "train__batch_size": 16, "optim__lr": 1e-2, "importance__train_share": 1}
-        assert train(text, folder / "adaptive", **ATAT, **settings, train__eval_interval_steps=50) == 0
-        assert train(text, folder / "mdlm") == 0
-        patch.setattr("mdlm_atat.runs.train.write_report", lambda folder: folder / "report.html")
-        assert train(text, folder / "causal", model__kind="causal") == 0
-        yield folder
+@pytest.fixture
+def folder(runs) -> Path:
+    return runs
 
 
-@pytest.fixture(scope="module")
-def lm(folder) -> MaskedDiffusionLM:
-    return MaskedDiffusionLM.from_pretrained(folder / "adaptive")
+@pytest.fixture
+def lm(adaptive) -> MaskedDiffusionLM:
+    return adaptive
 
 
 def inspect(folder: Path, *arguments: object) -> int:
@@ -127,7 +107,10 @@ def test_important_tokens_are_masked_late_by_the_inverse_direction(lm):
     assert (found.mask_rate[:, hard] < found.mask_rate[:, easy]).all()
 
 
-def test_the_end_of_training_inspects_512_validation_tokens_for_the_report(folder):
+def test_the_end_of_training_inspects_512_validation_tokens_for_the_report(runs, cache, tmp_path):
+    folder = tmp_path
+    assert train_method("importance_rates", runs / "text.txt", folder / "adaptive") == 0
+    assert train(runs / "text.txt", folder / "mdlm") == 0
     record = json.loads((folder / "adaptive" / "inspection.json").read_text())
     assert len(record["texts"]) == 512
     assert record["lengths"] == [16] * 32
@@ -178,17 +161,17 @@ def test_python_refuses_the_same(folder, lm):
     with pytest.raises(UserError, match="the text is empty"):
         lm.inspect("")
     bare = MaskedDiffusionLM(lm.network, lm.tokenizer, max_length=16)
-    bare.network = MaskedDiffusionLM.from_pretrained(folder / "mdlm").network
+    bare.network = MaskedDiffusionLM.from_pretrained(folder / "masked").network
     with pytest.raises(UserError, match=r"train\(method='importance_rates'\)"):
         bare.inspect("a")
 
 
 def test_a_run_without_importance_is_inspected_by_how_rare_its_tokens_are(folder, tmp_path, capsys):
-    assert main(["inspect", str(folder / "mdlm"), "the cat sat", "--out", str(tmp_path / "out")]) == 0
+    assert main(["inspect", str(folder / "masked"), "the cat sat", "--out", str(tmp_path / "out")]) == 0
     assert "importance is how rare a token is in the training text" in capsys.readouterr().out
     record = json.loads((tmp_path / "out" / "inspection.json").read_text())
     assert record["importance_mode"] == "frequency_only"
-    lm = MaskedDiffusionLM.from_pretrained(folder / "mdlm")
+    lm = MaskedDiffusionLM.from_pretrained(folder / "masked")
     assert lm.counts is not None
     counts = lm.counts[record["tokens"]]
     order = np.argsort(record["importance"], kind="stable")
