@@ -1,4 +1,4 @@
-"""examples/plugin, installed by pip: one plugin of each kind is used by the command line and from Python."""
+"""examples/plugin, installed: one plugin of each kind is used by the command line and from Python."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import json
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from importlib import import_module, invalidate_caches
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ from mdlm_atat.samplers.loop import StepRule
 from tiny_runs import TINY
 
 PACKAGE = Path(__file__).parents[1] / "examples" / "plugin"
+PROJECT = tomllib.loads((PACKAGE / "pyproject.toml").read_text())["project"]
 NUM_LETTERS = 27
 BY_NAME = {
     "data.source": "numbers:900",
@@ -43,12 +46,19 @@ BY_NAME = {
 
 @pytest.fixture(scope="module", autouse=True)
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Where pip has put the package, as a person would: its names are found there, and its modules."""
+    """The package as pip puts it there, which takes that seconds: its names are found there, and its modules."""
     folder = tmp_path_factory.mktemp("installed")
-    source = tmp_path_factory.mktemp("source") / "plugin"
-    shutil.copytree(PACKAGE, source)  # the build leaves files beside the sources
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-index"]
-    subprocess.run([*pip, "--no-deps", "--no-build-isolation", "--target", folder, source], check=True, timeout=120)
+    shutil.copytree(PACKAGE / "atat_example", folder / "atat_example")
+    about = folder / f"mdlm_atat_example-{PROJECT['version']}.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {PROJECT['name']}\nVersion: {PROJECT['version']}\n")
+    (about / "top_level.txt").write_text("atat_example\n")
+    (about / "entry_points.txt").write_text(
+        "".join(
+            f"[{group}]\n" + "".join(f"{name} = {value}\n" for name, value in entries.items())
+            for group, entries in PROJECT["entry-points"].items()
+        )
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(folder))
         patch.setenv("ATAT_CACHE", str(tmp_path_factory.mktemp("cache")))
@@ -66,6 +76,22 @@ def run(installed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     flags = [f"--{path}={value}" for path, value in {**TINY, **BY_NAME, "train.num_steps": 2}.items()]
     assert main(["train", "demo", "--out", str(folder), *flags]) == 0
     return folder
+
+
+@pytest.mark.slow
+def test_pip_installs_its_modules_and_its_names(tmp_path: Path) -> None:
+    source = tmp_path / "plugin"
+    shutil.copytree(PACKAGE, source)  # the build leaves files beside the sources
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-index"]
+    folder = tmp_path / "installed"
+    subprocess.run([*pip, "--no-deps", "--no-build-isolation", "--target", folder, source], check=True, timeout=120)
+    (found,) = distributions(path=[str(folder)])
+    assert (found.name, found.version) == (PROJECT["name"], PROJECT["version"])
+    named = {(entry.group, entry.name): entry.value for entry in found.entry_points}
+    expected = PROJECT["entry-points"].items()
+    assert named == {(group, name): value for group, entries in expected for name, value in entries.items()}
+    for module in (PACKAGE / "atat_example").glob("*.py"):
+        assert (folder / "atat_example" / module.name).read_text() == module.read_text()
 
 
 def test_every_kind_is_offered_and_every_plugin_fits_its_protocol(installed: Path) -> None:
