@@ -108,7 +108,7 @@ def made_classifier(kind: str, share: float) -> TextClassifier:
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Saved folders, and what they say in a process without this package, without a network and with empty caches."""
+    """Saved folders, and what is asked of them elsewhere."""
     home = tmp_path_factory.mktemp("exported")
     for name, (share, model) in NETWORKS.items():
         made(share, **model).save_pretrained(home / name, weights=name if name in ("int8", "bf16") else "float32")
@@ -125,14 +125,15 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     asked["fill"] = "a c[MASK]b"
     asked["classified"] = {kind: pairs if kind == "pair" else CLASSIFIED for kind in CLASSIFIERS}
     (home / "asked.json").write_text(json.dumps(asked))
-    script = Path(__file__).with_name("loaded_elsewhere.py")
-    environment = {"HF_HOME": str(home / "cache"), "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
-    subprocess.run([sys.executable, "-I", str(script), str(home)], check=True, env={**os.environ, **environment})
     return home
 
 
 @pytest.fixture(scope="module")
 def said(home: Path) -> dict[str, Any]:
+    """What they say in a process without this package, without a network and with empty caches."""
+    script = Path(__file__).with_name("loaded_elsewhere.py")
+    environment = {"HF_HOME": str(home / "cache"), "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
+    subprocess.run([sys.executable, "-I", str(script), str(home)], check=True, env={**os.environ, **environment})
     return json.loads((home / "said.json").read_text())
 
 
@@ -143,6 +144,7 @@ def assert_logits(found: list[Any], mask: list[int], expected: torch.Tensor, ato
     torch.testing.assert_close(here[:, :-1], expected, rtol=1e-5, atol=atol)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize("name", MASKED)
 def test_masked_logits_are_ours_wherever_the_padding_stands(home, said, name):
@@ -154,6 +156,7 @@ def test_masked_logits_are_ours_wherever_the_padding_stands(home, said, name):
             assert_logits(said[name][f"masked {side}"][n], masks[n], expected)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize("name", MASKED)
 def test_a_short_text_is_shown_amid_masks_at_the_time_of_their_share(home, said, name):
@@ -166,6 +169,7 @@ def test_a_short_text_is_shown_amid_masks_at_the_time_of_their_share(home, said,
         assert_logits(said[name]["masked"][n], masks[n], expected, atol=1e-4)  # t is rounded in another order
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize("name", CAUSAL)
 def test_causal_logits_and_greedy_texts_are_ours_with_and_without_a_cache(home, said, name):
@@ -184,6 +188,7 @@ def test_causal_logits_and_greedy_texts_are_ours_with_and_without_a_cache(home, 
     assert said[name]["from nothing True"] == said[name]["from nothing False"] == tokens
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize("name", NETWORKS)
 def test_states_of_a_text_are_ours_and_nothing_is_left_to_a_buffer(home, said, name):
@@ -201,6 +206,7 @@ def test_states_of_a_text_are_ours_and_nothing_is_left_to_a_buffer(home, said, n
     assert all(0 < said[name][f"{mode} loss"] < 100 for mode in network.modes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", CLASSIFIERS)
 def test_a_classifier_tells_the_labels_and_probabilities_that_ours_does(home, said, kind):
     texts = PAIRS if kind == "pair" else CLASSIFIED
@@ -212,6 +218,7 @@ def test_a_classifier_tells_the_labels_and_probabilities_that_ours_does(home, sa
             assert found == pytest.approx(wanted, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_gaps_are_filled_by_the_pipeline_with_the_probabilities_that_we_give(home, said):
     lm: Any = load_lm(home / "masked", device="cpu")
     z = torch.tensor([[*LETTERS.encode("a c"), LETTERS.mask_id, *LETTERS.encode("b")]])
@@ -221,6 +228,7 @@ def test_gaps_are_filled_by_the_pipeline_with_the_probabilities_that_we_give(hom
     assert said["filled"][0]["sequence"] == f"a c{said['filled'][0]['token_str']}b"
 
 
+@pytest.mark.slow
 def test_weights_that_are_missing_are_an_error_and_packed_ones_can_be_saved_again(said):
     assert said["lacking"] == ["the weights lack norm.weight, which config.json asks for"]
     assert said["saved again"]
