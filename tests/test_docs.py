@@ -86,7 +86,9 @@ def test_the_recipes_for_adding_your_own_work_as_they_are_written(folder: Path) 
     assert by_training | {"source", "sampler", "metric"} == set(plugins.KINDS)  # which a model is opened without
 
 
-def test_the_readme_does_from_python_what_it_says(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_readme_does_from_python_what_it_says(
+    folder: Path, no_report: None, capsys: pytest.CaptureFixture[str]
+) -> None:
     readme = ROOT / "README.md"
     strings = re.findall(r'"([^"]*)"', "".join(block for _, block in blocks_of(readme)))
     (folder / "mine.txt").write_text((folder / "text.txt").read_text() + " ".join(strings))  # has all their letters
@@ -195,7 +197,12 @@ def test_no_training_of_a_page_names_a_setting_without_effect(monkeypatch: pytes
 
 
 def test_the_commands_for_several_gpus_are_taken_and_a_checkpoint_goes_on_in_one_process(
-    runs: Path, cache: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    runs: Path,
+    cache: None,
+    no_report: None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Training is only planned, by `--settings`. What several processes do is tested in tests/training."""
     shutil.copytree(runs / "masked", tmp_path / "runs/large", symlinks=True)

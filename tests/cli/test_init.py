@@ -26,7 +26,7 @@ SHORT = {
     "optim.warmup_steps": 1,
     "optim.lr": 1e-3,
     "eval.num_draws": 32,
-    "eval.final_num_draws": 256,
+    "eval.final_num_draws": 64,
     "eval.num_samples": 0,
 }
 
@@ -110,7 +110,7 @@ def test_what_belongs_to_the_old_text_is_left_behind_with_it(folder):
 
 def test_forgetting_is_the_paired_difference_on_the_old_validation_text_and_is_told(folder, capsys):
     capsys.readouterr()
-    assert main(command(folder, "masked", train__num_steps=60, optim__lr=1e-2)) == 0
+    assert main(command(folder, "masked", train__num_steps=60, optim__lr=1e-2, eval__final_num_draws=256)) == 0
     output = capsys.readouterr().out
     record = json.loads((folder / "out" / "forgetting.json").read_text())
     difference, error = (record["difference"][name] for name in ("nats_per_token", "standard_error"))

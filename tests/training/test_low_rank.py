@@ -21,7 +21,7 @@ from mdlm_atat.runs.request import RunRequest
 from mdlm_atat.training.checkpoint import all_checkpoints
 from mdlm_atat.training.low_rank import add_low_rank, merged, num_trained
 from mdlm_atat.training.packed import read_header
-from tiny_runs import losses_of
+from tiny_runs import leave_out_reports, losses_of
 
 STEPS: dict[str, Any] = {
     "num_steps": 8,
@@ -38,7 +38,7 @@ LORA: dict[str, Any] = {"rank": RANK, "alpha": 6.0}
 @pytest.fixture(autouse=True)
 def cache(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ATAT_CACHE", str(runs / "cache"))
-    monkeypatch.setattr("mdlm_atat.runs.train.write_report", lambda folder: folder / "report.html")
+    leave_out_reports(monkeypatch)
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def adapted(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of rank 4 beside the weights of `masked`."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ATAT_CACHE", str(runs / "cache"))
-        patch.setattr("mdlm_atat.runs.train.write_report", lambda folder: folder / "report.html")
+        leave_out_reports(patch)
         folder = tmp_path_factory.mktemp("low-rank") / "run"
         train(init=runs / "masked", out=folder, lora=LORA, progress=False, settings={}, **STEPS)
     return folder

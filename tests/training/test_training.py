@@ -47,8 +47,8 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 def test_a_run_leaves_everything_a_reader_needs_and_lowers_the_bound(text, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("mdlm_atat.runs.train.write_report", write_report)
     run = tmp_path / "run"
-    settings = {"train__num_steps": 150, "train__batch_size": 32, "optim__lr": 2e-2, "model__width": 32}
-    assert train(text, run, **settings, train__eval_interval_steps=50, eval__final_num_draws=512) == 0
+    settings = {"train__num_steps": 100, "train__batch_size": 32, "optim__lr": 2e-2, "model__width": 32}
+    assert train(text, run, **settings, train__eval_interval_steps=50, eval__final_num_draws=256) == 0
     names = {"config.yaml", "run.json", "metrics.jsonl", "tokenizer", "checkpoints", "evals", "samples.jsonl"}
     assert names | {"report.html", "counts.npy", "phrases.json"} == {path.name for path in run.iterdir()}
     (record,) = [json.loads(file.read_text()) for file in (run / "evals").iterdir()]

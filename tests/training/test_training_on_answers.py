@@ -16,7 +16,7 @@ from mdlm_atat.core.left_to_right import CausalNLL
 from mdlm_atat.core.objective import MaskedDiffusion
 from mdlm_atat.errors import UserError
 from processes import run_ranks
-from tiny_runs import MASKED, TINY, losses_of, method_flags, tiny_flags, write_text
+from tiny_runs import MASKED, TINY, leave_out_reports, losses_of, method_flags, tiny_flags, write_text
 
 WORDS = ["cat", "dog", "mat", "old man"]
 
@@ -45,7 +45,7 @@ def chats(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def cache(chats: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ATAT_CACHE", str(chats.parent / "cache"))
-    monkeypatch.setattr("mdlm_atat.runs.train.write_report", lambda folder: folder / "report.html")
+    leave_out_reports(monkeypatch)
 
 
 def test_a_masked_run_says_of_every_number_that_it_is_of_answers(
