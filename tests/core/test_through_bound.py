@@ -270,8 +270,8 @@ class RoomFor(FusedLoss):
         return self.room
 
 
-@pytest.mark.parametrize("room", [1, 2, 3])
-def test_where_1_2_or_3_of_4_masked_places_are_scored_the_expected_gradient_is_still_that_of_the_loss(room):
+@pytest.mark.parametrize("room", [1, 3])
+def test_where_1_or_3_of_4_masked_places_are_scored_the_expected_gradient_is_still_that_of_the_loss(room):
     """Over all 16 pairs of masks, and over all 24 orders in which the masked places may be scored."""
     model = WithLayer()
     masking = by_importance(Linear(), model)

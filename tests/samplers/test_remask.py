@@ -71,7 +71,7 @@ def test_the_error_of_cap_and_rescale_halves_with_4_times_as_many_steps(strategy
 @pytest.mark.parametrize("length", [1, 3])
 def test_after_every_one_of_8_steps_the_expected_share_masked_is_s(strategy: Strategy, eta: float, length: int):
     """Rows in which nothing is revealed yet, or everything, included: in rows of 1 token there are no others."""
-    num_rows, num_steps = 6000, 8
+    num_rows, num_steps = 3000, 8
     result = sample(
         says([[0.9, 0.1], [0.5, 0.5], [0.7, 0.3]][:length]),
         Canvas.blank(num_rows, length, 2),

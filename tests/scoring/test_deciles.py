@@ -111,7 +111,7 @@ def test_the_error_of_a_tenth_is_the_spread_of_repeated_estimates():
         draw_nll(
             JOINT.denoise, JOINT.rows(), mask_id=3, groups=deciles.share, draws=DrawSettings(num_draws=480, seed=seed)
         ).likelihood()
-        for seed in range(60)
+        for seed in range(30)
     ]
     for group in range(3):
         ratios = torch.tensor([part.groups.ratios[group] for part in found if part.groups], dtype=torch.float64)
