@@ -80,6 +80,7 @@ def test_3_templates_in_2_ways_come_in_order_with_gaps_and_lengths_in_any_batche
     for size in ("1", "4", "16"):
         out = tmp_path / f"{size}.jsonl"
         command = ["infill", model, "--file", str(templates), "--num_samples", "2", "--seed", "5"]
+        command += ["--length_draws", "64"]
         assert main([*command, "--batch_size", size, "--out", str(out)]) == 0
         outs.append(out.read_bytes())
     assert outs[0] == outs[1] == outs[2]
@@ -87,7 +88,7 @@ def test_3_templates_in_2_ways_come_in_order_with_gaps_and_lengths_in_any_batche
     assert [(line["id"], line["sample"]) for line in lines] == [
         (row.get("id", number), sample) for number, row in enumerate(TEMPLATES) for sample in (0, 1)
     ]
-    ways = masked.infill([row["template"] for row in TEMPLATES], alternatives=2, seed=5)
+    ways = masked.infill([row["template"] for row in TEMPLATES], alternatives=2, seed=5, length_draws=64)
     for line, way in zip(lines, (way for group in ways for way in group), strict=True):
         assert (line["text"], line["tokens"], line["seed"]) == (way.text, way.tokens, way.seed)
         assert (line["gaps"], tuple(line["lengths"]), line["nfe"]) == (way.gaps, way.lengths, way.nfe)
@@ -122,7 +123,8 @@ def test_the_best_2_of_8_candidates_of_each_template_come_in_order_in_any_batche
 def test_a_file_of_the_best_goes_on_from_the_middle_of_a_template(two_way, tmp_path):
     file, whole, out = (tmp_path / name for name in ("in.jsonl", "whole.jsonl", "out.jsonl"))
     file.write_text("".join(json.dumps(row) + "\n" for row in TEMPLATES[:2]))
-    command = ["infill", two_way, "--file", str(file), "--num_samples", "3", "--candidates", "6", "--out"]
+    command = ["infill", two_way, "--file", str(file), "--num_samples", "3", "--candidates", "6"]
+    command += ["--length_draws", "64", "--out"]
     assert main([*command, str(whole)]) == 0
     lines = whole.read_bytes().splitlines(keepends=True)
     out.write_bytes(b"".join(lines[:4]) + lines[4][:20])
@@ -186,10 +188,10 @@ def test_a_length_with_which_alone_a_drawn_filling_fits_is_said_to_be_that(capsy
 def test_costs_left_to_right_are_said_to_be_those_and_a_masked_model_is_told_what_candidates_need(
     two_way, model, capsys
 ):
-    assert main(["infill", two_way, "a [MASK:1-2] mat"]) == 0
+    assert main(["infill", two_way, "a [MASK:1-2] mat", "--length_draws", "64"]) == 0
     err = capsys.readouterr().err
     assert "whatever they hold, left to right; nats ± standard error (+ -log of the prior from the training text" in err
-    assert main(["infill", two_way, "a [MASK:1-2] mat", "--length_prior", "uniform"]) == 0
+    assert main(["infill", two_way, "a [MASK:1-2] mat", "--length_draws", "64", "--length_prior", "uniform"]) == 0
     assert "nats ± standard error (the least is taken; all are as likely beforehand)" in capsys.readouterr().err
     message = refused(["infill", model, "a [MASK] b", "--candidates", "8"], capsys)
     assert "--candidates 8: candidates are ranked" in message
@@ -200,6 +202,7 @@ def test_costs_left_to_right_are_said_to_be_those_and_a_masked_model_is_told_wha
 
 def test_an_interrupted_file_of_templates_goes_on_to_the_same_bytes(model, templates, tmp_path, monkeypatch, capsys):
     command = ["infill", model, "--file", str(templates), "--batch_size", "1", "--steps", "8"]
+    command += ["--length_draws", "64"]
     whole, out = tmp_path / "whole.jsonl", tmp_path / "out.jsonl"
     assert main([*command, "--out", str(whole)]) == 0
     infill = MaskedDiffusionLM.infill

@@ -49,8 +49,10 @@ def chi_square(lm: MaskedDiffusionLM, tokens: Tensor, num_given: int) -> float:
     return ((found - expected) ** 2 / expected).sum().item() / (len(texts) - 1)
 
 
-@pytest.mark.parametrize("alignment", ["own", "shifted"])
-@pytest.mark.parametrize(("length", "num_given", "num_drafts"), [(2, 0, 2), (3, 0, 2), (4, 1, 1), (4, 1, 3)])
+@pytest.mark.parametrize(
+    ("alignment", "length", "num_given", "num_drafts"),
+    [("own", 3, 0, 2), ("own", 4, 1, 3), ("shifted", 2, 0, 2), ("shifted", 4, 1, 1), ("shifted", 4, 1, 3)],
+)
 def test_texts_drafted_in_the_masked_mode_have_the_causal_joint(alignment, length, num_given, num_drafts):
     lm = made(length, alignment)
     result = written(lm, num_given, num_drafts)

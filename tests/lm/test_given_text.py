@@ -60,7 +60,7 @@ def test_a_template_of_12_is_its_texts_and_gaps(template):
 
 
 @pytest.mark.parametrize("form", OF_BYTES)
-@settings(max_examples=25)
+@settings(max_examples=12)
 @given(template=st.sampled_from(sorted(TEMPLATES)), data=st.data())
 def test_text_outside_the_gaps_is_the_given_one_whatever_tokens_fill_them(form, template, data):
     tokenizer, row = tokenizer_of(form), row_of(form, parse_template(template))
@@ -75,7 +75,7 @@ PARTS = st.lists(st.text(max_size=6) | st.sampled_from(["un", " able", "🙂", "
 
 
 @pytest.mark.parametrize("form", OF_BYTES)
-@settings(max_examples=15)
+@settings(max_examples=8)
 @given(texts=PARTS, seed=st.integers(0, 99))
 def test_any_texts_around_any_gaps_come_back(form, texts, seed):
     template: Template = [Gap(2, 2)]
@@ -89,7 +89,7 @@ def test_any_texts_around_any_gaps_come_back(form, texts, seed):
     check_given(row, *row.text(tokenizer, tokens))
 
 
-SENTENCES = ["The cat sat on a mat, and the dog was unable to see it.", "Able was I, yes! 1, 2", "cats - 35"]
+SENTENCES = ["The cat sat, and the dog was unable.", "Able was I, yes! 1, 2", "cats - 35"]
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -162,7 +162,7 @@ def lm(request) -> MaskedDiffusionLM:
 
 def test_infilled_texts_know_what_was_given_and_what_was_filled_in(lm):
     for template, around in TEMPLATES.items():
-        for way in lm.infill(template, alternatives=2, seed=3, steps=4):
+        for way in lm.infill(template, alternatives=2, seed=3, steps=2):
             assert way.given == around
             assert way.fillings == way.gaps
             assert "".join(x for pair in zip(way.given, [*way.gaps, ""], strict=True) for x in pair) == way.text
@@ -178,15 +178,15 @@ def test_long_texts_that_are_filled_in_blocks_keep_what_was_given(lm):
     assert made.given == [around[1], ""]
 
 
-@pytest.mark.parametrize("prompt", ["The cat ", "Él ", " ", "", "  a\r\n", "天", "don't  ", "🙂"])
-def test_every_prompt_begins_its_text_and_every_frame(lm, prompt):
-    made = lm.generate(prompt, max_new_tokens=3, seed=1)
-    assert made.text == prompt + made.fillings[0]
-    assert made.spans == ((len(prompt), len(made.text)),)
-    frames = list(lm.stream(prompt, max_new_tokens=3, seed=1))
-    assert all(frame.text.startswith(prompt) for frame in frames)
-    assert frames[-1].text == made.text
-    assert "░" in frames[0].text
+def test_each_of_8_prompts_begins_its_text_and_every_frame(lm):
+    for prompt in ("The cat ", "Él ", " ", "", "  a\r\n", "天", "don't  ", "🙂"):
+        made = lm.generate(prompt, max_new_tokens=3, seed=1)
+        assert made.text == prompt + made.fillings[0]
+        assert made.spans == ((len(prompt), len(made.text)),)
+        frames = list(lm.stream(prompt, max_new_tokens=3, seed=1))
+        assert all(frame.text.startswith(prompt) for frame in frames)
+        assert frames[-1].text == made.text
+        assert "░" in frames[0].text
 
 
 def test_frames_of_a_template_hold_what_was_given_at_every_step(lm):

