@@ -84,7 +84,7 @@ def test_the_bound_is_a_thousandth_to_a_tenth_of_a_nat_above_the_entropy_where_r
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
-@pytest.mark.parametrize("case", [CONTENT_FREE[1], TOKEN_IDENTITY[2], WHOLE_SEQUENCE[0]], ids=repr)
+@pytest.mark.parametrize("case", [CONTENT_FREE[3], TOKEN_IDENTITY[2], WHOLE_SEQUENCE[0]], ids=repr)
 def test_the_noise_schedule_changes_the_bound_by_less_than_1e_6(case, schedule):
     network = exact(case, JOINT, tilt=TILT)  # told the mask rate
     found = enumerated_bound(network, case.make(schedule), nodes=time_nodes(100, power=3))

@@ -104,7 +104,8 @@ def test_samplers_by_rates_and_one_of_each_other_kind_fill_3_prompts_of_a_model_
     assert_sound(adaptive, adaptive.generate(PROMPTS, length=40, seed=3, **how), PROMPTS, 40, **how)
 
 
-@pytest.mark.parametrize("sampler", [None, *SAMPLERS])
+# of each kind one: that a row is the same alone holds for every rule in tests/samplers/test_properties.py
+@pytest.mark.parametrize("sampler", [None, *BEFOREHAND, *BY_RATES, "confidence", "remask", "uncertainty"])
 def test_of_3_texts_in_3_blocks_each_is_the_same_alone(opinionated, sampler):
     """Not of an empty prompt where the network is asked for the order: with nothing but masks to see, it says the same
     of every position, and rounding decides between them."""
