@@ -224,6 +224,38 @@ def test_fair_picks_follow_the_joint_of_27_texts_where_a_sampler_takes_more_or_f
     assert chi_square([tuple(way.tokens) for way in ways], joint) > 10 * most
 
 
+ENDS = "left_to_right:stop_at_eos=true"
+
+
+def test_ways_that_end_and_ways_that_go_on_are_ranked_as_outcomes_whose_probabilities_add_up_to_1(lm):
+    before, eos = lm.tokenizer.encode("ba"), lm.tokenizer.eos_id
+    pairs = [[one] if one == eos else [one, other] for one, other in itertools.product(range(3), repeat=2)]
+    outcomes = {(*before, *made): exact_nats(lm, before, made) for made in pairs}
+    assert sum(math.exp(-nats) for nats in outcomes.values()) == pytest.approx(1, abs=1e-9)
+    ways = lm.infill("ba[MASK:2]", alternatives=7, candidates=200, sampler=ENDS)
+    assert [tuple(way.tokens) for way in ways] == sorted(outcomes, key=lambda tokens: outcomes[tokens])
+    assert [way.nats_left_to_right for way in ways] == pytest.approx(sorted(outcomes.values()), abs=1e-6)
+    assert all(way.has_all_given for way in ways)
+
+
+@pytest.mark.parametrize("template", ["ba[MASK:2]b", "b[MASK]a[MASK:2]b", "b[MASK:2][MASK]a[MASK]"])
+def test_ways_that_end_before_given_text_come_after_all_that_have_it_however_likely_their_few_tokens_are(lm, template):
+    behind = lm.tokenizer.encode(template[-1:] if template.endswith("b") else "a")
+    ways = lm.infill(template, alternatives=120, sampler=ENDS, seed=1)
+    lacks = [not way.has_all_given for way in ways]
+    assert lacks == sorted(lacks)
+    num_whole = lacks.count(False)
+    assert 0 < num_whole < len(ways)
+    for way in ways[:num_whole]:
+        end = way.row.end_of_given
+        assert way.tokens[end - 1 : end] == behind
+    assert all(lm.tokenizer.eos_id in way.tokens for way in ways[num_whole:])
+    worst = max(way.nats_left_to_right for way in ways[:num_whole])
+    assert min(way.nats_left_to_right for way in ways[num_whole:]) < worst
+    chosen = lm.infill(template, candidates=120, sampler=ENDS, seed=1)
+    assert chosen == ways[0]
+
+
 UNFAIR = {
     "no candidates": ({}, "`pick='fair'` draws among `candidates=`"),
     "a random order": ({"candidates": 4, "sampler": "first_hitting"}, "which FirstHitting.* does not tell"),

@@ -36,6 +36,12 @@ class Row:
     around: list[str]
     """The given text before the first gap, between two, and after the last one: one more than there are gaps."""
 
+    @property
+    def end_of_given(self) -> int:
+        """Where the last given token ends."""
+        in_gaps = {place for gap in self.gaps for place in range(gap.start, gap.stop)}
+        return max((place + 1 for place in range(len(self.tokens)) if place not in in_gaps), default=0)
+
     def text(self, tokenizer: Tokenizer, tokens: Sequence[int]) -> tuple[str, tuple[tuple[int, int], ...]]:
         """The text when the row holds these tokens, which may end early, and where in it each gap is, as (start, end)
         in characters."""

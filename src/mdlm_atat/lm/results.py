@@ -186,7 +186,14 @@ class Infilled(Generated):
     """Where lengths were to be chosen: by what, how surely, and whether it is settled."""
     nats_left_to_right: float | None = None
     """-log p(all from the first gap on | text before it), exact, of a network that has both modes: what alternatives
-    are ranked by. None for one that only fills masks, and for a text longer than the model."""
+    are ranked by. Of a text that ended on the way (`stop_at_eos`) it is that of what there is, with its end-of-document
+    token: such a text ends there, and the others go on to the end of the template. None for one that only fills masks,
+    and for a text longer than the model."""
+
+    @property
+    def has_all_given(self) -> bool:
+        """Whether all that was given is in it: a text that ended before (`stop_at_eos`) lacks what is behind."""
+        return self.row is None or len(self.tokens) >= self.row.end_of_given
 
     @property
     def gaps(self) -> list[str]:
@@ -213,13 +220,18 @@ Pick = Literal["likeliest", "fair"]
 
 
 def in_order(ways: Sequence[Infilled], pick: Pick = "likeliest") -> list[Infilled]:
-    """Ways to fill one template in the order in which they are picked; those that occur twice follow the others. In
-    their own order where their probability p from left to right is not known.
+    """Ways to fill one template in the order in which they are picked; those that occur twice follow the others, and
+    those that ended before text that is given follow all that have it. In their own order where their probability p
+    from left to right is not known.
 
-    likeliest: by falling p. fair: drawn one after the other, without replacement, each with a weight of p / q, if q is
-    the probability with which the sampler made it (sampling by importance resampling, Rubin 1988): the first of N is
-    distributed as p given the text around the gaps, but for an error that goes to 0 as N grows. Each weight has a
-    random number of the way's own seed.
+    likeliest: by falling p. Of ways to go on after all that is given, some of which end, p is the probability of each
+    outcome, and those of all add up to 1. But one that ends before given text did not pay for it: its p is another
+    event's, and it is no way to fill the template.
+
+    fair: drawn one after the other, without replacement, each with a weight of p / q, if q is the probability with
+    which the sampler made it (sampling by importance resampling, Rubin 1988): the first of N is distributed as p given
+    the text around the gaps, but for an error that goes to 0 as N grows. Each weight has a random number of the way's
+    own seed.
     """
     keys = [_key(way, pick) for way in ways]
     known = [key for key in keys if key is not None]
@@ -230,7 +242,7 @@ def in_order(ways: Sequence[Infilled], pick: Pick = "likeliest") -> list[Infille
     for way, _ in sorted(zip(ways, known, strict=True), key=lambda each: each[1]):
         (again if tuple(way.tokens) in seen else first).append(way)
         seen.add(tuple(way.tokens))
-    return first + again
+    return sorted(first + again, key=lambda way: not way.has_all_given)
 
 
 def _key(way: Infilled, pick: Pick) -> float | None:

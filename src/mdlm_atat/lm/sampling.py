@@ -177,11 +177,12 @@ class Sampling(Canvases):
 
         A network that has both modes ranks the alternatives by their exact probability left to right,
         `nats_left_to_right`, best first. With `candidates` so many are drawn of each template and the best of them
-        returned, as many as `alternatives` (default: the best one); those that occur twice come after the others. The
-        likeliest are duller than what the model would write. With `pick` "fair" they are instead drawn among the
-        candidates, each by its probability left to right over that with which the sampler made it (see
-        `lm.results.in_order`): the more candidates, the nearer to texts of the causal mode that know what is behind the
-        gap. What temperature, top_k and top_p change, the weights change back, but for tokens that cannot be drawn.
+        returned, as many as `alternatives` (default: the best one); those that occur twice come after the others, and
+        so do those that end before text that is given (of a sampler with `stop_at_eos`). The likeliest are duller than
+        what the model would write. With `pick` "fair" they are instead drawn among the candidates, each by its
+        probability left to right over that with which the sampler made it (see `lm.results.in_order`): the more
+        candidates, the nearer to texts of the causal mode that know what is behind the gap. What temperature, top_k and
+        top_p change, the weights change back, but for tokens that cannot be drawn.
 
         Candidate j of template i is drawn as text number i * candidates + j of the seed; where no `candidates` are
         asked for, there are as many as `alternatives`.
