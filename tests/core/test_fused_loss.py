@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,11 +16,13 @@ from mdlm_atat.config.build import build_model, build_objective
 from mdlm_atat.config.files import load_config
 from mdlm_atat.config.schema import RunConfig
 from mdlm_atat.core.fused_loss import Scored, weighted_nll
+from mdlm_atat.core.left_to_right import causal_nll, read_nll
 from mdlm_atat.core.objective import FusedLoss, TimePlan, denoised_nll, masked_nll
 from mdlm_atat.core.schedules import Linear
 from mdlm_atat.core.strategies.uniform import UniformMasking
 from mdlm_atat.core.times import UniformTime, Weighting
 from mdlm_atat.lm.sampling import projection
+from mdlm_atat.nets.two_way import TwoWayDiT
 from mdlm_atat.training.engine import speed_up
 
 VOCAB = 301
@@ -203,6 +206,30 @@ def test_scoring_asks_a_network_s_output_layer_at_masked_positions_only_and_find
         patch.setattr(network, "logits", None)
         found = denoised_nll(network, z_t, t, lengths, x0, is_masked)
     assert (found == 0).equal(~is_masked)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("lengths", [None, [48, 20, 1]])
+def test_a_network_that_reads_is_asked_for_17_positions_at_a_time_with_the_costs_of_all_at_once(lengths):
+    torch.manual_seed(0)
+    network = TwoWayDiT(VOCAB, 48, num_layers=1, width=16, num_heads=2)
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    x0 = torch.randint(0, VOCAB, (3, 48))
+    lengths = None if lengths is None else torch.tensor(lengths)
+    prompts = None if lengths is None else torch.tensor([5, 0, 0])
+    cross_entropy, sizes = F.cross_entropy, []
+
+    def counted(logits, target, **more):
+        sizes.append(len(logits))
+        return cross_entropy(logits, target, **more)
+
+    with torch.no_grad(), pytest.MonkeyPatch.context() as patch:
+        expected = causal_nll(network(x0), x0, lengths, prompts)
+        patch.setattr(fused_loss, "CPU_CHUNK_ELEMENTS", 17 * 320)
+        patch.setattr(F, "cross_entropy", counted)
+        found = read_nll(network, x0, lengths, prompts)
+    assert max(sizes) == 17
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 

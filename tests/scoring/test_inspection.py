@@ -35,7 +35,8 @@ class Fake:
         self.slope = slope
         self.batch_sizes: list[int] = []
 
-    def __call__(self, z_t, t):
+    def __call__(self, z_t, t, lengths=None):
+        assert lengths is None
         self.batch_sizes.append(len(z_t))
         assert torch.allclose(t, (z_t == MASK).float().mean(1))  # told what is masked
         return PROBS.log().expand(*z_t.shape, 4)

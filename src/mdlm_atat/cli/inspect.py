@@ -101,10 +101,11 @@ def inspection_of_text(lm: MaskedDiffusionLM, text: str, arguments: Namespace) -
     """The record of a text's inspection, ready for JSON."""
     from mdlm_atat.device import explain_out_of_memory
     from mdlm_atat.progress import progress_bar
+    from mdlm_atat.scoring.draws import rows_together
     from mdlm_atat.scoring.inspection import DEFAULT_TIMES
 
     times = DEFAULT_TIMES if arguments.times is None else tuple(sorted(set(arguments.times)))
-    batch_size = arguments.batch_size or lm.config.eval.batch_size
+    batch_size = arguments.batch_size or rows_together(lm.config.eval.batch_size, lm.max_length, lm.device)
     with (
         progress_bar("inspecting") as on_progress,
         explain_out_of_memory(f"try --batch_size {max(1, batch_size // 2)}"),

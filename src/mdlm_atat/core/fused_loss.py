@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 CHUNK_ELEMENTS = 2**28  # logits of one chunk: 512 MiB in bf16, and matrices large enough for any GPU
+CPU_CHUNK_ELEMENTS = 2**24  # of one chunk on a CPU, 64 MiB in float32: a larger one is no faster there
 MULTIPLE = 64  # the vocabulary is padded to it: matrix units refuse odd strides and take a path several times slower
 
 ChunkNLL = Callable[..., tuple[Tensor, Tensor, Tensor, Tensor]]
@@ -91,10 +92,7 @@ def nll_in_chunks(
 ) -> Float[Tensor, " positions"]:
     """nll as above, where no gradient is wanted."""
     w, b = padded_layer(weight, bias, product_type(hidden))
-    return torch.cat([
-        F.cross_entropy(logits, x, reduction="none")
-        for logits, x in zip(_in_chunks(hidden, w, b), target.split(CHUNK_ELEMENTS // len(w)), strict=True)
-    ])  # fmt: skip
+    return torch.cat([F.cross_entropy(logits, x, reduction="none") for logits, x in _in_chunks(hidden, w, b, target)])
 
 
 def nll_and_likeliest(
@@ -106,16 +104,18 @@ def nll_and_likeliest(
     """nll as above, and the likeliest token of each position, where no gradient is wanted."""
     w, b = padded_layer(weight, bias, product_type(hidden))
     nll, likeliest = [], []
-    for logits, x in zip(_in_chunks(hidden, w, b), target.split(CHUNK_ELEMENTS // len(w)), strict=True):
+    for logits, x in _in_chunks(hidden, w, b, target):
         nll.append(F.cross_entropy(logits, x, reduction="none"))
         likeliest.append(logits.argmax(1))
     return torch.cat(nll), torch.cat(likeliest)
 
 
-def _in_chunks(hidden: Tensor, w: Tensor, b: Tensor) -> Iterator[Tensor]:
-    """The logits of a padded output layer, a chunk of positions at a time."""
-    for h in hidden.split(CHUNK_ELEMENTS // len(w)):
-        yield (h.to(w.dtype) @ w.T).to(b.dtype) + b
+def _in_chunks(hidden: Tensor, w: Tensor, b: Tensor, target: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """The logits of a padded output layer and the targets, a chunk of positions at a time."""
+    num_elements = min(CHUNK_ELEMENTS, CPU_CHUNK_ELEMENTS) if hidden.device.type == "cpu" else CHUNK_ELEMENTS
+    num_positions = max(1, num_elements // len(w))
+    for h, x in zip(hidden.split(num_positions), target.split(num_positions), strict=True):
+        yield (h.to(w.dtype) @ w.T).to(b.dtype) + b, x
 
 
 def product_type(hidden: Tensor) -> torch.dtype:

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from mdlm_atat.core.denoiser import Network
 from mdlm_atat.core.fused_loss import nll_in_chunks, weighted_nll
 from mdlm_atat.core.masking import scored_positions
 from mdlm_atat.core.objective import Draw, FusedLoss, TrainingLoss, masked_nll
@@ -71,3 +72,22 @@ def nll_from(model: Any, x0: Int[Tensor, "batch length"], start: int) -> Float[T
     weight, bias = model.output_layer()
     hidden = model.hidden(x0)[:, start:]
     return nll_in_chunks(hidden.flatten(0, 1), weight, bias, x0[:, start:].flatten()).view(len(x0), -1)
+
+
+@torch.no_grad()
+def read_nll(
+    model: Any,
+    x0: Int[Tensor, "batch length"],
+    lengths: Int[Tensor, " batch"] | None,
+    prompts: Int[Tensor, " batch"] | None = None,
+) -> Float[Tensor, "batch length"]:
+    """`causal_nll` of what a model says, without a gradient; a network's output layer is asked a chunk of positions at
+    a time, where all logits at once would be most of the memory."""
+    if not isinstance(model, Network):
+        return causal_nll(model(x0), x0, lengths, prompts)
+    scored = torch.ones_like(x0, dtype=torch.bool)
+    if lengths is not None:
+        scored = scored_positions(lengths, x0.shape[1], prompts)
+    hidden = model.hidden(x0)[scored]  # pyright: ignore[reportCallIssue]  # in the causal mode
+    nll = nll_in_chunks(hidden, *model.output_layer(), x0[scored])
+    return nll.new_zeros(x0.shape).masked_scatter(scored, nll)

@@ -145,7 +145,9 @@ class Scoring(Sampling):
                 raise UserError(f"text {index + 1} is empty: there is nothing to score")
         order = self.checked_order(order, evaluations)
         if order == ANY:
-            draws = DrawSettings(num_draws=num_draws, seed=seed, on_progress=lambda *_: self.check_wanted())
+            draws = DrawSettings(
+                num_draws=num_draws, seed=seed, batch_size=batch_size, on_progress=lambda *_: self.check_wanted()
+            )
             scores = [self._in_any_order(tokens, draws) for tokens in encoded]
         elif not encoded:
             scores = []

@@ -31,7 +31,7 @@ from mdlm_atat.runs.model import Model, open_model
 from mdlm_atat.runs.orders import Order, asked_orders, in_orders, left_to_right_cost, with_stored_orders
 from mdlm_atat.scoring.cost import TextCounts
 from mdlm_atat.scoring.deciles import decile_costs, frequency_deciles
-from mdlm_atat.scoring.draws import DrawSettings
+from mdlm_atat.scoring.draws import DrawSettings, rows_together
 from mdlm_atat.scoring.likelihood import t_step_bounds
 from mdlm_atat.scoring.paired import check_same_text, compare
 from mdlm_atat.scoring.records import BlockSums, Evaluation, Machine, TextIdentity
@@ -207,11 +207,13 @@ def config_of(lm: MaskedDiffusionLM | CausalLM) -> RunConfig:
 def draw_settings(
     lm: MaskedDiffusionLM | CausalLM, *, num_draws: int | None, batch_size: int | None, seed: int
 ) -> DrawSettings:
-    """How a likelihood of this model is drawn; what is None is as in its run."""
+    """How a likelihood of this model is drawn; what is None is as in its run, but for a smaller batch on a CPU."""
     evaluation = config_of(lm).eval
+    if batch_size is None:
+        batch_size = rows_together(evaluation.batch_size, lm.max_length, lm.device)
     return DrawSettings(
         num_draws=evaluation.final_num_draws if num_draws is None else num_draws,
-        batch_size=evaluation.batch_size if batch_size is None else batch_size,
+        batch_size=batch_size,
         seed=seed,
     )
 

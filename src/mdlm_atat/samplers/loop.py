@@ -22,6 +22,7 @@ from mdlm_atat.samplers.seeds import block_seed
 DRAWS_AHEAD = 8  # random numbers are drawn on the CPU, the same for every device, and sent there this many at a time
 LOOK_INTERVAL_S = 0.1  # at how many places are filled: each look waits for the device
 MAX_DISTRIBUTION_ENTRIES = 2**26  # of float64 held at once while tokens are drawn: 0.5 GiB, a few times over
+CPU_DISTRIBUTION_ENTRIES = 2**23  # on a CPU, where more at once are no faster
 
 
 class Reverse:
@@ -204,8 +205,10 @@ class Reverse:
 
     def chunks(self, positions: Int[Tensor, "rows k"]) -> list[slice]:
         """Slices of the columns of `positions` to take one after the other, so that the distributions held at once stay
-        within MAX_DISTRIBUTION_ENTRIES."""
-        width = max(1, MAX_DISTRIBUTION_ENTRIES // (len(positions) * self.mask_id))  # mask_id: the vocabulary's size
+        within MAX_DISTRIBUTION_ENTRIES, and on a CPU within fewer."""
+        is_on_cpu = self.z_t.device.type == "cpu"
+        most = min(MAX_DISTRIBUTION_ENTRIES, CPU_DISTRIBUTION_ENTRIES) if is_on_cpu else MAX_DISTRIBUTION_ENTRIES
+        width = max(1, most // (len(positions) * self.mask_id))  # mask_id: the vocabulary's size
         return [slice(start, start + width) for start in range(0, positions.shape[1], width)]
 
     def advance(self) -> None:

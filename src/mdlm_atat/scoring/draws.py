@@ -23,6 +23,17 @@ from mdlm_atat.errors import UserError
 from mdlm_atat.progress import OnProgress
 from mdlm_atat.scoring.records import BLOCK_SIZE
 
+CPU_TOKENS = 2**14
+"""In one call of the network on a CPU, where no call is the faster for more, and what the layers hold is large."""
+
+
+def rows_together(most: int, length: int, device: torch.device) -> int:
+    """How many rows of so many tokens go through the network together where nobody said: `most`, on a CPU fewer."""
+    if device.type != "cpu":
+        return most
+    return min(most, max(BLOCK_SIZE, CPU_TOKENS // length))
+
+
 Gather = Callable[[Tensor], Tensor]
 """Concatenates a tensor over processes, along its first axis."""
 

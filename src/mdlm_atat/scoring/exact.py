@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from mdlm_atat.core.left_to_right import causal_nll
+from mdlm_atat.core.left_to_right import read_nll
 from mdlm_atat.core.masking import scored_positions
 from mdlm_atat.device import as_float64, float64_device
 from mdlm_atat.scoring.draws import BLOCK_SIZE, DrawSettings, Rows, permutation, score_each
@@ -43,7 +43,7 @@ def exact_nll(
 
     def score(x0: Tensor, lengths: Tensor, prompts: Tensor, indices: list[int]) -> Tensor:
         del indices
-        nll = as_float64(causal_nll(model(x0), x0, lengths, prompts))  # (B, L)
+        nll = as_float64(read_nll(model, x0, lengths, prompts))  # (B, L)
         columns = [nll.sum(1, keepdim=True)]
         if groups is not None:
             scored = scored_positions(lengths, x0.shape[1], prompts)

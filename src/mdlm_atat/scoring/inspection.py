@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mdlm_atat.core.curriculum import Stage
+from mdlm_atat.core.denoiser import Denoiser, Network
 from mdlm_atat.core.masking import hide
-from mdlm_atat.core.objective import masked_nll
+from mdlm_atat.core.objective import denoised_nll
 from mdlm_atat.core.prior import mean_importance, prior_importance
 from mdlm_atat.core.strategies.rates import Clean, MaskingScheduler
 from mdlm_atat.device import as_float64, float64_device
@@ -98,7 +99,7 @@ def inspect_rows(
     ids: Int[np.ndarray, "rows length"],
     lengths: Int[np.ndarray, " rows"],
     *,
-    denoise: Callable[[Tensor, Tensor], Tensor],
+    denoise: Denoiser | Network,
     masking: MaskingScheduler,
     stage: Stage | None = None,
     times: Sequence[float] = DEFAULT_TIMES,
@@ -213,7 +214,7 @@ def _masks_of_row(
 
 def _score_masks(
     network: Any,
-    denoise: Callable[[Tensor, Tensor], Tensor],
+    denoise: Denoiser | Network,
     x0: Int[Tensor, " length"],
     is_masked: Bool[Tensor, "batch length"],
     mask_id: int,
@@ -223,7 +224,7 @@ def _score_masks(
     z_t = hide(rows, is_masked, mask_id)  # (B, L)
     told = is_masked.float().mean(1)  # (B,)
     importance = network.importance(z_t, network.importance_score(z_t, told))  # (B, L)
-    nll = masked_nll(denoise(z_t, told), rows, is_masked)  # (B, L)
+    nll = denoised_nll(denoise, z_t, told, None, rows, is_masked)  # (B, L)
     return as_float64(torch.stack([torch.where(is_masked, importance, 0.0), nll]))
 
 
