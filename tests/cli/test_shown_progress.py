@@ -8,7 +8,7 @@ import re
 import pytest
 
 from mdlm_atat import progress
-from mdlm_atat.cli import made_texts
+from mdlm_atat.cli import made_texts, score
 from mdlm_atat.cli.main import main
 from mdlm_atat.samplers import loop
 
@@ -64,6 +64,17 @@ def test_a_bar_is_not_drawn_beside_the_text_that_is_watched(runs, at_once, capsy
     lines = lines_of(capsys.readouterr().err)
     assert lines[0] == "writing 1/2"
     assert lines[1] == "writing 1/2 · 0 of 6 tokens"
+
+
+def test_a_score_is_told_of_by_evaluations_on_stderr_alone(runs, at_once, monkeypatch, capsys):
+    command = ["score", str(runs / "masked"), "the cat sat", "--num_draws", "64"]
+    assert main(command) == 0
+    quiet = capsys.readouterr()
+    monkeypatch.setattr(score, "SHOWN_AFTER_S", 0.0)
+    assert main(command) == 0
+    out, err = capsys.readouterr()
+    assert out == quiet.out
+    assert err.splitlines()[:2] == ["scoring, any · 1 evaluation", "scoring, any · 2 evaluations"]
 
 
 def test_texts_that_are_made_in_a_moment_leave_nothing_on_stderr(runs, capsys):

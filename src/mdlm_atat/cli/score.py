@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +23,7 @@ from mdlm_atat.cli.model import (
 )
 from mdlm_atat.cli.parser import Parser, whole
 from mdlm_atat.errors import UserError
+from mdlm_atat.formats import counted
 from mdlm_atat.model_folder import BOX_NAME, PUBLISHED_FILES
 from mdlm_atat.plugins import trusted
 from mdlm_atat.published.hub import PREFIX
@@ -30,6 +33,7 @@ from mdlm_atat.samplers.template import unescaped
 if TYPE_CHECKING:
     from mdlm_atat.lm import CausalLM, MaskedDiffusionLM, Score
 
+SHOWN_AFTER_S = 3.0
 ORDERS = ("left_to_right", ANY)  # which are no samplers, or not only
 
 
@@ -145,11 +149,26 @@ def scores(lm: MaskedDiffusionLM | CausalLM, text: str, arguments: Namespace) ->
     orders = [arguments.order]
     if arguments.order is None:
         orders = [order for order, mode in zip(ORDERS, ("causal", "masked"), strict=True) if mode in lm.modes]
-    names = ("evaluations", "num_draws", "seed", "batch_size")
-    return [
-        lm.score(text, given=arguments.given, order=order, **{name: getattr(arguments, name) for name in names})
-        for order in orders
-    ]
+    how = {name: getattr(arguments, name) for name in ("evaluations", "num_draws", "seed", "batch_size")}
+    found = []
+    for order in orders:
+        with told_of_evaluations(lm, f"scoring, {order}"):
+            found.append(lm.score(text, given=arguments.given, order=order, **how))
+    return found
+
+
+@contextmanager
+def told_of_evaluations(lm: MaskedDiffusionLM | CausalLM, title: str) -> Iterator[None]:
+    """Within the block stderr tells of the network's evaluations, once it takes a few seconds."""
+    from mdlm_atat.progress import Bar
+
+    bar, numbers = Bar(title, after_s=SHOWN_AFTER_S), count(1)
+    lm.on_evaluation = lambda: bar.update(number := next(numbers), counted(number, "evaluation"))
+    try:
+        yield
+    finally:
+        lm.on_evaluation = None
+        bar.close()
 
 
 def in_words(score: Score, num_characters: int) -> str:
