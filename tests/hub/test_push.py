@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+from contextlib import suppress
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any
 
 import pytest
@@ -276,6 +279,37 @@ def test_a_dry_run_shows_every_file_and_sends_none(hub: Hub, runs: Path, capsys:
     assert "\nreplace    model.safetensors" in printed
     assert "\nremove     pytorch_model.bin\n" in printed
     assert "nothing was sent; it would need --replace" in printed
+
+
+def test_a_hub_whose_answer_never_ends_is_waited_for_no_longer_than_a_minute(
+    client, runs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each byte of it comes in time: a dry run that only asks what is there waited for hours."""
+    monkeypatch.setattr("mdlm_atat.published.hub.ANSWER_S", 0.5)
+    ended = Event()
+
+    class Endless(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", "100000")
+            self.end_headers()
+            with suppress(OSError):
+                while not ended.wait(0.05):
+                    self.wfile.write(b" ")
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Endless) as server:
+        Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        client.ask(f"http://127.0.0.1:{server.server_port}")
+        assert main(["push", str(runs / "masked"), "me/new", "--dry_run"]) == 0
+        assert "nothing was sent" in capsys.readouterr().out
+        client.log_in()
+        assert main(["push", str(runs / "masked"), "me/new"]) == 2
+        assert "does not answer (not done after 0.5 s)" in capsys.readouterr().err
+        ended.set()
+        server.shutdown()
 
 
 def test_a_run_is_sent_from_the_command_line(

@@ -11,19 +11,23 @@ import sys
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from mdlm_atat.config.size import machine_memory
 from mdlm_atat.errors import UserError
 from mdlm_atat.formats import count, data_size
+from mdlm_atat.interrupts import interruptible
 from mdlm_atat.published.parts import names_of_parts
 from mdlm_atat.small_files import DAMAGE, read_object
 
 PREFIX = "hub:"
 OWNER_AND_NAME = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 CONNECT_S = 10.0
-"""How long the hub may take to answer."""
+"""How long the hub may take for each part of an answer."""
+ANSWER_S = 60.0
+"""How long it may take for all of what it says of a model: an answer that comes byte by byte never ends otherwise."""
 BYTES_TO_READ = {"gguf": 6.0, "mdlm": 6.5}
 """A weight, at most, by what reads them; 4 for others, which are read one by one into a network in float32. Of .gguf
 5.5 were measured (Q4_0 and Q8_0), weights in float32 beside those that are joined; of MDLM 6.1, in float32 beside what
@@ -88,10 +92,9 @@ def look_up(name: HubName) -> Listed | None:
     """Ask the hub which files of a model there are, and choose those that are needed. None where the hub cannot be
     reached, for what was downloaded before serves then. Raises UserError where the hub has no such model or does not
     give it, where it holds no weights that can be read, and where this machine has not the memory for them."""
-    api = client().HfApi()
     try:
         with hub_errors(name):
-            info = api.model_info(name.repository, revision=name.revision, files_metadata=True, timeout=CONNECT_S)
+            info = about_model(name)
     except Unreachable:
         return None
     there = {each.rfilename: each.size or 0 for each in info.siblings or ()}
@@ -103,6 +106,12 @@ def look_up(name: HubName) -> Listed | None:
     check_memory(str(name), parameters, num_bytes, BYTES_TO_READ.get(str(reader), 4))
     licence = getattr(info.card_data, "license", None)
     return Listed(name, str(info.sha), sizes, licence if isinstance(licence, str) else None)
+
+
+def about_model(name: HubName) -> Any:
+    """What the hub says of a model, with the sizes of its files. Raises what its client does, and TimeoutError."""
+    ask = partial(client().HfApi().model_info, files_metadata=True, timeout=CONNECT_S)
+    return interruptible(lambda: ask(name.repository, revision=name.revision), ANSWER_S)
 
 
 def download(

@@ -11,12 +11,12 @@ from pathlib import Path
 
 from mdlm_atat.errors import UserError
 from mdlm_atat.published.hub import (
-    CONNECT_S,
     LOG_IN,
     OWNER_AND_NAME,
     PREFIX,
     HubName,
     Unreachable,
+    about_model,
     client,
     hub_errors,
     is_commit,
@@ -116,12 +116,12 @@ def _look_at(name: HubName) -> Target:
     """A repository that nobody may see is taken for a new one: making it is refused then."""
     from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
-    api, has_branch = client().HfApi(), True
+    has_branch = True
     with hub_errors(name):
         try:
-            info = api.model_info(name.repository, revision=name.revision, files_metadata=True, timeout=CONNECT_S)
+            info = about_model(name)
         except RevisionNotFoundError:  # a branch that is to be made, from the main one
-            info, has_branch = api.model_info(name.repository, files_metadata=True, timeout=CONNECT_S), False
+            info, has_branch = about_model(HubName(name.repository)), False
         except RepositoryNotFoundError:
             return Target(name, None, False, False, {})
     files = {each.rfilename: each.size or 0 for each in info.siblings or ()}
