@@ -1,10 +1,12 @@
 """Measure the model in the box and write its card, README.md beside this file.
 
-usage: python models/box/card.py DATA [--model FOLDER] [--run RUN] [--judge FOLDER] [--num_draws N] [--again]
+usage: python models/box/card.py DATA [--model FOLDER] [--run RUN] [--judge FOLDER] [--demo FOLDER]
+       [--num_draws N] [--again]
 
 DATA is the folder that make_data.py wrote. --model is what is measured (the packed model, "box"), --run the same model
-before it was packed: the card says what packing costs. --judge is a causal model that was trained apart from it. What
-was measured is kept in card.json and not measured again, so that a later call writes the card alone.
+before it was packed: the card says what packing costs. --judge is a causal model that was trained apart from it. --demo
+is where the model of `make demo` is trained, minutes on a CPU, to be compared with it; the judge reads both. What was
+measured is kept in card.json and not measured again, so that a later call writes the card alone.
 """
 
 from __future__ import annotations
@@ -19,6 +21,8 @@ from dataclasses import asdict
 from datetime import date
 from pathlib import Path
 from typing import Any
+
+import beside_demo
 
 from mdlm_atat import Evaluation, MaskedDiffusionLM, evaluate, load_lm
 from mdlm_atat.atomic import write_json
@@ -202,6 +206,7 @@ def card(numbers: dict[str, Any]) -> str:
         "before_packing": _before_packing(numbers["likelihoods"]),
         "packing": _packing_lines(numbers.get("packing")),
         "judge": _judge_table(numbers.get("judge"), numbers.get("judge_name")),
+        "beside_demo": _beside_demo(numbers.get("beside_demo"), numbers["sources"]),
         "infillings": "\n\n".join(map(_infilling, range(NUM_PLACES), numbers["infillings"])),
         "continuations": "\n\n".join(map(_continuation, range(NUM_PLACES), numbers["continuations"])),
         "sources": _source_table(numbers["sources"]),
@@ -292,6 +297,27 @@ def _judge_table(found: dict[str, Any] | None, name: str | None) -> str:
     return "\n".join(lines)
 
 
+def _beside_demo(found: dict[str, Any] | None, sources: dict[str, Any]) -> str:
+    if found is None:
+        return "It was not compared yet: `models/box/card.py DATA --judge FOLDER --demo FOLDER` does."
+    plays = sources[beside_demo.PLAYS]
+    return "\n".join([
+        "That one learns Shakespeare's plays, letter by letter, in minutes on a CPU. Here both read "
+        f"{_counted(plays['valid-others_documents'], 'play')} that neither was trained on: the",
+        f"demo, with its own settings, was trained on the {plays['train_documents']} that the box has read. What is "
+        f"compared is a character, in bits. {beside_demo.NUM_PASSAGES} passages of {beside_demo.NUM_CHARACTERS}",
+        f"characters, evenly spaced, none chosen: the first {beside_demo.NUM_GIVEN} characters were continued, or "
+        f"{beside_demo.GAP[1] - beside_demo.GAP[0]} in the middle filled. The judge is the one above, which",
+        "has surely read Shakespeare. Of a continuation it is told what the judge pays for a character, of a filled "
+        "passage how many bits it pays more than for the",
+        "passage as it was. *Entropy*, in nats, is of the box's tokens in a continuation, whoever wrote it.",
+        "",
+        beside_demo.table(found),
+        "",
+        f"`python models/box/card.py DATA --judge FILE.gguf --demo FOLDER`; {found['machine']}, {found['date']}.",
+    ])  # fmt: skip
+
+
 def _infilling(number: int, row: dict[str, Any]) -> str:
     text = row["given"][0]
     for filled, given in zip(row["filled"], row["given"][1:], strict=True):
@@ -333,6 +359,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--model", default="box")
     parser.add_argument("--run", type=Path)
     parser.add_argument("--judge")
+    parser.add_argument("--demo", type=Path, help="folder for the run of the demo, which --judge reads too")
     parser.add_argument("--judge_name", help="what the card calls the judge")
     parser.add_argument("--device")
     parser.add_argument("--num_draws", type=int, help="masked sequences (default: as its training took last)")
@@ -371,6 +398,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     if arguments.judge is not None:
         about["judge"] = lambda: judged(lm, arguments.judge, arguments.data, arguments.num_texts)
         about["judge_name"] = lambda: arguments.judge_name or Path(arguments.judge).name
+    if arguments.demo is not None:
+        if arguments.judge is None:
+            parser.error("--demo: the two are compared by what a judge says too: name one with --judge")
+        about["beside_demo"] = lambda: beside_demo.beside_demo(lm, arguments.data, arguments.demo, arguments.judge)
     if arguments.run is not None:
         about["packing"] = lambda: packing(lm, arguments.run, arguments.data, arguments.num_draws)
     for name, measure in about.items():

@@ -74,7 +74,7 @@ its like.
     parser.add_argument("--evaluations", type=whole(1), help="a sampler's network evaluations at most")
     parser.add_argument("--num_draws", type=whole(2), default=128, help="draws for an order that is random")
     parser.add_argument("--seed", type=whole(0), default=0, help="seed of the draws")
-    parser.add_argument("--batch_size", type=whole(1), default=16, help="texts in one call of the network")
+    parser.add_argument("--batch_size", type=whole(1), help="texts or masks in one call of the network")
     add_device_arguments(parser)
     return parser
 

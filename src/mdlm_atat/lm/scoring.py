@@ -35,6 +35,7 @@ from mdlm_atat.scoring.likelihood import Groups, Likelihood, Sequences
 from mdlm_atat.scoring.schedule_bound import ScheduleDraws, draw_schedule_nll
 
 FORMER_NAMES = {"uniform": ANY}
+TEXTS_TOGETHER = 16  # in one call of the network
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ class Scoring(Sampling):
         evaluations: int | None = None,
         num_draws: int = 128,
         seed: int = 0,
-        batch_size: int = 16,
+        batch_size: int | None = None,
     ) -> Score: ...
 
     @overload
@@ -92,7 +93,7 @@ class Scoring(Sampling):
         evaluations: int | None = None,
         num_draws: int = 128,
         seed: int = 0,
-        batch_size: int = 16,
+        batch_size: int | None = None,
     ) -> list[Score]: ...
 
     def score(
@@ -104,7 +105,7 @@ class Scoring(Sampling):
         evaluations: int | None = None,
         num_draws: int = 128,
         seed: int = 0,
-        batch_size: int = 16,
+        batch_size: int | None = None,
     ) -> Score | list[Score]:
         """-log p of a text in nats; for a sequence of texts, the score of each. The result says which likelihood it is,
         and whether it is exact or an upper bound.
@@ -120,7 +121,8 @@ class Scoring(Sampling):
           the probability that the sampler writes this text. Else an upper bound, the mean over `num_draws` of its
           orders.
 
-        A text longer than the model is cut into independent pieces.
+        A text longer than the model is cut into independent pieces. `batch_size`: rows in one call of the network; None:
+        16 texts, or 64 masks of one text. It changes the memory and the time.
 
         `given`: a context, or one for each text: -log p(text | context), with the context visible throughout. In any
         order masks are drawn over the text's places alone, and where there are no more masks than `num_draws` all of
@@ -134,9 +136,10 @@ class Scoring(Sampling):
         does not have; TypeError for a text or context that is no str.
         """
         chosen, is_one = one_or_many(texts, "texts")
+        texts_together = TEXTS_TOGETHER if batch_size is None else batch_size
         if given is not None:
             scores = self._after(
-                contexts_of(given, len(chosen)), chosen, order, evaluations, num_draws, seed, batch_size
+                contexts_of(given, len(chosen)), chosen, order, evaluations, num_draws, seed, texts_together
             )
             return scores[0] if is_one else scores
         encoded = [self.tokenizer.encode(text) for text in chosen]
@@ -145,17 +148,17 @@ class Scoring(Sampling):
                 raise UserError(f"text {index + 1} is empty: there is nothing to score")
         order = self.checked_order(order, evaluations)
         if order == ANY:
-            draws = DrawSettings(
-                num_draws=num_draws, seed=seed, batch_size=batch_size, on_progress=lambda *_: self.check_wanted()
-            )
+            draws = DrawSettings(num_draws=num_draws, seed=seed, on_progress=lambda *_: self.check_wanted())
+            if batch_size is not None:
+                draws = replace(draws, batch_size=batch_size)
             scores = [self._in_any_order(tokens, draws) for tokens in encoded]
         elif not encoded:
             scores = []
         elif order == LEFT_TO_RIGHT and "causal" in self.modes:
-            scores = self._left_to_right(encoded, batch_size)
+            scores = self._left_to_right(encoded, texts_together)
         else:
             scores = self._in_own_order(
-                encoded, order, evaluations, num_draws=num_draws, seed=seed, batch_size=batch_size
+                encoded, order, evaluations, num_draws=num_draws, seed=seed, batch_size=texts_together
             )
         return scores[0] if is_one else scores
 
