@@ -47,6 +47,7 @@ def beside_demo(box: MaskedDiffusionLM, data: Path, folder: Path, judge_file: st
     passages = evenly_spaced(splits["valid"])
     models = {"the model in the box": box, "the model of `make demo`": demo}
     return {
+        "num_plays": {name: len(plays.read_text(encoding="utf-8").splitlines()) for name, plays in splits.items()},
         "models": {
             name: {"likelihoods": likelihoods(lm, splits["valid"], folder), **written(lm, box, judge, passages)}
             for name, lm in models.items()

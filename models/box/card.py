@@ -206,7 +206,7 @@ def card(numbers: dict[str, Any]) -> str:
         "before_packing": _before_packing(numbers["likelihoods"]),
         "packing": _packing_lines(numbers.get("packing")),
         "judge": _judge_table(numbers.get("judge"), numbers.get("judge_name")),
-        "beside_demo": _beside_demo(numbers.get("beside_demo"), numbers["sources"]),
+        "beside_demo": _beside_demo(numbers.get("beside_demo")),
         "infillings": "\n\n".join(map(_infilling, range(NUM_PLACES), numbers["infillings"])),
         "continuations": "\n\n".join(map(_continuation, range(NUM_PLACES), numbers["continuations"])),
         "sources": _source_table(numbers["sources"]),
@@ -297,14 +297,13 @@ def _judge_table(found: dict[str, Any] | None, name: str | None) -> str:
     return "\n".join(lines)
 
 
-def _beside_demo(found: dict[str, Any] | None, sources: dict[str, Any]) -> str:
+def _beside_demo(found: dict[str, Any] | None) -> str:
     if found is None:
         return "It was not compared yet: `models/box/card.py DATA --judge FOLDER --demo FOLDER` does."
-    plays = sources[beside_demo.PLAYS]
     return "\n".join([
         "That one learns Shakespeare's plays, letter by letter, in minutes on a CPU. Here both read "
-        f"{_counted(plays['valid-others_documents'], 'play')} that neither was trained on: the",
-        f"demo, with its own settings, was trained on the {plays['train_documents']} that the box has read. What is "
+        f"{_counted(found['num_plays']['valid'], 'play')} that neither was trained on: the",
+        f"demo, with its own settings, was trained on the {found['num_plays']['train']} that the box has read. What is "
         f"compared is a character, in bits. {beside_demo.NUM_PASSAGES} passages of {beside_demo.NUM_CHARACTERS}",
         f"characters, evenly spaced, none chosen: the first {beside_demo.NUM_GIVEN} characters were continued, or "
         f"{beside_demo.GAP[1] - beside_demo.GAP[0]} in the middle filled. The judge is the one above, which",
