@@ -121,8 +121,8 @@ class Scoring(Sampling):
           the probability that the sampler writes this text. Else an upper bound, the mean over `num_draws` of its
           orders.
 
-        A text longer than the model is cut into independent pieces. `batch_size`: rows in one call of the network; None:
-        16 texts, or 64 masks of one text. It changes the memory and the time.
+        A text longer than the model is cut into independent pieces. `batch_size`: rows in one call of the network,
+        which changes memory and time alone; None: 16 texts, or 64 masks of one text.
 
         `given`: a context, or one for each text: -log p(text | context), with the context visible throughout. In any
         order masks are drawn over the text's places alone, and where there are no more masks than `num_draws` all of
