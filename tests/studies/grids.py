@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
+from mdlm_atat.atomic import write_json
 from mdlm_atat.cli.main import main
 from mdlm_atat.errors import command_line
 from mdlm_atat.studies import processes, runner
@@ -85,7 +85,7 @@ def use_stand_in(
 
     def noted(data: Any) -> Any:
         found = open_data(data)
-        (folder / "data.json").write_text(json.dumps(found[0]))
+        write_json(folder / "data.json", found[0])  # whole at any moment: another runner's process may be reading it
         return found
 
     patch.setattr(planning, "open_data", noted)
