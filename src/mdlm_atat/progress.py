@@ -20,6 +20,7 @@ OnProgress = Callable[[int, int], None]
 """Called now and then with (done, total), in units of the caller's own."""
 
 PLAIN_LINE_INTERVAL_S = 15.0
+SHOWN_AFTER_S = 3.0  # what mostly takes no longer
 REDRAW_INTERVAL_S = {"terminal": 0.1, "notebook": 0.5}
 
 

@@ -8,7 +8,6 @@ import re
 import pytest
 
 from mdlm_atat import progress
-from mdlm_atat.cli import made_texts, score
 from mdlm_atat.cli.main import main
 from mdlm_atat.samplers import loop
 
@@ -17,7 +16,7 @@ from mdlm_atat.samplers import loop
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every line is shown, however soon."""
     monkeypatch.setattr(progress._Lines, "interval_s", 0.0)
-    monkeypatch.setattr(made_texts, "SHOWN_AFTER_S", 0.0)
+    monkeypatch.setattr(progress, "SHOWN_AFTER_S", 0.0)
     monkeypatch.setattr(loop, "LOOK_INTERVAL_S", 0.0)
 
 
@@ -53,7 +52,7 @@ def test_before_the_first_token_the_lengths_of_gaps_are_being_chosen(runs, at_on
     assert main(["infill", str(runs / "masked"), "the [MASK:2-3] sat on", "--length_draws", "64"]) == 0
     lines = lines_of(capsys.readouterr().err)
     choosing = [line for line in lines if "choosing" in line]
-    assert choosing[0] == "writing 0/1 · choosing lengths of gaps, 1 evaluations"
+    assert choosing[0] == "writing 0/1 · choosing lengths of gaps, 1 evaluation"
     assert lines == choosing + [line for line in lines if line.endswith(" tokens")]
     assert len(choosing) < len(lines)
 
@@ -66,11 +65,13 @@ def test_a_bar_is_not_drawn_beside_the_text_that_is_watched(runs, at_once, capsy
     assert lines[1] == "writing 1/2 · 0 of 6 tokens"
 
 
-def test_a_score_is_told_of_by_evaluations_on_stderr_alone(runs, at_once, monkeypatch, capsys):
+def test_a_score_is_told_of_by_evaluations_on_stderr_alone(runs, monkeypatch, capsys):
     command = ["score", str(runs / "masked"), "the cat sat", "--num_draws", "64"]
     assert main(command) == 0
     quiet = capsys.readouterr()
-    monkeypatch.setattr(score, "SHOWN_AFTER_S", 0.0)
+    assert quiet.err == ""
+    monkeypatch.setattr(progress, "SHOWN_AFTER_S", 0.0)
+    monkeypatch.setattr(progress._Lines, "interval_s", 0.0)
     assert main(command) == 0
     out, err = capsys.readouterr()
     assert out == quiet.out

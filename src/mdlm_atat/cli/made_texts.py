@@ -71,15 +71,12 @@ def settings_of_texts(arguments: Namespace) -> dict[str, Any]:
     return {name: getattr(arguments, name) for name in SETTINGS if hasattr(arguments, name)}
 
 
-SHOWN_AFTER_S = 3.0
-
-
 class TextsBar:
     """How far the texts are, on stderr, once it takes a few seconds: those that are done, and how many tokens of the
     batch that is being made are written. In the time of the block."""
 
     def __init__(self, lm: MaskedDiffusionLM | CausalLM, asked: Texts, done: int) -> None:
-        from mdlm_atat.progress import Bar
+        from mdlm_atat.progress import SHOWN_AFTER_S, Bar
 
         self._lm, self._total, self._done = lm, asked.total, done
         self._share = asked.total / asked.num_drawn  # of a text that is drawn, among those that are to be made
@@ -112,7 +109,7 @@ class TextsBar:
     def _on_evaluation(self) -> None:
         """Before the first token, which is where lengths of gaps are chosen; how much that takes is not known."""
         self._num_evaluations += 1
-        self._show(0.0, f"choosing lengths of gaps, {self._num_evaluations:,} evaluations")
+        self._show(0.0, f"choosing lengths of gaps, {counted(self._num_evaluations, 'evaluation')}")
 
     def _on_tokens(self, done: int, total: int) -> None:
         self._lm.on_evaluation = None

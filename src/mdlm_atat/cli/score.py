@@ -33,7 +33,6 @@ from mdlm_atat.samplers.template import unescaped
 if TYPE_CHECKING:
     from mdlm_atat.lm import CausalLM, MaskedDiffusionLM, Score
 
-SHOWN_AFTER_S = 3.0
 ORDERS = ("left_to_right", ANY)  # which are no samplers, or not only
 
 
@@ -160,7 +159,7 @@ def scores(lm: MaskedDiffusionLM | CausalLM, text: str, arguments: Namespace) ->
 @contextmanager
 def told_of_evaluations(lm: MaskedDiffusionLM | CausalLM, title: str) -> Iterator[None]:
     """Within the block stderr tells of the network's evaluations, once it takes a few seconds."""
-    from mdlm_atat.progress import Bar
+    from mdlm_atat.progress import SHOWN_AFTER_S, Bar
 
     bar, numbers = Bar(title, after_s=SHOWN_AFTER_S), count(1)
     lm.on_evaluation = lambda: bar.update(number := next(numbers), counted(number, "evaluation"))
