@@ -313,8 +313,18 @@ def _beside_demo(found: dict[str, Any] | None) -> str:
         "",
         beside_demo.table(found),
         "",
+        "The first three passages, as each went on:",
+        "",
+        *(f"- {name}: {_gone_on(text)}" for name, model in found["models"].items() for text in model["texts"]),
+        "",
         f"`python models/box/card.py DATA --judge FILE.gguf --demo FOLDER`; {found['machine']}, {found['date']}.",
     ])  # fmt: skip
+
+
+def _gone_on(text: str) -> str:
+    given, written = text[: beside_demo.NUM_GIVEN], text[beside_demo.NUM_GIVEN :]
+    between = " " * (given[-1:].isspace() or written[:1].isspace())  # some passages are cut within a word
+    return f"{_line(given.strip())}{between}**{_line(_plain(written.strip()))}**"
 
 
 def _infilling(number: int, row: dict[str, Any]) -> str:
