@@ -1,4 +1,4 @@
-"""lm.score(texts, given=contexts): -log p(text | context)."""
+"""lm.score(texts, given=contexts): -log p(text | context); and in any order without one."""
 
 from __future__ import annotations
 
@@ -64,25 +64,44 @@ def by_enumeration(table: Table, context: str, text: str) -> float:
     return total
 
 
-def test_one_token_is_exact_and_two_are_the_mean_of_both_orders(lm: MaskedDiffusionLM, table: Table) -> None:
-    one = lm.score("b", given="aca")
-    assert one.nats == pytest.approx(table.nll(LETTERS.encode("acab"), {3})[3], abs=1e-9)
-    assert (one.is_exact, one.standard_error, one.num_tokens, one.num_given, one.num_draws) == (True, 0, 1, 3, 1)
-    two = lm.score("bc", given="aca")
-    tokens = LETTERS.encode("acabc")
-    a_given_b, b_given_a, both = table.nll(tokens, {3})[3], table.nll(tokens, {4})[4], table.nll(tokens, {3, 4})
-    assert two.nats == pytest.approx((a_given_b + b_given_a + both[3] + both[4]) / 2, abs=1e-9)
-    assert (two.is_exact, two.standard_error, two.num_draws) == (False, 0, 3)
+@pytest.mark.parametrize("context", [None, "", "aca"])
+def test_one_token_is_exact_and_two_are_the_mean_of_both_orders(
+    lm: MaskedDiffusionLM, table: Table, context: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, num_given = len(context or ""), None if context is None else len(context)
+    tokens = LETTERS.encode((context or "") + "bc")
+    alone = table.nll(tokens[:-1], {start})[start]
+    a_given_b, b_given_a = table.nll(tokens, {start})[start], table.nll(tokens, {start + 1})[start + 1]
+    both = sum(table.nll(tokens, {start, start + 1}).values())
+    rows: list[int] = []
+    forward = table.forward
+    monkeypatch.setattr(table, "forward", lambda z_t, t: rows.append(len(z_t)) or forward(z_t, t))
+    one = lm.score("b", given=context)
+    assert one.nats == pytest.approx(alone, abs=1e-9)
+    assert (one.is_exact, one.standard_error, one.num_tokens, one.num_given, one.num_draws) == (
+        True,
+        0,
+        1,
+        num_given,
+        1,
+    )
+    assert repr(one).startswith("Score(any order: exactly ")
+    assert rows == [1]
+    two = lm.score("bc", given=context)
+    assert two.nats == pytest.approx((a_given_b + b_given_a + both) / 2, abs=1e-9)
+    assert (two.is_exact, two.standard_error, two.num_given, two.num_draws) == (False, 0, num_given, 3)
     assert two.interval95 == (two.nats, two.nats)
     assert repr(two).startswith("Score(any order: at most ")
-    assert repr(two).endswith(" nats, 2 tokens after 3, 3 draws)")
+    assert repr(two).endswith(f" nats, 2 tokens{'' if context is None else f' after {start}'}, 3 draws)")
+    assert sum(rows) == 1 + 3
 
 
+@pytest.mark.parametrize("context", [None, "ab"])
 def test_no_more_masks_than_draws_are_all_taken_and_more_are_drawn_without_bias(
-    lm: MaskedDiffusionLM, table: Table
+    lm: MaskedDiffusionLM, table: Table, context: str | None
 ) -> None:
-    context, text = "ab", "cabbac"
-    exact = by_enumeration(table, context, text)
+    text = "cabbac"
+    exact = by_enumeration(table, context or "", text)
     assert lm.score(text, given=context, num_draws=64).nats == pytest.approx(exact, abs=1e-9)  # 63 masks
     drawn = [lm.score(text, given=context, num_draws=48, seed=seed) for seed in range(24)]
     assert {score.num_draws for score in drawn} == {48}
@@ -92,6 +111,13 @@ def test_no_more_masks_than_draws_are_all_taken_and_more_are_drawn_without_bias(
     said = math.sqrt(sum(score.standard_error**2 for score in drawn) / 24)
     assert 0.6 < said / (error * math.sqrt(24)) < 1.6
     assert {score.degrees for score in drawn} == {2}
+
+
+def test_a_text_of_more_tokens_than_the_model_reads_is_cut_into_pieces_and_drawn(table: Table) -> None:
+    narrow = MaskedDiffusionLM(table, LETTERS, max_length=4)
+    score = narrow.score("abcab")
+    assert (score.num_tokens, score.num_draws, score.is_exact) == (5, 128, False)
+    assert score.standard_error > 0
 
 
 def test_a_denoiser_that_knows_the_joint_pays_its_conditional_in_every_order() -> None:

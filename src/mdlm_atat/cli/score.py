@@ -48,8 +48,8 @@ def make_parser() -> Parser:
   atat score runs/demo " night." " dog." --given "It was a dark and stormy"
 
 A model that reads left to right has an exact likelihood in that order. In any order it has an upper bound on the nats,
-with a standard error over draws. The two are likelihoods of one model by different ways of writing: compare each with
-its like.
+with a standard error over draws where a text has more than a few tokens. The two are likelihoods of one model by
+different ways of writing: compare each with its like.
 """,
     )
     parser.add_argument(

@@ -17,7 +17,7 @@ from mdlm_atat.core.denoiser import Denoiser
 from mdlm_atat.core.masking import hide, scored_positions
 from mdlm_atat.core.strategies.rates import ExponentMasking
 from mdlm_atat.errors import UserError
-from mdlm_atat.lm.continuations import score_windows, windows_after
+from mdlm_atat.lm.continuations import in_any_order, score_windows, windows_after
 from mdlm_atat.lm.how import How, one_or_many
 from mdlm_atat.lm.pieces import Pieces
 from mdlm_atat.lm.results import Score
@@ -28,6 +28,7 @@ from mdlm_atat.samplers.catalogue import ANY, check_order
 from mdlm_atat.samplers.left_to_right import LeftToRight
 from mdlm_atat.samplers.loop import StepRule, sample, trait
 from mdlm_atat.samplers.seeds import mix_seed, text_seeds
+from mdlm_atat.scoring.continuation import Continuation, masks_are_few
 from mdlm_atat.scoring.cost import LEFT_TO_RIGHT
 from mdlm_atat.scoring.draws import DrawSettings, Rows, score_each
 from mdlm_atat.scoring.exact import exact_nll
@@ -115,7 +116,8 @@ class Scoring(Sampling):
         - "left_to_right": exact, by the chain rule, in the causal mode. Of a model without that mode it is the own
           order of the sampler of that name.
         - "any": an unbiased estimate of an upper bound, the mean over all orders; `num_draws` masks are drawn for each
-          text.
+          text. Of a text that has no more masks than that all are taken, each once: then the bound has no error, and of
+          one token it is -log p itself, exact.
         - A sampler, by name ("spread", "uncertainty:num_steps=none") or as a rule: its own order, in at most
           `evaluations` network evaluations (default: its own number). Exact where its order is deterministic: -log of
           the probability that the sampler writes this text. Else an upper bound, the mean over `num_draws` of its
@@ -125,10 +127,9 @@ class Scoring(Sampling):
         which changes memory and time alone; None: 16 texts, or 64 masks of one text.
 
         `given`: a context, or one for each text: -log p(text | context), with the context visible throughout. In any
-        order masks are drawn over the text's places alone, and where there are no more masks than `num_draws` all of
-        them are taken: then the bound has no error, and of a text of one token it is -log p itself, exact. Context and
-        text are encoded together (see `continuations.split`). A context that is too long loses its beginning, as
-        `num_cut` of the result says; of a text longer than the model, each part sees half a model's length before it.
+        order masks are drawn over the text's places alone. Context and text are encoded together (see
+        `continuations.split`). A context that is too long loses its beginning, as `num_cut` of the result says; of a
+        text longer than the model, each part sees half a model's length before it.
         The random numbers depend on `seed` and the context alone: texts with one context have theirs in common, so that
         what they differ by is known better than either.
 
@@ -198,6 +199,10 @@ class Scoring(Sampling):
         return order
 
     def _in_any_order(self, tokens: list[int], draws: DrawSettings) -> Score:
+        if len(tokens) <= self.max_length and masks_are_few(len(tokens), draws.num_blocks):
+            (cost,) = in_any_order(self, [Continuation((), tokens)], draws)
+            is_exact = len(tokens) == 1  # whose one order is any; of more, the mean over orders is still a bound
+            return Score(cost.nats, cost.standard_error, len(tokens), cost.num_draws, is_exact=is_exact)
         found = self.likelihood(Pieces([tokens], self.max_length), draws)
         return Score(
             nats=found.nats_per_token * len(tokens),

@@ -82,7 +82,7 @@ class Masks:
     @classmethod
     def of(cls, num_tokens: int, num_blocks: int, seed: int) -> Masks:
         """All masks, where they are no more than the draws would be; else drawn ones."""
-        if num_tokens < 32 and 2**num_tokens - 1 <= num_blocks * BLOCK_SIZE:
+        if masks_are_few(num_tokens, num_blocks):
             return _all_masks(num_tokens)
         return cls.draw(num_tokens, num_blocks, seed)
 
@@ -94,6 +94,11 @@ class Masks:
         blocks = cost.view(self.num_blocks, BLOCK_SIZE).sum(1)
         error = blocks.std().item() * self.num_blocks**0.5  # of their sum
         return Cost(blocks.sum().item(), error, len(nll), self.num_blocks - 1)
+
+
+def masks_are_few(num_tokens: int, num_blocks: int) -> bool:
+    """Whether so many tokens have no more masks than so many blocks of draws."""
+    return num_tokens < 32 and 2**num_tokens - 1 <= num_blocks * BLOCK_SIZE
 
 
 @lru_cache(maxsize=16)
