@@ -96,7 +96,7 @@ def test_without_a_method_it_goes_on_reading_left_to_right_and_mdlm_alone_makes_
 
 def test_the_mask_is_as_long_as_a_token_and_points_where_their_mean_does_and_the_start_is_kept():
     weights = {"embedding.weight": torch.randn(9, 4, generator=torch.Generator().manual_seed(0))}
-    found = with_start_vector(weights)
+    found = dict(with_start_vector(weights.items()))
     tokens, mask = found["embedding.weight"][:-1], found["embedding.weight"][-1]
     assert tokens.equal(weights["embedding.weight"][:-1])
     assert found["start_vector"].equal(weights["embedding.weight"][-1])

@@ -182,7 +182,7 @@ def test_a_network_that_only_read_learns_the_vectors_of_mask_and_start_too_and_g
     old, new = (network.get_parameter("embedding.weight") for network in (start, run))
     assert new[:-1].equal(old[:-1])
     vectors = {"[MASK]": new[-1], "start": run.get_parameter("start_vector")}
-    begun = with_start_vector(dict(start.named_parameters()))
+    begun = dict(with_start_vector(start.named_parameters()))
     before = {"[MASK]": begun["embedding.weight"][-1], "start": begun["start_vector"]}
     assert all((vectors[name] - before[name]).norm() > 0.02 * before[name].norm() for name in vectors)
 

@@ -1,12 +1,15 @@
 import weakref
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
 from mdlm_atat import MaskedDiffusionLM, UserError, load_lm
+from mdlm_atat.config.build import build_model
+from mdlm_atat.runs import initial
 from mdlm_atat.runs.initial import Initial
-from mdlm_atat.training import checkpoint
+from mdlm_atat.training import checkpoint, packed
 from mdlm_atat.training.packed import check_packing, quantise, read_weights, write_weights
 
 
@@ -35,27 +38,33 @@ def test_rows_of_zeros_and_vectors_come_back_as_they_were(tmp_path: Path) -> Non
         assert read[name].dtype == torch.float32
 
 
+@pytest.fixture
+def unpacked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many weights there were, unpacked, whenever another one was."""
+    seen, counted, each_weight = list[weakref.ref](), list[int](), packed.each_weight
+
+    def watched(file: Path) -> Iterator[tuple[str, torch.Tensor]]:
+        for name, weight in each_weight(file):
+            seen.append(weakref.ref(weight))
+            counted.append(sum(weight() is not None for weight in seen))
+            yield name, weight
+
+    for module in (checkpoint, initial):
+        monkeypatch.setattr(module, "each_weight", watched)
+    return counted
+
+
 @pytest.mark.parametrize("packing", ["bf16", "int8"])
-def test_packed_weights_are_loaded_with_two_of_them_unpacked_at_a_time(packing, tmp_path: Path, monkeypatch) -> None:
+def test_packed_weights_are_loaded_with_two_of_them_unpacked_at_a_time(packing, tmp_path: Path, unpacked) -> None:
     """All of them at once, beside the network, took 8 bytes a weight, where a network takes 4."""
     model = torch.nn.Sequential(*(torch.nn.Linear(4, 4, bias=False) for _ in range(6)))
     before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
     write_weights(before, tmp_path / "w.safetensors", packing)
-    each_weight, seen, most = checkpoint.each_weight, list[weakref.ref](), 0
-
-    def watched(file: Path):
-        nonlocal most
-        for name, weight in each_weight(file):
-            seen.append(weakref.ref(weight))
-            most = max(most, sum(unpacked() is not None for unpacked in seen))
-            yield name, weight
-
-    monkeypatch.setattr(checkpoint, "each_weight", watched)
     with torch.no_grad():
         for weight in model.parameters():
             weight.zero_()
     checkpoint.load_weights(model, tmp_path / "w.safetensors")
-    assert (len(seen), most) == (6, 2)
+    assert (len(unpacked), max(unpacked)) == (6, 2)
     for name, weight in model.named_parameters():
         assert torch.allclose(weight, before[name], atol=1e-2), name
 
@@ -71,10 +80,10 @@ def test_a_model_saved_in_fewer_bits_costs_the_same_to_two_hundredths_of_a_nat(
 ) -> None:
     text = "the cat sat on the mat and saw the dog " * 3
     folder = masked.save_pretrained(tmp_path / packing, weights=packing)  # pyright: ignore[reportArgumentType]
-    packed = load_lm(folder)
-    assert (packed.fingerprint() == masked.fingerprint()) == (packing == "float32")
-    assert {p.dtype for p in packed.network.parameters()} == {torch.float32}
-    before, after = masked.score(text), packed.score(text)
+    lm = load_lm(folder)
+    assert (lm.fingerprint() == masked.fingerprint()) == (packing == "float32")
+    assert {p.dtype for p in lm.network.parameters()} == {torch.float32}
+    before, after = masked.score(text), lm.score(text)
     assert abs(after.nats - before.nats) / before.num_tokens <= off_nats
 
 
@@ -87,15 +96,24 @@ def test_a_matrix_of_8_bits_takes_a_quarter_of_the_space(masked: MaskedDiffusion
     assert sizes[0] / sizes[2] == pytest.approx(4, abs=0.05)
 
 
-def test_a_run_begins_with_packed_weights(masked: MaskedDiffusionLM, tmp_path: Path) -> None:
-    folder = masked.save_pretrained(tmp_path / "packed", weights="int8")
-    packed = load_lm(folder)
-    assert masked.home is not None
-    blank = MaskedDiffusionLM.from_pretrained(masked.home)
-    for parameter in blank.network.parameters():
-        parameter.data.zero_()
-    Initial.open(folder).load_into(blank.network, blank.config, blank.tokenizer)
-    assert blank.fingerprint() == packed.fingerprint()
+@pytest.mark.parametrize("of", ["masked", "causal"])
+def test_a_run_begins_with_packed_weights_two_of_them_unpacked_at_a_time(
+    of: str, tmp_path: Path, unpacked: list[int], request: pytest.FixtureRequest
+) -> None:
+    lm = request.getfixturevalue(of)
+    start = Initial.open(lm.save_pretrained(tmp_path / "packed", weights="bf16"))
+    config = start.run_config(None, None if of == "masked" else "atat", ())  # which gets a start vector
+    network = build_model(config, lm.tokenizer.vocab_size)
+    start.load_into(network, config, lm.tokenizer)
+    assert len(unpacked) == len(start.found.shapes()) > 6
+    assert max(unpacked) == 2
+    found = dict(network.named_parameters())
+    assert found.keys() - start.found.shapes().keys() == (set() if of == "masked" else {"mode_vector", "start_vector"})
+    for name, weight in read_weights(start.found.home / "model.safetensors").items():
+        stays = len(weight) - (
+            of == "causal" and name == "embedding.weight"
+        )  # the start symbol's becomes that of [MASK]
+        assert found[name][:stays].equal(weight[:stays]), name
 
 
 def test_an_unknown_packing_is_refused_with_those_there_are() -> None:

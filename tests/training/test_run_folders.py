@@ -381,4 +381,4 @@ def test_a_start_whose_checkpoint_is_gone_by_then_says_to_start_again(at_work):
     run, trains_on = at_work
     initial = trains_on(Initial.open(run))
     with pytest.raises(UserError, match="is gone, since a run is at work there"):
-        initial.read_weights()
+        initial.weights()

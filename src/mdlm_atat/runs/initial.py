@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,10 +30,10 @@ from mdlm_atat.lm.folder import Located, locate
 from mdlm_atat.model_folder import ORIGIN_FILE, borrowed_name
 from mdlm_atat.published.hub import HubName
 from mdlm_atat.small_files import read_object
-from mdlm_atat.training.checkpoint import all_checkpoints, give_weights
+from mdlm_atat.training.checkpoint import all_checkpoints, copy_into
 from mdlm_atat.training.folder import changes, read_start
 from mdlm_atat.training.low_rank import MODE_VECTOR, START_VECTOR
-from mdlm_atat.training.packed import read_weights
+from mdlm_atat.training.packed import each_weight
 
 SHAPE_SETTINGS = ("model.", "importance.", "masking.", "objective.causal_share", "data.length")
 OWN_SHAPE = {f"model.{name}" for name in (*SHAPE, *LAYOUT, "alignment", "extra_outputs")}
@@ -74,13 +74,14 @@ class Initial:
         has_average = self.found.checkpoint is not None and self.found.checkpoint.has_average
         return "ema.safetensors" if has_average else "model.safetensors"
 
-    def read_weights(self) -> dict[str, Tensor]:
-        """The weights by name, averaged ones where they were kept."""
+    def weights(self) -> Iterable[tuple[str, Tensor]]:
+        """The weights with their names, averaged ones where they were kept. Those that are packed are unpacked one by
+        one, as they are asked for."""
         checkpoint = self.found.checkpoint
         if checkpoint is None:
-            return read_weights(self.found.home / "model.safetensors")
+            return each_weight(self.found.home / "model.safetensors")
         try:
-            return checkpoint.read_weights(average=True)
+            return checkpoint.read_weights(average=True).items()
         except (OSError, UserError) as error:
             if not checkpoint.is_gone:
                 raise
@@ -174,10 +175,10 @@ class Initial:
         differences = self._differences(model, config, tokenizer)
         if differences:
             raise UserError("\n  ".join([f"`init=`: {self.name} does not fit this run:", *differences]))
-        weights = self.read_weights()
+        weights = self.weights()
         if START_VECTOR in self._added and START_VECTOR in dict(model.named_parameters()):
             weights = with_start_vector(weights)
-        give_weights(model, weights, Path(self.name), may_lack=(MODE_VECTOR,))
+        copy_into(model, weights)
 
     def learns_to_fill(self, config: RunConfig) -> bool:
         """Whether a run of this configuration fills masks, and these weights only read left to right."""
@@ -262,7 +263,7 @@ class Initial:
         return str(HubName(hub_name.repository, commit))
 
 
-def with_start_vector(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+def with_start_vector(weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
     """The weights of a network that reads left to right as those of one with the alignment shifted, whose start symbol
     has a vector of its own: that is the start symbol's embedding, so that what is read left to right stays the same.
 
@@ -271,10 +272,14 @@ def with_start_vector(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     SmolLM2-135M 7.0 nats at a mask rate of 0.15 and 8.6 at 0.5 with it, and 8.1 and 9.2 with the mean itself, which is
     shorter than a token's.
     """
-    tokens, start = weights["embedding.weight"][:-1], weights["embedding.weight"][-1]
-    mean, length = tokens.mean(dim=0), tokens.norm(dim=1).mean()
-    mask = mean * length / mean.norm().clamp_min(torch.finfo(mean.dtype).tiny)
-    return {**weights, START_VECTOR: start.clone(), "embedding.weight": torch.cat([tokens, mask[None]])}
+    for name, weight in weights:
+        if name == "embedding.weight":
+            tokens, start = weight[:-1], weight[-1]
+            mean, length = tokens.mean(dim=0), tokens.norm(dim=1).mean()
+            mask = mean * length / mean.norm().clamp_min(torch.finfo(mean.dtype).tiny)
+            yield START_VECTOR, start.clone()
+            weight = torch.cat([tokens, mask[None]])
+        yield name, weight
 
 
 def reopen(record: dict[str, Any]) -> Initial:

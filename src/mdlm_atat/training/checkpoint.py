@@ -247,32 +247,31 @@ def _check_sizes(folder: Path, names: Iterable[str]) -> None:
         check_file(folder / name, most_bytes=most_bytes if name in headers else MOST_LISTED_BYTES)
 
 
-def load_weights(model: nn.Module, file: Path, *, may_lack: Collection[str] = ()) -> None:
+def load_weights(model: nn.Module, file: Path) -> None:
     """Load weights from a safetensors file, packed ones too (training.packed); see `give_weights`. Where they do not
     fit, nothing but its header is read."""
-    check_shapes(model, read_shapes(file), file, may_lack=may_lack)
-    _copy_into(model, each_weight(file))
+    check_shapes(model, read_shapes(file), file)
+    copy_into(model, each_weight(file))
 
 
-def give_weights(model: nn.Module, weights: dict[str, Tensor], source: Path, *, may_lack: Collection[str] = ()) -> None:
+def give_weights(model: nn.Module, weights: dict[str, Tensor], source: Path) -> None:
     """Give a model weights that were read from `source`. Raises UserError unless their names and shapes are exactly the
-    model's, but for those that it `may_lack`, which stay as they are."""
-    check_shapes(model, {name: tuple(p.shape) for name, p in weights.items()}, source, may_lack=may_lack)
-    _copy_into(model, weights.items())
+    model's."""
+    check_shapes(model, {name: tuple(p.shape) for name, p in weights.items()}, source)
+    copy_into(model, weights.items())
 
 
-def _copy_into(model: nn.Module, weights: Iterable[tuple[str, Tensor]]) -> None:
+def copy_into(model: nn.Module, weights: Iterable[tuple[str, Tensor]]) -> None:
+    """Give a model weights by name, which it is known to have; those that are not given stay as they are."""
     parameters = dict(model.named_parameters())
     with torch.no_grad():  # by themselves: a dictionary of states has a tied weight twice, and others once
         for name, weight in weights:
             parameters[name].copy_(_cut_like(parameters[name], weight))
 
 
-def check_shapes(model: nn.Module | Shapes, found: Shapes, source: Path, *, may_lack: Collection[str] = ()) -> None:
-    """Raise UserError unless the weights that were found in `source` have a model's names and shapes, but for those
-    that they `may_lack`."""
+def check_shapes(model: nn.Module | Shapes, found: Shapes, source: Path) -> None:
+    """Raise UserError unless the weights that were found in `source` have a model's names and shapes."""
     expected = {name: tuple(p.shape) for name, p in model.named_parameters()} if isinstance(model, nn.Module) else model
-    found = found | {name: expected[name] for name in may_lack if name in expected and name not in found}
     if expected != found:
         name = sorted(n for n in expected.keys() | found.keys() if expected.get(n) != found.get(n))[0]
         raise UserError(
