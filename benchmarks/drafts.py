@@ -23,8 +23,8 @@ from torch import Tensor
 from mdlm_atat import MaskedDiffusionLM
 from mdlm_atat.cli.parser import whole
 from mdlm_atat.errors import UserError
+from mdlm_atat.lm.asking import gather_positions, projection
 from mdlm_atat.lm.reading import CachedSteps
-from mdlm_atat.lm.sampling import gather_positions, projection
 from mdlm_atat.samplers.draw import TokenDraw, inverse_cdf
 
 

@@ -25,7 +25,7 @@ from mdlm_atat.cli.parser import whole
 from mdlm_atat.core.denoiser import Prediction
 from mdlm_atat.data.tokenizers import HUB_VOCABULARIES
 from mdlm_atat.device import Graphed, compile_network
-from mdlm_atat.lm.sampling import gather_positions, projection
+from mdlm_atat.lm.asking import gather_positions, projection
 from mdlm_atat.nets.dit import ATATDiT
 from mdlm_atat.provenance import cpu
 from mdlm_atat.samplers.canvas import Canvas

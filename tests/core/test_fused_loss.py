@@ -21,7 +21,7 @@ from mdlm_atat.core.objective import FusedLoss, TimePlan, denoised_nll, masked_n
 from mdlm_atat.core.schedules import Linear
 from mdlm_atat.core.strategies.uniform import UniformMasking
 from mdlm_atat.core.times import UniformTime, Weighting
-from mdlm_atat.lm.sampling import projection
+from mdlm_atat.lm.asking import projection
 from mdlm_atat.nets.two_way import TwoWayDiT
 from mdlm_atat.training.engine import speed_up
 

@@ -23,6 +23,7 @@ from mdlm_atat.core.strategies.uniform import UniformMasking
 from mdlm_atat.device import as_float64
 from mdlm_atat.errors import UserError
 from mdlm_atat.lm.amid_unknown import NUM_AROUND, AmidUnknown
+from mdlm_atat.lm.asking import gather_positions, projection
 from mdlm_atat.lm.base import LanguageModel
 from mdlm_atat.lm.gap_lengths import (
     FIRST_DRAWS,
@@ -39,7 +40,6 @@ from mdlm_atat.lm.how import one_or_many
 from mdlm_atat.lm.pieces import Pieces
 from mdlm_atat.lm.plain import PlainDenoiser
 from mdlm_atat.lm.results import LengthCosts, Lengths
-from mdlm_atat.lm.sampling import gather_positions, projection
 from mdlm_atat.progress import OnProgress
 from mdlm_atat.samplers.canvas import Canvas
 from mdlm_atat.samplers.left_to_right import LeftToRight

@@ -57,11 +57,6 @@ class Scoring(Sampling):
     stage: Stage | None
 
     @property
-    @abstractmethod
-    def modes(self) -> frozenset[Mode]:
-        """How its network may be asked: masked, causal or both."""
-
-    @property
     def denoise(self) -> Denoiser:
         """The network as a Denoiser. Only a model that fills masks has it."""
         raise NotImplementedError
