@@ -87,7 +87,7 @@ def likelihoods(lm: Any, data: Path, num_draws: int | None, known: Evaluation | 
         found[name]["unigram"] = {"nats_per_token": scored.unigram.nats_per_token} if scored.unigram else {}
         found[name]["draws"] = scored.num_draws
         if scored is known:
-            found[name]["before_packing"] = f"{known.machine.device}, {known.machine.precision}"
+            found[name]["before_packing"] = f"{scored.machine.device}, {scored.machine.precision}"
     return found
 
 
