@@ -47,6 +47,11 @@ PAIRS: dict[str, tuple[str, str, Changes]] = {
     "compatible forms": ("① ＡＢ", "1 AB", Changes(other=3)),
     "another letter": ("the cat sat", "the cut sat", Changes(other=1)),
     "put in": ("the cat", "the <s>cat", Changes(other=1)),
+    "an unknown token put in": ("the cat", "the [UNK]cat", Changes(other=1)),
+    "an unknown token in place of white space": ("the cat\n\nsat\t", "the cat[UNK]sat[UNK]", Changes(white_space=3)),
+    "an unknown token beside white space": ("a b\n c", "a[UNK] b [UNK] c", Changes(white_space=1, other=1)),
+    "an unknown token in place of a mark": ("cafe\u0301 x", "cafe[UNK] x", Changes(accents=1)),
+    "a letter in place of white space": ("the\ncat", "theNcat", Changes(white_space=1)),
     "right to left": ("שלום עולם", "שלום", Changes(unknown=4, white_space=1)),
     "literally [UNK]": ("say [UNK] 🙂 now", "say [UNK] now", Changes(unknown=1, white_space=1)),
 }

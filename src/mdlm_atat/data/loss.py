@@ -42,8 +42,8 @@ class Changes:
     white_space: int = 0
     """White space that is dropped, or other than it was, or put in where there was none."""
     other: int = 0
-    """Given back as something else, such as a compatible form (a ligature as its letters), or put in: a stretch counts
-    once."""
+    """Given back as something else, such as a compatible form (a ligature as its letters), or put in where nothing is
+    lost: a stretch counts once."""
 
     @property
     def total(self) -> int:
@@ -83,14 +83,14 @@ def _compared(text: str, decoded: str) -> Changes:
     at, back = mine.source[places], theirs.source[others]
     unequal = mine.codes[at] != theirs.codes[back]
     kinds[at[unequal]] = _kinds_of_changes(mine.codes[at[unequal]], theirs.codes[back[unequal]])
-    spaces, marks = _between(text, decoded, mine.codes, theirs.codes, at, back)
+    spaces, marks, changed = _between(text, decoded, mine.codes, theirs.codes, at, back)
     counts = np.bincount(kinds, minlength=5)
     found = Changes(
         case=int(counts[1]),
         accents=int(counts[2]) + marks,
         unknown=int(counts[3]),
         white_space=spaces,
-        other=int(counts[4]) + _put_in(mine.text, theirs.text, places, others),
+        other=int(counts[4]) + _put_in(mine.text, theirs.text, places, others, changed),
     )
     return found if found.total else Changes(other=1)
 
@@ -156,16 +156,18 @@ def _not_matched(mine: _Folded, theirs: _Folded, places: np.ndarray, others: np.
     return kinds
 
 
-def _put_in(mine: str, theirs: str, places: np.ndarray, others: np.ndarray) -> int:
-    """Stretches that are put in between neighbours."""
+def _put_in(mine: str, theirs: str, places: np.ndarray, others: np.ndarray, changed: list[int]) -> int:
+    """Stretches that are put in between neighbours; but for those in place of white space or marks (between `changed`
+    ones), which are counted already."""
     steps, back = np.diff(places, prepend=-1, append=len(mine)), np.diff(others, prepend=-1, append=len(theirs))
-    return int(np.count_nonzero((steps == 1) & (back > 1)))
+    return len(np.setdiff1d(np.flatnonzero((steps == 1) & (back > 1)), changed))
 
 
 def _between(
     text: str, decoded: str, codes: np.ndarray, came: np.ndarray, at: np.ndarray, back: np.ndarray
-) -> tuple[int, int]:
-    """Changes of white space, and marks that are not given back, between neighbours that are matched."""
+) -> tuple[int, int, list[int]]:
+    """Changes of white space, and marks that are not given back, between neighbours that are matched; and between which
+    of these, by the number of the second one, there are any."""
     starts, ends = np.concatenate([[-1], at]) + 1, np.concatenate([at, [len(text)]])
     others, other_ends = np.concatenate([[-1], back]) + 1, np.concatenate([back, [len(decoded)]])
     looked_at = np.flatnonzero((ends > starts) | (other_ends > others))
@@ -174,13 +176,15 @@ def _between(
     one = (ends[looked_at] - first == 1) & (other_ends[looked_at] - second == 1)
     same = codes[np.minimum(first, len(codes) - 1)] == came[np.minimum(second, len(came) - 1)]
     looked_at = looked_at[~(one & same)]
-    spaces = marks = 0
+    spaces, marks, changed_at = 0, 0, list[int]()
     for index in looked_at.tolist():
         mine, theirs = text[starts[index] : ends[index]], decoded[others[index] : other_ends[index]]
         if mine != theirs:
             changed = _gap(mine, theirs) if len(mine) + len(theirs) < 64 else _gap.__wrapped__(mine, theirs)
             spaces, marks = spaces + changed[0], marks + changed[1]
-    return spaces, marks
+            if changed != (0, 0):
+                changed_at.append(index)
+    return spaces, marks, changed_at
 
 
 @lru_cache(maxsize=1 << 12)
