@@ -120,6 +120,7 @@ def test_nothing_stored_is_commands_and_each_budget_that_comes_is_a_column(folde
     store(folder, "fresh-30s.json", 30.0, mdlm=[4.5, 4.7], atat=[4.3, 4.4], causal=[3.6])
     store(folder, "fresh-120s.json", 120.0, mdlm=[4.0], atat=[3.9])
     table, missing = budgets.by_budget("code").split("\n\n")
+    fresh = "atat experiment run docs/results/fresh-seconds.yaml"
     assert table.splitlines() == [
         "| likelihood | | 30M tokens | 120M tokens |",
         "|---|---|---|---|",
@@ -128,9 +129,30 @@ def test_nothing_stored_is_commands_and_each_budget_that_comes_is_a_column(folde
         "| any order | `atat` minus `mdlm` | -0.250 ± 0.050 (-22%, 2 pairs) | -0.100 (-9.5%, 1 pair) |",
         "| left to right | causal | 3.600 ± 0.010 | |",
     ]
-    assert missing == "Not measured yet: `atat experiment run docs/results/fresh-seconds.yaml`."
+    assert missing == (
+        f"Not measured yet: `{fresh} --budget gpu_seconds=30 --out runs/fresh-30s --done docs/results/fresh-30s.json` "
+        f"(1 run), `{fresh}`, `{fresh} --budget gpu_seconds=120 --out runs/fresh-120s --done "
+        "docs/results/fresh-120s.json` (2 runs)."
+    )
     lead = budgets.Lead("code", "any_order", "atat", "mdlm")
     assert lead.pairs() == [(30e6, pytest.approx(-0.2)), (30e6, pytest.approx(-0.3)), (120e6, pytest.approx(-0.1))]
+
+
+def test_of_a_budget_with_all_runs_of_its_command_nothing_is_missing_and_own_orders_are_rows(folder: Path):
+    store(folder, "novels-30s.json", 30.0, mdlm=[4.5, 4.7], atat=[4.3, 4.4])
+    content: dict[str, Any] = json.loads((folder / "novels-30s.json").read_text())
+    for run, value in zip(content["runs"], (4.6, 4.8, 4.2, 4.3), strict=True):
+        run["own_order"] = {"16": [value, 0.01]}
+    (folder / "novels-30s.json").write_text(json.dumps(content))
+    table, missing = budgets.by_budget("novels").split("\n\n")
+    assert table.splitlines()[-1] == "| own order, 16 | `atat` minus `mdlm` | -0.450 ± 0.050 (-36%, 2 pairs) |"
+    assert "novels-30s" not in missing
+    assert "--seeds 0 1 --out runs/novels-120s" in missing
+    store(folder, "novels-30s.json", 30.0, mdlm=[4.5, 4.7], atat=[4.3])
+    stored_files.stored.cache_clear()
+    assert "--seeds 0 1 --out runs/novels-30s --done docs/results/novels-30s.json` (1 run)" in budgets.by_budget(
+        "novels"
+    )
 
 
 def test_a_lead_that_has_two_budgets_is_a_row_with_its_line_at_ten_times_the_largest(

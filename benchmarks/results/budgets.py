@@ -6,10 +6,12 @@ import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+import yaml
 from benchmarks.results.markdown import arm_name, interval, less, nats, table
 from benchmarks.results.novels import by_arm, older_novels
-from benchmarks.results.stored import FOLDER, Run, difference_of, mean_of, numbers_of, runs_in, stored
+from benchmarks.results.stored import FOLDER, OWN, Run, difference_of, mean_of, numbers_of, runs_in, stored
 from benchmarks.results.trend import Line, fitted
 
 from mdlm_atat.formats import counted, with_error
@@ -31,10 +33,14 @@ FILES = {
     },
 }
 """By text the file of each budget and the command that it is taken from."""
-NAMES = {"any_order": "any order", "left_to_right": "left to right"}
+NAMES = {
+    "any_order": "any order",
+    f"{OWN}16": "own order, 16",
+    f"{OWN}64": "own order, 64",
+    "left_to_right": "left to right",
+}
 COMPARED = [
-    ("any_order", "time_sampling_only", "mdlm"),
-    ("any_order", "atat", "mdlm"),
+    *((column, arm, "mdlm") for column in list(NAMES)[:3] for arm in ("time_sampling_only", "atat")),
     ("left_to_right", "atat", "causal"),
 ]
 OLDER = [("any_order", f"{arm}, AdamW", "mdlm, AdamW") for arm in ("time_sampling_only", "importance_rates")]
@@ -79,9 +85,9 @@ def tokens_of(runs: Iterable[Run]) -> float:
 
 
 def by_budget(text: str) -> str:
-    """Every arm and the leads that matter, a column a budget; and the commands of the budgets that are not there."""
-    missing = [command for file, command in FILES[text].items() if not (FOLDER / file).exists()]
-    open_ones = f"Not measured yet: {', '.join(f'`{command}`' for command in missing)}." if missing else ""
+    """Every arm and the leads that matter, a column a budget; and the commands of what is not there."""
+    missing = [told for file, command in FILES[text].items() if (told := _missing(file, command))]
+    open_ones = f"Not measured yet: {', '.join(missing)}." if missing else ""
     found = [arms for arms in budgets(text) if arms]
     if not found:
         return open_ones
@@ -97,6 +103,25 @@ def by_budget(text: str) -> str:
                 rows.append([name, f"{arm_name(arm)} minus {arm_name(against)}", *cells])
     columns = [f"{amount(tokens_of(next(iter(arms.values()))))} tokens" for arms in found]
     return "\n\n".join(filter(None, [table(["likelihood", "", *columns], rows), open_ones]))
+
+
+def _missing(file: str, command: str) -> str:
+    """The command of an experiment that is not stored, or of the runs of its grid that are not; nothing if all are."""
+    if not (FOLDER / file).exists():
+        return f"`{command}`"
+    content = stored(file)
+    have = {(run.arm, run.seed) for run in runs_in(content["runs"])}
+    left = sum((arm, seed) not in have for arm in content["arms"] for seed in _seeds(command))
+    return f"`{command} --done docs/results/{file}` ({counted(left, 'run')})" if left else ""
+
+
+def _seeds(command: str) -> list[int]:
+    """Those that the command names, or else its grid."""
+    named = command.partition("--seeds ")[2].partition(" --")[0]
+    if named:
+        return [int(seed) for seed in named.split()]
+    (grid,) = (word for word in command.split() if word.endswith(".yaml"))
+    return yaml.safe_load((Path(__file__).parents[2] / grid).read_text(encoding="utf-8"))["seeds"]
 
 
 def _difference(arms: Arms, column: str, arm: str, against: str) -> str:
