@@ -43,6 +43,8 @@ COMPARED = [
     *((column, arm, "mdlm") for column in list(NAMES)[:3] for arm in ("time_sampling_only", "atat")),
     ("left_to_right", "atat", "causal"),
 ]
+FITTED = [one for one in COMPARED if one[0] in ("any_order", "left_to_right")] + [(f"{OWN}16", "atat", "mdlm")]
+"""The leads that a line is laid through."""
 OLDER = [("any_order", f"{arm}, AdamW", "mdlm, AdamW") for arm in ("time_sampling_only", "importance_rates")]
 """What two lengths of training are stored of from before; see `novels`."""
 
@@ -133,7 +135,7 @@ def _difference(arms: Arms, column: str, arm: str, against: str) -> str:
 
 def leads() -> list[Lead]:
     """Those that have two budgets or more."""
-    wanted = [Lead(text, *one) for text in FILES for one in COMPARED] + [Lead("older", *one) for one in OLDER]
+    wanted = [Lead(text, *one) for text in FILES for one in FITTED] + [Lead("older", *one) for one in OLDER]
     return [lead for lead in wanted if lead.line() is not None]
 
 
