@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from mdlm_atat.data.manifest import read_manifest
+from mdlm_atat.data.pieces import Piece
 from mdlm_atat.data.prepare import prepare
 from mdlm_atat.data.repeats import Repeats
-from mdlm_atat.data.sources import Piece
 from mdlm_atat.data.train_tokenizer import train_tokenizer
 from mdlm_atat.errors import UserError
 

@@ -20,8 +20,8 @@ from mdlm_atat.data.encode import encoded
 from mdlm_atat.data.loss import Changes, compare
 from mdlm_atat.data.manifest import read_manifest
 from mdlm_atat.data.open_tokenizer import load_tokenizer
+from mdlm_atat.data.pieces import Piece
 from mdlm_atat.data.prepare import prepare
-from mdlm_atat.data.sources import Piece
 from mdlm_atat.data.tokenizers import ByteTokenizer, HFTokenizer
 from mdlm_atat.data.train_tokenizer import train_bpe
 from mdlm_atat.errors import UserError

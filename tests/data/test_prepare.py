@@ -115,7 +115,7 @@ def test_long_documents_in_many_pieces_are_stored_as_one(
     source = write_jsonl(tmp_path / "a.jsonl", documents)
     arguments: dict[str, Any] = {"validation": source, "mode": mode, "length": 16}
     whole = prepare(source, tokenizer=str(gpt2_folder), out=tmp_path / "whole", **arguments)
-    monkeypatch.setattr("mdlm_atat.data.sources.PIECE_CHARACTERS", 100)
+    monkeypatch.setattr("mdlm_atat.data.pieces.PIECE_CHARACTERS", 100)
     monkeypatch.setattr("mdlm_atat.data.encode.PIECE_CHARACTERS", 100)
     parts = prepare(source, tokenizer=str(gpt2_folder), out=tmp_path / "parts", **arguments)
     assert contents(parts) == contents(whole)
@@ -123,7 +123,7 @@ def test_long_documents_in_many_pieces_are_stored_as_one(
 
 
 def test_1_and_4_workers_write_the_same_bytes(text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mdlm_atat.data.sources.PIECE_CHARACTERS", 500)
+    monkeypatch.setattr("mdlm_atat.data.pieces.PIECE_CHARACTERS", 500)
     monkeypatch.setattr("mdlm_atat.data.encode.PIECE_CHARACTERS", 500)
     tokenizer = train_bpe([corpus(500)], 280)
     one = prepare(text, tokenizer=tokenizer, out=tmp_path / "one", num_workers=1)

@@ -16,14 +16,15 @@ import pytest
 import mdlm_atat as ma
 from mdlm_atat import plugins
 from mdlm_atat.data.open_tokenizer import PLUGIN_NAME, load_tokenizer, save_tokenizer
-from mdlm_atat.data.sources import Given, Piece, Source, open_source
+from mdlm_atat.data.pieces import Piece
+from mdlm_atat.data.sources import Given, Source, open_source
 from mdlm_atat.data.tokenizers import ByteTokenizer
 from mdlm_atat.errors import UserError
 
 TEXTS = [f"document {i}: the cat sat on the mat" for i in range(30)]
 
 POEMS = """
-from mdlm_atat.data.sources import Piece
+from mdlm_atat.data.pieces import Piece
 
 
 class Poems:

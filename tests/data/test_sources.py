@@ -16,11 +16,12 @@ from typing import Any
 import pytest
 from tiny import corpus
 
-from mdlm_atat.data import files, sources
+from mdlm_atat.data import files
 from mdlm_atat.data.open_tokenizer import load_tokenizer
+from mdlm_atat.data.pieces import PIECE_CHARACTERS, Piece, pieces
 from mdlm_atat.data.plays import HELD_OUT, plain_text
 from mdlm_atat.data.readers.reading import Reading
-from mdlm_atat.data.sources import Piece, Texts, open_source, pieces
+from mdlm_atat.data.sources import Texts, open_source
 from mdlm_atat.errors import UserError
 
 
@@ -241,7 +242,7 @@ def test_sources_that_are_not_there_say_what_is_expected(tmp_path: Path) -> None
 
 
 def cut(text: str, size: int, monkeypatch: pytest.MonkeyPatch) -> list[Piece]:
-    monkeypatch.setattr(sources, "PIECE_CHARACTERS", size)
+    monkeypatch.setattr("mdlm_atat.data.pieces.PIECE_CHARACTERS", size)
     return list(pieces([text]))
 
 
@@ -297,7 +298,7 @@ def test_nothing_is_no_document() -> None:
 
 def test_a_detokenizer_is_applied_to_whole_documents_and_tells_prepared_text_apart(tmp_path: Path) -> None:
     file = tmp_path / "a.jsonl"
-    long = "x 's " * (sources.PIECE_CHARACTERS // 4)  # cut into pieces somewhere
+    long = "x 's " * (PIECE_CHARACTERS // 4)  # cut into pieces somewhere
     file.write_text(jsonl(["it is n't Bill 's", long]))
     plain, mended = open_source(str(file)), open_source(str(file), detokenize="ptb")
     assert texts(mended) == ["it isn't Bill's", long.replace(" 's", "'s")]

@@ -12,7 +12,7 @@ import numpy as np
 
 from mdlm_atat.data.answers import answer_rows
 from mdlm_atat.data.loss import Changes, compare
-from mdlm_atat.data.sources import PIECE_CHARACTERS, Piece
+from mdlm_atat.data.pieces import PIECE_CHARACTERS, Piece
 from mdlm_atat.data.tokenizers import ByteTokenizer, CharTokenizer, HFTokenizer, Tokenizer
 from mdlm_atat.environment import environment_variable
 from mdlm_atat.errors import UserError

@@ -6,8 +6,9 @@ import hashlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from mdlm_atat.data.pieces import Piece
 from mdlm_atat.data.progress import Progress
-from mdlm_atat.data.sources import Piece, Texts
+from mdlm_atat.data.sources import Texts
 
 MIN_DOCUMENTS_TO_HASH = 20
 """Below, a single document is too large a share: the end of the text is held out instead."""

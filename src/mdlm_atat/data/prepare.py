@@ -44,11 +44,12 @@ from mdlm_atat.data.manifest import (
     read_manifest,
 )
 from mdlm_atat.data.open_tokenizer import is_plain_name, load_tokenizer, save_tokenizer
+from mdlm_atat.data.pieces import Piece
 from mdlm_atat.data.plugged import allow_named
 from mdlm_atat.data.progress import Progress, reporting
 from mdlm_atat.data.repeats import Repeats
 from mdlm_atat.data.request import DataRequest, RequestSettings
-from mdlm_atat.data.sources import HubSet, Piece, SourceLike, Texts, label_of
+from mdlm_atat.data.sources import HubSet, SourceLike, Texts, label_of
 from mdlm_atat.data.split_writer import SplitWriter, token_dtype
 from mdlm_atat.data.tokenizers import CharTokenizer
 from mdlm_atat.errors import UserError

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from mdlm_atat.data.sources import Piece
+from mdlm_atat.data.pieces import Piece
 
 MOST_HASHES = 1 << 19
 """Of each split, 64 bits a document, about 50 MB; of more documents, those with small hashes stand for all."""

@@ -9,23 +9,21 @@ import hashlib
 import importlib.metadata
 import inspect
 import os
-import re
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Set, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from mdlm_atat.checks import did_you_mean
-from mdlm_atat.data.answers import LONGEST_MARKED, Marked, Spans
-from mdlm_atat.data.detokenizers import detokenizer, whole_documents
+from mdlm_atat.data.detokenizers import detokenizer
 from mdlm_atat.data.files import is_utf8_file, is_utf8_name, utf8
 from mdlm_atat.data.folders import Folder, as_pattern, irregular, list_folder, shown
 from mdlm_atat.data.hub import CONVERTED, HUB_SETS, REVISION, hub_unreachable
+from mdlm_atat.data.pieces import Piece, counted_pieces, detokenized, pieces
 from mdlm_atat.data.plays import HELD_OUT, play_files, play_text
 from mdlm_atat.data.plugged import call_plugin, plugin_of
 from mdlm_atat.data.readers.kinds import USABLE, Refusal, find_reader, no_reader, read_documents
@@ -33,19 +31,6 @@ from mdlm_atat.data.readers.reading import Reading
 from mdlm_atat.data.readers.records import Messages, chat_text, is_chat, text_of
 from mdlm_atat.errors import UserError
 from mdlm_atat.plugins import names
-
-EMPTY_DOCUMENTS, DETOKENIZED = "empty documents", "characters by which detokenized documents are shorter"
-PIECE_CHARACTERS = 1 << 18  # a tokenized piece takes about 100 bytes a token, so 10 MB a worker
-MOST_PIECES = 4  # that wait for a place to cut at
-
-
-class Piece(NamedTuple):
-    """A document or, where it is long, a part of one; the parts of a document follow each other."""
-
-    text: str
-    ends_document: bool
-    answers: Spans = ()
-    """Of a whole document."""
 
 
 @runtime_checkable
@@ -211,14 +196,14 @@ class Files:
         return replace(self, files=files, valid=None, folder=None, left_out=Counter()) if files else None
 
     def __iter__(self) -> Iterator[Piece]:
-        return _detokenized(self._pieces(), self.detokenize, self.left_out)
+        return detokenized(self._pieces(), self.detokenize, self.left_out)
 
     def _pieces(self) -> Iterator[Piece]:
         self.left_out.clear()
         for file in self.files:
             try:
                 for document in read_documents(file, self._reading_of(file), self.left_out):
-                    yield from _counted_pieces(document, self.left_out)
+                    yield from counted_pieces(document, self.left_out)
             except UserError as error:
                 if self.folder is None or len(self.files) == 1:
                     raise
@@ -268,14 +253,14 @@ class HubSet:
         return replace(self, split=split)
 
     def __iter__(self) -> Iterator[Piece]:
-        return _detokenized(self._pieces(), self.detokenize, self.left_out)
+        return detokenized(self._pieces(), self.detokenize, self.left_out)
 
     def _pieces(self) -> Iterator[Piece]:
         self.left_out.clear()
         for number, row in enumerate(self._stream(), start=1):
             text = text_of(row, self.reading, f"row {number} of {self.name}", self.left_out)
             if text is not None:
-                yield from _counted_pieces([text], self.left_out)
+                yield from counted_pieces([text], self.left_out)
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """Yield the rows with every column. Raises UserError where the set or its split is not to be had."""
@@ -354,7 +339,7 @@ class Given:
         return None if found is None else replace(self, documents=found)
 
     def __iter__(self) -> Iterator[Piece]:
-        return _detokenized(self._pieces(), self.detokenize)
+        return detokenized(self._pieces(), self.detokenize)
 
     def _pieces(self) -> Iterator[Piece]:
         for number, document in enumerate(self.documents):
@@ -412,77 +397,9 @@ def _code_hash(kind: type) -> str | None:
     return None if file is None else hashlib.sha256(Path(file).read_bytes()).hexdigest()
 
 
-def _counted_pieces(document: Iterable[str], left_out: Counter[str]) -> Iterator[Piece]:
-    """The pieces of a document, which is counted as left out where it is empty."""
-    is_empty = True
-    for piece in pieces(document):
-        is_empty = False
-        yield piece
-    if is_empty:
-        left_out[EMPTY_DOCUMENTS] += 1
-
-
-def pieces(chunks: Iterable[str]) -> Iterator[Piece]:
-    """Yield one document, given in chunks of any size, as pieces of about 256 Ki characters.
-
-    A cut goes before the space that starts a word, or after a single line end: tokenizers that split at spaces
-    (GPT-2's and BERT's among them) then give the same ids as for the whole. Only a text that has no such place for
-    4 pieces is cut anywhere, after 2 pieces. Where the cuts are does not depend on the chunks. A text whose answers are
-    known is one piece.
-    """
-    chunks = iter(chunks)
-    first = next(chunks, "")
-    if isinstance(first, Marked) and 0 < len(first) <= LONGEST_MARKED:  # a row, which is held as a whole anyway
-        yield Piece(str(first), ends_document=True, answers=first.answers)
-        return
-    chunks = chain([first], chunks)
-    waiting, searched = "", 1  # no cut goes before `searched`
-    for part in (chunk[i : i + PIECE_CHARACTERS] for chunk in chunks for i in range(0, len(chunk), PIECE_CHARACTERS)):
-        waiting += part
-        while len(waiting) > PIECE_CHARACTERS:
-            cut = _last_cut(waiting, searched)
-            if cut is None:
-                searched = min(
-                    len(waiting) - 1, MOST_PIECES * PIECE_CHARACTERS
-                )  # of the last place it is not known what follows
-                if len(waiting) <= MOST_PIECES * PIECE_CHARACTERS:
-                    break
-            at = cut or MOST_PIECES // 2 * PIECE_CHARACTERS
-            yield Piece(waiting[:at], ends_document=False)
-            waiting, searched = waiting[at:], 1 if cut else searched - at
-    if waiting:
-        yield Piece(waiting, ends_document=True)
-
-
-def _detokenized(parts: Iterator[Piece], name: str | None, left_out: Counter[str] | None = None) -> Iterator[Piece]:
-    """The parts as they are, or their documents detokenized; `left_out` counts by how much those are shorter."""
-    if name is None:
-        yield from parts
-        return
-    detokenize, left_out = detokenizer(name), Counter() if left_out is None else left_out
-    for before in whole_documents(parts):
-        text = detokenize(before)
-        left_out[DETOKENIZED] += len(before) - len(text)
-        yield from pieces([text])
-
-
 def _named(detokenize: str | None) -> dict[str, str]:
     # without one a source is described as before there were any, and finds the folders that were prepared then
     return {} if detokenize is None else {"detokenizer": detokenize}
-
-
-def _last_cut(text: str, start: int) -> int | None:
-    """The last place for a cut in the first piece, else the first one after it; None where there is none from `start`
-    on."""
-    for first in (max(start, PIECE_CHARACTERS - 4096), start):
-        places = [match.start() for match in _CUT.finditer(text, first, PIECE_CHARACTERS)]
-        if places:
-            return places[-1]
-    after = _CUT.search(text, max(start, PIECE_CHARACTERS - 2), MOST_PIECES * PIECE_CHARACTERS + 1)
-    return after.start() if after else None
-
-
-_CUT = re.compile(r"(?= \S)|(?<=\S\n)(?=\S)")
 
 
 def _described(files: list[Path]) -> list[dict[str, Any]]:
