@@ -7,7 +7,9 @@ import io
 import lzma
 import subprocess
 import sys
+import tracemalloc
 import zipfile
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,8 +20,10 @@ import zstandard
 from made import docx, epub, read, write
 from pyarrow import parquet
 
+from mdlm_atat.data.readers import json_files
 from mdlm_atat.data.readers.parquet import BATCH_ROWS, rows_of_columns
 from mdlm_atat.data.readers.parquet_pages import pages
+from mdlm_atat.data.readers.reading import Reading
 from mdlm_atat.errors import UserError
 
 MIB = 1 << 20
@@ -223,3 +227,18 @@ def test_marks_in_the_strings_of_json_are_no_values(tmp_path: Path, monkeypatch:
     for content in (f"[{'1,' * 3000}1]", f'{{"text": "{text}", "n": [{"{}," * 3000}1]}}'):
         with pytest.raises(UserError, match="line 1: a value holds more than 2,000 others"):
             read(write(tmp_path / "a.jsonl", content))
+
+
+@pytest.mark.parametrize("value", ["0.125", "1e-7", "-12345.678901234", "{}"])
+def test_a_value_of_json_takes_no_more_than_the_128_bytes_that_are_counted_of_it(tmp_path: Path, value: str) -> None:
+    (tmp_path / "a.json").write_text(f"[[{','.join([value] * 20_000)}]]")
+    rows = json_files.json_rows(tmp_path / "a.json", Reading(), Counter())
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        row, _ = next(rows)
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(row) == 20_000
+    assert (after - before - (tmp_path / "a.json").stat().st_size) / 20_000 <= json_files.OBJECT_BYTES
