@@ -57,6 +57,14 @@ def test_a_wrong_name_gets_one_message_that_says_what_to_do(vowels, name, messag
         plugins.resolve("schedule", name)
 
 
+@pytest.mark.parametrize("code", ["", "0", "'bye'"])
+def test_a_script_that_exits_when_it_is_imported_ends_no_command_as_if_it_were_done(code, tmp_path, monkeypatch):
+    (tmp_path / "a_script_of_mine.py").write_text(f"import sys\nclass Thing: pass\nsys.exit({code})\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with plugins.trusted(), pytest.raises(UserError, match=r"a_script_of_mine:Thing: .* under `if __name__ == "):
+        plugins.resolve("masking", "a_script_of_mine:Thing")
+
+
 def test_one_file_under_two_names_is_refused(vowels):
     with plugins.trusted():
         first = plugins.resolve("masking", vowels)

@@ -278,6 +278,11 @@ def _load(kind: Kind, reference: str) -> Any:
             f"{label}: there is no module {error.name}; install the package that has it, or start where Python finds "
             "it (its folder in PYTHONPATH)"
         ) from error
+    except SystemExit as error:  # a script, which would end this program too, with its own exit code
+        raise UserError(
+            f"{label}: its module ends the program when it is imported (sys.exit): put what it does as a script under "
+            '`if __name__ == "__main__":`'
+        ) from error
     except Exception as error:
         raise UserError(f"{label}: its module cannot be imported: {type(error).__name__}: {error}") from error
     file = getattr(loaded, "__file__", None)
