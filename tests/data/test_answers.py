@@ -83,6 +83,12 @@ def test_chats_and_templates_say_what_the_answer_is_in_jsonl(
     assert answers_of(tmp_path / "a.jsonl", **reading) == [(prompt, answer)]
 
 
+def test_what_an_assistant_says_with_weight_0_is_text_before_the_answers_and_none_itself() -> None:
+    first, second, third = chat("Hi", "Yo"), chat("Who?", "Me."), chat("Why?", "So.")
+    first[1]["weight"], second[1]["weight"], third[1]["weight"] = 0, 1, 0.0
+    assert answers_of([first + second + third]) == [("User: Hi\nAssistant: Yo\nUser: Who?\nAssistant:", " Me.|")]
+
+
 def test_a_table_has_answers_by_its_template(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("question,answer\nWho?,Me.\nWhy?,\n")
     assert answers_of(tmp_path / "a.csv", template="{question} {answer}") == [("Who?", " Me.|")]

@@ -16,6 +16,8 @@ from mdlm_atat.errors import UserError
 NULL_ROWS, EMPTY_CHATS = "rows without text (null)", "chats without messages"
 NULL_MESSAGES, TOOL_CALLS = "messages of chats without content (null)", "tool calls of chats"
 OTHER_PARTS = "parts of chat messages that are no text"
+UNSAID = ("reasoning_content", "reasoning", "thinking", "refusal")
+"""What messages hold beside their content, as servers answer and data sets store it."""
 ASSISTANT = "Assistant"
 _ROLES = {"human": "User", "gpt": "Assistant", "chatgpt": "Assistant", "bot": "Assistant", "model": "Assistant"}
 LONGEST_NAMES = 300
@@ -247,8 +249,8 @@ def _says(turn: Mapping[str, Any]) -> bool:
 
 def chat_text(turns: Messages, where: str, left_out: Counter[str] | None = None) -> Marked:
     """Return a conversation as lines "User: ..." and "Assistant: ...", in order; roles that are not known keep their
-    name. What an assistant says, with the space before it, is an answer. Raises UserError, which begins with `where`,
-    for a message that is no text."""
+    name. What an assistant says, with the space before it, is an answer, unless the message has `weight` 0, as OpenAI
+    marks what is not to be learnt. Raises UserError, which begins with `where`, for a message that is no text."""
     left_out = Counter() if left_out is None else left_out
     text, answers = "", list[tuple[int, int]]()
     for turn in turns:
@@ -258,6 +260,9 @@ def chat_text(turns: Messages, where: str, left_out: Counter[str] | None = None)
         num_calls = len(calls) if isinstance(calls, list) else calls is not None
         if num_calls := num_calls + (turn.get("function_call") is not None):
             left_out[TOOL_CALLS] += num_calls
+        for name in UNSAID:
+            if turn.get(name):
+                left_out[f"{name!r} of chat messages"] += 1
         if said is None:
             left_out[NULL_MESSAGES] += 1
         if isinstance(said, list):  # parts, of which some are pictures
@@ -272,7 +277,7 @@ def chat_text(turns: Messages, where: str, left_out: Counter[str] | None = None)
         text += f"{chr(10) * bool(text)}{name}:"
         start = len(text)
         text += f" {_whole(said or '', where, 'a message')}"
-        if name == ASSISTANT and said and said.strip():
+        if name == ASSISTANT and said and said.strip() and turn.get("weight") != 0:
             answers.append((start, len(text)))
     return Marked(text, tuple(answers))
 
