@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
-from numbers import Integral
+from numbers import Integral, Real
 
 from mdlm_atat.errors import UserError
 
@@ -33,6 +33,17 @@ def whole(name: str, value: object, lowest: int) -> None:
     if not isinstance(value, Integral) or isinstance(value, bool):
         raise UserError(f"{name} is {value!r}, expected a whole number from {lowest}")
     at_least(name, int(value), lowest)
+
+
+def number(name: str, value: object) -> None:
+    """Raise UserError where the setting `name` is no number, or one beyond those of floating point."""
+    try:
+        if isinstance(value, Real) and not isinstance(value, bool):
+            float(value)
+            return
+    except OverflowError:
+        pass
+    raise UserError(f"{name} is {value!r:.40}, expected a number")
 
 
 def probability(name: str, value: float) -> None:

@@ -46,6 +46,7 @@ WRONG = {
     "numbers": ([1, 2], "got int"),
     "None": (None, "got NoneType"),
     "nested": ([["a"]], "got list"),
+    "set": ({"a", "b"}, "prompts: a set has no order, by which to tell what is whose: give a list"),
     "mapping": ({"prompt": "a"}, "got dict"),
 }
 
@@ -56,7 +57,7 @@ def test_what_is_no_text_is_refused_by_its_type(masked, adaptive, case):
     with pytest.raises(TypeError, match=message):
         masked.generate(given)
     for method in (masked.infill, masked.score, adaptive.inspect):
-        with pytest.raises(TypeError, match=r"expected a str or a sequence of str, got \w+"):
+        with pytest.raises(TypeError, match=r"expected a str or a sequence of str, got \w+|a set has no order"):
             method(given)
 
 

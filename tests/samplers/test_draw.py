@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -175,6 +176,30 @@ def test_of_1000_equally_likely_tokens_top_p_keeps_the_first_half_for_any_order_
 def test_an_impossible_setting_says_its_name_and_value(name, value):
     with pytest.raises(UserError, match=f"{name} is {value}"):
         TokenDraw(**{name: value})
+
+
+def unchecked(**settings: object) -> TokenDraw:
+    """A draw without the check of types, which there is in the tests alone."""
+    draw = object.__new__(TokenDraw)
+    for name, value in {**vars(TokenDraw()), **settings}.items():
+        object.__setattr__(draw, name, value)
+    draw.__post_init__()
+    return draw
+
+
+@pytest.mark.parametrize("name", ["temperature", "top_k", "top_p"])
+@pytest.mark.parametrize("value", [None, "0.5", [1], True, pytest.param(10**400, id="401 digits")])
+def test_a_setting_that_is_no_number_says_so(name, value):
+    with pytest.raises(UserError, match=f"{name} is .*, expected a number"):
+        unchecked(**{name: value})
+
+
+@pytest.mark.parametrize("value", [2.0, np.float64(2), float("nan")])
+def test_a_top_k_that_is_no_whole_number_says_so_and_numbers_of_numpy_are_numbers(value):
+    with pytest.raises(UserError, match=r"top_k is .*, expected a whole number from 0"):
+        unchecked(top_k=value)
+    draw = unchecked(temperature=np.float32(0.5), top_k=np.int64(2), top_p=np.float64(0.5))
+    assert draw.probabilities(torch.tensor([[1.0, 3.0, 2.0]])).tolist() == [[0, 1, 0]]
 
 
 def test_a_prompt_longer_than_the_text_is_refused_with_both_lengths():

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mdlm_atat import UserError
-from mdlm_atat.samplers.seeds import block_seed, mix_seed, text_seeds
+from mdlm_atat.samplers.seeds import block_seed, context_seed, mix_seed, text_seeds
 
 
 @pytest.mark.slow
@@ -49,3 +49,15 @@ def test_an_unknown_rule_is_refused_and_a_seed_of_numpy_is_a_number():
     with pytest.raises(UserError, match="seed_rule is 'sum', expected one of hash, add"):
         unchecked(0, [0], "sum")  # type: ignore[arg-type]
     assert unchecked(np.int64(5), [2]) == [mix_seed(5, 2)]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("seed", [3.0, "3", None, np.float64(3), [3, 1.5], ["3", "4"]])
+def test_a_seed_that_is_no_whole_number_is_refused_wherever_one_is_mixed(seed):
+    """1.5 was taken for 1 in a list, and "3" for a list of seeds; "3.0" and "None" were hashed as they are written."""
+    with pytest.raises(UserError, match=r"`seed` is .*, expected a whole number"):
+        inspect.unwrap(text_seeds)(seed, range(2))
+    if not isinstance(seed, list):
+        with pytest.raises(UserError, match=r"`seed` is .*, expected a whole number"):
+            inspect.unwrap(mix_seed)(seed, 0)
+        with pytest.raises(UserError, match=r"`seed` is .*, expected a whole number"):
+            inspect.unwrap(context_seed)(seed, "the")

@@ -116,6 +116,8 @@ def one_or_many(given: object, name: str) -> tuple[list[str], bool]:
     Raises TypeError for anything else, bytes included; `name` is the argument's in the message."""
     if isinstance(given, str):
         return [given], True
+    if isinstance(given, (set, frozenset)):
+        raise TypeError(f"{name}: a {type(given).__name__} has no order, by which to tell what is whose: give a list")
     wrong = given
     if isinstance(given, Iterable) and not isinstance(given, (bytes, bytearray, Mapping)):
         items = list(given)

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from mdlm_atat.checks import number, whole
 from mdlm_atat.effect import ABOVE_0
 from mdlm_atat.errors import UserError
 
@@ -36,10 +37,12 @@ class TokenDraw:
     those of lower id. 1: all."""
 
     def __post_init__(self) -> None:
+        number("temperature", self.temperature)
+        number("top_k", self.top_k)
+        whole("top_k", self.top_k, 0)
+        number("top_p", self.top_p)
         if not self.temperature >= 0:
             raise UserError(f"temperature is {self.temperature}, expected 0 (greedy) or more; 1 is the model's own")
-        if self.top_k < 0:
-            raise UserError(f"top_k is {self.top_k}, expected 0 (all tokens) or more")
         if not 0 < self.top_p <= 1:
             raise UserError(f"top_p is {self.top_p}, expected above 0 and at most 1 (all tokens)")
 
@@ -48,7 +51,7 @@ class TokenDraw:
         if self.temperature < LEAST_TEMPERATURE:
             best = logits.argmax(dim=-1, keepdim=True)
             return torch.zeros_like(logits, dtype=torch.float64).scatter_(-1, best, 1.0)
-        probs = torch.softmax(logits.double() / self.temperature, dim=-1)
+        probs = torch.softmax(logits.double() / float(self.temperature), dim=-1)
         if 0 < self.top_k < probs.shape[-1]:
             kept = probs.topk(self.top_k, dim=-1)
             probs = torch.zeros_like(probs).scatter_(-1, kept.indices, kept.values)

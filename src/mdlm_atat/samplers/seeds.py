@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from numbers import Integral
 from typing import Literal, get_args
 
@@ -21,28 +21,36 @@ def text_seeds(seed: int | Sequence[int], indices: Sequence[int], rule: SeedRule
 
     hash: mix_seed(seed, index), so that two different seeds have no text in common. add: seed + index, where the second
     text of seed 0 is the first of seed 1. A sequence of seeds is taken as it is, one for each index, so that a text can
-    be drawn again from the seed that is recorded with it. Raises UserError for a sequence of another length, and for an
-    unknown rule.
+    be drawn again from the seed that is recorded with it. Raises UserError for a sequence of another length, for a seed
+    that is no whole number, and for an unknown rule.
     """
-    if not isinstance(seed, int | Integral):
-        seeds = [int(each) for each in seed]
+    if isinstance(seed, Iterable) and not isinstance(seed, str):
+        seeds = [whole_seed(each) for each in seed]
         if len(seeds) != len(indices):
             raise UserError(f"`seed` has {len(seeds)} seeds, expected one for each of {len(indices)} texts")
         return seeds
     one_of("seed_rule", rule, get_args(SeedRule))
-    return [mix_seed(int(seed), index) if rule == "hash" else int(seed) + index for index in indices]
+    first = whole_seed(seed)
+    return [mix_seed(first, index) if rule == "hash" else first + index for index in indices]
+
+
+def whole_seed(seed: object) -> int:
+    """The seed as an int. Raises UserError for what is no whole number: 3.0 and "3" would be other seeds than 3."""
+    if not isinstance(seed, Integral):
+        raise UserError(f"`seed` is {seed!r}, expected a whole number, such as 0")
+    return int(seed)
 
 
 def mix_seed(seed: int, index: int) -> int:
     """The first 62 bits of SHA-256 of "SEED,INDEX": a seed in [0, 2^62) for every pair."""
-    digest = hashlib.sha256(f"{seed},{index}".encode()).digest()
+    digest = hashlib.sha256(f"{whole_seed(seed)},{index}".encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 2
 
 
 def context_seed(seed: int, context: str) -> int:
     """The first 62 bits of SHA-256 of "SEED,CONTEXT": the seed of all that is drawn for texts that follow a context. It
     depends on nothing else, so these have their random numbers in common, whatever is scored with them."""
-    digest = hashlib.sha256(f"{seed},{context}".encode("utf-8", "surrogatepass")).digest()
+    digest = hashlib.sha256(f"{whole_seed(seed)},{context}".encode("utf-8", "surrogatepass")).digest()
     return int.from_bytes(digest[:8], "big") >> 2
 
 
