@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,12 @@ import pytest
 from benchmarks.results import __main__ as command
 from benchmarks.results import pictures, to_come
 from benchmarks.results import stored as stored_files
+from benchmarks.results.markdown import percent_interval
 from benchmarks.results.novels import with_newest
 from benchmarks.results.pages import PageError, unmarked, written
-from benchmarks.results.stored import difference_of, mean_of, runs_in
+from benchmarks.results.stored import FOLDER, difference_of, mean_of, runs_in
+
+from mdlm_atat.scoring.statistics import mean_with_interval
 
 TABLES = {"squares": lambda *numbers: "|" + "|".join(str(int(n) ** 2) for n in numbers) + "|"}
 VALUES = {"half": lambda n: f"{int(n) / 2:.2f} ± 0.01", "word": lambda: "much"}
@@ -167,6 +171,28 @@ def test_a_sweep_has_a_column_for_each_optimizer_and_rate_and_is_named_by_its_co
         "|---|---|---|",
         "| `time_sampling_only`, any order | 4.800 ± 0.010 | 4.500 ± 0.010 |",
     ]
+
+
+def test_an_interval_in_per_cent_is_of_perplexity_and_one_pair_has_none():
+    # a mean of -0.026 nats with an error of 0.002, of which Student's t of two pairs takes 12.7
+    assert percent_interval(mean_with_interval([-0.0243, -0.0285])) == "[-5.2%, +0.0%]"
+    with pytest.raises(ValueError, match="no interval"):
+        percent_interval(mean_with_interval([-0.0243]))
+
+
+def test_an_experiment_says_the_number_of_parameters_that_its_runs_have():
+    said = {}
+    for file in sorted(FOLDER.glob("*.json")):
+        stored = json.loads(file.read_text(encoding="utf-8"))
+        found = re.search(r"(\d+)(\.\d+)?M parameters", stored.get("description", ""))
+        if found is not None:
+            decimals = len(found[2] or ".") - 1
+            said[file.name] = float(found[1] + (found[2] or ""))
+            assert {round(run["num_parameters"] / 1e6, decimals) for run in stored["runs"]} == {said[file.name]}, (
+                file.name
+            )
+    assert said["novels-seconds.json"] == 29.4
+    assert said["wikitext-2-rates.json"] == 124
 
 
 def test_a_seed_that_is_stored_twice_is_refused():

@@ -37,6 +37,14 @@ def interval(found: Mean | None) -> str:
     return "[{:.3f}, {:.3f}]".format(*found.interval95)
 
 
+def percent_interval(found: Mean) -> str:
+    """`[-5.2%, +0.0%]`, the interval as changes of perplexity. ValueError for a single number, which has none."""
+    if found.interval95 is None:
+        raise ValueError("a single number has no interval")
+    low, high = (100 * math.expm1(end) for end in found.interval95)
+    return f"[{low:+.1f}%, {high:+.1f}%]"
+
+
 def perplexity(found: Mean | Number | None) -> str:
     return "" if found is None else f"{math.exp(found.value):.1f}"
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from benchmarks.results.budgets import Lead, amount
-from benchmarks.results.markdown import interval, less, nats, perplexity
+from benchmarks.results.markdown import interval, less, nats, percent_interval, perplexity
 from benchmarks.results.novels import by_arm, equal_seconds_novels, novels, of_two_ways, older_novels
 from benchmarks.results.stored import Number, Run, difference_of, mean_of, runs_in, stored
 from benchmarks.results.tables import SPREAD
@@ -117,6 +117,11 @@ def percent(file: str, arm: str, against: str, column: str) -> str:
     return _percent(by_arm(runs_in(stored(file)["runs"])), arm, against, column)
 
 
+def percent_between(file: str, arm: str, against: str, column: str) -> str:
+    """The 95% interval of the same, with its signs."""
+    return percent_interval(_difference(by_arm(runs_in(stored(file)["runs"])), arm, against, column))
+
+
 def seconds_seeds(arm: str) -> str:
     """How many seeds of an arm the experiment at equal seconds has so far, in figures."""
     return str(len(equal_seconds_novels()[arm]))
@@ -209,6 +214,7 @@ VALUES: Mapping[str, Callable[..., str]] = {
     "older_value": older_value,
     "passes": passes,
     "percent": percent,
+    "percent_between": percent_between,
     "perplexity": arm_perplexity,
     "said": said,
     "seconds_change": seconds_change,

@@ -31,7 +31,7 @@ methods:
 examples:
   atat train demo                                  Shakespeare, on a laptop, in minutes
   atat train char --data.source mine.txt           your own text
-  atat train char --method atat                    the best method found, on the same preset
+  atat train char --method atat                    gaps, and an exact likelihood left to right
   atat train char --method importance_rates        masks that adapt to how hard a token is
   atat train char --optim.lr 3e-4 --train.num_steps 2000
   atat train char --settings                       every setting of a preset, with its flag and meaning
