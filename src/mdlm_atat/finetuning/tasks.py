@@ -239,15 +239,16 @@ def _found_labels(name: str, examples: Sequence[Example]) -> tuple[str, ...]:
 
 def _check_differ(name: str, labels: Iterable[str]) -> None:
     """Raise UserError for two labels that look the same: that differ in case, in how a letter is composed, or in
-    characters that cannot be seen."""
+    characters that cannot be seen; and for True beside 1 or False beside 0, as two programs write one column."""
     seen: dict[str, str] = {}
     for label in sorted(labels):
         visible = "".join(letter for letter in label if unicodedata.category(letter) != "Cf")
         alike = " ".join(unicodedata.normalize("NFKC", visible).casefold().split())
+        alike = {"true": "1", "false": "0"}.get(alike, alike)
         if alike in seen:
             raise UserError(
                 f"{name}: {seen[alike]!r} and {label!r} would be two classes: in the data, write them alike if they "
-                "are one, else rename one of them so that they differ in a letter or digit"
+                "are one, else give one of them a name of other letters"
             )
         seen[alike] = label
 
