@@ -44,6 +44,12 @@ def nothing(predicted: np.ndarray, truth: np.ndarray) -> float:
     return float("nan")
 
 
+def test_gradients_that_the_caller_has_turned_off_are_on_in_finetuning(masked, tmp_path):
+    with torch.no_grad():
+        off = quick(masked, tmp_path / "off", epochs=1)
+    assert off["accuracy"].values == quick(masked, tmp_path / "on", epochs=1)["accuracy"].values
+
+
 class Agreement:
     def __call__(self, predicted: np.ndarray, truth: np.ndarray) -> float:
         return float((predicted == truth).mean())

@@ -230,6 +230,20 @@ def test_training_works_in_a_thread_that_may_not_set_signals(text, tmp_path):
     assert found[0].num_steps_taken == 1
 
 
+@pytest.mark.parametrize("off", [torch.no_grad, torch.inference_mode])
+def test_training_has_gradients_where_the_caller_has_turned_them_off(off, text, tmp_path, plugin):
+    """As notebooks do for all their cells, by torch.set_grad_enabled(False)."""
+    with plugins.trusted():
+        network = plugins.resolve("backbone", f"{plugin}:Bag")
+    tokenizer = CharTokenizer.from_texts(TEXTS)
+    lm = ma.MaskedDiffusionLM(network(tokenizer.vocab_size, 16), tokenizer)
+    with off():
+        made = ma.train("demo", data=text, out=tmp_path / "t", progress=False, settings=TINY, num_steps=1)
+        lm.fit(TEXTS, progress=False, num_steps=1, batch_size=4, settings={"eval.num_draws": 32})
+        assert not torch.is_grad_enabled()
+    assert made.num_steps_taken == 1
+
+
 def test_progress_says_the_plan_before_a_step_is_tried_and_that_the_warm_up_was_cut(text, tmp_path, capsys):
     settings = {name: value for name, value in TINY.items() if name != "optim.warmup_steps"}
     ma.train("demo", data=text, out=tmp_path / "run", settings=settings, num_steps=6)

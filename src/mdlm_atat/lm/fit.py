@@ -43,6 +43,7 @@ class Rows:
     def close(self) -> None: ...
 
 
+@torch.inference_mode(False)  # where the caller has turned gradients off, they are on in here
 def fit(
     lm: LanguageModel,
     data: SourceLike,

@@ -45,6 +45,7 @@ from mdlm_atat.small_files import read_object
 from mdlm_atat.terminal import Messages
 
 
+@torch.inference_mode(False)  # where the caller has turned gradients off, they are on in here
 def finetune(
     model: Model,
     *,

@@ -77,6 +77,7 @@ Say = Callable[[str], None]
 NUM_INSPECTED_TOKENS = 512  # of the validation text, for the report: each is scored in 124 masked rows
 
 
+@torch.inference_mode(False)  # where the caller has turned gradients off, they are on in here
 def train(
     config: RunConfig | str | os.PathLike[str] | None = None,
     *,
