@@ -177,13 +177,13 @@ GOALS = [
         lambda: _share_to_largest("novels"),
     ),
     Goal("the same at 200M tokens of fresh text", lambda: _share_to_largest("code")),
-    Goal("16 times fewer evaluations than in the mean over random orders, at no higher cost", _few_evaluations),
+    Goal("16 times fewer evaluations at equal quality, without a judge", _few_evaluations),
     Goal(
         "the rarest three tenths of tokens better than with `mdlm` at equal seconds, all no worse (novels, seed 0)",
         lambda: _rare_tokens(NEWEST),
     ),
     Goal(
-        "the same of `importance_rates`, in three experiments",
+        "the same of `importance_rates`, in three experiments, two of them at equal steps",
         lambda: _rare_tokens("wikitext-2.json", "wiki27.json", "wiki27-seconds.json"),
     ),
     Goal("any order at least 10% below `mdlm` after 200M tokens of fresh text", _fresh),
