@@ -106,7 +106,7 @@ def main() -> None:
         check_writable(args.json, "--json")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     name = torch.cuda.get_device_name() if device.type == "cuda" else cpu()
-    versions = {"torch": torch.__version__}
+    versions = {"torch": str(torch.__version__)}
     if not args.skip_theirs:
         import transformers
 
