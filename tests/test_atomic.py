@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import stat
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from mdlm_atat.atomic import folder_written_aside, is_device, write_json, write_text
+from mdlm_atat.atomic import folder_written_aside, full_disk_named, is_device, write_json, write_text
 from mdlm_atat.config.yaml_text import read_yaml, yaml_text
 from mdlm_atat.data.counts import write_counts
 from mdlm_atat.training.packed import save_tensors
@@ -31,6 +32,27 @@ def test_writers_of_one_file_do_not_take_each_other_s(tmp_path):
             done.result()
     assert len(set(json.loads(file.read_text()))) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["results.json"]
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO])
+def test_a_full_disk_is_known_by_what_was_written_to_it_and_no_other_error_is_laid_to_that(tmp_path, monkeypatch, code):
+    """A write or an fsync that fails says no name."""
+
+    def fail(descriptor: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr("os.fsync", fail)
+    named = code != errno.EIO
+    with pytest.raises(OSError, match=os.strerror(code)) as caught:
+        write_text(tmp_path / "a.txt", "a")
+    assert caught.value.filename == (str(tmp_path / "a.txt") if named else None)
+    with pytest.raises(OSError, match=os.strerror(code)) as caught, folder_written_aside(tmp_path / "b") as aside:
+        (aside / "c").touch()
+        fail(0)
+    assert caught.value.filename == (str(tmp_path / "b") if named else None)
+    with pytest.raises(OSError, match="full") as caught, full_disk_named(tmp_path / "b"):
+        raise OSError(code, "full", "its own")
+    assert caught.value.filename == "its own"
 
 
 def test_a_file_is_on_the_disk_before_it_takes_the_old_one_s_place_and_so_is_its_name_afterwards(tmp_path, disk):

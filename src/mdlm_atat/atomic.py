@@ -55,6 +55,18 @@ def write_bytes(file: Path, content: bytes) -> None:
 
 
 @contextmanager
+def full_disk_named(path: Path) -> Iterator[None]:
+    """Within the block an error that says that a disk is full names `path`, unless it names a file: `write` and `fsync`
+    do not know theirs, and the cache, the results and the temporary files may be on disks of their own."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) and error.filename is None:
+            error.filename = str(path)
+        raise
+
+
+@contextmanager
 def written_aside(file: Path) -> Iterator[Path]:
     """An empty file beside `file` to write to. At the end of the block it is flushed to the disk and becomes `file`;
     where the block raises, `file` stays as it was. A device, a pipe or the name of an open file is written to itself:
@@ -66,11 +78,12 @@ def written_aside(file: Path) -> Iterator[Path]:
     try:
         aside.touch(exist_ok=False)
         mode = aside.stat().st_mode
-        yield aside
-        if aside.stat().st_mode != mode:  # safetensors makes files that nobody else may read
-            aside.chmod(stat.S_IMODE(mode))
-        sync(aside)
-        aside.replace(file)
+        with full_disk_named(file):
+            yield aside
+            if aside.stat().st_mode != mode:  # safetensors makes files that nobody else may read
+                aside.chmod(stat.S_IMODE(mode))
+            sync(aside)
+            aside.replace(file)
     finally:
         aside.unlink(missing_ok=True)
     sync(file.parent)
@@ -93,8 +106,9 @@ def folder_written_aside(folder: Path) -> Iterator[Path]:
     try:
         make_folder(folder.parent)
         aside.mkdir()
-        yield aside
-        sync_folder(aside)
+        with full_disk_named(folder):
+            yield aside
+            sync_folder(aside)
         if folder.exists():
             remove_folder(folder)
         aside.rename(folder)

@@ -8,6 +8,7 @@ import os
 import resource
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,6 +16,7 @@ import pytest
 
 import mdlm_atat
 from mdlm_atat.cli import main as cli
+from mdlm_atat.runs.texts import Lines
 
 
 def run(*argv: str) -> subprocess.CompletedProcess[str]:
@@ -102,6 +104,30 @@ def test_a_full_or_broken_disk_or_a_closed_folder_is_one_message_that_names_it(
     command_that_raises(OSError(code, os.strerror(code), "runs/a"))
     assert cli.main(["train"]) == 2
     assert capsys.readouterr().err.startswith(f"error: {os.strerror(code)}: runs/a; ")
+
+
+@pytest.fixture
+def no_room() -> Iterator[None]:
+    """Files of 1,000 bytes at most, as on a disk that is full."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_disk_that_is_full_at_a_write_is_named_by_what_was_written_there(
+    tmp_path: Path, no_room: None, capsys: pytest.CaptureFixture[str]
+):
+    texts, out = tmp_path / "texts", tmp_path / "corpus"
+    texts.mkdir()
+    for number in range(20):
+        (texts / f"{number}.txt").write_text(f"the cat sat on {number} mats\n" * 40)
+    assert cli.main(["data", "prepare", str(texts), "--tokenizer", "byte", "--out", str(out)]) == 2
+    assert f": {out}; make room and run the command again" in capsys.readouterr().err
+    lines = Lines(tmp_path / "a.jsonl", "settings", resume=False)
+    for write in (lambda: lines.write([{"text": "a" * 2000}]), lines.close):
+        with pytest.raises(OSError, match=r"a\.jsonl"):
+            write()
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="a folder in which there can be none")

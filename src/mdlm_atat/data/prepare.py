@@ -24,7 +24,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Unpack
 
-from mdlm_atat.atomic import sync, sync_folder, write_text
+from mdlm_atat.atomic import full_disk_named, sync, sync_folder, write_text
 from mdlm_atat.checks import check_keywords
 from mdlm_atat.data.accounts import account, check_halves, decided_lines, no_text, read_lines
 from mdlm_atat.data.answers import NO_ROOM, NO_TOKENS, WITHOUT
@@ -145,7 +145,7 @@ def _prepare(
     check_halves(*opened)
     for line in decided_lines(*opened):
         progress.say(line)
-    with _claimed(out, progress) as partial:
+    with full_disk_named(out), _claimed(out, progress) as partial:
         if not _is_done(out, request, opened, fingerprint):  # another process may have just made it
             try:
                 _write(request, opened, fingerprint, partial, num_workers, progress)

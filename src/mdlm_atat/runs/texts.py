@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from mdlm_atat.atomic import full_disk_named
 from mdlm_atat.data.encodings import LONGEST_MARK, marked_encoding
 from mdlm_atat.data.files import json_object, read_text
 from mdlm_atat.data.unpack import ending_of, first_bytes, open_bytes
@@ -253,15 +254,17 @@ class Lines:
             self._stream = self._file.open("r+b" if self._num_kept else "wb")
             self._stream.seek(self._num_kept)
             self._stream.truncate()
-        for row in rows:
-            line = json.dumps(row | {"settings": self._settings}, ensure_ascii=False, allow_nan=False)
-            self._stream.write(line.encode() + b"\n")
-        self._stream.flush()
-        os.fsync(self._stream.fileno())
+        with full_disk_named(self._file):
+            for row in rows:
+                line = json.dumps(row | {"settings": self._settings}, ensure_ascii=False, allow_nan=False)
+                self._stream.write(line.encode() + b"\n")
+            self._stream.flush()
+            os.fsync(self._stream.fileno())
 
     def close(self) -> None:
         if self._stream is not None:
-            self._stream.close()
+            with full_disk_named(self._file):  # it tries again what could not be written
+                self._stream.close()
 
 
 def begun_with(file: Path) -> str | None:
