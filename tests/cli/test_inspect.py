@@ -64,6 +64,16 @@ def test_the_page_holds_the_stored_numbers_and_the_picture_opens(folder, tmp_pat
     assert imread(tmp_path / "out" / "heatmap.png").shape[1] == 1140
 
 
+def test_a_text_that_is_the_name_of_a_file_is_taken_for_itself_with_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a name costs would pass for what the file's text costs."""
+    monkeypatch.chdir(tmp_path)
+    Path("letter.txt").write_text("the cat")
+    with pytest.warns(UserWarning, match=r"letter\.txt is taken for the text itself: .* write --file letter\.txt"):
+        assert texts_given(["the", "letter.txt"], None) == ["the", "letter.txt"]
+
+
 def test_a_file_in_another_encoding_is_read_by_its_name(tmp_path):
     (tmp_path / "text.md").write_bytes("the cat\n".encode("utf-16-le"))
     assert texts_given([], tmp_path / "text.md", encoding="utf-16-le") == ["the cat\n"]

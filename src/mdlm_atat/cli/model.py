@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -131,9 +132,14 @@ def check_encoding_is_for_file(encoding: str | None, file: Path | None, flag: st
 def texts_given(
     texts: Sequence[str], file: Path | None, *, escape: bool = False, encoding: str | None = None
 ) -> list[str]:
-    """The text of `file` where there is one, else `texts`, with their escapes read by `escape`. Raises UserError for
-    an empty one."""
+    """The text of `file` where there is one, else `texts`, with their escapes read by `escape`. Warns of one that is
+    the name of a file, whose letters it is then. Raises UserError for an empty one."""
     check_encoding_is_for_file(encoding, file)
+    for text in texts:
+        if is_there(text) and not is_folder(text):
+            warnings.warn(
+                f"{text} is taken for the text itself: to read the file of that name, write --file {text}", stacklevel=2
+            )
     if file is not None:
         texts = [read_text(file, encoding)]
     elif escape:
