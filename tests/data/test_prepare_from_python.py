@@ -144,7 +144,8 @@ def test_texts_are_held_out_and_named_in_the_manifest() -> None:
         (set(TEXTS), "a set is no source"),
         (ByteTokenizer, "the class ByteTokenizer is no source"),
         (["fine", {"text": "x"}], "document 1 of 2 texts from Python is of type dict, expected a str"),
-        (["half \ud800"], "lone surrogate"),
+        (["half \ud800"], r"lone surrogate \(U\+D800\) at position 5, half of a character"),
+        (["caf\udce9"], r"lone surrogate \(U\+DCE9\) at position 3: the byte 0xE9 of a text that is not UTF-8"),
     ],
 )
 def test_what_is_no_text_is_refused_with_its_type(source: Any, message: str) -> None:

@@ -280,14 +280,19 @@ def undecodable(path: Path | str, data: bytes, encoding: str | None) -> UserErro
 
 
 def utf8(text: str) -> bytes:
-    """Return a text as UTF-8. Raises UserError where it holds a lone surrogate, half of a character."""
+    """Return a text as UTF-8. Raises UserError where it holds a lone surrogate: half of a character, or the byte of
+    another encoding on a command line (PEP 383)."""
     try:
         return text.encode()
     except UnicodeEncodeError as error:
-        raise UserError(
-            f"the text holds a lone surrogate (U+{ord(text[error.start]):04X}) at position {error.start}, half of a "
-            "character that cannot be written as UTF-8: remove it"
-        ) from error
+        code = ord(text[error.start])
+        surrogate = f"the text holds a lone surrogate (U+{code:04X}) at position {error.start}"
+        if 0xDC80 <= code <= 0xDCFF:
+            raise UserError(
+                f"{surrogate}: the byte 0x{code - 0xDC00:02X} of a text that is not UTF-8, such as one on the command "
+                "line of a terminal with another encoding; give it in UTF-8, or as a file with its `encoding`"
+            ) from error
+        raise UserError(f"{surrogate}, half of a character that cannot be written as UTF-8: remove it") from error
 
 
 def _not_in(encoding: str | None, path: Path, data: bytes, start: int, position: int, line: int) -> UserError:
