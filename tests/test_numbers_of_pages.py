@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 
 import pytest
 from benchmarks.results import __main__ as command
-from benchmarks.results import pictures, to_come
+from benchmarks.results import budgets, pictures, to_come
 from benchmarks.results import stored as stored_files
 from benchmarks.results.markdown import percent_interval
 from benchmarks.results.novels import with_newest
@@ -161,15 +161,23 @@ def test_a_sweep_has_a_column_for_each_optimizer_and_rate_and_is_named_by_its_co
 ):
     monkeypatch.setattr(stored_files, "FOLDER", tmp_path)
     monkeypatch.setattr(to_come, "FOLDER", tmp_path)
+    monkeypatch.setattr(budgets, "FOLDER", tmp_path)
+    monkeypatch.setattr(budgets, "GRIDS", tmp_path)
     assert to_come.sweep("made-up.json") == (
         "Not measured yet: `atat experiment run docs/results/made-up.yaml --processes 6`."
     )
     arms = [*runs("times_muon_2e-3", [4.5]), *runs("times_adamw_1_2e-3", [4.8])]
     (tmp_path / "made-up.json").write_text(json.dumps({"runs": arms}))
+    (tmp_path / "made-up.yaml").write_text(
+        "arms: {times_muon_2e-3: {}, times_adamw_1_2e-3: {}, mdlm_muon_2e-3: {}}\nseeds: [0]"
+    )
     assert to_come.sweep("made-up.json").splitlines() == [
         "| | AdamW 1.2e-3 | Muon 2e-3 |",
         "|---|---|---|",
         "| `time_sampling_only`, any order | 4.800 ± 0.010 | 4.500 ± 0.010 |",
+        "",
+        "Not measured yet: `atat experiment run docs/results/made-up.yaml --processes 6 "
+        "--done docs/results/made-up.json` (1 run).",
     ]
 
 

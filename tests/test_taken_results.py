@@ -207,6 +207,7 @@ def test_what_an_experiment_found_is_a_table_of_a_page_after_it_is_taken(
     assert content["command"] == "atat experiment run made --budget gpu_seconds=0.1"
     assert [(one["num_steps"], one["train_seconds"]) for one in content["runs"]] == [(5, 0.1), (2, 0.08)]
     assert str(tmp_path) not in json.dumps(content)
+    monkeypatch.setattr(budgets, "GRIDS", file.rename(tmp_path / "made.yaml").parent)
     monkeypatch.setitem(budgets.FILES, "novels", {"made.json": "atat experiment run made.yaml --seeds 0"})
     stored_files.stored.cache_clear()
     monkeypatch.setattr(budgets, "tokens_of", lambda runs: sum(one.num_tokens for one in runs) / len(runs))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,6 +18,7 @@ from benchmarks.results.trend import Line, fitted
 from mdlm_atat.formats import counted, with_error
 
 Arms = Mapping[str, Sequence[Run]]
+GRIDS = FOLDER
 NOVELS = "atat experiment run docs/results/novels-seconds.yaml"
 FRESH = "atat experiment run docs/results/fresh-seconds.yaml"
 FILES = {
@@ -88,8 +90,7 @@ def tokens_of(runs: Iterable[Run]) -> float:
 
 def by_budget(text: str) -> str:
     """Every arm and the leads that matter, a column a budget; and the commands of what is not there."""
-    missing = [told for file, command in FILES[text].items() if (told := _missing(file, command))]
-    open_ones = f"Not measured yet: {', '.join(missing)}." if missing else ""
+    open_ones = not_measured_yet(FILES[text])
     found = [arms for arms in budgets(text) if arms]
     if not found:
         return open_ones
@@ -107,23 +108,29 @@ def by_budget(text: str) -> str:
     return "\n\n".join(filter(None, [table(["likelihood", "", *columns], rows), open_ones]))
 
 
+def not_measured_yet(files: Mapping[str, str]) -> str:
+    """A sentence with the commands of what files of experiments, which these commands make, lack; nothing if all is
+    there."""
+    missing = [told for file, command in files.items() if (told := _missing(file, command))]
+    return f"Not measured yet: {', '.join(missing)}." if missing else ""
+
+
 def _missing(file: str, command: str) -> str:
     """The command of an experiment that is not stored, or of the runs of its grid that are not; nothing if all are."""
     if not (FOLDER / file).exists():
         return f"`{command}`"
-    content = stored(file)
-    have = {(run.arm, run.seed) for run in runs_in(content["runs"])}
-    left = sum((arm, seed) not in have for arm in content["arms"] for seed in _seeds(command))
+    have = {(run.arm, run.seed) for run in runs_in(stored(file)["runs"])}
+    left = len(set(_planned(command)) - have)
     return f"`{command} --done docs/results/{file}` ({counted(left, 'run')})" if left else ""
 
 
-def _seeds(command: str) -> list[int]:
-    """Those that the command names, or else its grid."""
-    named = command.partition("--seeds ")[2].partition(" --")[0]
-    if named:
-        return [int(seed) for seed in named.split()]
-    (grid,) = (word for word in command.split() if word.endswith(".yaml"))
-    return yaml.safe_load((Path(__file__).parents[2] / grid).read_text(encoding="utf-8"))["seeds"]
+def _planned(command: str) -> Iterable[tuple[str, int]]:
+    """Arm and seed of every run of the command: the arms of its grid, and the seeds that it names itself or else the
+    grid's."""
+    (file,) = (word for word in command.split() if word.endswith(".yaml"))
+    grid = yaml.safe_load((GRIDS / Path(file).name).read_text(encoding="utf-8"))
+    named = command.partition("--seeds ")[2].partition(" --")[0].split()
+    return itertools.product(grid["arms"], map(int, named or grid["seeds"]))
 
 
 def _difference(arms: Arms, column: str, arm: str, against: str) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
-from benchmarks.results.budgets import amount, by_budget, tokens_of, trend
+from benchmarks.results.budgets import amount, by_budget, not_measured_yet, tokens_of, trend
 from benchmarks.results.glue import glue
 from benchmarks.results.markdown import arm_name, arm_of, interval, less, mean_cell, nats, table
 from benchmarks.results.novels import by_arm
@@ -23,8 +23,9 @@ OPTIMIZERS = {"adamw": "AdamW", "muon": "Muon"}
 
 def sweep(file: str) -> str:
     """Learning rates: an experiment whose arms are called METHOD_OPTIMIZER_RATE, a point in the rate written as _."""
+    missing = not_measured_yet({file: f"{_command(file)} --processes 6"})
     if not (FOLDER / file).exists():
-        return f"Not measured yet: `atat experiment run docs/results/{file.removesuffix('.json')}.yaml --processes 6`."
+        return missing
     found: dict[tuple[str, str, float], list[Run]] = {}
     for run in runs_in(stored(file)["runs"]):
         named = NAMED_BY_RATE.fullmatch(run.arm)
@@ -39,14 +40,20 @@ def sweep(file: str) -> str:
             cells = [nats(mean_of(found.get((method, *at), []), column)) for at in columns]
             if any(cells):
                 rows.append([f"{arm_name(method)}, {column.replace('_', ' ')}", *cells])
-    return table(["", *(f"{OPTIMIZERS[optimizer]} {_short(rate)}" for optimizer, rate in columns)], rows)
+    shown = table(["", *(f"{OPTIMIZERS[optimizer]} {_short(rate)}" for optimizer, rate in columns)], rows)
+    return "\n\n".join(filter(None, [shown, missing]))
+
+
+def _command(file: str) -> str:
+    return f"atat experiment run docs/results/{file.removesuffix('.json')}.yaml"
 
 
 def experiment(file: str) -> str:
     """The arms of one experiment: what a token costs in each likelihood, and the difference to the baseline, or to the
-    first reference arm where the baseline has no such likelihood, paired by seed."""
+    first reference arm where the baseline has no such likelihood, paired by seed; and what is missing."""
+    missing = not_measured_yet({file: _command(file)})
     if not (FOLDER / file).exists():
-        return f"Not measured yet: `atat experiment run docs/results/{file.removesuffix('.json')}.yaml`."
+        return missing
     content = stored(file)
     arms = by_arm(runs_in(content["runs"]))
     shown = [arm for arm in content["arms"] if arm in arms]
@@ -67,7 +74,7 @@ def experiment(file: str) -> str:
             cells += [mean_cell(arms[arm], column), beside]
         rows.append(cells)
     names = [name for column, base in columns.items() for name in (LIKELIHOODS[column], f"minus {arm_name(base)}")]
-    return table(["", "seeds", "tokens", *names], rows)
+    return "\n\n".join(filter(None, [table(["", "seeds", "tokens", *names], rows), missing]))
 
 
 FILL_IN = {
