@@ -74,6 +74,30 @@ def test_a_text_that_is_the_name_of_a_file_is_taken_for_itself_with_a_warning(
         assert texts_given(["the", "letter.txt"], None) == ["the", "letter.txt"]
 
 
+@pytest.mark.filterwarnings("default:.*taken for the text itself")
+@pytest.mark.parametrize(
+    ("words", "remedy"),
+    [
+        (["generate", "--length", "6", "--prompt"], "write --prompts a"),
+        (["score", "the cat", "--order", "any", "--given"], 'write --given "$(cat a)"'),
+    ],
+    ids=["generate", "score"],
+)
+def test_so_is_a_prompt_and_a_context(
+    words: list[str], remedy: str, runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    command = [words[0], str(runs / "masked"), *words[1:]]
+    assert main([*command, "a"]) == 0
+    before = capsys.readouterr().out
+    Path("a").write_text("the cat")
+    assert main([*command, "a"]) == 0
+    out, err = capsys.readouterr()
+    assert out == before
+    assert "a is taken for the text itself: to " in err
+    assert remedy in err
+
+
 def test_a_file_in_another_encoding_is_read_by_its_name(tmp_path):
     (tmp_path / "text.md").write_bytes("the cat\n".encode("utf-16-le"))
     assert texts_given([], tmp_path / "text.md", encoding="utf-16-le") == ["the cat\n"]

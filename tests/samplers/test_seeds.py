@@ -51,7 +51,7 @@ def test_an_unknown_rule_is_refused_and_a_seed_of_numpy_is_a_number():
     assert unchecked(np.int64(5), [2]) == [mix_seed(5, 2)]  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("seed", [3.0, "3", None, np.float64(3), [3, 1.5], ["3", "4"]])
+@pytest.mark.parametrize("seed", [3.0, "3", None, True, np.float64(3), [3, 1.5], ["3", "4"]])
 def test_a_seed_that_is_no_whole_number_is_refused_wherever_one_is_mixed(seed):
     """1.5 was taken for 1 in a list, and "3" for a list of seeds; "3.0" and "None" were hashed as they are written."""
     with pytest.raises(UserError, match=r"`seed` is .*, expected a whole number"):

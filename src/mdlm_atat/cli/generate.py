@@ -12,6 +12,7 @@ from mdlm_atat.cli.model import (
     check_encoding_is_for_file,
     check_model,
     load_model,
+    warn_of_file_name,
 )
 from mdlm_atat.cli.parser import Parser, whole
 from mdlm_atat.cli.sampling import (
@@ -86,6 +87,7 @@ def read_prompts(arguments: Namespace) -> list[Item]:
     prompt, file, escape = arguments.prompt, arguments.prompts, arguments.read_escapes
     check_encoding_is_for_file(arguments.encoding, file, "--prompts")
     if file is None:
+        warn_of_file_name(prompt, "to read prompts from the file of that name, write --prompts {}")
         return [Item(0, unescaped(prompt) if escape else prompt)]
     if prompt:
         raise UserError("give --prompt or --prompts, not both")

@@ -136,10 +136,7 @@ def texts_given(
     the name of a file, whose letters it is then. Raises UserError for an empty one."""
     check_encoding_is_for_file(encoding, file)
     for text in texts:
-        if is_there(text) and not is_folder(text):
-            warnings.warn(
-                f"{text} is taken for the text itself: to read the file of that name, write --file {text}", stacklevel=2
-            )
+        warn_of_file_name(text, "to read the file of that name, write --file {}")
     if file is not None:
         texts = [read_text(file, encoding)]
     elif escape:
@@ -148,6 +145,13 @@ def texts_given(
         what = "the text" if len(texts) == 1 else f"text {texts.index('') + 1}"
         raise UserError(f"{file or what} is empty: give one of a character at least")
     return list(texts)
+
+
+def warn_of_file_name(text: str, remedy: str) -> None:
+    """Warn of a text that is the name of a file, whose letters it is then: what is said of these would pass for what is
+    said of the file's text. The `remedy` has {} for the name."""
+    if is_there(text) and not is_folder(text):
+        warnings.warn(f"{text} is taken for the text itself: {remedy.format(text)}", stacklevel=2)
 
 
 def add_trust_argument(parser: Parser) -> None:

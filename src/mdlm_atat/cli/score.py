@@ -20,6 +20,7 @@ from mdlm_atat.cli.model import (
     load_model,
     model_and_text,
     texts_given,
+    warn_of_file_name,
 )
 from mdlm_atat.cli.parser import Parser, whole
 from mdlm_atat.errors import UserError
@@ -86,8 +87,9 @@ def main(argv: list[str]) -> int:
         raise UserError("--evaluations is for the own order of a sampler: name one by --order, or leave it out")
     arguments.model, given = model_and_texts(arguments.words, arguments.file)
     texts = texts_given(given, arguments.file, escape=arguments.escape, encoding=arguments.encoding)
-    if arguments.given is not None and arguments.escape:
-        arguments.given = unescaped(arguments.given)
+    if arguments.given is not None:
+        warn_of_file_name(arguments.given, 'to give the text in the file of that name, write --given "$(cat {})"')
+        arguments.given = unescaped(arguments.given) if arguments.escape else arguments.given
     check_model(arguments.model)
     with trusted(arguments.trust_plugins):
         score_texts(arguments, texts)

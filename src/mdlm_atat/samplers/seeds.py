@@ -36,7 +36,7 @@ def text_seeds(seed: int | Sequence[int], indices: Sequence[int], rule: SeedRule
 
 def whole_seed(seed: object) -> int:
     """The seed as an int. Raises UserError for what is no whole number: 3.0 and "3" would be other seeds than 3."""
-    if not isinstance(seed, Integral):
+    if not isinstance(seed, Integral) or isinstance(seed, bool):
         raise UserError(f"`seed` is {seed!r}, expected a whole number, such as 0")
     return int(seed)
 
