@@ -15,11 +15,12 @@ import warnings
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from mdlm_atat.cli.main import main
+from mdlm_atat.cli.main import COMMANDS, main
 from mdlm_atat.data.train_tokenizer import train_tokenizer
 from mdlm_atat.interrupts import interruptible
 from mdlm_atat.runs.steps import stop_requests
@@ -234,40 +235,40 @@ def test_a_child_that_was_forked_ends_by_a_signal_as_it_would_have():
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGTERM
 
 
+SCRIPT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]["scripts"]["atat"]
 ENTRIES = {
-    "atat": tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]["scripts"]["atat"],
-    "python -m": "mdlm_atat",
+    "atat": ["-c", "import sys; from {} import {} as f; sys.exit(f())".format(*SCRIPT.split(":"))],
+    "python -m": ["-m", "mdlm_atat"],
 }
 AT_A_MOMENT = """
-import atexit, importlib, runpy, signal, sys
-
-moment, entry = sys.argv[1:]
+import atexit, os, signal, sys
 
 class Finder:
     def find_spec(self, name, path=None, target=None):
         if name == moment or (name, moment) == ("argparse", "ignored"):
-            signal.raise_signal(signal.SIGINT)
+            exec("signal.raise_signal(signal.SIGINT)")  # of a string, which Python remembers at its end
 
-sys.meta_path.insert(0, Finder())
-if moment == "exit":
-    atexit.register(signal.raise_signal, signal.SIGINT)
-elif moment == "ignored":
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-sys.argv = ["atat", "--version"]
-module, _, function = entry.partition(":")
-if not function:
-    runpy.run_module(module, run_name="__main__", alter_sys=True)
-sys.exit(getattr(importlib.import_module(module), function)())
+if "mdlm_atat" in sys.orig_argv or "-c" in sys.orig_argv:
+    moment = os.environ.pop("MOMENT")
+    sys.meta_path.insert(0, Finder())
+    if moment == "exit":
+        atexit.register(signal.raise_signal, signal.SIGINT)
+    elif moment == "ignored":
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
 """
 
 
 @pytest.mark.parametrize("entry", ENTRIES)
-@pytest.mark.parametrize("moment", ["mdlm_atat.cli.main", "argparse", "mdlm_atat.signals", "exit", "ignored"])
-def test_ctrl_c_before_a_command_begins_and_after_its_end_is_one_line_and_130(entry, moment):
-    command = [sys.executable, "-c", AT_A_MOMENT, moment, ENTRIES[entry]]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+@pytest.mark.parametrize(
+    "moment", ["mdlm_atat.cli.main", "argparse", "mdlm_atat.signals", "mdlm_atat.cli.cache", "exit", "ignored"]
+)
+def test_ctrl_c_before_a_command_begins_or_within_it_or_after_its_end_is_one_line_and_130(entry, moment, tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(AT_A_MOMENT)
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "MOMENT": moment}
+    command = [sys.executable, *ENTRIES[entry], "cache", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert (done.returncode, done.stderr) == ((0, "") if moment == "ignored" else (130, "\ninterrupted\n"))
-    assert done.stdout.startswith("atat ") == (moment in ("exit", "ignored"))
+    assert done.stdout.startswith("atat cache: ") == (moment in ("exit", "ignored"))
 
 
 @pytest.mark.parametrize("after_s", [0.02, 0.05, 0.1, 0.2, 0.3])
@@ -280,3 +281,36 @@ def test_ctrl_c_while_python_starts_shows_none_of_our_code(after_s, tmp_path):
         _, errors = started.communicate()
     assert not re.search(r"mdlm_atat\W(cli|\w+\.py)", errors), errors
     assert started.returncode == 130 or "interrupted" not in errors
+
+
+@pytest.mark.parametrize("explicit", [True, False])
+def test_an_error_that_other_code_makes_of_ctrl_c_is_the_interruption(explicit, monkeypatch, capsys):
+    """As Python 3.11 does around `__set_name__`, and argparse where it puts back what it had not yet put away."""
+
+    def command(_: list[str]) -> None:
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt as stop:
+            if explicit:
+                raise RuntimeError("Error calling __set_name__") from stop
+            raise AttributeError("no attribute 'save_nargs'")  # noqa: B904
+
+    monkeypatch.setitem(COMMANDS, "eval", ("a_command", "as if"))
+    monkeypatch.setitem(sys.modules, "a_command", SimpleNamespace(main=command))
+    assert main(["eval"]) == 130
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 2
+    assert said[1].startswith("interrupted (RuntimeError" if explicit else "interrupted (AttributeError")
+
+
+def test_an_error_of_our_own_keeps_its_traceback(monkeypatch):
+    def command(_: list[str]) -> None:
+        try:
+            raise KeyError("x")
+        except KeyError:
+            raise AttributeError("y") from None
+
+    monkeypatch.setitem(COMMANDS, "eval", ("a_command", "as if"))
+    monkeypatch.setitem(sys.modules, "a_command", SimpleNamespace(main=command))
+    with pytest.raises(AttributeError):
+        main(["eval"])

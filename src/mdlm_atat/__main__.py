@@ -28,4 +28,8 @@ def _end_at_once(*_: object) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    # a Ctrl-C within an `exec` of a string, as dataclasses make theirs, was caught; but Python, started with -m,
+    # remembers it until the next such `exec`, and would die of the signal at its end instead of with our code
+    exec("")
+    sys.exit(code)

@@ -114,20 +114,28 @@ def _run(argv: list[str]) -> int:
         return 128 + stop.number if isinstance(stop, Interrupted) else 130
     except BrokenPipeError:  # the reader has left, as in `atat ... | head`
         return 141
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
+    except Exception as error:
+        if is_out_of_memory(error):
+            print("error: out of memory; end what else needs it, or ask for less at a time", file=sys.stderr)
+            return 2
+        if isinstance(error, OSError) and error.errno in ADVICE:
+            where = f": {error.filename}" if error.filename else ""
+            print(f"error: {error.strerror}{where}; {ADVICE[error.errno]}", file=sys.stderr)
+            return 2
+        if not _came_of_ctrl_c(error):
             raise
-        print("error: out of memory; end what else needs it, or ask for less at a time", file=sys.stderr)
-        return 2
-    except OSError as error:
-        if error.errno not in ADVICE:
-            raise
-        where = f": {error.filename}" if error.filename else ""
-        print(f"error: {error.strerror}{where}; {ADVICE[error.errno]}", file=sys.stderr)
-        return 2
+        print(f"\ninterrupted ({type(error).__name__} at the end: {error})", file=sys.stderr)
+        return 130
     finally:
         warnings.showwarning = show_warning
     return code
+
+
+def _came_of_ctrl_c(error: BaseException | None) -> bool:
+    """Whether code that Ctrl-C had ended made another error of it, as argparse's does at some moments."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def _show_warning(
