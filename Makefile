@@ -6,6 +6,7 @@ BIN := $(VENV)/bin
 RUN ?= runs/demo-$(shell date +%Y%m%d-%H%M%S)
 RUN := $(RUN)
 DEMO_FLAGS ?=
+SHARE ?= 1/1
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 # What one process of the tests has compiled, the others read: 5 s a worker, and 2 s a process.
@@ -13,11 +14,11 @@ export PYTHONDONTWRITEBYTECODE =
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-slow test-large torture browser results results-check check docs clean
+.PHONY: help demo test test-slow test-large torture browser results results-check check types docs clean
 
 help:
 	@echo "make demo    train on Shakespeare on the CPU, evaluate, generate, write a report"
-	@echo "make test    run the tests; make test-slow those of more than 4 s, make test-large those of large texts"
+	@echo "make test    run the tests; make test-slow those of more than 2 s, make test-large those of large texts"
 	@echo "make torture every fault of the disk, one by one, and KILLS=50 kills at random moments (SEED=...)"
 	@echo "make browser the tests of the page of atat serve, in chromium"
 	@echo "make results the numbers and pictures of the pages on results, from docs/results/*.json; results-check compares"
@@ -38,7 +39,7 @@ test: $(VENV)/installed-dev
 	$(BIN)/python -m pytest
 
 test-slow: $(VENV)/installed-dev
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow --share $(SHARE)
 
 test-large: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -n 0 -m large
@@ -53,7 +54,7 @@ torture: $(VENV)/installed-dev
 	TORTURE_SEED=$(SEED) TORTURE_KILLS=$(KILLS) $(BIN)/python -m pytest -o addopts= -q -n auto -m torture -k "$(ONLY)" tests/faults
 
 browser: $(VENV)/installed-dev
-	$(BIN)/python -m pytest -m browser -rs tests/browser
+	$(BIN)/python -m pytest -m browser -rs --share $(SHARE) tests/browser
 
 results: $(VENV)/installed
 	$(BIN)/python -m benchmarks.results
@@ -64,11 +65,13 @@ results-check: $(VENV)/installed
 check: $(VENV)/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/pyright
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(MAKE) --no-print-directory results-check
-	$(MAKE) --no-print-directory docs
+	$(MAKE) --no-print-directory --jobs 2 types docs
+
+types: $(VENV)/installed-dev
+	$(BIN)/pyright
 
 docs: $(VENV)/installed-dev
 	$(BIN)/python -m sphinx --quiet --keep-going --fail-on-warning -b html docs site

@@ -133,6 +133,7 @@ def test_the_command_line_generates_with_the_sampler_by_its_name(run: Path, tmp_
     assert (len(text["text"]), text["nfe"]) == (10, 4)
 
 
+@pytest.mark.slow
 def test_a_backbone_and_a_sampler_train_score_and_generate_from_python_by_reference(
     installed: Path, tmp_path: Path
 ) -> None:
@@ -195,6 +196,7 @@ def test_a_folder_that_names_plugins_says_what_to_install_where_they_are_missing
         _ = ma.Run(elsewhere, trust_plugins=True).model
 
 
+@pytest.mark.slow
 def test_a_tokenizer_comes_back_from_the_run_and_from_a_saved_model_alone(elsewhere: Path, tmp_path: Path) -> None:
     lm = ma.Run(elsewhere, trust_plugins=True).model
     saved = lm.save_pretrained(tmp_path / "model")

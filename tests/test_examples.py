@@ -64,6 +64,7 @@ def test_in_minimal_ancestral_sampling_draws_from_the_joint(minimal: ModuleType)
     assert frequency.tolist() == pytest.approx(expected.tolist(), abs=0.03)
 
 
+@pytest.mark.slow
 def test_train_stops_when_the_bound_no_longer_falls_evaluates_and_writes(
     tmp_path: Path, no_report: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -108,6 +108,7 @@ def test_what_belongs_to_the_old_text_is_left_behind_with_it(folder):
     assert load_config(str(folder / "out")).data.validation is None
 
 
+@pytest.mark.slow
 def test_forgetting_is_the_paired_difference_on_the_old_validation_text_and_is_told(folder, capsys):
     capsys.readouterr()
     assert main(command(folder, "masked", train__num_steps=60, optim__lr=1e-2, eval__final_num_draws=256)) == 0

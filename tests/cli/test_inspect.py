@@ -141,6 +141,7 @@ def test_important_tokens_are_masked_late_by_the_inverse_direction(lm):
     assert (found.mask_rate[:, hard] < found.mask_rate[:, easy]).all()
 
 
+@pytest.mark.slow
 def test_the_end_of_training_inspects_512_validation_tokens_for_the_report(runs, cache, tmp_path):
     folder = tmp_path
     assert train_method("importance_rates", runs / "text.txt", folder / "adaptive") == 0

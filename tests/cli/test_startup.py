@@ -91,6 +91,7 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return json.loads(done.stdout)
 
 
+@pytest.mark.slow
 def test_a_model_is_loaded_without_what_trains_one():
     slow = {
         "lightning_fabric",

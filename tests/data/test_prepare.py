@@ -330,6 +330,7 @@ def test_two_at_once_make_one_folder_and_the_second_waits(text: Path, tmp_path: 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "text.txt"]
 
 
+@pytest.mark.slow
 def test_40_mb_in_one_text_are_prepared_in_less_than_400_mb(tmp_path: Path) -> None:
     line = corpus(60).replace("\n", " ") + "\n"
     with (tmp_path / "big.txt").open("w") as file:

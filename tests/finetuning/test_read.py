@@ -122,6 +122,7 @@ def write_hub_set(folder: Path, glue: Path) -> None:
     (folder / "README.md").write_text("---\nconfigs:\n" + "".join(configurations) + "---\n")
 
 
+@pytest.mark.slow
 def test_the_hub_gives_the_same_examples_as_the_files_for_all_five_tasks_and_without_it_files_can_be_named(
     glue: Path, tmp_path: Path
 ):

@@ -357,6 +357,7 @@ def test_two_processes_find_what_one_does(runs: Path, tasks: Path, tmp_path: Pat
     assert sorted(file.name for file in tmp_path.iterdir()) == ["one.json", "two.json"]
 
 
+@pytest.mark.slow
 def test_a_mistyped_task_is_refused_before_the_harness_and_torch_are_imported(
     runs: Path, tasks: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -24,6 +24,7 @@ def run_commands(page: Path, *more: str) -> list[str]:
     return [arguments[0] for arguments in commands]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Use 'content=<...>':DeprecationWarning")
 def test_a_model_is_published_as_its_page_says_and_the_folder_holds_what_it_lists(
     hub: Hub, client, runs: Path, cache: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys

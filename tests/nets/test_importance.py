@@ -250,6 +250,7 @@ def trained(config: RunConfig, num_steps: int) -> ATATDiT:
     return network.eval()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["no_curriculum", "learned_only"])
 def test_a_trained_estimator_ranks_tokens_by_their_conditional_entropy(method):
     settings: dict[str, object] = {"data__length": 2 * NUM_PAIRS, "model__dropout": 0, "model__width": 32}

@@ -181,6 +181,7 @@ def test_the_page_needs_0_other_files(html: str):
     assert all(target.startswith("#") for target in re.findall(r"url\(([^)]*)\)", html))
 
 
+@pytest.mark.slow
 def test_1_id_is_1_element_and_every_picture_says_what_it_shows(tmp_path: Path):
     content = results()
     content["runs"] += [one | {"corpus": "wiki"} for one in content["runs"]]

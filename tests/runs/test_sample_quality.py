@@ -156,6 +156,7 @@ def test_a_text_in_one_piece_is_cut_to_rows_longer_than_the_models_and_documents
     assert in_pieces_of(documents, 64) is documents
 
 
+@pytest.mark.slow
 def test_a_compiled_network_meets_every_shape_before_the_clock_starts(lm, monkeypatch):
     """On a GPU rows are padded to a power of two, and each new shape is compiled or recorded. Of 6 texts in batches of
     4 and 2, rows of several samplers are done one before the other."""
@@ -209,6 +210,7 @@ def no_picture(monkeypatch) -> None:
     monkeypatch.setattr("mdlm_atat.report.sample_quality.draw_quality", lambda _, file: file)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_picture")
 def test_texts_of_4_times_the_models_length_are_filled_in_blocks_of_a_quarter_of_it_and_have_a_file_of_their_own(
     folder, capsys

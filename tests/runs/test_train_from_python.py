@@ -367,6 +367,7 @@ def test_a_strategy_a_schedule_a_density_and_an_optimizer_of_ones_own_train_and_
     assert again.num_steps_taken == 10
 
 
+@pytest.mark.slow
 def test_an_optimizer_that_counts_in_its_groups_and_for_each_weight_goes_on_bit_for_bit(text, tmp_path, plugin):
     def start(name: str, **more: Any) -> ma.Run:
         settings = {**MASKED, **TINY, "optim.kind": f"{plugin}:Slowing", "optim.lr": 1.0, **more}
@@ -418,6 +419,7 @@ def test_a_network_of_ones_own_trains_with_its_own_settings_writes_and_scores(tm
                  model={"kind": f"{plugin}:Bag", "options": {"depth": "deep"}})  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_network_with_tied_weights_and_one_that_is_not_trained_comes_back_and_a_stored_buffer_is_refused(
     text, tmp_path, plugin
 ):

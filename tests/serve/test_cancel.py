@@ -132,6 +132,7 @@ def test_the_first_event_comes_long_before_the_last_token_and_is_not_compressed(
     connection.close()
 
 
+@pytest.mark.slow
 def test_work_that_takes_too_long_is_stopped_and_said_to_be(slow: Slow):
     with served(slow.lm, max_seconds=1) as client:
         long = {"sampler": "left_to_right"}

@@ -64,6 +64,7 @@ def num_kept() -> int:
     return sum(type(thing) in (Fill, Call, Mailbox) for thing in gc.get_objects())
 
 
+@pytest.mark.slow
 def test_of_54_requests_of_30_clients_at_once_none_is_lost_and_nothing_of_them_is_kept():
     with served(two_way_lm(letters="the cat sno", length=48)) as client:
         found = ask_all(client, range(54), 30)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
 from serving import Slow, served
 
 from lm.made_models import two_way_lm
@@ -32,6 +33,7 @@ def test_a_request_of_many_texts_lets_others_in_between_its_batches_and_pays_for
     assert texts == [text.text for text in alone]
 
 
+@pytest.mark.slow
 def test_a_short_text_is_answered_while_a_long_one_of_the_same_batch_is_written_on():
     slow = Slow(two_way_lm(letters="abc", length=48), 0.05)
     slow.lm._steps = None  # whose reading is not slow

@@ -75,6 +75,7 @@ def test_a_failed_arm_is_told_and_does_not_stop_the_others(in_processes, capsys)
     assert len(steps_taken(out, "mdlm")) == 8
 
 
+@pytest.mark.slow
 def test_a_runner_that_is_interrupted_goes_on_where_its_runs_stopped(in_processes, capsys):
     out = in_processes / "out"
     arms = {"mdlm": {"method": "mdlm"}, "slow": {"method": "mdlm"}}

@@ -107,6 +107,7 @@ CHANGES: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("are_gone", [True, False])
 def test_runs_that_are_no_longer_planned_stay_in_results_json_and_count_again_when_they_are(stand_in, are_gone):
     out, grid = stand_in / "out", {"seeds": [0, 1], "branches": [0.5, 1.0]}
@@ -379,6 +380,7 @@ def test_a_run_that_was_begun_here_is_not_gone_on_with_where_the_file_holds_it(p
     assert len(values(out)) == 6
 
 
+@pytest.mark.slow
 def test_runs_of_a_budget_of_seconds_have_the_steps_that_the_file_timed(piece, monkeypatch):
     from mdlm_atat.studies import planning
 
@@ -434,6 +436,7 @@ def test_an_array_has_a_task_for_each_run_that_is_left_and_each_finds_the_file(p
     assert "nothing is left for a job array" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_page_is_made_of_runs_without_settings_samples_and_curves(piece, monkeypatch):
     content = json.loads((piece / "small.json").read_text())
     for one in content["runs"]:

@@ -228,6 +228,7 @@ def test_a_run_cut_off_after_step_5_resumes_bit_for_bit(case, text, tmp_path):
     assert numbers[0] == numbers[1]
 
 
+@pytest.mark.slow
 def test_two_processes_match_one_that_takes_their_rows_in_turn(text, tmp_path):
     """The estimator's targets are standardised over the rows of one micro-batch, so these have to be the same."""
     settings: dict[str, object] = {"train__batch_size": 16, "train__num_steps": 6, "eval__num_samples": 0}

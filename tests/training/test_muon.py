@@ -297,6 +297,7 @@ def test_a_run_with_muon_goes_on_bit_for_bit_after_its_first_step_and_an_embeddi
     assert {name for name in before if before[name].equal(after[name])} == {"embedding.weight"}
 
 
+@pytest.mark.slow
 def test_two_processes_have_the_losses_of_one(text, tmp_path):
     flags = tiny_flags(text, **MUON, train__batch_size=8, train__num_micro_batches=2)
     for num_processes in (1, 2):

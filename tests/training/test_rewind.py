@@ -146,6 +146,7 @@ def test_before_the_first_checkpoint_there_is_nothing_to_go_back_to(text, tmp_pa
     assert not all_checkpoints(tmp_path / "run" / "checkpoints")
 
 
+@pytest.mark.slow
 def test_two_processes_go_back_together_when_one_of_them_meets_nan(text, tmp_path, faults):
     faults.setenv("NAN_CALLS", AT_STEP_6)
     faults.setenv("FAULTY_RANK", "1")

@@ -117,6 +117,7 @@ def test_micro_batches_have_the_losses_of_the_whole_batch(kind: str, chats: Path
     assert losses_of(tmp_path / "4") == pytest.approx(losses_of(tmp_path / "1"), abs=1e-5)
 
 
+@pytest.mark.slow
 def test_two_processes_match_one(chats: Path, tmp_path: Path) -> None:
     settings = {**ANSWERS, "train__num_steps": 4, "eval__num_samples": 0}
     for number in (1, 2):
