@@ -45,7 +45,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Tests marked `gpu` are skipped where there is none, and what is not of the `--share` that was asked for is left
     out: which tests are depends on their names alone."""
-    which, number = map(int, config.getoption("share").split("/"))
+    which, number = map(int, str(config.getoption("share")).split("/"))
     items[:] = [item for item in items if zlib.crc32(item.nodeid.encode()) % number == which - 1]
     marked = [item for item in items if item.get_closest_marker("gpu")]
     if marked:
