@@ -20,9 +20,9 @@ from benchmarks.results.markdown import (
     table,
 )
 from benchmarks.results.novels import equal_seconds_novels, novels
-from benchmarks.results.stored import OWN, Number, Run, difference_of, mean_of, stored
+from benchmarks.results.stored import FOLDER, OWN, Number, Run, difference_of, mean_of, stored
 
-from mdlm_atat.formats import counted
+from mdlm_atat.formats import counted, with_error
 from mdlm_atat.formats import p_value as p_text
 from mdlm_atat.scoring.statistics import Mean, mean_with_interval, p_value
 
@@ -154,22 +154,47 @@ def by_mask_rate() -> str:
     return table(["minus `mdlm`, by mask rate", *tenths, "error at most"], rows)
 
 
-def writing(file: str) -> str:
-    """Texts written from nothing: what a judge pays, what the text costs in the sampler's own order, its entropy."""
+WRITING = {
+    f"writing-{length}.json": "atat samplers bench runs/novels-120s/runs/atat/seed-0 --judge "
+    "runs/novels-120s/runs/causal/seed-0 --samplers spread dilated segments first_hitting ancestral entropy_budget "
+    f"entropy_budget:gamma=1 entropy_budget:gamma=5 remask left_to_right --length {length} {how} --compile --mauve "
+    f"--out docs/results/writing-{length}.json"
+    for length, how in {
+        256: "--steps 16 64 256 --num_texts 256 --num_scored 32 --batch_size 256",
+        1024: "--steps 4 16 64 --num_texts 64 --num_scored 8 --batch_size 64",
+    }.items()
+}
+
+
+def writing(file: str, *more: str) -> str:
+    """Texts written from nothing: what a judge pays, what the text costs in the sampler's own order, its entropy; and
+    of `more` what is asked for: mauve, and seconds, all texts together."""
+    if not (FOLDER / file).exists():
+        return f"Not measured yet: `{WRITING[file]}`."
     content = stored(file)
     rows = [
         [
             _writer(point),
             f"{point['nfe_mean']:.0f}",
-            *(nats(Number(point[f"{name}_nats"], point[f"{name}_error"])) for name in ("judge", "order")),
-            f"{point['entropy_nats']:.3f}",
+            *_quality(point, more),
+            *([f"{point['seconds']:.1f}"] if "seconds" in more else []),
         ]
         for point in content["points"]
     ]
-    real = content["real"]
-    judged = nats(Number(real["judge_nats"], real["judge_error"]))
-    rows.append(["validation text", "", judged, "", f"{real['entropy_nats']:.3f}"])
-    return table(["", "evaluations", "judge", "own order, of validation text", "entropy"], rows)
+    rows.append(["validation text", "", *_quality(content["real"], more), *([""] if "seconds" in more else [])])
+    titles = ["MAUVE"] * ("mauve" in more) + ["s"] * ("seconds" in more)
+    return table(["", "evaluations", "judge", "own order, of validation text", "entropy", *titles], rows)
+
+
+def _quality(found: Mapping[str, Any], more: Sequence[str]) -> list[str]:
+    own = found.get("order_nats")
+    cells = [
+        nats(Number(found["judge_nats"], found["judge_error"])),
+        "" if own is None else "at most " * (found["order_kind"] == "bound") + nats(Number(own, found["order_error"])),
+        f"{found['entropy_nats']:.3f}",
+    ]
+    mauve = found.get("mauve")
+    return cells + ([with_error(mauve, found["mauve_spread"], decimals=3) if mauve else ""] if "mauve" in more else [])
 
 
 def _writer(point: Mapping[str, Any]) -> str:

@@ -12,6 +12,7 @@ from benchmarks.results.glue import glue
 from benchmarks.results.markdown import arm_name, arm_of, interval, less, mean_cell, nats, table
 from benchmarks.results.novels import by_arm
 from benchmarks.results.stored import FOLDER, Number, Run, difference_of, mean_of, runs_in, stored
+from benchmarks.results.zero_shot import zero_shot
 
 from mdlm_atat.formats import counted, with_error
 from mdlm_atat.scoring.statistics import mean_with_interval
@@ -166,4 +167,5 @@ TABLES_TO_COME: Mapping[str, Callable[..., str]] = {
     "glue": glue,
     "sweep": sweep,
     "trend": trend,
+    "zero_shot": zero_shot,
 }
