@@ -13,6 +13,8 @@ from benchmarks.results.trend import fitted
 
 from mdlm_atat.scoring.statistics import interval_factor, mean_with_interval, t_quantile
 
+RESULTS = stored_files.FOLDER
+
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
@@ -246,3 +248,21 @@ def test_an_experiment_is_a_table_of_its_arms_and_their_differences_to_what_has_
         "",
         "Not measured yet: `atat experiment run docs/results/size.yaml --done docs/results/size.json` (1 run).",
     ]
+
+
+def test_own_orders_of_other_samplers_stand_beside_those_of_spread_and_are_not_taken_for_them(folder: Path):
+    content: dict[str, Any] = json.loads((RESULTS / "novels-seconds.json").read_text())
+    with_own = [run for run in content["runs"] if run["arm"] == "atat" and run["final"]["own_orders"]]
+    content["runs"] = with_own[:2]
+    for run, less in zip(content["runs"], (0.02, 0.04), strict=True):
+        spread = next(one for one in run["final"]["own_orders"] if one["num_steps"] == 16)
+        value = spread["nelbo_nats_per_token"] - less
+        run["final"]["own_orders"].append({**spread, "order": "dilated", "nelbo_nats_per_token": value})
+    (folder / "novels-estimator.json").write_text(json.dumps(content))
+    head, _, *rows = to_come.own_orders("novels-estimator.json").split("\n\n")[0].splitlines()
+    assert head == "| | order | evaluations | nats per token | minus `spread` |"
+    found = [[cell.strip() for cell in row.split("|")[1:-1]] for row in rows]
+    assert [row[1:3] for row in found] == [["`spread`", "16"], ["`dilated`", "16"], ["`spread`", "64"]]
+    assert [row[4] for row in found] == ["", "-0.030 ± 0.010", ""]
+    spread, dilated = (float(row[3].partition(" ")[0]) for row in found[:2])
+    assert dilated == pytest.approx(spread - 0.03, abs=1e-3)

@@ -42,7 +42,7 @@ class Run:
     seed: int
     num_steps: int
     numbers: Mapping[str, Number]
-    """By likelihood: any_order, own_schedule, left_to_right, own_order_16, ..."""
+    """By likelihood: any_order, own_schedule, left_to_right, own_order_16 (of `spread`), "own_order_16 dilated", ..."""
     train_s: float | None = None
     """Alone on its card; None where it was not, or that is not known."""
     tokens_per_s: float | None = None
@@ -81,7 +81,9 @@ def _of_experiment(entry: Mapping[str, Any]) -> Run:
     final = Evaluation.from_json(entry["final"])
     costs = {"any_order": final} if final.is_bound else {}
     costs |= {"own_schedule": final.schedule, "left_to_right": final.left_to_right}
-    costs |= {f"{OWN}{cost.num_steps or round(cost.evaluations)}": cost for cost in final.own_orders}
+    for cost in final.own_orders:  # those of another sampler than `spread` have its name
+        name = f"{OWN}{cost.num_steps or round(cost.evaluations)}"
+        costs[name if cost.order == "spread" else f"{name} {cost.order}"] = cost
     return Run(
         arm=entry["arm"],
         seed=entry["seed"],

@@ -11,7 +11,7 @@ from benchmarks.results.budgets import amount, by_budget, not_measured_yet, toke
 from benchmarks.results.glue import glue
 from benchmarks.results.markdown import arm_name, arm_of, interval, less, mean_cell, nats, table
 from benchmarks.results.novels import by_arm
-from benchmarks.results.stored import FOLDER, Number, Run, difference_of, mean_of, runs_in, stored
+from benchmarks.results.stored import FOLDER, OWN, Number, Run, difference_of, mean_of, numbers_of, runs_in, stored
 from benchmarks.results.zero_shot import zero_shot
 
 from mdlm_atat.formats import counted, with_error
@@ -76,6 +76,28 @@ def experiment(file: str) -> str:
         rows.append(cells)
     names = [name for column, base in columns.items() for name in (LIKELIHOODS[column], f"minus {arm_name(base)}")]
     return "\n\n".join(filter(None, [table(["", "seeds", "tokens", *names], rows), missing]))
+
+
+def own_orders(file: str) -> str:
+    """What text costs in the own orders of one experiment's arms, by sampler and evaluations, and the difference of
+    each sampler to `spread`, paired by seed; and what is missing."""
+    missing = not_measured_yet({file: _command(file)})
+    if not (FOLDER / file).exists():
+        return missing
+    content, rows = stored(file), []
+    arms = by_arm(runs_in(content["runs"]))
+    for arm in [arm for arm in content["arms"] if arm in arms]:
+        columns = {name for run in arms[arm] for name in run.numbers if name.startswith(OWN)}
+        asked = [(int(name.removeprefix(OWN).partition(" ")[0]), name) for name in columns]
+        for evaluations, name in sorted(asked):
+            sampler, spread = name.partition(" ")[2], f"{OWN}{evaluations}"
+            mine, its = numbers_of(arms[arm], name), numbers_of(arms[arm], spread)
+            pairs = [mine[seed].value - its[seed].value for seed in mine if seed in its] if sampler else []
+            less_than_spread = nats(mean_with_interval(pairs), sign=True) if pairs else ""
+            cell = mean_cell(arms[arm], name)
+            rows.append([arm_name(arm), f"`{sampler or 'spread'}`", str(evaluations), cell, less_than_spread])
+    shown = table(["", "order", "evaluations", "nats per token", "minus `spread`"], rows)
+    return "\n\n".join(filter(None, [shown, missing]))
 
 
 FILL_IN = {
@@ -165,6 +187,7 @@ TABLES_TO_COME: Mapping[str, Callable[..., str]] = {
     "experiment": experiment,
     "filled_in": filled_in,
     "glue": glue,
+    "own_orders": own_orders,
     "sweep": sweep,
     "trend": trend,
     "zero_shot": zero_shot,
