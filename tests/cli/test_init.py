@@ -17,6 +17,7 @@ from mdlm_atat import MaskedDiffusionLM
 from mdlm_atat.cli.main import main
 from mdlm_atat.config.files import load_config
 from mdlm_atat.report.report import write_report
+from mdlm_atat.runs.request import RunRequest
 from tiny_runs import write_text
 
 SHORT = {
@@ -106,6 +107,23 @@ def test_what_belongs_to_the_old_text_is_left_behind_with_it(folder):
     (folder / "old-valid.txt").write_text("the cat sat on the mat\n" * 50)
     assert main(command(folder, "masked")) == 0
     assert load_config(str(folder / "out")).data.validation is None
+
+
+def test_what_the_old_tokenizer_loses_is_accepted_anew_of_a_new_text_and_not_because_a_preset_accepts_it_of_its_own(
+    folder,
+):
+    file = folder / "masked" / "config.yaml"
+    file.write_text(file.read_text().replace("accept_loss: false", "accept_loss: true"))
+    new = {"data.source": str(folder / "new.txt")}
+
+    def accepts(settings: dict[str, Any], **more: Any) -> bool:
+        return RunRequest(init=folder / "masked", settings=settings, **more).run_config().data.accept_loss
+
+    assert accepts({})  # the old text again
+    assert not accepts(new)
+    assert not accepts({}, has_texts=True)
+    assert not accepts(new, config="small")
+    assert accepts({**new, "data.accept_loss": True})
 
 
 @pytest.mark.slow

@@ -48,7 +48,7 @@ class DataSettings(Reading):
     detokenize: str | None = field(default=None, metadata=needing(places.NOT_PREPARED))
     """Undo the tokenization that a text is published in, by the rules of wikitext, ptb, lm1b, lambada or
     scientific_papers."""
-    accept_loss: bool = field(default=False, metadata={"resume": "free", "when": places.NOT_PREPARED})
+    accept_loss: bool = field(default=False, metadata={"of_text": True, "resume": "free", "when": places.NOT_PREPARED})
     """Prepare the text with a tokenizer that does not give back more than 1% of its characters (those it does not know,
     case, accents, white space): what is read and scored is another text then."""
 

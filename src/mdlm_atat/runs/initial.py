@@ -99,8 +99,8 @@ class Initial:
     def run_config(self, preset: str | None, method: str | None, settings: Collection[str]) -> RunConfig:
         """What the new run starts from before its own settings (their paths are given): the model, its method, length
         and tokenizer are the old run's, all else is the preset's, if one is named, under what a new method says of the
-        optimizer. What belongs to the old text is left out if another is named. That the old run trained low-rank
-        weights is no part of that: it begins with their sum.
+        optimizer. What belongs to the old text is left out if another is named, and so is what was accepted of it. That
+        the old run trained low-rank weights is no part of that: it begins with their sum.
 
         A new method changes nothing in the shape of the network. One that reads left to right and is to fill masks too
         keeps the alignment that it has learned, shifted.
@@ -114,6 +114,8 @@ class Initial:
                 changed, _ = apply_settings(config, self._settings_of(method, "optim"))  # which `old` has found sound
                 config = changed or config
             data = config.data
+            if data.tokenizer != self.config.data.tokenizer:  # whose loss the preset accepts, and not this one's
+                data = replace(data, accept_loss=False)
         elif "data.source" in settings:
             plain = DataConfig()
             names = [path.partition(".")[2] for path in settings_with("of_text")]

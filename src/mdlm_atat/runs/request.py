@@ -35,6 +35,8 @@ class RunRequest:
     init: AnyPath | None = None
     settings: Mapping[str, Any]
     """By dotted path, with the types of Python."""
+    has_texts: bool = False
+    """Whether the text to train on is an object, which no setting names."""
 
     def __post_init__(self) -> None:
         begins = self.config is not None or self.init is not None
@@ -81,7 +83,8 @@ class RunRequest:
         method = None if self.method is None else os.fspath(self.method)
         before = self.resumed_config
         if self.initial is not None:
-            before, method = self.initial.run_config(self._name, method, self.settings), None
+            named = {*self.settings, "data.source"} if self.has_texts else self.settings
+            before, method = self.initial.run_config(self._name, method, named), None
         given = self.config if isinstance(self.config, RunConfig) else self._name
         config = read_config(before or given or "", method, self.settings, self.call, from_folder=before is not None)
         if config.lora.rank and self.init is None and self.resume is None:

@@ -119,7 +119,15 @@ def train(
     elif data is not None and texts is None:
         changed["data.source"] = os.fspath(data)  # type: ignore[arg-type]
     caller = _Caller(on_step or (lambda _step, _values: None), progress, command, trust_plugins, texts)
-    request = RunRequest(config=config, method=method, out=out, resume=resume, init=init, settings=changed)
+    request = RunRequest(
+        config=config,
+        method=method,
+        out=out,
+        resume=resume,
+        init=init,
+        settings=changed,
+        has_texts=texts is not None,
+    )
     with trusted(trust_plugins):
         return _run(request, caller)
 
