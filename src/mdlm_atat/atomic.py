@@ -67,6 +67,19 @@ def full_disk_named(path: Path) -> Iterator[None]:
 
 
 @contextmanager
+def nothing_new_left(path: Path) -> Iterator[None]:
+    """Within the block a file or a folder is written to in its place. Where that fails, and it was not there before, it
+    is removed with what is in it."""
+    is_new = not path.exists()
+    try:
+        yield
+    except OSError:
+        if is_new:
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
 def written_aside(file: Path) -> Iterator[Path]:
     """An empty file beside `file` to write to. At the end of the block it is flushed to the disk and becomes `file`;
     where the block raises, `file` stays as it was. A device, a pipe or the name of an open file is written to itself:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Unpack
 
-from mdlm_atat.atomic import write_json
+from mdlm_atat.atomic import nothing_new_left, write_json
 from mdlm_atat.data.accounts import account, changed_lines, check_halves, decided_lines, documents_in_words, no_text
 from mdlm_atat.data.open_tokenizer import save_tokenizer
 from mdlm_atat.data.plugged import allow_named
@@ -70,9 +70,10 @@ def train_tokenizer(
     accounts = account({"source": opened}, None)
     for line in [f"read       {documents_in_words(num_documents, num_characters)}", *changed_lines(accounts)]:
         progress.say(line)
-    save_tokenizer(tokenizer, folder)
     read = {"source": label_of(source), "documents": num_documents, "characters": num_characters}
-    write_json(folder / "accounts.json", {**read, **accounts})
+    with nothing_new_left(folder):
+        save_tokenizer(tokenizer, folder)
+        write_json(folder / "accounts.json", {**read, **accounts})
     return tokenizer
 
 

@@ -9,7 +9,7 @@ from glob import escape
 from pathlib import Path
 from typing import Any
 
-from mdlm_atat.atomic import make_folder
+from mdlm_atat.atomic import make_folder, nothing_new_left
 from mdlm_atat.errors import UserError
 
 
@@ -33,7 +33,7 @@ class Finished:
         if self.file is None:
             return
         lines = "".join(json.dumps([key, answer]) + "\n" for key, answer in answers.items())
-        with self.file.open("a", encoding="utf-8") as stream:
+        with nothing_new_left(self.file), self.file.open("a", encoding="utf-8") as stream:
             stream.write(lines)
 
 

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from mdlm_atat.atomic import write_json, write_text, written_aside
+from mdlm_atat.atomic import nothing_new_left, write_json, write_text, written_aside
 from mdlm_atat.formats import counted
 from mdlm_atat.report.importance_page import (
     colour_scale,
@@ -98,11 +98,7 @@ def write_pictures(folder: Path, record: dict[str, Any], inspected: InspectedTex
 
     `record`: the inspection as `lm.inspection_record` gives it; `inspected`: what was read from it; `name`: the title.
     """
-    folder.mkdir(exist_ok=True)
     picture, page, numbers = folder / "heatmap.png", folder / "heatmap.html", folder / "inspection.json"
-    write_json(numbers, record)
-    with written_aside(picture) as aside:
-        heatmap_picture(inspected, MAX_PICTURE_TOKENS).savefig(aside, dpi=PICTURE_DPI, format="png")
     notes = [
         *summary(inspected),
         f"{record['checkpoint']}; masking strategy {record['strategy']}; {record['num_draws']} random partitions at "
@@ -113,5 +109,10 @@ def write_pictures(folder: Path, record: dict[str, Any], inspected: InspectedTex
     content = heatmap_page(
         inspected, name=name, notes=notes, max_tokens=MAX_PAGE_TOKENS, max_text_tokens=MAX_TEXT_TOKENS
     )
-    write_text(page, content)
+    with nothing_new_left(folder):
+        folder.mkdir(exist_ok=True)
+        write_json(numbers, record)
+        with written_aside(picture) as aside:
+            heatmap_picture(inspected, MAX_PICTURE_TOKENS).savefig(aside, dpi=PICTURE_DPI, format="png")
+        write_text(page, content)
     return [picture, page, numbers]

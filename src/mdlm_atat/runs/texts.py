@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -232,7 +233,7 @@ class Texts:
 
 class Lines:
     """A .jsonl file that is written line by line, each flushed to the disk, and can be gone on with. Nothing in it is
-    touched before there is something to write."""
+    touched before there is something to write, and a new one that no line fits into is removed."""
 
     def __init__(self, file: Path, settings: str, *, resume: bool) -> None:
         self.num_done = self._num_kept = 0  # lines, bytes
@@ -247,6 +248,7 @@ class Lines:
                 )
             self.num_done, self._num_kept = len(whole), sum(len(line) + 1 for line in whole)
         self._file, self._settings = file, settings
+        self._is_new = not file.exists()
         self._stream: BinaryIO | None = None
 
     def write(self, rows: Sequence[dict[str, Any]]) -> None:
@@ -263,8 +265,19 @@ class Lines:
 
     def close(self) -> None:
         if self._stream is not None:
-            with full_disk_named(self._file):  # it tries again what could not be written
-                self._stream.close()
+            try:
+                with full_disk_named(self._file):  # it tries again what could not be written
+                    self._stream.close()
+            finally:
+                with suppress(FileNotFoundError):  # somebody has removed it meanwhile
+                    if self._is_new and not has_line(self._file):
+                        self._file.unlink()
+
+
+def has_line(file: Path) -> bool:
+    """Whether a file holds a whole line."""
+    with file.open("rb") as stream:
+        return stream.readline().endswith(b"\n")
 
 
 def begun_with(file: Path) -> str | None:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mdlm_atat.atomic import is_empty, make_folder, stored_if_possible, write_text
+from mdlm_atat.atomic import is_empty, make_folder, nothing_new_left, stored_if_possible, write_text
 from mdlm_atat.checks import at_least
 from mdlm_atat.config.yaml_text import yaml_text
 from mdlm_atat.errors import UserError, command_line
@@ -309,10 +309,11 @@ def write_grid(study: Study) -> Grid:
     check_plan(read_plan(folder), grid, variants_of(grid), folder)
     if file.exists():
         grid = merge(load_grid(str(folder)), grid)
-    make_folder(folder)
     text = "# A grid as resolved. `atat experiment run FOLDER` goes on with it.\n" + yaml_text(grid_tree(grid))
     if not file.exists() or file.read_text(encoding="utf-8") != text:
-        write_text(file, text)
+        with nothing_new_left(folder):
+            make_folder(folder)
+            write_text(file, text)
     return grid
 
 

@@ -94,6 +94,11 @@ class Owner:
                 on_error.pop_all()
                 return owner
         except OSError as error:
+            with suppress(OSError):  # that there is something in them
+                if made and not _read(file):
+                    file.unlink(missing_ok=True)
+                for path in made:
+                    path.rmdir()
             raise UserError(f"{folder} cannot be written ({error}); choose another place, or mend that") from error
 
     def release(self) -> None:
