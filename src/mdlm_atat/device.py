@@ -5,13 +5,14 @@ from __future__ import annotations
 import platform
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from inspect import signature
 from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 
 from mdlm_atat.errors import UserError, is_out_of_memory
@@ -62,6 +63,22 @@ def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return "CPU" if device.type == "cpu" else f"{platform.machine()} {device.type}"
+
+
+@contextmanager
+def made_in_float32() -> Iterator[None]:
+    """Within the block, in this thread, weights are made in float32 whatever torch's default dtype is: the numbers that
+    are drawn for them depend on it."""
+    with nullcontext() if torch.get_default_dtype() == torch.float32 else _MadeInFloat32():
+        yield
+
+
+class _MadeInFloat32(TorchFunctionMode):
+    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        if func in (torch.empty, torch.zeros, torch.ones, torch.rand, torch.randn) and kwargs.get("dtype") is None:
+            kwargs["dtype"] = torch.float32
+        return func(*args, **kwargs)
 
 
 @contextmanager

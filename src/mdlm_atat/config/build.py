@@ -42,7 +42,7 @@ from mdlm_atat.data.corpus import Corpus
 from mdlm_atat.data.prepare import prepare
 from mdlm_atat.data.progress import Progress
 from mdlm_atat.data.request import DataRequest
-from mdlm_atat.device import compiled
+from mdlm_atat.device import compiled, made_in_float32
 from mdlm_atat.errors import UserError
 from mdlm_atat.nets.causal_transformer import CausalTransformer
 from mdlm_atat.nets.dit import ATATDiT, ImportanceParts
@@ -52,6 +52,7 @@ from mdlm_atat.nets.protocol import Mode
 from mdlm_atat.nets.two_way import TwoWayDiT
 
 
+@made_in_float32()
 def build_model(config: RunConfig, vocab_size: int, counts: NDArray[np.int64] | None = None) -> Any:
     """A network with fresh weights from torch's global generator. `counts`: how often each token occurs in the training
     text; needed where importance has a prior."""

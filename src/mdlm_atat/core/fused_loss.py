@@ -50,7 +50,7 @@ class Scored:
         key = torch.where(is_masked, uniform / mask_rate, torch.inf).flatten()
         index = key.argsort(stable=True)[: min(capacity, key.numel())]
         is_scored = is_masked.flatten()[index]
-        inflation = is_masked.sum() / is_scored.sum().clamp_min(1)
+        inflation = is_masked.sum().float() / is_scored.sum().clamp_min(1)
         return cls(index, is_scored, inflation)
 
     def to(self, device: torch.device) -> Scored:

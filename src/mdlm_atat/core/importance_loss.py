@@ -71,7 +71,7 @@ def masking_metrics(
     scored, stage, importance = clean.scored, clean.stage, clean.importance
     metrics = {
         "masking/expected_rate": torch.where(scored, rates.mask_rate.detach(), 0.0).sum().float() / scored.sum(),
-        "masking/realised_rate": is_masked.sum() / scored.sum(),
+        "masking/realised_rate": is_masked.sum().float() / scored.sum(),
     }
     if stage is not None:
         zero = torch.zeros((), dtype=torch.float64, device=scored.device)

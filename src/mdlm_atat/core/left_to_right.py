@@ -26,7 +26,7 @@ class CausalNLL:
         return None
 
     def draw(self, batch_size: int, length: int, generator: torch.Generator, step: int = 0) -> Draw:  # noqa: ARG002
-        empty = torch.zeros(batch_size, device=generator.device)
+        empty = torch.zeros(batch_size, dtype=torch.float32, device=generator.device)
         return Draw(empty, empty[:, None].expand(batch_size, length))
 
     def loss(

@@ -223,7 +223,9 @@ class MaskedDiffusion:
     def draw(self, batch_size: int, length: int, generator: torch.Generator, step: int = 0) -> Draw:
         stage = None if self.curriculum is None else self.curriculum.stage(step)
         t = low_discrepancy_times(self.time_plan(stage).density, batch_size, generator)
-        return Draw(t, torch.rand(batch_size, length, generator=generator, device=generator.device), stage)
+        return Draw(
+            t, torch.rand(batch_size, length, generator=generator, dtype=torch.float32, device=generator.device), stage
+        )
 
     def loss(
         self,
@@ -297,12 +299,13 @@ class MaskedDiffusion:
                 is_scored[rows],
                 measure=measure,
             )
-            share = scored.sum() / num_tokens  # of the batch: the mean over micro-batches weighs each by its tokens
+            # of the batch: the mean over micro-batches weighs each by its tokens
+            share = scored.sum().float() / num_tokens
             total = total + self.importance_weight * share * error
             terms["importance"] = (share * error).detach()
         if measure:
             metrics |= masking_metrics(rates, drawn, clean)
-            metrics["masking/unscored_share"] = 1 - is_scored.sum() / is_masked.sum().clamp_min(1)
+            metrics["masking/unscored_share"] = 1 - is_scored.sum().float() / is_masked.sum().clamp_min(1)
         return TrainingLoss(total, terms, metrics)
 
     def _fused(
@@ -343,7 +346,9 @@ class MaskedDiffusion:
         if not (self.masking.needs_importance or (measure and self.importance_weight > 0)):
             return None
         with torch.set_grad_enabled(self.through_bound and torch.is_grad_enabled()):
-            return model.importance(x0, model.importance_score(x0, torch.zeros(len(x0), device=x0.device), lengths))
+            return model.importance(
+                x0, model.importance_score(x0, torch.zeros(len(x0), dtype=torch.float32, device=x0.device), lengths)
+            )
 
 
 def denoise_under(

@@ -32,7 +32,7 @@ class Head(nn.Module):
     def __init__(self, width: int, num_outputs: int, dropout: float) -> None:
         super().__init__()
         self.dropout = dropout
-        self.output = nn.Linear(width, num_outputs)
+        self.output = nn.Linear(width, num_outputs, dtype=torch.float32)
         nn.init.normal_(self.output.weight, std=0.02)
         nn.init.zeros_(self.output.bias)
 
@@ -83,7 +83,9 @@ def pooled(
             return hidden[torch.arange(len(ids), device=ids.device), lengths].float()
         hidden = hidden[:, 1:]
     else:
-        hidden = backbone.hidden(ids, torch.zeros(len(ids), device=ids.device), lengths)  # (B, L, D)
+        hidden = backbone.hidden(
+            ids, torch.zeros(len(ids), dtype=torch.float32, device=ids.device), lengths
+        )  # (B, L, D)
         if pooling == "first":
             return hidden[:, 0].float()
     is_text = torch.arange(ids.shape[1], device=ids.device)[None, :] < lengths[:, None]

@@ -223,7 +223,7 @@ class Finetuning:
         """Train on every example once. Returns the mean loss."""
         settings, num_examples = self.settings, len(self.task.train)
         first_step, num_steps = (number - 1) * self._steps_per_epoch, self.num_steps
-        total = torch.zeros((), device=self.device)
+        total = torch.zeros((), dtype=torch.float32, device=self.device)
         model.train()
         for step, chosen in enumerate(epoch_batches(num_examples, settings.batch_size, seed, number), first_step):
             lr = learning_rate(step, num_steps, settings)

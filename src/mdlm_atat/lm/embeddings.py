@@ -36,7 +36,7 @@ def embed(lm: LanguageModel, texts: Sequence[str], layer: int | None, batch_size
         if not tokens:
             raise UserError(f"text {number} is empty: there is nothing to encode")
     if not encoded:
-        return torch.zeros(0, network.output_layer()[0].shape[1])
+        return torch.zeros(0, network.output_layer()[0].shape[1], dtype=torch.float32)
     pieces = Pieces(encoded, lm.max_length - is_shifted(lm))
     _, lengths = pieces.evaluation_rows(np.arange(pieces.num_evaluation_rows))
     sums: dict[int, Tensor] = {}
@@ -72,7 +72,7 @@ def states(
         if lm.kind == "causal":
             last = lm.network.hidden(x)
         else:
-            last = lm.network.hidden(x, torch.zeros(len(x), device=lm.device), read)
+            last = lm.network.hidden(x, torch.zeros(len(x), dtype=torch.float32, device=lm.device), read)
     found = states_of_layer[0] if states_of_layer else last
     first = len(before) + shift
     found = found[:, first : first + ids.shape[1]].float().cpu().double()  # (rows, length, width)

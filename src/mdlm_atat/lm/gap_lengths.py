@@ -304,7 +304,7 @@ def cost_of_given(
     generator = torch.Generator().manual_seed(seed)
     u = torch.rand(1, generator=generator, dtype=torch.float64)
     num_masked = 1 + (num_fixed * (u + torch.arange(num_draws)) / num_draws).long().clamp_max(num_fixed - 1)
-    rank = torch.rand(num_draws, num_fixed, generator=generator).argsort(dim=1).argsort(dim=1)
+    rank = torch.rand(num_draws, num_fixed, generator=generator, dtype=torch.float32).argsort(dim=1).argsort(dim=1)
     hidden = rank < num_masked[:, None]  # (draws, F)
     is_masked = torch.zeros(num_draws, len(tokens), dtype=torch.bool)
     is_masked[:, places] = hidden
@@ -316,5 +316,5 @@ def cost_of_given(
         t = (z_t == mask_id).float().mean(1)
         x0 = torch.where(fixed, tokens, 0).expand_as(z_t)  # what a gap holds is not scored
         nll = as_float64(masked_nll(denoise(z_t, t), x0, scored)).sum(1)
-        costs.append((nll * (num_fixed / scored.sum(1).to(nll.device))).cpu())
+        costs.append((nll * (num_fixed / scored.sum(1).float().to(nll.device))).cpu())
     return torch.cat(costs)

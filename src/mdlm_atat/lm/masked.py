@@ -385,7 +385,7 @@ class MaskedDiffusionLM(LanguageModel):
         if not self.has_importance:
             return None
         pieces = tokens.to(self.device).split(self.max_length, dim=1)  # the network takes no longer ones
-        t = torch.zeros(len(tokens), device=self.device) if t is None else t.to(self.device)
+        t = torch.zeros(len(tokens), dtype=torch.float32, device=self.device) if t is None else t.to(self.device)
         return torch.cat([self._importance_at(piece, t) for piece in pieces], dim=1).cpu().numpy()
 
     def _run(self, z_t: Tensor, t: Tensor) -> Tensor:

@@ -480,7 +480,7 @@ class Sampling(Canvases, Asking):
                 f"{type(rule).__name__} decides what to reveal before it asks the network, so guidance cannot change "
                 "the order; use sampler=uncertainty, or order=0"
             )
-        weights = torch.zeros(self.tokenizer.vocab_size, device=self.canvas_device)
+        weights = torch.zeros(self.tokenizer.vocab_size, dtype=torch.float32, device=self.canvas_device)
         prefixes = ["", " "] if self._joins else [""]
         for word, weight in guide.words.items():
             forms = [self.tokenizer.encode(prefix + word) for prefix in prefixes]

@@ -72,7 +72,9 @@ class Rotary(nn.Module):
 
     def __init__(self, head_width: int, max_length: int, layout: Layout = OWN_LAYOUT) -> None:
         super().__init__()
-        frequency = layout.rotary_base ** (-torch.arange(0, head_width, 2) / head_width)  # (Dh / 2,)
+        frequency = layout.rotary_base ** (
+            -torch.arange(0, head_width, 2, dtype=torch.float32) / head_width
+        )  # (Dh / 2,)
         frequency = slowed_down(frequency, layout)
         angle = torch.arange(max_length)[:, None] * frequency[None, :]  # (L, Dh / 2)
         self.register_buffer("cos", angle.cos(), persistent=False)

@@ -68,5 +68,5 @@ class TwoWayDiT(ATATDiT):
         x = self.embedding(symbols)
         if self.start_vector is not None:
             x = torch.where((symbols == self.vocab_size)[..., None], self.start_vector.to(x.dtype), x)
-        nothing_masked = torch.zeros(len(symbols), device=symbols.device)
+        nothing_masked = torch.zeros(len(symbols), dtype=torch.float32, device=symbols.device)
         return self._denoise(x + self.mode_vector.to(x.dtype), nothing_masked, causal=True, reading=reading)

@@ -226,7 +226,9 @@ def _scaling_of(path: Path, divisors: Tensor, config: dict[str, Any]) -> dict[st
     factor = float(divisors.max())
     low, high, length = LLAMA_3.values()
     layout = Layout(rotary_scaling="llama3", rotary_factor=factor, rotary_range=(low, high), rotary_length=int(length))
-    frequency = config["rope_theta"] ** (-torch.arange(0, config["head_dim"], 2) / config["head_dim"])
+    frequency = config["rope_theta"] ** (
+        -torch.arange(0, config["head_dim"], 2, dtype=torch.float32) / config["head_dim"]
+    )
     if not torch.allclose(frequency / divisors, slowed_down(frequency, layout), rtol=1e-3, atol=0):
         raise UserError(f"{path} scales rotary positions (rope_freqs.weight) in another way than Llama 3 does")
     return {"rope_type": "llama3", "factor": factor, **LLAMA_3}

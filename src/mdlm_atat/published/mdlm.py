@@ -329,7 +329,7 @@ def _check_tensors(path: Path, shape: Shape, tensors: Mapping[str, Tensor], inv_
             f"{shape.width // (2 * max(1, inv_freq.numel()))} heads"
         )
     if inv_freq is not None:
-        ours = 10_000.0 ** (-torch.arange(pairs) / pairs)
+        ours = 10_000.0 ** (-torch.arange(pairs, dtype=torch.float32) / pairs)
         if not torch.allclose(inv_freq.float(), ours, rtol=0.01, atol=0):  # it may be stored in 16 bits
             raise UserError(f"{path} has rotary frequencies of another base than 10,000, which this family does not")
 

@@ -69,7 +69,7 @@ class Reverse:
 
     def _start_random(self, seeds: Sequence[int]) -> None:
         self._generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        self._drawn, self._num_used = torch.zeros(0), 0
+        self._drawn, self._num_used = torch.zeros(0, dtype=torch.float64), 0
 
     @property
     def step(self) -> int:

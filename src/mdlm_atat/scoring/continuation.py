@@ -74,7 +74,9 @@ class Masks:
             u = torch.rand(1, generator=generator, dtype=torch.float64)
             stratum = (u + torch.arange(BLOCK_SIZE)) / BLOCK_SIZE
             num_masked = 1 + (num_tokens * stratum).long().clamp_max(num_tokens - 1)
-            uniform = torch.rand(num_tokens, BLOCK_SIZE, generator=generator).T  # by place, whatever is behind it
+            uniform = torch.rand(
+                num_tokens, BLOCK_SIZE, generator=generator, dtype=torch.float32
+            ).T  # by place, whatever is behind it
             drawn.append(mask_exactly(uniform, num_masked, torch.ones(BLOCK_SIZE, num_tokens, dtype=torch.bool)))
             numbers.append(num_masked)
         return cls(torch.cat(drawn), num_tokens / (torch.cat(numbers).double() * num_blocks * BLOCK_SIZE), num_blocks)

@@ -252,7 +252,7 @@ def _block(rows: Rows, block: int, seed: int) -> Drawn:
     u = torch.rand(1, generator=generator, dtype=torch.float64)
     stratum = (u + torch.arange(BLOCK_SIZE)) / BLOCK_SIZE  # in [0, 1)
     num_masked = 1 + (num_scored * stratum).long().clamp_max(num_scored - 1)
-    return Drawn(x0, lengths, prompts, num_masked, torch.rand(x0.shape, generator=generator))
+    return Drawn(x0, lengths, prompts, num_masked, torch.rand(x0.shape, generator=generator, dtype=torch.float32))
 
 
 def _mix(seed: int, block: int) -> int:

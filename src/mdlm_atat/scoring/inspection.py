@@ -122,7 +122,9 @@ def inspect_rows(
     done, total = 0, int(lengths.sum())
     for index, (row, length) in enumerate(zip(ids, lengths.tolist(), strict=True)):
         x0 = torch.from_numpy(row[:length].astype(np.int64)).to(device)  # (L,)
-        importance = network.importance(x0[None], network.importance_score(x0[None], torch.zeros(1, device=device)))
+        importance = network.importance(
+            x0[None], network.importance_score(x0[None], torch.zeros(1, dtype=torch.float32, device=device))
+        )
         shape = (len(times), length)
         scored = torch.ones(shape, dtype=torch.bool, device=device)
         rates = masking(

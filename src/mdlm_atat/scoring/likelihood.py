@@ -254,7 +254,7 @@ def nll_of_masked(
     """-log p(x0_i | the row with its masks), nats, in float64, at the places that are masked, and 0 elsewhere. Rows
     end at `lengths`, which may be on another device. The denoiser is told the share of masks in the row."""
     padded = lengths.to(x0.device) if (lengths < x0.shape[1]).any() else None
-    told = (is_masked.sum(1) / lengths.to(x0.device)).float()
+    told = is_masked.sum(1).float() / lengths.to(x0.device)
     return as_float64(denoised_nll(denoise, hide(x0, is_masked, mask_id), told, padded, x0, is_masked))
 
 
@@ -276,7 +276,7 @@ def all_masked_nll(
     for length in lengths.unique().tolist():
         z_t = torch.full((1, x0.shape[1]), mask_id, device=x0.device)
         padded = None if length == x0.shape[1] else torch.tensor([length], device=x0.device)
-        logits = denoise(z_t, torch.ones(1, device=x0.device), padded)[0, :length]  # type: ignore[operator]
+        logits = denoise(z_t, torch.ones(1, dtype=torch.float32, device=x0.device), padded)[0, :length]  # type: ignore[operator]
         log_probs = torch.log_softmax(logits.to(torch.promote_types(logits.dtype, torch.float32)), dim=-1)
         rows = (lengths == length).to(x0.device)
         costs = -log_probs.expand(int(rows.sum()), -1, -1).gather(-1, x0[rows, :length, None])  # (rows, length, 1)

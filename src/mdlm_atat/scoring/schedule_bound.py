@@ -85,14 +85,14 @@ def draw_schedule_nll(
         padded = None if drawn.padded is None else drawn.padded.to(device)
         importance = None
         if masking.needs_importance:
-            f = network.importance_score(x0, torch.zeros(len(x0), device=device), padded)
+            f = network.importance_score(x0, torch.zeros(len(x0), dtype=torch.float32, device=device), padded)
             importance = network.importance(x0, f)
         clean = Clean(scored, x0, importance, stage).to(wide)
         # above 0, whose logarithm is not finite
         revealed_at = masking.log_reveal_rate(uniform.clamp_min(2**-25), clean)  # (B, L)
         is_masked = mask_exactly(revealed_at, num_masked, clean.scored)
         log_r = torch.where(is_masked, revealed_at, -torch.inf).amax(1)  # (B,): the last of them to be masked
-        r, share_masked = log_r.exp(), num_masked / num_scored
+        r, share_masked = log_r.exp(), num_masked.float() / num_scored
         rate, log_rate = (r, log_r) if form == "continuous" else (share_masked, share_masked.log())
         z_t = hide(x0, is_masked.to(device), mask_id)
         told = rate.float().to(device) * share_to_fill(drawn.lengths, drawn.prompts).to(device)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from mdlm_atat.checks import did_you_mean
 from mdlm_atat.config.low_rank_schema import LoraConfig
+from mdlm_atat.device import made_in_float32
 from mdlm_atat.errors import UserError
 
 BASE, DOWN, UP = ".base_layer.", ".lora_A.default.weight", ".lora_B.default.weight"
@@ -69,7 +70,8 @@ def add_low_rank(network: nn.Module, config: LoraConfig, *, with_symbols: bool =
         raise UserError(f"`lora.rank=`: {type(network).__name__} has no blocks of linear layers: train all its weights")
     settings = Settings(r=config.rank, lora_dropout=config.input_dropout, target_modules=chosen)
     settings.lora_alpha = config.alpha  # pyright: ignore[reportAttributeAccessIssue]  # any number will do
-    inject_adapter_in_model(settings, network)
+    with made_in_float32():
+        inject_adapter_in_model(settings, network)
     trained = {MODE_VECTOR}
     if with_symbols:
         trained |= {START_VECTOR, SYMBOL}
