@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from pathlib import Path
 
 from mdlm_atat.cli.made_texts import make_texts
 from mdlm_atat.cli.model import (
@@ -12,6 +11,7 @@ from mdlm_atat.cli.model import (
     check_encoding_is_for_file,
     check_model,
     load_model,
+    text_file,
     warn_of_file_name,
 )
 from mdlm_atat.cli.parser import Parser, whole
@@ -42,8 +42,8 @@ def make_parser() -> Parser:
     parser.add_argument("--prompt", default="", help="text to begin with")
     parser.add_argument(
         "--prompts",
-        type=Path,
-        help='a file of prompts, one a line; or .jsonl with "prompt" and "id" on each line',
+        type=text_file,
+        help='a file of prompts, one a line, - for standard input; or .jsonl with "prompt" and "id" on each line',
     )
     add_reading_arguments(parser, texts="prompts", file="--prompts", has_gaps=True, escape_name="read_escapes")
     parser.add_argument("--num_samples", type=whole(1), default=1, help="texts for each prompt")

@@ -6,7 +6,6 @@ import math
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mdlm_atat.cli.made_texts import make_texts
@@ -16,7 +15,8 @@ from mdlm_atat.cli.model import (
     check_encoding_is_for_file,
     check_model,
     load_model,
-    model_and_text,
+    model_and_text_or_file,
+    text_file,
 )
 from mdlm_atat.cli.parser import Parser, whole
 from mdlm_atat.cli.sampling import (
@@ -55,7 +55,11 @@ All but the gaps comes out as it was given, of a document byte for byte. To have
 """,
     )
     add_model_and_text_arguments(parser, "template", "a text with gaps")
-    parser.add_argument("--file", type=Path, help="a document with gaps, or a .jsonl file of templates")
+    parser.add_argument(
+        "--file",
+        type=text_file,
+        help="a document with gaps, - for one on standard input, or a .jsonl file of templates",
+    )
     add_reading_arguments(parser, texts="templates and the document", has_gaps=True)
     parser.add_argument("--num_samples", type=whole(1), default=1, help="ways to fill each template")
     parser.add_argument(
@@ -98,8 +102,8 @@ All but the gaps comes out as it was given, of a document byte for byte. To have
 def main(argv: list[str]) -> int:
     arguments = make_parser().parse(argv)
     check_arguments(arguments)
-    arguments.model, arguments.template = model_and_text(
-        arguments.model, arguments.template, arguments.file, command="infill"
+    arguments.model, arguments.template, arguments.file = model_and_text_or_file(
+        arguments, "template", command="infill"
     )
     items, document = read_templates(arguments)
     check_each(items, lambda text: parse_template(text, escape=arguments.escape))

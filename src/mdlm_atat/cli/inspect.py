@@ -11,7 +11,8 @@ from mdlm_atat.cli.model import (
     add_reading_arguments,
     check_model,
     load_model,
-    model_and_text,
+    model_and_text_or_file,
+    text_file,
     texts_given,
 )
 from mdlm_atat.cli.parser import Parser, real, whole
@@ -33,7 +34,7 @@ def make_parser() -> Parser:
 """,
     )
     add_model_and_text_arguments(parser, "text", "the text")
-    parser.add_argument("--file", type=Path, help="a file that holds the text")
+    parser.add_argument("--file", type=text_file, help="a file that holds the text, or - for standard input")
     add_reading_arguments(parser, texts="the text")
     parser.add_argument(
         "--times", type=real(), nargs="+", metavar="T", help="shares of the text to mask (default: 0.1 0.2 ... 0.9)"
@@ -51,7 +52,7 @@ def make_parser() -> Parser:
 
 def main(argv: list[str]) -> int:
     arguments = make_parser().parse(argv)
-    arguments.model, given = model_and_text(arguments.model, arguments.text, arguments.file, command="inspect")
+    arguments.model, given, arguments.file = model_and_text_or_file(arguments, "text", command="inspect")
     texts = [] if given is None else [given]
     (text,) = texts_given(texts, arguments.file, escape=arguments.escape, encoding=arguments.encoding)
     out: Path | None = arguments.out

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import atexit
+import io
 import os
+import shutil
 import sys
+import tempfile
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +27,7 @@ if TYPE_CHECKING:
     from mdlm_atat.lm import CausalLM, MaskedDiffusionLM
 
 
+STANDARD_INPUT = "-"
 WHICH = "a run folder, one of its checkpoints, a saved model, a model of the hub (hub:OWNER/NAME), or a published file"
 
 
@@ -62,6 +67,39 @@ def model_and_text(model: str | None, text: str | None, file: Path | None, *, co
         raise UserError(f'give a text, as in atat {command} {BOX_NAME} "...", or --file')
     check_no_path(model, command)
     return model_folder.BOX, model
+
+
+def model_and_text_or_file(
+    arguments: argparse.Namespace, text: str, *, command: str
+) -> tuple[Path, str | None, Path | None]:
+    """The folder of the model, the text and the file of it among the arguments `model`, `text` and `file`, of which -
+    is standard input. See `model_and_text`."""
+    given = [word for word in (arguments.model, getattr(arguments, text)) if word is not None]
+    words, file = standard_input_taken(given, arguments.file)
+    first, second = [*words, None, None][:2]
+    return (*model_and_text(first, second, file, command=command), file)
+
+
+def text_file(word: str) -> Path:
+    """The file that a word names, as `type` of an argument: for - one that holds all of standard input. A text may be
+    read more than once, and standard input may not."""
+    if word != STANDARD_INPUT:
+        return Path(word)
+    folder = Path(tempfile.mkdtemp(prefix="atat-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    is_file = isinstance(sys.stdin, io.TextIOWrapper)  # no notebook's, and no test's
+    content = sys.stdin.buffer.read() if is_file else sys.stdin.read().encode()
+    (file := folder / "standard-input").write_bytes(content)
+    return file
+
+
+def standard_input_taken(words: Sequence[str], file: Path | None) -> tuple[list[str], Path | None]:
+    """The words [RUN] TEXT... and `file`, with standard input as the file where the text is -."""
+    if STANDARD_INPUT not in words:
+        return list(words), file
+    if file is not None or len(words) > 2 or words[-1] != STANDARD_INPUT:
+        raise UserError("- is standard input, which is one text: give it alone, or after the model")
+    return list(words[:-1]), text_file(STANDARD_INPUT)
 
 
 def check_no_path(word: str, command: str) -> None:
@@ -149,8 +187,10 @@ def texts_given(
 
 def warn_of_file_name(text: str, remedy: str) -> None:
     """Warn of a text that is the name of a file, whose letters it is then: what is said of these would pass for what is
-    said of the file's text. The `remedy` has {} for the name."""
-    if is_there(text) and not is_folder(text):
+    said of the file's text. The `remedy` has {} for the name. So with -, the name of standard input."""
+    if text == STANDARD_INPUT:
+        warnings.warn('- is taken for the text itself: for standard input, write "$(cat)" in its place', stacklevel=2)
+    elif is_there(text) and not is_folder(text):
         warnings.warn(f"{text} is taken for the text itself: {remedy.format(text)}", stacklevel=2)
 
 

@@ -19,6 +19,8 @@ from mdlm_atat.cli.model import (
     is_there,
     load_model,
     model_and_text,
+    standard_input_taken,
+    text_file,
     texts_given,
     warn_of_file_name,
 )
@@ -58,9 +60,9 @@ different ways of writing: compare each with its like.
         nargs="*",
         default=[],
         metavar="[RUN] TEXT",
-        help=f"the texts, after {WHICH} (default: {BOX_NAME}, the model in the box)",
+        help=f"the texts, or - for standard input, after {WHICH} (default: {BOX_NAME}, the model in the box)",
     )
-    parser.add_argument("--file", type=Path, help="a file that holds the text")
+    parser.add_argument("--file", type=text_file, help="a file that holds the text, or - for standard input")
     parser.add_argument(
         "--given", metavar="CONTEXT", help="score each text as it goes on from this one, which is visible"
     )
@@ -85,7 +87,8 @@ def main(argv: list[str]) -> int:
         check_order(arguments.order)
     if arguments.evaluations is not None and arguments.order in (None, *ORDERS):
         raise UserError("--evaluations is for the own order of a sampler: name one by --order, or leave it out")
-    arguments.model, given = model_and_texts(arguments.words, arguments.file)
+    words, arguments.file = standard_input_taken(arguments.words, arguments.file)
+    arguments.model, given = model_and_texts(words, arguments.file)
     texts = texts_given(given, arguments.file, escape=arguments.escape, encoding=arguments.encoding)
     if arguments.given is not None:
         warn_of_file_name(arguments.given, 'to give the text in the file of that name, write --given "$(cat {})"')

@@ -126,6 +126,8 @@ def open_source(
         )
     if plugin_of("source", spec):
         return Given(call_plugin("source", spec), detokenize=detokenize)
+    if spec == "-":
+        raise UserError("standard input can be read once, and a text is read several times: write it to a file first")
     known = names("source", {"shakespeare": None, **HUB_SETS})
     if reason := irregular(path):
         raise UserError(f"{path} is {reason}; expected a file or a folder, which can be read several times")
