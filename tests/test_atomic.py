@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from mdlm_atat.atomic import folder_written_aside, full_disk_named, is_device, write_json, write_text
+from mdlm_atat.atomic import folder_written_aside, full_disk_named, is_device, make_folder, write_json, write_text
 from mdlm_atat.config.yaml_text import read_yaml, yaml_text
 from mdlm_atat.data.counts import write_counts
 from mdlm_atat.training.packed import save_tensors
@@ -147,3 +147,10 @@ def test_a_folder_is_whole_or_as_it_was(tmp_path):
     with folder_written_aside(folder) as aside:
         (aside / "new").touch()
     assert [path.name for path in tmp_path.rglob("*")] == ["saved", "new"]
+
+
+@pytest.mark.parametrize("place", ["file", "file/folder", "file/folder/deeper"])
+def test_a_file_in_the_place_of_a_folder_is_told_as_that_however_far_up_it_is(place, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(NotADirectoryError, match="Not a directory"):
+        make_folder(tmp_path / place)

@@ -34,9 +34,12 @@ def check_writable(file: Path, name: str) -> None:
 
 def make_folder(folder: Path) -> None:
     """Make a folder, and those that it is in, unless they are there. Raises PermissionError where there can be none: in
-    /proc, for one, of which the system says that the folder above is missing."""
+    /proc, for one, of which the system says that the folder above is missing; and NotADirectoryError where a file is in
+    its place, as the system says of a file farther up."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder)) from error
     except FileNotFoundError as error:
         raise PermissionError(errno.EACCES, "No folder can be made here", str(folder)) from error
 

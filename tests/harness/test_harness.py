@@ -370,12 +370,15 @@ def test_a_mistyped_task_is_refused_before_the_harness_and_torch_are_imported(
     assert "there is no file nosuch.yaml" in capsys.readouterr().err
 
 
-def test_a_folder_in_the_place_of_the_results_is_refused_by_the_name_of_the_commands_own_flag(
-    runs: Path, tasks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_results_that_cannot_be_written_are_refused_by_the_name_of_the_commands_own_flag(
+    runs: Path, tasks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = ["harness", str(runs / "masked"), "--include_path", str(tasks), "--tasks", "tiny_word"]
     assert main([*words, "--out", str(tmp_path)]) == 2
     assert f"error: --out: {tmp_path} is a folder; name a file in it" in capsys.readouterr().err
+    monkeypatch.setattr("mdlm_atat.atomic.os.access", lambda _place, _mode: False)
+    assert main([*words, "--out", str(tmp_path / "closed.json")]) == 2
+    assert f"error: --out: {tmp_path / 'closed.json'} cannot be written; choose" in capsys.readouterr().err
 
 
 @pytest.fixture

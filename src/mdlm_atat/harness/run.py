@@ -19,7 +19,7 @@ from lm_eval import __version__ as harness_version
 from lm_eval.evaluator import evaluate
 from lm_eval.tasks import TaskManager
 
-from mdlm_atat.atomic import write_json
+from mdlm_atat.atomic import check_writable, write_json
 from mdlm_atat.checks import did_you_mean, whole
 from mdlm_atat.data.hub import hub_unreachable
 from mdlm_atat.device import Precision, explain_out_of_memory
@@ -164,6 +164,8 @@ def _file_of(lm: HarnessModel, names: Sequence[str], save: bool | str | Path, as
     if not isinstance(save, bool):
         if Path(save).is_dir():
             raise UserError(f"`save=`: {save} is a folder; name a file in it, such as {Path(save) / 'harness.json'}")
+        if Path(save).parent.is_dir():  # else it is made
+            check_writable(Path(save), "`save=`")
         return Path(save)
     if not save or lm.lm.home is None:
         return None
