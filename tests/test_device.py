@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,12 +14,15 @@ from mdlm_atat import device as module
 from mdlm_atat.data.tokenizers import CharTokenizer
 from mdlm_atat.device import as_float64, choose_device, choose_precision, float64_device
 from mdlm_atat.errors import UserError
-from mdlm_atat.lm import CausalLM, MaskedDiffusionLM
+from mdlm_atat.lm import CausalLM, MaskedDiffusionLM, load_lm
 from mdlm_atat.lm.how import Guide
 from mdlm_atat.nets.two_way import TwoWayDiT
+from mdlm_atat.runs.train import train
 from mdlm_atat.training import engine
 from stand_in_device import THERE, stand_in_device
 from tiny_runs import losses_of, train_method, write_text
+
+OLD_MODEL = Path(__file__).parent / "fixtures" / "old_model"
 
 
 @pytest.fixture
@@ -113,3 +117,15 @@ def test_where_the_device_has_float64_nothing_is_moved():
     numbers = torch.rand(3, dtype=torch.float64)
     assert as_float64(numbers) is numbers
     assert float64_device(torch.device("cuda", 1)) == torch.device("cuda", 1)
+
+
+@pytest.mark.parametrize("device", [None, "cpu"])
+def test_another_default_device_of_torch_is_refused_with_what_to_do(device):
+    with torch.device("meta"), pytest.raises(UserError, match=r"default device is meta.*set_default_device\('cpu'\)"):
+        load_lm(OLD_MODEL, device=device)
+    torch.set_default_device("meta")
+    try:
+        with pytest.raises(UserError, match=r"outside of `with torch.device\('meta'\)`.*by `device=` where"):
+            train("demo", progress=False)
+    finally:
+        torch.set_default_device(None)

@@ -26,7 +26,15 @@ NUM_COMPILED_FORMS = 256
 
 def choose_device(wanted: torch.device | str | None = None) -> torch.device:
     """The device `wanted`; None chooses a GPU if there is one (NVIDIA's, else Apple's). Raises UserError where this
-    machine has no such device."""
+    machine has no such device, and where torch is told to make tensors elsewhere than on the CPU: draws are made there,
+    whatever device a model is on."""
+    default = torch.get_default_device()
+    if default.type != "cpu":
+        raise UserError(
+            f"torch's default device is {default}, and models draw on the CPU: call it outside of "
+            f"`with torch.device({str(default)!r})`, or after `torch.set_default_device('cpu')`, and say by `device=` "
+            "where the model goes"
+        )
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if wanted is None:
         return torch.device(next(name for name, is_there in available.items() if is_there))
