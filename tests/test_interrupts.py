@@ -24,7 +24,7 @@ from mdlm_atat.cli.main import COMMANDS, main
 from mdlm_atat.data.train_tokenizer import train_tokenizer
 from mdlm_atat.interrupts import interruptible
 from mdlm_atat.runs.steps import stop_requests
-from mdlm_atat.signals import signals_heard
+from mdlm_atat.signals import ends_as_by_ctrl_c, signals_heard
 from mdlm_atat.training.checkpoint import all_checkpoints
 from tiny_runs import leave_out_reports, losses_of, train_method
 
@@ -273,13 +273,14 @@ def test_ctrl_c_before_a_command_begins_or_within_it_or_after_its_end_is_one_lin
 
 @pytest.mark.parametrize("after_s", [0.02, 0.05, 0.1, 0.2, 0.3])
 def test_ctrl_c_while_python_starts_shows_none_of_our_code(after_s, tmp_path):
-    """Python's own start, which cannot be caught, may show itself."""
+    """Python's own start, which cannot be caught, may show itself, up to the first lines of our file."""
     command = [sys.executable, "-m", "mdlm_atat", "eval", str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as started:
         time.sleep(after_s)
         started.send_signal(signal.SIGINT)
         _, errors = started.communicate()
-    assert not re.search(r"mdlm_atat\W(cli|\w+\.py)", errors), errors
+    shown = re.sub(r'__main__\.py", line \d, in <module>', "", errors)
+    assert not re.search(r"mdlm_atat\W(cli|\w+\.py)", shown), errors
     assert started.returncode == 130 or "interrupted" not in errors
 
 
@@ -314,3 +315,37 @@ def test_an_error_of_our_own_keeps_its_traceback(monkeypatch):
     monkeypatch.setitem(sys.modules, "a_command", SimpleNamespace(main=command))
     with pytest.raises(AttributeError):
         main(["eval"])
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_that_python_swallows_in_a_callback_of_its_own_ends_the_command_all_the_same(
+    number, monkeypatch, capsys
+):
+    class Thing:
+        def __del__(self) -> None:
+            signal.raise_signal(number)
+
+    def command(_: list[str]) -> None:
+        Thing()
+        time.sleep(20)
+
+    monkeypatch.setitem(COMMANDS, "eval", ("a_command", "as if"))
+    monkeypatch.setitem(sys.modules, "a_command", SimpleNamespace(main=command))
+    start = time.monotonic()
+    assert main(["eval"]) == 128 + number
+    assert time.monotonic() - start < 10
+    assert capsys.readouterr().err == "\ninterrupted\n"
+
+
+def test_what_else_python_swallows_is_shown_as_before(monkeypatch):
+    class Thing:
+        def __del__(self) -> None:
+            raise ValueError("x")
+
+    seen: list[type] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda swallowed: seen.append(swallowed.exc_type))
+    before = sys.unraisablehook
+    with ends_as_by_ctrl_c():
+        Thing()
+    assert seen == [ValueError]
+    assert sys.unraisablehook is before

@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 _ENDING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name)]
 
@@ -64,10 +66,26 @@ def signals_heard(hear: Callable[[int], None]) -> Iterator[None]:
 
 @contextmanager
 def ends_as_by_ctrl_c() -> Iterator[None]:
-    """Within the block, each signal that asks for the end raises `Interrupted`, Ctrl-C KeyboardInterrupt."""
+    """Within the block, each signal that asks for the end raises `Interrupted`, Ctrl-C KeyboardInterrupt; once more,
+    where Python has swallowed it, as it does what is raised in a `__del__` or in what a weak reference calls."""
+    show = sys.unraisablehook
 
     def end(number: int) -> None:
         raise KeyboardInterrupt if number == signal.SIGINT else Interrupted(number)
 
-    with signals_heard(end):
-        yield
+    def raise_again(swallowed: Any) -> None:
+        error = swallowed.exc_value
+        if not isinstance(error, KeyboardInterrupt):
+            show(swallowed)
+            return
+        number = error.number if isinstance(error, Interrupted) else signal.SIGINT
+        again = threading.Timer(0.05, os.kill, (os.getpid(), number))  # at once it would be swallowed again
+        again.daemon = True
+        again.start()
+
+    sys.unraisablehook = raise_again
+    try:
+        with signals_heard(end):
+            yield
+    finally:
+        sys.unraisablehook = show
