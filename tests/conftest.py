@@ -38,14 +38,22 @@ def pytest_collection() -> Iterator[None]:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--share", metavar="K/N", default="1/1", help="of N equal shares of the tests only the K-th")
+    what = "of N equal shares of the tests only the K-th"
+    parser.addoption("--share", type=_share, metavar="K/N", default="1/1", help=what)
+
+
+def _share(text: str) -> tuple[int, int]:
+    which, number = map(int, text.split("/"))
+    if not 1 <= which <= number:
+        raise ValueError
+    return which, number
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Tests marked `gpu` are skipped where there is none, and what is not of the `--share` that was asked for is left
     out: which tests are depends on their names alone."""
-    which, number = map(int, str(config.getoption("share")).split("/"))
+    which, number = config.option.share
     items[:] = [item for item in items if zlib.crc32(item.nodeid.encode()) % number == which - 1]
     marked = [item for item in items if item.get_closest_marker("gpu")]
     if marked:

@@ -284,13 +284,14 @@ def test_ctrl_c_while_python_starts_shows_none_of_our_code(after_s, tmp_path):
     assert started.returncode == 130 or "interrupted" not in errors
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("explicit", [True, False])
-def test_an_error_that_other_code_makes_of_ctrl_c_is_the_interruption(explicit, monkeypatch, capsys):
+def test_an_error_that_other_code_makes_of_ctrl_c_is_the_interruption(explicit, number, monkeypatch, capsys):
     """As Python 3.11 does around `__set_name__`, and argparse where it puts back what it had not yet put away."""
 
     def command(_: list[str]) -> None:
         try:
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(number)
         except KeyboardInterrupt as stop:
             if explicit:
                 raise RuntimeError("Error calling __set_name__") from stop
@@ -298,7 +299,7 @@ def test_an_error_that_other_code_makes_of_ctrl_c_is_the_interruption(explicit, 
 
     monkeypatch.setitem(COMMANDS, "eval", ("a_command", "as if"))
     monkeypatch.setitem(sys.modules, "a_command", SimpleNamespace(main=command))
-    assert main(["eval"]) == 130
+    assert main(["eval"]) == 128 + number
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 2
     assert said[1].startswith("interrupted (RuntimeError" if explicit else "interrupted (AttributeError")

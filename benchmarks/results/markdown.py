@@ -10,6 +10,7 @@ from benchmarks.results.stored import Number, Run, mean_of, numbers_of
 from mdlm_atat.formats import with_error
 from mdlm_atat.scoring.statistics import Mean
 
+LIKELIHOODS = {"any_order": "any order, at most", "left_to_right": "left to right"}
 CODE = ("mdlm", "time_sampling_only", "importance_rates", "frequency_only", "learned_only", "two_way", "atat")
 
 

@@ -194,7 +194,9 @@ def _quality(found: Mapping[str, Any], more: Sequence[str]) -> list[str]:
         f"{found['entropy_nats']:.3f}",
     ]
     mauve = found.get("mauve")
-    return cells + ([with_error(mauve, found["mauve_spread"], decimals=3) if mauve else ""] if "mauve" in more else [])
+    return cells + (
+        [with_error(mauve, found["mauve_spread"], decimals=3) if mauve is not None else ""] if "mauve" in more else []
+    )
 
 
 def _writer(point: Mapping[str, Any]) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks.results.budgets import amount, by_budget, not_measured_yet, tokens_of, trend
 from benchmarks.results.glue import glue
-from benchmarks.results.markdown import arm_name, arm_of, interval, less, mean_cell, nats, table
+from benchmarks.results.markdown import LIKELIHOODS, arm_name, arm_of, interval, less, mean_cell, nats, table
 from benchmarks.results.novels import by_arm
 from benchmarks.results.stored import FOLDER, OWN, Number, Run, difference_of, mean_of, numbers_of, runs_in, stored
 from benchmarks.results.zero_shot import zero_shot
@@ -140,9 +140,6 @@ def _over_seeds(points: Sequence[Mapping[str, Any]], name: str, error: str | Non
     found = mean_with_interval([factor * point[name] for point in points])
     own = None if error is None or len(points) > 1 else factor * points[0][error]
     return with_error(found.value, own if len(points) == 1 else found.standard_error, decimals=decimals)
-
-
-LIKELIHOODS = {"any_order": "any order, at most", "left_to_right": "left to right"}
 
 
 def _short(rate: float) -> str:

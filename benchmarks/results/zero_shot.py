@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks.results.markdown import arm_name, arm_of, nats, table
+from benchmarks.results.markdown import LIKELIHOODS, arm_name, arm_of, nats, table
 from benchmarks.results.stored import FOLDER, Number, stored
 
 from mdlm_atat.scoring.statistics import Mean, mean_with_interval
@@ -14,7 +14,6 @@ ZERO_SHOT = (
     "python -m benchmarks.zero_shot runs/novels-120s/runs/*/seed-0 "
     "--texts wikitext-2.txt wiki.jsonl tinyshakespeare.txt --out docs/results/zero-shot.json"
 )
-LIKELIHOODS = {"any_order": "any order, at most", "left_to_right": "left to right"}
 
 
 def zero_shot(file: str) -> str:

@@ -60,7 +60,7 @@ def test_what_standard_input_cannot_be_is_told(tmp_path, capsys, monkeypatch):
     prepare = ["data", "prepare", "-", "--out", str(tmp_path / "out")]
     assert "write it to a file first" in refused(prepare, capsys, tmp_path)
     give(b"", monkeypatch)
-    assert "standard-input is empty" in refused(["score", str(OLD_MODEL), "-"], capsys)
+    assert "standard input is empty" in refused(["score", str(OLD_MODEL), "-"], capsys)
 
 
 @pytest.mark.filterwarnings("default:.*taken for the text itself")

@@ -111,7 +111,7 @@ def _run(argv: list[str]) -> int:
         return int(stop.code or 0)
     except KeyboardInterrupt as stop:
         print("\ninterrupted", file=sys.stderr)
-        return 128 + stop.number if isinstance(stop, Interrupted) else 130
+        return _code_of(stop)
     except BrokenPipeError:  # the reader has left, as in `atat ... | head`
         return 141
     except Exception as error:
@@ -122,20 +122,24 @@ def _run(argv: list[str]) -> int:
             where = f": {error.filename}" if error.filename else ""
             print(f"error: {error.strerror}{where}; {ADVICE[error.errno]}", file=sys.stderr)
             return 2
-        if not _came_of_ctrl_c(error):
+        if (stop := _interruption_behind(error)) is None:
             raise
         print(f"\ninterrupted ({type(error).__name__} at the end: {error})", file=sys.stderr)
-        return 130
+        return _code_of(stop)
     finally:
         warnings.showwarning = show_warning
     return code
 
 
-def _came_of_ctrl_c(error: BaseException | None) -> bool:
-    """Whether code that Ctrl-C had ended made another error of it, as argparse's does at some moments."""
+def _code_of(stop: KeyboardInterrupt) -> int:
+    return 128 + stop.number if isinstance(stop, Interrupted) else 130
+
+
+def _interruption_behind(error: BaseException | None) -> KeyboardInterrupt | None:
+    """What ended the code that made another error of it, as argparse's does at some moments; None if nothing did."""
     while error is not None and not isinstance(error, KeyboardInterrupt):
         error = error.__cause__ or error.__context__
-    return error is not None
+    return error
 
 
 def _show_warning(

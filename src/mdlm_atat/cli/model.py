@@ -89,6 +89,8 @@ def text_file(word: str) -> Path:
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     is_file = isinstance(sys.stdin, io.TextIOWrapper)  # no notebook's, and no test's
     content = sys.stdin.buffer.read() if is_file else sys.stdin.read().encode()
+    if not content:
+        raise UserError("standard input is empty; pipe a text into the command, or name a file")
     (file := folder / "standard-input").write_bytes(content)
     return file
 
