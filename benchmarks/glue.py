@@ -17,15 +17,13 @@ from typing import Any
 
 from benchmarks.command import exit_code
 from benchmarks.points import is_stored, name_of, read_or_begin
-from benchmarks.results.glue import is_near_chance, mean_over_seeds
+from benchmarks.results.glue import TASKS, is_near_chance, mean_over_seeds
 
 from mdlm_atat import finetune, load_lm
 from mdlm_atat.atomic import check_writable, write_json
 from mdlm_atat.cli.parser import Parser, whole
 from mdlm_atat.finetuning.metrics import title
 from mdlm_atat.formats import with_error
-
-TASKS = ("cola", "sst2", "mrpc", "stsb", "rte")
 
 
 def show(points: Sequence[Mapping[str, Any]]) -> None:

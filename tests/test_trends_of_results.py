@@ -237,14 +237,17 @@ def test_an_experiment_is_a_table_of_its_arms_and_their_differences_to_what_has_
     store(folder, "size.json", 200.0, mdlm=[4.6, 4.4], atat=[4.3, 4.0], causal=[3.6])
     content: dict[str, Any] = json.loads((folder / "size.json").read_text())
     content["runs"][2]["left_to_right"] = [3.7, 0.01]
+    for run, value in zip(content["runs"][:3:2], (4.7, 4.2), strict=True):
+        run["own_order"] = {"16": [value, 0.01]}
     (folder / "size.json").write_text(json.dumps(content))
     assert to_come.experiment("size.json").splitlines() == [
-        "| | seeds | tokens | any order, at most | minus `mdlm` | left to right | minus causal |",
-        "|---|---|---|---|---|---|---|",
-        "| `mdlm` | 2 | 200M | 4.500 ± 0.100 | | | |",
-        "| `atat` | 2 | 200M | 4.150 ± 0.150 | -0.350 ± 0.050 [-0.985, 0.285] (-30%) | 3.700 ± 0.010 (1 of 2 seeds) | "
-        "+0.100 (+11%) |",
-        "| causal | 1 | 200M | | | 3.600 ± 0.010 | |",
+        "| | seeds | tokens | any order, at most | minus `mdlm` | own order, 16 | minus `mdlm` | left to right | "
+        "minus causal |",
+        "|---|---|---|---|---|---|---|---|---|",
+        "| `mdlm` | 2 | 200M | 4.500 ± 0.100 | | 4.700 ± 0.010 (1 of 2 seeds) | | | |",
+        "| `atat` | 2 | 200M | 4.150 ± 0.150 | -0.350 ± 0.050 [-0.985, 0.285] (-30%) | 4.200 ± 0.010 (1 of 2 seeds) | "
+        "-0.500 (-39%) | 3.700 ± 0.010 (1 of 2 seeds) | +0.100 (+11%) |",
+        "| causal | 1 | 200M | | | | | 3.600 ± 0.010 | |",
         "",
         "Not measured yet: `atat experiment run docs/results/size.yaml --done docs/results/size.json` (1 run).",
     ]

@@ -13,25 +13,36 @@ from mdlm_atat.scoring.statistics import CommonError, Mean, mean_with_interval
 
 METRICS = {"accuracy": "accuracy", "matthews": "Matthews correlation", "pearson": "Pearson correlation"}
 """The first of each task."""
-GLUE = "python -m benchmarks.glue runs/novels-240s/runs/*/seed-0 --data data/glue --out docs/results/glue.json"
+TASKS = ("cola", "sst2", "mrpc", "stsb", "rte")
+GLUE = (
+    "python -m benchmarks.glue runs/novels-120s/runs/{mdlm,atat,causal}/seed-0 --data data/glue "
+    "--out docs/results/glue.json"
+)
 
 
 def glue(file: str) -> str:
-    """What benchmarks.glue stored: the first metric of each task, mean over seeds, and whether it is near chance."""
+    """What benchmarks.glue stored: the first metric of each task, mean over seeds, and whether it is near chance; and
+    how much of the five tasks is missing."""
     if not (FOLDER / file).exists():
         return f"Not measured yet: `{GLUE}`."
     points = stored(file)["points"]
-    tasks = list(dict.fromkeys(point["task"] for point in points))
+    measured = {point["task"] for point in points}
+    tasks = [task for task in TASKS if task in measured]
     first = {task: next(point for point in points if point["task"] == task) for task in tasks}
     names = {task: next(iter(point["metrics"])) for task, point in first.items()}
     rows = []
-    for run in dict.fromkeys(point["run"] for point in points):
+    runs = dict.fromkeys(point["run"] for point in points)
+    for run in runs:
         found = {point["task"]: point for point in points if point["run"] == run}
         cells = [_glue_cell(found[task], names[task]) if task in found else "" for task in tasks]
         rows.append([arm_name(arm_of(run)), *cells])
     baselines = [f"{first[task]['metrics'][name]['baseline']:.3f}" for task, name in names.items()]
     rows.append(["the commonest class, or the mean score", *baselines])
-    return table(["", *(f"{task}, {METRICS[name]}" for task, name in names.items())], rows)
+    shown = table(["", *(f"{task}, {METRICS[name]}" for task, name in names.items())], rows)
+    left = len(runs) * len(TASKS) - len(points)
+    return (
+        f"{shown}\n\nNot measured yet: `{GLUE}` ({left} of {len(runs) * len(TASKS)} fine-tunings)." if left else shown
+    )
 
 
 def _glue_cell(point: Mapping[str, Any], name: str) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
-from benchmarks.results.budgets import amount, by_budget, not_measured_yet, tokens_of, trend
+from benchmarks.results.budgets import NAMES, amount, by_budget, not_measured_yet, tokens_of, trend
 from benchmarks.results.glue import glue
 from benchmarks.results.markdown import LIKELIHOODS, arm_name, arm_of, interval, less, mean_cell, nats, table
 from benchmarks.results.novels import by_arm
@@ -50,8 +50,9 @@ def _command(file: str) -> str:
 
 
 def experiment(file: str) -> str:
-    """The arms of one experiment: what a token costs in each likelihood, and the difference to the baseline, or to the
-    first reference arm where the baseline has no such likelihood, paired by seed; and what is missing."""
+    """The arms of one experiment: what a token costs in each likelihood that was measured, and the difference to the
+    baseline, or to the first arm that has such a likelihood where the baseline has none, paired by seed; and what is
+    missing."""
     missing = not_measured_yet({file: _command(file)})
     if not (FOLDER / file).exists():
         return missing
@@ -59,7 +60,7 @@ def experiment(file: str) -> str:
     arms = by_arm(runs_in(content["runs"]))
     shown = [arm for arm in content["arms"] if arm in arms]
     columns: dict[str, str] = {}
-    for column in ("any_order", "left_to_right"):
+    for column in NAMES:
         having = [arm for arm in [content["baseline"], *content["reference"], *shown] if arm in arms]
         first = next((arm for arm in having if mean_of(arms[arm], column) is not None), None)
         if first is not None:
@@ -74,8 +75,12 @@ def experiment(file: str) -> str:
             )
             cells += [mean_cell(arms[arm], column), beside]
         rows.append(cells)
-    names = [name for column, base in columns.items() for name in (LIKELIHOODS[column], f"minus {arm_name(base)}")]
+    names = [name for column, base in columns.items() for name in (_named(column), f"minus {arm_name(base)}")]
     return "\n\n".join(filter(None, [table(["", "seeds", "tokens", *names], rows), missing]))
+
+
+def _named(column: str) -> str:
+    return LIKELIHOODS.get(column, NAMES[column])
 
 
 def own_orders(file: str) -> str:

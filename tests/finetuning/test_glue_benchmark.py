@@ -67,6 +67,8 @@ def test_tasks_are_fine_tuned_once_and_a_task_that_nothing_is_learned_of_is_near
     assert rows[0] == "| | sst2, accuracy | rte, accuracy |"
     assert rows[2].startswith("| `atat` |")
     assert rows[3].startswith("| the commonest class")
+    assert rows[-1].startswith("Not measured yet: `python -m benchmarks.glue runs/")
+    assert rows[-1].endswith("(3 of 5 fine-tunings).")
     assert table.glue("other.json").startswith("Not measured yet: `python -m benchmarks.glue runs/")
 
 
