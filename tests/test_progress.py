@@ -152,6 +152,17 @@ def test_what_is_being_done_counts_for_the_time_left_but_not_as_done(clock):
     assert console.file.getvalue() == "writing 1/4 · half of the second · 25 s left\n"  # type: ignore[attr-defined]
 
 
+def test_the_first_of_many_which_compiles_says_nothing_of_the_time_of_the_others(clock):
+    console = Console(file=StringIO(), width=100)
+    bar = Bar("training", total=100, done=40, console=console)
+    clock.s += 50
+    bar.update(41)
+    clock.s += 15
+    bar.update(46)
+    said = console.file.getvalue()  # type: ignore[attr-defined]
+    assert said == "training 41/100\ntraining 46/100 · 2 min 42 s left\n"  # 54 more at 3 s
+
+
 def test_a_bar_is_not_drawn_before_its_time(clock):
     console = Console(file=StringIO(), width=100, force_terminal=True, color_system=None)
     bar = Bar("writing", total=4, after_s=3.0, console=console)

@@ -21,6 +21,7 @@ OnProgress = Callable[[int, int], None]
 
 PLAIN_LINE_INTERVAL_S = 15.0
 SHOWN_AFTER_S = 3.0  # what mostly takes no longer
+MANY = 20  # of so many the first tells nothing of the time of the others: with it things are compiled and recorded
 REDRAW_INTERVAL_S = {"terminal": 0.1, "notebook": 0.5}
 
 
@@ -67,6 +68,8 @@ class Bar:
             self._begin(0, 0.0)
         self._total = self._total if total is None else total
         now_s = time.perf_counter()
+        if done == self._begun + 1 and self._first == self._begun and (self._total or 0) - self._begun >= MANY:
+            self._first, self._start_s = done, now_s
         if now_s < self._due_s and not at_once:
             return
         self._due_s = now_s + self._canvas.interval_s
@@ -85,7 +88,8 @@ class Bar:
         self._canvas.clear()
 
     def _begin(self, done: int, after_s: float) -> None:
-        self._first, self._start_s = done, time.perf_counter()
+        self._begun = self._first = done
+        self._start_s = time.perf_counter()
         # a moving bar is drawn at once, a line once there is something to tell
         first_s = self._canvas.interval_s if isinstance(self._canvas, _Lines) else 0.0
         self._due_s = self._start_s + max(after_s, first_s)
