@@ -150,6 +150,10 @@ def test_of_a_budget_with_all_runs_of_its_command_nothing_is_missing_and_own_ord
     table, missing = budgets.by_budget("novels").split("\n\n")
     assert "| own order, 16 | `atat` minus `mdlm` | -0.450 ± 0.050 (-36%, 2 pairs) |" in table.splitlines()
     assert "novels-30s" not in missing
+    del content["runs"][1]["own_order"]
+    (folder / "novels-30s.json").write_text(json.dumps(content))
+    stored_files.stored.cache_clear()
+    assert "| own order, 16 | `mdlm` | 4.600 ± 0.010 (1 of 2 seeds) |" in budgets.by_budget("novels").splitlines()
     assert "--seeds 0 1 --out runs/novels-120s" in missing
     store(folder, "novels-30s.json", 30.0, mdlm=[4.5, 4.7], atat=[4.3], **others)
     stored_files.stored.cache_clear()
@@ -167,8 +171,8 @@ def test_a_lead_that_has_two_budgets_is_a_row_with_its_line_at_ten_times_the_lar
     store(folder, "fresh-120s.json", 120.0, mdlm=[4.0, 4.1], atat=[3.91, 3.99])
     store(folder, "novels-30s.json", 30.0, mdlm=[4.0], atat=[3.9])  # one budget has no line
     assert budgets.trend().splitlines()[2:] == [
-        "| code | any order, `atat` minus `mdlm` | 2 | 4 | +0.1000 ± 0.0071 | 1.2B | +0.232 ± 0.031 [0.097, 0.367] | "
-        "+26% | 240M [165M, 463M] |"
+        "| code | any order, `atat` minus `mdlm` | 2 | 4 | +0.100 ± 0.007 [0.070, 0.130] | 1.2B | "
+        "+0.232 ± 0.031 [0.097, 0.367] | +26% | 240M [165M, 463M] |"
     ]
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from benchmarks.results.log_tables import LOG_TABLES
 from benchmarks.results.pages import PageError, unmarked, written
+from benchmarks.results.parts import PART_TABLES
 from benchmarks.results.pictures import draw_stale, stale
 from benchmarks.results.stored import FOLDER
 from benchmarks.results.tables import TABLES
@@ -22,12 +23,15 @@ from mdlm_atat.errors import UserError
 ROOT = Path(__file__).parents[2]
 WITHOUT_BARE_NUMBERS = ["docs/results/README.md", "docs/results/more.md", "docs/results/log.md", "docs/report.md"]
 """Pages on which every number that looks measured has a mark or is in a marked table."""
-PAGES = ["README.md", "docs/atat.md", "docs/method.md", "docs/howto/causal-start.md", *WITHOUT_BARE_NUMBERS]
+PAGES = ["README.md", "docs/atat.md", "docs/method.md", "docs/samplers.md", "docs/howto/causal-start.md"]
+PAGES += WITHOUT_BARE_NUMBERS
 
 
 def new_text(page: Path) -> str:
     try:
-        return written(page.read_text(encoding="utf-8"), {**TABLES, **LOG_TABLES, **TABLES_TO_COME}, VALUES)
+        return written(
+            page.read_text(encoding="utf-8"), {**TABLES, **LOG_TABLES, **TABLES_TO_COME, **PART_TABLES}, VALUES
+        )
     except PageError as error:
         raise UserError(f"{page.relative_to(ROOT)}: {error}") from error
 

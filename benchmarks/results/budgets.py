@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
-from benchmarks.results.markdown import arm_name, interval, less, nats, table
+from benchmarks.results.markdown import arm_name, interval, less, mean_cell, nats, table
 from benchmarks.results.novels import by_arm, older_novels
-from benchmarks.results.stored import FOLDER, OWN, Run, difference_of, mean_of, numbers_of, runs_in, stored
+from benchmarks.results.stored import FOLDER, OWN, Run, difference_of, numbers_of, runs_in, stored
 from benchmarks.results.trend import Line, fitted
 
-from mdlm_atat.formats import counted, with_error
+from mdlm_atat.formats import counted
 
 Arms = Mapping[str, Sequence[Run]]
 GRIDS = FOLDER
@@ -42,10 +42,15 @@ NAMES = {
     "left_to_right": "left to right",
 }
 COMPARED = [
-    *((column, arm, "mdlm") for column in list(NAMES)[:3] for arm in ("time_sampling_only", "atat")),
+    *(
+        (column, *pair)
+        for column in list(NAMES)[:3]
+        for pair in (("time_sampling_only", "mdlm"), ("atat", "mdlm"), ("atat", "time_sampling_only"))
+    ),
     ("left_to_right", "atat", "causal"),
 ]
-FITTED = [one for one in COMPARED if one[0] in ("any_order", "left_to_right")] + [(f"{OWN}16", "atat", "mdlm")]
+FITTED = [one for one in COMPARED if one[0] in ("any_order", "left_to_right") and one[2] != "time_sampling_only"]
+FITTED += [(f"{OWN}16", "atat", "mdlm")]
 """The leads that a line is laid through."""
 OLDER = [("any_order", f"{arm}, AdamW", "mdlm, AdamW") for arm in ("time_sampling_only", "importance_rates")]
 """What two lengths of training are stored of from before; see `novels`."""
@@ -97,7 +102,7 @@ def by_budget(text: str) -> str:
     rows = []
     for column, name in NAMES.items():
         for arm in dict.fromkeys(arm for arms in found for arm in arms):
-            cells = [nats(mean_of(arms.get(arm, []), column)) for arms in found]
+            cells = [mean_cell(arms.get(arm, []), column) for arms in found]
             if any(cells):
                 rows.append([name, arm_name(arm), *cells])
         for _, arm, against in (one for one in COMPARED if one[0] == column):
@@ -160,7 +165,7 @@ def trend() -> str:
                 f"{NAMES[lead.column]}, {arm_name(lead.arm)} minus {arm_name(lead.against)}",
                 f"{line.num_budgets}",
                 f"{line.num}",
-                with_error(line.slope, line.doubling.standard_error, decimals=4, sign=True),
+                f"{nats(line.doubling, sign=True)} {interval(line.doubling)}".strip(),
                 f"{amount(10 * largest)}",
                 f"{nats(far, sign=True)} {interval(far)}".strip(),
                 less(far),

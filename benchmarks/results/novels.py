@@ -8,17 +8,15 @@ from typing import Any
 
 from benchmarks.results.stored import FOLDER, Number, Run, profile_of, runs_in, stored
 
-NEWEST = "novels-seconds.json"
-"""What every method makes of the same seconds, those of some 1,500 steps. An arm with as many seeds as in the older
-files comes in their place."""
-NEWEST_STEPS = 1500
+NEWEST = {1500: "novels-seconds.json", 6000: "novels-240s.json"}
+"""What every method makes of the same seconds, by about how many steps they pay for. An arm with as many seeds as in
+the older files comes in their place."""
 
 
 @cache
 def novels(num_steps: int = 1500) -> dict[str, list[Run]]:
     """The runs of each arm at one length of training, ordered by seed. The newest are all at that of their budget."""
-    newest = equal_seconds_novels() if num_steps == NEWEST_STEPS else {}
-    return with_newest(older_novels(num_steps), newest)
+    return with_newest(older_novels(num_steps), equal_seconds_novels(num_steps))
 
 
 def with_newest(older: dict[str, list[Run]], newest: dict[str, list[Run]]) -> dict[str, list[Run]]:
@@ -27,9 +25,10 @@ def with_newest(older: dict[str, list[Run]], newest: dict[str, list[Run]]) -> di
 
 
 @cache
-def equal_seconds_novels() -> dict[str, list[Run]]:
+def equal_seconds_novels(num_steps: int = 1500) -> dict[str, list[Run]]:
     """The newest runs alone."""
-    return by_arm(runs_in(stored(NEWEST)["runs"])) if (FOLDER / NEWEST).exists() else {}
+    file = NEWEST.get(num_steps)
+    return by_arm(runs_in(stored(file)["runs"])) if file is not None and (FOLDER / file).exists() else {}
 
 
 @cache

@@ -53,6 +53,8 @@ class Run:
     settings: Mapping[str, Any] = field(default_factory=dict)
     profile: tuple[float, ...] = ()
     """Nats per masked token, in tenths of the mask rate from 0 to 1; nothing where that is not stored."""
+    tenths: tuple[float, ...] = ()
+    """Nats per token, in tenths of the text from the rarest tokens to the commonest; nothing where it is not stored."""
 
 
 @cache
@@ -95,6 +97,7 @@ def _of_experiment(entry: Mapping[str, Any]) -> Run:
         peak_memory_bytes=entry.get("peak_memory_bytes"),
         settings=entry.get("config") or {},
         profile=profile_of(entry["final"]),
+        tenths=tuple((entry["final"].get("deciles") or {}).get("nats_per_token", ())),
     )
 
 

@@ -22,9 +22,9 @@ from benchmarks.results.markdown import (
 from benchmarks.results.novels import equal_seconds_novels, novels
 from benchmarks.results.stored import FOLDER, OWN, Number, Run, difference_of, mean_of, stored
 
-from mdlm_atat.formats import counted, with_error
 from mdlm_atat.formats import p_value as p_text
-from mdlm_atat.scoring.statistics import Mean, mean_with_interval, p_value
+from mdlm_atat.formats import with_error
+from mdlm_atat.scoring.statistics import Mean, p_value
 
 ORDERS = {
     "any_order": "any order, at most",
@@ -132,28 +132,6 @@ def _has(runs: Sequence[Run], column: str) -> bool:
     return mean_of(runs, column) is not None
 
 
-def by_mask_rate() -> str:
-    """How much less a masked token costs than with mdlm, by the share of masked tokens."""
-    pairs = [("mdlm, AdamW", "time_sampling_only, AdamW"), ("mdlm", "time_sampling_only"), ("mdlm", "atat")]
-    rows = []
-    for num_steps in (1500, 6000):
-        for base, arm in pairs:
-            theirs = {run.seed: run.profile for run in novels(num_steps).get(base, []) if run.profile}
-            mine = {run.seed: run.profile for run in novels(num_steps).get(arm, []) if run.profile}
-            differences = [
-                [a - b for a, b in zip(mine[seed], theirs[seed], strict=True)] for seed in mine if seed in theirs
-            ]
-            if differences:
-                means = [mean_with_interval(tenth) for tenth in zip(*differences, strict=True)]
-                errors = [mean.standard_error for mean in means if mean.standard_error is not None]
-                seeds = counted(len(differences), "seed")
-                name = f"{arm_name(arm)}, {steps(novels(num_steps)[arm])} steps, {seeds}"
-                worst = f"{max(errors):.3f}" if errors else ""
-                rows.append([name, *(f"{mean.value:+.2f}" for mean in means), worst])
-    tenths = [f"{n / 10:.1f} to {(n + 1) / 10:.1f}" for n in range(10)]
-    return table(["minus `mdlm`, by mask rate", *tenths, "error at most"], rows)
-
-
 WRITING = {
     f"writing-{length}.json": "atat samplers bench runs/novels-120s/runs/atat/seed-0 --judge "
     "runs/novels-120s/runs/causal/seed-0 --samplers spread dilated segments first_hitting ancestral entropy_budget "
@@ -232,7 +210,6 @@ SAMPLER_NAMES = {
 
 TABLES: Mapping[str, Callable[..., str]] = {
     "by_length": by_length,
-    "by_mask_rate": by_mask_rate,
     "comparison": comparison,
     "goals": goals,
     "judge": judge,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from benchmarks.results.budgets import Lead, amount
 from benchmarks.results.markdown import interval, less, nats, percent_interval, perplexity
 from benchmarks.results.novels import by_arm, equal_seconds_novels, novels, of_two_ways, older_novels
-from benchmarks.results.stored import Number, Run, difference_of, mean_of, runs_in, stored
+from benchmarks.results.stored import Number, Run, difference_of, mean_of, numbers_of, runs_in, stored
 from benchmarks.results.tables import SPREAD
 
 from mdlm_atat.scoring.statistics import Mean
@@ -117,9 +118,23 @@ def percent(file: str, arm: str, against: str, column: str) -> str:
     return _percent(by_arm(runs_in(stored(file)["runs"])), arm, against, column)
 
 
+def nats_of(file: str, arm: str, column: str) -> str:
+    """The mean over the seeds of an arm in another experiment."""
+    return nats(mean_of(by_arm(runs_in(stored(file)["runs"]))[arm], column))
+
+
 def percent_between(file: str, arm: str, against: str, column: str) -> str:
     """The 95% interval of the same, with its signs."""
     return percent_interval(_difference(by_arm(runs_in(stored(file)["runs"])), arm, against, column))
+
+
+def bits(file: str, arm: str, against: str, column: str) -> str:
+    """By how much more or fewer bits arm takes, per cent without a sign: not of perplexity, which is of tokens, and so
+    comparable between experiments with other tokens."""
+    arms = by_arm(runs_in(stored(file)["runs"]))
+    theirs = numbers_of(arms[against], column)
+    pairs = [theirs[seed].value for seed in numbers_of(arms[arm], column) if seed in theirs]
+    return f"{100 * abs(_difference(arms, arm, against, column).value) / statistics.fmean(pairs):.1f}%"
 
 
 def seconds_seeds(arm: str) -> str:
@@ -128,8 +143,9 @@ def seconds_seeds(arm: str) -> str:
 
 
 def trend_of(text: str, column: str, arm: str, against: str, what: str) -> str:
-    """Of the line through a lead over log tokens: nats a `doubling` with their error, the change of perplexity at
-    `ten_times` the largest budget, per cent with its sign, or the tokens where the `zero` of the lead is."""
+    """Of the line through a lead over log tokens: nats a `doubling` with their error, or `between` which they are; the
+    change of perplexity at `ten_times` the largest budget, per cent with its sign; the tokens where the `zero` of the
+    lead is."""
     lead = Lead(text, column, arm, against)
     line = lead.line()
     if line is None:
@@ -137,12 +153,14 @@ def trend_of(text: str, column: str, arm: str, against: str, what: str) -> str:
     match what:
         case "doubling":
             return nats(line.doubling, sign=True)
+        case "between":
+            return interval(line.doubling)
         case "ten_times":
             return less(line.at(10 * max(tokens for tokens, _ in lead.pairs())))
         case "zero" if (found := line.zero()) is not None:
             return amount(found.tokens)
         case _:
-            raise KeyError(f"{what} is none of doubling, ten_times, zero, or the lead does not shrink")
+            raise KeyError(f"{what} is none of doubling, between, ten_times, zero, or the lead does not shrink")
 
 
 def muon_gain(method: str, column: str) -> str:
@@ -202,11 +220,13 @@ VALUES: Mapping[str, Callable[..., str]] = {
     "at": at,
     "best_gap": best_gap,
     "between": between,
+    "bits": bits,
     "change": change,
     "difference": difference,
     "judged": judged,
     "muon_gain": muon_gain,
     "nats": arm_nats,
+    "nats_of": nats_of,
     "older": older,
     "older_change": older_change,
     "older_difference": older_difference,
