@@ -65,6 +65,15 @@ def test_fewer_bits_are_a_share_of_nats_and_not_of_perplexity(file: str):
     assert values.percent(file, "atat", "mdlm", "any_order") == "9.5%"
 
 
+def test_the_gain_of_an_own_order_is_what_it_costs_less_than_the_bound_of_the_same_seeds(file: str):
+    for run in stored_files.stored(file)["runs"]:
+        orders = [one for one in run["final"]["own_orders"] if one["num_steps"] == 16]
+        orders[0]["nelbo_nats_per_token"] = run["final"]["nelbo_nats_per_token"] - (0.1 if run["seed"] else -0.3)
+        run["final"]["own_orders"] = orders if run["arm"] == "mdlm" or run["seed"] else []
+    assert values.gain(file, "mdlm", "own_order_16") == "-0.100"
+    assert values.gain(file, "atat", "own_order_16") == "0.100"  # of the one seed that has it
+
+
 def test_what_an_experiment_took_is_a_row_an_arm(file: str):
     assert parts.costs(file).splitlines()[2:] == [
         "| code | `mdlm` | 2 | 3,082 | 202M | 120.0 | 35.6 | 11.7 |",

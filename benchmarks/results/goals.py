@@ -174,7 +174,7 @@ GOALS = [
         lambda: _share_to_largest("novels"),
     ),
     Goal("the same at 200M tokens of fresh text", lambda: _share_to_largest("code")),
-    Goal("16 times fewer evaluations at equal quality, without a judge", _few_evaluations),
+    Goal("16 times fewer evaluations at equal quality, without a judge (novels, 100M tokens)", _few_evaluations),
     Goal(
         "the rarest three tenths of tokens better than with `mdlm` at equal seconds, all no worse, at each budget",
         lambda: _rare_tokens(*(file for file in AT_EQUAL_SECONDS if (FOLDER / file).exists())),

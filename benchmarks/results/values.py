@@ -128,6 +128,14 @@ def percent_between(file: str, arm: str, against: str, column: str) -> str:
     return percent_interval(_difference(by_arm(runs_in(stored(file)["runs"])), arm, against, column))
 
 
+def gain(file: str, arm: str, column: str) -> str:
+    """How much less an own order costs than the same network's bound in any order, nats, over the seeds that have it;
+    with a minus where it costs more."""
+    runs = by_arm(runs_in(stored(file)["runs"]))[arm]
+    own, bound = numbers_of(runs, column), numbers_of(runs, "any_order")
+    return f"{statistics.fmean(bound[seed].value - number.value for seed, number in own.items()):.3f}"
+
+
 def bits(file: str, arm: str, against: str, column: str) -> str:
     """By how much more or fewer bits arm takes, per cent without a sign: not of perplexity, which is of tokens, and so
     comparable between experiments with other tokens."""
@@ -223,6 +231,7 @@ VALUES: Mapping[str, Callable[..., str]] = {
     "bits": bits,
     "change": change,
     "difference": difference,
+    "gain": gain,
     "judged": judged,
     "muon_gain": muon_gain,
     "nats": arm_nats,
