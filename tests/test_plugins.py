@@ -48,6 +48,7 @@ def test_a_name_that_was_trusted_once_stays_so_and_no_other_does(vowels):
         ("os", "unknown noise schedule 'os'"),
         ("no_such_module_of_mine:Thing", "no module no_such_module_of_mine"),
         ("a_plugin_of_vowels:VowelLast", "did you mean a_plugin_of_vowels:VowelsLast"),
+        ("a_plugin_of_vowels:touched", "a_plugin_of_vowels:touched: expected a class or a function, found True"),
         ("__main__:Thing", "__main__"),
         ("a b:c", "unknown noise schedule"),
     ],

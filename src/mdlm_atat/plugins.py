@@ -292,11 +292,14 @@ def _load(kind: Kind, reference: str) -> Any:
     if twin is not None:  # two copies of every class: isinstance and pickles would take one for a stranger
         raise UserError(f"{label}: {file} is imported already under the name {twin}; use that name")
     try:
-        return _import(reference)
+        found = _import(reference)
     except AttributeError as error:
         offers = [name for name in vars(loaded) if not name.startswith("_")]
         hint = did_you_mean(reference, [f"{module}:{name}" for name in offers])
         raise UserError(f"{label}: module {module} has no {path}{hint}") from error
+    if not callable(found):
+        raise UserError(f"{label}: expected a class or a function, found {found!r}")
+    return found
 
 
 def _file_of(module: Any) -> str | None:

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from mdlm_atat.core.objective import count_weights, t_step_count_weights
-from mdlm_atat.core.schedules import Cosine, Geometric, Linear, Polynomial, reveal_probability
+from mdlm_atat.core.schedules import Cosine, Geometric, Linear, Polynomial, check_schedule, reveal_probability
+from mdlm_atat.errors import UserError
 
 SCHEDULES = [Linear(), Cosine(), Geometric(), Polynomial(0.5), Polynomial(2.0)]
 
@@ -68,3 +69,32 @@ def test_a_masked_token_is_revealed_with_the_share_of_the_mask_rate_that_the_ste
     s = torch.tensor(0.3, dtype=torch.float64)
     expected = 1 - (Cosine().mask_rate(s) / Cosine().mask_rate(t)).item()
     assert math.isclose(reveal_probability(Cosine(), t=0.7, s=0.3), expected, rel_tol=1e-12)
+
+
+@pytest.mark.parametrize("schedule", [*SCHEDULES, Polynomial(0.2), Polynomial(9.0)], ids=repr)
+def test_a_schedule_whose_weight_belongs_to_its_mask_rate_is_taken(schedule):
+    check_schedule("mine:Mine", schedule)
+
+
+class Given:
+    """A schedule of two given functions."""
+
+    def __init__(self, mask_rate, weight):
+        self.mask_rate, self.weight = mask_rate, weight
+
+
+@pytest.mark.parametrize(
+    ("schedule", "message"),
+    [
+        (object(), "no noise schedule: it has not both mask_rate.t. and weight.t."),
+        (Given(lambda t: t + 1, lambda t: 1 / (t + 1)), "mask_rate is 1 at t = 0 and 2 at 1"),
+        (Given(lambda t: 0.9 * t, lambda t: 1 / t), "mask_rate is 0 at t = 0 and 0.9 at 1"),
+        (Given(lambda t: t / 0, lambda t: 1 / t), "mask_rate is nan at t = 0"),
+        (Given(lambda t: t - (6 * t).sin(), lambda t: 1 / t), "mask_rate is 0 at t = 0 and 1.279 at 1"),
+        (Given(lambda t: t + (2 * torch.pi * t).sin(), lambda t: 1 / t), "nowhere to fall"),
+        (Given(lambda t: t**3, lambda t: 2 / t), r"weight\(t\) \* mask_rate\(t\) is 0.6667 in the mean"),
+    ],
+)
+def test_what_is_no_schedule_of_the_bound_is_refused_before_anything_is_trained_by_it(schedule, message):
+    with pytest.raises(UserError, match=f"mine:Mine.*{message}"):
+        check_schedule("mine:Mine", schedule)

@@ -9,6 +9,7 @@ from mdlm_atat.core.times import (
     BetaTime,
     UniformTime,
     Weighting,
+    check_density,
     highest_mean_of_share,
     low_discrepancy_times,
     van_der_corput_ranks,
@@ -48,6 +49,26 @@ def test_times_are_never_0_and_the_weight_of_the_least_is_finite_in_float32(dens
     times = low_discrepancy_times(density, 20_000, torch.Generator().manual_seed(0))
     assert LEAST_TIME == times.min() < times.max() <= 1
     assert (math.exp(40) / times).float().isfinite().all()
+
+
+@pytest.mark.parametrize("density", DENSITIES.values(), ids=DENSITIES)
+def test_a_density_of_times_in_0_to_1_is_taken(density):
+    check_density("mine:Mine", density)
+
+
+@pytest.mark.parametrize(
+    ("density", "message"),
+    [
+        (object(), "no density of training times: it has no quantile"),
+        (UniformTime(-0.5, 1.0), "goes from -0.5 to 1;"),
+        (UniformTime(0.0, 2.0), "goes from 0 to 2;"),
+        (UniformTime(1.0, 0.0), "goes from 1 to 0;"),
+        (UniformTime(math.nan), "goes from nan to nan"),
+    ],
+)
+def test_times_outside_0_to_1_or_that_fall_are_refused_before_anything_is_trained_by_them(density, message):
+    with pytest.raises(UserError, match=f"mine:Mine.*{message}"):
+        check_density("mine:Mine", density)
 
 
 def test_a_share_of_five_percent_stays_uniform_so_that_the_ends_are_trained_too():

@@ -197,7 +197,8 @@ def test_a_metric_of_ones_own_goes_by_reference_by_function_and_as_a_class(maske
             "`metric='spearman'` does not fit records, which is a task with classes: use accuracy, f1",
         ),
         (nothing, "metric nothing returned nan for 50 examples, expected a finite number"),
-        ("test_from_python:DATA", "expected a function of .predicted, truth., found"),
+        ("test_from_python:DATA", "metric test_from_python:DATA: expected a class or a function, found"),
+        (np.ndarray, "metric ndarray: cannot be called without arguments: "),
         ([], "`metric=` names no metric"),
     ],
 )

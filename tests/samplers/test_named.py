@@ -161,6 +161,7 @@ def test_options_of_a_rule_are_listed_with_type_and_default_without_what_the_mod
         ("ancestral:schedule=cosine", "sampler ancestral has no option 'schedule'; its options: num_steps, cache"),
         ("uncertainty:stop=1", "sampler uncertainty has no option 'stop'"),
         ("uncertainty:score", "sampler option 'score' has no value; expected score=VALUE"),
+        ("uncertainty:gamma=0.1, gamma=0.2", "sampler option 'gamma' is given twice, in .*: keep one"),
         ("uncertainty:score=surprise", "uncertainty: score is 'surprise', expected one of entropy, margin"),
         ("uncertainty:gamma=much", "uncertainty: gamma is 'much', expected a value of type float"),
         ("uncertainty:num_steps=1.5", "num_steps is '1.5', expected a value of type int"),
@@ -247,6 +248,9 @@ def mine(tmp_path, monkeypatch) -> Iterator[None]:
         "class Patient(LeftToRight):\n    num_steps: int = 9\n"
         "@dataclass(frozen=True, kw_only=True)\n"
         "class Strict(LeftToRight):\n    width: int\n"
+        "    def __post_init__(self):\n        if self.width < 1: raise ValueError('width starts at 1')\n"
+        "class Bare(Strict.__base__):\n    def __init__(self, width): pass\n"
+        "def function(state): yield\n"
         "class Plain:\n    __call__ = LeftToRight().__call__\n    max_nfe = LeftToRight().max_nfe\n"
         "class Nothing: pass\n"
     )
@@ -277,6 +281,9 @@ def test_a_class_of_ones_own_is_named_by_its_module_and_takes_options_steps_and_
             "no option 'num_stps'; .*; did you mean num_steps",
         ),
         ("rules_of_mine:Strict", "needs width=VALUE"),
+        ("rules_of_mine:Strict:width=0", "rules_of_mine:Strict refuses its settings: width starts at 1"),
+        ("rules_of_mine:Bare", "rules_of_mine:Bare refuses its settings: .*missing 1 required positional .* 'width'"),
+        ("rules_of_mine:function", "sampler rules_of_mine:function: expected a class, .*, found <function"),
         ("rules_of_mine:Plain:width=3", "no option 'width'; it has none: they are fields of a dataclass"),
         ("rules_of_mine:Nothing", r"rules_of_mine:Nothing is no sampler: .* max_nfe\(num_to_fill\)"),
     ],

@@ -29,14 +29,14 @@ from mdlm_atat.core.fused_loss import gradients_of_chunk
 from mdlm_atat.core.left_to_right import CausalNLL
 from mdlm_atat.core.objective import FusedLoss, MaskedDiffusion, Objective, TimePlan
 from mdlm_atat.core.prior import mean_importance, prior_importance
-from mdlm_atat.core.schedules import Cosine, Geometric, Linear, Polynomial, Schedule
+from mdlm_atat.core.schedules import Cosine, Geometric, Linear, Polynomial, Schedule, check_schedule
 from mdlm_atat.core.strategies.by_importance import AdaptiveMaskingScheduler
 from mdlm_atat.core.strategies.by_position import PositionAwareMaskingScheduler, position_bias
 from mdlm_atat.core.strategies.by_stage import CurriculumMasking
 from mdlm_atat.core.strategies.literal import LiteralMasking
 from mdlm_atat.core.strategies.rates import ExponentMasking, MaskingScheduler
 from mdlm_atat.core.strategies.uniform import UniformMasking
-from mdlm_atat.core.times import BetaTime, TimeDensity, UniformTime, Weighting, WeightingKind
+from mdlm_atat.core.times import BetaTime, TimeDensity, UniformTime, Weighting, WeightingKind, check_density
 from mdlm_atat.core.two_ways import TwoWays
 from mdlm_atat.data.corpus import Corpus
 from mdlm_atat.data.prepare import prepare
@@ -321,7 +321,9 @@ def build_schedule(config: ObjectiveConfig) -> Schedule:
         case "polynomial":
             return Polynomial(config.exponent)
         case name:
-            return make_plugin("schedule", name, config.schedule_options, where="objective.schedule_options")
+            schedule = make_plugin("schedule", name, config.schedule_options, where="objective.schedule_options")
+            check_schedule(name, schedule)
+            return schedule
 
 
 def build_time_density(config: ObjectiveConfig) -> TimeDensity:
@@ -333,7 +335,9 @@ def build_time_density(config: ObjectiveConfig) -> TimeDensity:
         case "window":
             return UniformTime(*config.window)
         case name:
-            return make_plugin("times", name, config.time_options, where="objective.time_options")
+            density = make_plugin("times", name, config.time_options, where="objective.time_options")
+            check_density(name, density)
+            return density
 
 
 def build_objective(

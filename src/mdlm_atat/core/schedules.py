@@ -15,6 +15,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mdlm_atat.errors import UserError
+
+NUM_PARTS = 10_000  # of [0, 1], over which a schedule of somebody else's is tried
+
 
 @runtime_checkable  # for the shape and type checks of the tests
 class Schedule(Protocol):
@@ -104,3 +108,26 @@ def reveal_probability(schedule: Schedule, t: float, s: float) -> float:
     """
     rate_s, rate_t = schedule.mask_rate(torch.tensor([s, t], dtype=torch.float64)).tolist()
     return 1 - rate_s / rate_t if rate_t > 0 else 1.0
+
+
+def check_schedule(name: str, schedule: object) -> None:
+    """Raise UserError for what is no noise schedule, of a plugin: under another one than its two methods say, training
+    would aim at something else than the bound without a word."""
+    if not isinstance(schedule, Schedule):
+        raise UserError(f"{name} is no noise schedule: it has not both mask_rate(t) and weight(t)")
+    u = torch.linspace(0, 1, NUM_PARTS + 1, dtype=torch.float64)
+    t = u**4 / (u**4 + (1 - u) ** 4)  # close to each other at the ends, where a mask rate may be steep
+    rate = schedule.mask_rate(t)
+    first, last = rate[[0, -1]].tolist()
+    if not (abs(first) < 1e-6 and abs(last - 1) < 1e-6 and (rate.diff() >= -1e-9).all()):
+        raise UserError(
+            f"the noise schedule {name}: mask_rate is {first:.4g} at t = 0 and {last:.4g} at 1; it has to rise from 0 "
+            "to 1, and nowhere to fall"
+        )
+    middle = (t[1:] + t[:-1]) / 2
+    total = (schedule.weight(middle) * schedule.mask_rate(middle) * t.diff()).sum().item()
+    if not abs(total - 1) < 0.01:
+        raise UserError(
+            f"the noise schedule {name}: weight(t) * mask_rate(t) is {total:.4g} in the mean over t; it is 1 where "
+            "weight is mask_rate'(t) / mask_rate(t)"
+        )

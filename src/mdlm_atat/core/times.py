@@ -95,6 +95,18 @@ def _log_density_from_the_end(shape: float, y: Float[Tensor, " knots"]) -> Float
     return (shape - 1) * y.log()
 
 
+def check_density(name: str, density: object) -> None:
+    """Raise UserError for what is no density of times in [0, 1], of a plugin."""
+    if not isinstance(density, TimeDensity):
+        raise UserError(f"{name} is no density of training times: it has no quantile(u)")
+    t = density.quantile(torch.linspace(0, 1, NUM_PARTS + 1, dtype=torch.float64))
+    if not (((t >= 0) & (t <= 1)).all() and (t.diff() >= 0).all()):
+        raise UserError(
+            f"the density of training times {name}: quantile(u) goes from {t[0].item():.4g} to {t[-1].item():.4g}; as "
+            "u rises from 0 to 1, t has to rise too, or to stay, and to be in [0, 1]"
+        )
+
+
 def low_discrepancy_times(density: TimeDensity, batch_size: int, generator: torch.Generator) -> Float[Tensor, " batch"]:
     """One t per row, t_i = quantile(1 - (u + s_i) / B) with a single uniform u, every stratum s in 0 .. B - 1 taken by
     one row: evenly spread, each t marginally ~ density.

@@ -71,7 +71,7 @@ def find_metrics(chosen: str | Metric | Sequence[str | Metric]) -> dict[str, Met
     `chosen`: one or several of a built-in name (accuracy, f1, matthews, pearson, spearman), a name that an installed
     package offers as an entry point of the group `mdlm_atat.metric`, `package.module:Name`, or a function, which goes
     by its own name. A class is called without arguments, and the object that it returns is the metric. Raises
-    UserError for a name that is not known, and for a thing that cannot be called.
+    UserError for a name that is not known, for a class that asks for arguments, and for a thing that cannot be called.
     """
     metrics: dict[str, Any] = {}
     for metric in [chosen] if isinstance(chosen, str) or callable(chosen) else chosen:
@@ -82,7 +82,10 @@ def find_metrics(chosen: str | Metric | Sequence[str | Metric]) -> dict[str, Met
         else:
             name, found = getattr(metric, "__name__", type(metric).__name__), metric
         if isinstance(found, type):
-            found = found()
+            try:
+                found = found()
+            except (TypeError, ValueError) as error:
+                raise UserError(f"metric {name}: cannot be called without arguments: {error}") from error
         if not callable(found):
             raise UserError(f"metric {name}: expected a function of (predicted, truth), found {found!r}")
         metrics[name] = found

@@ -99,9 +99,12 @@ def _without_effect(
 
 def rule_class(name: str) -> type:
     """The step rule of a name: one of RULES, an entry point's or `package.module:Class`. Raises UserError for a name
-    that leads nowhere."""
+    that leads nowhere, or to something else than a class."""
     plugins.allow("sampler", name)  # whoever names a sampler is a person: no folder does
-    return plugins.resolve("sampler", name)
+    rule = plugins.resolve("sampler", name)
+    if not isinstance(rule, type):
+        raise UserError(f"sampler {name}: expected a class, whose fields are the options, found {rule!r}")
+    return rule
 
 
 def options_of(rule: type, prefix: str = "") -> dict[str, tuple[Any, Any]]:
@@ -127,6 +130,8 @@ def _pairs(options: str) -> dict[str, str]:
         key, equals, value = option.partition("=")
         if not equals:
             raise UserError(f"sampler option {option!r} has no value; expected {option}=VALUE")
+        if key.strip() in pairs:
+            raise UserError(f"sampler option {key.strip()!r} is given twice, in {options!r}: keep one of them")
         pairs[key.strip()] = value.strip()
     return pairs
 
@@ -149,7 +154,10 @@ def _build(rule: type, start: dict[str, Any], given: dict[str, str], name: str) 
     missing = [option for option, (_, default) in known.items() if default is MISSING and option not in given]
     if missing:
         raise UserError(f"sampler {name} needs {', '.join(f'{option}=VALUE' for option in missing)}")
-    built = rule(**start | plain)
+    try:
+        built = rule(**start | plain)
+    except (TypeError, ValueError) as error:  # of a rule of the user's own: ours raise UserError
+        raise UserError(f"the sampler {name} refuses its settings: {error}") from error
     if not nested:
         return built
     return replace(built, **{outer: replace(getattr(built, outer), **parts) for outer, parts in nested.items()})
