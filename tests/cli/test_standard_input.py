@@ -59,6 +59,11 @@ def test_what_standard_input_cannot_be_is_told(tmp_path, capsys, monkeypatch):
     assert alone in refused(["inspect", "-", "the cat"], capsys)
     prepare = ["data", "prepare", "-", "--out", str(tmp_path / "out")]
     assert "write it to a file first" in refused(prepare, capsys, tmp_path)
+    give(b"caf\xe9\n", monkeypatch)
+    message = refused(["score", str(OLD_MODEL), "-"], capsys)
+    assert "error: standard input is not UTF-8: byte 0xE9 at offset 3" in message
+    give(b"\xff\xfea", monkeypatch)
+    assert "error: standard input is damaged at offset 2" in refused(["infill", str(OLD_MODEL), "-"], capsys)
     give(b"", monkeypatch)
     assert "standard input is empty" in refused(["score", str(OLD_MODEL), "-"], capsys)
 

@@ -191,6 +191,21 @@ def test_a_run_copied_without_its_links_is_read_and_resumed(whole, tmp_path, cap
     assert (run / "checkpoints" / "last").resolve().name == "step-00000010"
 
 
+@pytest.mark.parametrize("name", ["tokenizer/tokenizer_config.json", "phrases.json", "counts.npy"])
+@pytest.mark.parametrize("content", [None, b"", b"{"])
+def test_what_a_run_has_lost_of_its_text_is_written_again_when_it_goes_on(name, content, whole, tmp_path, monkeypatch):
+    monkeypatch.setattr("mdlm_atat.runs.train.finish", lambda *_: None)
+    run = shutil.copytree(whole, tmp_path / "run")
+    before = (run / name).read_bytes()
+    (run / name).unlink()
+    if content is None and name.startswith("tokenizer"):
+        shutil.rmtree(run / "tokenizer")
+    elif content is not None:
+        (run / name).write_bytes(content)
+    assert main(["train", "--resume", str(run), "--train.num_steps", "9"]) == 0
+    assert (run / name).read_bytes() == before
+
+
 def edit(run: Path, old: str, new: str) -> None:
     text = (run / "config.yaml").read_text()
     assert text.count(f"  {old}\n") == 1

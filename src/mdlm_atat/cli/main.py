@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mdlm_atat.cli.parser import choose
-from mdlm_atat.cli.streams import steady_streams
+from mdlm_atat.cli.streams import COPIES, steady_streams
 from mdlm_atat.errors import UserError, as_command, is_out_of_memory
 from mdlm_atat.signals import Interrupted, ends_as_by_ctrl_c
 
@@ -105,7 +105,10 @@ def _run(argv: list[str]) -> int:
             code = _dispatch(argv)
         sys.stdout.flush()  # a closed pipe shows here, not at the interpreter's exit
     except UserError as error:
-        print(f"error: {as_command(str(error), _flags(argv))}", file=sys.stderr)
+        message = as_command(str(error), _flags(argv))
+        for file, name in COPIES.items():
+            message = message.replace(file, name)
+        print(f"error: {message}", file=sys.stderr)
         return 2
     except SystemExit as stop:  # a command's help was printed
         return int(stop.code or 0)
@@ -119,7 +122,8 @@ def _run(argv: list[str]) -> int:
             print("error: out of memory; end what else needs it, or ask for less at a time", file=sys.stderr)
             return 2
         if isinstance(error, OSError) and error.errno in ADVICE:
-            where = f": {error.filename}" if error.filename else ""
+            place = error.filename2 or error.filename  # of a file that was to be renamed, what it was to be
+            where = f": {place}" if place else ""
             print(f"error: {error.strerror}{where}; {ADVICE[error.errno]}", file=sys.stderr)
             return 2
         if (stop := _interruption_behind(error)) is None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from mdlm_atat import model_folder
 from mdlm_atat.cli.parser import Parser
+from mdlm_atat.cli.streams import COPIES
 from mdlm_atat.data.files import read_text
 from mdlm_atat.errors import UserError
 from mdlm_atat.model_folder import BOX_NAME, follow, kind_of_folder
@@ -92,6 +93,7 @@ def text_file(word: str) -> Path:
     if not content:
         raise UserError("standard input is empty; pipe a text into the command, or name a file")
     (file := folder / "standard-input").write_bytes(content)
+    COPIES[str(file)] = "standard input"
     return file
 
 

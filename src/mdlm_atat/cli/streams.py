@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 POLL_S = 0.01
+COPIES: dict[str, str] = {}
+"""Path of the file that a stream was copied to -> what a message calls it."""
 
 
 @dataclass

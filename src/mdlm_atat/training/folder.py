@@ -29,7 +29,7 @@ from mdlm_atat.data import counts as counts_file
 from mdlm_atat.data.cache import cache_folder
 from mdlm_atat.data.manifest import SIZES
 from mdlm_atat.data.open_tokenizer import load_tokenizer, save_tokenizer
-from mdlm_atat.data.phrases import PHRASES_FILE, count_phrases
+from mdlm_atat.data.phrases import PHRASES_FILE, count_phrases, read_phrases
 from mdlm_atat.data.tokenizers import has_identity
 from mdlm_atat.data.tokens import TokenDataset
 from mdlm_atat.errors import UserError
@@ -101,11 +101,21 @@ def check_plugins(folder: Path, config: RunConfig, say: Callable[[str], None]) -
 
 
 def write_again(folder: Path, config: RunConfig, train_data: TokenDataset) -> None:
-    """What a resumed run writes anew: its settings, and the counts of tokens and phrases in case they were lost."""
+    """What a resumed run writes anew: its settings, and the tokenizer and the counts of tokens and phrases in case they
+    were lost or damaged, which would end it after its last step, where it writes texts."""
     counts_file.write_counts(folder, train_data.counts)
-    if not (folder / PHRASES_FILE).exists():
+    if not _is_readable(lambda: load_tokenizer(str(folder / "tokenizer"))):
+        save_tokenizer(train_data.tokenizer, folder / "tokenizer")
+    if not _is_readable(lambda: read_phrases(folder)):
         count_phrases(train_data.tokens, train_data.tokenizer).write(folder)
     write_config(folder, config)  # last: what has it is a run
+
+
+def _is_readable(read: Callable[[], object | None]) -> bool:
+    try:
+        return read() is not None
+    except UserError:
+        return False
 
 
 def write_config(folder: Path, config: RunConfig) -> None:
