@@ -11,6 +11,7 @@ from tiny import corpus
 
 from mdlm_atat.config.schema import DataConfig
 from mdlm_atat.data.open_tokenizer import load_tokenizer
+from mdlm_atat.data.prepare import prepare
 from mdlm_atat.data.request import DataRequest, RequestSettings
 from mdlm_atat.data.settings import DataSettings
 from mdlm_atat.data.tokenizers import ByteTokenizer
@@ -115,6 +116,12 @@ def test_a_text_in_place_of_its_name_is_put_right() -> None:
         DataRequest(source="first\nsecond")
     with pytest.raises(UserError, match="validation is a text of 5,000 characters"):
         DataRequest(source="shakespeare", validation="x" * 5000)
+
+
+def test_a_file_with_a_line_end_in_its_name_is_named_by_it(tmp_path: Path) -> None:
+    (file := tmp_path / "first\nsecond").write_text("A text. " * 100)
+    prepared = prepare(request=DataRequest(source=str(file), tokenizer="byte"), out=tmp_path / "out")
+    assert prepared.manifest.splits["train"].characters == 759
 
 
 def test_the_validation_text_is_detokenized_as_the_text_is(text: Path) -> None:

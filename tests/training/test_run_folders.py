@@ -155,6 +155,11 @@ def test_a_run_that_died_before_config_yaml_was_written_is_started_again_by_the_
         assert "is not empty, which is left as it is" in capsys.readouterr().err
 
 
+def test_a_file_in_place_of_the_folder_of_a_new_run_is_told_as_one(text, capsys):
+    assert train(text, text, train__num_steps=1) == 2
+    assert f"{text} is a file, which is left as it is; choose another --out" in capsys.readouterr().err
+
+
 def test_runs_that_nobody_has_named_get_names_of_their_own_in_the_same_second(text, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("mdlm_atat.runs.request.time.strftime", lambda *_: "20260101-000000")

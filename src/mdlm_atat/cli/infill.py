@@ -17,6 +17,7 @@ from mdlm_atat.cli.model import (
     load_model,
     model_and_text_or_file,
     text_file,
+    warn_of_file_name,
 )
 from mdlm_atat.cli.parser import Parser, whole
 from mdlm_atat.cli.sampling import (
@@ -106,6 +107,8 @@ def main(argv: list[str]) -> int:
         arguments, "template", command="infill"
     )
     items, document = read_templates(arguments)
+    if arguments.template is not None:
+        warn_of_file_name(arguments.template, "to fill the gaps of the file of that name, write --file {}")
     check_each(items, lambda text: parse_template(text, escape=arguments.escape))
     say_what_is_no_gap(items, escape=arguments.escape)
     check_lengths_are_chosen(arguments, items)

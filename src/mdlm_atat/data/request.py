@@ -69,7 +69,8 @@ class DataRequest(DataSettings):
             raise UserError(f"{why} needs `length=`, the tokens of a row, at least 2")
         for name in ("source", "validation"):
             given = getattr(self, name)
-            if isinstance(given, str) and ("\n" in given or len(given) > 4096):  # longer than any path
+            is_path = isinstance(given, str) and os.path.exists(given)  # noqa: PTH110  # False for what is too long
+            if isinstance(given, str) and ("\n" in given or len(given) > 4096) and not is_path:  # longer than any path
                 raise UserError(f"{name} is a text of {len(given):,} characters, no name or path: put it into a list")
             if isinstance(given, Iterator):
                 object.__setattr__(self, name, list(given))

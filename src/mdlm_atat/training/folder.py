@@ -42,7 +42,8 @@ def check_free(folder: Path) -> None:
     """Raises UserError unless the folder of a new run is not there yet, or is empty, or holds no more than the first
     files of a run that was killed while it wrote them."""
     if not is_free(folder):
-        what = "holds another run" if (folder / "config.yaml").exists() else "is not empty"
+        what = "is not empty" if folder.is_dir() else "is a file"
+        what = "holds another run" if (folder / "config.yaml").exists() else what
         resume = f", or continue that run with `train(resume={str(folder)!r})`" if "another" in what else ""
         raise UserError(f"{folder} {what}, which is left as it is; choose another `out=`{resume}")
 
