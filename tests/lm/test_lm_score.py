@@ -10,6 +10,7 @@ import torch
 from mdlm_atat import UserError
 from mdlm_atat.lm import How
 from mdlm_atat.samplers.canvas import Canvas
+from mdlm_atat.samplers.first_hitting import FirstHitting
 from mdlm_atat.samplers.uncertainty import UncertaintyGuidedSampler
 
 TEXT = "the cat sat on a"  # 16 tokens, the models' length
@@ -165,6 +166,12 @@ def test_what_a_model_does_not_have_is_refused_with_what_it_has(causal, masked):
         masked.score(TEXT, order="left_to_right:draw.top_k=3", evaluations=4)
     by_option = masked.score(TEXT, order="spread:num_steps=4")
     assert masked.score(TEXT, order="spread", evaluations=4).nats == by_option.nats
+
+
+def test_a_sampler_that_is_given_as_a_class_is_named_and_scored_as_one_that_is_made(masked):
+    score = masked.score(TEXT, order=FirstHitting, num_draws=8)
+    assert score.likelihood == "own order of FirstHitting"
+    assert score == masked.score(TEXT, order=FirstHitting(), num_draws=8)
 
 
 @pytest.mark.parametrize("order", [None, "left_to_right"])

@@ -391,9 +391,11 @@ def contexts_of(given: object, num_texts: int) -> list[str]:
     return contexts
 
 
-def order_name(order: str | StepRule) -> str:
+def order_name(order: str | type | StepRule) -> str:
     """A sampler as it was asked for; of a rule, its class."""
-    return order if isinstance(order, str) else type(order).__name__
+    if isinstance(order, str):
+        return order
+    return order.__name__ if isinstance(order, type) else type(order).__name__
 
 
 def every_row(rows: Rows, batch_size: int) -> DrawSettings:
