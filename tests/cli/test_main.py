@@ -187,14 +187,15 @@ def test_the_public_names_are_known_before_they_are_loaded():
 
 
 @pytest.mark.parametrize(
-    ("command", "before", "expected"),
-    [("infill", None, cli.SPINS), ("serve", None, cli.SPINS), ("infill", "300", "300"), ("train", None, None)],
+    ("given", "expected"),
+    [({}, cli.SPINS), ({"GOMP_SPINCOUNT": "300"}, "300"), ({"OMP_WAIT_POLICY": "ACTIVE"}, None)],
 )
-def test_threads_that_wait_sleep_soon_where_a_person_waits_and_spin_on_in_training(
-    command: str, before: str | None, expected: str | None, monkeypatch: pytest.MonkeyPatch
+def test_threads_that_wait_for_each_other_sleep_soon_unless_it_is_said_how_they_wait(
+    given: dict[str, str], expected: str | None, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setenv("GOMP_SPINCOUNT", before or "")
-    if before is None:
-        monkeypatch.delenv("GOMP_SPINCOUNT")
-    cli.main([command, "--help"])
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.setenv(name, given.get(name, ""))  # so that it is as before after the test
+        if name not in given:
+            monkeypatch.delenv(name)
+    cli.main(["train", "--help"])
     assert os.environ.get("GOMP_SPINCOUNT") == expected
