@@ -54,7 +54,10 @@ def test_every_printed_option_is_taken_with_its_default_and_changes_nothing(name
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_preset_is_its_specification_and_may_be_changed(name):
     assert make_sampler(name) == make_sampler(PRESETS[name])
-    assert make_sampler(f"{name}:score=margin") == make_sampler(f"{PRESETS[name]},score=margin")
+    rule, _, options = PRESETS[name].partition(":")
+    others = [option for option in options.split(",") if not option.startswith("score=")]
+    changed = make_sampler(f"{rule}:{','.join([*others, 'score=margin'])}")
+    assert make_sampler(f"{name}:score=margin") == changed != make_sampler(name)
     assert make_sampler(name, num_steps=5) == make_sampler(f"{name}:num_steps=5")
 
 
