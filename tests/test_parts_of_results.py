@@ -43,7 +43,7 @@ def test_a_difference_by_mask_rate_and_by_rare_tokens_is_the_mean_over_pairs_wit
 
 
 def test_a_run_that_has_no_partner_is_left_out(file: str):
-    arms = {arm: list(runs) for arm, runs in parts.experiment(file).items()}
+    arms = {arm: list(runs) for arm, runs in parts.arms_of(file).items()}
     arms["mdlm"] = arms["mdlm"][1:]
     (mean, *_) = parts.differences(arms, "atat", "mdlm", lambda run: run.tenths)
     assert (mean.value, mean.num) == (pytest.approx(-0.3), 1)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import yaml
 from benchmarks.results.markdown import arm_name, interval, less, mean_cell, nats, table
-from benchmarks.results.novels import by_arm, older_novels
+from benchmarks.results.novels import arms_of, older_novels
 from benchmarks.results.stored import FOLDER, OWN, Run, difference_of, numbers_of, runs_in, stored
 from benchmarks.results.trend import Line, fitted
 
@@ -84,7 +84,7 @@ def budgets(text: str) -> list[Arms]:
     """The arms at each budget that is stored, the smallest first. `older` are those with AdamW on the novels."""
     if text == "older":
         return [older_novels(num_steps) for num_steps in (1500, 6000)]
-    return [by_arm(runs_in(stored(file)["runs"])) for file in FILES[text] if (FOLDER / file).exists()]
+    return [arms_of(file) for file in FILES[text] if (FOLDER / file).exists()]
 
 
 def tokens_of(runs: Iterable[Run]) -> float:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from benchmarks.results.budgets import FILES, budgets
 from benchmarks.results.markdown import nats, percent_interval, table
-from benchmarks.results.novels import equal_seconds_novels, novels, of_two_ways, older_novels
-from benchmarks.results.parts import differences, experiment
+from benchmarks.results.novels import arms_of, equal_seconds_novels, novels, of_two_ways, older_novels
+from benchmarks.results.parts import differences
 from benchmarks.results.stored import FOLDER, OWN, Run, difference_of, mean_of
 
 from mdlm_atat.scoring.statistics import Mean
@@ -121,7 +121,7 @@ def _of_code(file: str, column: str, base: str, most: float) -> Found:
     """The change of perplexity from the baseline to `atat` at one budget of code."""
     if not (FOLDER / file).exists():
         return not_measured(FILES["code"][file])
-    arms = experiment(file)
+    arms = arms_of(file)
     found = difference_of(arms.get("atat", []), arms.get(base, []), column)
     return not_measured(FILES["code"][file]) if found is None else _at_most(found, most)
 
@@ -143,7 +143,7 @@ def _rare_tokens(*files: str) -> Found:
 
 
 def _tenths_and_total(file: str) -> list[Mean]:
-    return differences(experiment(file), "atat", "mdlm", lambda run: (*run.tenths[:3], run.numbers["any_order"].value))
+    return differences(arms_of(file), "atat", "mdlm", lambda run: (*run.tenths[:3], run.numbers["any_order"].value))
 
 
 @dataclass(frozen=True)

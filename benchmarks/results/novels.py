@@ -28,7 +28,7 @@ def with_newest(older: dict[str, list[Run]], newest: dict[str, list[Run]]) -> di
 def equal_seconds_novels(num_steps: int = 1500) -> dict[str, list[Run]]:
     """The newest runs alone."""
     file = NEWEST.get(num_steps)
-    return by_arm(runs_in(stored(file)["runs"])) if file is not None and (FOLDER / file).exists() else {}
+    return arms_of(file) if file is not None and (FOLDER / file).exists() else {}
 
 
 @cache
@@ -43,6 +43,11 @@ def by_arm(runs: Iterable[Run]) -> dict[str, list[Run]]:
     for run in sorted(runs, key=lambda run: run.seed):
         arms.setdefault(run.arm, []).append(run)
     return arms
+
+
+def arms_of(file: str) -> dict[str, list[Run]]:
+    """The runs of each arm of a stored experiment."""
+    return by_arm(runs_in(stored(file)["runs"]))
 
 
 def _first_methods() -> list[Run]:

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from benchmarks.results.budgets import FILES, amount, tokens_of
 from benchmarks.results.markdown import arm_name, memory, operations, seconds, steps, table
-from benchmarks.results.novels import by_arm, older_novels
-from benchmarks.results.stored import Run, mean_of, runs_in, stored
+from benchmarks.results.novels import arms_of, older_novels
+from benchmarks.results.stored import Run, mean_of
 
 from mdlm_atat.formats import counted
 from mdlm_atat.scoring.statistics import Mean, mean_with_interval
@@ -22,7 +22,7 @@ def by_mask_rate(*files: str) -> str:
     experiments."""
     adamw = [("novels", older_novels(num_steps), ", AdamW") for num_steps in (1500, 6000)]
     rows = []
-    for text, arms, optimizer in [*adamw, *((text_of(file), experiment(file), "") for file in files)]:
+    for text, arms, optimizer in [*adamw, *((text_of(file), arms_of(file), "") for file in files)]:
         for arm in (f"{method}{optimizer}" for method in METHODS):
             means = differences(arms, arm, f"mdlm{optimizer}", lambda run: run.profile)
             if means:
@@ -36,7 +36,7 @@ def rare_tokens(*files: str) -> str:
     the commonest, and all of it."""
     rows = []
     for file in files:
-        arms = experiment(file)
+        arms = arms_of(file)
         for arm in METHODS:
             means = differences(arms, arm, "mdlm", lambda run: run.tenths)
             if means:
@@ -52,14 +52,10 @@ def costs(*files: str) -> str:
     rows = []
     for file in files:
         text = text_of(file)
-        for arm, runs in experiment(file).items():
+        for arm, runs in arms_of(file).items():
             taken = [steps(runs), amount(tokens_of(runs)), seconds(runs), operations(runs), memory(runs)]
             rows.append([text, arm_name(arm), str(len(runs)), *taken])
     return table(["text", "", "seeds", "steps", "tokens", "s", "10^15 operations", "GiB"], rows)
-
-
-def experiment(file: str) -> Arms:
-    return by_arm(runs_in(stored(file)["runs"]))
 
 
 def text_of(file: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 from benchmarks.results.budgets import NAMES, amount, by_budget, not_measured_yet, tokens_of, trend
 from benchmarks.results.glue import glue
 from benchmarks.results.markdown import LIKELIHOODS, arm_name, arm_of, interval, less, mean_cell, nats, table
-from benchmarks.results.novels import by_arm
+from benchmarks.results.novels import arms_of
 from benchmarks.results.stored import FOLDER, OWN, Number, Run, difference_of, mean_of, numbers_of, runs_in, stored
 from benchmarks.results.zero_shot import zero_shot
 
@@ -57,7 +57,7 @@ def experiment(file: str) -> str:
     if not (FOLDER / file).exists():
         return missing
     content = stored(file)
-    arms = by_arm(runs_in(content["runs"]))
+    arms = arms_of(file)
     shown = [arm for arm in content["arms"] if arm in arms]
     columns: dict[str, str] = {}
     for column in NAMES:
@@ -90,7 +90,7 @@ def own_orders(file: str) -> str:
     if not (FOLDER / file).exists():
         return missing
     content, rows = stored(file), []
-    arms = by_arm(runs_in(content["runs"]))
+    arms = arms_of(file)
     for arm in [arm for arm in content["arms"] if arm in arms]:
         columns = {name for run in arms[arm] for name in run.numbers if name.startswith(OWN)}
         asked = [(int(name.removeprefix(OWN).partition(" ")[0]), name) for name in columns]

@@ -9,8 +9,8 @@ from typing import Any
 
 from benchmarks.results.budgets import Lead, amount
 from benchmarks.results.markdown import interval, less, nats, percent_interval, perplexity
-from benchmarks.results.novels import by_arm, equal_seconds_novels, novels, of_two_ways, older_novels
-from benchmarks.results.stored import Number, Run, difference_of, mean_of, numbers_of, runs_in, stored
+from benchmarks.results.novels import arms_of, equal_seconds_novels, novels, of_two_ways, older_novels
+from benchmarks.results.stored import Number, Run, difference_of, mean_of, numbers_of, stored
 from benchmarks.results.tables import SPREAD
 
 from mdlm_atat.scoring.statistics import Mean
@@ -115,23 +115,23 @@ def seconds_change(arm: str, against: str, column: str) -> str:
 
 def percent(file: str, arm: str, against: str, column: str) -> str:
     """The same in another experiment."""
-    return _percent(by_arm(runs_in(stored(file)["runs"])), arm, against, column)
+    return _percent(arms_of(file), arm, against, column)
 
 
 def nats_of(file: str, arm: str, column: str) -> str:
     """The mean over the seeds of an arm in another experiment."""
-    return nats(mean_of(by_arm(runs_in(stored(file)["runs"]))[arm], column))
+    return nats(mean_of(arms_of(file)[arm], column))
 
 
 def percent_between(file: str, arm: str, against: str, column: str) -> str:
     """The 95% interval of the same, with its signs."""
-    return percent_interval(_difference(by_arm(runs_in(stored(file)["runs"])), arm, against, column))
+    return percent_interval(_difference(arms_of(file), arm, against, column))
 
 
 def gain(file: str, arm: str, column: str) -> str:
     """How much less an own order costs than the same network's bound in any order, nats, over the seeds that have it;
     with a minus where it costs more."""
-    runs = by_arm(runs_in(stored(file)["runs"]))[arm]
+    runs = arms_of(file)[arm]
     own, bound = numbers_of(runs, column), numbers_of(runs, "any_order")
     return f"{statistics.fmean(bound[seed].value - number.value for seed, number in own.items()):.3f}"
 
@@ -139,7 +139,7 @@ def gain(file: str, arm: str, column: str) -> str:
 def bits(file: str, arm: str, against: str, column: str) -> str:
     """By how much more or fewer bits arm takes, per cent without a sign: not of perplexity, which is of tokens, and so
     comparable between experiments with other tokens."""
-    arms = by_arm(runs_in(stored(file)["runs"]))
+    arms = arms_of(file)
     theirs = numbers_of(arms[against], column)
     pairs = [theirs[seed].value for seed in numbers_of(arms[arm], column) if seed in theirs]
     return f"{100 * abs(_difference(arms, arm, against, column).value) / statistics.fmean(pairs):.1f}%"
